@@ -1,0 +1,42 @@
+# demo and test do all the set-up on a fresh machine.
+PYTHON ?= python3
+CONFIG ?= configs/demo.yaml
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" saves several GB of CUDA packages on a machine without GPU
+PIP_ARGS ?=
+
+.PHONY: demo dev test test-slow check bench clean help
+
+help:            ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+demo: $(STAMP)   ## align the embedded 135M model on this machine (CONFIG=... for another run)
+	$(BIN)/drirl run $(CONFIG)
+
+dev: $(STAMP)    ## open the Dagster UI on http://127.0.0.1:3000
+	$(BIN)/drirl dev $(CONFIG)
+
+test: $(STAMP)   ## all tests that need no GPU and no large model
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)  ## the tests on the real 135M model
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP)  ## linter and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(STAMP)  ## speed measurements; writes benchmarks/results/*.json
+	$(BIN)/python -m benchmarks.sampling_speed
+	$(BIN)/python -m benchmarks.load_time
+
+clean:           ## remove the environment and everything made (artifacts, history, models)
+	rm -rf $(VENV) .drirl build *.egg-info
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt -e ".[dev]"
+	@touch $@

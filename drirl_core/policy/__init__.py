@@ -1,0 +1,1 @@
+"""Policies: the supervised start and GRPO with dynamic reward scaling."""

@@ -1,0 +1,39 @@
+"""Curves of a training log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+def curve_plot(log: Sequence[Mapping[str, float]], curves: Mapping[str, str], file: Path, title: str) -> None:
+    """Draw one small panel a metric.
+
+    Args:
+        log: one mapping a step, with `step`.
+        curves: metric to label; metrics that were never logged are left out.
+        file: PNG to write.
+        title: heading over all panels.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = {key: label for key, label in curves.items() if any(key in row for row in log)}
+    columns = min(3, max(1, len(shown)))
+    lines = -(-max(1, len(shown)) // columns)
+    figure, axes = pyplot.subplots(lines, columns, figsize=(3.6 * columns, 2.5 * lines), squeeze=False)
+    for axis in axes.flat[len(shown) :]:
+        axis.set_visible(False)
+    for axis, (key, label) in zip(axes.flat, shown.items(), strict=False):
+        points = [(row["step"], row[key]) for row in log if key in row]
+        axis.plot(*zip(*points, strict=True), color="#0072B2", linewidth=1.4)
+        axis.set_title(label, fontsize=9)
+        axis.set_xlabel("step", fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.25)
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    figure.savefig(file, dpi=110, metadata={"Software": None})
+    pyplot.close(figure)

@@ -1,0 +1,125 @@
+"""Rewards and coefficients of a generation batch.
+
+One callable rewards all rows, each by its own category's model. A reward model passed per category would be run on
+every row, and TRL's metric keys would collide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from drirl_core import taxonomy
+from drirl_core.config import HardnessConfig
+from drirl_core.demonstrations.cod import cut_draft
+from drirl_core.hardness import Coefficients, SentenceSimilarity
+from drirl_core.rewards import RewardRouter
+
+if TYPE_CHECKING:
+    import torch
+
+
+class RolloutScorer:
+    """Reward completions, and give alpha for the same rows.
+
+    Args:
+        router: routes rows to the reward models.
+        similarity: sub-sentence similarity to the demonstration.
+        hardness: how alpha is made.
+        stored: alpha by prompt id, for refresh `once`.
+        seed: of the placebo.
+    """
+
+    def __init__(
+        self, router: RewardRouter, similarity: SentenceSimilarity, hardness: HardnessConfig, stored: Mapping[str, float], seed: int
+    ) -> None:
+        self._router, self._similarity, self._hardness = router, similarity, hardness
+        self._coefficients = Coefficients(hardness, seed, stored)
+        self._demonstration_rewards: dict[str, float] = {}
+        self._answers: list[str] = []
+        self._metrics: dict[str, float] = {}
+        self._epoch_alpha: dict[str, float] = {}
+        self.__name__ = "shadow_reward"  # TRL names the metric after the callable
+
+    def reward(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+        """Reward each completion by its own category's model; TRL's reward function.
+
+        Args:
+            prompts: messages, one list a row.
+            completions: messages, one list a row.
+            **columns: data set columns; `category` is used.
+
+        Returns:
+            One reward a row.
+        """
+        self._answers = [cut_draft(_text(completion)) for completion in completions]
+        rewards = self._router.rewards([_text(prompt) for prompt in prompts], self._answers, columns["category"])
+        return [float(value) for value in rewards]
+
+    def __call__(self, rows: list[dict[str, Any]], rewards: torch.Tensor, gather: Any) -> torch.Tensor:
+        """Return alpha for the rows of the last call of `reward`; see `trainer.CoefficientSource`."""
+        import torch
+
+        harm = [i for i, row in enumerate(rows) if row["category"] != taxonomy.HELPFUL]
+        similarities, gaps = np.ones(len(rows)), np.zeros(len(rows))
+        if harm:
+            demonstrations = [rows[i]["demonstration"] for i in harm]
+            similarities[harm] = self._similarity.similarity(demonstrations, [self._answers[i] for i in harm])
+        gaps[:] = self._expert_rewards(rows) - rewards.double().cpu().numpy()
+        local = [
+            (row["category"], row["prompt_id"], float(s), float(g)) for row, s, g in zip(rows, similarities, gaps, strict=True)
+        ]
+        everyone = gather(local)  # alpha is normalised over the generation batch of all processes
+        categories, groups, all_similarities, all_gaps = (list(column) for column in zip(*everyone, strict=True))
+        batch = self._coefficients.compute(np.array(all_similarities), np.array(all_gaps), categories, groups)
+        alpha = np.asarray(batch.alpha, dtype=np.float64)
+        self._metrics = self._describe(categories, np.array(all_gaps), alpha, batch)
+        start = _rank() * len(local)
+        return torch.from_numpy(alpha[start : start + len(local)])
+
+    def metrics(self) -> dict[str, float]:
+        """Return alpha and gap statistics of the last batch, overall and a category."""
+        return dict(self._metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what must survive a kill, as JSON data."""
+        return self._coefficients.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the state of an interrupted run."""
+        self._coefficients.load_state_dict(state)
+
+    def _expert_rewards(self, rows: list[dict[str, Any]]) -> np.ndarray:
+        unknown = {row["prompt_id"]: row for row in rows if row["prompt_id"] not in self._demonstration_rewards}
+        if unknown:
+            texts = list(unknown.values())
+            rewards = self._router.rewards(
+                [_text(row["prompt"]) for row in texts], [row["demonstration"] for row in texts], [row["category"] for row in texts]
+            )
+            self._demonstration_rewards.update(zip(unknown, map(float, rewards), strict=True))
+        return np.array([self._demonstration_rewards[row["prompt_id"]] for row in rows])
+
+    def _describe(self, categories: list[str], gaps: np.ndarray, alpha: np.ndarray, batch: Any) -> dict[str, float]:
+        names = np.array(categories)
+        safety = names != taxonomy.HELPFUL
+        shown = {"alpha/mean": alpha.mean(), "alpha/std": alpha.std(), "alpha/min": alpha.min(), "alpha/max": alpha.max()}
+        if safety.any():
+            shown["alpha_d/mean"] = np.asarray(batch.alpha_d)[safety].mean()
+            shown["alpha_m/mean"] = np.asarray(batch.alpha_m)[safety].mean()
+        for name in sorted(set(categories)):
+            rows = names == name
+            shown[f"alpha/{name}/mean"] = alpha[rows].mean()
+            shown[f"gap/{name}/mean"] = gaps[rows].mean()
+        return {key: float(value) for key, value in shown.items()}
+
+
+def _rank() -> int:
+    from accelerate import PartialState
+
+    return PartialState().process_index
+
+
+def _text(messages: Any) -> str:
+    return messages if isinstance(messages, str) else str(messages[-1]["content"])

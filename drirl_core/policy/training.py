@@ -1,0 +1,164 @@
+"""What both trainers share: streaming, the guard against NaN, checkpoints that survive a kill, and saving."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import peft
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from drirl_core.config import LoraConfig
+from drirl_core.errors import ArtifactError, TrainingError
+from drirl_core.models import Policy
+from drirl_core.reporting import Reporter
+
+_COMPLETE = "complete.json"
+_STATE = "drirl_state.json"
+
+
+class TrainingStream(TrainerCallback):
+    """Send progress and metrics to a reporter, keep a log, stop on NaN and mark whole checkpoints.
+
+    Args:
+        what: name of the work in progress lines.
+        log_file: JSON lines, one a step; continued on resume.
+        reporter: where progress goes.
+        state: returns what else must survive a kill, as JSON data.
+    """
+
+    def __init__(
+        self, what: str, log_file: Path, reporter: Reporter, state: Callable[[], Mapping[str, Any]] = dict
+    ) -> None:
+        self._what, self._file, self._reporter, self._state = what, log_file, reporter, state
+        self._last = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Forget the logged steps that a resume will do again."""
+        self._last = time.monotonic()
+        kept = [row for row in read_log(self._file) if row["step"] <= state.global_step]
+        self._file.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Report how far training is."""
+        self._reporter.progress(self._what, state.global_step, state.max_steps)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        """Keep and stream one step's metrics.
+
+        Raises:
+            TrainingError: the loss, the reward or the gradient is not finite.
+        """
+        values = {key: float(value) for key, value in (logs or {}).items() if isinstance(value, int | float)}
+        bad = [key for key, value in values.items() if not math.isfinite(value) and key in ("loss", "reward", "grad_norm", "kl")]
+        if bad:
+            raise TrainingError(
+                f"{self._what}: {', '.join(bad)} is not finite at step {state.global_step}; lower the learning rate, or check the rewards"
+            )
+        if "loss" not in values:  # the closing summary of the trainer, not a step
+            return
+        now = time.monotonic()
+        values["time/step_s"] = now - self._last
+        self._last = now
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": state.global_step, **values}) + "\n")
+        self._reporter.metrics(state.global_step, shortened(values))
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Mark the checkpoint as whole; a kill while it is written leaves no mark."""
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        (folder / _STATE).write_text(json.dumps(dict(self._state())), encoding="utf-8")
+        (folder / _COMPLETE).write_text(json.dumps({"step": state.global_step}), encoding="utf-8")
+
+
+def read_log(file: Path) -> list[dict[str, float]]:
+    """Read a training log; a last line cut by a kill is left out."""
+    rows = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def shortened(values: Mapping[str, float]) -> dict[str, float]:
+    """Choose the metrics worth a line of log."""
+    wanted = ("loss", "reward", "kl", "alpha/std", "entropy", "frac_reward_zero_std", "completions/mean_length", "mean_token_accuracy")
+    return {key: values[key] for key in wanted if key in values}
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint that was written whole, removing half-written ones."""
+    import shutil
+
+    while (found := get_last_checkpoint(str(folder)) if folder.is_dir() else None) is not None:
+        path = Path(found)
+        if (path / _COMPLETE).is_file() and (path / "trainer_state.json").is_file():
+            return path
+        shutil.rmtree(path)
+    return None
+
+
+def checkpoint_state(checkpoint: Path) -> dict[str, Any]:
+    """Return what `TrainingStream` kept beside a checkpoint.
+
+    Raises:
+        ArtifactError: the state is missing or damaged.
+    """
+    try:
+        return json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ArtifactError(f"{checkpoint} cannot be resumed ({error}); delete it to start from the one before") from error
+
+
+def peft_config(lora: LoraConfig) -> peft.LoraConfig | None:
+    """Return the adapter settings for PEFT, or None for full fine-tuning."""
+    if lora.rank == 0:
+        return None
+    return peft.LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=list(lora.targets), task_type="CAUSAL_LM"
+    )
+
+
+def save_merged(model: Any, policy: Policy, folder: Path) -> None:
+    """Write the policy with its adapters merged in, as safetensors with the tokenizer beside it.
+
+    Raises:
+        TrainingError: a weight is not finite.
+    """
+    import torch
+
+    merged = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    for name, weight in merged.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise TrainingError(f"weight {name} is not finite after training; lower the learning rate")
+    merged.save_pretrained(folder, max_shard_size="5GB")
+    policy.tokenizer.save_pretrained(folder)
+
+
+def common_arguments(context_seed: int, scratch: Path, policy: Policy) -> dict[str, Any]:
+    """Return the trainer arguments that do not depend on the method.
+
+    On a CPU, bfloat16 autocast and gradient checkpointing, which TRL switches on, cost time and save nothing here.
+    """
+    on_cpu = policy.device.type == "cpu"
+    return {
+        "output_dir": str(scratch / "checkpoints"),
+        "seed": context_seed,
+        "data_seed": context_seed,
+        "use_cpu": on_cpu,
+        "bf16": not on_cpu,
+        "gradient_checkpointing": not on_cpu,
+        "report_to": "none",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "save_strategy": "steps",
+        "save_total_limit": 2,
+        "dataloader_pin_memory": not on_cpu,
+    }

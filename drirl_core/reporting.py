@@ -1,0 +1,113 @@
+"""What a stage tells the world while it works, without knowing who listens.
+
+A stage gets a `Reporter`. On the command line it prints lines, under Dagster it writes to the run's log
+(`pipeline.lib.worker`), in tests it stays silent. Metadata that is more than a number or a string is wrapped in
+`Plot` or `Table`, so that the listener decides how to show it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+logger = logging.getLogger(__name__)
+
+
+class Reporter(Protocol):
+    """Receive log lines, progress and metrics from a running stage."""
+
+    def log(self, message: str) -> None:
+        """Take one line for the reader."""
+        ...
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Take the state of a counted piece of work: `done` of `total`."""
+        ...
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Take the metrics of one training step."""
+        ...
+
+
+class LogReporter:
+    """Write progress to the standard logger, at most one line every `every_s` seconds a piece of work.
+
+    Args:
+        every_s: seconds between two progress lines of the same piece of work.
+    """
+
+    def __init__(self, every_s: float = 5.0) -> None:
+        self._every_s = every_s
+        self._started: dict[str, tuple[float, int]] = {}
+        self._last: dict[str, float] = {}
+
+    def emit(self, line: str) -> None:
+        """Write one finished line; subclasses send it elsewhere."""
+        logger.info(line)
+
+    def log(self, message: str) -> None:
+        """Write `message` as it is."""
+        self.emit(message)
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Write `what: done/total, seconds left`, measured from the first call for `what`."""
+        now = time.monotonic()
+        start, first = self._started.setdefault(what, (now, done))
+        finished = done >= total
+        if not finished and now - self._last.get(what, 0.0) < self._every_s:
+            return
+        self._last[what] = now
+        line = f"{what}: {done}/{total}"
+        if finished:
+            line += f" done in {now - start:.0f} s"
+            self._started.pop(what, None)
+            self._last.pop(what, None)
+        elif done > first:
+            line += f", about {(now - start) / (done - first) * (total - done):.0f} s left"
+        self.emit(line)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Write the metrics of one step on one line."""
+        shown = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
+        self.emit(f"step {step}: {shown}")
+
+
+class SilentReporter:
+    """Swallow progress; for tests and for callers that only want the result."""
+
+    def log(self, message: str) -> None:
+        """Ignore the line."""
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Ignore the progress."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Ignore the metrics."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture inside the artifact, to be shown inline.
+
+    Args:
+        path: a PNG file below the artifact's directory.
+        caption: one line under the picture.
+    """
+
+    path: Path
+    caption: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small table to be shown inline.
+
+    Args:
+        rows: at most some dozens of rows with the same keys and scalar values.
+    """
+
+    rows: list[dict[str, Any]]

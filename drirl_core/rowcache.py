@@ -1,0 +1,54 @@
+"""Rows kept under a content key, so that changing ten prompts samples ten prompts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from drirl_core.errors import ArtifactError
+
+
+def content_key(*parts: object) -> str:
+    """Hash the parts that decide a row; JSON data only."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+class RowCache:
+    """A table from content key to bytes in one SQLite file; safe over crashes and between processes.
+
+    Args:
+        path: the file; made on first use.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._open() as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("CREATE TABLE IF NOT EXISTS rows (key TEXT PRIMARY KEY, value BLOB NOT NULL)")
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
+        """Return the rows that are there, by key."""
+        wanted = list(dict.fromkeys(keys))
+        found: dict[str, bytes] = {}
+        with self._open() as connection:
+            for start in range(0, len(wanted), 500):
+                part = wanted[start : start + 500]
+                marks = ",".join("?" * len(part))
+                found.update(connection.execute(f"SELECT key, value FROM rows WHERE key IN ({marks})", part))  # noqa: S608
+        return found
+
+    def put_many(self, rows: Mapping[str, bytes]) -> None:
+        """Store rows in one transaction; a key that is there already keeps its value."""
+        with self._open() as connection:
+            connection.executemany("INSERT OR IGNORE INTO rows VALUES (?, ?)", rows.items())
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            connection = sqlite3.connect(self.path, timeout=60)
+            connection.execute("SELECT 1")
+        except sqlite3.DatabaseError as error:
+            raise ArtifactError(f"row cache {self.path} cannot be opened ({error}); delete the file, its rows are made anew") from error
+        return connection

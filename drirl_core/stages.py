@@ -1,0 +1,260 @@
+"""The road as plain data: which assets there are, what each needs, and how one is built.
+
+`build_graph` turns a configuration into nodes; `build` makes one of them into a published artifact. The Dagster
+project wires the same nodes, so that a stage runs alike under `dagster dev`, from Python and from tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from drirl_core import artifacts, taxonomy
+from drirl_core.artifacts import Artifact, ArtifactStore
+from drirl_core.config import EMBEDDED, Config, SourceConfig, resolved, slice_hash
+from drirl_core.errors import ArtifactError, DataError
+from drirl_core.reporting import Reporter
+
+DATA_FOLDER = Path(__file__).parent / "data"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of work.
+
+    Args:
+        function: `module:name` of the function that builds it, imported on use because it may load torch.
+        version: raised when the algorithm changes, which makes every artifact of the stage stale.
+        config: dotted sections of the configuration that decide its result.
+        group: group in the asset graph.
+        heavy: whether it trains or samples (asks for a GPU).
+        volatile: files whose bytes may differ between equal results.
+    """
+
+    function: str
+    version: str
+    config: tuple[str, ...]
+    group: str
+    heavy: bool = False
+    volatile: frozenset[str] = frozenset()
+
+
+TIMES = frozenset({"times.jsonl"})
+
+STAGES: dict[str, Stage] = {
+    "prompt_pool": Stage(
+        "drirl_core.prompts.pool:build_prompt_pool", "1", ("prompts", "benchmarks.suites", "models.encoder", "seed"), "prompts"
+    ),
+    "dataset": Stage(
+        "drirl_core.demonstrations.dataset:build_dataset", "1", ("demonstrations", "prompts.taxonomy", "prompts.near_duplicate", "prompts.max_chars", "benchmarks.suites", "seed"), "demonstrations"
+    ),
+    "balance_report": Stage("drirl_core.demonstrations.balance:build_balance_report", "1", ("demonstrations.quota",), "demonstrations"),
+    "sft_checkpoint": Stage("drirl_core.policy.sft:build_sft_checkpoint", "1", ("sft", "models.policy", "models.dtype", "seed"), "policy", heavy=True, volatile=TIMES),
+    "completion_pool": Stage(
+        "drirl_core.completions:build_completion_pool", "1", ("completions", "models.policy", "models.dtype", "seed"), "completions", heavy=True
+    ),
+    "reward_model": Stage("drirl_core.rewards.stage:build_reward_model", "1", ("rewards", "models.encoder", "seed"), "rewards", heavy=True),
+    "hardness": Stage("drirl_core.hardness_stage:build_hardness", "1", ("hardness", "models.encoder"), "hardness", heavy=True),
+    "policy_checkpoint": Stage(
+        "drirl_core.policy.stage:build_policy_checkpoint", "1", ("policy", "hardness", "models.policy", "models.encoder", "models.dtype", "seed"), "policy", heavy=True, volatile=TIMES
+    ),
+    "benchmark": Stage("drirl_core.benchmarks.stage:build_benchmark", "1", ("benchmarks", "models.policy", "models.dtype", "seed"), "benchmarks", heavy=True),
+    "report": Stage("drirl_core.report.stage:build_report", "1", ("name",), "report", volatile=frozenset({"report.html"})),
+    "model_card": Stage("drirl_core.report.card:build_model_card", "1", (), "report"),
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """One asset.
+
+    Args:
+        name: name of the asset.
+        stage: key into `STAGES`.
+        category: the category it serves, or None.
+        inputs: names of upstream assets and sources.
+        description: one sentence for people.
+    """
+
+    name: str
+    stage: str
+    category: str | None
+    inputs: tuple[str, ...]
+    description: str
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything a stage function may use.
+
+    Args:
+        config: the whole configuration.
+        category: the category it serves, or None.
+        inputs: directory of each upstream artifact, and file of each source, by asset name.
+        out: directory that becomes the artifact.
+        scratch: directory that survives a crash.
+        store: artifact store, for its row caches.
+        reporter: where to send progress.
+    """
+
+    config: Config
+    category: str | None
+    inputs: Mapping[str, Path]
+    out: Path
+    scratch: Path
+    store: ArtifactStore
+    reporter: Reporter
+
+    def named(self, prefix: str) -> dict[str, Path]:
+        """Return the inputs whose name is `prefix` or starts with `prefix_`, keyed by what follows."""
+        return {name.removeprefix(prefix).lstrip("_"): path for name, path in self.inputs.items() if name == prefix or name.startswith(f"{prefix}_")}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """All assets of a configuration.
+
+    Args:
+        categories: harm categories in order.
+        sources: input files by asset name `source_<name>`.
+        nodes: assets in topological order.
+    """
+
+    categories: tuple[str, ...]
+    sources: Mapping[str, Path]
+    nodes: Mapping[str, Node] = field(default_factory=dict)
+
+
+def dataset_name(category: str) -> str:
+    """Return the asset name of a category's data set."""
+    return "helpful_dataset" if category == taxonomy.HELPFUL else f"safety_dataset_{category}"
+
+
+def build_graph(config: Config) -> Graph:
+    """Lay out the assets of a configuration, in topological order."""
+    categories = taxonomy.load_categories(Path(config.prompts.taxonomy) if config.prompts.taxonomy else None)
+    every = (*categories, taxonomy.HELPFUL)
+    prompt_sources = {f"source_{s.name}": source_path(s) for s in config.prompts.sources}
+    demonstrations = config.demonstrations
+    sources = dict(prompt_sources)
+    helpful_source, refusal_source = f"source_{demonstrations.helpful.name}", f"source_{demonstrations.refusals.name}"
+    sources[helpful_source] = source_path(demonstrations.helpful)
+    sources[refusal_source] = source_path(demonstrations.refusals)
+    dataset_inputs: tuple[str, ...] = ("prompt_pool",)
+    if demonstrations.demonstrator.kind == "file":
+        name = f"source_{demonstrations.demonstrator.source.name}"
+        sources[name] = source_path(demonstrations.demonstrator.source)
+        dataset_inputs += (name,)
+    nodes: list[Node] = [
+        Node("prompt_pool", "prompt_pool", None, tuple(prompt_sources), "Unsafe prompts of all sources: cleaned, routed to a category, free of duplicates and of benchmark prompts.")
+    ]
+    for category in categories:
+        nodes.append(Node(dataset_name(category), "dataset", category, dataset_inputs, f"Balanced prompts with demonstrations for {category}."))
+    nodes.append(Node(dataset_name(taxonomy.HELPFUL), "dataset", taxonomy.HELPFUL, ("prompt_pool", helpful_source, refusal_source), "Harmless prompts with good answers; safe look-alikes among them."))
+    datasets = tuple(dataset_name(c) for c in every)
+    nodes.append(Node("balance_report", "balance_report", None, ("prompt_pool", *datasets), "Rows a category before and after balancing, imbalance ratio and entropy."))
+    with_sft = config.policy.start == "sft"
+    start: tuple[str, ...] = ("sft_checkpoint",) if with_sft else ()
+    if with_sft:
+        nodes.append(Node("sft_checkpoint", "sft_checkpoint", None, datasets, "The policy after supervised fine-tuning on demonstrations and helpful answers."))
+    pool_inputs = start if config.completions.samples.get("sft", 0) else ()
+    for c in every:
+        nodes.append(Node(f"completion_pool_{c}", "completion_pool", c, (dataset_name(c), *pool_inputs), f"Seeded completions of the {c} prompts by the reference policies."))
+    for c in every:
+        nodes.append(Node(f"reward_model_{c}", "reward_model", c, (dataset_name(c), f"completion_pool_{c}"), f"Shadow reward model of {c}, learned by maximum-likelihood IRL."))
+    for c in categories:
+        nodes.append(Node(f"hardness_{c}", "hardness", c, (dataset_name(c), f"completion_pool_{c}", f"reward_model_{c}"), f"Data hardness, model responsiveness and alpha of the {c} prompts."))
+    rewards = tuple(f"reward_model_{c}" for c in every)
+    hardness = tuple(f"hardness_{c}" for c in categories)
+    nodes.append(Node("policy_checkpoint", "policy_checkpoint", None, (*datasets, *rewards, *hardness, *start), "The policy aligned by GRPO with dynamic reward scaling."))
+    suites = tuple(f"benchmark_{suite.name}" for suite in config.benchmarks.suites)
+    for suite in config.benchmarks.suites:
+        nodes.append(Node(f"benchmark_{suite.name}", "benchmark", suite.name, (*start, "policy_checkpoint"), f"Base, start and aligned policy on the suite {suite.name}."))
+    everything = ("balance_report", *datasets, *rewards, *hardness, *start, "policy_checkpoint", *suites)
+    nodes.append(Node("report", "report", None, everything, "One HTML page: results, curves, samples, cost."))
+    nodes.append(Node("model_card", "model_card", None, ("policy_checkpoint", *suites), "Model card of the aligned policy."))
+    return Graph(categories, sources, {node.name: node for node in nodes})
+
+
+def source_path(source: SourceConfig) -> Path:
+    """Return the file of a source; `embedded` is the file of the source's name in the shipped data."""
+    return DATA_FOLDER / f"{source.name}.jsonl" if source.path == EMBEDDED else Path(source.path)
+
+
+def source_version(path: Path) -> str:
+    """Hash the bytes of a source file.
+
+    Raises:
+        DataError: the file does not exist or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise DataError(f"source file {path} cannot be read ({error.strerror or error}); mend the path in the configuration") from error
+
+
+def code_version(node: Node, config: Config) -> str:
+    """Return the algorithm version and the hash of the configuration that decide a node."""
+    stage = STAGES[node.stage]
+    return f"{stage.version}-{slice_hash(config, stage.config)}"
+
+
+def build(node: Node, config: Config, versions: Mapping[str, str], reporter: Reporter) -> tuple[Artifact, bool, dict[str, Any]]:
+    """Build one asset, or find the artifact that equal inputs gave before.
+
+    Args:
+        node: the asset.
+        config: the configuration.
+        versions: version of each of the node's inputs.
+        reporter: where to send progress.
+
+    Returns:
+        The artifact, whether it was found rather than built, and the stage's metadata for display (plots and tables
+        included; empty when found).
+
+    Raises:
+        DrirlError: an input is missing or bad, or the stage failed; the message says how to mend it.
+    """
+    stage, store = STAGES[node.stage], ArtifactStore(config.root)
+    graph = build_graph(config)
+    missing = [name for name in node.inputs if name not in versions]
+    if missing:
+        raise ArtifactError(f"{node.name} needs {', '.join(missing)}, which {'has' if len(missing) == 1 else 'have'} not been materialized")
+    key = artifacts.fingerprint(node.name, code_version(node, config), {name: versions[name] for name in node.inputs})
+    with store.building(node.name, key, reporter.log) as workspace:
+        found = store.find(node.name, key)
+        if found:
+            store.touch(node.name, key, found.version)
+            reporter.log(f"{node.name}: unchanged, version {found.version} is reused")
+            return found, True, {}
+        inputs = {name: graph.sources[name] if name in graph.sources else store.open(name, versions[name]).path for name in node.inputs}
+        module, function = stage.function.split(":")
+        started = time.monotonic()
+        context = Context(config, node.category, inputs, workspace.out, workspace.scratch, store, reporter)
+        shown = getattr(importlib.import_module(module), function)(context)
+        plain = {name: value for name, value in shown.items() if isinstance(value, int | float | str)}
+        details = {
+            "metadata": {**plain, "seconds": round(time.monotonic() - started, 2)},
+            "inputs": {name: versions[name] for name in node.inputs},
+            "code_version": code_version(node, config),
+            "config": resolved(config),
+        }
+        artifact = store.publish(node.name, key, workspace, details=details, volatile=stage.volatile)
+        return artifact, False, {**shown, "seconds": details["metadata"]["seconds"]}
+
+
+def run_all(config: Config, reporter: Reporter) -> dict[str, Artifact]:
+    """Build every asset in order, in this process and without Dagster."""
+    graph = build_graph(config)
+    versions = {name: source_version(path) for name, path in graph.sources.items()}
+    built: dict[str, Artifact] = {}
+    for node in graph.nodes.values():
+        built[node.name], _, _ = build(node, config, versions, reporter)
+        versions[node.name] = built[node.name].version
+    return built
