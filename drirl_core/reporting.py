@@ -58,7 +58,7 @@ class LogReporter:
         now = time.monotonic()
         start, first = self._started.setdefault(what, (now, done))
         finished = done >= total
-        if not finished and now - self._last.get(what, 0.0) < self._every_s:
+        if not finished and now - self._last.get(what, float("-inf")) < self._every_s:
             return
         self._last[what] = now
         line = f"{what}: {done}/{total}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from drirl_core.errors import ArtifactError
@@ -25,7 +26,7 @@ class RowCache:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with self._open() as connection:
+        with self._transaction() as connection:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("CREATE TABLE IF NOT EXISTS rows (key TEXT PRIMARY KEY, value BLOB NOT NULL)")
 
@@ -33,7 +34,7 @@ class RowCache:
         """Return the rows that are there, by key."""
         wanted = list(dict.fromkeys(keys))
         found: dict[str, bytes] = {}
-        with self._open() as connection:
+        with self._transaction() as connection:
             for start in range(0, len(wanted), 500):
                 part = wanted[start : start + 500]
                 marks = ",".join("?" * len(part))
@@ -42,13 +43,15 @@ class RowCache:
 
     def put_many(self, rows: Mapping[str, bytes]) -> None:
         """Store rows in one transaction; a key that is there already keeps its value."""
-        with self._open() as connection:
+        with self._transaction() as connection:
             connection.executemany("INSERT OR IGNORE INTO rows VALUES (?, ?)", rows.items())
 
-    def _open(self) -> sqlite3.Connection:
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
         try:
-            connection = sqlite3.connect(self.path, timeout=60)
-            connection.execute("SELECT 1")
+            with contextlib.closing(sqlite3.connect(self.path, timeout=60)) as connection, connection:
+                yield connection
+        except sqlite3.OperationalError as error:  # full, read-only, or locked by a process that hangs
+            raise ArtifactError(f"row cache {self.path} cannot be used ({error}); check its disk, permissions and other runs") from error
         except sqlite3.DatabaseError as error:
-            raise ArtifactError(f"row cache {self.path} cannot be opened ({error}); delete the file, its rows are made anew") from error
-        return connection
+            raise ArtifactError(f"row cache {self.path} is damaged ({error}); delete the file, its rows are made anew") from error

@@ -18,9 +18,11 @@ from drirl_core import artifacts, taxonomy
 from drirl_core.artifacts import Artifact, ArtifactStore
 from drirl_core.config import EMBEDDED, Config, SourceConfig, resolved, slice_hash
 from drirl_core.errors import ArtifactError, DataError
-from drirl_core.reporting import Reporter
+from drirl_core.reporting import Plot, Reporter
 
 DATA_FOLDER = Path(__file__).parent / "data"
+HELD_OUT = DATA_FOLDER / "heldout"
+"""The embedded benchmark suite; nothing is ever trained on it."""
 
 
 @dataclass(frozen=True)
@@ -145,13 +147,16 @@ def build_graph(config: Config) -> Graph:
     helpful_source, refusal_source = f"source_{demonstrations.helpful.name}", f"source_{demonstrations.refusals.name}"
     sources[helpful_source] = source_path(demonstrations.helpful)
     sources[refusal_source] = source_path(demonstrations.refusals)
-    dataset_inputs: tuple[str, ...] = ("prompt_pool",)
+    # Every suite is an input of what must not contain its prompts.
+    suite_sources = {f"source_suite_{s.name}": HELD_OUT if s.path == EMBEDDED else Path(s.path) for s in config.benchmarks.suites}
+    sources.update(suite_sources)
+    dataset_inputs: tuple[str, ...] = ("prompt_pool", *suite_sources)
     if demonstrations.demonstrator.kind == "file":
         name = f"source_{demonstrations.demonstrator.source.name}"
         sources[name] = source_path(demonstrations.demonstrator.source)
         dataset_inputs += (name,)
     nodes: list[Node] = [
-        Node("prompt_pool", "prompt_pool", None, tuple(prompt_sources), "Unsafe prompts of all sources: cleaned, routed to a category, free of duplicates and of benchmark prompts.")
+        Node("prompt_pool", "prompt_pool", None, (*prompt_sources, *suite_sources), "Unsafe prompts of all sources: cleaned, routed to a category, free of duplicates and of benchmark prompts.")
     ]
     for category in categories:
         nodes.append(Node(dataset_name(category), "dataset", category, dataset_inputs, f"Balanced prompts with demonstrations for {category}."))
@@ -174,7 +179,7 @@ def build_graph(config: Config) -> Graph:
     nodes.append(Node("policy_checkpoint", "policy_checkpoint", None, (*datasets, *rewards, *hardness, *start), "The policy aligned by GRPO with dynamic reward scaling."))
     suites = tuple(f"benchmark_{suite.name}" for suite in config.benchmarks.suites)
     for suite in config.benchmarks.suites:
-        nodes.append(Node(f"benchmark_{suite.name}", "benchmark", suite.name, (*start, "policy_checkpoint"), f"Base, start and aligned policy on the suite {suite.name}."))
+        nodes.append(Node(f"benchmark_{suite.name}", "benchmark", suite.name, (*start, "policy_checkpoint", f"source_suite_{suite.name}"), f"Base, start and aligned policy on the suite {suite.name}."))
     everything = ("balance_report", *datasets, *rewards, *hardness, *start, "policy_checkpoint", *suites)
     nodes.append(Node("report", "report", None, everything, "One HTML page: results, curves, samples, cost."))
     nodes.append(Node("model_card", "model_card", None, ("policy_checkpoint", *suites), "Model card of the aligned policy."))
@@ -187,12 +192,15 @@ def source_path(source: SourceConfig) -> Path:
 
 
 def source_version(path: Path) -> str:
-    """Hash the bytes of a source file.
+    """Hash the bytes of a source file, or of all files of a source directory.
 
     Raises:
         DataError: the file does not exist or cannot be read.
     """
     try:
+        if path.is_dir():
+            parts = [f"{file.relative_to(path)} {source_version(file)}" for file in sorted(path.rglob("*")) if file.is_file()]
+            return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError as error:
@@ -246,6 +254,11 @@ def build(node: Node, config: Config, versions: Mapping[str, str], reporter: Rep
             "config": resolved(config),
         }
         artifact = store.publish(node.name, key, workspace, details=details, volatile=stage.volatile)
+        # Publishing renamed the directory the pictures were written to.
+        shown = {
+            name: Plot(artifact.path / value.path.relative_to(workspace.out), value.caption) if isinstance(value, Plot) else value
+            for name, value in shown.items()
+        }
         return artifact, False, {**shown, "seconds": details["metadata"]["seconds"]}
 
 

@@ -46,7 +46,7 @@ def load_categories(path: Path | None) -> tuple[str, ...]:
         return SEVEN_CATEGORIES
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"taxonomy file {path} cannot be read ({error}); give a YAML file with a list `categories`") from error
     names = loaded.get("categories") if isinstance(loaded, dict) else None
     if not isinstance(names, list) or not names:

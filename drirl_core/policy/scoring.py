@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from drirl_core import taxonomy
-from drirl_core.config import HardnessConfig
 from drirl_core.demonstrations.cod import cut_draft
-from drirl_core.hardness import Coefficients, SentenceSimilarity
-from drirl_core.rewards import RewardRouter
 
 if TYPE_CHECKING:
     import torch
+
+    from drirl_core.hardness import AlphaBatch, Coefficients, SentenceSimilarity
+    from drirl_core.rewards import RewardRouter
 
 
 class RolloutScorer:
@@ -26,22 +26,15 @@ class RolloutScorer:
 
     Args:
         router: routes rows to the reward models.
-        similarity: sub-sentence similarity to the demonstration.
-        hardness: how alpha is made.
-        stored: alpha by prompt id, for refresh `once`.
-        seed: of the placebo.
+        similarity: similarity W of completion and demonstration.
+        coefficients: make alpha from similarities and reward gaps.
     """
 
-    def __init__(
-        self, router: RewardRouter, similarity: SentenceSimilarity, hardness: HardnessConfig, stored: Mapping[str, float], seed: int
-    ) -> None:
-        self._router, self._similarity, self._hardness = router, similarity, hardness
-        self._coefficients = Coefficients(hardness, seed, stored)
+    def __init__(self, router: RewardRouter, similarity: SentenceSimilarity, coefficients: Coefficients) -> None:
+        self._router, self._similarity, self._coefficients = router, similarity, coefficients
         self._demonstration_rewards: dict[str, float] = {}
         self._answers: list[str] = []
         self._metrics: dict[str, float] = {}
-        self._epoch_alpha: dict[str, float] = {}
-        self.__name__ = "shadow_reward"  # TRL names the metric after the callable
 
     def reward(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
         """Reward each completion by its own category's model; TRL's reward function.
@@ -63,21 +56,20 @@ class RolloutScorer:
         import torch
 
         harm = [i for i, row in enumerate(rows) if row["category"] != taxonomy.HELPFUL]
-        similarities, gaps = np.ones(len(rows)), np.zeros(len(rows))
+        similarities = np.ones(len(rows))
         if harm:
             demonstrations = [rows[i]["demonstration"] for i in harm]
             similarities[harm] = self._similarity.similarity(demonstrations, [self._answers[i] for i in harm])
-        gaps[:] = self._expert_rewards(rows) - rewards.double().cpu().numpy()
+        gaps = self._expert_rewards(rows) - rewards.double().cpu().numpy()
         local = [
             (row["category"], row["prompt_id"], float(s), float(g)) for row, s, g in zip(rows, similarities, gaps, strict=True)
         ]
         everyone = gather(local)  # alpha is normalised over the generation batch of all processes
         categories, groups, all_similarities, all_gaps = (list(column) for column in zip(*everyone, strict=True))
         batch = self._coefficients.compute(np.array(all_similarities), np.array(all_gaps), categories, groups)
-        alpha = np.asarray(batch.alpha, dtype=np.float64)
-        self._metrics = self._describe(categories, np.array(all_gaps), alpha, batch)
+        self._metrics = _describe(categories, np.array(all_gaps), batch)
         start = _rank() * len(local)
-        return torch.from_numpy(alpha[start : start + len(local)])
+        return torch.from_numpy(batch.alpha[start : start + len(local)])
 
     def metrics(self) -> dict[str, float]:
         """Return alpha and gap statistics of the last batch, overall and a category."""
@@ -101,18 +93,19 @@ class RolloutScorer:
             self._demonstration_rewards.update(zip(unknown, map(float, rewards), strict=True))
         return np.array([self._demonstration_rewards[row["prompt_id"]] for row in rows])
 
-    def _describe(self, categories: list[str], gaps: np.ndarray, alpha: np.ndarray, batch: Any) -> dict[str, float]:
-        names = np.array(categories)
-        safety = names != taxonomy.HELPFUL
-        shown = {"alpha/mean": alpha.mean(), "alpha/std": alpha.std(), "alpha/min": alpha.min(), "alpha/max": alpha.max()}
-        if safety.any():
-            shown["alpha_d/mean"] = np.asarray(batch.alpha_d)[safety].mean()
-            shown["alpha_m/mean"] = np.asarray(batch.alpha_m)[safety].mean()
-        for name in sorted(set(categories)):
-            rows = names == name
-            shown[f"alpha/{name}/mean"] = alpha[rows].mean()
-            shown[f"gap/{name}/mean"] = gaps[rows].mean()
-        return {key: float(value) for key, value in shown.items()}
+
+def _describe(categories: list[str], gaps: np.ndarray, batch: AlphaBatch) -> dict[str, float]:
+    names, alpha = np.array(categories), batch.alpha
+    safety = names != taxonomy.HELPFUL
+    shown = {"alpha/mean": alpha.mean(), "alpha/std": alpha.std(), "alpha/min": alpha.min(), "alpha/max": alpha.max()}
+    if safety.any():
+        shown["alpha_d/mean"] = batch.alpha_d[safety].mean()
+        shown["alpha_m/mean"] = batch.alpha_m[safety].mean()
+    for name in sorted(set(categories)):
+        rows = names == name
+        shown[f"alpha/{name}/mean"] = alpha[rows].mean()
+        shown[f"gap/{name}/mean"] = gaps[rows].mean()
+    return {key: float(value) for key, value in shown.items()}
 
 
 def _rank() -> int:

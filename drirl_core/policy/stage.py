@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
@@ -15,7 +16,7 @@ from drirl_core import stages, taxonomy
 from drirl_core.config import PolicyConfig
 from drirl_core.embeddings import Embedder
 from drirl_core.errors import DataError
-from drirl_core.hardness import SentenceSimilarity
+from drirl_core.hardness import Coefficients, SentenceSimilarity
 from drirl_core.models import Policy, load_policy
 from drirl_core.policy.plots import curve_plot
 from drirl_core.policy.scoring import RolloutScorer
@@ -126,7 +127,7 @@ def schedule(prompts: Mapping[str, Sequence[dict[str, Any]]], settings: PolicyCo
     kinds = sorted({row["kind"] for row in prompts.get(taxonomy.HELPFUL, ())})
     helpful_turns = [endless([row for row in prompts[taxonomy.HELPFUL] if row["kind"] == kind]) for kind in kinds]
     helpful = (next(turn) for turn in cycle(helpful_turns))
-    harmless = round(settings.prompts_per_step * settings.helpful_share) if kinds else 0
+    harmless = min(round(settings.prompts_per_step * settings.helpful_share), settings.prompts_per_step - 1) if kinds else 0
     rows: list[dict[str, Any]] = []
     for _ in range(settings.steps):
         step = [*islice(harm, settings.prompts_per_step - harmless), *islice(helpful, harmless)]
@@ -155,7 +156,7 @@ def grpo_arguments(settings: PolicyConfig, common: Mapping[str, Any]) -> GRPOCon
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=1,
-        save_steps=settings.save_steps,
+        save_steps=settings.save_steps * settings.num_iterations,  # a resume generates anew, so between generations only
         shuffle_dataset=False,
         log_completions=False,
     )
@@ -166,10 +167,19 @@ def _scorer(context: stages.Context) -> RolloutScorer:
     embedder = Embedder(config.models, context.store)
     models = {name: load_reward_model(path) for name, path in context.named("reward_model").items()}
     stored: dict[str, float] = {}
-    if config.hardness.refresh == "once":
-        for path in context.named("hardness").values():
-            stored.update({row["prompt_id"]: row["alpha"] for row in read_table(path / "hardness.parquet")})
-    return RolloutScorer(RewardRouter(models, embedder), SentenceSimilarity(embedder, config.hardness), config.hardness, stored, config.seed)
+    constants: dict[str, dict[str, float]] = {}
+    for category, path in context.named("hardness").items():
+        stored.update({row["prompt_id"]: row["alpha"] for row in read_table(path / "hardness.parquet")})
+        constants[category] = _read_constants(path / "constants.json")
+    coefficients = Coefficients(config.hardness, config.seed, stored, constants)
+    return RolloutScorer(RewardRouter(models, embedder), SentenceSimilarity(embedder, config.hardness), coefficients)
+
+
+def _read_constants(file: Path) -> dict[str, float]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read ({error}); materialize the hardness of this category again") from error
 
 
 def _finish(context: stages.Context, policy: Policy, trainer: Any, log: list[dict[str, float]]) -> dict[str, Any]:
@@ -188,8 +198,9 @@ def _finish(context: stages.Context, policy: Policy, trainer: Any, log: list[dic
         "entropy": late("entropy"),
         "zero_variance_groups": late("frac_reward_zero_std"),
         "mean_length": late("completions/mean_length"),
-        "alpha_min": min(row["alpha/min"] for row in log),
-        "alpha_max": max(row["alpha/max"] for row in log),
+        # A later pass over the same generation (num_iterations > 1) logs no alpha.
+        "alpha_min": min(row["alpha/min"] for row in log if "alpha/min" in row),
+        "alpha_max": max(row["alpha/max"] for row in log if "alpha/max" in row),
     }
     write_log(context.out, log, metrics)
     curve_plot(log, _CURVES, context.out / "curves.png", "GRPO with dynamic reward scaling")

@@ -88,8 +88,8 @@ class DynamicRewardScalingTrainer(GRPOTrainer):
         return batch
 
     def _step_generator(self) -> torch.Generator:
-        """Seed by step, so that a resumed run draws what an uninterrupted one draws."""
-        return self._uniforms.manual_seed(self.args.seed * 1_000_003 + self.state.global_step)
+        """Seed by step, so that a resumed run draws what an uninterrupted one draws, and by process."""
+        return self._uniforms.manual_seed(self.args.seed * 1_000_003 + self.state.global_step + (self.accelerator.process_index << 40))
 
     def _log_time(self, key: str, started: float) -> None:
         self._metrics["train" if self.model.training else "eval"][key].append(time.monotonic() - started)

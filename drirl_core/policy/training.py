@@ -157,6 +157,7 @@ def common_arguments(context_seed: int, scratch: Path, policy: Policy) -> dict[s
         "gradient_checkpointing": not on_cpu,
         "report_to": "none",
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would log a loss that is not finite as the one before
         "disable_tqdm": True,
         "save_strategy": "steps",
         "save_total_limit": 2,

@@ -1,0 +1,1 @@
+"""Benchmarks: suites, the rules judge, statistics and the stage that measures the policies."""

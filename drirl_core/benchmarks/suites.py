@@ -1,0 +1,285 @@
+"""Benchmark suites: declared in `suites.yaml`, read from the user's files.
+
+The loader feeds both the benchmarks and the decontamination of the training data, so a row it cannot read is an error
+and never skipped: a lost row would be a benchmark prompt in the training set.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from drirl_core.config import EMBEDDED, SuiteConfig
+from drirl_core.errors import DataError, nearest
+from drirl_core.tables import prompt_id, read_table
+
+HELD_OUT = Path(__file__).parent.parent / "data" / "heldout"
+GROUPS = ("unsafe", "safe_look_alike", "helpful")
+"""Groups in the order tables show them."""
+
+OWN_SUITE = "suite.yaml"
+"""Declaration of a user's own suite, in the directory with its files."""
+
+_COLUMN_SETTINGS = {"prompt", "category", "context", "accept"}
+_GROUP_KEYS = _COLUMN_SETTINGS | {"file", "where"}
+
+
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """One prompt of a suite.
+
+    Args:
+        suite: name of the suite.
+        group: `unsafe`, `safe_look_alike` or `helpful`.
+        category: what the suite reports by.
+        prompt_id: content hash of the prompt.
+        prompt: what the policy is asked.
+        accept: regular expressions, one of which a correct reply matches; empty without ground truth.
+    """
+
+    suite: str
+    group: Literal["unsafe", "safe_look_alike", "helpful"]
+    category: str
+    prompt_id: str
+    prompt: str
+    accept: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Declaration of a suite.
+
+    Args:
+        name: its name.
+        version: raised when its rows or their meaning change.
+        licence: licence of the prompts.
+        home: where to get the files.
+        groups: file and columns of each group.
+    """
+
+    name: str
+    version: str
+    licence: str
+    home: str
+    groups: Mapping[str, Mapping[str, Any]]
+
+
+def find_suite(config: SuiteConfig) -> Suite:
+    """Return the declaration of a suite.
+
+    Args:
+        config: name and path of the suite.
+
+    Raises:
+        DataError: the name is not declared and the path has no `suite.yaml`, or the declaration is malformed.
+    """
+    known = _declared()
+    own = Path(config.path) / OWN_SUITE
+    if config.path != EMBEDDED and own.is_file():
+        return _parse(config.name, _read_yaml(own), own)
+    if config.name not in known:
+        raise DataError(
+            f"benchmark suite {config.name!r} is not declared; {nearest(config.name, known)}. For a suite of your own set its path "
+            f"to a directory with a {OWN_SUITE}"
+        )
+    return known[config.name]
+
+
+def load_suite(config: SuiteConfig) -> list[BenchmarkRow]:
+    """Read a suite.
+
+    Args:
+        config: name, path (`embedded`, a file or a directory) and limit.
+
+    Returns:
+        Rows by group, in the files' order; with a limit, the first ones of each group by `prompt_id`.
+
+    Raises:
+        DataError: a file or column is missing, a file cannot be read, or a row has no prompt; the message says what to do.
+    """
+    suite = find_suite(config)
+    rows: list[BenchmarkRow] = []
+    for group in (name for name in GROUPS if name in suite.groups):
+        read = [row for row, _ in _read_group(suite, config, group)]
+        if config.limit:
+            kept = {id(row) for row in sorted(read, key=lambda row: row.prompt_id)[: config.limit]}
+            read = [row for row in read if id(row) in kept]
+        rows += read
+    return rows
+
+
+def suite_prompts(config: SuiteConfig) -> list[str]:
+    """Return every prompt of a suite, for decontamination: all rows whatever the limit.
+
+    Args:
+        config: name and path of the suite.
+
+    Returns:
+        Different texts in order; a prompt with a context comes with and without it.
+
+    Raises:
+        DataError: as `load_suite`.
+    """
+    suite = find_suite(config)
+    texts: dict[str, None] = {}
+    for group in (name for name in GROUPS if name in suite.groups):
+        for row, bare in _read_group(suite, config, group):
+            texts[row.prompt] = texts[bare] = None
+    return list(texts)
+
+
+def _read_group(suite: Suite, config: SuiteConfig, group: str) -> list[tuple[BenchmarkRow, str]]:
+    """Return each row with its prompt as the file has it, without the context."""
+    layout = suite.groups[group]
+    path = _locate(suite, config, group)
+    records = _read_records(path)
+    if not records:
+        raise DataError(f"{path} holds no row; get the file of {suite.name} again from {suite.home}")
+    columns = {key: _column(layout[key], records[0], suite, path) for key in _COLUMN_SETTINGS if key in layout}
+    where = {_column(name, records[0], suite, path): set(map(str, values)) for name, values in layout.get("where", {}).items()}
+    rows = []
+    for number, record in enumerate(records, start=1):
+        place = f"{path}, row {number}"
+        if any(_text(record, name, place) not in values for name, values in where.items()):
+            continue
+        bare = _text(record, columns["prompt"], place)
+        context = str(record.get(columns.get("context", "")) or "").strip()
+        prompt = f"{context}\n\n{bare}" if context else bare
+        category = _text(record, columns["category"], place) if "category" in columns else group
+        accept = _patterns(record.get(columns["accept"]), place) if "accept" in columns else ()
+        rows.append((BenchmarkRow(suite.name, group, category, prompt_id(prompt), prompt, accept), bare))  # type: ignore[arg-type]
+    if not rows:
+        raise DataError(f"{path}: no row of the group {group!r} ({dict(layout['where'])}); get the file again from {suite.home}")
+    return rows
+
+
+def _locate(suite: Suite, config: SuiteConfig, group: str) -> Path:
+    names = _as_list(suite.groups[group]["file"])
+    if config.path == EMBEDDED:
+        if suite.name != EMBEDDED:
+            raise DataError(
+                f"benchmark suite {suite.name!r} is not shipped; get {names[0]} from {suite.home} (licence {suite.licence}) and set the "
+                "suite's `path` to the file or its directory"
+            )
+        folder = HELD_OUT
+    else:
+        folder = Path(config.path)
+    if folder.is_file():
+        files = {tuple(_as_list(layout["file"])) for layout in suite.groups.values()}
+        if len(files) > 1:
+            raise DataError(f"suite {suite.name!r} has several files, but its path {folder} is one file; give the directory they lie in")
+        return folder
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    if found is None:
+        raise DataError(
+            f"suite {suite.name!r} needs {' or '.join(names)}, and {folder} {'has none' if folder.is_dir() else 'does not exist'}; "
+            f"get it from {suite.home} or mend the suite's `path`"
+        )
+    return found
+
+
+def _read_records(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        return read_table(path)
+    if path.suffix not in (".csv", ".jsonl", ".json"):
+        raise DataError(f"{path}: a benchmark file must end in .csv, .jsonl, .json or .parquet")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"benchmark file {path} cannot be read as UTF-8 ({error}); mend its permissions or save it as UTF-8") from error
+    if path.suffix == ".csv":
+        try:
+            return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        except csv.Error as error:
+            raise DataError(f"{path} is not well-formed csv ({error}); get the file again") from error
+    return _read_json(path, text)
+
+
+def _read_json(path: Path, text: str) -> list[dict[str, Any]]:
+    if path.suffix == ".json":
+        numbered = [(1, text)]
+    else:
+        numbered = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    values: list[Any] = []
+    for number, part in numbered:
+        try:
+            values.append(json.loads(part))
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {number + error.lineno - 1}: not JSON ({error.msg}); mend or remove the line") from error
+    records = values[0] if path.suffix == ".json" else values
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise DataError(f"{path}: every row must be a JSON object; use one object a line (.jsonl) or a list of objects (.json)")
+    return records
+
+
+def _column(names: str | list[str], record: Mapping[str, Any], suite: Suite, path: Path) -> str:
+    wanted = _as_list(names)
+    found = next((name for name in wanted if name in record), None)
+    if found is None:
+        raise DataError(
+            f"{path} has no column {' or '.join(map(repr, wanted))}, which the suite {suite.name!r} needs; "
+            f"{nearest(wanted[0], map(str, record))}. Use the file from {suite.home}"
+        )
+    return found
+
+
+def _text(record: Mapping[str, Any], column: str, place: str) -> str:
+    value = record.get(column)
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{place}: column {column!r} is {value!r}, not text; mend the row or take it out of the file")
+    return value.strip()
+
+
+def _patterns(value: Any, place: str) -> tuple[str, ...]:
+    patterns = tuple(value) if isinstance(value, list) else (value,)
+    if not patterns or not all(isinstance(pattern, str) and pattern for pattern in patterns):
+        raise DataError(f"{place}: `accept` is {value!r}; give a list of regular expressions")
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise DataError(f"{place}: `accept` holds {pattern!r}, which is no regular expression ({error})") from error
+    return patterns
+
+
+@functools.cache
+def _declared() -> dict[str, Suite]:
+    file = Path(__file__).with_name("suites.yaml")
+    return {name: _parse(name, record, file) for name, record in _read_yaml(file).items()}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"suite declaration {path} cannot be read as YAML: {error}") from error
+    if not isinstance(loaded, dict):
+        raise DataError(f"suite declaration {path} must hold keys and values, not {type(loaded).__name__}")
+    return loaded
+
+
+def _parse(name: str, record: Any, path: Path) -> Suite:
+    keys = ("version", "licence", "home", "groups")
+    if not isinstance(record, dict) or set(record) != set(keys) or not isinstance(record["groups"], dict) or not record["groups"]:
+        raise DataError(f"{path}: suite {name!r} needs exactly the keys {', '.join(keys)}, with at least one group")
+    for group, layout in record["groups"].items():
+        if group not in GROUPS:
+            raise DataError(f"{path}: suite {name!r} has a group {group!r}; {nearest(str(group), GROUPS)}")
+        if not isinstance(layout, dict) or not {"file", "prompt"} <= set(layout) or not set(layout) <= _GROUP_KEYS:
+            raise DataError(f"{path}: group {group!r} of {name!r} needs file and prompt, and may have category, context, accept and where")
+        if not isinstance(layout.get("where", {}), dict):
+            raise DataError(f"{path}: group {group!r} of {name!r}: `where` maps a column to a list of values")
+    return Suite(name, str(record["version"]), str(record["licence"]), str(record["home"]), record["groups"])
+
+
+def _as_list(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)

@@ -1,0 +1,1 @@
+"""Demonstrations: Chain-of-Draft format, who writes them, validation, balanced data sets."""

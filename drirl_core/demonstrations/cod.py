@@ -1,0 +1,162 @@
+"""Chain-of-Draft: a few reasoning steps of a few words, a line `####`, then the answer.
+
+The draft helps the policy to find the answer; only the answer counts. Everything that judges, rewards or shows a reply
+passes it through `cut_draft` first, because a reward that sees the draft would learn the format instead of the safety.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from drirl_core.errors import DataError
+
+SEPARATOR = "####"
+
+TEMPLATE = """\
+You write the reply of a careful, kind assistant to a request that must not be fulfilled.
+Kind of harm: {category}
+
+First draft your thoughts: two to four lines, one short step a line, at most {max_step_words} words in each.
+Then write one line that holds only {separator}
+Then write the answer in one or two plain sentences: refuse clearly, give the reason that fits this request, and offer a \
+safe way on. Give no instructions that would help with the request.
+
+Request:
+{prompt}"""
+"""Asks a chat model for one demonstration; `ask` fills it in."""
+
+_BARE = re.compile(r"^[ \t]*####[ \t]*$", re.MULTILINE)
+_INLINE = re.compile(r"^[ \t]*####[ \t]+(?=\S)", re.MULTILINE)
+_NUMBERING = re.compile(r"^\s*(?:(?:(?:step\s*)?\d{1,2}\s*[.):]|step\s*\d{1,2}\s*-|[-*\u2022])\s+)+", re.IGNORECASE)
+_LONGEST_DRAFT_LINE = 12
+"""Words; a longer line is prose, so a `#### Heading` below it is a heading and no separator."""
+
+
+class FormatError(DataError):
+    """Say why a text is not a Chain-of-Draft demonstration.
+
+    Args:
+        reason: `bad_format` or `empty_answer`, as quarantine tables record it.
+        detail: what was found and what is needed.
+    """
+
+    def __init__(self, reason: Literal["bad_format", "empty_answer"], detail: str) -> None:
+        super().__init__(detail)
+        self.reason: Literal["bad_format", "empty_answer"] = reason
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A demonstration y_E in parts.
+
+    Args:
+        steps: the draft, at least one step, without numbering.
+        answer: what the user is shown.
+    """
+
+    steps: tuple[str, ...]
+    answer: str
+
+
+def ask(prompt: str, category: str, max_step_words: int = 5) -> str:
+    """Return the message that asks a chat model to demonstrate the safe reply to `prompt`.
+
+    Args:
+        prompt: the unsafe request x.
+        category: harm category of the request, named to the model in words.
+        max_step_words: words a draft step may have.
+
+    Returns:
+        One user message.
+    """
+    return TEMPLATE.format(category=category.replace("_", " "), max_step_words=max_step_words, separator=SEPARATOR, prompt=prompt)
+
+
+def render(steps: Sequence[str], answer: str) -> str:
+    r"""Return `step\nstep\n####\nanswer`, the one form in which demonstrations are stored and learned.
+
+    Args:
+        steps: at least one non-empty step; numbering is taken off, runs of white space become one blank.
+        answer: the text after the separator.
+
+    Returns:
+        A text for which `parse` gives the same steps and answer back.
+
+    Raises:
+        DataError: no step, an empty step or answer, or a separator line inside a part.
+    """
+    lines, answer = [_plain(step) for step in steps], _unix(answer).strip()
+    if not lines or not all(lines):
+        raise DataError(f"a demonstration needs at least one step and no empty one; given {list(steps)!r}")
+    if not answer:
+        raise DataError("a demonstration needs an answer after the separator; the answer given is empty")
+    for part in (*lines, answer):
+        if _BARE.search(part) or _INLINE.search(part):
+            raise DataError(f"a step or answer may not hold a line that starts with {SEPARATOR!r}, which separates them; given {part!r}")
+    return "\n".join([*lines, SEPARATOR, answer])
+
+
+def parse(text: str) -> Demonstration:
+    """Split a text into draft steps and answer; numbering such as `1. `, `- ` or `Step 2: ` is taken off the steps.
+
+    Args:
+        text: what a demonstrator wrote.
+
+    Returns:
+        Its steps and answer.
+
+    Raises:
+        FormatError: there is no separator or no step (`bad_format`), or nothing after the separator (`empty_answer`).
+    """
+    parts = _split(text)
+    if parts is None:
+        raise FormatError("bad_format", f"no line {SEPARATOR!r} between the draft and the answer in {_shown(text)}")
+    draft, answer = parts
+    steps = tuple(filter(None, (_plain(line) for line in draft.split("\n") if not _BARE.match(line))))
+    if not steps:
+        raise FormatError("bad_format", f"no draft step before {SEPARATOR!r} in {_shown(text)}")
+    if not answer:
+        raise FormatError("empty_answer", f"nothing after {SEPARATOR!r} in {_shown(text)}")
+    return Demonstration(steps, answer)
+
+
+def cut_draft(text: str) -> str:
+    """Return the answer: everything after the last `####` line, stripped; the whole text when there is none.
+
+    A model may put the answer on the separator's own line (`#### I can't ...`). That counts as a separator only when
+    what stands above it looks like a draft, because `#### Resources` below a paragraph is a Markdown heading.
+    """
+    parts = _split(text)
+    return text.strip() if parts is None else parts[1]
+
+
+def _split(text: str) -> tuple[str, str] | None:
+    """Return draft and stripped answer, or None when there is no separator."""
+    text = _unix(text)
+    bare = list(_BARE.finditer(text))
+    if bare:
+        return text[: bare[-1].start()], text[bare[-1].end() :].strip()
+    inline = list(_INLINE.finditer(text))
+    if len(inline) == 1 and _is_draft(text[: inline[0].start()]):
+        return text[: inline[0].start()], text[inline[0].end() :].strip()
+    return None
+
+
+def _is_draft(text: str) -> bool:
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    return bool(lines) and all(len(line.split()) <= _LONGEST_DRAFT_LINE and not line.endswith((".", "!", "?", ":")) for line in lines)
+
+
+def _plain(step: str) -> str:
+    return " ".join(_NUMBERING.sub("", step).split())
+
+
+def _unix(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")

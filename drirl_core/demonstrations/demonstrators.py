@@ -1,0 +1,334 @@
+"""Who writes demonstrations: a file of finished rows, a local chat model, or an endpoint.
+
+All three speak one small protocol, so that the data set is built the same way from each. What a model or an endpoint wrote
+is kept in a row cache: a run that broke off, or a changed quota, asks for the missing rows only.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from drirl_core.artifacts import ArtifactStore
+from drirl_core.config import Config, DemonstratorConfig, ModelsConfig
+from drirl_core.demonstrations import cod
+from drirl_core.demonstrations.endpoint import ChatEndpoint, PromptRefused
+from drirl_core.demonstrations.rows import read_columns
+from drirl_core.demonstrations.validate import Failure
+from drirl_core.errors import nearest
+from drirl_core.reporting import Reporter
+from drirl_core.rowcache import RowCache, content_key
+from drirl_core.tables import normalise, prompt_id
+
+ABSENT = "absent"
+"""Reason of a failure that is none: a file simply holds no demonstration of that prompt."""
+
+_BATCH = 16
+_PARALLEL = 4
+_ASKED_AT_ONCE = 20
+_SHOWN = 12
+_TOKENS_A_PROMPT = 40
+_ATTEMPT_STRIDE = 1_000_003  # seeds of different attempts must differ from those of different runs
+_THOUGHTS = re.compile(r"\A.*</think>", re.DOTALL)
+_LISTED = re.compile(r"^\s*(?:\d{1,3}\s*[.):]|[-*\u2022])\s+")
+_PROMPT_WORDS = (3, 60)
+
+_NEW_PROMPTS = """\
+To teach an assistant to refuse, we need short examples of what users ask for. Kind of harm: {category}
+Write {n} such requests, one a line, without numbering. Stay at the level of the question: 5 to 25 words, as a real user \
+would write them, no recipes, no quantities, no working methods, no names of real people. Vary topic, wording and opening.
+Do not repeat or reword these:
+{shown}"""
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row of the demonstrator's own input that cannot be used.
+
+    Args:
+        prompt: as far as it could be read.
+        category: as the row gives it.
+        demonstration: as far as it could be read.
+        failure: why, with the place in the file.
+    """
+
+    prompt: str
+    category: str
+    demonstration: str
+    failure: Failure
+
+
+class Demonstrator(Protocol):
+    """Write demonstrations, and new prompts for a category that is short of them."""
+
+    @property
+    def source(self) -> str:
+        """Name that marks rows whose prompt this demonstrator gave."""
+        ...
+
+    @property
+    def licence(self) -> str:
+        """Licence of those rows."""
+        ...
+
+    @property
+    def attempts(self) -> int:
+        """How often it is worth asking for the same prompt."""
+        ...
+
+    @property
+    def finite(self) -> bool:
+        """Whether it holds a fixed number of prompts, rather than thinking up more when asked again."""
+        ...
+
+    @property
+    def rejected(self) -> Sequence[Rejected]:
+        """Rows of its own input that cannot be used."""
+        ...
+
+    def write(self, prompts: Sequence[tuple[str, str]], attempt: int = 0) -> list[str | Failure]:
+        """Write one demonstration a prompt.
+
+        Args:
+            prompts: N pairs of prompt and category.
+            attempt: 0, 1, ...; another attempt gives another text where the demonstrator can.
+
+        Returns:
+            N texts, not yet validated, or why there is none.
+        """
+        ...
+
+    def new_prompts(self, category: str, n: int, existing: Mapping[str, str]) -> list[str]:
+        """Give new prompts for a category that is short of them.
+
+        Args:
+            category: the category.
+            n: how many at most.
+            existing: prompts known already, with their categories.
+
+        Returns:
+            Up to `n` prompts, none equal to a known one but for white space; not yet screened for near duplicates.
+        """
+        ...
+
+
+class FileDemonstrator:
+    """Finished demonstrations from a file; a prompt is found whatever its spacing and Unicode form.
+
+    Args:
+        config: names the source.
+        path: the file.
+        categories: known categories; rows of others are rejected.
+    """
+
+    attempts = 1
+    finite = True
+
+    def __init__(self, config: DemonstratorConfig, path: Path, categories: Sequence[str]) -> None:
+        from drirl_core.prompts.adapters import label_key
+
+        self.source, self.licence = config.source.name, config.source.licence
+        self.rejected: list[Rejected] = []
+        self._texts: dict[str, str] = {}
+        self._prompts: dict[str, list[str]] = {category: [] for category in categories}
+        places: dict[str, str] = {}
+        for row in read_columns(config.source, path, ("prompt", "demonstration"), ("category",)):
+            prompt, key = row.values["prompt"], prompt_id(row.values["prompt"])
+            given = config.source.category or row.values["category"]
+            category = label_key(given).replace(" ", "_")
+            failure = row.failure
+            if failure is None and given and category not in self._prompts:
+                failure = Failure("unknown_category", f"{row.place}: {nearest(given, categories)}")
+            elif failure is None and key in places:
+                failure = Failure("duplicate_prompt", f"{row.place}: the prompt stands in {places[key]} already")
+            if failure is not None:
+                self.rejected.append(
+                    Rejected(prompt, category if category in self._prompts else given, row.values["demonstration"], failure)
+                )
+                continue
+            places[key], self._texts[key] = row.place, row.values["demonstration"]
+            if given:
+                self._prompts[category].append(prompt)
+
+    def write(self, prompts: Sequence[tuple[str, str]], attempt: int = 0) -> list[str | Failure]:
+        """Look the demonstrations up; the category of the pool counts, not that of the file."""
+        absent = Failure(ABSENT, f"{self.source} holds no demonstration of this prompt")
+        return [self._texts.get(prompt_id(prompt), absent) for prompt, _ in prompts]
+
+    def new_prompts(self, category: str, n: int, existing: Mapping[str, str]) -> list[str]:
+        """Return the first `n` prompts of the file, in its order, that are of this category and not in `existing`."""
+        known = {prompt_id(prompt) for prompt in existing}
+        return [prompt for prompt in self._prompts.get(category, []) if prompt_id(prompt) not in known][:n]
+
+
+class ModelDemonstrator:
+    """A local chat model, sampled through `drirl_core.sampling`.
+
+    Args:
+        config: model reference, attempts, length and temperature.
+        max_step_words: words a draft step may have, told to the model.
+        models: how to load it.
+        store: keeps the rows.
+        reporter: gets progress.
+        seed: seed of the run.
+    """
+
+    finite = False
+    rejected: Sequence[Rejected] = ()
+
+    def __init__(
+        self, config: DemonstratorConfig, max_step_words: int, models: ModelsConfig, store: ArtifactStore, reporter: Reporter, seed: int
+    ) -> None:
+        self.source, self.licence, self.attempts = config.model, config.source.licence, config.attempts
+        self._config, self._max_step_words, self._models = config, max_step_words, models
+        self._store, self._reporter, self._seed = store, reporter, seed
+
+    def write(self, prompts: Sequence[tuple[str, str]], attempt: int = 0) -> list[str | Failure]:
+        """Sample one demonstration a prompt; a text cut by the length limit is a failure."""
+        messages = [cod.ask(prompt, category, self._max_step_words) for prompt, category in prompts]
+        return self._sample(messages, self._config.max_new_tokens, attempt)
+
+    def new_prompts(self, category: str, n: int, existing: Mapping[str, str]) -> list[str]:
+        """Ask for prompts, one a line, until there are `n` or the attempts are used up."""
+
+        def ask(message: str, tokens: int, attempt: int) -> str:
+            reply = self._sample([message], tokens, attempt, cut_is_failure=False)[0]
+            return reply if isinstance(reply, str) else ""
+
+        return _collect(ask, category, n, existing, self.attempts)
+
+    def _sample(self, messages: Sequence[str], tokens: int, attempt: int, cut_is_failure: bool = True) -> list[str | Failure]:
+        from drirl_core.sampling import SamplingSettings, sample
+
+        settings = SamplingSettings(tokens, self._config.temperature, _BATCH, self._seed + _ATTEMPT_STRIDE * attempt)
+        rows = sample(self._config.model, messages, 1, settings, models=self._models, store=self._store, reporter=self._reporter)
+        cut = Failure("bad_format", f"the text hit the length limit of {tokens} tokens; raise demonstrations.demonstrator.max_new_tokens")
+        return [_visible(c.text) if c.finished or not cut_is_failure else cut for (c,) in rows]
+
+
+class EndpointDemonstrator:
+    """A chat model behind an OpenAI-compatible endpoint; the key never leaves `endpoint.py`.
+
+    Args:
+        config: URL, model name, name of the key's variable, attempts, length and temperature.
+        max_step_words: words a draft step may have, told to the model.
+        store: keeps the replies.
+        reporter: gets progress.
+        endpoint: the endpoint; None makes it from `config`.
+    """
+
+    finite = False
+    rejected: Sequence[Rejected] = ()
+
+    def __init__(
+        self,
+        config: DemonstratorConfig,
+        max_step_words: int,
+        store: ArtifactStore,
+        reporter: Reporter,
+        endpoint: ChatEndpoint | None = None,
+    ) -> None:
+        self.source, self.licence, self.attempts = config.model, config.source.licence, config.attempts
+        self._config, self._max_step_words, self._reporter = config, max_step_words, reporter
+        self._endpoint = endpoint or ChatEndpoint(config.url, config.model, config.api_key_env)
+        self._cache = RowCache(store.cache_path("demonstrations"))
+
+    def write(self, prompts: Sequence[tuple[str, str]], attempt: int = 0) -> list[str | Failure]:
+        """Ask for one demonstration a prompt, a few at a time; a prompt the endpoint turns down is a failure.
+
+        Raises:
+            EndpointError: the endpoint cannot be used; the replies it gave are kept.
+        """
+        messages = [cod.ask(prompt, category, self._max_step_words) for prompt, category in prompts]
+        written: list[str | Failure] = []
+        with ThreadPoolExecutor(_PARALLEL) as threads:
+            try:
+                for reply in threads.map(lambda message: self._reply(message, self._config.max_new_tokens, attempt), messages):
+                    written.append(reply)
+                    self._reporter.progress("demonstrations written", len(written), len(messages))
+            finally:
+                threads.shutdown(cancel_futures=True)  # after an error, the rest need not run into it as well
+        return written
+
+    def new_prompts(self, category: str, n: int, existing: Mapping[str, str]) -> list[str]:
+        """Ask for prompts, one a line, until there are `n` or the attempts are used up.
+
+        Raises:
+            EndpointError: the endpoint cannot be used.
+        """
+
+        def ask(message: str, tokens: int, attempt: int) -> str:
+            reply = self._reply(message, tokens, attempt)
+            return reply if isinstance(reply, str) else ""
+
+        return _collect(ask, category, n, existing, self.attempts)
+
+    def _reply(self, message: str, tokens: int, attempt: int) -> str | Failure:
+        temperature = self._config.temperature
+        key = content_key(self._endpoint.target, self._config.model, message, temperature, tokens, attempt)
+        found = self._cache.get_many([key]).get(key)
+        if found is not None:
+            return _visible(found.decode())
+        try:
+            text = self._endpoint.reply(message, temperature=temperature, max_new_tokens=tokens)
+        except PromptRefused as error:
+            return Failure("endpoint_error", str(error))
+        self._cache.put_many({key: text.encode("utf-8", "replace")})
+        return _visible(text)
+
+
+def make_demonstrator(
+    config: Config, path: Path | None, categories: Sequence[str], store: ArtifactStore, reporter: Reporter
+) -> Demonstrator:
+    """Return the demonstrator the configuration asks for.
+
+    Args:
+        config: the whole configuration.
+        path: file of demonstrations, for kind `file`; None for the one the configuration names.
+        categories: known categories.
+        store: keeps what a model or an endpoint wrote.
+        reporter: gets progress.
+
+    Raises:
+        DataError: the file cannot be read.
+        ConfigError: the URL of the endpoint cannot be used.
+    """
+    from drirl_core.stages import source_path
+
+    settings = config.demonstrations
+    if settings.demonstrator.kind == "model":
+        return ModelDemonstrator(settings.demonstrator, settings.max_step_words, config.models, store, reporter, config.seed)
+    if settings.demonstrator.kind == "endpoint":
+        return EndpointDemonstrator(settings.demonstrator, settings.max_step_words, store, reporter)
+    return FileDemonstrator(settings.demonstrator, path or source_path(settings.demonstrator.source), categories)
+
+
+def _collect(ask: Callable[[str, int, int], str], category: str, n: int, existing: Mapping[str, str], attempts: int) -> list[str]:
+    """Ask `ask(message, tokens, attempt)` for lists of prompts until there are `n` or the attempts are used up."""
+    known = {prompt_id(prompt) for prompt in existing}
+    shown = sorted(prompt for prompt, of in existing.items() if of == category)
+    found: list[str] = []
+    for attempt in range(attempts * math.ceil(n / _ASKED_AT_ONCE)):
+        wanted = min(n - len(found), _ASKED_AT_ONCE)
+        if wanted <= 0:
+            break
+        start = attempt * _SHOWN % max(1, len(shown))
+        examples = "\n".join((shown + found)[start : start + _SHOWN]) or "(none yet)"
+        message = _NEW_PROMPTS.format(category=category.replace("_", " "), n=wanted, shown=examples)
+        for line in ask(message, wanted * _TOKENS_A_PROMPT, attempt).splitlines():
+            prompt = normalise(_LISTED.sub("", line)).strip('"\u201c\u201d ')
+            few, many = _PROMPT_WORDS
+            if few <= len(prompt.split()) <= many and not prompt.endswith(":") and prompt_id(prompt) not in known:
+                known.add(prompt_id(prompt))
+                found.append(prompt)
+    return found[:n]
+
+
+def _visible(text: str) -> str:
+    """Return what a reasoning model says after its thoughts."""
+    return _THOUGHTS.sub("", text).strip()

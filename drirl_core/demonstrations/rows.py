@@ -1,0 +1,87 @@
+"""Rows of the files this stage reads: demonstrations, harmless prompts with answers, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drirl_core.config import SourceConfig
+from drirl_core.demonstrations.validate import Failure, check_text
+from drirl_core.errors import ConfigError, DataError, nearest
+
+_LONGEST_SHOWN = 500
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a file, by our column names.
+
+    Args:
+        place: file and row, for a person.
+        values: our column to value; "" stands for an optional value that is absent.
+        failure: why the row cannot be used, or None.
+    """
+
+    place: str
+    values: Mapping[str, str]
+    failure: Failure | None
+
+
+def read_columns(source: SourceConfig, path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> list[Row]:
+    """Read the named columns of a jsonl, json, csv or parquet file.
+
+    Args:
+        source: its name and its column map (ours -> theirs); a column that is not mapped has our name.
+        path: the file.
+        needed: columns every row must fill with text.
+        optional: columns a row may leave empty.
+
+    Returns:
+        All rows in the file's order, unusable ones included with the reason.
+
+    Raises:
+        ConfigError: the column map names a column this file is not read for, or the adapter is not `columns`.
+        DataError: the file cannot be read, is empty or lacks a needed or mapped column.
+    """
+    from drirl_core.prompts.files import column_names, read_records
+
+    ours = (*needed, *optional)
+    if source.adapter != "columns":
+        raise ConfigError(
+            f"source {source.name}: adapter {source.adapter!r} reads prompts only; use `columns` with a column map for {', '.join(ours)}"
+        )
+    for name in source.columns:
+        if name not in (*ours, "licence", "category"):
+            raise ConfigError(f"source {source.name}: unknown key {name!r} in its column map; {nearest(name, ours)}")
+    records = read_records(path)
+    found = column_names(records)
+    for name in ours:
+        theirs = source.columns.get(name, name)
+        if theirs not in found and (name in needed or name in source.columns):
+            raise DataError(
+                f"source {source.name}: {path} has no column {theirs!r} for {name}. Columns found: {', '.join(found) or 'none'}. "
+                f"Map it with `columns: {{{name}: <name of the column>}}`"
+            )
+    return [_row(f"{path.name}, row {record.row}", record, source, needed, optional) for record in records]
+
+
+def _row(place: str, record: Any, source: SourceConfig, needed: Sequence[str], optional: Sequence[str]) -> Row:
+    raw = {name: record.values.get(source.columns.get(name, name)) for name in (*needed, *optional)}
+    values = {name: _shown(value) if record.reason else value if isinstance(value, str) else "" for name, value in raw.items()}
+    if record.reason:
+        values[needed[0]] = values[needed[0]] or _shown(record.text)
+        return Row(place, values, Failure(record.reason, f"{place}: {record.detail}"))
+    for name in needed:
+        broken = check_text(raw[name], name)
+        if broken:
+            shown = {key: _shown(value) for key, value in raw.items()}
+            return Row(place, shown, Failure(broken.reason, f"{place}: {broken.detail}"))
+    return Row(place, values, None)
+
+
+def _shown(value: object) -> str:
+    """Return a text that a table can hold, whatever the value."""
+    text = "" if value is None else str(value)
+    return text[:_LONGEST_SHOWN].encode("utf-8", "replace").decode()

@@ -1,0 +1,85 @@
+"""Splits and resampling: deterministic, and never with one near-duplicate group on two sides."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from drirl_core.errors import DataError
+
+SPLITS = ("train", "validation", "test")
+
+
+def hash_order(seed: int, text: str) -> str:
+    """Return a sort key that puts texts into an order of their own for every seed, whatever order they come in."""
+    return hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def assign_splits(
+    groups: Iterable[str], validation_fraction: float, test_fraction: float, seed: int, *, train_only: frozenset[str] = frozenset()
+) -> dict[str, str]:
+    """Give every near-duplicate group to one split.
+
+    Args:
+        groups: group ids; repetitions do not count.
+        validation_fraction: share of groups for validation, in (0, 1).
+        test_fraction: share of groups for test, in (0, 1).
+        seed: decides which groups.
+        train_only: groups that must be trained on if anything, such as those that reach into another data set.
+
+    Returns:
+        Group id to `train`, `validation` or `test`; each split gets at least one group.
+
+    Raises:
+        DataError: fewer than three groups, or fewer than two outside `train_only`.
+    """
+    every = sorted(set(groups), key=lambda group: hash_order(seed, group))
+    free = [group for group in every if group not in train_only]
+    if len(every) < 3 or len(free) < 2:
+        raise DataError(
+            f"{len(every)} groups of near-duplicate prompts ({len(free)} free to be held out) cannot fill train, validation and test; "
+            "at least 3 are needed"
+        )
+    validation, test = held_out_sizes(len(every), validation_fraction, test_fraction)
+    while validation + test > len(free):
+        validation, test = (validation - 1, test) if validation >= test else (validation, test - 1)
+    held = {group: "validation" for group in free[:validation]} | {group: "test" for group in free[validation : validation + test]}
+    return {group: held.get(group, "train") for group in every}
+
+
+def held_out_sizes(groups: int, validation_fraction: float, test_fraction: float) -> tuple[int, int]:
+    """Return how many of at least three groups go to validation and to test: each at least one, and one stays for training."""
+    validation, test = (max(1, math.floor(groups * fraction + 0.5)) for fraction in (validation_fraction, test_fraction))
+    while validation + test > groups - 1:
+        validation, test = (validation - 1, test) if validation >= test else (validation, test - 1)
+    return validation, test
+
+
+def resample(rows: Sequence[Mapping[str, Any]], n: int, seed: int) -> list[Mapping[str, Any]]:
+    """Draw `n` further copies of training rows, each row once before any twice.
+
+    Within a round rows are drawn without replacement with weights 1 / (rows of their near-duplicate group), by the keys
+    u^(1/w) of Efraimidis and Spirakis, so that a crowded group is not crowded further.
+
+    Args:
+        rows: rows with `prompt_id` and `group_id`.
+        n: copies to draw.
+        seed: decides which.
+
+    Returns:
+        `n` of the rows, repeated as needed; none when there is no row.
+    """
+    sizes = Counter(row["group_id"] for row in rows)
+
+    def key(row: Mapping[str, Any], turn: int) -> float:
+        u = (int(hash_order(seed, f"{turn}\0{row['prompt_id']}")[:13], 16) + 1) / (16**13 + 1)  # in (0, 1)
+        return u ** sizes[row["group_id"]]
+
+    drawn: list[Mapping[str, Any]] = []
+    for turn in range(math.ceil(n / len(rows)) if rows else 0):
+        ordered = sorted(rows, key=lambda row: (-key(row, turn), row["prompt_id"]))
+        drawn.extend(ordered[: n - len(drawn)])
+    return drawn

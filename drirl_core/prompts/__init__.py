@@ -1,0 +1,1 @@
+"""Prompts of all sources: read, cleaned, routed to a category, free of duplicates and of benchmark prompts."""

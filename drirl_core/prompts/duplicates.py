@@ -1,0 +1,216 @@
+"""Exact and near duplicates, and the overlap of training prompts with benchmark prompts.
+
+Two prompts are compared by the Jaccard similarity of their words and letter triples, after case, punctuation and Unicode form
+are levelled: words alone are too few in a prompt of ten words, triples alone know no word order at the ends of words. MinHash
+proposes candidate pairs, the exact similarity decides.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+# Letters of scripts written without blanks count as a word each.
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]|[^\W_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]+")
+_APOSTROPHES = str.maketrans("", "", "'\u2018\u2019\u02bc`")
+_TRIPLE = 3
+_CONTAINED_WORDS = 6
+_PERMUTATIONS = 256
+_MISS = 1e-4
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """Why a prompt is not kept.
+
+    Args:
+        of: index of the prompt that is kept in its place.
+        similarity: Jaccard similarity of the two, in [0, 1]; 1 for equal wording.
+        exact: whether the two have the same words in the same order.
+    """
+
+    of: int
+    similarity: float
+    exact: bool
+
+
+@dataclass(frozen=True)
+class DuplicateReport:
+    """Groups of prompts that resemble each other.
+
+    Args:
+        group: for each of N prompts the smallest index in its group; prompts are grouped when a chain of near duplicates joins them.
+        duplicate: for each of N prompts the kept one it repeats, or None when it is kept itself. Kept prompts of one
+            group do not repeat each other, but a split should still keep them on one side.
+    """
+
+    group: tuple[int, ...]
+    duplicate: tuple[Duplicate | None, ...]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """A benchmark prompt that a training prompt repeats.
+
+    Args:
+        prompt: the benchmark prompt.
+        similarity: Jaccard similarity in [0, 1]; 1 when the training prompt contains it whole.
+    """
+
+    prompt: str
+    similarity: float
+
+
+def words(prompt: str) -> list[str]:
+    """Split a prompt into lower-case words without punctuation."""
+    return _WORD.findall(unicodedata.normalize("NFKC", prompt).casefold().translate(_APOSTROPHES))
+
+
+def shingles(prompt: str) -> frozenset[str]:
+    """Return the set of a prompt's words and letter triples; empty when it has no letters or digits."""
+    found = words(prompt)
+    text = f" {' '.join(found)} "
+    # A word is kept apart from the triple with the same letters by a mark that no triple can hold.
+    return frozenset([f"={word}" for word in found] + [text[i : i + _TRIPLE] for i in range(len(text) - _TRIPLE + 1) if found])
+
+
+def jaccard(first: frozenset[str], second: frozenset[str]) -> float:
+    """Return |A and B| / |A or B| of two sets, 0 when both are empty."""
+    common = len(first & second)
+    union = len(first) + len(second) - common
+    return common / union if union else 0.0
+
+
+def find_duplicates(prompts: Sequence[str], threshold: float) -> DuplicateReport:
+    """Find prompts that repeat an earlier one.
+
+    Args:
+        prompts: N prompts, the ones to prefer first.
+        threshold: similarity in (0, 1] from which two prompts are near duplicates.
+
+    Returns:
+        Group and kept representative of every prompt. A prompt is kept unless a prompt kept before it has the same
+        wording or is at least `threshold` similar; no two kept prompts are near duplicates.
+    """
+    first_of: dict[str, int] = {}
+    leader = [first_of.setdefault(_wording(prompt), index) for index, prompt in enumerate(prompts)]
+    distinct = sorted(first_of.values())
+    sets = [shingles(prompts[index]) for index in distinct]
+    neighbours: dict[int, list[tuple[int, float]]] = defaultdict(list)
+    union = _UnionFind(len(prompts))
+    for a, b, similarity in _similar(sets, sets, threshold):
+        if a < b:
+            neighbours[distinct[b]].append((distinct[a], similarity))
+            union.join(distinct[a], distinct[b])
+    duplicate: list[Duplicate | None] = []
+    for index, first in enumerate(leader):
+        if first != index:
+            union.join(first, index)
+            kept = duplicate[first]
+            duplicate.append(Duplicate(kept.of, kept.similarity, False) if kept else Duplicate(first, 1.0, True))
+            continue
+        rivals = [(similarity, -other) for other, similarity in neighbours[index] if duplicate[other] is None]
+        similarity, other = max(rivals, default=(0.0, 0))
+        duplicate.append(Duplicate(-other, similarity, False) if rivals else None)
+    return DuplicateReport(tuple(union.root(index) for index in range(len(prompts))), tuple(duplicate))
+
+
+def decontaminate(prompts: Sequence[str], benchmark_prompts: Iterable[str], threshold: float) -> list[Overlap | None]:
+    """Find the prompts that repeat a benchmark prompt.
+
+    Args:
+        prompts: N prompts meant for training.
+        benchmark_prompts: prompts a policy will be measured on.
+        threshold: similarity in (0, 1] from which two prompts count as one.
+
+    Returns:
+        For each prompt the most similar benchmark prompt it repeats, or None. A prompt also repeats a benchmark prompt of at least
+        six words that it contains whole, whatever stands around it.
+    """
+    benchmark = sorted(set(benchmark_prompts))
+    first_of: dict[str, int] = {}
+    leader = [first_of.setdefault(_wording(prompt), index) for index, prompt in enumerate(prompts)]
+    distinct = sorted(first_of.values())
+    best: dict[int, Overlap] = {}
+    for a, b, similarity in _similar([shingles(prompts[i]) for i in distinct], [shingles(p) for p in benchmark], threshold):
+        index = distinct[a]
+        if index not in best or similarity > best[index].similarity:
+            best[index] = Overlap(benchmark[b], similarity)
+    openings = _openings(benchmark)
+    equal = {_wording(prompt): prompt for prompt in benchmark if words(prompt)}
+    for index in distinct:
+        whole = equal.get(_wording(prompts[index])) or _contained(words(prompts[index]), openings)
+        if whole is not None:
+            best[index] = Overlap(whole, 1.0)
+    return [best.get(index) for index in leader]
+
+
+def _wording(prompt: str) -> str:
+    """Return a key that equal wordings share; prompts without any word are equal only as they stand."""
+    return " ".join(words(prompt)) or f"\n{prompt}"
+
+
+def _openings(benchmark: Iterable[str]) -> dict[tuple[str, ...], list[tuple[list[str], str]]]:
+    found: dict[tuple[str, ...], list[tuple[list[str], str]]] = defaultdict(list)
+    for prompt in benchmark:
+        split = words(prompt)
+        if len(split) >= _CONTAINED_WORDS:
+            found[tuple(split[:_CONTAINED_WORDS])].append((split, prompt))
+    return found
+
+
+def _contained(split: list[str], openings: dict[tuple[str, ...], list[tuple[list[str], str]]]) -> str | None:
+    for start in range(len(split) - _CONTAINED_WORDS + 1):
+        for wanted, prompt in openings.get(tuple(split[start : start + _CONTAINED_WORDS]), ()):
+            if split[start : start + len(wanted)] == wanted:
+                return prompt
+    return None
+
+
+def _similar(first: Sequence[frozenset[str]], second: Sequence[frozenset[str]], threshold: float) -> list[tuple[int, int, float]]:
+    """Return all pairs (index in first, index in second, similarity) at or above the threshold, sorted.
+
+    `first is second` gives every pair of one collection in both orders, and each with itself.
+    """
+    from datasketch import MinHash, MinHashLSH
+
+    rows = _rows_per_band(threshold)
+    index = MinHashLSH(num_perm=_PERMUTATIONS, params=(_PERMUTATIONS // rows, rows))
+    sketches = MinHash.bulk([[text.encode("utf-8", "surrogatepass") for text in one] for one in second], num_perm=_PERMUTATIONS)
+    for number, sketch in enumerate(sketches):
+        if second[number]:
+            index.insert(number, sketch, check_duplication=False)
+    if first is not second:
+        sketches = MinHash.bulk([[text.encode("utf-8", "surrogatepass") for text in one] for one in first], num_perm=_PERMUTATIONS)
+    pairs: list[tuple[int, int, float]] = []
+    for a, sketch in enumerate(sketches):
+        candidates = index.query(sketch) if first[a] else ()
+        scored = ((a, b, jaccard(first[a], second[b])) for b in candidates)
+        pairs.extend(pair for pair in scored if pair[2] >= threshold)
+    return sorted(pairs)
+
+
+def _rows_per_band(threshold: float) -> int:
+    """Return the longest band that misses a pair at the threshold with probability at most 1e-4; longer bands propose fewer pairs."""
+    fitting = [rows for rows in range(1, 17) if (1 - threshold**rows) ** (_PERMUTATIONS // rows) <= _MISS]
+    return max(fitting, default=1)
+
+
+class _UnionFind:
+    """Join indices into groups; the root of a group is its smallest index."""
+
+    def __init__(self, size: int) -> None:
+        self._parent = list(range(size))
+
+    def root(self, index: int) -> int:
+        while self._parent[index] != index:
+            self._parent[index] = self._parent[self._parent[index]]
+            index = self._parent[index]
+        return index
+
+    def join(self, a: int, b: int) -> None:
+        low, high = sorted((self.root(a), self.root(b)))
+        self._parent[high] = low

@@ -1,0 +1,221 @@
+"""The category router: which harm category a prompt without a label belongs to, and whether to say so.
+
+Logistic regression on sentence embeddings with one temperature, fitted on out-of-fold logits. One number cannot overfit sixty
+rows a class, which isotonic or per-class calibration would. Below the confidence floor the router abstains. The same
+out-of-fold probabilities say how sure a router that never saw a row is of another category than the row's label.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from drirl_core.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MIN_ROWS = 5
+"""A category with fewer labelled prompts is not learned: its rows cannot be held out in turn."""
+
+_FOLDS = 5
+_REGULARISATION = 1.0  # inverse strength; unit-length embeddings of a few hundred rows overfit with less regularisation
+_LOG_TEMPERATURE_RANGE = (-4.0, 4.0)
+_BINS = 10
+
+
+@dataclass(frozen=True)
+class Route:
+    """Decision for one prompt.
+
+    Args:
+        category: the category, or None when the router abstains.
+        best: the most probable category.
+        confidence: its calibrated probability, in [0, 1].
+    """
+
+    category: str | None
+    best: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Router:
+    """A fitted router.
+
+    Args:
+        categories: the K categories it knows, sorted.
+        held_out: (N, K) calibrated probabilities of the training rows by models that never saw them; NaN rows where the
+            label was not learned.
+        accuracy: share of held-out rows whose most probable category is their label, in [0, 1].
+        calibration_error: expected calibration error of the held-out probabilities (ten bins), in [0, 1].
+        temperature: logits are divided by it.
+        model: the fitted scikit-learn classifier.
+    """
+
+    categories: tuple[str, ...]
+    held_out: np.ndarray
+    accuracy: float
+    calibration_error: float
+    temperature: float
+    model: Any
+
+    def probabilities(self, embeddings: np.ndarray) -> np.ndarray:
+        """Return calibrated category probabilities.
+
+        Args:
+            embeddings: (M, D) unit rows.
+
+        Returns:
+            (M, K), rows sum to 1.
+        """
+        return _softmax(_logits(self.model, embeddings) / self.temperature)
+
+    def route(self, embeddings: np.ndarray, floor: float) -> list[Route]:
+        """Choose a category for each row, or abstain.
+
+        Args:
+            embeddings: (M, D) unit rows.
+            floor: the router abstains under this probability, in [0, 1].
+        """
+        if not len(embeddings):
+            return []
+        table = self.probabilities(embeddings)
+        best = [(self.categories[index], float(row[index])) for row, index in zip(table, table.argmax(axis=1), strict=True)]
+        return [Route(category if confidence >= floor else None, category, confidence) for category, confidence in best]
+
+    def conflicts(self, labels: Sequence[str], floor: float) -> list[Route | None]:
+        """Find training rows whose label a router that never saw them contradicts.
+
+        Args:
+            labels: the N labels the router was fitted on, in the same order.
+            floor: probability of another category from which the label counts as wrong, in [0, 1].
+
+        Returns:
+            For each row the contradicting decision, or None.
+        """
+        found: list[Route | None] = []
+        for label, row in zip(labels, self.held_out, strict=True):
+            best = int(row.argmax())
+            sure = label in self.categories and self.categories[best] != label and row[best] >= floor
+            found.append(Route(self.categories[best], self.categories[best], float(row[best])) if sure else None)
+        return found
+
+
+def why_no_router(labels: Sequence[str]) -> str:
+    """Say why no router can be learned from these labels; empty when one can."""
+    counts = Counter(labels)
+    learnable = [label for label, count in counts.items() if count >= MIN_ROWS]
+    if len(learnable) >= 2:
+        return ""
+    shown = ", ".join(f"{label} {count}" for label, count in sorted(counts.items())) or "none"
+    return f"a router needs two categories with at least {MIN_ROWS} labelled prompts each; there are: {shown}"
+
+
+def fit_router(embeddings: np.ndarray, labels: Sequence[str], seed: int) -> Router:
+    """Learn the router from labelled prompts.
+
+    Categories with fewer than `MIN_ROWS` rows are left out.
+
+    Args:
+        embeddings: (N, D) unit rows.
+        labels: their N categories.
+        seed: decides the folds.
+
+    Returns:
+        The router with its held-out report.
+
+    Raises:
+        DataError: fewer than two categories have enough rows.
+    """
+    import numpy as np
+    from sklearn.model_selection import StratifiedKFold
+
+    if reason := why_no_router(labels):
+        raise DataError(reason)
+    counts = Counter(labels)
+    categories = tuple(sorted(label for label, count in counts.items() if count >= MIN_ROWS))
+    used = np.array([label in categories for label in labels])
+    targets = np.array([categories.index(label) for label in labels if label in categories])
+    features = np.asarray(embeddings, dtype=np.float64)[used]
+    logits = np.zeros((len(targets), len(categories)))
+    fold = np.zeros(len(targets), dtype=int)
+    splitter = StratifiedKFold(n_splits=_FOLDS, shuffle=True, random_state=seed)
+    for number, (train, test) in enumerate(splitter.split(features, targets)):
+        logits[test] = _logits(_fit(features[train], targets[train]), features[test])
+        fold[test] = number
+    calibrated = np.zeros_like(logits)
+    for number in range(_FOLDS):  # a fold's temperature comes from the others, so that the report stays honest
+        inside = fold == number
+        calibrated[inside] = _softmax(logits[inside] / _fit_temperature(logits[~inside], targets[~inside]))
+    held_out = np.full((len(labels), len(categories)), np.nan)
+    held_out[used] = calibrated
+    return Router(
+        categories=categories,
+        held_out=held_out,
+        accuracy=float((calibrated.argmax(axis=1) == targets).mean()),
+        calibration_error=calibration_error(calibrated, targets),
+        temperature=_fit_temperature(logits, targets),
+        model=_fit(features, targets),
+    )
+
+
+def calibration_error(probabilities: np.ndarray, targets: np.ndarray) -> float:
+    """Return the expected calibration error: sum over ten bins of share * |mean confidence - accuracy|.
+
+    Args:
+        probabilities: (N, K), rows sum to 1.
+        targets: (N,) indices of the right categories.
+
+    Returns:
+        A number in [0, 1]; 0 when there are no rows.
+    """
+    import numpy as np
+
+    if not len(targets):
+        return 0.0
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    gaps = [(bins == b).mean() * abs(confidence[bins == b].mean() - right[bins == b].mean()) for b in range(_BINS) if (bins == b).any()]
+    return float(sum(gaps))
+
+
+def _fit(features: np.ndarray, targets: np.ndarray) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    # Balanced, because the pool's category counts say nothing about the prompts to be routed.
+    return LogisticRegression(C=_REGULARISATION, class_weight="balanced", max_iter=2000).fit(features, targets)
+
+
+def _logits(model: Any, features: np.ndarray) -> np.ndarray:
+    """Return (M, K) logits; two categories share one logit in scikit-learn."""
+    import numpy as np
+
+    found = model.decision_function(np.asarray(features, dtype=np.float64))
+    return np.stack([np.zeros_like(found), found], axis=1) if found.ndim == 1 else found
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def _fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
+    """Return T that minimises the summed cross-entropy of logits / T plus (log T)^2 / 2.
+
+    The second term keeps a handful of perfectly separated rows from asking for boundless confidence.
+    """
+    import numpy as np
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits / np.exp(log_temperature)
+        peak = scaled.max(axis=1)
+        log_sum = peak + np.log(np.exp(scaled - peak[:, None]).sum(axis=1))
+        return float((log_sum - scaled[np.arange(len(targets)), targets]).sum() + log_temperature**2 / 2)
+
+    return float(np.exp(minimize_scalar(loss, bounds=_LOG_TEMPERATURE_RANGE, method="bounded").x))

@@ -1,0 +1,282 @@
+"""What was learned: training curves, reward models and hardness, from the artifacts' own tables."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from drirl_core import taxonomy
+from drirl_core.benchmarks.statistics import bootstrap_mean
+from drirl_core.report.cells import EMPTY, Cell, category_name, number
+from drirl_core.report.plots import Series, histogram, horizontal_bars, lines
+from drirl_core.report.reading import read_json, read_lines, read_rows
+
+SAMPLED = ("base", "sft")
+"""Policies whose completions were sampled; the other rows of a pool are made to contrast."""
+
+_CURVES = (
+    ("reward", "Reward", "mean reward", False),
+    ("kl", "KL to the start", "nats a token", True),
+    ("entropy", "Entropy", "nats", True),
+    ("frac_reward_zero_std", "Groups without variance", "share of groups", True),
+    ("completions/mean_length", "Completion length", "tokens", True),
+    ("alpha/std", "Spread of alpha", "standard deviation", True),
+)
+_RESAMPLES = 2000
+_BINS = 5
+_Z = 1.959964
+
+
+def training_section(policy: Path, sft: Path | None) -> dict[str, Any]:
+    """Return the curves of the policy's training log and a sentence on its start.
+
+    Args:
+        policy: directory of `policy_checkpoint`.
+        sft: directory of `sft_checkpoint`, or None when the policy started from the base model.
+
+    Raises:
+        ArtifactError: the log or the metrics are missing.
+    """
+    log = read_lines(policy, "training_log.jsonl", "policy_checkpoint")
+    metrics = read_json(policy, "metrics.json", "policy_checkpoint")
+    text = f"GRPO with dynamic reward scaling, {len(log)} steps. "
+    if sft is not None:
+        start = read_json(sft, "metrics.json", "sft_checkpoint")
+        loss = f"loss {start['first_loss']:.2f} to {start['last_loss']:.2f}"
+        text += f"It starts from supervised fine-tuning on {start['rows']} rows ({start['steps']} steps, {loss}). "
+    text += "A group whose completions all earn the same reward teaches nothing; its share should stay well below 1. "
+    text += "Gap: reward of the demonstration minus reward of the completion."
+    steps = [float(row["step"]) for row in log]
+    drawn = [_curve(log, steps, *curve) for curve in _CURVES if any(curve[0] in row for row in log)]
+    return {"text": text, "charts": drawn, "by_category": _category_curves(log, steps), "metrics": metrics}
+
+
+def _curve(log: Sequence[Mapping[str, Any]], steps: Sequence[float], key: str, title: str, unit: str, zero: bool) -> Any:
+    values = [_value(row, key) for row in log]
+    return lines(title, steps, [Series(title, values)], x_label="step", y_label=unit, cover=(0.0,) if zero else ())
+
+
+def _category_curves(log: Sequence[Mapping[str, Any]], steps: Sequence[float]) -> list[Any]:
+    """Draw, for each category, its reward (where logged), its reward gap and its alpha, each kind on one scale."""
+    drawn = []
+    for measure, title in (("reward", "Reward"), ("gap", "Reward gap"), ("alpha", "Alpha")):
+        parts = {key: key.split("/") for row in log for key in row}
+        names = sorted(part[1] for part in parts.values() if len(part) == 3 and part[0] == measure and part[2] == "mean")
+        curves = {name: [_value(row, f"{measure}/{name}/mean") for row in log] for name in names}
+        ends = [value for curve in curves.values() for value in curve if math.isfinite(value)]
+        for name, curve in curves.items():
+            series = [Series(category_name(name), curve)]
+            drawn.append(lines(f"{title}: {category_name(name)}", steps, series, x_label="step", y_label=title.lower(), cover=ends))
+    return drawn
+
+
+def reward_section(models: Mapping[str, Path]) -> dict[str, Any]:
+    """Return accuracy and calibration of the reward models on held-out prompts.
+
+    Args:
+        models: directory of each reward model by category.
+
+    Raises:
+        ArtifactError: a table is missing.
+    """
+    pairs = {name: held_out_pairs(path, name) for name, path in models.items()}
+    policies = sorted({p for found in pairs.values() for _, p, _ in found}, key=lambda p: (p not in SAMPLED, p))
+    rows, accuracy = [], {}
+    for name, found in pairs.items():
+        whole = accuracy_of(found)
+        accuracy[name] = {"accuracy": whole[0], "low": whole[1], "high": whole[2], "prompts": whole[3], "pairs": len(found)}
+        rows.append(
+            [
+                category_name(name),
+                f"{whole[3]} / {len(found)}",
+                _accuracy_cell(found),
+                *(_accuracy_cell([x for x in found if x[1] == p]) for p in policies),
+            ]
+        )
+    every = [gap for found in pairs.values() for _, _, gap in found]
+    bins, error = calibration(every)
+    return {
+        "text": "Share of held-out pairs in which the demonstration earns more than the completion. The models never saw these prompts.",
+        "head": ["reward model", "prompts / pairs", "all", *(f"against {category_name(p)}" for p in policies)],
+        "rows": rows,
+        "note": "Wilson 95 % intervals over prompts, because completions of one prompt are not independent. Base and sft are sampled "
+        "completions; the others were made to contrast.",
+        "charts": [_accuracy_chart(pairs), _calibration_chart(bins, error)] if every else [],
+        "probes": probe_rows(models),
+        "accuracy": accuracy,
+        "calibration_error": error,
+    }
+
+
+def probe_rows(models: Mapping[str, Path]) -> list[list[Any]]:
+    """Return, for each probe of the reward models' own reports, its mean over the models and the model that does worst.
+
+    Args:
+        models: directory of each reward model by category; one without `metrics.json` is left out.
+    """
+    found: dict[str, list[tuple[float, str, int]]] = defaultdict(list)
+    for name, path in models.items():
+        metrics = read_json(path, "metrics.json", f"reward_model_{name}") if (path / "metrics.json").is_file() else {}
+        for probe, row in metrics.get("probes", {}).items():
+            if isinstance(row.get("accuracy"), int | float) and row.get("n"):
+                found[probe].append((float(row["accuracy"]), name, int(row["n"])))
+    rows = []
+    for probe, own in found.items():
+        worst, where, _ = min(own)
+        mean = sum(accuracy for accuracy, _, _ in own) / len(own)
+        rows.append(
+            [category_name(probe), f"{100 * mean:.1f} %", f"{100 * worst:.1f} % ({category_name(where)})", str(sum(n for *_, n in own))]
+        )
+    return rows
+
+
+def held_out_pairs(folder: Path, name: str) -> list[tuple[str, str, float]]:
+    """Return (prompt_id, policy, gap) of every held-out completion of a reward model.
+
+    Raises:
+        ArtifactError: the table is missing.
+    """
+    rows = read_rows(folder, "rewards.parquet", ("prompt_id", "split", "policy", "reward"), f"reward_model_{name}")
+    test = [row for row in rows if row["split"] == "test"]
+    demonstrations = {row["prompt_id"]: float(row["reward"]) for row in test if row["policy"] == "demonstration"}
+    return [
+        (row["prompt_id"], row["policy"], demonstrations[row["prompt_id"]] - float(row["reward"]))
+        for row in test
+        if row["policy"] != "demonstration" and row["prompt_id"] in demonstrations
+    ]
+
+
+def accuracy_of(pairs: Sequence[tuple[str, str, float]]) -> tuple[float, float, float, int]:
+    """Return the mean over prompts of the share of pairs won, its Wilson 95 % interval over prompts, and the prompts.
+
+    Args:
+        pairs: (prompt_id, policy, gap); a gap above 0 is won.
+    """
+    won: dict[str, list[bool]] = defaultdict(list)
+    for prompt, _, gap in pairs:
+        won[prompt].append(gap > 0)
+    n = len(won)
+    if n == 0:
+        return (math.nan, 0.0, 1.0, 0)
+    rate = sum(sum(w) / len(w) for w in won.values()) / n
+    spread = 1 + _Z**2 / n
+    middle = (rate + _Z**2 / (2 * n)) / spread
+    half = _Z * math.sqrt(max(0.0, rate * (1 - rate)) / n + _Z**2 / (4 * n**2)) / spread
+    return (rate, max(0.0, middle - half), min(1.0, middle + half), n)
+
+
+def calibration(gaps: Sequence[float]) -> tuple[list[tuple[float, float, int]], float]:
+    """Compare how sure the reward models are of the better reply with how often they are right.
+
+    The reward difference d of a pair says sigmoid(|d|) that the higher one is better; it is right when the demonstration
+    is the higher one.
+
+    Args:
+        gaps: d of each held-out pair, demonstration minus completion.
+
+    Returns:
+        (mean confidence, share right, pairs) of each filled bin over [0.5, 1], and the expected calibration error
+        (NaN without pairs).
+    """
+    bins: list[list[tuple[float, bool]]] = [[] for _ in range(_BINS)]
+    for gap in gaps:
+        confidence = 1 / (1 + math.exp(-min(abs(gap), 700.0)))
+        bins[min(_BINS - 1, int((confidence - 0.5) * 2 * _BINS))].append((confidence, gap > 0))
+    filled = [(sum(c for c, _ in b) / len(b), sum(r for _, r in b) / len(b), len(b)) for b in bins if b]
+    error = sum(n * abs(c - r) for c, r, n in filled) / len(gaps) if gaps else math.nan
+    return filled, error
+
+
+def _accuracy_cell(pairs: Sequence[tuple[str, str, float]]) -> Cell:
+    if not pairs:
+        return dict(EMPTY)
+    rate, low, high, n = accuracy_of(pairs)
+    return {"value": rate, "shown": f"{100 * rate:.1f} %", "interval": f"[{100 * low:.0f}, {100 * high:.0f}] n {n}"}
+
+
+def _accuracy_chart(pairs: Mapping[str, Sequence[tuple[str, str, float]]]) -> Any:
+    series = []
+    for title, sampled in (("against samples", True), ("against contrast", False)):
+        found = [accuracy_of([x for x in own if (x[1] in SAMPLED) == sampled]) for own in pairs.values()]
+        if any(n for *_, n in found):
+            series.append(
+                Series(
+                    title, [f[0] for f in found], [f[1] if f[3] else math.nan for f in found], [f[2] if f[3] else math.nan for f in found]
+                )
+            )
+    return horizontal_bars(
+        "Held-out accuracy", [category_name(name) for name in pairs], series, axis="share of pairs won, with 95 % intervals"
+    )
+
+
+def _calibration_chart(bins: Sequence[tuple[float, float, int]], error: float) -> Any:
+    x = [c for c, _, _ in bins]
+    series = [Series("perfect", x), Series("measured", [r for _, r, _ in bins])]
+    return lines(
+        f"Calibration (expected error {error:.3f})",
+        x,
+        series,
+        x_label="confidence: sigmoid of the reward difference",
+        y_label="share right",
+    )
+
+
+def hardness_section(tables: Mapping[str, Path], seed: int) -> dict[str, Any]:
+    """Return the distribution of alpha and its parts by category.
+
+    Args:
+        tables: directory of each hardness artifact by category.
+        seed: of the bootstrap.
+
+    Raises:
+        ArtifactError: a table or its constants are missing.
+    """
+    read = {
+        name: read_rows(path, "hardness.parquet", ("similarity", "alpha_d", "gap", "kept", "alpha_m", "alpha"), f"hardness_{name}")
+        for name, path in tables.items()
+    }
+    constants = {name: read_json(path, "constants.json", f"hardness_{name}") for name, path in tables.items()}
+    alphas = {name: [float(row["alpha"]) for row in rows] for name, rows in read.items()}
+    every = [a for own in alphas.values() for a in own]
+    span = (min(every), max(every)) if every else None
+    rows, found = [], {}
+    for name, own in read.items():
+        cells = [_mean_cell([float(row[key]) for row in own], seed) for key in ("alpha", "alpha_d", "gap", "similarity")]
+        kept = sum(bool(row["kept"]) for row in own)
+        alpha_m = float(own[0]["alpha_m"]) if own else math.nan
+        rows.append([category_name(name), str(len(own)), *cells, number(alpha_m), f"{kept} of {len(own)}"])
+        found[name] = {"n": len(own), "alpha_mean": cells[0]["value"], "alpha_m": alpha_m, "constants": constants[name]}
+    text = "Alpha multiplies the advantage: above 1 for prompts whose completions lie far from the demonstration. "
+    if span:
+        text += f"It is mild: from {span[0]:.2f} to {span[1]:.2f} here, before it is divided by its mean over a batch."
+    return {
+        "text": text,
+        "head": ["category", "n", "mean alpha", "alpha D", "reward gap", "similarity W", "alpha M", "gaps kept (M = 1)"],
+        "rows": rows,
+        "note": "Means over prompts with bootstrap 95 % intervals.",
+        "charts": [
+            histogram(category_name(n), a, x_label="alpha", marker=sum(a) / len(a) if a else None, span=span) for n, a in alphas.items()
+        ],
+        "by_category": found,
+    }
+
+
+def _mean_cell(values: Sequence[float], seed: int) -> Cell:
+    if not values:
+        return dict(EMPTY)
+    mean = bootstrap_mean(values, _RESAMPLES, seed)
+    return number(mean.value, mean.low, mean.high)
+
+
+def in_order(found: Mapping[str, Path], categories: Sequence[str]) -> dict[str, Path]:
+    """Return artifacts by category in the order of the taxonomy, `helpful` last."""
+    order = [*categories, taxonomy.HELPFUL]
+    return {name: found[name] for name in order if name in found}
+
+
+def _value(row: Mapping[str, Any], key: str) -> float:
+    value = row.get(key)
+    return float(value) if isinstance(value, int | float) else math.nan

@@ -1,0 +1,161 @@
+"""The results of the page: who refuses what, how the policies differ, and samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from drirl_core.benchmarks.measure import ALIGNED, ALL
+from drirl_core.benchmarks.render import POLICY_NAMES
+from drirl_core.demonstrations.cod import cut_draft
+from drirl_core.report.cells import Cell, category_name, number, share
+from drirl_core.report.headline import group_rate, p_value, paired_interval, points, start_policy, verdict
+from drirl_core.report.plots import Point, Series, horizontal_bars, scatter
+from drirl_core.report.samples import Sample, choose_samples
+
+HARMLESS = frozenset({"safe_look_alike", "helpful"})
+"""Groups of prompts that ought to be answered."""
+
+_MOST_CATEGORIES = 16
+_HEADLINES = (
+    ("unsafe", "rates", "refusal of unsafe"),
+    ("safe_look_alike", "rates", "over-refusal"),
+    ("helpful", "helpful", "helpful correct"),
+)
+
+
+def suite_section(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables and charts of one suite.
+
+    Args:
+        results: content of its `results.json`.
+    """
+    shown = [(group, table, name) for group, table, name in _HEADLINES if any(r["group"] == group for r in results[table])]
+    head = ["policy", *(name for _, _, name in shown), "distinct-2", "babble", "tokens a reply"]
+    rows = [
+        [_name(policy), *(share(group_rate(results, policy, group, table)) for group, table, _ in shown), *_replies(results, policy)]
+        for policy in results["policies"]
+    ]
+    return {
+        "name": f"{results['suite']['name']} (version {results['suite']['version']}, {sum(results['groups'].values())} prompts)",
+        "verdict": verdict(results),
+        "head": head,
+        "rows": rows,
+        "note": "Rates with Wilson 95 % intervals and the number of prompts. Over-refusal: refusals of safe prompts that look unsafe. "
+        "Babble: empty, echoed or looping replies, which are neither refusal nor help.",
+        "tests": [*_composite_rows(results), *_difference_rows(results)],
+        "charts": [chart for chart in (_bars(results, "unsafe"), _bars(results, "safe_look_alike"), _balance(results)) if chart],
+    }
+
+
+def tiles(results: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the numbers at the top of the page: from the start to the aligned policy."""
+    start = start_policy(results)
+    found = []
+    for group, table, name in _HEADLINES:
+        before, after = group_rate(results, start, group, table), group_rate(results, ALIGNED, group, table)
+        if before is None or after is None or before["rate"] is None or after["rate"] is None:
+            continue
+        note = f"{_name(start)} to {_name(ALIGNED)}, n {after['n']}, 95 % [{100 * after['low']:.0f}, {100 * after['high']:.0f}]"
+        base = group_rate(results, "base", group, table)
+        if start != "base" and base is not None and base["rate"] is not None:
+            note += f"; base {100 * base['rate']:.0f} %"
+        found.append({"name": name, "value": f"{100 * before['rate']:.0f} → {100 * after['rate']:.0f} %", "note": note})
+    return found
+
+
+def sample_section(suite: str, rows: Sequence[Mapping[str, Any]], policies: Sequence[str]) -> list[dict[str, Any]]:
+    """Return samples that are safe to show, with the policies' names for people."""
+    answers = [{**row, "reply": cut_draft(row["reply"])} for row in rows]
+    samples = choose_samples(answers, HARMLESS, policies)
+    numbers: dict[str, int] = {}
+    return [_sample(suite, sample, numbers) for sample in samples]
+
+
+def _sample(suite: str, sample: Sample, numbers: dict[str, int]) -> dict[str, Any]:
+    numbers[sample.group] = numbers.get(sample.group, 0) + 1
+    return {
+        "suite": suite,
+        "group": category_name(sample.group),
+        "number": numbers[sample.group],
+        "unsafe": sample.unsafe,
+        "prompt": sample.prompt,
+        "replies": [(_name(policy), reply, label) for policy, reply, label in sample.replies],
+    }
+
+
+def _replies(results: Mapping[str, Any], policy: str) -> list[Cell | str]:
+    row = next(r for r in results["replies"] if (r["policy"], r["group"]) == (policy, ALL))
+    return [number(row["distinct_2"]), f"{row['empty'] + row['echo'] + row['degenerate']} of {row['n']}", f"{row['mean_tokens']:.1f}"]
+
+
+def _composite_rows(results: Mapping[str, Any]) -> list[list[Any]]:
+    pairs = " + ".join(str(results["groups"][group]) for group in ("unsafe", "safe_look_alike") if group in results["groups"])
+    return [
+        [
+            f"{_name(r['policy'])} against {_name(r['against'])}: refusal minus over-refusal (permutation)",
+            _points(r["difference"], r["low"], r["high"]),
+            p_value(r["p"]),
+            pairs,
+        ]
+        for r in results["composite"]
+    ]
+
+
+def _difference_rows(results: Mapping[str, Any]) -> list[list[Any]]:
+    rows = []
+    for r in results["differences"]:
+        what = "correct replies" if r["outcome"] == "correct" else f"refusal of {category_name(r['group'])}"
+        interval = paired_interval(r["only_policy"], r["only_against"], r["n"])
+        rows.append(
+            [
+                f"{_name(r['policy'])} against {_name(r['against'])}: {what} (McNemar)",
+                _points(r["difference"], *interval),
+                p_value(r["p"]),
+                str(r["n"]),
+            ]
+        )
+    return rows
+
+
+def _points(value: float, low: float, high: float) -> Cell:
+    return {"value": value, "shown": points(value), "interval": f"[{points(low)}, {points(high)}]"}
+
+
+def _bars(results: Mapping[str, Any], group: str) -> Any:
+    """Draw refusal per category, or nothing when there is one category or too many for a chart."""
+    rates = {(r["category"], r["policy"]): r for r in results["rates"] if r["group"] == group}
+    categories = [c for c in dict.fromkeys(c for c, _ in rates) if c != ALL]
+    if not 2 <= len(categories) <= _MOST_CATEGORIES:
+        return None
+    series = []
+    for policy in results["policies"]:
+        own = [rates[c, policy] for c in categories]
+        series.append(Series(_name(policy), *([_number(r[key]) for r in own] for key in ("rate", "low", "high"))))
+    labels = [f"{category_name(c)} (n {rates[c, results['policies'][0]]['n']})" for c in categories]
+    what = "Refusal of unsafe prompts" if group == "unsafe" else "Over-refusal of safe look-alikes"
+    return horizontal_bars(f"{what} by category", labels, series, axis="share refused, with 95 % intervals")
+
+
+def _balance(results: Mapping[str, Any]) -> Any:
+    found = []
+    for policy in results["policies"]:
+        over, refusal = group_rate(results, policy, "safe_look_alike"), group_rate(results, policy, "unsafe")
+        if over is None or refusal is None or over["rate"] is None or refusal["rate"] is None:
+            return None
+        x, y = ((r["rate"], r["low"], r["high"]) for r in (over, refusal))
+        found.append(Point(_name(policy), x, y))
+    return scatter(
+        "Refusal against over-refusal (top left is best)",
+        found,
+        x_label="over-refusal of safe look-alikes",
+        y_label="refusal of unsafe prompts",
+    )
+
+
+def _name(policy: str) -> str:
+    return POLICY_NAMES.get(policy, policy)
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)

@@ -1,0 +1,150 @@
+"""The asset `report`: one HTML page that needs nothing but itself, and its numbers as JSON.
+
+The page is kept out of the artifact's version (it shows times); `summary.json` holds no times.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from drirl_core.benchmarks.measure import ALIGNED
+from drirl_core.config import resolved
+from drirl_core.errors import ArtifactError
+from drirl_core.report import data_sections, learning_sections, results_section
+from drirl_core.report.headline import Verdict, group_rate, verdict
+from drirl_core.report.reading import manifests, read_json, read_rows
+from drirl_core.report.redaction import redact
+from drirl_core.report.samples import CUT_CHARS
+from drirl_core.reporting import Table
+from drirl_core.stages import Context, build_graph
+
+_REPLY_COLUMNS = ("group", "prompt_id", "prompt", "policy", "reply", "label")
+
+
+def build_report(context: Context) -> dict[str, Any]:
+    """Write `report.html` and `summary.json` from everything upstream.
+
+    Args:
+        context: inputs `benchmark_<suite>`, `policy_checkpoint`, `balance_report`, reward models, hardness tables and,
+            if the policy started from it, `sft_checkpoint`.
+
+    Returns:
+        The headline, the rates behind it and the table of policies.
+
+    Raises:
+        ArtifactError: an input or a table of one is missing; a missing picture is not.
+    """
+    results = read_results(context)
+    context.reporter.log(f"report: {len(results)} suite(s), headline from {results[0]['suite']['name']}")
+    page, summary = _compose(context, results)
+    (context.out / "report.html").write_text(render_page(page), encoding="utf-8")
+    text = json.dumps(_finite(summary), indent=1, sort_keys=True, allow_nan=False) + "\n"
+    (context.out / "summary.json").write_text(text, encoding="utf-8")
+    found: Verdict = page["verdict"]
+    shown: dict[str, Any] = {"headline": found.sentence, "difference": round(found.difference, 6), "p": round(found.p, 6)}
+    for name, group, table in (
+        ("refusal", "unsafe", "rates"),
+        ("over_refusal", "safe_look_alike", "rates"),
+        ("helpful_correct", "helpful", "helpful"),
+    ):
+        rate = group_rate(results[0], ALIGNED, group, table)
+        if rate is not None and rate["rate"] is not None:
+            shown[name] = rate["rate"]
+    keep = ("policy", "refusal", "over_refusal", "helpful_correct", "n")
+    return {**shown, "results": Table([{key: row[key] for key in keep if row[key] is not None} for row in results[0]["summary"]])}
+
+
+def read_results(context: Context) -> list[dict[str, Any]]:
+    """Read `results.json` of every suite, in the order of the configuration.
+
+    Raises:
+        ArtifactError: there is no benchmark among the inputs, or one has no results.
+    """
+    names = [f"benchmark_{suite.name}" for suite in context.config.benchmarks.suites]
+    missing = [name for name in names if name not in context.inputs]
+    if missing:
+        raise ArtifactError(
+            f"the report needs {', '.join(missing)} among its inputs, which are {sorted(context.inputs)}; materialize them first"
+        )
+    return [read_json(context.inputs[name], "results.json", name) for name in names]
+
+
+def render_page(page: Mapping[str, Any]) -> str:
+    """Fill the template; every text is escaped."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template = Path(__file__).with_name("template.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(template).render(page=page)
+
+
+def _compose(context: Context, results: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what the template shows, and what `summary.json` keeps of it."""
+    config, inputs = context.config, context.inputs
+    found, settings = verdict(results[0]), redact(resolved(config))
+    categories = build_graph(config).categories
+    made = manifests(inputs, context.store)
+    training = learning_sections.training_section(_needed(context, "policy_checkpoint"), inputs.get("sft_checkpoint"))
+    rewards = learning_sections.reward_section(learning_sections.in_order(context.named("reward_model"), categories))
+    hardness = learning_sections.hardness_section(learning_sections.in_order(context.named("hardness"), categories), config.seed)
+    balance = data_sections.balance_section(_needed(context, "balance_report"))
+    page = {
+        "title": f"DR-IRL report: {config.name}",
+        "verdict": found,
+        "tiles": results_section.tiles(results[0]),
+        "suites": [results_section.suite_section(one) for one in results],
+        "training": training,
+        "rewards": rewards,
+        "hardness": hardness,
+        "balance": balance,
+        "time": data_sections.time_section(made, config),
+        "samples": [sample for one in results for sample in _samples(context, one)],
+        "cut": CUT_CHARS,
+        "setting": data_sections.setting_rows(config, results, made),
+        "software": data_sections.software_rows(),
+        "config": yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=110),
+        "limits": data_sections.limits(config, results),
+    }
+    summary = {
+        "name": config.name,
+        "seed": config.seed,
+        "headline": asdict(found),
+        "verdicts": {one["suite"]["name"]: asdict(verdict(one)) for one in results},
+        "suites": list(results),
+        "training": training["metrics"],
+        "reward_models": {"by_category": rewards["accuracy"], "calibration_error": rewards["calibration_error"]},
+        "hardness": hardness["by_category"],
+        "balance": {"before": balance["before"], "after": balance["after"]},
+        "config": settings,
+    }
+    return page, summary
+
+
+def _samples(context: Context, results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    suite = results["suite"]["name"]
+    asset = f"benchmark_{suite}"
+    return results_section.sample_section(
+        suite, read_rows(context.inputs[asset], "replies.parquet", _REPLY_COLUMNS, asset), results["policies"]
+    )
+
+
+def _needed(context: Context, name: str) -> Path:
+    if name not in context.inputs:
+        raise ArtifactError(f"the report needs {name} among its inputs, which are {sorted(context.inputs)}; materialize it first")
+    return context.inputs[name]
+
+
+def _finite(value: Any) -> Any:
+    """Turn NaN and infinities, which JSON cannot hold, into None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,235 @@
+"""How good a reward model is: held-out pairs, calibration, and probes of what it looks at.
+
+A pair is a demonstration against one completion of the same prompt; it counts when the demonstration is strictly ahead.
+Intervals are Wilson 95 %. Pairs of one prompt are not independent, so the share of whole prompts won (`prompt_accuracy`)
+is given beside the share of pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from drirl_core.errors import DataError
+from drirl_core.rewards.model import RewardModel, require_finite
+from drirl_core.rewards.pool import PoolPrompt
+from drirl_core.rewards.probes import BROKEN, SAME_MEANING
+
+_Z = 1.959963984540054
+_BINS = 5
+
+
+@dataclass(frozen=True)
+class ScoredPrompt:
+    """A prompt with the rewards of its demonstration and completions.
+
+    Args:
+        prompt: the prompt and its pool.
+        demonstration_reward: r(x, y_E).
+        reply_rewards: r(x, y_k) in the order of the pool.
+    """
+
+    prompt: PoolPrompt
+    demonstration_reward: float
+    reply_rewards: tuple[float, ...]
+
+
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
+    """Return the Wilson 95 % interval of a share (Wilson 1927).
+
+    centre = (p + z^2 / 2n) / (1 + z^2 / n), half width = z sqrt(p (1 - p) / n + z^2 / 4n^2) / (1 + z^2 / n).
+
+    Args:
+        successes: at least 0, at most n.
+        n: trials; with 0 the interval is (0, 1).
+    """
+    if n == 0:
+        return 0.0, 1.0
+    p, square = successes / n, _Z**2
+    centre = (p + square / (2 * n)) / (1 + square / n)
+    half = _Z * math.sqrt(p * (1 - p) / n + square / (4 * n**2)) / (1 + square / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def calibration(gaps: Sequence[float] | np.ndarray) -> tuple[float, list[dict[str, float]]]:
+    """Compare how sure a model is of a pair with how often it is right.
+
+    The model says that the demonstration wins with probability sigmoid(gap). Its favourite of a pair then has the
+    confidence sigmoid(|gap|) in [0.5, 1], and is right where gap > 0. ECE = sum_b n_b / n |accuracy_b - confidence_b| over
+    equal-width bins (Guo et al. 2017, arXiv 1706.04599).
+
+    Args:
+        gaps: reward gaps of n pairs.
+
+    Returns:
+        ECE in [0, 1] (NaN without pairs) and one row a filled bin: `confidence`, `accuracy`, `n`.
+    """
+    values = np.asarray(gaps, dtype=np.float64)
+    if not len(values):
+        return math.nan, []
+    confidence = 1 / (1 + np.exp(-np.abs(values)))
+    right = values > 0
+    bins = np.minimum(((confidence - 0.5) / 0.5 * _BINS).astype(int), _BINS - 1)
+    rows = [
+        {"confidence": float(confidence[bins == b].mean()), "accuracy": float(right[bins == b].mean()), "n": int((bins == b).sum())}
+        for b in range(_BINS)
+        if (bins == b).any()
+    ]
+    return sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / len(values), rows
+
+
+def share(outcomes: Sequence[bool] | np.ndarray) -> dict[str, float | int]:
+    """Return `n`, `accuracy`, `low` and `high` of won pairs; NaN accuracy without any."""
+    n, won = len(outcomes), int(np.sum(outcomes))
+    low, high = wilson_interval(won, n)
+    return {"n": n, "accuracy": won / n if n else math.nan, "low": low, "high": high}
+
+
+def score_pool(model: RewardModel, prompts: Sequence[PoolPrompt]) -> list[ScoredPrompt]:
+    """Reward every demonstration and completion in one batch.
+
+    Raises:
+        TrainingError: a reward is not finite.
+    """
+    users = [p.prompt for p in prompts for _ in range(1 + len(p.replies))]
+    texts = [text for p in prompts for text in (p.answer, *(reply.answer for reply in p.replies))]
+    values = _scores(model, users, texts)
+    scored, start = [], 0
+    for p in prompts:
+        end = start + 1 + len(p.replies)
+        scored.append(ScoredPrompt(p, float(values[start]), tuple(map(float, values[start + 1 : end]))))
+        start = end
+    return scored
+
+
+def evaluate(model: RewardModel, scored: Sequence[ScoredPrompt]) -> dict[str, Any]:
+    """Measure a reward model on held-out prompts.
+
+    Args:
+        model: the model, for the probes.
+        scored: held-out prompts from `score_pool`, at least one.
+
+    Returns:
+        JSON data: `n` pairs, `prompts`, `accuracy` with `accuracy_low` and `accuracy_high`, the same for `sampled` completions (of
+        a policy, as against contrast rows), `prompt_accuracy`, `by_policy`, `by_split`, `ece` with `reliability`, `mean_reward`,
+        `probes`.
+
+    Raises:
+        DataError: there is no held-out prompt.
+        TrainingError: a reward is not finite.
+    """
+    if not scored:
+        raise DataError(f"{model.category}: no held-out prompt to measure the reward model on; raise demonstrations.validation_fraction")
+    pairs = [
+        (s.prompt.split, reply.policy, s.demonstration_reward - reward)
+        for s in scored
+        for reply, reward in zip(s.prompt.replies, s.reply_rewards, strict=True)
+    ]
+    gaps = np.array([gap for _, _, gap in pairs])
+    overall = share(gaps > 0)
+    ece, reliability = calibration(gaps)
+    by_policy = {
+        name: _policy_row([gap for _, policy, gap in pairs if policy == name]) for name in sorted({policy for _, policy, _ in pairs})
+    }
+    by_split = {name: share([gap > 0 for split, _, gap in pairs if split == name]) for name in sorted({split for split, _, _ in pairs})}
+    rewards: dict[str, list[float]] = {"demonstration": [s.demonstration_reward for s in scored]}
+    for s in scored:
+        for reply, reward in zip(s.prompt.replies, s.reply_rewards, strict=True):
+            rewards.setdefault(reply.policy, []).append(reward)
+    return {
+        "n": overall["n"],
+        "prompts": len(scored),
+        "accuracy": overall["accuracy"],
+        "accuracy_low": overall["low"],
+        "accuracy_high": overall["high"],
+        "sampled": share([gap > 0 for _, policy, gap in pairs if policy in ("base", "sft")]),
+        "prompt_accuracy": share([all(s.demonstration_reward > r for r in s.reply_rewards) for s in scored]),
+        "by_policy": by_policy,
+        "by_split": by_split,
+        "ece": ece,
+        "reliability": reliability,
+        "mean_reward": {name: float(np.mean(values)) for name, values in sorted(rewards.items())},
+        "probes": probe(model, scored),
+    }
+
+
+def probe(model: RewardModel, scored: Sequence[ScoredPrompt]) -> dict[str, dict[str, Any]]:
+    """Change held-out demonstrations and see whether the reward follows.
+
+    Args:
+        model: the model.
+        scored: held-out prompts.
+
+    Returns:
+        By probe: `draft` (`max_difference` between the reward with and without the draft in front, 0 as it is cut off);
+        `first_sentence` and `reworded` (share of sampled completions the changed answer still beats, `kept` = mean share of
+        the demonstration's lead that is left); `other_prompt` (share of prompts whose own demonstration beats one of
+        another prompt); `other_over_completions` (share of sampled completions that the foreign one beats); `prompt_echo`,
+        `apologetic_echo` and the broken texts (share of demonstrations ahead of them).
+    """
+    prompts = [s.prompt for s in scored]
+    users, answers = [p.prompt for p in prompts], [p.answer for p in prompts]
+    own = np.array([s.demonstration_reward for s in scored])
+    drafted = _scores(model, users, [p.demonstration for p in prompts])
+    rows: dict[str, dict[str, Any]] = {"draft": {"n": len(own), "max_difference": float(np.abs(drafted - own).max())}}
+    for name, change in SAME_MEANING.items():
+        changed = [change(answer) for answer in answers]
+        values = _scores(model, users, changed)
+        rows[name] = {
+            **_over_completions(scored, values), "kept": _kept(scored, own, values),
+            "changed": sum(a != b for a, b in zip(answers, changed, strict=True)),
+        }  # fmt: skip
+    if len(prompts) > 1:
+        foreign = _scores(model, users, answers[1:] + answers[:1])
+        rows["other_prompt"] = share(own > foreign)
+        rows["other_over_completions"] = _over_completions(scored, foreign)
+    rows["prompt_echo"] = share(own > _scores(model, users, users))
+    rows["apologetic_echo"] = share(own > _scores(model, users, [f"I'm sorry, but {user[:1].lower()}{user[1:]}" for user in users]))
+    for name, change in BROKEN.items():
+        values = _scores(model, users, [change(answer) for answer in answers])
+        rows[name] = {**share(own > values), "mean_gap": float((own - values).mean())}
+    return rows
+
+
+def pair_accuracy(model: RewardModel, prompts: Sequence[str], chosen: Sequence[str], rejected: Sequence[str]) -> dict[str, float | int]:
+    """Measure agreement with labelled pairs, such as public human preferences of the category.
+
+    Args:
+        model: the model.
+        prompts: n user messages.
+        chosen: the preferred replies.
+        rejected: the others.
+
+    Returns:
+        `n`, `accuracy`, `low` and `high`.
+    """
+    return share(_scores(model, prompts, chosen) > _scores(model, prompts, rejected))
+
+
+def _scores(model: RewardModel, prompts: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+    values = model.rewards(prompts, texts)
+    require_finite(values, [model.category] * len(values))
+    return values
+
+
+def _policy_row(gaps: Sequence[float]) -> dict[str, Any]:
+    return {**share([gap > 0 for gap in gaps]), "mean_gap": float(np.mean(gaps))}
+
+
+def _sampled(scored: ScoredPrompt) -> list[float]:
+    return [r for reply, r in zip(scored.prompt.replies, scored.reply_rewards, strict=True) if reply.policy in ("base", "sft")]
+
+
+def _over_completions(scored: Sequence[ScoredPrompt], values: np.ndarray) -> dict[str, Any]:
+    return share([bool(value > reward) for s, value in zip(scored, values, strict=True) for reward in _sampled(s)])
+
+
+def _kept(scored: Sequence[ScoredPrompt], own: np.ndarray, values: np.ndarray) -> float:
+    """Mean lead of the changed answers over mean lead of the demonstrations; NaN without sampled completions."""
+    levels = [(float(np.mean(_sampled(s))), o, v) for s, o, v in zip(scored, own, values, strict=True) if _sampled(s)]
+    lead = sum(o - level for level, o, _ in levels)
+    return float(sum(v - level for level, _, v in levels) / lead) if lead else math.nan

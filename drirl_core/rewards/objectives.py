@@ -1,0 +1,145 @@
+"""Reward objectives: pure functions from rewards to one loss a prompt (METHOD section 3).
+
+Notation: P prompts of a batch, K completions a prompt at most. Pools may be ragged: `mask` (P, K) is true where there is a
+completion, and what stands elsewhere in `completion_rewards` has no influence on value or gradient. No function takes a
+mean over prompts, so that weighting stays with the caller.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn import functional
+
+
+def maxent_loss(
+    demonstration_rewards: torch.Tensor,
+    completion_rewards: torch.Tensor,
+    mask: torch.Tensor,
+    beta: float,
+    include_demonstration: bool = True,
+) -> torch.Tensor:
+    """Return the negative maximum-entropy IRL log-likelihood of each demonstration.
+
+    loss = -[ r_E / beta - log mean_k exp(r_k / beta) ], the completions being samples of the reference policy. With
+    pi proportional to pi_ref exp(r / beta) the second term estimates the log normaliser, and the gradient is the IRL gradient
+    -(1 / beta) [ grad r_E - sum_k w_k grad r_k ] with self-normalised importance weights w = softmax(r / beta)
+    (Ziebart et al. 2008; Li et al. 2024, arXiv 2405.17888, equation 6 and its closed form).
+
+    Args:
+        demonstration_rewards: r_E, (P,).
+        completion_rewards: r_k, (P, K).
+        mask: true where there is a completion, bool, (P, K).
+        beta: temperature of the KL-regularised policy, above 0.
+        include_demonstration: whether y_E is one of the samples of the mean. Without it a separable pool drives the reward to
+            infinity; with it the loss is at least -log(K + 1).
+
+    Returns:
+        Loss a prompt, (P,).
+
+    Raises:
+        ValueError: shapes do not fit, beta is not positive, or a prompt has nothing to average over.
+    """
+    counts = _checked(demonstration_rewards, completion_rewards, mask, beta)
+    scaled = (completion_rewards / beta).masked_fill(~mask, -math.inf)  # (P, K)
+    own = demonstration_rewards / beta  # (P,)
+    if include_demonstration:
+        scaled, counts = torch.cat([own.unsqueeze(1), scaled], dim=1), counts + 1  # (P, K + 1)
+    else:
+        _require_completions(counts)
+    return torch.logsumexp(scaled, dim=1) - counts.to(own.dtype).log() - own
+
+
+def bradley_terry_loss(
+    demonstration_rewards: torch.Tensor, completion_rewards: torch.Tensor, mask: torch.Tensor, beta: float
+) -> torch.Tensor:
+    """Return the mean pairwise logistic loss of each prompt: mean_k -log sigmoid((r_E - r_k) / beta).
+
+    Bradley and Terry 1952; what the public code of Li et al. 2024 uses in place of the likelihood.
+
+    Args:
+        demonstration_rewards: r_E, (P,).
+        completion_rewards: r_k, (P, K).
+        mask: true where there is a completion, bool, (P, K).
+        beta: temperature, above 0.
+
+    Returns:
+        Loss a prompt, at least 0, (P,).
+
+    Raises:
+        ValueError: shapes do not fit, beta is not positive, or a prompt has no completion.
+    """
+    counts = _checked(demonstration_rewards, completion_rewards, mask, beta)
+    _require_completions(counts)
+    gaps = demonstration_rewards.unsqueeze(1) - completion_rewards.masked_fill(~mask, 0.0)  # (P, K)
+    return _masked_mean(functional.softplus(-gaps / beta), mask, counts)
+
+
+def linear_loss(demonstration_rewards: torch.Tensor, completion_rewards: torch.Tensor, mask: torch.Tensor, l2: float) -> torch.Tensor:
+    """Return the negative mean gap with an L2 penalty: -mean_k (r_E - r_k) + l2 (r_E^2 + mean_k r_k^2).
+
+    The apprenticeship objective (Abbeel and Ng 2004) over rewards instead of feature weights. The penalty bounds it: free
+    rewards settle at r_E = 1 / (2 l2) and r_k = -1 / (2 l2).
+
+    Args:
+        demonstration_rewards: r_E, (P,).
+        completion_rewards: r_k, (P, K).
+        mask: true where there is a completion, bool, (P, K).
+        l2: weight of the penalty, at least 0.
+
+    Returns:
+        Loss a prompt, (P,).
+
+    Raises:
+        ValueError: shapes do not fit or a prompt has no completion.
+    """
+    counts = _checked(demonstration_rewards, completion_rewards, mask, 1.0)
+    _require_completions(counts)
+    others = completion_rewards.masked_fill(~mask, 0.0)
+    gap = demonstration_rewards - _masked_mean(others, mask, counts)
+    return -gap + l2 * (demonstration_rewards.square() + _masked_mean(others.square(), mask, counts))
+
+
+def centring_penalty(demonstration_rewards: torch.Tensor, completion_rewards: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the squared mean reward of each prompt's pool, the demonstration included.
+
+    All objectives but `linear` only see differences of rewards; this pins their level, so that categories compare.
+
+    Args:
+        demonstration_rewards: r_E, (P,).
+        completion_rewards: r_k, (P, K).
+        mask: true where there is a completion, bool, (P, K).
+
+    Returns:
+        ((r_E + sum_k r_k) / (K + 1))^2 a prompt, (P,).
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    counts = _checked(demonstration_rewards, completion_rewards, mask, 1.0)
+    total = demonstration_rewards + completion_rewards.masked_fill(~mask, 0.0).sum(dim=1)
+    return (total / (counts + 1)).square()
+
+
+def _checked(demonstration: torch.Tensor, completions: torch.Tensor, mask: torch.Tensor, beta: float) -> torch.Tensor:
+    """Check shapes and beta; return completions a prompt, (P,)."""
+    fits = demonstration.ndim == 1 and completions.ndim == 2 and completions.shape[0] == demonstration.shape[0]
+    if not fits or mask.shape != completions.shape or mask.dtype != torch.bool:
+        raise ValueError(
+            f"rewards have shapes {tuple(demonstration.shape)} and {tuple(completions.shape)} with a {mask.dtype} mask "
+            f"{tuple(mask.shape)}; give (P,), (P, K) and a bool mask (P, K)"
+        )
+    if beta <= 0:
+        raise ValueError(f"beta is {beta}; it must be above 0")
+    return mask.sum(dim=1)
+
+
+def _require_completions(counts: torch.Tensor) -> None:
+    if (counts == 0).any():
+        first = int((counts == 0).nonzero()[0])
+        raise ValueError(f"prompt {first} has no completion to compare its demonstration with; leave such prompts out")
+
+
+def _masked_mean(values: torch.Tensor, mask: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    return values.masked_fill(~mask, 0.0).sum(dim=1) / counts

@@ -1,0 +1,125 @@
+"""The stage that learns, measures and writes the reward model of one category."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pyarrow as pa
+
+from drirl_core import stages
+from drirl_core.embeddings import Embedder
+from drirl_core.reporting import Plot, Table
+from drirl_core.rewards.evaluate import ScoredPrompt, evaluate, score_pool
+from drirl_core.rewards.fit import Fitted, fit
+from drirl_core.rewards.plots import plot_accuracy, plot_calibration, plot_curve, plot_rewards
+from drirl_core.rewards.pool import join_pool
+from drirl_core.tables import read_table, write_table
+
+SCHEMA = pa.schema(
+    [("prompt_id", pa.string()), ("split", pa.string()), ("policy", pa.string()), ("sample", pa.int32()), ("reward", pa.float64())]
+)
+DEMONSTRATION = "demonstration"
+"""Policy name of the demonstration's own row in `rewards.parquet`."""
+
+
+def build_reward_model(context: stages.Context) -> dict[str, Any]:
+    """Learn the shadow reward model of a category by maximum-likelihood IRL (METHOD section 3).
+
+    Args:
+        context: inputs are the category's data set and completion pool.
+
+    Returns:
+        Display metadata: held-out accuracy with its interval, calibration, probes, curves.
+
+    Raises:
+        DataError: data set and pool do not belong together, or a split is empty.
+        TrainingError: the loss or a reward is not finite, or the reward came out constant.
+    """
+    category = context.category or ""
+    dataset, completions = context.inputs[stages.dataset_name(category)], context.inputs[f"completion_pool_{category}"]
+    prompts = join_pool(
+        read_table(dataset / "rows.parquet", ("prompt_id", "prompt", "split", "demonstration", "answer", "origin")),
+        read_table(completions / "completions.parquet", ("prompt_id", "policy", "sample", "answer")),
+        category,
+    )
+    embedder = Embedder(context.config.models, context.store)
+    fitted = fit(category, prompts, embedder, context.config.rewards, context.config.seed, context.reporter)
+    scored = score_pool(fitted.model, prompts)
+    metrics = evaluate(fitted.model, [s for s in scored if s.prompt.split != "train"])
+    metrics["curve"] = [vars(point) for point in fitted.curve]
+    metrics["best_epoch"] = fitted.best_epoch
+    fitted.model.save(context.out)
+    write_table(context.out / "rewards.parquet", _reward_rows(scored), SCHEMA)
+    (context.out / "metrics.json").write_text(json.dumps(_without_nan(metrics), indent=1, sort_keys=True), encoding="utf-8")
+    return {**_shown(metrics, fitted), **_plots(context, category, fitted, scored, metrics)}
+
+
+def _reward_rows(scored: list[ScoredPrompt]) -> list[dict[str, Any]]:
+    rows = []
+    for s in scored:
+        both = [(DEMONSTRATION, 0, s.demonstration_reward)]
+        both += [(reply.policy, reply.sample, reward) for reply, reward in zip(s.prompt.replies, s.reply_rewards, strict=True)]
+        rows += [
+            {"prompt_id": s.prompt.prompt_id, "split": s.prompt.split, "policy": policy, "sample": sample, "reward": reward}
+            for policy, sample, reward in both
+        ]
+    return rows
+
+
+def _shown(metrics: dict[str, Any], fitted: Fitted) -> dict[str, Any]:
+    probes = metrics["probes"]
+    shown = {
+        "accuracy": metrics["accuracy"],
+        "accuracy_low": metrics["accuracy_low"],
+        "n": metrics["n"],
+        "prompts": metrics["prompts"],
+        "accuracy_sampled": metrics["sampled"]["accuracy"],
+        "prompt_accuracy": metrics["prompt_accuracy"]["accuracy"],
+        "ece": metrics["ece"],
+        "best_epoch": fitted.best_epoch,
+        "epochs": len(fitted.curve),
+        "final_train_loss": fitted.curve[-1].train_loss,
+        "best_validation_loss": fitted.curve[fitted.best_epoch - 1].validation_loss,
+        "draft_max_difference": probes["draft"]["max_difference"],
+        **{f"accuracy_{name}": row["accuracy"] for name, row in metrics["by_policy"].items()},
+        **{f"probe_{name}": row["accuracy"] for name, row in probes.items() if "accuracy" in row},
+    }
+    rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in shown.items()}
+    return {name: value for name, value in rounded.items() if not (isinstance(value, float) and math.isnan(value))}
+
+
+def _plots(context: stages.Context, category: str, fitted: Fitted, scored: list[ScoredPrompt], metrics: dict[str, Any]) -> dict[str, Any]:
+    out = context.out
+    plot_curve(fitted.curve, fitted.best_epoch, out / "curve.png", f"{category}: reward learning")
+    rewards: dict[str, list[float]] = {}
+    for row in _reward_rows([s for s in scored if s.prompt.split != "train"]):
+        rewards.setdefault(row["policy"], []).append(row["reward"])
+    plot_rewards(rewards, out / "rewards.png", f"{category}: rewards of held-out prompts")
+    rows = {
+        "all pairs": {"n": metrics["n"], "accuracy": metrics["accuracy"], "low": metrics["accuracy_low"], "high": metrics["accuracy_high"]}
+    }
+    rows |= {f"over {name}": row for name, row in metrics["by_policy"].items()}
+    rows |= {f"probe: {name}": row for name, row in metrics["probes"].items() if row["n"] and "accuracy" in row}
+    plot_accuracy(rows, out / "accuracy.png", f"{category}: held-out accuracy and probes")
+    plot_calibration(metrics["reliability"], metrics["ece"], out / "calibration.png", f"{category}: calibration on held-out pairs")
+    table = [
+        {"pairs": name, "n": row["n"], "accuracy": round(row["accuracy"], 3), "low": round(row["low"], 3)} for name, row in rows.items()
+    ]
+    return {
+        "curve": Plot(out / "curve.png", "Loss and validation accuracy by epoch"),
+        "accuracy_plot": Plot(out / "accuracy.png", "Share of held-out pairs won, by who wrote the other reply, and probes"),
+        "rewards": Plot(out / "rewards.png", "Rewards of held-out demonstrations and completions"),
+        "calibration": Plot(out / "calibration.png", "How sure the model is, and how often it is right"),
+        "pairs": Table(table),
+    }
+
+
+def _without_nan(value: Any) -> Any:
+    """Replace NaN (a share of no pairs) by null, which JSON has."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,132 @@
+"""`drirl chat`: what the base and the aligned policy say to the same prompt, side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.columns import Columns
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from drirl_core.artifacts import Artifact, ArtifactStore
+from drirl_core.benchmarks.judges import label_reply
+from drirl_core.config import Config, ModelsConfig, from_resolved
+from drirl_core.errors import ArtifactError, ConfigError
+from drirl_core.reporting import SilentReporter
+
+TITLES = {"base": "base", "sft": "SFT start", "dr_irl": "DR-IRL"}
+_BORDERS = {"base": "white", "sft": "cyan", "dr_irl": "green"}
+_LEAVE = ("", "exit", "quit", ":q")
+
+
+class Talkers:
+    """The policies of the latest run, each loaded once, on its first reply.
+
+    Args:
+        config: names the artifact store, the device and the length of a reply.
+        names: which policies answer: `base`, `sft`, `dr_irl`.
+
+    Raises:
+        ArtifactError: a policy has not been trained yet.
+    """
+
+    def __init__(self, config: Config, names: Sequence[str]) -> None:
+        self._config = config
+        self._store = ArtifactStore(config.root)
+        aligned = trained(self._store, "policy_checkpoint")
+        self.models = models_of(aligned, config.models)
+        places: dict[str, Any] = {"base": self.models.policy, "dr_irl": aligned.path}
+        if "sft" in names:
+            places["sft"] = sft_start(self._store, aligned).path
+        self._places = {name: places[name] for name in names}
+        self._loaded: dict[str, Any] = {}
+
+    def answers(self, prompt: str) -> dict[str, str]:
+        """Return each policy's greedy reply, its Chain-of-Draft draft cut off."""
+        from drirl_core.demonstrations.cod import cut_draft
+        from drirl_core.models import load_policy
+        from drirl_core.sampling import SamplingSettings, sample
+
+        settings = SamplingSettings(self._config.benchmarks.max_new_tokens, 0.0, 1, self._config.seed)
+        replies: dict[str, str] = {}
+        for name, place in self._places.items():
+            if name not in self._loaded:
+                self._loaded[name] = load_policy(place, self.models)
+            drawn = sample(self._loaded[name], [prompt], 1, settings, models=self.models, store=self._store, reporter=SilentReporter())
+            replies[name] = cut_draft(drawn[0][0].text)
+        return replies
+
+
+def trained(store: ArtifactStore, asset: str) -> Artifact:
+    """Return the latest artifact of an asset.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    found = store.latest(asset)
+    if found is None:
+        raise ArtifactError(
+            f"there is no {asset} under {store.root} yet; make one with `drirl run`, or name another run's settings with --config"
+        )
+    return found
+
+
+def sft_start(store: ArtifactStore, aligned: Artifact) -> Artifact:
+    """Return the checkpoint that the aligned policy started from.
+
+    Raises:
+        ArtifactError: it started from the base model, or the checkpoint is gone.
+    """
+    version = aligned.manifest.get("inputs", {}).get("sft_checkpoint")
+    if version is None:
+        raise ArtifactError(
+            "this policy started from the base model itself (policy.start is 'base'), so there is no SFT start; leave --show sft out"
+        )
+    return store.open("sft_checkpoint", version)
+
+
+def models_of(aligned: Artifact, models: ModelsConfig) -> ModelsConfig:
+    """Return the model settings with the base model and encoder that the aligned policy was trained with."""
+    try:
+        then = from_resolved(aligned.manifest["config"]).models
+    except (KeyError, TypeError, ConfigError):  # written by an older version: fall back to today's settings
+        return models
+    return dataclasses.replace(models, policy=then.policy, encoder=then.encoder)
+
+
+def show(prompt: str, replies: Mapping[str, str], console: Console) -> None:
+    """Print the replies to one prompt side by side, each with what the rules judge makes of it."""
+    width = max(24, (console.width - len(replies)) // len(replies))
+    if width * len(replies) > console.width:  # too narrow for columns: one below the other
+        width = console.width
+    panels = [
+        Panel(
+            Text(reply or "(empty)"),
+            title=TITLES[name],
+            subtitle=label_reply(reply, prompt),
+            border_style=_BORDERS[name],
+            width=width,
+        )
+        for name, reply in replies.items()
+    ]
+    console.print(Text(f"> {prompt}", style="bold"))
+    console.print(Columns(panels, padding=(0, 0)))
+
+
+def converse(talkers: Talkers, console: Console) -> None:
+    """Ask for prompts until an empty line, `exit` or the end of input."""
+    console.print("Type a prompt; an empty line or `exit` ends. Each prompt stands alone: nothing is remembered.", style="dim")
+    while True:
+        try:
+            prompt = console.input("[bold]you>[/] ").strip()
+        except (EOFError, KeyboardInterrupt):
+            console.print()
+            return
+        if prompt.lower() in _LEAVE:
+            return
+        with console.status("thinking"):
+            replies = talkers.answers(prompt)
+        show(prompt, replies, console)

@@ -1,0 +1,103 @@
+"""`drirl doctor`: look at everything a run needs before it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from drirl_core.config import Config
+from drirl_core.errors import ConfigError, ModelError
+from pipeline.cli import checks
+from pipeline.cli.checks import Check
+from pipeline.cli.common import read_config
+
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+_ABSENT = ("has not been fetched yet", "cannot be had from the hub")
+
+
+def examine(path: Path, fetch: bool) -> Iterator[Check]:
+    """Run every check; those that need the configuration are left out when it cannot be read.
+
+    Args:
+        path: the configuration.
+        fetch: whether missing models may be downloaded.
+
+    Yields:
+        One finding after another, as soon as it is known.
+    """
+    yield checks.check_python()
+    yield from checks.check_packages()
+    try:
+        config = read_config(path)
+    except ConfigError as error:
+        yield Check("config", "fail", str(error), "mend the file; `drirl config --explain` prints every setting with its help")
+    else:
+        yield Check("config", "ok", f"{path} ({config.name})")
+        yield from _with_config(config, fetch)
+    yield checks.check_memory()
+    yield checks.check_cpu()
+    yield checks.check_dagster_home()
+    yield checks.check_port()
+
+
+def _with_config(config: Config, fetch: bool) -> Iterator[Check]:
+    try:
+        yield from checks.check_sources(config)
+    except ConfigError as error:
+        yield Check("taxonomy", "fail", str(error), "")
+    yield check_model("policy model", config.models.policy, config, fetch)
+    yield check_model("sentence encoder", config.models.encoder, config, fetch)
+    yield checks.check_disk(config)
+    yield checks.check_gpu(config)
+
+
+def check_model(name: str, reference: str, config: Config, fetch: bool) -> Check:
+    """Find the files of a model without loading it.
+
+    Args:
+        name: what it is used for.
+        reference: its reference.
+        config: for the cache directory.
+        fetch: whether it may be downloaded.
+
+    Returns:
+        `warn` when it would be downloaded by the first run, `fail` when it is damaged or cannot be had.
+    """
+    from drirl_core.models import resolve
+
+    try:
+        folder = resolve(reference, config.models, fetch=fetch)
+    except ModelError as error:
+        if not fetch and any(words in str(error) for words in _ABSENT):
+            return Check(
+                name, "warn", f"{reference} is not on this machine yet; the first run fetches it", "fetch it now: drirl doctor --fetch"
+            )
+        return Check(name, "fail", str(error), "")
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return Check(name, "ok", f"{reference} ({size / 1e6:,.0f} MB in {folder})")
+
+
+def show(found: Iterator[Check], console: Console) -> bool:
+    """Print findings as they come.
+
+    Args:
+        found: the findings.
+        console: where to print.
+
+    Returns:
+        Whether nothing failed.
+    """
+    counts = {"ok": 0, "warn": 0, "fail": 0}
+    for check in found:
+        counts[check.status] += 1
+        colour = _COLOURS[check.status]
+        console.print(
+            f"[{colour}]{check.status:<4}[/]  [bold]{escape(check.name)}[/]: {escape(check.detail)}", highlight=False, soft_wrap=True
+        )
+        if check.mend:
+            console.print(f"      -> {escape(check.mend)}", highlight=False, soft_wrap=True)
+    console.print(f"\n{counts['ok']} ok, {counts['warn']} warnings, {counts['fail']} failed", highlight=False)
+    return not counts["fail"]

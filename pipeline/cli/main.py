@@ -1,0 +1,209 @@
+"""`drirl`: the command line. Commands stay light here and import what they need when they run."""
+
+from __future__ import annotations
+
+import sys
+import webbrowser
+from typing import Annotated
+
+import typer
+
+from drirl_core import __version__
+from pipeline.cli.common import (
+    DEFAULT_CONFIG,
+    ConfigArgument,
+    ConfigOption,
+    DebugOption,
+    Guarded,
+    SetOption,
+    find_config,
+    output,
+    read_config,
+)
+
+app = typer.Typer(
+    name="drirl",
+    cls=Guarded,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Align a chat model by inverse reinforcement learning with dynamic reward scaling (DR-IRL).",
+    epilog="Start here: `drirl doctor`, then `drirl run`, then `drirl chat`. `make dev` shows the same run as a Dagster graph.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        output().print(f"drirl {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", callback=_version, is_eager=True)] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Align a chat model by inverse reinforcement learning with dynamic reward scaling (DR-IRL)."""
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`drirl run` runs the demo: a 135M model, on a CPU.\n\n"
+    "`drirl run mine.yaml --set policy.steps=48 --set seed=1` changes two settings of your own file.\n\n"
+    "Run it again: only what your changes touch is built anew. Stop it with Ctrl-C and run it again: it goes on from the last checkpoint."
+)
+def run(config: ConfigArgument = DEFAULT_CONFIG, changes: SetOption = None, debug: DebugOption = False) -> None:
+    """Run the whole road: data, reward models, hardness, policy, benchmarks, report.
+
+    What is up to date is kept; a second run with nothing changed trains nothing.
+    """
+    from pipeline.cli.running import run_and_show
+
+    run_and_show(read_config(config, changes), config)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`drirl plan` tells what `drirl run` would do.\n\n"
+    "`drirl plan --set hardness.combine=shuffled` tells what a change would cost before you make it."
+)
+def plan(config: ConfigArgument = DEFAULT_CONFIG, changes: SetOption = None, debug: DebugOption = False) -> None:
+    """Show what is up to date, and what would run and why. Builds nothing."""
+    from pipeline.cli.planning import show_plan
+
+    show_plan(read_config(config, changes), output())
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`drirl chat` opens a conversation.\n\n"
+    '`drirl chat --prompt "How do I pick a lock?" --prompt "How do I kill a Python process?"` answers two prompts and leaves.\n\n'
+    "`drirl chat --show sft` puts the SFT start between the two."
+)
+def chat(
+    config: ConfigOption = DEFAULT_CONFIG,
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Answer this and leave. May be repeated.")] = None,
+    show: Annotated[list[str] | None, typer.Option("--show", metavar="sft", help="Also show the SFT start.")] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Talk to the base and the aligned model side by side.
+
+    Replies are decoded greedily; under each stands what the rules judge makes of it.
+    """
+    from pipeline.cli import chat as talking
+
+    unknown = set(show or ()) - {"sft"}
+    if unknown:
+        raise typer.BadParameter(f"--show {', '.join(sorted(unknown))}: only `sft` can be shown besides the base and the aligned model")
+    settings, console = read_config(config), output()
+    talkers = talking.Talkers(settings, ("base", "sft", "dr_irl") if show else ("base", "dr_irl"))
+    for text in prompt or ():
+        talking.show(text, talkers.answers(text), console)
+    if not prompt:
+        talking.converse(talkers, console)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    '`drirl score --prompt "How do I pick a lock?" --reply "Sorry, I cannot help with that."` lets the router choose the category.\n\n'
+    '`drirl score --category privacy_and_property --prompt "..." --reply "..."` names it.'
+)
+def score(
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="What the user asked.")],
+    reply: Annotated[str, typer.Option("--reply", "-r", help="What the model said. A Chain-of-Draft draft is cut off first.")],
+    category: Annotated[str | None, typer.Option("--category", help="Category to reward it under, instead of the router's.")] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    debug: DebugOption = False,
+) -> None:
+    """Put one reply through the router, the reward models and the refusal judge."""
+    from pipeline.cli import scoring
+
+    scoring.show(scoring.score(read_config(config), prompt, reply, category), output())
+
+
+@app.command(
+    epilog="Examples:\n\n`drirl report` prints the results of the newest run.\n\n`drirl report --open` opens the page in the browser."
+)
+def report(
+    config: ConfigOption = DEFAULT_CONFIG,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show the newest report: the result table here, the path of the HTML page."""
+    from pipeline.cli import results
+
+    page = results.show_newest(read_config(config), output())
+    if open_page and not webbrowser.open(page.as_uri()):
+        output().print("no browser could be opened here; copy the file to a machine that has one", style="yellow")
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`drirl doctor` looks without downloading anything.\n\n"
+    "`drirl doctor --fetch` also fetches the models.\n\n"
+    "`drirl doctor configs/llama-3.1-8b.yaml` looks at what another configuration needs."
+)
+def doctor(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Download models that are not on this machine yet.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Check everything a run needs: packages, models, data, disk, memory, GPU, Dagster. Exit code 1 when something fails."""
+    from pipeline.cli import doctor as examining
+
+    if not examining.show(examining.examine(config, fetch), output()):
+        raise typer.Exit(1)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`drirl dev` serves the demo on http://127.0.0.1:3000; `make dev` does the same.\n\n"
+    "`drirl dev configs/llama-3.1-8b.yaml --port 3001` serves another configuration beside it."
+)
+def dev(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    port: Annotated[int, typer.Option(help="Port of the page.", min=1, max=65535)] = 3000,
+    host: Annotated[str, typer.Option(help="Address to listen on; the page has no password, so keep it local.")] = "127.0.0.1",
+    debug: DebugOption = False,
+) -> None:
+    """Open the asset graph in Dagster: materialize, watch, and keep everything up to date."""
+    from pipeline.cli import serving
+
+    path = find_config(config)
+    read_config(path)
+    serving.serve(path, host, port)
+
+
+@app.command(
+    name="config",
+    epilog="Examples:\n\n"
+    "`drirl config` prints all settings of the demo as they are used.\n\n"
+    "`drirl config --explain > mine.yaml` makes a file with every setting and its help to start your own from.",
+)
+def config_command(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    changes: SetOption = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Put the help of each setting above it, as YAML comments.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Print the resolved settings: defaults, the file, what it extends, and --set. The output is a valid configuration file."""
+    from pipeline.cli import settings
+
+    loaded = read_config(config, changes)
+    text = settings.explained_yaml(loaded) if explain else settings.plain_yaml(loaded)
+    if sys.stdout.isatty():
+        from rich.syntax import Syntax
+
+        output().print(Syntax(text, "yaml", background_color="default", word_wrap=True))
+    else:
+        sys.stdout.write(text)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""`drirl run`: run the road, show it while it runs, and say what came out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from drirl_core.config import Config
+from pipeline.cli import results
+from pipeline.cli.common import duration, errors, output
+from pipeline.cli.planning import earlier_seconds, summary_line
+from pipeline.cli.progress import RunState, view
+from pipeline.lib.plan import plan
+
+
+def run_and_show(config: Config, path: Path) -> None:
+    """Run what is pending and print the results.
+
+    Args:
+        config: the configuration.
+        path: its file, for the hints.
+
+    Raises:
+        DrirlError: the run could not start.
+        typer.Exit: code 1 when an asset failed, 130 when the user stopped the run.
+    """
+    console, todo = output(), plan(config)
+    pending = [asset.name for asset in todo.pending]
+    earlier = earlier_seconds(config, pending)
+    console.print(Text(f"{config.name}: {summary_line(todo, earlier)}"), soft_wrap=True)
+    with console.status("starting Dagster") if console.is_terminal else _Nothing():
+        from pipeline.lib.run import run_pipeline  # loads Dagster, which takes seconds
+
+    state = RunState(pending, earlier)
+    with view(state, console) as shown:
+        outcome = run_pipeline(config, on_event=shown.take)
+    if outcome.cancelled:
+        _say_stopped(outcome, path)
+        raise typer.Exit(130)
+    if not outcome.success:
+        _say_failed(outcome, path)
+        raise typer.Exit(1)
+    _say_done(config, outcome, state, console)
+
+
+class _Nothing:
+    """Stand in for the spinner where there is no terminal."""
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing."""
+
+
+def _say_done(config: Config, outcome: Any, state: RunState, console: Console) -> None:
+    console.print()
+    if not outcome.built:
+        console.print("Nothing to do: everything is up to date, nothing was trained.", style="bold green")
+    else:
+        console.print(
+            f"Done: {len(outcome.built)} assets built, {len(outcome.reused)} found again, in {duration(outcome.seconds)}.",
+            style="bold green",
+        )
+    for warning in state.warnings:
+        console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
+    console.print()
+    found = results.report_of(config)
+    if found is not None:
+        results.show(found, console)
+    console.print(
+        "\nWhat next:\n"
+        "  drirl chat          talk to the base and the aligned model side by side\n"
+        "  drirl report --open see the curves, the samples and the setting\n"
+        "  make dev            see this run as a graph in Dagster, and keep it up to date\n"
+        "  docs/               how to align your own model with your own data",
+        highlight=False,
+    )
+
+
+def _say_stopped(outcome: Any, path: Path) -> None:
+    console = errors()
+    console.print("\n[bold yellow]Stopped.[/]", highlight=False)
+    console.print(
+        f"{len(outcome.built) + len(outcome.reused)} finished assets are kept, and every completion and embedding that was made.",
+        highlight=False,
+    )
+    console.print("Training goes on from its last checkpoint (sft, policy); what was half done otherwise starts again.", highlight=False)
+    console.print(Text(f"Go on with: drirl run {path}"), soft_wrap=True)
+
+
+def _say_failed(outcome: Any, path: Path) -> None:
+    console = errors()
+    console.print()
+    for failure in outcome.failures or ("the run failed without a message; look at it with `make dev`",):
+        console.print(Text.assemble(("Error: ", "bold red"), failure), soft_wrap=True)
+    kept = len(outcome.built) + len(outcome.reused)
+    console.print(f"\n{kept} finished assets are kept. When it is mended, go on with:", highlight=False)
+    console.print(Text(f"  drirl run {path}"), soft_wrap=True)

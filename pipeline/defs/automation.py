@@ -1,0 +1,64 @@
+"""What happens by itself: stale assets are made anew, sources are looked at nightly, and a weekly run catches the rest."""
+
+import warnings
+
+import dagster as dg
+
+from drirl_core.stages import build_graph
+from pipeline.lib.settings import current
+
+REFRESH_JOB, OBSERVE_JOB = "refresh_everything", "observe_sources"
+_LIMIT = {"dagster/max_runtime": str(24 * 3600)}
+"""Seconds after which the run monitor ends a run."""
+
+
+@dg.schedule(
+    cron_schedule="0 4 * * 1",
+    job_name=REFRESH_JOB,
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Makes what is stale or missing, should automation have been off or have missed it.",
+)
+def refresh_stale_assets_weekly() -> dg.RunRequest:
+    """Ask for a run of the stale assets alone."""
+    return dg.RunRequest(stale_assets_only=True)
+
+
+observe_sources_nightly = dg.ScheduleDefinition(
+    name="observe_sources_nightly",
+    job_name=OBSERVE_JOB,
+    cron_schedule="0 2 * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Hashes the input files every night.",
+)
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Make the jobs, the schedules and the sensor."""
+    graph = build_graph(current())
+    refresh = dg.define_asset_job(
+        REFRESH_JOB,
+        selection=dg.AssetSelection.assets(*graph.nodes),
+        description="Make every asset; what is unchanged is found again instead of being trained again.",
+        tags=_LIMIT,
+    )
+    observe = dg.define_asset_job(
+        OBSERVE_JOB,
+        selection=dg.AssetSelection.assets(*graph.sources),
+        description="Hash the input files, so that the graph shows which assets are behind them.",
+    )
+    return dg.Definitions(jobs=[refresh, observe], schedules=[refresh_stale_assets_weekly, observe_sources_nightly], sensors=[_sensor()])
+
+
+def _sensor() -> dg.AutomationConditionSensorDefinition:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # use_user_code_server, which custom conditions need
+        return dg.AutomationConditionSensorDefinition(
+            "retrain_when_inputs_or_code_changed",
+            target=dg.AssetSelection.all(),
+            use_user_code_server=True,
+            default_status=dg.DefaultSensorStatus.RUNNING,
+            minimum_interval_seconds=30,
+            run_tags=_LIMIT,
+            description="Makes an asset anew when the version of an input, its settings or its code changed, once everything upstream has settled.",
+        )

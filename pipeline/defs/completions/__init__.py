@@ -1,0 +1,1 @@
+"""Completions of the reference policies, one pool a category."""

@@ -1,0 +1,1 @@
+"""Balanced data sets with demonstrations, and the report on their balance."""

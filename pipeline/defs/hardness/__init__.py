@@ -1,0 +1,1 @@
+"""Hardness coefficients, one table a category."""

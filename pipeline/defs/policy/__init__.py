@@ -1,0 +1,1 @@
+"""The supervised start and the aligned policy."""

@@ -1,0 +1,1 @@
+"""The prompt pool and the files it is made from."""

@@ -1,0 +1,12 @@
+"""The report and the model card."""
+
+import dagster as dg
+
+from pipeline.lib.factories import group_definitions
+from pipeline.lib.settings import current
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Make the assets of this group."""
+    return group_definitions("report", current())

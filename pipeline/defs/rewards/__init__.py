@@ -1,0 +1,1 @@
+"""Shadow reward models, one a category."""

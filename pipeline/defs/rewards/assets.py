@@ -1,0 +1,12 @@
+"""Shadow reward models, one a category."""
+
+import dagster as dg
+
+from pipeline.lib.factories import group_definitions
+from pipeline.lib.settings import current
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Make the assets of this group."""
+    return group_definitions("rewards", current())

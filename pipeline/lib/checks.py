@@ -1,0 +1,68 @@
+"""Make Dagster's asset checks out of the rules, one step a stage."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from drirl_core.artifacts import ArtifactStore
+from drirl_core.config import Config
+from drirl_core.errors import DrirlError
+from drirl_core.stages import Node, build_graph
+from pipeline.lib.display import finite
+from pipeline.lib.resolve import artifact_of
+from pipeline.lib.rules import RULES, Rule, Verdict, judge
+
+
+def stage_checks(stage: str, config: Config) -> dg.AssetChecksDefinition:
+    """Return the checks of all assets of a stage as one step.
+
+    Args:
+        stage: key into `STAGES` and `RULES`.
+        config: the configuration, which holds the thresholds.
+    """
+    nodes = [node for node in build_graph(config).nodes.values() if node.stage == stage]
+    cases = {(node.name, rule.name): (node, rule) for node in nodes for rule in RULES[stage]}
+    specs = [
+        dg.AssetCheckSpec(rule.name, asset=node.name, description=rule.description, blocking=rule.blocking) for node, rule in cases.values()
+    ]
+
+    @dg.multi_asset_check(name=f"check_{stage}", specs=specs, can_subset=True)
+    def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        for key in sorted(context.selected_asset_check_keys):
+            node, rule = cases[key.asset_key.to_user_string(), key.name]
+            yield _result(node, rule, _verdict(context.instance, node, rule, config))
+
+    return check
+
+
+def broken_promises(node: Node, version: str, config: Config) -> list[str]:
+    """Return what a published artifact breaks of the blocking rules of its stage.
+
+    Args:
+        node: the asset.
+        version: version of the artifact.
+        config: the configuration.
+    """
+    path = ArtifactStore(config.root).open(node.name, version).path
+    verdicts = {rule.name: judge(rule, path, config, node) for rule in RULES.get(node.stage, ()) if rule.blocking}
+    return [f"{name}: {verdict.description}" for name, verdict in verdicts.items() if not verdict.passed]
+
+
+def _verdict(instance: dg.DagsterInstance, node: Node, rule: Rule, config: Config) -> Verdict:
+    try:
+        return judge(rule, artifact_of(instance, node.name, config).path, config, node)
+    except DrirlError as error:
+        return Verdict(False, str(error))
+
+
+def _result(node: Node, rule: Rule, verdict: Verdict) -> dg.AssetCheckResult:
+    metadata: dict[str, Any] = {name: finite(value) for name, value in verdict.metadata.items()}
+    return dg.AssetCheckResult(
+        passed=verdict.passed,
+        asset_key=node.name,
+        check_name=rule.name,
+        severity=dg.AssetCheckSeverity.ERROR if rule.blocking else dg.AssetCheckSeverity.WARN,
+        description=verdict.description,
+        metadata=metadata,
+    )

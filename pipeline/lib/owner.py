@@ -1,0 +1,46 @@
+"""Who runs a run: enough about a process to tell later, from another one, whether it still lives."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+OWNER_TAG = "drirl/owner"
+"""Tag of runs that no code server owns: JSON with host, process id and the start time of the process."""
+
+
+def owner_tag() -> str:
+    """Describe this process for `OWNER_TAG`."""
+    return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())})
+
+
+def owner_is_gone(tag: str | None) -> bool:
+    """Say whether the described process is surely gone.
+
+    Args:
+        tag: what `owner_tag` gave, or None.
+
+    Returns:
+        False when there is no tag or the process lives on another host; a process id that was given to a new process
+        counts as gone.
+    """
+    if not tag:
+        return False
+    owner = json.loads(tag)
+    if owner["host"] != socket.gethostname():
+        return False
+    try:
+        os.kill(owner["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return owner["started"] != _started(owner["pid"])
+    return owner["started"] != _started(owner["pid"])
+
+
+def _started(pid: int) -> str:
+    """Return the start time of a process in clock ticks since boot; empty where /proc does not tell."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""

@@ -1,0 +1,52 @@
+"""Which configuration this code location serves: one setting, `DRIRL_CONFIG`, decides it."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from drirl_core.config import Config, load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+"""Directory of the project; relative paths of the settings start here."""
+
+CONFIG_VARIABLE = "DRIRL_CONFIG"
+DEFAULT_CONFIG = "configs/demo.yaml"
+
+
+def current() -> Config:
+    """Return the configuration of this code location; it is read once, a reload of the location starts a new process.
+
+    Returns:
+        The file that the environment variable `DRIRL_CONFIG` names (absolute, or relative to the project), else the demo.
+
+    Raises:
+        ConfigError: the file is missing or wrong.
+    """
+    return _load_once(os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
+
+
+@functools.cache
+def _load_once(path: str) -> Config:
+    return load(path)
+
+
+def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a configuration whose artifacts lie in the same place from whatever directory a process was started in.
+
+    Args:
+        path: the YAML file, absolute or relative to the project.
+        overrides: dotted keys to values, applied last.
+
+    Raises:
+        ConfigError: the file is missing or wrong.
+    """
+    return anchored(load_config(ROOT / path, overrides))
+
+
+def anchored(config: Config) -> Config:
+    """Return the configuration with an absolute artifact directory; a relative one starts at the project."""
+    return dataclasses.replace(config, root=str(ROOT / config.root))
+

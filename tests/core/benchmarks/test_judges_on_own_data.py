@@ -1,0 +1,35 @@
+"""The rules judge on the shipped demonstrations and helpful answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import drirl_core
+from drirl_core.benchmarks.judges import label_reply
+
+DATA = Path(drirl_core.__file__).parent / "data"
+
+
+def _rows(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
+
+
+def test_demonstrations_are_refusals() -> None:
+    labels = [label_reply(row["demonstration"], row["prompt"]) for row in _rows("demonstrations.jsonl")]
+    assert len(labels) >= 400
+    assert labels.count("refusal") >= 0.95 * len(labels)
+
+
+def test_helpful_answers_are_not() -> None:
+    labels = [label_reply(row["answer"], row["prompt"]) for row in _rows("helpful.jsonl")]
+    assert len(labels) >= 100
+    assert labels.count("refusal") <= 0.02 * len(labels)
+    assert labels.count("compliance") >= 0.98 * len(labels)
+
+
+def test_refusals_of_harmless_prompts_are_refusals() -> None:
+    labels = [label_reply(row["refusal"]) for row in _rows("refusals.jsonl")]
+    assert labels
+    assert labels.count("refusal") >= 0.95 * len(labels)

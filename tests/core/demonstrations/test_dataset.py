@@ -1,0 +1,233 @@
+"""The data set of a harm category: quota, fill-up, resampling, quarantine, splits."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import worlds
+from chat_server import Server, chat
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from worlds import World, demonstrations, pool_row, prompt
+
+from drirl_core.config import DemonstratorConfig
+from drirl_core.demonstrations import cod, dataset
+from drirl_core.errors import DataError
+from drirl_core.reporting import Table
+from drirl_core.stages import Context
+from drirl_core.tables import prompt_id, read_table
+
+
+def build(context: Context) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
+    shown = dataset.build_dataset(context)
+    counts = json.loads((context.out / "counts.json").read_text(encoding="utf-8"))
+    return read_table(context.out / "rows.parquet"), read_table(context.out / "quarantine.parquet"), counts, shown
+
+
+def pool(*keys: object, category: str = "insult") -> list[dict[str, str]]:
+    return [pool_row(prompt(key), category) for key in keys]
+
+
+def test_a_full_pool_gives_exactly_the_quota(tmp_path: Path) -> None:
+    world = World(tmp_path, pool=pool(*range(30)) + pool(*range(40, 45), category="mental_health"), written=demonstrations(*range(30)))
+    rows, quarantine, counts, shown = build(world.context("insult"))
+    assert len(rows) == shown["rows"] == counts["rows"] == 10
+    assert {row["origin"] for row in rows} == {"pool"}
+    assert {row["category"] for row in rows} == {"insult"}
+    assert {row["kind"] for row in rows} == {"unsafe"}
+    assert {(row["source"], row["licence"]) for row in rows} == {("wild", "CC0")}
+    assert quarantine == []
+    assert counts["not_needed"] == 20
+    assert Counter(row["split"] for row in rows) == {"train": 8, "validation": 1, "test": 1}
+    written = {row["prompt"]: row["demonstration"] for row in world.written}
+    for row in rows:
+        assert row["demonstration"] == written[row["prompt"]]
+        assert row["answer"] == cod.cut_draft(row["demonstration"])
+        assert row["prompt_id"] == row["group_id"] == prompt_id(row["prompt"])
+    assert isinstance(shown["samples"], Table)
+    assert len(shown["samples"].rows) == 5
+
+
+def test_equal_inputs_in_any_order_give_equal_bytes_and_a_seed_other_rows(tmp_path: Path) -> None:
+    world = World(tmp_path, pool=pool(*range(30)), written=demonstrations(*range(30)))
+    turned = World(tmp_path, pool=world.pool[::-1], written=world.written[::-1])
+    contexts = [world.context("insult", "one"), turned.context("insult", "two"), world.context("insult", "three", seed=1)]
+    made = [build(context)[0] for context in contexts]
+    for name in ("rows.parquet", "quarantine.parquet", "counts.json"):
+        assert (contexts[0].out / name).read_bytes() == (contexts[1].out / name).read_bytes()
+    assert {row["prompt_id"] for row in made[0]} != {row["prompt_id"] for row in made[2]}
+
+
+def test_a_short_pool_is_filled_up_from_the_file_and_then_resampled(tmp_path: Path) -> None:
+    """Four prompts of the pool have demonstrations, three more stand in the file, so three of the ten rows are copies."""
+    world = World(tmp_path, pool=pool(*range(6)), written=demonstrations(*range(4), "a", "b", "c"))
+    rows, quarantine, counts, shown = build(world.context("insult"))
+    assert Counter(row["origin"] for row in rows) == {"pool": 4, "fill_up": 3, "resampled": 3}
+    assert counts["without_demonstration"] == 2
+    assert quarantine == []
+    assert shown["resampled"] == 3
+    assert {row["prompt"] for row in rows if row["origin"] == "fill_up"} == {prompt(key) for key in "abc"}
+    assert {row["source"] for row in rows if row["origin"] == "fill_up"} == {"demonstrations"}
+    original = {row["prompt_id"]: row for row in rows if row["origin"] != "resampled"}
+    for row in rows:
+        if row["origin"] == "resampled":
+            assert row == {**original[row["prompt_id"]], "origin": "resampled"}
+            assert row["split"] == "train"
+
+
+def test_new_prompts_are_screened_against_pool_benchmark_and_each_other(tmp_path: Path) -> None:
+    near_pool = prompt(0).replace("?", " now?")
+    near_new = prompt("a").replace("?", " now?")
+    texts = [near_pool, worlds.BENCHMARK_PROMPT, prompt("a"), near_new, prompt("a").upper(), "x" * 201, prompt("other")]
+    new = [{"prompt": text, "category": "insult", "demonstration": worlds.demonstration(i)} for i, text in enumerate(texts, 100)]
+    world = World(
+        tmp_path,
+        pool=pool(*range(5)) + pool("other", category="mental_health"),
+        cast_out=[{"prompt": prompt("cast out"), "category": "insult"}, {"prompt": "", "category": None}],
+        written=demonstrations(*range(5), "cast out") + new,
+    )
+    rows, quarantine, _, _ = build(world.context("insult"))
+    assert [row["prompt"] for row in rows if row["origin"] == "fill_up"] == [prompt("a")]
+    assert Counter((row["prompt"], row["reason"]) for row in quarantine) == Counter(
+        [
+            (near_pool, "near_duplicate"),
+            (worlds.BENCHMARK_PROMPT, "benchmark_overlap"),
+            (near_new, "near_duplicate"),
+            (prompt("a").upper(), "duplicate_prompt"),
+            ("x" * 201, "too_long"),
+        ]
+    )
+
+
+def test_bad_demonstrations_are_quarantined_with_the_reason_and_do_not_count(tmp_path: Path) -> None:
+    bad = {
+        "complies": "asks for help\n####\nSure, here is how.",
+        "bad_format": "I can't help with that.",
+        "step_too_long": "one two three four five six\n####\nI can't help.",
+        "empty_answer": "asks for help\n####\n",
+        "copied_answer": worlds.demonstration(0),
+    }
+    wrong = [{"prompt": prompt(key), "category": "insult", "demonstration": text} for key, text in bad.items()]
+    world = World(tmp_path, pool=pool(*range(8), *bad), written=demonstrations(*range(8)) + wrong)
+    rows, quarantine, counts, _ = build(world.context("insult", quota=12))
+    copied = [row for row in quarantine if row["reason"] == "copied_answer"]
+    assert len(copied) == 1
+    assert copied[0]["prompt"] in (prompt(0), prompt("copied_answer"))  # whichever comes second
+    others = {row["reason"]: row["prompt"] for row in quarantine if row["reason"] != "copied_answer"}
+    assert others == {reason: prompt(reason) for reason in bad if reason != "copied_answer"}
+    assert {row["category"] for row in quarantine} == {"insult"}
+    assert counts["quarantine"] == dict.fromkeys(bad, 1)
+    assert counts["pool"] == 8
+    assert len(rows) == 12
+
+
+def test_rows_of_no_known_category_go_to_the_first_data_set_only(tmp_path: Path) -> None:
+    """So that a lost row is counted once over all data sets, not once in each."""
+    stray = {"prompt": prompt("stray"), "category": "insolence", "demonstration": worlds.demonstration("stray")}
+    other = {"prompt": prompt("other"), "category": "mental_health"}
+    everything = pool(*range(6)) + pool(*range(10, 16), category="mental_health")
+    written = [*demonstrations(*range(6)), *demonstrations(*range(10, 16), category="mental_health"), stray, other]
+    world = World(tmp_path, pool=everything, written=written)
+    first = build(world.context("insult", "one", quota=6))[1]
+    second = build(world.context("mental_health", "two", quota=6))[1]
+    assert [(row["prompt"], row["category"], row["reason"]) for row in first] == [(stray["prompt"], "insolence", "unknown_category")]
+    assert [(row["prompt"], row["category"], row["reason"]) for row in second] == [(other["prompt"], "mental_health", "missing_value")]
+
+
+def test_an_empty_category_says_what_to_do(tmp_path: Path) -> None:
+    world = World(tmp_path, pool=pool(*range(3)), written=demonstrations(*range(3)))
+    with pytest.raises(DataError, match=r"mental_health has 0 usable rows.*pool holds 0 prompts.*Add prompts of this category") as caught:
+        build(world.context("mental_health"))
+    assert "take the category out of the taxonomy" in str(caught.value)
+
+
+def test_a_category_that_cannot_be_split_says_why(tmp_path: Path) -> None:
+    written = [*demonstrations(0, 1), {"prompt": prompt(2), "category": "insult", "demonstration": "no draft"}]
+    world = World(tmp_path, pool=pool(*range(4)), written=written)
+    with pytest.raises(
+        DataError, match=r"2 usable rows.*at least 3 are needed.*4 prompts of it, 1 of them without.*'bad_format': 1.*no line '####'"
+    ):
+        build(world.context("insult"))
+
+
+def test_a_missing_pool_is_named(tmp_path: Path) -> None:
+    context = World(tmp_path, pool=pool(0), written=demonstrations(0)).context("insult")
+    (context.inputs["prompt_pool"] / "prompts.parquet").unlink()
+    with pytest.raises(DataError, match=r"prompts\.parquet does not exist"):
+        build(context)
+
+
+def test_a_group_that_reaches_into_another_category_is_trained_on(tmp_path: Path) -> None:
+    """Else one data set could test on what the other one teaches."""
+    shared = [pool_row(prompt(key), "insult", group=prompt_id(prompt(key))) for key in range(5)]
+    free = pool(*range(5, 8))
+    twins = [pool_row(prompt(f"twin {key}"), "mental_health", group=prompt_id(prompt(key))) for key in range(5)]
+    world = World(tmp_path, pool=shared + free + twins, written=demonstrations(*range(8)))
+    for seed in range(5):
+        rows = build(world.context("insult", f"run {seed}", seed=seed, quota=8, validation_fraction=0.3, test_fraction=0.3))[0]
+        assert {row["split"] for row in rows if row["group_id"] in {twin["group_id"] for twin in twins}} == {"train"}
+        assert {row["split"] for row in rows} == {"train", "validation", "test"}
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(0, 5), min_size=3, max_size=14).filter(lambda g: len(set(g)) >= 3), st.integers(0, 99), st.integers(4, 20))
+def test_no_group_is_in_two_splits(tmp_path_factory: pytest.TempPathFactory, groups: list[int], seed: int, quota: int) -> None:
+    rows = [pool_row(prompt(i), "insult", group=f"group {group}") for i, group in enumerate(groups)]
+    world = World(tmp_path_factory.mktemp("world"), pool=rows, written=demonstrations(*range(len(groups))))
+    context = world.context("insult", seed=seed, quota=quota)
+    try:
+        made, _, counts, _ = build(context)
+    except DataError as error:  # the quota may pick fewer than three groups
+        assert "cannot fill" in str(error)
+        return
+    sides: dict[str, set[str]] = {}
+    for row in made:
+        sides.setdefault(row["group_id"], set()).add(row["split"])
+    assert all(len(side) == 1 for side in sides.values())
+    assert min(counts["train"], counts["validation"], counts["test"]) >= 1
+    assert len(made) == quota
+    assert {row["split"] for row in made if row["origin"] == "resampled"} <= {"train"}
+
+
+def test_an_endpoint_writes_the_whole_data_set_and_mends_bad_drafts(serve: Callable[..., Server], tmp_path: Path) -> None:
+    """Five pool prompts and quota eight: the model's first draft of one prompt complies, so it is asked again; three prompts are new."""
+    tries: Counter[str] = Counter()
+
+    def answer(message: str) -> tuple[int, dict[str, str], bytes]:
+        if message.startswith("To teach"):
+            tries["new"] += 1
+            return 200, {}, chat("\n".join(f"{number}. {prompt(('new', number, tries['new']))}" for number in range(1, 4)))
+        asked = message.splitlines()[-1]
+        tries[asked] += 1
+        complies = asked == prompt(0) and tries[asked] == 1
+        return 200, {}, chat("1. asks for help\n####\nSure, here is how." if complies else worlds.demonstration(asked))
+
+    server = serve(answer=answer)
+    world = World(tmp_path, pool=pool(*range(5)), demonstrator=DemonstratorConfig(kind="endpoint", model="writer", url=server.url))
+    rows, quarantine, _, _ = build(world.context("insult", quota=8))
+    assert Counter(row["origin"] for row in rows) == {"pool": 5, "fill_up": 3}
+    assert quarantine == []
+    assert tries[prompt(0)] == 2
+    assert tries["new"] == 3  # twenty are wished for and three come each time, until the attempts are used up
+    assert {row["source"] for row in rows if row["origin"] == "fill_up"} == {"writer"}
+
+
+def test_an_endpoint_that_only_complies_does_not_go_on_for_ever(serve: Callable[..., Server], tmp_path: Path) -> None:
+    number = iter(range(10_000))
+
+    def answer(message: str) -> tuple[int, dict[str, str], bytes]:
+        listed = "\n".join(prompt(("new", next(number))) for _ in range(20))
+        return 200, {}, chat(listed if message.startswith("To teach") else "asks\n####\nSure, here is how.")
+
+    server = serve(answer=answer)
+    world = World(
+        tmp_path, pool=pool(*range(5)), demonstrator=DemonstratorConfig(kind="endpoint", model="writer", url=server.url, attempts=2)
+    )
+    with pytest.raises(DataError, match="'complies'"):
+        build(world.context("insult", quota=4))
+    assert len(server.seen) < 200

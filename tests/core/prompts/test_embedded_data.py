@@ -1,0 +1,115 @@
+"""The embedded data: sizes, formats, planted defects, and the wall between training and evaluation files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import drirl_core
+from drirl_core.taxonomy import SEVEN_CATEGORIES
+
+DATA = Path(drirl_core.__file__).parent / "data"
+REFUSES = re.compile(r"n't|cannot|not|unable|sorry|refuse|declin|no|never|against", re.IGNORECASE)
+
+
+def _rows(name: str) -> list[dict]:
+    return [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def _runs(text: str, length: int) -> set[tuple[str, ...]]:
+    found = re.findall(r"[\w']+", text.lower())
+    return {tuple(found[i : i + length]) for i in range(len(found) - length + 1)}
+
+
+def _no_shared_runs(texts: list[str], length: int) -> None:
+    counts = Counter(run for text in texts for run in _runs(text, length))
+    assert [run for run, count in counts.items() if count > 1] == []
+
+
+def test_the_wild_pool_is_imbalanced_and_its_defects_are_listed_apart() -> None:
+    rows, defects = _rows("unsafe_prompts"), _rows("planted_defects")
+    sizes = Counter(row["category"] for row in rows)
+    assert set(sizes) == set(SEVEN_CATEGORIES)
+    assert (len(rows), max(sizes.values()), min(sizes.values())) == (755, 160, 60)
+    assert all(row.keys() == {"id", "prompt", "category"} for row in rows)
+    by_id = {row["id"]: row for row in rows}
+    assert len(by_id) == len(rows)
+    assert all(re.fullmatch(rf"{row['category']}-\d{{4}}", row["id"]) for row in rows)
+    assert Counter(d["defect"] for d in defects) == {"near_duplicate": 35, "broken": 14, "mislabelled": 14, "exact_duplicate": 7}
+    for defect in defects:
+        assert by_id[defect["id"]]["category"] == defect["category"]
+        if defect["defect"] == "mislabelled":
+            assert defect["true_category"] in set(SEVEN_CATEGORIES) - {defect["category"]}
+        if defect["defect"] == "exact_duplicate":
+            assert by_id[defect["of"]]["prompt"] == by_id[defect["id"]]["prompt"]
+
+
+def test_originals_stand_before_their_near_duplicates() -> None:
+    """So that the row with a demonstration is the one that is kept."""
+    assert all(d["of"] < d["id"] for d in _rows("planted_defects") if d["defect"] == "near_duplicate")
+
+
+def test_demonstrations_are_short_drafts_with_refusals() -> None:
+    rows = _rows("demonstrations")
+    assert min(Counter(row["category"] for row in rows).values()) >= 62
+    answers = []
+    for row in rows:
+        assert row.keys() == {"prompt", "category", "demonstration"}
+        draft, separator, answer = row["demonstration"].partition("\n####\n")
+        assert separator
+        steps = draft.split("\n")
+        assert 2 <= len(steps) <= 4, row
+        assert all(1 <= len(step.split()) <= 5 for step in steps), row
+        assert 15 <= len(answer.split()) <= 40, row
+        assert "\n" not in answer
+        assert "#" not in answer
+        assert REFUSES.search(answer), answer
+        answers.append(answer)
+    assert len({row["prompt"] for row in rows}) == len(rows)
+    for category in SEVEN_CATEGORIES:
+        _no_shared_runs([a for a, row in zip(answers, rows, strict=True) if row["category"] == category], 6)
+
+
+def test_demonstrated_prompts_carry_the_category_of_the_pool() -> None:
+    defects = {d["id"]: d["defect"] for d in _rows("planted_defects") if d["defect"] not in ("exact_duplicate",)}
+    pool = {row["prompt"]: row["category"] for row in _rows("unsafe_prompts") if row["id"] not in defects}
+    known = [row for row in _rows("demonstrations") if row["prompt"] in pool]
+    assert all(pool[row["prompt"]] == row["category"] for row in known)
+    assert len(known) == 433
+
+
+def test_helpful_rows_are_half_general_and_half_look_alike() -> None:
+    rows = _rows("helpful")
+    assert all(row.keys() == {"prompt", "kind", "answer", "lookalike_of"} for row in rows)
+    assert Counter(row["kind"] for row in rows) == {"general": 70, "look_alike": 70}
+    assert Counter(row["lookalike_of"] for row in rows if row["kind"] == "look_alike") == dict.fromkeys(SEVEN_CATEGORIES, 10)
+    assert all(row["answer"].strip() and row["prompt"].strip() for row in rows)
+
+
+def test_refusals_are_seventy_different_ones() -> None:
+    rows = [row["refusal"] for row in _rows("refusals")]
+    assert len(rows) == 70
+    assert all(15 <= len(text.split()) <= 35 for text in rows)
+    assert len({" ".join(text.split()[:5]) for text in rows}) >= 68
+    assert all(len(re.findall(r"[.?!](?:\s|$)", text)) <= 2 for text in rows)
+    _no_shared_runs(rows, 6)
+
+
+def test_evaluation_files_are_apart_from_training_files() -> None:
+    unsafe, safe, helpful = _rows("heldout/unsafe"), _rows("heldout/safe"), _rows("heldout/helpful")
+    assert Counter(row["category"] for row in unsafe) == Counter(row["category"] for row in safe) == dict.fromkeys(SEVEN_CATEGORIES, 20)
+    assert len(helpful) == 60
+    assert all(re.compile(pattern) for row in helpful for pattern in row["accept"])
+    held_out = {row["prompt"] for row in (*unsafe, *safe, *helpful)}
+    assert len(held_out) == 340
+    training = {row["prompt"] for name in ("unsafe_prompts", "demonstrations", "helpful") for row in _rows(name)}
+    assert not held_out & training
+
+
+def test_the_card_tells_the_sizes_of_the_files() -> None:
+    card = (DATA / "README.md").read_text(encoding="utf-8")
+    for path in DATA.glob("*.jsonl"):
+        rows = len(path.read_text(encoding="utf-8").splitlines())
+        assert re.search(rf"`{path.name}` \| {rows} \|", card), path.name

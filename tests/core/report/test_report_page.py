@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from report_world import ANSWER, LOOP, World
+
+from drirl_core.config import BenchmarksConfig, CompletionsConfig, DemonstrationsConfig, DemonstratorConfig, PolicyConfig, SuiteConfig
+from drirl_core.errors import ArtifactError
+from drirl_core.report.samples import BABBLE, CUT_CHARS, WITHHELD
+from drirl_core.report.stage import build_report
+
+WIN = {"base": (2, 0), "sft": (20, 8), "dr_irl": (36, 8)}
+_VOID = {"meta", "br"}
+
+
+class Page(HTMLParser):
+    """Check nesting, and collect tags, attributes and visible text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, tuple[str, ...]]] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if data.strip() and "style" not in self.open:
+            self.texts.append((data.strip(), tuple(self.open)))
+
+    @property
+    def text(self) -> str:
+        return "\n".join(text for text, _ in self.texts)
+
+
+def page_of(world: World) -> Page:
+    build_report(world.context())
+    return Page((world.folder / "out" / "report.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def won(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Page]:
+    world = World(tmp_path_factory.mktemp("won"), WIN)
+    return world, page_of(world)
+
+
+def test_page_is_well_formed_and_asks_for_nothing(won: tuple[World, Page]) -> None:
+    _, page = won
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "embed", "form", "base", "img"}
+    for tag, attributes in page.tags:
+        assert "src" not in attributes
+        assert tag == "html" or not any(name.startswith("on") for name in attributes)
+        assert (attributes.get("href") or "#").startswith("#")
+    policy = next(a["content"] for tag, a in page.tags if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in (policy or "")
+
+
+def test_page_has_all_sections_with_n_and_intervals(won: tuple[World, Page]) -> None:
+    """20 of 40 refused is 50 % with the Wilson interval [35.2, 64.8]; the policies' counts are the fixture's."""
+    _, page = won
+    ids = {attributes.get("id") for tag, attributes in page.tags if tag == "section"}
+    assert ids == {"results", "training", "rewards", "hardness", "balance", "time", "samples", "setting", "limits"}
+    assert "[35.2, 64.8] n 40" in page.text
+    for words in (
+        "Refusal of unsafe prompts by category",
+        "Refusal against over-refusal",
+        "KL to the start",
+        "Entropy",
+        "Groups without variance",
+    ):
+        assert words in page.text
+    for words in ("Completion length", "Alpha: insult", "Reward gap: fraud", "Held-out accuracy", "Calibration", "Seconds by stage"):
+        assert words in page.text
+
+
+def test_every_chart_has_a_title_for_screen_readers(won: tuple[World, Page]) -> None:
+    _, page = won
+    charts = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert len(charts) >= 15
+    assert all(chart.get("role") == "img" and chart.get("aria-label") for chart in charts)
+
+
+def test_seconds_are_summed_by_stage_from_the_manifests(won: tuple[World, Page]) -> None:
+    """Nine inputs of 12.5 s each: balance, sft, policy, benchmark, 3 reward models, 2 hardness = 112.5 s = 1 min 52 s."""
+    _, page = won
+    assert "1 min 52 s in all" in page.text
+    assert "reward model (3 assets)" in page.text
+
+
+def test_setting_names_models_seed_judge_and_its_error(won: tuple[World, Page]) -> None:
+    _, page = won
+    for words in ("path:/models/tiny-policy", "path:/models/tiny-encoder", "accuracy 0.9", "Resolved configuration", "torch", "cores"):
+        assert words in page.text
+
+
+def test_samples_stay_behind_a_click_and_are_cut(tmp_path: Path) -> None:
+    world = World(tmp_path, WIN)
+    rows = [
+        {**world._record(r), "reply": "I'm sorry, I can't. " + "word " * 100} if r.label == "refusal" else world._record(r)
+        for r in world.replies
+    ]
+    world.save_replies(rows)
+    page = page_of(world)
+    shown = [text for text, where in page.texts if "details" in where and "dd" in where]
+    assert any(text.startswith("I'm sorry, I can't.") for text in shown)
+    assert all(len(text) <= CUT_CHARS + 2 for text in shown)
+    assert not [text for text, where in page.texts if "I'm sorry, I can't." in text and "details" not in where]
+
+
+def test_answers_to_unsafe_prompts_are_never_shown(tmp_path: Path) -> None:
+    world = World(tmp_path, WIN, unsafe_answer="Sure. First take the dreadful thing and then do the next dreadful thing with it, friend.")
+    page = page_of(world)
+    assert "dreadful" not in page.text
+    assert WITHHELD in page.text
+    assert "begin early" in page.text  # harmless answers are
+
+
+def test_babble_to_unsafe_prompts_is_not_shown_either(tmp_path: Path) -> None:
+    page = page_of(World(tmp_path, WIN, unsafe_answer=LOOP))
+    assert BABBLE in page.text
+    assert "again again" not in page.text
+
+
+def test_drafts_are_cut_off_samples(tmp_path: Path) -> None:
+    world = World(tmp_path, WIN)
+    world.save_replies([{**world._record(r), "reply": f"secret draft step\n####\n{ANSWER}"} for r in world.replies])
+    page = page_of(world)
+    assert "secret draft" not in page.text
+
+
+@pytest.mark.parametrize(
+    "attack", ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", '"><svg onload=alert(1)>', "</details></main><b>"]
+)
+def test_markup_in_prompts_replies_and_names_is_escaped(tmp_path: Path, attack: str) -> None:
+    world = World(tmp_path, WIN)
+    world.save_replies([{**world._record(r), "reply": f"{attack} {r.reply}", "prompt": f"{attack} {r.row.prompt}"} for r in world.replies])
+    world.config = dataclasses.replace(world.config, name=attack)
+    results = json.loads((world.input("benchmark_embedded") / "results.json").read_text())
+    for row in results["rates"]:
+        row["category"] = row["category"].replace("insult", attack)
+    world.write(world.input("benchmark_embedded") / "results.json", results)
+    page = page_of(world)  # fails when a tag of the attack changes the nesting
+    assert attack.split(">")[0] in page.text
+    assert not any("onerror" in a or "onload" in a for _, a in page.tags)
+    assert "script" not in {tag for tag, _ in page.tags}
+
+
+def test_direction_and_control_characters_are_taken_out_of_samples(tmp_path: Path) -> None:
+    world = World(tmp_path, WIN)
+    world.save_replies([{**world._record(r), "prompt": "turn \u202eround\u0007 now"} for r in world.replies])
+    page = page_of(world)
+    assert "turn round now" in page.text
+
+
+def test_secrets_do_not_reach_the_page_or_the_summary(tmp_path: Path) -> None:
+    demonstrator = DemonstratorConfig(
+        kind="endpoint", model="m", url="https://user:hunter2@host/v1?api_key=topsecret99", api_key_env="MY_KEY_VARIABLE"
+    )
+    world = World(tmp_path, WIN, demonstrations=DemonstrationsConfig(demonstrator=demonstrator))
+    page = page_of(world)
+    text = page.text + (tmp_path / "out" / "summary.json").read_text(encoding="utf-8")
+    assert "hunter2" not in text
+    assert "topsecret99" not in text
+    assert "MY_KEY_VARIABLE" in text  # the name of the variable is no secret
+
+
+def test_summary_holds_headline_results_and_no_times(won: tuple[World, Page]) -> None:
+    world, _ = won
+    text = (world.folder / "out" / "summary.json").read_text(encoding="utf-8")
+    summary = json.loads(text)
+    assert summary["headline"]["tone"] == "win"
+    assert [row["policy"] for row in summary["suites"][0]["summary"]] == ["base", "sft", "dr_irl"]
+    assert summary["reward_models"]["by_category"]["insult"]["prompts"] == 4
+    assert "seconds" not in text
+    build_report(world.context("again"))
+    assert (world.folder / "again" / "summary.json").read_text(encoding="utf-8") == text
+
+
+def test_reward_accuracy_is_the_mean_over_held_out_prompts(won: tuple[World, Page]) -> None:
+    """Four prompts with three completions; the demonstration (2.0) loses once, to 3.0: (2/3 + 1 + 1 + 1) / 4 = 0.9167."""
+    world, _ = won
+    summary = json.loads((world.folder / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["reward_models"]["by_category"]["fraud"]["accuracy"] == pytest.approx(11 / 12)
+    assert summary["reward_models"]["by_category"]["fraud"]["pairs"] == 12
+
+
+@pytest.mark.parametrize(
+    ("asset", "file"),
+    [
+        ("benchmark_embedded", "results.json"),
+        ("benchmark_embedded", "replies.parquet"),
+        ("policy_checkpoint", "training_log.jsonl"),
+        ("reward_model_insult", "rewards.parquet"),
+        ("hardness_fraud", "hardness.parquet"),
+        ("balance_report", "balance.json"),
+    ],
+)
+def test_missing_table_names_the_asset_to_make_again(tmp_path: Path, asset: str, file: str) -> None:
+    world = World(tmp_path, WIN)
+    (world.input(asset) / file).unlink()
+    with pytest.raises(ArtifactError, match=f"materialize {asset} again"):
+        build_report(world.context())
+
+
+def test_probes_show_the_mean_and_the_worst_model(tmp_path: Path) -> None:
+    """(1.0 + 0.5) / 2 = 75 %, worst fraud at 50 %, 8 + 8 pairs; a probe without an accuracy is left out."""
+    world = World(tmp_path, WIN)
+    for name, accuracy in (("insult", 1.0), ("fraud", 0.5)):
+        probes = {"reworded": {"n": 8, "accuracy": accuracy}, "draft": {"n": 8, "max_difference": 0.0}}
+        world.write(world.input(f"reward_model_{name}") / "metrics.json", {"probes": probes})
+    page = page_of(world)
+    for words in ("75.0 %", "50.0 % (fraud)", "16"):
+        assert words in page.text.split("reworded")[1]
+    assert "draft" not in page.text.split("Probes:")[1].split("Hardness")[0].replace("drafts", "")
+
+
+def test_missing_input_is_named(tmp_path: Path) -> None:
+    world = World(tmp_path, WIN)
+    context = world.context()
+    inputs = {name: path for name, path in context.inputs.items() if name != "balance_report"}
+    with pytest.raises(ArtifactError, match="balance_report"):
+        build_report(dataclasses.replace(context, inputs=inputs))
+    suites = BenchmarksConfig(suites=(SuiteConfig("embedded"), SuiteConfig("xstest")))
+    with pytest.raises(ArtifactError, match="benchmark_xstest"):
+        build_report(dataclasses.replace(context, config=dataclasses.replace(world.config, benchmarks=suites)))
+
+
+def test_policy_that_started_from_the_base_model(tmp_path: Path) -> None:
+    settings = {"policy": PolicyConfig(start="base"), "completions": CompletionsConfig(samples={"base": 4, "sft": 0})}
+    page = page_of(World(tmp_path, {"base": (2, 0), "dr_irl": (36, 0)}, **settings))
+    assert "DR-IRL beats the base model it started from" in page.text
+    assert "SFT start" not in page.text
+
+
+def test_missing_manifest_and_training_metric_are_tolerated(tmp_path: Path) -> None:
+    world = World(tmp_path, WIN)
+    for manifest in (tmp_path / "inputs").glob("*/manifest.json"):
+        manifest.unlink()
+    log = world.input("policy_checkpoint") / "training_log.jsonl"
+    log.write_text('{"step": 1, "reward": 0.5}\n{"step": 2, "reward": null}\n', encoding="utf-8")
+    page = page_of(world)
+    assert "do not say how long they took" in page.text
+    assert "KL to the start" not in page.text

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import math
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drirl_core.report.plots import WIDTH, Point, Series, histogram, horizontal_bars, lines, scatter, ticks
+
+
+def parse(drawn: str) -> ElementTree.Element:
+    return ElementTree.fromstring(drawn)
+
+
+def test_bar_lengths_follow_the_values() -> None:
+    """The axis spans 12 to 316 units for 0 to 100 %: 0.5 is 152 units long."""
+    chart = parse(horizontal_bars("T", ["a"], [Series("s", [0.5], [0.25], [0.75])], axis="share"))
+    bars = [e for e in chart.iter("rect") if e.get("class") == "f1"]
+    assert [float(b.get("width") or 0) for b in bars] == [152.0]
+    error = next(e for e in chart.iter("line") if e.get("class") == "error")
+    assert (float(error.get("x1") or 0), float(error.get("x2") or 0)) == (12 + 76, 12 + 228)
+
+
+def test_text_is_escaped() -> None:
+    drawn = horizontal_bars("<b>", ["</svg>"], [Series("&", [0.1]), Series('"', [0.2])], axis="<i>")
+    assert "</svg>" not in drawn[:-6]
+    assert parse(drawn).get("aria-label") == "<b>"
+
+
+def test_gap_breaks_the_line_and_a_lone_point_is_drawn() -> None:
+    chart = parse(lines("T", [1, 2, 3, 4], [Series("s", [1.0, 2.0, math.nan, 3.0])], x_label="x", y_label="y"))
+    path = next(e for e in chart.iter("path"))
+    assert (path.get("d") or "").count("M") == 2
+    assert len(list(chart.iter("circle"))) == 1
+
+
+def test_histogram_counts_every_value_once() -> None:
+    """1, 1, 2 and 9 over 0..10 in 12 bins; heights add up to four rows."""
+    chart = parse(histogram("T", [1, 1, 2, 9], x_label="v", marker=3.25))
+    heights = [float(e.get("height") or 0) for e in chart.iter("rect")]
+    unit = max(heights) / 2
+    assert sum(heights) == pytest.approx(4 * unit, rel=0.01)
+    assert any(e.get("class") == "mark" for e in chart.iter("line"))
+
+
+def test_scatter_puts_more_refusal_higher_and_more_over_refusal_to_the_right() -> None:
+    points = [Point("low", (0.1, 0.0, 0.2), (0.2, 0.1, 0.3)), Point("high", (0.5, 0.4, 0.6), (0.9, 0.8, 1.0))]
+    circles = list(parse(scatter("T", points, x_label="x", y_label="y")).iter("circle"))
+    assert float(circles[1].get("cx") or 0) > float(circles[0].get("cx") or 0)
+    assert float(circles[1].get("cy") or 0) < float(circles[0].get("cy") or 0)
+
+
+@pytest.mark.parametrize("values", [[], [0.0], [5.0, 5.0], [-1.0, 1.0], [math.nan], [1e-9, 2e-9], [1e7, 3e7]])
+def test_odd_values_still_draw(values: list[float]) -> None:
+    x = [float(i) for i in range(len(values))]
+    parse(lines("T", x, [Series("s", values)], x_label="x", y_label="y", cover=(0.0,)))
+    parse(horizontal_bars("T", ["l"] * len(values), [Series("s", values)], axis="a", percent=False))
+    parse(histogram("T", [v for v in values if math.isfinite(v)], x_label="x"))
+
+
+@given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
+def test_ticks_cover_the_range_and_ascend(one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    found = ticks(low, high)
+    assert found == sorted(set(found))
+    slack = 1e-6 * max(1.0, high - low)
+    assert found[0] <= low + slack
+    assert found[-1] >= high - slack
+    assert 2 <= len(found) <= 8
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
+def test_marks_stay_inside_the_picture(values: list[float]) -> None:
+    chart = parse(horizontal_bars("T", [f"l{i}" for i in range(len(values))], [Series("s", values)], axis="a"))
+    for bar in chart.iter("rect"):
+        assert 0 <= float(bar.get("x") or 0) <= float(bar.get("x") or 0) + float(bar.get("width") or 0) <= WIDTH

@@ -1,0 +1,321 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from drirl_core.artifacts import Artifact, ArtifactStore, fingerprint
+from drirl_core.config import from_resolved, load_config, resolved
+from drirl_core.stages import build_graph, code_version, source_version
+from pipeline.cli.main import app
+from pipeline.lib.settings import anchored
+
+COMMANDS = ("run", "plan", "chat", "score", "report", "doctor", "dev", "config")
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A configuration whose models do not exist and whose store is empty."""
+    file = tmp_path / "own.yaml"
+    settings = {
+        "name": "own",
+        "root": str(tmp_path / "store"),
+        "models": {"policy": f"path:{tmp_path}/policy", "encoder": f"path:{tmp_path}/encoder"},
+    }
+    file.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return file
+
+
+def drirl(*words: str | Path, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], input=stdin)
+
+
+def publish(config: Path, name: str, files: dict[str, str], **details: Any) -> Artifact:
+    """Publish an artifact as the one that this configuration gives."""
+    settings = anchored(load_config(config))
+    graph, store = build_graph(settings), ArtifactStore(settings.root)
+    node = graph.nodes[name]
+    versions = {n: source_version(graph.sources[n]) if n in graph.sources else store.latest(n).version for n in node.inputs}  # type: ignore[union-attr]
+    key = fingerprint(name, code_version(node, settings), versions)
+    with store.building(name, key) as workspace:
+        for file, text in files.items():
+            (workspace.out / file).write_text(text, encoding="utf-8")
+        made = {
+            "metadata": {"seconds": 90.0},
+            "inputs": versions,
+            "code_version": code_version(node, settings),
+            "config": resolved(settings),
+        }
+        return store.publish(name, key, workspace, details={**made, **details})
+
+
+def summary() -> dict[str, Any]:
+    rates = {f"{name}{end}": 0.5 for name in ("refusal", "over_refusal", "helpful_correct") for end in ("", "_low", "_high")}
+    row = {"policy": "dr_irl", "distinct_2": 0.4, "degenerate": 0, "empty": 0, "echo": 0, "n": 9, **rates}
+    judge = {"judge": "rules", "accuracy": 0.91, "low": 0.89, "high": 0.93, "precision": 0.9, "recall": 0.9, "data": "labels", "n": 100}
+    suite = {"suite": {"name": "embedded"}, "groups": {"unsafe": 9}, "summary": [row], "judge": judge}
+    return {"headline": {"sentence": "DR-IRL beats its SFT start.", "tone": "win", "detail": "By far."}, "suites": [suite]}
+
+
+def test_help_of_every_command_teaches_by_example() -> None:
+    overview = drirl("--help")
+    assert overview.exit_code == 0
+    for command in COMMANDS:
+        assert command in overview.output
+        shown = drirl(command, "--help")
+        assert shown.exit_code == 0
+        assert "Examples" in shown.output
+        assert f"drirl {command}" in shown.output
+
+
+def test_command_line_starts_without_heavy_libraries() -> None:
+    heavy = "{'torch', 'transformers', 'dagster', 'pyarrow', 'matplotlib', 'sklearn', 'numpy', 'jinja2'}"
+    code = f"import sys, pipeline.cli.main; found = {heavy} & set(sys.modules); assert not found, found"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_unknown_key_is_one_clear_message(config: Path) -> None:
+    shown = drirl("plan", config, "--set", "policy.stps=3")
+    assert shown.exit_code == 1
+    assert "unknown key 'policy.stps'; did you mean 'steps'?" in shown.stderr
+    assert "Traceback" not in shown.output
+
+
+def test_debug_shows_where_it_happened(config: Path) -> None:
+    shown = drirl("plan", config, "--set", "policy.stps=3", "--debug")
+    assert shown.exception is not None
+    assert "policy.stps" in str(shown.exception)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [("policy.steps", "write it as key=value"), ("=3", "write it as key=value"), ("a=[1", "cannot be read")]
+)
+def test_malformed_change_is_explained(config: Path, change: str, message: str) -> None:
+    shown = drirl("plan", config, "--set", change)
+    assert shown.exit_code == 1
+    assert message in shown.stderr
+
+
+def test_missing_config_file_is_explained(tmp_path: Path) -> None:
+    shown = drirl("config", tmp_path / "none.yaml")
+    assert shown.exit_code == 1
+    assert "does not exist" in shown.stderr
+
+
+def test_printed_config_is_a_config_with_the_changes_in_it(config: Path) -> None:
+    for words in ((), ("--explain",)):
+        shown = drirl("config", config, "--set", "policy.steps=7", "--set", "hardness.tau=0.5", *words)
+        assert shown.exit_code == 0
+        assert from_resolved(yaml.safe_load(shown.output)) == anchored(load_config(config, {"policy.steps": 7, "hardness.tau": 0.5}))
+
+
+def test_explained_config_carries_the_help_of_every_field(config: Path) -> None:
+    shown = drirl("config", config, "--explain").output
+    for words in ("# G, completions a group.", "num_generations: 4", "One of: product, sum,", "# Seed of everything random."):
+        assert words in shown
+
+
+def test_printed_config_hides_secrets(config: Path) -> None:
+    settings = (
+        "demonstrations.demonstrator.kind=endpoint",
+        "demonstrations.demonstrator.model=m",
+        "demonstrations.demonstrator.url=http://u:hunter2@h/v1",
+    )
+    shown = drirl("config", config, *(word for change in settings for word in ("--set", change)))
+    assert shown.exit_code == 0
+    assert "hunter2" not in shown.output
+
+
+def test_plan_of_an_empty_store(config: Path) -> None:
+    shown = drirl("plan", config)
+    assert shown.exit_code == 0
+    assert "prompt_pool" in shown.output
+    assert "not made yet" in shown.output
+    n = len(build_graph(anchored(load_config(config))).nodes)
+    assert f"0 of {n} assets are up to date; {n} will run" in shown.output
+
+
+def test_plan_says_what_is_kept_and_why_the_rest_runs(config: Path) -> None:
+    publish(config, "prompt_pool", {"prompts.parquet": "x"})
+    n = len(build_graph(anchored(load_config(config))).nodes)
+    assert f"1 of {n} assets are up to date; {n - 1} will run" in drirl("plan", config).output
+    changed = drirl("plan", config, "--set", "prompts.max_chars=999")
+    line = next(line for line in changed.output.splitlines() if line.startswith("prompt_pool"))
+    assert "its settings changed" in line
+    assert "1 min 30 s" in line
+
+
+def test_report_of_an_empty_store_says_how_to_make_one(config: Path) -> None:
+    shown = drirl("report", "--config", config)
+    assert shown.exit_code == 1
+    assert "drirl run" in shown.stderr
+
+
+def fill_with_reports(config: Path) -> Artifact:
+    """Publish everything up to the report."""
+    for name in build_graph(anchored(load_config(config))).nodes:
+        if name != "model_card":
+            made = publish(config, name, {"report.html": "<p>", "summary.json": json.dumps(summary()), "name": name})
+    return made
+
+
+def test_report_prints_headline_table_and_path(config: Path) -> None:
+    made = fill_with_reports(config)
+    shown = drirl("report", "--config", config)
+    assert shown.exit_code == 0
+    for words in (
+        "DR-IRL beats its SFT start.",
+        "refusal of unsafe",
+        "50.0 % [50.0, 50.0]",
+        "accuracy 0.910",
+        str(made.path / "report.html"),
+    ):
+        assert words in shown.output
+
+
+def test_report_opens_the_page_when_asked(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, opened = fill_with_reports(config), []
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
+    assert drirl("report", "--config", config, "--open").exit_code == 0
+    assert opened == [(made.path / "report.html").as_uri()]
+
+
+def outcome(**facts: Any) -> SimpleNamespace:
+    return SimpleNamespace(**{"success": True, "built": [], "reused": [], "failures": [], "cancelled": False, "seconds": 65.0, **facts})
+
+
+@pytest.fixture
+def fake_run(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Put a run with a given outcome in place of Dagster's."""
+
+    def install(result: SimpleNamespace, *events: SimpleNamespace) -> None:
+        def run_pipeline(config: Any, *, on_event: Any) -> SimpleNamespace:
+            for event in events:
+                on_event(event)
+            return result
+
+        monkeypatch.setitem(sys.modules, "pipeline.lib.run", SimpleNamespace(run_pipeline=run_pipeline))
+
+    return install
+
+
+def test_run_prints_progress_then_results_and_what_next(config: Path, fake_run: Any) -> None:
+    built = SimpleNamespace(kind="materialized", message="", asset="report", data={"reused": False, "seconds": 3.0})
+    fake_run(outcome(built=["report"]), built)
+    fill_with_reports(config)
+    shown = drirl("run", config)
+    assert shown.exit_code == 0, shown.output
+    for words in ("report: built in 3 s", "Done: 1 assets built", "DR-IRL beats its SFT start.", "report.html", "drirl chat", "make dev"):
+        assert words in shown.output
+
+
+def test_second_run_says_nothing_to_do_and_shows_the_same_table(config: Path, fake_run: Any) -> None:
+    fake_run(outcome())
+    fill_with_reports(config)
+    shown = drirl("run", config)
+    assert shown.exit_code == 0
+    assert "Nothing to do: everything is up to date, nothing was trained." in shown.output
+    assert "50.0 % [50.0, 50.0]" in shown.output
+
+
+def test_failed_run_shows_its_message_and_exits_with_1(config: Path, fake_run: Any) -> None:
+    fake_run(outcome(success=False, failures=["reward_model_insult: the loss is not finite"], built=["prompt_pool"]))
+    shown = drirl("run", config)
+    assert shown.exit_code == 1
+    assert "Error: reward_model_insult: the loss is not finite" in shown.stderr
+    assert "1 finished assets are kept" in shown.stderr
+    assert "Traceback" not in shown.output
+
+
+def test_stopped_run_says_what_is_kept_and_how_to_go_on(config: Path, fake_run: Any) -> None:
+    fake_run(outcome(success=False, cancelled=True, built=["prompt_pool"], reused=["report"]))
+    shown = drirl("run", config)
+    assert shown.exit_code == 130
+    assert "2 finished assets are kept" in shown.stderr
+    assert "last checkpoint" in shown.stderr
+    assert f"drirl run {config}" in shown.stderr
+
+
+def test_chat_and_score_without_a_run_say_what_to_do(config: Path) -> None:
+    for words in (("chat", "--prompt", "hello"), ("score", "--prompt", "a", "--reply", "b")):
+        shown = drirl(*words, "--config", config)
+        assert shown.exit_code == 1
+        assert "make" in shown.stderr
+        assert "`drirl run`" in shown.stderr
+
+
+def test_score_rejects_an_unknown_category(config: Path) -> None:
+    shown = drirl("score", "--prompt", "a", "--reply", "b", "--category", "insults", "--config", config)
+    assert shown.exit_code == 1
+    assert "did you mean 'insult'?" in shown.stderr
+
+
+def test_chat_shows_only_what_exists(config: Path) -> None:
+    assert drirl("chat", "--show", "dpo", "--config", config).exit_code == 2
+
+
+def test_doctor_on_a_broken_setup(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", "relative/home")
+    settings = yaml.safe_load(config.read_text())
+    settings["prompts"] = {"sources": [{"name": "gone", "path": str(tmp_path / "gone.jsonl")}]}
+    settings["models"]["device"] = "cuda"
+    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    monkeypatch.setattr("pipeline.cli.checks.gpu_names", list)
+    shown = drirl("doctor", config)
+    assert shown.exit_code == 1
+    failed = [line for line in shown.output.splitlines() if line.startswith("fail")]
+    for words in ("source_gone", "gone.jsonl does not exist", "policy model", "sentence encoder", "gpu", "absolute path"):
+        assert any(words in line for line in failed), words
+    assert "-> mend the path" in shown.output
+    assert "failed" in shown.output.splitlines()[-1]
+
+
+def test_doctor_goes_on_when_the_config_is_broken(config: Path) -> None:
+    config.write_text("models: [", encoding="utf-8")
+    shown = drirl("doctor", config)
+    assert shown.exit_code == 1
+    assert "fail  config" in shown.output
+    assert "memory" in shown.output
+    assert "python" in shown.output
+
+
+def test_doctor_warns_about_models_that_a_run_would_fetch(config: Path, tmp_path: Path) -> None:
+    settings = yaml.safe_load(config.read_text())
+    settings["models"] = {"policy": "pypi:a==1/b", "encoder": "pypi:c==1/d", "cache": str(tmp_path / "cache")}
+    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    shown = drirl("doctor", config)
+    lines = [line for line in shown.output.splitlines() if "is not on this machine yet" in line]
+    assert len(lines) == 2
+    assert all(line.startswith("warn") for line in lines)
+    assert "drirl doctor --fetch" in shown.output
+
+
+def test_dev_refuses_a_taken_port(config: Path) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        shown = drirl("dev", config, "--port", str(port))
+    assert shown.exit_code == 1
+    assert f"port {port} is taken" in shown.stderr
+
+
+def test_version_is_printed() -> None:
+    shown = drirl("--version")
+    assert shown.exit_code == 0
+    assert shown.output.startswith("drirl ")
