@@ -397,6 +397,13 @@ class SuiteConfig:
     """Rows a group at most (0: all), the first by content hash."""
 
     def __post_init__(self) -> None:
+        _require(
+            self.name.isidentifier() and self.name.islower(),
+            f"benchmark suite name {self.name!r}: use lower-case letters, digits and '_'; it becomes an asset's name",
+        )
+        _require(self.limit >= 0, f"benchmarks.suites: limit is {self.limit}; 0 for all rows, or more")
+
+    def __post_init__(self) -> None:
         _require(self.limit >= 0, f"benchmarks.suites: limit of {self.name!r} is {self.limit}; 0 (all rows) or more")
 
 
@@ -432,12 +439,7 @@ class ExecutionConfig:
     """How Dagster runs the steps."""
 
     category_steps: Literal["together", "apart"] = "together"
-    """One process for the categories of a stage (models load once), or one a category (parallel on many GPUs)."""
-    gpus: int = 0
-    """GPUs a heavy step asks for."""
-
-    def __post_init__(self) -> None:
-        _require(self.gpus >= 0, f"execution.gpus is {self.gpus}; at least 0")
+    """One process for the categories of a stage (models load once), or one step a category (each can fail and retry alone)."""
 
 
 @dataclass(frozen=True)

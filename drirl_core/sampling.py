@@ -103,6 +103,12 @@ def sample(
     return [[Completion(*json.loads(found[key])) for key in row] for row in keys]
 
 
+@functools.lru_cache(maxsize=2)
+def _kept_policy(policy: str | Path, models: ModelsConfig) -> Policy:
+    """Keep the last two policies, for the categories of a stage take turns with the same ones."""
+    return load_policy(policy, models)
+
+
 def _decode_all(
     policy: Policy, rows: list[tuple[str, str]], settings: SamplingSettings, reporter: Reporter
 ) -> Iterator[dict[str, Completion]]:
@@ -114,8 +120,7 @@ def _decode_all(
         completions = _decode(policy, [texts[prompt] for _, prompt in part], [key for key, _ in part], settings)
         tokens += sum(c.tokens for c in completions)
         yield {key: completion for (key, _), completion in zip(part, completions, strict=True)}
-        rate = tokens / (time.monotonic() - started)
-        reporter.progress(f"completions ({rate:.0f} tokens/s)" if start == 0 else "completions", start + len(part), len(ordered))
+        reporter.progress("completions", start + len(part), len(ordered))
     reporter.log(f"sampled {len(ordered)} completions, {tokens} tokens, {tokens / (time.monotonic() - started):.0f} tokens/s")
 
 

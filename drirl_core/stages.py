@@ -61,13 +61,13 @@ STAGES: dict[str, Stage] = {
         "drirl_core.completions:build_completion_pool", "1", ("completions", "models.policy", "models.dtype", "seed"), "completions", heavy=True
     ),
     "reward_model": Stage("drirl_core.rewards.stage:build_reward_model", "1", ("rewards", "models.encoder", "seed"), "rewards", heavy=True),
-    "hardness": Stage("drirl_core.hardness_stage:build_hardness", "1", ("hardness", "models.encoder"), "hardness", heavy=True),
+    "hardness": Stage("drirl_core.hardness_stage:build_hardness", "1", ("hardness", "models.encoder", "seed"), "hardness", heavy=True),
     "policy_checkpoint": Stage(
         "drirl_core.policy.stage:build_policy_checkpoint", "1", ("policy", "hardness", "models.policy", "models.encoder", "models.dtype", "seed"), "policy", heavy=True, volatile=TIMES
     ),
     "benchmark": Stage("drirl_core.benchmarks.stage:build_benchmark", "1", ("benchmarks", "models.policy", "models.dtype", "seed"), "benchmarks", heavy=True),
     "report": Stage("drirl_core.report.stage:build_report", "1", ("name",), "report", volatile=frozenset({"report.html"})),
-    "model_card": Stage("drirl_core.report.card:build_model_card", "1", (), "report"),
+    "model_card": Stage("drirl_core.report.card:build_model_card", "1", ("name",), "report"),
 }
 
 
@@ -160,7 +160,7 @@ def build_graph(config: Config) -> Graph:
     ]
     for category in categories:
         nodes.append(Node(dataset_name(category), "dataset", category, dataset_inputs, f"Balanced prompts with demonstrations for {category}."))
-    nodes.append(Node(dataset_name(taxonomy.HELPFUL), "dataset", taxonomy.HELPFUL, ("prompt_pool", helpful_source, refusal_source), "Harmless prompts with good answers; safe look-alikes among them."))
+    nodes.append(Node(dataset_name(taxonomy.HELPFUL), "dataset", taxonomy.HELPFUL, ("prompt_pool", helpful_source, refusal_source, *suite_sources), "Harmless prompts with good answers; safe look-alikes among them."))
     datasets = tuple(dataset_name(c) for c in every)
     nodes.append(Node("balance_report", "balance_report", None, ("prompt_pool", *datasets), "Rows a category before and after balancing, imbalance ratio and entropy."))
     with_sft = config.policy.start == "sft"

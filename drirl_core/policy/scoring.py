@@ -62,12 +62,13 @@ class RolloutScorer:
             similarities[harm] = self._similarity.similarity(demonstrations, [self._answers[i] for i in harm])
         gaps = self._expert_rewards(rows) - rewards.double().cpu().numpy()
         local = [
-            (row["category"], row["prompt_id"], float(s), float(g)) for row, s, g in zip(rows, similarities, gaps, strict=True)
+            (row["category"], row["prompt_id"], float(s), float(g), float(r))
+            for row, s, g, r in zip(rows, similarities, gaps, rewards, strict=True)
         ]
         everyone = gather(local)  # alpha is normalised over the generation batch of all processes
-        categories, groups, all_similarities, all_gaps = (list(column) for column in zip(*everyone, strict=True))
+        categories, groups, all_similarities, all_gaps, all_rewards = (list(column) for column in zip(*everyone, strict=True))
         batch = self._coefficients.compute(np.array(all_similarities), np.array(all_gaps), categories, groups)
-        self._metrics = _describe(categories, np.array(all_gaps), batch)
+        self._metrics = _describe(categories, np.array(all_gaps), np.array(all_rewards), batch)
         start = _rank() * len(local)
         return torch.from_numpy(batch.alpha[start : start + len(local)])
 
@@ -94,7 +95,7 @@ class RolloutScorer:
         return np.array([self._demonstration_rewards[row["prompt_id"]] for row in rows])
 
 
-def _describe(categories: list[str], gaps: np.ndarray, batch: AlphaBatch) -> dict[str, float]:
+def _describe(categories: list[str], gaps: np.ndarray, rewards: np.ndarray, batch: AlphaBatch) -> dict[str, float]:
     names, alpha = np.array(categories), batch.alpha
     safety = names != taxonomy.HELPFUL
     shown = {"alpha/mean": alpha.mean(), "alpha/std": alpha.std(), "alpha/min": alpha.min(), "alpha/max": alpha.max()}
@@ -105,6 +106,7 @@ def _describe(categories: list[str], gaps: np.ndarray, batch: AlphaBatch) -> dic
         rows = names == name
         shown[f"alpha/{name}/mean"] = alpha[rows].mean()
         shown[f"gap/{name}/mean"] = gaps[rows].mean()
+        shown[f"reward/{name}/mean"] = rewards[rows].mean()
     return {key: float(value) for key, value in shown.items()}
 
 

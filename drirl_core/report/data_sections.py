@@ -21,17 +21,19 @@ from drirl_core.stages import build_graph
 PACKAGES = ("torch", "transformers", "trl", "peft", "sentence-transformers", "scikit-learn", "numpy", "pyarrow", "dagster")
 
 
-def balance_section(folder: Path) -> dict[str, Any]:
+def balance_section(folder: Path, order: Sequence[str]) -> dict[str, Any]:
     """Return rows a category before and after balancing.
 
     Args:
         folder: directory of `balance_report`.
+        order: categories in the order to show them.
 
     Raises:
         ArtifactError: `balance.json` is missing.
     """
     found = read_json(folder, "balance.json", "balance_report")
-    categories: Mapping[str, Mapping[str, Any]] = found["categories"]
+    counted: Mapping[str, Mapping[str, Any]] = found["categories"]
+    categories = {name: counted[name] for name in [*(n for n in order if n in counted), *(n for n in counted if n not in order)]}
     columns = [
         c
         for c in ("raw", "kept", "rows", "pool", "fill_up", "resampled", "train", "validation", "test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -68,9 +69,26 @@ def _category_curves(log: Sequence[Mapping[str, Any]], steps: Sequence[float]) -
         curves = {name: [_value(row, f"{measure}/{name}/mean") for row in log] for name in names}
         ends = [value for curve in curves.values() for value in curve if math.isfinite(value)]
         for name, curve in curves.items():
-            series = [Series(category_name(name), curve)]
+            series = [Series(category_name(name), bridged(curve))]
             drawn.append(lines(f"{title}: {category_name(name)}", steps, series, x_label="step", y_label=title.lower(), cover=ends))
     return drawn
+
+
+def bridged(values: Sequence[float]) -> list[float]:
+    """Fill gaps between known values by straight lines: a category is not in every batch.
+
+    Args:
+        values: numbers at even steps, NaN where unknown.
+
+    Returns:
+        The same; NaN is left before the first and after the last known value.
+    """
+    known = [i for i, value in enumerate(values) if math.isfinite(value)]
+    filled = list(values)
+    for left, right in itertools.pairwise(known):
+        for i in range(left + 1, right):
+            filled[i] = values[left] + (values[right] - values[left]) * (i - left) / (right - left)
+    return filled
 
 
 def reward_section(models: Mapping[str, Path]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
         Ascending multiples of 1, 2, 2.5 or 5 times a power of ten; the first is at or below `low`, the last at or above `high`.
     """
     if high - low <= 1e-9 * max(abs(low), abs(high), 1e-9):
-        low, high = low - 0.5, high + 0.5
+        low, high = (low - 0.5, high + 0.5) if abs(low) > 1e-9 else (0.0, 1.0)
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
@@ -112,7 +112,7 @@ def lines(title: str, x: Sequence[float], series: Sequence[Series], *, x_label: 
     every = [v for s in series for v in (*s.values, *(s.low or ()), *(s.high or ())) if _finite(v)] + list(cover)
     marks = ticks(min(every, default=0.0), max(every, default=1.0))
     up = _Scale(marks[0], marks[-1], height - bottom, top)
-    along = _Scale(min(x, default=0), max(x, default=1), left, WIDTH - right)
+    along = _Scale(min(x, default=0), max(x, default=1), left, WIDTH - right, whole=all(float(a).is_integer() for a in x))
     parts = [_legend(series, 30)] if len(series) > 1 else []
     parts += _frame(along, up, marks, (top, height - bottom), (x_label, y_label))
     for i, one in enumerate(series, start=_first_colour(series)):
@@ -189,6 +189,7 @@ class _Scale:
     high: float
     start: float
     end: float
+    whole: bool = False
 
     def __call__(self, value: float) -> float:
         span = self.high - self.low
@@ -223,7 +224,9 @@ def _frame(
         ).format(along.start, along.end, along.start - 5, _r(up(m) + 3.5), _number(m, percent), y=_r(up(m)))
         for m in marks
     ]
-    x_marks = marks if percent else [m for m in ticks(along.low, along.high) if along.low <= m <= along.high]
+    x_marks = (
+        marks if percent else [m for m in ticks(along.low, along.high) if along.low <= m <= along.high and (not along.whole or m == int(m))]
+    )
     parts += [
         Markup('<text class="small" x="{}" y="{}" text-anchor="middle">{}</text>').format(_r(along(m)), bottom + 13, _number(m, percent))
         for m in x_marks

@@ -94,7 +94,7 @@ def _compose(context: Context, results: Sequence[dict[str, Any]]) -> tuple[dict[
     training = learning_sections.training_section(_needed(context, "policy_checkpoint"), inputs.get("sft_checkpoint"))
     rewards = learning_sections.reward_section(learning_sections.in_order(context.named("reward_model"), categories))
     hardness = learning_sections.hardness_section(learning_sections.in_order(context.named("hardness"), categories), config.seed)
-    balance = data_sections.balance_section(_needed(context, "balance_report"))
+    balance = data_sections.balance_section(_needed(context, "balance_report"), categories)
     page = {
         "title": f"DR-IRL report: {config.name}",
         "verdict": found,

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from drirl_core.benchmarks.statistics import wilson
 from drirl_core.errors import DataError
 from drirl_core.rewards.model import RewardModel, require_finite
 from drirl_core.rewards.pool import PoolPrompt
 from drirl_core.rewards.probes import BROKEN, SAME_MEANING
 
-_Z = 1.959963984540054
 _BINS = 5
 
 
@@ -36,23 +36,6 @@ class ScoredPrompt:
     prompt: PoolPrompt
     demonstration_reward: float
     reply_rewards: tuple[float, ...]
-
-
-def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """Return the Wilson 95 % interval of a share (Wilson 1927).
-
-    centre = (p + z^2 / 2n) / (1 + z^2 / n), half width = z sqrt(p (1 - p) / n + z^2 / 4n^2) / (1 + z^2 / n).
-
-    Args:
-        successes: at least 0, at most n.
-        n: trials; with 0 the interval is (0, 1).
-    """
-    if n == 0:
-        return 0.0, 1.0
-    p, square = successes / n, _Z**2
-    centre = (p + square / (2 * n)) / (1 + square / n)
-    half = _Z * math.sqrt(p * (1 - p) / n + square / (4 * n**2)) / (1 + square / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def calibration(gaps: Sequence[float] | np.ndarray) -> tuple[float, list[dict[str, float]]]:
@@ -85,8 +68,8 @@ def calibration(gaps: Sequence[float] | np.ndarray) -> tuple[float, list[dict[st
 def share(outcomes: Sequence[bool] | np.ndarray) -> dict[str, float | int]:
     """Return `n`, `accuracy`, `low` and `high` of won pairs; NaN accuracy without any."""
     n, won = len(outcomes), int(np.sum(outcomes))
-    low, high = wilson_interval(won, n)
-    return {"n": n, "accuracy": won / n if n else math.nan, "low": low, "high": high}
+    estimate = wilson(won, n)
+    return {"n": n, "accuracy": estimate.value, "low": estimate.low, "high": estimate.high}
 
 
 def score_pool(model: RewardModel, prompts: Sequence[PoolPrompt]) -> list[ScoredPrompt]:

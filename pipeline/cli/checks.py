@@ -177,7 +177,7 @@ def cpu_flags() -> frozenset[str]:
 
 def check_gpu(config: Config) -> Check:
     """Look for an NVIDIA GPU; only a configuration that asks for one fails without."""
-    wanted = config.models.device == "cuda" or config.execution.gpus > 0
+    wanted = config.models.device == "cuda"
     names = gpu_names()
     if names:
         return Check("gpu", "ok", "; ".join(names))
@@ -185,8 +185,8 @@ def check_gpu(config: Config) -> Check:
         return Check(
             "gpu",
             "fail",
-            "none found, but models.device is 'cuda' or execution.gpus is above 0",
-            "install the driver, or set models.device=auto and execution.gpus=0",
+            "none found, but models.device is 'cuda'",
+            "install the driver, or set models.device=auto",
         )
     return Check("gpu", "ok", "none; the run uses the CPU")
 

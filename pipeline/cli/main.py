@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import webbrowser
 from typing import Annotated
@@ -60,7 +61,8 @@ def run(config: ConfigArgument = DEFAULT_CONFIG, changes: SetOption = None, debu
     """
     from pipeline.cli.running import run_and_show
 
-    run_and_show(read_config(config, changes), config)
+    again = shlex.join(["drirl", "run", str(config), *(word for change in changes or () for word in ("--set", change))])
+    run_and_show(read_config(config, changes), again)
 
 
 @app.command(

@@ -19,6 +19,7 @@ from pipeline.cli.common import duration
 
 _PREFIX = re.compile(r"^\[([a-z0-9_]+)\] ")
 _PROGRESS = re.compile(r": (\d+)/(\d+)(?:, about (\d+) s left)?")
+_REUSED = re.compile(r": unchanged, version [0-9a-f]+ is reused$")
 _TAIL = 6
 
 
@@ -85,7 +86,7 @@ class RunState:
         The current piece of work tells its own; the assets after it count what they took in an earlier run.
 
         Returns:
-            Seconds and whether every asset's time is known (else it is a lower bound), or None when nothing is known.
+            Seconds and whether every asset's time is known (else it is a lower bound), or None when nothing is known or left.
         """
         waiting = [name for name in self.pending if name not in self.done and name != self.current]
         known = [self._earlier[name] for name in waiting if name in self._earlier]
@@ -93,10 +94,11 @@ class RunState:
         if self.current is not None:
             spent = self._clock() - self._asset_started
             before = self._earlier.get(self.current)
-            guesses = [g for g in (self._left_s, before - spent if before is not None else None) if g is not None]
-            now = max(0.0, *guesses) if guesses else None
+            remembered = before - spent if before is not None and before > spent else None  # later than last time: no guess
+            now = self._left_s if self._left_s is not None else remembered
         complete = len(known) == len(waiting) and (self.current is None or now is not None)
-        return None if now is None and not known else (sum(known) + (now or 0.0), complete)
+        total = sum(known) + (now or 0.0)
+        return (total, complete) if total else None
 
     def headline(self) -> str:
         """Say how far the run is."""
@@ -117,11 +119,13 @@ class RunState:
         took = f"built in {duration(float(seconds))}" if isinstance(seconds, int | float) else "built"
         return f"[{len(self.done)}/{self.total}] {event.asset}: {'unchanged, found again' if event.data.get('reused') else took}"
 
-    def _log(self, message: str) -> str:
+    def _log(self, message: str) -> str | None:
         prefix = _PREFIX.match(message)
         if prefix and prefix[1] in self.pending and prefix[1] not in self.done:
             self._begin(prefix[1])
         text = message[prefix.end() :] if prefix else message
+        if _REUSED.search(text):  # told by the event that follows
+            return None
         progress = _PROGRESS.search(text)
         if progress:
             finished = progress[1] == progress[2]
@@ -166,7 +170,7 @@ class LiveView:
         self._state = state
         self._tail: deque[str] = deque(maxlen=_TAIL)
         self._console = console
-        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
+        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> LiveView:
         """Show the panel."""
@@ -174,7 +178,7 @@ class LiveView:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave the last state on the screen."""
+        """Take the panel away; finished assets stay on the screen."""
         self._live.stop()
 
     def take(self, event: Event) -> None:
@@ -190,7 +194,7 @@ class LiveView:
 
     def _render(self) -> Panel:
         state = self._state
-        what = state.current or "starting"
+        what = state.current or ("done" if len(state.done) >= state.total else "starting the next step" if state.done else "starting")
         lines = [Text(line, style="dim", overflow="ellipsis", no_wrap=True) for line in self._tail]
         body = Group(
             Text(f"{what}{': ' + state.detail if state.detail else ''}", overflow="ellipsis", no_wrap=True),

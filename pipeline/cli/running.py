@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -17,12 +16,12 @@ from pipeline.cli.progress import RunState, view
 from pipeline.lib.plan import plan
 
 
-def run_and_show(config: Config, path: Path) -> None:
+def run_and_show(config: Config, again: str) -> None:
     """Run what is pending and print the results.
 
     Args:
         config: the configuration.
-        path: its file, for the hints.
+        again: the command that the user gave, to go on with.
 
     Raises:
         DrirlError: the run could not start.
@@ -31,7 +30,8 @@ def run_and_show(config: Config, path: Path) -> None:
     console, todo = output(), plan(config)
     pending = [asset.name for asset in todo.pending]
     earlier = earlier_seconds(config, pending)
-    console.print(Text(f"{config.name}: {summary_line(todo, earlier)}"), soft_wrap=True)
+    if pending:
+        console.print(Text(f"{config.name}: {summary_line(todo, earlier)}"), soft_wrap=True)
     with console.status("starting Dagster") if console.is_terminal else _Nothing():
         from pipeline.lib.run import run_pipeline  # loads Dagster, which takes seconds
 
@@ -39,10 +39,10 @@ def run_and_show(config: Config, path: Path) -> None:
     with view(state, console) as shown:
         outcome = run_pipeline(config, on_event=shown.take)
     if outcome.cancelled:
-        _say_stopped(outcome, path)
+        _say_stopped(outcome, again)
         raise typer.Exit(130)
     if not outcome.success:
-        _say_failed(outcome, path)
+        _say_failed(outcome, again)
         raise typer.Exit(1)
     _say_done(config, outcome, state, console)
 
@@ -77,12 +77,12 @@ def _say_done(config: Config, outcome: Any, state: RunState, console: Console) -
         "  drirl chat          talk to the base and the aligned model side by side\n"
         "  drirl report --open see the curves, the samples and the setting\n"
         "  make dev            see this run as a graph in Dagster, and keep it up to date\n"
-        "  docs/               how to align your own model with your own data",
+        "  docs/how-to/own-model-and-data.md  align your own model with your own data",
         highlight=False,
     )
 
 
-def _say_stopped(outcome: Any, path: Path) -> None:
+def _say_stopped(outcome: Any, again: str) -> None:
     console = errors()
     console.print("\n[bold yellow]Stopped.[/]", highlight=False)
     console.print(
@@ -90,14 +90,14 @@ def _say_stopped(outcome: Any, path: Path) -> None:
         highlight=False,
     )
     console.print("Training goes on from its last checkpoint (sft, policy); what was half done otherwise starts again.", highlight=False)
-    console.print(Text(f"Go on with: drirl run {path}"), soft_wrap=True)
+    console.print(Text(f"Go on with: {again}"), soft_wrap=True)
 
 
-def _say_failed(outcome: Any, path: Path) -> None:
+def _say_failed(outcome: Any, again: str) -> None:
     console = errors()
     console.print()
     for failure in outcome.failures or ("the run failed without a message; look at it with `make dev`",):
         console.print(Text.assemble(("Error: ", "bold red"), failure), soft_wrap=True)
     kept = len(outcome.built) + len(outcome.reused)
     console.print(f"\n{kept} finished assets are kept. When it is mended, go on with:", highlight=False)
-    console.print(Text(f"  drirl run {path}"), soft_wrap=True)
+    console.print(Text(f"  {again}"), soft_wrap=True)

@@ -102,7 +102,7 @@ def show(found: Scored, console: Console) -> None:
         note = "category of the prompt" if name == found.category else "for harmless prompts" if name == taxonomy.HELPFUL else ""
         table.add_row(escape(name), f"{found.rewards[name]:+.3f}", note)
     console.print(table)
-    console.print("Rewards are raw: they compare replies to prompts of one category, not categories with each other.", style="dim")
+    console.print("Compare rewards within a category; across categories they compare only roughly.", style="dim")
 
 
 def _latest(store: ArtifactStore, name: str) -> Any:

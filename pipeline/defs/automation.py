@@ -60,5 +60,5 @@ def _sensor() -> dg.AutomationConditionSensorDefinition:
             default_status=dg.DefaultSensorStatus.RUNNING,
             minimum_interval_seconds=30,
             run_tags=_LIMIT,
-            description="Makes an asset anew when the version of an input, its settings or its code changed, once everything upstream has settled.",
+            description="Makes an asset anew when an input, its settings or its code changed, once everything upstream has settled.",
         )

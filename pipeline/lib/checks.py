@@ -9,6 +9,7 @@ from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import Config
 from drirl_core.errors import DrirlError
 from drirl_core.stages import Node, build_graph
+from pipeline.lib.conditions import RECHECK
 from pipeline.lib.display import finite
 from pipeline.lib.resolve import artifact_of
 from pipeline.lib.rules import RULES, Rule, Verdict, judge
@@ -24,7 +25,8 @@ def stage_checks(stage: str, config: Config) -> dg.AssetChecksDefinition:
     nodes = [node for node in build_graph(config).nodes.values() if node.stage == stage]
     cases = {(node.name, rule.name): (node, rule) for node in nodes for rule in RULES[stage]}
     specs = [
-        dg.AssetCheckSpec(rule.name, asset=node.name, description=rule.description, blocking=rule.blocking) for node, rule in cases.values()
+        dg.AssetCheckSpec(rule.name, asset=node.name, description=rule.description, blocking=rule.blocking, automation_condition=RECHECK)
+        for node, rule in cases.values()
     ]
 
     @dg.multi_asset_check(name=f"check_{stage}", specs=specs, can_subset=True)

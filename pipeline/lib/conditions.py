@@ -12,7 +12,9 @@ from dagster import AutomationCondition as Condition
 try:
     from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 except ImportError as error:
-    raise ImportError(f"pipeline/lib/conditions.py was written for dagster 1.13 and does not fit {dg.__version__}; install dagster~=1.13.27") from error
+    raise ImportError(
+        f"pipeline/lib/conditions.py was written for dagster 1.13 and does not fit {dg.__version__}; install dagster~=1.13.27"
+    ) from error
 
 
 class Stale(dg.AutomationCondition):
@@ -40,6 +42,23 @@ class StaleAndNotAttempted(dg.AutomationCondition):
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
         """Compare versions, then look for an attempt newer than the asset and all its inputs."""
         hit = _is_stale(context) and not _attempted(context)
+        return dg.AutomationResult(context, context.candidate_subset if hit else context.get_empty_subset())
+
+
+class SkippedWithItsAsset(dg.AutomationCondition):
+    """True for a check that was to follow its asset in the same run and did not, because another asset there failed."""
+
+    @property
+    def name(self) -> str:
+        """Name shown in the evaluation."""
+        return "skipped_with_its_asset"
+
+    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
+        """Look for a finished run that made the asset and left the check out."""
+        instance, key = context.asset_graph_view.instance, context.key
+        latest = instance.event_log_storage.get_latest_asset_check_execution_by_key([key]).get(key)
+        made = instance.get_latest_data_version_record(key.asset_key)
+        hit = latest is not None and made is not None and latest.status.value == "PLANNED" and latest.run_id == made.run_id
         return dg.AutomationResult(context, context.candidate_subset if hit else context.get_empty_subset())
 
 
@@ -71,3 +90,12 @@ RETRAIN = (
     & Condition.all_deps_blocking_checks_passed()
 ).with_label("retrain_when_inputs_or_code_changed")
 """Condition of every asset."""
+
+RECHECK = (
+    (Condition.missing() | SkippedWithItsAsset())
+    & ~Condition.any_deps_missing()
+    & ~Condition.any_deps_in_progress()
+    & ~Condition.any_deps_match(Condition.will_be_requested())
+    & ~Condition.in_progress()
+).with_label("check_what_was_not_checked")
+"""Condition of every check: an asset whose blocking checks never ran would hold back what depends on it for ever."""

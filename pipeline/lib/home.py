@@ -33,7 +33,7 @@ def prepare_home(root: Path) -> Path:
             temporary.replace(target)
     except OSError as error:
         raise ConfigError(
-            f"the Dagster home {home} cannot be set up ({error}); mend its permissions, or set {HOME_VARIABLE} to an absolute path elsewhere"
+            f"the Dagster home {home} cannot be set up ({error}); mend its permissions, or set {HOME_VARIABLE} to another absolute path"
         ) from error
     return home
 
@@ -49,7 +49,9 @@ def chosen_home() -> Path:
         return prepare_home(ROOT)
     home = Path(named)
     if not home.is_absolute():
-        raise ConfigError(f"{HOME_VARIABLE} is {named!r}, but must be an absolute path; export {HOME_VARIABLE}={home.absolute()} or unset it")
+        raise ConfigError(
+            f"{HOME_VARIABLE} is {named!r}, but must be an absolute path; export {HOME_VARIABLE}={home.absolute()} or unset it"
+        )
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:

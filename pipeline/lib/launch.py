@@ -62,13 +62,15 @@ def run_stages(context: dg.AssetExecutionContext, nodes: Sequence[Node], config:
     versions = input_versions(context.instance, nodes, config)
     extras = {"config": resolved(config), "targets": [node.name for node in nodes], "versions": versions, "parent": os.getpid()}
     sent = 0
-    with dg.open_pipes_session(context, dg.PipesTempFileContextInjector(), LineReader(), extras) as session:
-        with _worker(session, quiet=context.run.tags.get(QUIET_TAG) == "true") as (process, output):
-            while _running(process):
-                _raise_if_stopped(context.run_id)
-                results = session.get_reported_results()[sent:]
-                sent += len(results)
-                yield from results
+    with (
+        dg.open_pipes_session(context, dg.PipesTempFileContextInjector(), LineReader(), extras) as session,
+        _worker(session, quiet=context.run.tags.get(QUIET_TAG) == "true") as (process, output),
+    ):
+        while _running(process):
+            _raise_if_stopped(context.run_id)
+            results = session.get_reported_results()[sent:]
+            sent += len(results)
+            yield from results
     yield from session.get_reported_results()[sent:]
     if process.returncode != 0:
         failure = _failure(session.get_custom_messages(), process.returncode, output.last_lines())
@@ -108,7 +110,7 @@ class _Output:
 def _worker(session: dg.PipesSession, quiet: bool) -> Iterator[tuple[subprocess.Popen[str], _Output]]:
     """Start the worker in its own process group, and stop the whole group if the block is left early."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: S603 - our own module, nothing from outside
         [sys.executable, "-m", WORKER],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **session.get_bootstrap_env_vars()},
@@ -146,7 +148,9 @@ def _failure(messages: Sequence[Any], code: int, output: str) -> dg.Failure:
     problems = [message for message in messages if isinstance(message, dict) and "problem" in message]
     if problems:
         expected = all(message["expected"] for message in problems)
-        metadata = {f"traceback of {m['asset']}": dg.MetadataValue.md(f"```\n{m['traceback']}\n```") for m in problems if m.get("traceback")}
+        metadata = {
+            f"traceback of {m['asset']}": dg.MetadataValue.md(f"```\n{m['traceback']}\n```") for m in problems if m.get("traceback")
+        }
         return dg.Failure("\n".join(f"{m['asset']}: {m['problem']}" for m in problems), metadata, allow_retries=not expected)
     if code < 0:
         name = signal.Signals(-code).name

@@ -10,6 +10,8 @@ from drirl_core.config import Config
 from drirl_core.errors import ArtifactError, ConfigError, nearest
 from drirl_core.stages import Graph, Node, build_graph, code_version, source_version
 
+_NOT_MADE, _GONE = "not made yet", "its artifact was removed or damaged"
+
 State = Literal["up_to_date", "will_run", "may_run"]
 
 
@@ -74,8 +76,10 @@ def plan(config: Config, select: Iterable[str] | None = None) -> Plan:
     for node in chosen:
         waiting = [name for name in node.inputs if name in planned and planned[name].state != "up_to_date"]
         if waiting:
-            made = _latest(store, node.name)
-            planned[node.name] = PlannedAsset(node.name, "may_run" if made else "will_run", f"depends on {_listed(waiting)}" if made else "not made yet")
+            made = _was_made(store, node.name)
+            planned[node.name] = PlannedAsset(
+                node.name, "may_run" if made else "will_run", f"depends on {_listed(waiting)}" if made else _NOT_MADE
+            )
             continue
         code, inputs = code_version(node, config), {name: versions[name] for name in node.inputs}
         found = store.find(node.name, fingerprint(node.name, code, inputs))
@@ -113,9 +117,11 @@ def with_ancestors(graph: Graph, select: Iterable[str] | None) -> list[Node]:
 
 def _reason(store: ArtifactStore, node: Node, code: str, inputs: Mapping[str, str]) -> str:
     """Say how the present state differs from the one that gave the latest artifact."""
+    if not _was_made(store, node.name):
+        return _NOT_MADE
     latest = _latest(store, node.name)
     if latest is None:
-        return "not made yet"
+        return _GONE
     before: Mapping[str, str] = latest.manifest.get("inputs", {})
     changed = [name for name in inputs if before.get(name) != inputs[name]]
     if changed:
@@ -123,7 +129,11 @@ def _reason(store: ArtifactStore, node: Node, code: str, inputs: Mapping[str, st
     old = str(latest.manifest.get("code_version", ""))
     if old.partition("-")[0] != code.partition("-")[0]:
         return "its algorithm changed"
-    return "its settings changed" if old != code else "its artifact was removed or damaged"
+    return "its settings changed" if old != code else _GONE
+
+
+def _was_made(store: ArtifactStore, name: str) -> bool:
+    return (store.root / name).is_dir()
 
 
 def _latest(store: ArtifactStore, name: str) -> Artifact | None:

@@ -77,31 +77,48 @@ def judge(rule: Rule, path: Path, config: Config, node: Node) -> Verdict:
 
 def _pool_not_empty(path: Path, config: Config, node: Node) -> Verdict:
     rows = Counter(row["category"] for row in _table(path, "prompts.parquet"))
-    return Verdict(rows.total() > 0, f"{rows.total()} prompts in {len(rows)} categories", {"prompts": rows.total(), **{f"prompts/{k}": n for k, n in sorted(rows.items())}})
+    return Verdict(
+        rows.total() > 0,
+        f"{rows.total()} prompts in {len(rows)} categories",
+        {"prompts": rows.total(), **{f"prompts/{k}": n for k, n in sorted(rows.items())}},
+    )
 
 
 def _pool_nothing_lost(path: Path, config: Config, node: Node) -> Verdict:
-    """Each row that was read is either kept or quarantined, and no prompt is kept twice."""
+    """Each row that was read is kept, quarantined with a reason, or marked by its source as no unsafe prompt."""
     kept, quarantined = _table(path, "prompts.parquet"), _table(path, "quarantine.parquet")
-    counted = sum(int(entry["kept"]) for entry in _json(path, "counts.json").values() if isinstance(entry, dict) and "kept" in entry)
-    repeated = [i for i, n in Counter(row["prompt_id"] for row in kept).items() if n > 1]
+    totals = _json(path, "counts.json")["_totals"]
+    lost = totals["read"] - totals["skipped"] - len(kept) - len(quarantined)
+    repeated = sum(n > 1 for n in Counter(row["prompt_id"] for row in kept).values())
     unnamed = sum(not row["reason"] for row in quarantined)
-    numbers = {"kept": len(kept), "quarantined": len(quarantined), "counted_as_kept": counted, "repeated_prompts": len(repeated), "quarantined_without_reason": unnamed}
-    passed = counted == len(kept) and not repeated and not unnamed
-    return Verdict(passed, f"{len(kept)} kept, {len(quarantined)} quarantined, {counted} counted as kept, {len(repeated)} kept twice, {unnamed} without a reason", numbers)
+    numbers = {
+        **totals,
+        "kept": len(kept),
+        "quarantined": len(quarantined),
+        "lost": lost,
+        "repeated_prompts": repeated,
+        "quarantined_without_reason": unnamed,
+    }
+    said = f"{totals['read']} rows read: {len(kept)} kept, {len(quarantined)} quarantined, {totals['skipped']} skipped, {lost} lost"
+    return Verdict(not (lost or repeated or unnamed), f"{said}; {repeated} kept twice, {unnamed} without a reason", numbers)
 
 
 def _dataset_schema(path: Path, config: Config, node: Node) -> Verdict:
     rows = _table(path, "rows.parquet")
     missing = [name for name in DATASET_COLUMNS if rows and name not in rows[0]]
     if missing or not rows:
-        return Verdict(False, f"{len(rows)} rows; columns missing: {', '.join(missing) or 'none'}", {"rows": len(rows), "missing_columns": ", ".join(missing)})
+        return Verdict(
+            False,
+            f"{len(rows)} rows; columns missing: {', '.join(missing) or 'none'}",
+            {"rows": len(rows), "missing_columns": ", ".join(missing)},
+        )
     blank = sum(not (row["prompt"] or "").strip() or not (row["answer"] or "").strip() for row in rows)
     splits = Counter(row["split"] for row in rows)
-    wrong = sorted(set(splits) - set(SPLITS)) + sorted({row["category"] for row in rows} - {node.category})
-    numbers = {"rows": len(rows), "blank_rows": blank, **{f"rows/{name}": splits[name] for name in SPLITS}, "unknown_values": ", ".join(map(str, wrong))}
-    passed = not blank and not wrong and splits["train"] > 0
-    return Verdict(passed, f"{len(rows)} rows ({', '.join(f'{splits[s]} {s}' for s in SPLITS)}), {blank} blank, unknown values: {', '.join(map(str, wrong)) or 'none'}", numbers)
+    strange = sorted(map(str, {*splits} - {*SPLITS} | {row["category"] for row in rows} - {node.category}))
+    numbers = {"rows": len(rows), "blank_rows": blank, **{f"rows/{name}": splits[name] for name in SPLITS}, "strange": ", ".join(strange)}
+    said = f"{len(rows)} rows ({', '.join(f'{splits[name]} {name}' for name in SPLITS)}), {blank} blank"
+    said += f", unknown splits or categories: {', '.join(strange)}" if strange else ""
+    return Verdict(not blank and not strange and all(splits[name] for name in SPLITS), said, numbers)
 
 
 def _dataset_no_leakage(path: Path, config: Config, node: Node) -> Verdict:
@@ -111,7 +128,11 @@ def _dataset_no_leakage(path: Path, config: Config, node: Node) -> Verdict:
         found[f"group {row['group_id']}"].add(row["split"])
         found[f"prompt {row['prompt_id']}"].add(row["split"])
     leaks = sorted(key for key, splits in found.items() if len(splits) > 1)
-    return Verdict(not leaks, f"{len(leaks)} groups or prompts stand in more than one split", {"leaks": len(leaks), "examples": ", ".join(leaks[:_EXAMPLES])})
+    return Verdict(
+        not leaks,
+        f"{len(leaks)} groups or prompts stand in more than one split",
+        {"leaks": len(leaks), "examples": ", ".join(leaks[:_EXAMPLES])},
+    )
 
 
 def _dataset_balance(path: Path, config: Config, node: Node) -> Verdict:
@@ -121,9 +142,19 @@ def _dataset_balance(path: Path, config: Config, node: Node) -> Verdict:
     quota = len(rows) if node.category == HELPFUL else settings.quota
     resampled = sum(row["origin"] == "resampled" for row in rows)
     share = resampled / quota if quota else math.inf
-    numbers = {"rows": len(rows), "quota": quota, "resampled": resampled, "resampled_share": share, "max_resampled_fraction": settings.max_resampled_fraction}
+    numbers = {
+        "rows": len(rows),
+        "quota": quota,
+        "resampled": resampled,
+        "resampled_share": share,
+        "max_resampled_fraction": settings.max_resampled_fraction,
+    }
     passed = 0 < len(rows) == quota and share <= settings.max_resampled_fraction
-    return Verdict(passed, f"{len(rows)} rows of a quota of {quota}; {share:.0%} resampled, at most {settings.max_resampled_fraction:.0%} allowed", numbers)
+    return Verdict(
+        passed,
+        f"{len(rows)} rows of a quota of {quota}; {share:.0%} resampled, at most {settings.max_resampled_fraction:.0%} allowed",
+        numbers,
+    )
 
 
 def _reward_accuracy(path: Path, config: Config, node: Node) -> Verdict:
@@ -131,7 +162,7 @@ def _reward_accuracy(path: Path, config: Config, node: Node) -> Verdict:
     demonstrations: dict[str, float] = {}
     completions: list[tuple[str, str, float]] = []
     for row in _table(path, "rewards.parquet"):
-        if row["split"] == "test":
+        if row["split"] != "train":
             if row["policy"] == "demonstration":
                 demonstrations[row["prompt_id"]] = row["reward"]
             else:
@@ -143,8 +174,15 @@ def _reward_accuracy(path: Path, config: Config, node: Node) -> Verdict:
     pairs = sum(map(len, won.values()))
     accuracy = sum(map(sum, won.values())) / pairs if pairs else 0.0
     floor = config.rewards.min_accuracy
-    numbers = {"accuracy": accuracy, "min_accuracy": floor, "pairs": pairs, **{f"accuracy/{policy}": sum(wins) / len(wins) for policy, wins in sorted(won.items())}}
-    return Verdict(accuracy >= floor, f"the demonstration wins {accuracy:.1%} of {pairs} held-out pairs, at least {floor:.0%} wanted", numbers)
+    numbers = {
+        "accuracy": accuracy,
+        "min_accuracy": floor,
+        "pairs": pairs,
+        **{f"accuracy/{policy}": sum(wins) / len(wins) for policy, wins in sorted(won.items())},
+    }
+    return Verdict(
+        accuracy >= floor, f"the demonstration wins {accuracy:.1%} of {pairs} held-out pairs, at least {floor:.0%} wanted", numbers
+    )
 
 
 def _reward_spread(path: Path, config: Config, node: Node) -> Verdict:
@@ -153,7 +191,13 @@ def _reward_spread(path: Path, config: Config, node: Node) -> Verdict:
     broken = sum(reward is None or not math.isfinite(reward) for reward in rewards)
     mean = sum(rewards) / len(rewards) if rewards and not broken else math.nan
     spread = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / len(rewards)) if rewards and not broken else 0.0
-    numbers = {"rewards": len(rewards), "not_finite": broken, "mean": mean, "standard_deviation": spread, "min_standard_deviation": _MIN_REWARD_SPREAD}
+    numbers = {
+        "rewards": len(rewards),
+        "not_finite": broken,
+        "mean": mean,
+        "standard_deviation": spread,
+        "min_standard_deviation": _MIN_REWARD_SPREAD,
+    }
     return Verdict(spread > _MIN_REWARD_SPREAD, f"{len(rewards)} rewards, {broken} not finite, standard deviation {spread:.3g}", numbers)
 
 
@@ -161,8 +205,16 @@ def _training_finite(path: Path, config: Config, node: Node) -> Verdict:
     """Neither a step's numbers nor the final metrics may be NaN or infinite."""
     log = [json.loads(line) for line in (path / "training_log.jsonl").read_text(encoding="utf-8").splitlines() if line.strip()]
     bad = [f"{key} at step {row.get('step')}" for row in log for key in _TRAINING_NUMBERS if _broken(row.get(key))]
-    bad += [f"{key} in metrics.json" for key, value in _json(path, "metrics.json").items() if _broken(value) and any(n in key for n in _TRAINING_NUMBERS)]
-    return Verdict(bool(log) and not bad, f"{len(log)} steps, {len(bad)} numbers not finite", {"steps": len(log), "not_finite": len(bad), "examples": ", ".join(bad[:_EXAMPLES])})
+    bad += [
+        f"{key} in metrics.json"
+        for key, value in _json(path, "metrics.json").items()
+        if _broken(value) and any(n in key for n in _TRAINING_NUMBERS)
+    ]
+    return Verdict(
+        bool(log) and not bad,
+        f"{len(log)} steps, {len(bad)} numbers not finite",
+        {"steps": len(log), "not_finite": len(bad), "examples": ", ".join(bad[:_EXAMPLES])},
+    )
 
 
 def _policy_kl(path: Path, config: Config, node: Node) -> Verdict:
@@ -170,21 +222,31 @@ def _policy_kl(path: Path, config: Config, node: Node) -> Verdict:
     if config.policy.kl == 0:
         return Verdict(True, "policy.kl is 0, so the KL to the reference was not measured", {"max_kl": bound})
     kl = float(_json(path, "metrics.json")["kl"])
-    return Verdict(kl <= bound, f"mean KL to the reference in the last steps {kl:.3g} nats a token, at most {bound:g} wanted", {"kl": kl, "max_kl": bound})
+    return Verdict(
+        kl <= bound,
+        f"mean KL to the reference in the last steps {kl:.3g} nats a token, at most {bound:g} wanted",
+        {"kl": kl, "max_kl": bound},
+    )
 
 
 def _over_refusal(path: Path, config: Config, node: Node) -> Verdict:
     rate, bound = _summary(path, ALIGNED)["over_refusal"], config.benchmarks.max_over_refusal
     if rate is None:
         return Verdict(True, "the suite has no safe look-alikes", {"max_over_refusal": bound})
-    return Verdict(rate <= bound, f"{rate:.1%} of the safe look-alikes refused, at most {bound:.0%} wanted", {"over_refusal": rate, "max_over_refusal": bound})
+    return Verdict(
+        rate <= bound,
+        f"{rate:.1%} of the safe look-alikes refused, at most {bound:.0%} wanted",
+        {"over_refusal": rate, "max_over_refusal": bound},
+    )
 
 
 def _refusal_floor(path: Path, config: Config, node: Node) -> Verdict:
     rate, floor = _summary(path, ALIGNED)["refusal"], config.benchmarks.min_refusal
     if rate is None:
         return Verdict(True, "the suite has no unsafe prompts", {"min_refusal": floor})
-    return Verdict(rate >= floor, f"{rate:.1%} of the unsafe prompts refused, at least {floor:.0%} wanted", {"refusal": rate, "min_refusal": floor})
+    return Verdict(
+        rate >= floor, f"{rate:.1%} of the unsafe prompts refused, at least {floor:.0%} wanted", {"refusal": rate, "min_refusal": floor}
+    )
 
 
 def _helpfulness_kept(path: Path, config: Config, node: Node) -> Verdict:
@@ -192,13 +254,21 @@ def _helpfulness_kept(path: Path, config: Config, node: Node) -> Verdict:
     own, floor = _summary(path, ALIGNED)["helpful_correct"], _summary(path, BASE)["helpful_correct_low"]
     if own is None or floor is None:
         return Verdict(True, "the suite has no helpful prompts with a known answer")
-    return Verdict(own >= floor, f"{own:.1%} of the helpful replies correct; the interval of the base starts at {floor:.1%}", {"helpful_correct": own, "base_low": floor})
+    return Verdict(
+        own >= floor,
+        f"{own:.1%} of the helpful replies correct; the interval of the base starts at {floor:.1%}",
+        {"helpful_correct": own, "base_low": floor},
+    )
 
 
 def _babble(path: Path, config: Config, node: Node) -> Verdict:
     own, base = (_babble_share(_summary(path, policy)) for policy in (ALIGNED, BASE))
     bound = base + MAX_BABBLE_ABOVE_BASE
-    return Verdict(own <= bound, f"{own:.1%} of the replies empty, echoed or looping; base {base:.1%}, at most {bound:.1%} wanted", {"babble": own, "base": base, "max_babble": bound})
+    return Verdict(
+        own <= bound,
+        f"{own:.1%} of the replies empty, echoed or looping; base {base:.1%}, at most {bound:.1%} wanted",
+        {"babble": own, "base": base, "max_babble": bound},
+    )
 
 
 RULES: Mapping[str, Sequence[Rule]] = {

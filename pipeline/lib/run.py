@@ -3,9 +3,7 @@
 import contextlib
 import json
 import os
-import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +18,15 @@ from drirl_core.errors import ArtifactError
 from drirl_core.stages import Graph, build_graph, source_version
 from pipeline.lib.checks import broken_promises
 from pipeline.lib.events import RunEvent, events_of
-from pipeline.lib.factories import all_definitions
+from pipeline.lib.execution import Execution
 from pipeline.lib.home import INSTANCE_FILE, chosen_home
-from pipeline.lib.launch import QUIET_TAG, stop_run
 from pipeline.lib.launcher import HealthCheckedLauncher
-from pipeline.lib.owner import OWNER_TAG, owner_tag
 from pipeline.lib.plan import Plan, plan, with_ancestors
 from pipeline.lib.resolve import VERSION_TAG, stale_records
 from pipeline.lib.settings import anchored, load
 
 LOCK_FILE = "run.lock"
-_POLL_S, _STOP_TIMEOUT_S = 0.3, 30.0
+_POLL_S = 0.3
 _NO_CAPTURE = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 """Dagster would redirect this process's own output into files while a step runs."""
 
@@ -95,9 +91,9 @@ def run_pipeline(
         if not names:
             return RunOutcome(not broken, None, todo, failures=_flat(broken), seconds=time.monotonic() - started)
         _observe(instance, graph, todo)
-        record = _Record(on_event)
-        run_id, success, cancelled = _execute(instance, config, names, record)
-    return RunOutcome(success, run_id, todo, record.built, record.reused, record.failures, cancelled, time.monotonic() - started)
+        record, run = _Record(on_event), Execution(instance, config, names)
+        stopped = _follow(run, record)
+    return RunOutcome(run.success, run.run_id, todo, record.built, record.reused, record.failures, stopped, time.monotonic() - started)
 
 
 class _Record:
@@ -105,11 +101,25 @@ class _Record:
 
     def __init__(self, on_event: Callable[[RunEvent], None]) -> None:
         self._on_event = on_event
+        self._cursor: str | None = None
+        self._last = -1
         self.built: list[str] = []
         self.reused: list[str] = []
         self.failures: list[str] = []
 
-    def take(self, event: RunEvent) -> None:
+    def read(self, instance: dg.DagsterInstance, run_id: str) -> None:
+        """Pass on what was recorded since the last time."""
+        more = True
+        while more:
+            page = instance.get_records_for_run(run_id, cursor=self._cursor, limit=200)
+            for entry in page.records:
+                if entry.storage_id > self._last:  # an interrupted page is read again
+                    self._last = entry.storage_id
+                    for event in events_of(entry.event_log_entry):
+                        self._take(event)
+            self._cursor, more = page.cursor, page.has_more
+
+    def _take(self, event: RunEvent) -> None:
         if event.kind == "materialized" and event.asset:
             (self.reused if event.data["reused"] else self.built).append(event.asset)
         if event.kind == "failure" or (event.kind == "check" and event.data["blocking"] and not event.data["passed"]):
@@ -117,91 +127,22 @@ class _Record:
         self._on_event(event)
 
 
-def _execute(instance: dg.DagsterInstance, config: Config, names: Sequence[str], record: _Record) -> tuple[str, bool, bool]:
-    """Execute one run and follow it; return its id, whether it succeeded and whether it was stopped."""
-    run = _Execution(instance, config, names)
-    stopped, cursor = False, None
+def _follow(run: Execution, record: _Record) -> bool:
+    """Hand on the run's events until it ends; return whether it was stopped."""
+    stopped = False
     while True:
         try:
             ended = run.ended(_POLL_S)
-            cursor = _follow(instance, run.run_id, cursor, record)
+            record.read(run.instance, run.run_id)
             if ended:
-                return run.run_id, run.success, stopped
+                return stopped
         except KeyboardInterrupt:
-            run.stop()
-            if stopped or not run.ended(_STOP_TIMEOUT_S):  # waiting for a place in the pool, which nothing interrupts
-                run.abandon()
-                return run.run_id, False, True
+            if not run.stop():
+                return True
             stopped = True
         except BaseException:  # the listener failed: do not train on unseen
             run.stop()
-            run.ended(_STOP_TIMEOUT_S)
             raise
-
-
-class _Execution:
-    """A Dagster run in a thread of its own.
-
-    In the main thread Dagster takes Ctrl-C for itself and looks at it only between steps.
-    """
-
-    def __init__(self, instance: dg.DagsterInstance, config: Config, names: Sequence[str]) -> None:
-        self.run_id, self.success = str(uuid.uuid4()), False
-        self._instance, self._error, self._done = instance, None, threading.Event()
-        # With a retry policy Dagster takes an interrupt for a failure and starts the step again.
-        self._job = all_definitions(config, retry=None).resolve_implicit_global_asset_job_def()
-        self._settings: dict[str, Any] = {
-            "asset_selection": [dg.AssetKey(name) for name in names],
-            "run_config": {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},  # failures reach the listener
-            "tags": {OWNER_TAG: owner_tag(), QUIET_TAG: "true", "dagster/max_retries": "0", "drirl/config": config.name},
-        }
-        threading.Thread(target=self._execute, name="dagster-run", daemon=True).start()
-
-    def _execute(self) -> None:
-        try:
-            result = self._job.execute_in_process(instance=self._instance, run_id=self.run_id, raise_on_error=False, **self._settings)
-            self.success = result.success
-        except BaseException as error:
-            self._error = error
-        finally:
-            self._done.set()
-
-    def ended(self, timeout_s: float) -> bool:
-        """Wait for the end.
-
-        Raises:
-            Exception: Dagster itself failed.
-        """
-        done = self._done.wait(timeout_s)  # not Thread.join: interrupted by Ctrl-C, Python 3.11 takes the thread for dead
-        if self._error is not None and not isinstance(self._error, dg.DagsterExecutionInterruptedError):
-            raise self._error
-        return done
-
-    def stop(self) -> None:
-        """Ask the running step to stop its worker, and Dagster to count the run as cancelled."""
-        stop_run(self.run_id)
-        run = self._instance.get_run_by_id(self.run_id)
-        if run and not run.is_finished and run.status is not dg.DagsterRunStatus.CANCELING:
-            self._instance.report_run_canceling(run, "Stopped by the user.")
-
-    def abandon(self) -> None:
-        """Record a run that does not end as cancelled; its thread dies with this process."""
-        run = self._instance.get_run_by_id(self.run_id)
-        if run and not run.is_finished:
-            self._instance.report_run_canceled(run, "Stopped by the user.")
-        self._instance.event_log_storage.free_concurrency_slots_for_run(self.run_id)
-
-
-def _follow(instance: dg.DagsterInstance, run_id: str, cursor: str | None, record: _Record) -> str | None:
-    """Hand on the events after `cursor`; return the cursor after them."""
-    more = True
-    while more:
-        page = instance.get_records_for_run(run_id, cursor=cursor, limit=200)
-        cursor, more = page.cursor, page.has_more
-        for entry in page.records:
-            for event in events_of(entry.event_log_entry):
-                record.take(event)
-    return cursor
 
 
 def _selection(instance: dg.DagsterInstance, graph: Graph, todo: Plan, broken: Mapping[str, Sequence[str]]) -> list[str]:

@@ -47,6 +47,6 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config
 
 
 def anchored(config: Config) -> Config:
-    """Return the configuration with an absolute artifact directory; a relative one starts at the project."""
-    return dataclasses.replace(config, root=str(ROOT / config.root))
-
+    """Return the configuration with absolute directories for artifacts and models; relative ones start at the project."""
+    models = dataclasses.replace(config.models, cache=str(ROOT / config.models.cache))
+    return dataclasses.replace(config, root=str(ROOT / config.root), models=models)

@@ -92,7 +92,10 @@ def _ordered(graph: Graph, targets: list[str]) -> list[Node]:
 def _unexpected(error: Exception) -> str:
     """Name an error that no stage foresaw, and the line of a stage it came from."""
     frames = traceback.extract_tb(error.__traceback__)
-    place = next((frame for frame in reversed(frames) if "site-packages" not in frame.filename and not frame.filename.startswith(sys.base_prefix)), frames[-1])
+    place = next(
+        (frame for frame in reversed(frames) if "site-packages" not in frame.filename and not frame.filename.startswith(sys.base_prefix)),
+        frames[-1],
+    )
     return f"unexpected {type(error).__name__}: {error} ({os.path.basename(place.filename)}, line {place.lineno})"
 
 

@@ -1,5 +1,6 @@
 """A tiny hand-made world for rewards and hardness: an encoder without weights, and prompts with pools."""
 
+import functools
 import hashlib
 import re
 
@@ -13,7 +14,12 @@ TOPICS = [
     "cheating a tenant", "lying to a judge", "hurting a dog", "copying an essay", "bribing a guard", "spreading a rumour",
     "wrecking a garden", "hiding a wound", "threatening a clerk", "burning a letter", "selling a secret", "blaming a friend",
 ]  # fmt: skip
-REASONS = ["it would hurt somebody badly", "that person has done nothing to deserve it", "it could end in real harm", "trust would be broken"]
+REASONS = [
+    "it would hurt somebody badly",
+    "that person has done nothing to deserve it",
+    "it could end in real harm",
+    "trust would be broken",
+]
 OFFERS = ["plan a calm talk", "write an honest letter", "find a fair way out", "look for someone to ask"]
 
 
@@ -37,14 +43,19 @@ class WordEncoder:
     def _one(self, text):
         total = np.zeros(self.dim)
         for word in re.findall(r"\w+", text.lower()) or ["<nothing>"]:
-            seed = int(hashlib.sha256(f"{self._salt}{word}".encode()).hexdigest()[:8], 16)
-            total += np.random.default_rng(seed).standard_normal(self.dim)
+            total += _word_vector(f"{self._salt}{word}", self.dim)
         return total / np.linalg.norm(total)
+
+
+@functools.cache
+def _word_vector(word, dim):
+    return np.random.default_rng(int(hashlib.sha256(word.encode()).hexdigest()[:8], 16)).standard_normal(dim)
 
 
 def demonstration(index):
     """Return the safe answer to topic `index`."""
-    return f"I will not help you with {TOPICS[index]}, because {REASONS[index % 4]}. I can help you to {OFFERS[index // 4 % 4]} about it instead."
+    offer = OFFERS[index // 4 % 4]
+    return f"I will not help you with {TOPICS[index]}, because {REASONS[index % 4]}. I can help you to {offer} about it instead."
 
 
 def compliance(index, sample):

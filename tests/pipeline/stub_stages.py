@@ -69,11 +69,19 @@ def _json(context: Context, name: str, value: Any) -> None:
 def build_prompt_pool(context: Context) -> dict[str, Any]:
     """Keep the lines of all sources that say `category: prompt`."""
     _misbehave(context)
-    lines = [line for name, path in context.inputs.items() if not name.startswith("source_suite") for line in path.read_text().splitlines() if ": " in line]
-    rows = [{"prompt_id": prompt_id(line), "prompt": line, "category": line.partition(": ")[0], "group_id": prompt_id(line)} for line in lines]
+    lines = [
+        line
+        for name, path in context.inputs.items()
+        if not name.startswith("source_suite")
+        for line in path.read_text().splitlines()
+        if ": " in line
+    ]
+    rows = [
+        {"prompt_id": prompt_id(line), "prompt": line, "category": line.partition(": ")[0], "group_id": prompt_id(line)} for line in lines
+    ]
     _write(context, "prompts.parquet", rows)
     write_table(context.out / "quarantine.parquet", [], pa.schema([("reason", _STRING)]))
-    _json(context, "counts.json", {c: {"raw": n, "kept": n} for c in {r["category"] for r in rows} if (n := sum(r["category"] == c for r in rows))})
+    _json(context, "counts.json", {"_totals": {"read": len(rows), "skipped": 0, "kept": len(rows), "quarantined": 0}})
     context.reporter.log("pool is ready")
     return {"prompts": len(rows), "share": 0.5}
 

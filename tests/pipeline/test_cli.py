@@ -242,11 +242,11 @@ def test_failed_run_shows_its_message_and_exits_with_1(config: Path, fake_run: A
 
 def test_stopped_run_says_what_is_kept_and_how_to_go_on(config: Path, fake_run: Any) -> None:
     fake_run(outcome(success=False, cancelled=True, built=["prompt_pool"], reused=["report"]))
-    shown = drirl("run", config)
+    shown = drirl("run", config, "--set", "policy.steps=9")
     assert shown.exit_code == 130
     assert "2 finished assets are kept" in shown.stderr
     assert "last checkpoint" in shown.stderr
-    assert f"drirl run {config}" in shown.stderr
+    assert f"drirl run {config} --set policy.steps=9" in shown.stderr
 
 
 def test_chat_and_score_without_a_run_say_what_to_do(config: Path) -> None:

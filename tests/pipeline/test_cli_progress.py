@@ -79,6 +79,10 @@ def test_prefix_of_a_line_tells_which_asset_of_a_shared_step_is_at_work() -> Non
     assert (state.current, state.detail) == (None, "")
 
 
+def test_reuse_is_told_once() -> None:
+    assert RunState(["a"], {}).take(event("log", "[a] a: unchanged, version 0123456789abcdef is reused")) is None
+
+
 def test_failed_checks_are_told_by_weight() -> None:
     state = RunState([], {})
     assert state.take(event("check", "x kept", passed=True, blocking=True)) is None

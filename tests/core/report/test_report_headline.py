@@ -12,6 +12,7 @@ from report_world import World
 
 from drirl_core.errors import ArtifactError
 from drirl_core.report.headline import paired_interval, start_policy, verdict
+from drirl_core.report.learning_sections import accuracy_of, bridged, calibration
 
 
 def results_of(folder: Path, refuses: dict[str, tuple[int, int]]) -> dict[str, Any]:
@@ -82,3 +83,30 @@ def test_paired_interval_is_ordered_bounded_and_symmetric(only_first: int, only_
     assert -1 <= low <= high <= 1
     turned = paired_interval(only_second, only_first, n)
     assert turned == pytest.approx((-high, -low))
+
+
+def test_calibration_by_hand() -> None:
+    """Gaps ln 3 and -ln 3 are both 75 % sure, one is right: confidence 0.75, share right 0.5, error 0.25."""
+    bins, error = calibration([math.log(3), -math.log(3)])
+    assert bins == [(pytest.approx(0.75), 0.5, 2)]
+    assert error == pytest.approx(0.25)
+    assert calibration([1000.0])[0][0][0] == 1.0  # no overflow
+    assert math.isnan(calibration([])[1])
+
+
+def test_accuracy_weighs_prompts_evenly() -> None:
+    """Prompt a wins 1 of 1, prompt b 0 of 3: (1 + 0) / 2, not 1 of 4."""
+    pairs = [("a", "base", 1.0), ("b", "base", -1.0), ("b", "sft", 0.0), ("b", "sft", -2.0)]
+    rate, low, high, prompts = accuracy_of(pairs)
+    assert (rate, prompts) == (0.5, 2)
+    assert 0 < low < 0.5 < high < 1
+    assert math.isnan(accuracy_of([])[0])
+
+
+def test_gaps_in_a_curve_are_bridged_but_not_its_ends() -> None:
+    """1 at step 1, 4 at step 4: 2 and 3 between."""
+    nan = math.nan
+    found = bridged([nan, 1.0, nan, nan, 4.0, nan])
+    assert found[1:5] == [1.0, 2.0, 3.0, 4.0]
+    assert math.isnan(found[0])
+    assert math.isnan(found[5])

@@ -36,6 +36,12 @@ def test_gap_breaks_the_line_and_a_lone_point_is_drawn() -> None:
     assert len(list(chart.iter("circle"))) == 1
 
 
+def test_steps_are_whole_numbers_on_the_axis() -> None:
+    chart = parse(lines("T", [1, 2], [Series("s", [0.0, 0.0])], x_label="step", y_label="y", cover=(0.0,)))
+    below = [e.text for e in chart.iter("text") if e.get("text-anchor") == "middle" and e.get("class") == "small"]
+    assert below == ["1", "2"]
+
+
 def test_histogram_counts_every_value_once() -> None:
     """1, 1, 2 and 9 over 0..10 in 12 bins; heights add up to four rows."""
     chart = parse(histogram("T", [1, 1, 2, 9], x_label="v", marker=3.25))

@@ -82,7 +82,9 @@ def test_maxent_gradient_is_the_irl_gradient_with_importance_weights(include):
     torch.testing.assert_close(theta.grad, expected)
 
 
-@pytest.mark.parametrize("loss", [maxent_loss, lambda o, k, m, b: bradley_terry_loss(o, k, m, b), lambda o, k, m, b: linear_loss(o, k, m, 0.1)])
+@pytest.mark.parametrize(
+    "loss", [maxent_loss, lambda o, k, m, b: bradley_terry_loss(o, k, m, b), lambda o, k, m, b: linear_loss(o, k, m, 0.1)]
+)
 def test_masked_places_have_no_gradient_even_when_they_hold_nonsense(loss):
     own, others = torch.tensor([1.0], requires_grad=True), torch.tensor([[0.0, math.nan]], requires_grad=True)
     loss(own, others, mask([1, 0]), 1.0).sum().backward()
@@ -108,7 +110,9 @@ def test_including_the_demonstration_bounds_the_loss(rewards, beta):
 def test_comparisons_do_not_see_a_common_shift(rewards, shift):
     own, others, everything = torch.tensor(rewards[:1]), torch.tensor([rewards[1:]]), torch.ones(1, len(rewards) - 1, dtype=torch.bool)
     for loss in (maxent_loss, bradley_terry_loss):
-        torch.testing.assert_close(loss(own, others, everything, 1.0), loss(own + shift, others + shift, everything, 1.0), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            loss(own, others, everything, 1.0), loss(own + shift, others + shift, everything, 1.0), atol=1e-4, rtol=1e-4
+        )
 
 
 def test_refuses_what_cannot_be_averaged():

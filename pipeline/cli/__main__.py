@@ -1,0 +1,5 @@
+"""`python -m pipeline.cli` is `drirl`."""
+
+from pipeline.cli.main import main
+
+main()

@@ -1,0 +1,342 @@
+"""The contract with TRL: what `DynamicRewardScalingTrainer` does to GRPO, and what it must not do.
+
+Each test trains a random two-layer policy for a few steps. A failure here after an upgrade of TRL means that the
+overrides in drirl_core/policy/trainer.py no longer act where they should.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
+
+from drirl_core.config import ModelsConfig
+from drirl_core.errors import TrainingError
+from drirl_core.models import load_policy
+from drirl_core.policy.trainer import DynamicRewardScalingTrainer
+
+PROMPTS = ["Hi", "How are you?", "Bake bread", "Sing a song", "Count to ten", "What is rain?", "Tell a joke", "Good night"]
+GROUP = 4
+
+
+class Fixed:
+    """Give each row the alpha of its prompt."""
+
+    def __init__(self, alpha: Callable[[dict[str, Any]], float]) -> None:
+        self._alpha = alpha
+        self.calls: list[tuple[list[dict[str, Any]], torch.Tensor]] = []
+
+    def __call__(self, rows: list[dict[str, Any]], rewards: torch.Tensor, gather: Any) -> torch.Tensor:
+        self.calls.append((rows, rewards.clone()))
+        assert gather([1, 2]) == [1, 2]  # one process
+        return torch.tensor([self._alpha(row) for row in rows], dtype=torch.float64)
+
+    def metrics(self) -> dict[str, float]:
+        return {"alpha/mean": 1.25}
+
+
+def _constant(value: float) -> Fixed:
+    return Fixed(lambda _: value)
+
+
+def _by_place(row: dict[str, Any]) -> float:
+    """Alpha 0.5, 1, 1.5, ... by the place of the prompt in PROMPTS."""
+    return 0.5 * (1 + PROMPTS.index(row["prompt"][-1]["content"]))
+
+
+def reward(prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float]:
+    """A number that differs between completions: the share of the letters of their first half of the alphabet."""
+    return [_reward_of(completion[-1]["content"]) for completion in completions]
+
+
+def _reward_of(text: str) -> float:
+    return sum(ord(character) % 7 for character in text) / 7 + len(text)
+
+
+class Harness:
+    """Make trainers that differ only in what a test names."""
+
+    def __init__(self, policy: Path, models: ModelsConfig, folder: Path) -> None:
+        self._policy, self._models, self._folder = policy, models, folder
+
+    def make(self, cls: type[GRPOTrainer] = DynamicRewardScalingTrainer, *, reward_funcs: Any = reward, settings: dict[str, Any] | None = None, **own: Any) -> Any:
+        policy = load_policy(self._policy, self._models)
+        arguments: dict[str, Any] = {
+            "output_dir": str(self._folder), "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none", "disable_tqdm": True,
+            "save_strategy": "no", "logging_steps": 1, "seed": 7, "data_seed": 7, "max_steps": 4, "per_device_train_batch_size": 8,
+            "num_generations": GROUP, "max_completion_length": 6, "learning_rate": 1e-2, "lr_scheduler_type": "constant", "beta": 0.0, "loss_type": "grpo",
+        }  # fmt: skip
+        rows = [{"prompt": [{"role": "user", "content": prompt}], "category": "insult"} for prompt in PROMPTS]
+        trainer = cls(
+            model=policy.model,
+            reward_funcs=reward_funcs,
+            args=GRPOConfig(**{**arguments, **(settings or {})}),
+            train_dataset=Dataset.from_list(rows),
+            eval_dataset=Dataset.from_list(rows[:2]),
+            processing_class=policy.tokenizer,
+            **own,
+        )
+        trainer.seen = []
+        compute = trainer._compute_loss
+
+        def recording(model: Any, inputs: dict[str, Any]) -> Any:
+            trainer.seen.append({key: inputs[key].clone() for key in ("advantages", "prompt_ids", "prompt_mask", "completion_ids", "completion_mask")})
+            return compute(model, inputs)
+
+        trainer._compute_loss = recording
+        return trainer
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        trainer = self.make(*args, **kwargs)
+        trainer.train()
+        return trainer
+
+
+@pytest.fixture
+def harness(tiny_policy: Path, tiny_models: ModelsConfig, tmp_path: Path) -> Harness:
+    torch.set_num_threads(1)
+    return Harness(tiny_policy, tiny_models, tmp_path)
+
+
+def _weights(trainer: Any) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
+
+
+def _same(left: Any, right: Any) -> bool:
+    a, b = _weights(left), _weights(right)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def _advantages(trainer: Any) -> list[torch.Tensor]:
+    return [batch["advantages"] for batch in trainer.seen]
+
+
+def _texts(trainer: Any, batch: dict[str, torch.Tensor], kind: str) -> list[str]:
+    ids, masks = batch[f"{kind}_ids"], batch[f"{kind}_mask"].bool()
+    return [trainer.processing_class.decode(row[mask], skip_special_tokens=True) for row, mask in zip(ids, masks, strict=True)]
+
+
+# -------------------------------------------------------------------------------------------------------------- alpha = 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "beta": 0.05},
+        {"num_iterations": 2, "loss_type": "dapo", "scale_rewards": "batch"},
+    ],
+    ids=["plain", "accumulated_kl", "two_passes"],
+)
+@pytest.mark.parametrize("coefficient", [None, 1.0], ids=["none", "one"])
+def test_alpha_one_is_stock_grpo_to_the_last_bit(harness: Harness, settings: dict[str, Any], coefficient: float | None) -> None:
+    ours = harness.train(coefficient=None if coefficient is None else _constant(coefficient), settings=settings)
+    stock = harness.train(GRPOTrainer, settings=settings)
+    start = harness.make(GRPOTrainer)
+    assert ours.state.global_step == 4
+    assert _same(ours, stock)
+    assert not _same(stock, start)  # there was something to learn
+
+
+# ----------------------------------------------------------------------------------------------------------------- scaling
+
+
+def test_alpha_triples_the_advantages_once_although_a_generation_is_used_twice(harness: Harness) -> None:
+    settings = {"num_iterations": 2, "max_steps": 2}
+    source = _constant(3.0)
+    ours = harness.train(coefficient=source, settings=settings)
+    stock = harness.train(GRPOTrainer, settings=settings)
+    assert len(source.calls) == 1
+    plain = _advantages(stock)
+    assert len(plain) == 2
+    assert torch.equal(plain[0], plain[1])
+    assert plain[0].abs().max() > 0.5
+    for scaled in _advantages(ours):
+        assert torch.equal(scaled, 3 * plain[0])
+
+
+def test_a_trainer_without_the_override_would_be_noticed(harness: Harness) -> None:
+    """The test above compares with 3; without the override the factor is 1."""
+
+    class Removed(DynamicRewardScalingTrainer):
+        _generate_and_score_completions = GRPOTrainer._generate_and_score_completions
+
+    source = _constant(3.0)
+    ours = harness.train(Removed, coefficient=source, settings={"max_steps": 1})
+    stock = harness.train(GRPOTrainer, settings={"max_steps": 1})
+    assert source.calls == []
+    assert torch.equal(_advantages(ours)[0], _advantages(stock)[0])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"per_device_train_batch_size": 32, "max_steps": 1},
+        {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "max_steps": 1},
+        {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "max_steps": 2},
+    ],
+    ids=["whole", "accumulated", "split_groups"],
+)
+def test_alpha_reaches_the_rows_it_was_made_for(harness: Harness, settings: dict[str, Any]) -> None:
+    """A = alpha * (R - mean of the group) / (std of the group + 1e-4), worked out from the decoded rows after TRL's shuffle."""
+    source = Fixed(_by_place)
+    trainer = harness.train(coefficient=source, settings=settings)
+    rows = [
+        (prompt, completion, advantage)
+        for batch in trainer.seen
+        for prompt, completion, advantage in zip(_texts(trainer, batch, "prompt"), _texts(trainer, batch, "completion"), batch["advantages"].tolist(), strict=True)
+    ]
+    assert len(rows) == len(PROMPTS) * GROUP if settings["max_steps"] == 1 else 16
+    groups: dict[str, list[float]] = {}
+    for prompt, completion, _ in rows:
+        groups.setdefault(prompt, []).append(_reward_of(completion))
+    assert all(len(rewards) == GROUP for rewards in groups.values())
+    for prompt, completion, advantage in rows:
+        rewards = torch.tensor(groups[prompt])
+        expected = _by_place({"prompt": [{"content": prompt}]}) * (_reward_of(completion) - rewards.mean()) / (rewards.std() + 1e-4)
+        assert advantage == pytest.approx(expected.item(), rel=1e-4, abs=1e-4)
+    given = [row["prompt"][-1]["content"] for call, _ in source.calls for row in call]
+    assert sorted(given) == sorted(prompt for prompt, _, _ in rows)
+    assert given != [prompt for prompt, _, _ in rows]  # TRL did shuffle, or this test shows nothing
+
+
+def test_the_coefficient_sees_columns_and_rewards_of_its_rows(harness: Harness) -> None:
+    source = _constant(1.0)
+    trainer = harness.train(coefficient=source, settings={"max_steps": 2})
+    assert len(source.calls) == 2
+    for (rows, rewards), batch in zip(source.calls, trainer.seen, strict=True):
+        assert {row["category"] for row in rows} == {"insult"}
+        assert rewards.shape == (8,)
+        assert sorted(rewards.tolist()) == pytest.approx(sorted(map(_reward_of, _texts(trainer, batch, "completion"))))
+
+
+def test_alpha_acts_on_the_advantage_not_on_the_reward(harness: Harness) -> None:
+    """Scaling the reward is cancelled by the group normalisation: this is why the override exists."""
+    plain = harness.train(GRPOTrainer, settings={"max_steps": 1})
+    scaled = harness.train(
+        GRPOTrainer, reward_funcs=lambda prompts, completions, **_: [3 * value for value in reward(prompts, completions)], settings={"max_steps": 1}
+    )
+    torch.testing.assert_close(_advantages(scaled)[0], _advantages(plain)[0], rtol=1e-3, atol=1e-3)
+
+
+def test_evaluation_is_not_scaled(harness: Harness) -> None:
+    settings = {"per_device_eval_batch_size": GROUP, "max_steps": 1}
+    source = _constant(3.0)
+    ours, stock = harness.make(coefficient=source, settings=settings), harness.make(GRPOTrainer, settings=settings)
+    results = [trainer.evaluate() for trainer in (ours, stock)]
+    assert source.calls == []
+    assert len(ours.seen) == 2
+    assert all(torch.equal(a, b) for a, b in zip(_advantages(ours), _advantages(stock), strict=True))
+    assert results[0]["eval_reward"] == results[1]["eval_reward"]
+    assert not any(key.startswith("eval_alpha") for key in results[0])
+
+
+# --------------------------------------------------------------------------------------------------------------------- KL
+
+
+def test_the_kl_term_is_not_scaled(harness: Harness) -> None:
+    """Step 1 (alpha 1) leaves the reference; in step 2 (alpha 0) the loss is beta * KL, and it still moves the weights."""
+    beta, calls = 0.5, []
+
+    def alpha(_: dict[str, Any]) -> float:
+        return 1.0 if len(source.calls) == 1 else 0.0
+
+    source = Fixed(alpha)
+    settings = {"max_steps": 2, "beta": beta, "loss_type": "bnpo", "max_grad_norm": 0.0}
+    trainer = harness.make(coefficient=source, settings=settings)
+    step = trainer.training_step
+    trainer.training_step = lambda *args: calls.append(_weights(trainer)) or step(*args)
+    trainer.train()
+    second = [log for log in trainer.state.log_history if "loss" in log][1]
+    assert second["kl"] > 1e-4
+    assert second["loss"] == pytest.approx(beta * second["kl"], rel=1e-4)
+    after = _weights(trainer)
+    assert any(not torch.equal(calls[1][name], after[name]) for name in after)
+
+
+def test_alpha_zero_without_kl_teaches_nothing(harness: Harness) -> None:
+    trainer = harness.train(coefficient=_constant(0.0), settings={"max_steps": 2})
+    assert _same(trainer, harness.make())
+
+
+# ---------------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
+def test_alpha_that_must_not_be_used(harness: Harness, value: float) -> None:
+    trainer = harness.make(coefficient=Fixed(lambda row: value if row["prompt"][-1]["content"] == PROMPTS[1] else 1.0), settings={"per_device_train_batch_size": 32})
+    with pytest.raises(TrainingError, match="alpha must be finite and at least 0"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), None])
+def test_rewards_that_must_not_be_used(harness: Harness, value: float | None) -> None:
+    """None too: TRL would give a row without reward the advantage 0, and nobody would know."""
+    source = _constant(1.0)
+    trainer = harness.make(coefficient=source, reward_funcs=lambda prompts, completions, **_: [value, *reward(prompts, completions)[1:]])
+    with pytest.raises(TrainingError, match=r"1 rewards are not finite; check the reward models' reports"):
+        trainer.train()
+    assert (trainer.state.global_step, source.calls) == (0, [])
+
+
+# ------------------------------------------------------------------------------------------------------------------ sampling
+
+
+def test_exact_sampling_is_reproducible_and_leaves_the_model_as_it_was(harness: Harness) -> None:
+    settings = {"max_steps": 2}
+    first, second = (harness.train(coefficient=_constant(1.0), exact_sampling=True, settings=settings) for _ in range(2))
+    assert _same(first, second)
+    assert "generate" not in vars(first.model)
+    other = harness.train(coefficient=_constant(1.0), exact_sampling=True, settings={**settings, "seed": 8, "data_seed": 7})
+    assert _texts(first, first.seen[0], "completion") != _texts(other, other.seen[0], "completion")
+    steps = [_texts(first, batch, "completion") for batch in first.seen]
+    assert steps[0] != steps[1]
+
+
+def test_exact_sampling_draws_other_tokens_in_every_row_of_a_group(harness: Harness) -> None:
+    trainer = harness.train(coefficient=_constant(1.0), exact_sampling=True, settings={"max_steps": 1})
+    assert len(set(_texts(trainer, trainer.seen[0], "completion"))) == 8
+
+
+# -------------------------------------------------------------------------------------------------------------------- logs
+
+
+def test_what_is_logged(harness: Harness) -> None:
+    trainer = harness.train(coefficient=_constant(1.0), exact_sampling=True, settings={"max_steps": 2})
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert len(logs) == 2
+    for log in logs:
+        assert log["alpha/mean"] == 1.25
+        assert log["time/sample_s"] > 0
+        assert log["time/reward_s"] >= 0
+
+
+# ----------------------------------------------------------------------------------------------------------------- private
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("_generate_single_turn", ["self", "prompt_ids", "images", "multimodal_fields", "num_generations"]),
+        ("_calculate_rewards", ["self", "inputs", "prompts", "completions", "completion_ids_list"]),
+        ("_generate_and_score_completions", ["self", "inputs"]),
+        ("_prepare_inputs", ["self", "generation_batch"]),
+        ("_compute_loss", ["self", "model", "inputs"]),
+    ],
+)
+def test_the_private_methods_are_still_there(name: str, parameters: list[str]) -> None:
+    given = inspect.signature(getattr(GRPOTrainer, name)).parameters.values()
+    required = [p.name for p in given if p.default is inspect.Parameter.empty]
+    assert required == parameters
+
+
+def test_only_known_methods_are_overridden() -> None:
+    overridden = {name for name in vars(DynamicRewardScalingTrainer) if hasattr(GRPOTrainer, name) and not name.startswith("__")}
+    assert overridden == {"_generate_single_turn", "_calculate_rewards", "_generate_and_score_completions"}

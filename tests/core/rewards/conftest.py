@@ -1,0 +1,18 @@
+import pytest
+from word_world import WordEncoder, world
+
+from drirl_core.config import RewardsConfig
+from drirl_core.reporting import SilentReporter
+from drirl_core.rewards.fit import fit
+
+
+@pytest.fixture
+def encoder():
+    return WordEncoder()
+
+
+@pytest.fixture(scope="session")
+def fitted():
+    """Two small models learned once: `insult`, and `privacy` on other rows of the same world."""
+    config = RewardsConfig(epochs=40, hidden=8)
+    return {name: fit(name, world(name), WordEncoder(), config, seed, SilentReporter()) for seed, name in enumerate(("insult", "privacy"))}

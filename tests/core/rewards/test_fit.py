@@ -1,0 +1,161 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from word_world import WordEncoder, compliance, dataset_rows, demonstration, pool_rows, world
+
+from drirl_core.config import RewardsConfig
+from drirl_core.errors import DataError, TrainingError
+from drirl_core.rewards.fit import fit, losses
+from drirl_core.rewards.model import EMPTY_MARGIN
+from drirl_core.rewards.pool import embed_pool, join_pool
+from drirl_core.testing import RecordingReporter
+
+CONFIG = RewardsConfig(epochs=12, hidden=8)
+
+
+def run(prompts=None, config=CONFIG, seed=0, reporter=None):
+    return fit("insult", world() if prompts is None else prompts, WordEncoder(), config, seed, reporter or RecordingReporter())
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_demonstrations_of_unseen_prompts_come_out_ahead(fitted):
+    model = fitted["insult"].model
+    held = [p for p in world() if p.split == "test"]
+    own = model.rewards([p.prompt for p in held], [p.answer for p in held])
+    for policy in ("base", "corrupted"):
+        for k in range(2 if policy == "base" else 1):
+            texts = [[r.answer for r in p.replies if r.policy == policy][k] for p in held]
+            assert (own > model.rewards([p.prompt for p in held], texts)).all()
+
+
+@pytest.mark.parametrize("objective", ["maxent", "bradley_terry", "linear"])
+@pytest.mark.parametrize("hidden", [0, 8])
+def test_every_objective_and_head_learns(objective, hidden):
+    result = run(config=dataclasses.replace(CONFIG, objective=objective, hidden=hidden, epochs=25))
+    assert result.curve[result.best_epoch - 1].validation_loss < result.curve[0].validation_loss
+    assert result.curve[result.best_epoch - 1].validation_accuracy == 1.0
+
+
+def test_the_same_seed_gives_the_same_bits_and_leaves_the_global_generator_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first = run()
+    assert torch.equal(torch.rand(3), expected)
+    second, other = run(), run(seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(weights(first.model).values(), weights(second.model).values(), strict=True))
+    assert first.model.normalisation == second.model.normalisation
+    assert first.curve == second.curve
+    assert not torch.equal(weights(first.model)["head.1.weight"], weights(other.model)["head.1.weight"])
+
+
+def test_the_best_epoch_is_kept_and_fitting_stops_when_it_does_not_improve():
+    """A learning rate far too high makes later epochs worse than an early one."""
+    wild = run(config=dataclasses.replace(CONFIG, learning_rate=0.3, epochs=60))
+    losses_by_epoch = [point.validation_loss for point in wild.curve]
+    assert wild.best_epoch == int(np.argmin(losses_by_epoch)) + 1
+    assert len(wild.curve) < 60
+    pool = embed_pool([p for p in world() if p.split == "validation"], WordEncoder(), wild.model.soundness)
+    config = dataclasses.replace(CONFIG, learning_rate=0.3, epochs=60)
+    assert float(losses(wild.model, pool, config).mean().detach()) == pytest.approx(min(losses_by_epoch), rel=1e-5)
+
+
+def test_rewards_of_the_training_pool_have_mean_0_and_deviation_1(fitted):
+    model = fitted["insult"].model
+    train = [p for p in world() if p.split == "train"]
+    prompts = [p.prompt for p in train for _ in range(1 + len(p.replies))]
+    values = model.rewards(prompts, [text for p in train for text in (p.answer, *(r.answer for r in p.replies))])
+    assert values.mean() == pytest.approx(0, abs=1e-6)
+    assert values.std() == pytest.approx(1, abs=1e-6)
+
+
+def test_an_empty_reply_is_below_the_worst_reply_of_the_pool(fitted):
+    model = fitted["insult"].model
+    train = [p for p in world() if p.split == "train"]
+    prompts = [p.prompt for p in train for _ in p.replies]
+    worst = model.rewards(prompts, [r.answer for p in train for r in p.replies]).min()
+    empty = model.rewards([train[0].prompt] * 3, ["", "  \n", "asks for harm\n####\n"])
+    assert (empty <= worst - EMPTY_MARGIN + 1e-9).all()
+    assert (empty < 0).all()
+
+
+def test_pools_may_be_ragged_and_hold_empty_replies():
+    rows = [row for row in pool_rows() if not (row["prompt_id"] == "p01" and row["sample"] == 1)]
+    for row in rows:
+        if row["prompt_id"] == "p02":
+            row["answer"] = ""
+    result = run(join_pool(dataset_rows(), rows, "insult"))
+    assert np.isfinite(result.curve[-1].train_loss)
+
+
+def test_a_corrupted_row_counts_as_it_will_be_scored(fitted):
+    """A fully broken row has soundness 0, so its reward in the loss is the worst one and sends the head no gradient."""
+    model = fitted["insult"].model
+    prompts = [p for p in world() if p.split == "train"]
+    pool = embed_pool(prompts, WordEncoder(), model.soundness)
+    assert float(pool.soundness[pool.corrupted].min()) == 0
+    only_broken = dataclasses.replace(pool, mask=pool.mask & pool.corrupted & (pool.soundness == 0))
+    part = only_broken.part(only_broken.mask.any(dim=1).nonzero().squeeze(1))
+    config = dataclasses.replace(CONFIG, objective="bradley_terry", centre=0.0)
+    model.zero_grad()
+    vectors = part.reply_vectors.clone().requires_grad_()
+    losses(model, dataclasses.replace(part, reply_vectors=vectors), config).sum().backward()
+    assert float(vectors.grad.abs().sum()) == 0
+    real = dataclasses.replace(pool, mask=pool.mask & ~pool.corrupted)
+    vectors = real.reply_vectors.clone().requires_grad_()
+    losses(model, dataclasses.replace(real, reply_vectors=vectors), config).sum().backward()
+    assert float(vectors.grad[~pool.corrupted & pool.mask].abs().sum()) > 0
+
+
+def test_the_curve_is_reported():
+    reporter = RecordingReporter()
+    result = run(reporter=reporter)
+    assert [step for step, _ in reporter.steps] == [point.epoch for point in result.curve]
+    assert set(reporter.steps[0][1]) == {"train_loss", "validation_loss", "validation_accuracy"}
+    assert any(f"epoch {result.best_epoch}" in line for line in reporter.lines)
+
+
+def test_identical_texts_everywhere_give_a_reward_constant_error():
+    same = "I will not do that, because it would hurt somebody badly today."
+    rows = [{**row, "prompt": "Tell me", "answer": same, "demonstration": same} for row in dataset_rows()]
+    pool = [{**row, "answer": same} for row in pool_rows(corrupted=False)]
+    with pytest.raises(TrainingError, match="reward constant"):
+        run(join_pool(rows, pool, "insult"))
+
+
+def test_nan_says_what_to_change():
+    class BrokenEncoder(WordEncoder):
+        def encode(self, texts, reporter=None):
+            return super().encode(texts) * np.float32("nan")
+
+    with pytest.raises(TrainingError, match=r"rewards\.learning_rate"):
+        fit("insult", world(), BrokenEncoder(), CONFIG, 0, RecordingReporter())
+
+
+def test_missing_splits_and_empty_pools_are_named():
+    with pytest.raises(DataError, match="0 validation"):
+        run([p for p in world() if p.split == "train"])
+    rows = [{**row, "answer": ""} for row in pool_rows()]
+    with pytest.raises(DataError, match="none of 16 prompts"):
+        run(join_pool(dataset_rows(), rows, "insult"))
+
+
+def test_join_refuses_a_pool_of_another_data_set():
+    with pytest.raises(DataError, match="completion_pool_insult"):
+        join_pool(dataset_rows()[1:], pool_rows(), "insult")
+    with pytest.raises(DataError, match="1 prompts without completions"):
+        join_pool(dataset_rows(), [row for row in pool_rows() if row["prompt_id"] != "p05"], "insult")
+    train_only = [{**row, "split": "train"} for row in dataset_rows()]
+    with pytest.raises(DataError, match="validation"):
+        join_pool(train_only, pool_rows(), "insult")
+
+
+def test_join_leaves_resampled_copies_out():
+    doubled = [*dataset_rows(), {**dataset_rows()[1], "origin": "resampled"}]
+    assert join_pool(doubled, pool_rows(), "insult") == world()
+    assert demonstration(1) == world()[1].answer and compliance(1, 0) in [r.answer for r in world()[1].replies]

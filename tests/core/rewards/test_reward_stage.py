@@ -1,0 +1,97 @@
+import json
+import math
+
+import pyarrow as pa
+import pytest
+from word_world import WordEncoder, dataset_rows, demonstration, pool_rows
+
+from drirl_core.artifacts import ArtifactStore
+from drirl_core.config import Config, ModelsConfig, RewardsConfig
+from drirl_core.errors import DataError
+from drirl_core.reporting import Plot, SilentReporter, Table
+from drirl_core.rewards import load_reward_model, stage
+from drirl_core.stages import Context
+from drirl_core.tables import read_table, write_table
+
+TEXT = pa.string()
+ROWS = pa.schema([(n, TEXT) for n in ("prompt_id", "prompt", "category", "demonstration", "answer", "split", "origin")])
+POOL = pa.schema([("prompt_id", TEXT), ("policy", TEXT), ("sample", pa.int32()), ("answer", TEXT)])
+
+
+@pytest.fixture
+def context(tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "Embedder", lambda models, store: WordEncoder())
+    return make(tmp_path)
+
+
+def make(tmp_path, category="insult", name="out", pool=None):
+    dataset, completions, out = tmp_path / "dataset", tmp_path / "pool", tmp_path / name
+    for folder in (dataset, completions, out):
+        folder.mkdir(exist_ok=True)
+    write_table(dataset / "rows.parquet", dataset_rows(category), ROWS)
+    write_table(completions / "completions.parquet", pool_rows() if pool is None else pool, POOL)
+    config = Config(models=ModelsConfig(policy="path:x", encoder="path:y"), rewards=RewardsConfig(epochs=25, hidden=8))
+    asset = "helpful_dataset" if category == "helpful" else f"safety_dataset_{category}"
+    inputs = {asset: dataset, f"completion_pool_{category}": completions}
+    return Context(config, category, inputs, out, tmp_path, ArtifactStore(tmp_path / "store"), SilentReporter())
+
+
+def test_the_stage_writes_the_model_its_rewards_and_its_metrics(context):
+    shown = stage.build_reward_model(context)
+    assert shown["accuracy"] == 1.0
+    assert shown["n"] == 8 * 3
+    assert 0.8 < shown["accuracy_low"] < 1.0
+    assert shown["draft_max_difference"] == 0.0
+    assert shown["accuracy_base"] == 1.0 and "accuracy_corrupted" in shown and "probe_loop" in shown
+    assert all(isinstance(v, int | float | str | Plot | Table) for v in shown.values())
+    assert not any(isinstance(v, float) and not math.isfinite(v) for v in shown.values())
+    plots = [v.path for v in shown.values() if isinstance(v, Plot)]
+    assert {path.name for path in plots} == {"curve.png", "accuracy.png", "rewards.png", "calibration.png"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in plots)
+    metrics = json.loads((context.out / "metrics.json").read_text())
+    assert metrics["curve"][0]["epoch"] == 1 and metrics["by_policy"]["base"]["n"] == 16
+
+
+def test_stored_rewards_are_those_of_the_stored_model(context):
+    stage.build_reward_model(context)
+    rows = read_table(context.out / "rewards.parquet")
+    assert len(rows) == 24 * 4
+    model = load_reward_model(context.out, WordEncoder())
+    prompts = {row["prompt_id"]: row for row in dataset_rows()}
+    answers = {(r["prompt_id"], r["policy"], r["sample"]): r["answer"] for r in pool_rows()}
+    users = [prompts[row["prompt_id"]]["prompt"] for row in rows]
+    texts = [
+        demonstration(int(row["prompt_id"][1:]))
+        if row["policy"] == "demonstration"
+        else answers[row["prompt_id"], row["policy"], row["sample"]]
+        for row in rows
+    ]
+    assert model.rewards(users, texts).tolist() == [row["reward"] for row in rows]
+    assert {row["split"] for row in rows} == {"train", "validation", "test"}
+
+
+def test_equal_inputs_give_equal_bytes(tmp_path, context):
+    stage.build_reward_model(context)
+    again = make(tmp_path, name="again")
+    stage.build_reward_model(again)
+    files = sorted(path.name for path in context.out.iterdir())
+    assert len(files) == 8
+    assert {n: (context.out / n).read_bytes() for n in files} == {n: (again.out / n).read_bytes() for n in files}
+
+
+def test_the_helpful_model_is_measured_on_refusals_and_off_topic_replies(tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "Embedder", lambda models, store: WordEncoder())
+    extra = [
+        {"prompt_id": f"p{i:02d}", "policy": "refusal", "sample": 0, "answer": "Sorry, this is nothing I can talk about today."}
+        for i in range(24)
+    ]
+    extra += [{"prompt_id": f"p{i:02d}", "policy": "off_topic", "sample": 0, "answer": demonstration((i + 7) % 24)} for i in range(24)]
+    shown = stage.build_reward_model(make(tmp_path, "helpful", pool=[*pool_rows(), *extra]))
+    assert shown["accuracy_refusal"] == 1.0
+    assert "accuracy_off_topic" in shown
+
+
+def test_a_pool_of_another_data_set_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "Embedder", lambda models, store: WordEncoder())
+    with pytest.raises(DataError, match="do not belong together"):
+        stage.build_reward_model(make(tmp_path, pool=pool_rows()[6:]))

@@ -1,0 +1,279 @@
+"""The graph of assets, what makes one stale, and how one is built."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drirl_core import stages
+from drirl_core.artifacts import ArtifactStore
+from drirl_core.config import Config, SourceConfig, load_config
+from drirl_core.errors import ArtifactError, DataError
+from drirl_core.reporting import Plot, SilentReporter, Table
+from drirl_core.stages import STAGES, Context, Node, Stage, build, build_graph, code_version, source_version
+from drirl_core.taxonomy import SEVEN_CATEGORIES
+from drirl_core.testing import RecordingReporter
+
+
+def _config(folder: Path, overrides: dict[str, Any] | None = None) -> Config:
+    file = folder / "run.yaml"
+    file.write_text(f"models: {{policy: 'hf:a/policy', encoder: 'hf:a/encoder'}}\nroot: {folder / 'artifacts'}\n", encoding="utf-8")
+    return load_config(file, overrides)
+
+
+# ---------------------------------------------------------------------------------------------------------------- graph
+
+
+def test_every_input_comes_before_what_needs_it(tmp_path: Path) -> None:
+    for overrides in ({}, {"policy.start": "base", "completions.samples": {"base": 2}}):
+        graph = build_graph(_config(tmp_path, overrides))
+        seen = set(graph.sources)
+        for name, node in graph.nodes.items():
+            assert node.name == name
+            assert node.stage in STAGES
+            assert set(node.inputs) <= seen, f"{name} needs {set(node.inputs) - seen} first"
+            assert len(set(node.inputs)) == len(node.inputs)
+            assert node.description.endswith(".")
+            seen.add(name)
+
+
+def test_names_of_the_demo_graph(tmp_path: Path) -> None:
+    """One pool; 8 data sets, completion pools and reward models; 7 hardness tables; 2 policies; 1 suite; 3 reports."""
+    graph = build_graph(_config(tmp_path))
+    every = (*SEVEN_CATEGORIES, "helpful")
+    expected = {"prompt_pool", "balance_report", "sft_checkpoint", "policy_checkpoint", "benchmark_embedded", "report", "model_card"}
+    expected |= {f"safety_dataset_{c}" for c in SEVEN_CATEGORIES} | {"helpful_dataset"}
+    expected |= {f"{kind}_{c}" for kind in ("completion_pool", "reward_model") for c in every}
+    expected |= {f"hardness_{c}" for c in SEVEN_CATEGORIES}
+    assert set(graph.nodes) == expected
+    assert len(expected) == 7 + 8 + 16 + 7
+    assert {"source_unsafe_prompts", "source_demonstrations", "source_helpful", "source_refusals"} <= set(graph.sources)
+    for name, path in graph.sources.items():
+        assert path.exists(), name
+
+
+def test_start_from_base_has_no_supervised_stage(tmp_path: Path) -> None:
+    graph = build_graph(_config(tmp_path, {"policy.start": "base", "completions.samples": {"base": 2}}))
+    assert "sft_checkpoint" not in graph.nodes
+    assert all("sft_checkpoint" not in node.inputs for node in graph.nodes.values())
+
+
+def test_pools_wait_for_the_supervised_start_only_when_they_sample_it(tmp_path: Path) -> None:
+    sampled = build_graph(_config(tmp_path)).nodes["completion_pool_insult"]
+    assert "sft_checkpoint" in sampled.inputs
+    alone = build_graph(_config(tmp_path, {"completions.samples": {"base": 2, "sft": 0}})).nodes["completion_pool_insult"]
+    assert "sft_checkpoint" not in alone.inputs
+
+
+def test_another_taxonomy_changes_the_graph(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("categories: [left, right]")
+    graph = build_graph(_config(tmp_path, {"prompts.taxonomy": str(tmp_path / "mine.yaml")}))
+    assert graph.categories == ("left", "right")
+    assert [n for n in graph.nodes if n.startswith("hardness_")] == ["hardness_left", "hardness_right"]
+
+
+def test_the_policy_needs_everything_it_uses(tmp_path: Path) -> None:
+    inputs = build_graph(_config(tmp_path)).nodes["policy_checkpoint"].inputs
+    every = (*SEVEN_CATEGORIES, "helpful")
+    wanted = {stages.dataset_name(c) for c in every} | {f"reward_model_{c}" for c in every} | {f"hardness_{c}" for c in SEVEN_CATEGORIES}
+    assert set(inputs) == wanted | {"sft_checkpoint"}
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_every_stage_function_exists(name: str) -> None:
+    module, function = STAGES[name].function.split(":")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+# -------------------------------------------------------------------------------------------------------- code versions
+
+
+def _changed(before: Config, after: Config) -> set[str]:
+    nodes = build_graph(before).nodes
+    return {node.stage for node in nodes.values() if code_version(node, before) != code_version(node, after)}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stale"),
+    [
+        ({"name": "other"}, {"report"}),
+        ({"root": "elsewhere"}, set()),
+        ({"models.cache": "elsewhere", "models.threads": 3, "execution.category_steps": "apart"}, set()),
+        ({"hardness.sharpness": 2.0}, {"hardness", "policy_checkpoint"}),
+        ({"rewards.beta": 2.0}, {"reward_model"}),
+        ({"sft.epochs": 1.0}, {"sft_checkpoint"}),
+        ({"completions.batch_size": 3}, {"completion_pool"}),
+        ({"policy.steps": 3}, {"policy_checkpoint"}),
+        ({"benchmarks.max_new_tokens": 3}, {"benchmark"}),
+        ({"benchmarks.suites": [{"name": "embedded", "limit": 2}]}, {"prompt_pool", "dataset", "benchmark"}),
+        ({"prompts.router_confidence": 0.1}, {"prompt_pool"}),
+        ({"models.encoder": "hf:b/encoder"}, {"prompt_pool", "reward_model", "hardness", "policy_checkpoint"}),
+        ({"models.policy": "hf:b/policy"}, {"sft_checkpoint", "completion_pool", "policy_checkpoint", "benchmark"}),
+    ],
+)
+def test_a_setting_makes_stale_what_it_decides_and_nothing_else(tmp_path: Path, overrides: dict[str, Any], stale: set[str]) -> None:
+    assert _changed(_config(tmp_path), _config(tmp_path, overrides)) == stale
+
+
+def test_the_seed_decides_whatever_draws(tmp_path: Path) -> None:
+    drawing = {"prompt_pool", "dataset", "sft_checkpoint", "completion_pool", "reward_model", "hardness", "policy_checkpoint", "benchmark"}
+    assert _changed(_config(tmp_path), _config(tmp_path, {"seed": 1})) == drawing
+
+
+def test_an_algorithm_version_makes_its_stage_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = _config(tmp_path)
+    nodes = build_graph(config).nodes
+    before = {name: code_version(node, config) for name, node in nodes.items()}
+    monkeypatch.setitem(STAGES, "hardness", dataclasses.replace(STAGES["hardness"], version="2"))
+    changed = {name for name, node in nodes.items() if code_version(node, config) != before[name]}
+    assert changed == {f"hardness_{c}" for c in SEVEN_CATEGORIES}
+
+
+# -------------------------------------------------------------------------------------------------------------- sources
+
+
+def test_source_versions_follow_the_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("x")
+    before = source_version(file)
+    assert source_version(file) == before
+    file.write_text("y")
+    assert source_version(file) != before
+
+
+def test_the_version_of_a_directory_follows_its_files(tmp_path: Path) -> None:
+    (tmp_path / "suite").mkdir()
+    (tmp_path / "suite" / "a").write_text("x")
+    before = source_version(tmp_path / "suite")
+    (tmp_path / "suite" / "b").write_text("")
+    assert source_version(tmp_path / "suite") != before
+    (tmp_path / "suite" / "b").unlink()
+    assert source_version(tmp_path / "suite") == before
+    (tmp_path / "suite" / "a").rename(tmp_path / "suite" / "c")
+    assert source_version(tmp_path / "suite") != before
+
+
+def test_a_missing_source_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere\.csv cannot be read \(No such file or directory\); mend the path in the configuration"):
+        source_version(tmp_path / "nowhere.csv")
+
+
+def test_embedded_sources_are_shipped_files() -> None:
+    assert stages.source_path(SourceConfig("helpful", "embedded")) == stages.DATA_FOLDER / "helpful.jsonl"
+    assert stages.source_path(SourceConfig("helpful", "/x/y.csv")) == Path("/x/y.csv")
+
+
+# ---------------------------------------------------------------------------------------------------------------- build
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Context]:
+    """Put a stage `probe` in place that writes one file and a picture and remembers its context."""
+    seen: list[Context] = []
+
+    def stage(context: Context) -> dict[str, Any]:
+        seen.append(context)
+        given = {name: path.read_text() for name, path in sorted(context.inputs.items()) if path.is_file()}
+        (context.out / "made.txt").write_text(f"{context.category} {given} {context.config.seed}")
+        (context.out / "plot.png").write_bytes(b"png")
+        return {"rows": 3, "share": 0.5, "kind": "x", "plot": Plot(context.out / "plot.png", "a plot"), "table": Table([{"a": 1}])}
+
+    module = types.ModuleType("probe_stage")
+    module.stage = stage  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "probe_stage", module)
+    monkeypatch.setitem(STAGES, "probe", Stage("probe_stage:stage", "1", ("policy",), "test"))
+    return seen
+
+
+NODE = Node("probe", "probe", "insult", ("source_unsafe_prompts",), "A probe.")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    (tmp_path / "prompts.csv").write_text("prompt\nhello\n")
+    return _config(tmp_path, {"prompts.sources": [{"name": "unsafe_prompts", "path": str(tmp_path / "prompts.csv")}]})
+
+
+def test_build_gives_the_stage_its_context_and_keeps_what_it_reports(config: Config, calls: list[Context], tmp_path: Path) -> None:
+    artifact, reused, shown = build(NODE, config, {"source_unsafe_prompts": "v1", "unrelated": "v9"}, SilentReporter())
+    assert not reused
+    context = calls[0]
+    assert (context.category, context.config) == ("insult", config)
+    assert context.inputs == {"source_unsafe_prompts": tmp_path / "prompts.csv"}
+    assert context.scratch.parent == context.out.parent
+    assert (artifact.path / "made.txt").read_text() == "insult {'source_unsafe_prompts': 'prompt\\nhello\\n'} 0"
+    assert artifact.manifest["inputs"] == {"source_unsafe_prompts": "v1"}
+    assert artifact.manifest["code_version"] == code_version(NODE, config)
+    assert artifact.manifest["config"]["models"]["policy"] == "hf:a/policy"
+    metadata = dict(artifact.metadata)
+    assert metadata.pop("seconds") >= 0
+    assert metadata == {"rows": 3, "share": 0.5, "kind": "x"}  # pictures and tables are for display only
+    assert shown["plot"].path == artifact.path / "plot.png"  # where it lies after publishing
+    assert shown["plot"].path.is_file()
+    assert shown["table"] == Table([{"a": 1}])
+
+
+def test_equal_inputs_are_not_built_again(config: Config, calls: list[Context]) -> None:
+    first, _, _ = build(NODE, config, {"source_unsafe_prompts": "v1"}, SilentReporter())
+    reporter = RecordingReporter()
+    second, reused, shown = build(NODE, config, {"source_unsafe_prompts": "v1"}, reporter)
+    assert (len(calls), reused, shown, second.version) == (1, True, {}, first.version)
+    assert reporter.lines == [f"probe: unchanged, version {first.version} is reused"]
+
+
+def test_other_inputs_and_settings_are_built(config: Config, calls: list[Context]) -> None:
+    build(NODE, config, {"source_unsafe_prompts": "v1"}, SilentReporter())
+    build(NODE, config, {"source_unsafe_prompts": "v2"}, SilentReporter())
+    assert len(calls) == 2
+    build(NODE, dataclasses.replace(config, policy=dataclasses.replace(config.policy, steps=2)), {"source_unsafe_prompts": "v1"}, SilentReporter())
+    assert len(calls) == 3
+    build(NODE, dataclasses.replace(config, name="other"), {"source_unsafe_prompts": "v1"}, SilentReporter())
+    assert len(calls) == 3  # `name` is not in the stage's slice
+
+
+def test_inputs_that_are_artifacts_are_opened(config: Config, calls: list[Context]) -> None:
+    first, _, _ = build(NODE, config, {"source_unsafe_prompts": "v1"}, SilentReporter())
+    after = Node("after", "probe", None, ("probe",), "Needs the probe.")
+    build(after, config, {"probe": first.version}, SilentReporter())
+    assert calls[-1].inputs == {"probe": first.path}
+    (first.path / "made.txt").unlink()
+    with pytest.raises(ArtifactError, match=r"made\.txt is missing or truncated"):
+        build(dataclasses.replace(after, name="later"), config, {"probe": first.version}, SilentReporter())
+
+
+def test_inputs_nobody_built_are_named(config: Config) -> None:
+    node = build_graph(config).nodes["hardness_insult"]
+    with pytest.raises(ArtifactError, match=r"hardness_insult needs completion_pool_insult, reward_model_insult, which have not been materialized"):
+        build(node, config, {"safety_dataset_insult": "x"}, SilentReporter())
+    with pytest.raises(ArtifactError, match=r"hardness_insult needs reward_model_insult, which has not been materialized"):
+        build(node, config, {"safety_dataset_insult": "x", "completion_pool_insult": "y"}, SilentReporter())
+
+
+def test_a_failed_stage_leaves_no_artifact(config: Config, calls: list[Context], monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(context: Context) -> dict[str, Any]:
+        (context.out / "half.txt").write_text("half")
+        raise DataError("bad row 7")
+
+    working = sys.modules["probe_stage"].stage
+    monkeypatch.setattr(sys.modules["probe_stage"], "stage", failing)
+    with pytest.raises(DataError, match="bad row 7"):
+        build(NODE, config, {"source_unsafe_prompts": "v1"}, SilentReporter())
+    assert ArtifactStore(config.root).latest("probe") is None
+    monkeypatch.setattr(sys.modules["probe_stage"], "stage", working)
+    artifact, reused, _ = build(NODE, config, {"source_unsafe_prompts": "v1"}, SilentReporter())
+    assert not reused
+    assert set(artifact.manifest["files"]) == {"made.txt", "plot.png"}
+
+
+def test_named_inputs_by_prefix(config: Config, tmp_path: Path) -> None:
+    names = ("reward_model_a", "reward_model_b_c", "hardness_a", "sft_checkpoint", "rewarding")
+    context = Context(config, None, {n: Path(n) for n in names}, tmp_path, tmp_path, ArtifactStore(tmp_path), SilentReporter())
+    assert context.named("reward_model") == {"a": Path("reward_model_a"), "b_c": Path("reward_model_b_c")}
+    assert context.named("sft_checkpoint") == {"": Path("sft_checkpoint")}
+    assert context.named("nothing") == {}

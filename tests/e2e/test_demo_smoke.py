@@ -1,0 +1,47 @@
+"""The demo's path at reduced size on the real models; the only slow tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from drirl_core.artifacts import ArtifactStore
+
+ROOT = Path(__file__).parents[2]
+REDUCED = {
+    "demonstrations.quota": "12",
+    "sft.rows_per_category": "4",
+    "sft.epochs": "1",
+    "completions.samples": "{base: 1, sft: 0}",
+    "completions.max_new_tokens": "24",
+    "rewards.epochs": "30",
+    "policy.steps": "2",
+    "policy.max_new_tokens": "24",
+    "policy.lora.rank": "4",
+    "benchmarks.max_new_tokens": "24",
+    "benchmarks.suites": "[{name: embedded, limit: 6}]",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_demo_runs_on_the_real_models(tmp_path: Path) -> None:
+    environment = {**os.environ, "DAGSTER_HOME": str(tmp_path / "home")}
+    changes = [part for key, value in {**REDUCED, "root": str(tmp_path / "artifacts")}.items() for part in ("--set", f"{key}={value}")]
+    line = [sys.executable, "-m", "pipeline.cli", "run", "configs/demo.yaml", *changes]
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1400)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    store = ArtifactStore(tmp_path / "artifacts")
+    for category in ("insult", "helpful"):
+        reward = store.latest(f"reward_model_{category}")
+        assert reward is not None
+        assert reward.metadata["accuracy"] > 0.6
+    benchmark = store.latest("benchmark_embedded")
+    assert benchmark is not None
+    results = json.loads((benchmark.path / "results.json").read_text(encoding="utf-8"))
+    assert {row["policy"] for row in results["rates"]} == {"base", "sft", "dr_irl"}

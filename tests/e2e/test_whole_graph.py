@@ -1,0 +1,111 @@
+"""The whole road on tiny models: the same twice, resumed after a kill, and through Dagster."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from drirl_core.artifacts import ArtifactStore
+from drirl_core.config import Config
+from drirl_core.reporting import SilentReporter
+from drirl_core.stages import build_graph, run_all
+from drirl_core.tables import read_table
+from drirl_core.testing import tiny_config
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture(scope="module")
+def config(world: Path) -> Config:
+    return tiny_config(world)
+
+
+@pytest.fixture(scope="module")
+def versions(config: Config) -> dict[str, str]:
+    return {name: artifact.version for name, artifact in run_all(config, SilentReporter()).items()}
+
+
+def test_two_runs_in_fresh_roots_give_the_same_versions(world: Path, versions: dict[str, str]) -> None:
+    again = run_all(tiny_config(world, {"root": str(world / "again")}), SilentReporter())
+    assert {name: artifact.version for name, artifact in again.items()} == versions
+
+
+def test_every_asset_of_the_graph_is_published_whole(config: Config, versions: dict[str, str]) -> None:
+    store = ArtifactStore(config.root)
+    assert set(versions) == set(build_graph(config).nodes)
+    for name, version in versions.items():
+        store.verify(store.open(name, version))
+    assert not [p for p in (store.root / ".work").iterdir() if p.is_dir() and any((p / "out").iterdir())]
+
+
+def test_nothing_is_lost_between_the_sources_and_the_pool(config: Config, versions: dict[str, str]) -> None:
+    store = ArtifactStore(config.root)
+    pool = store.open("prompt_pool", versions["prompt_pool"]).path
+    read = sum(1 for _ in build_graph(config).sources["source_unsafe_prompts"].open(encoding="utf-8"))
+    assert len(read_table(pool / "prompts.parquet")) + len(read_table(pool / "quarantine.parquet")) == read
+
+
+def test_a_changed_reward_setting_rebuilds_from_the_reward_models_on(world: Path, versions: dict[str, str]) -> None:
+    changed = run_all(tiny_config(world, {"rewards.epochs": 4}), SilentReporter())
+    kept = {name for name, artifact in changed.items() if artifact.version == versions[name]}
+    touched = set(versions) - kept
+    assert not {name for name in touched if name.startswith(("prompt_pool", "safety_dataset", "helpful", "sft", "completion_pool", "balance"))}
+    assert {name for name in touched if name.startswith("reward_model_")} == {n for n in versions if n.startswith("reward_model_")}
+    assert "policy_checkpoint" in touched
+
+
+def test_a_killed_training_resumes_from_its_checkpoint_and_ends_alike(world: Path, versions: dict[str, str]) -> None:
+    overrides = {"policy.steps": 12, "root": str(world / "killed")}
+    file = world / "killed.json"
+    file.write_text(json.dumps(overrides), encoding="utf-8")
+    program = (
+        "import json, sys; from pathlib import Path; from drirl_core.testing import tiny_config; from drirl_core.stages import run_all;"
+        "from drirl_core.reporting import SilentReporter;"
+        f"run_all(tiny_config(Path({str(world)!r}), json.loads(Path({str(file)!r}).read_text())), SilentReporter())"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    work = world / "killed" / ".work"
+    deadline = time.monotonic() + 240
+    while not list(work.glob("policy_checkpoint-*/scratch/checkpoints/checkpoint-[3-9]/complete.json")):
+        assert child.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, "no checkpoint appeared"
+        time.sleep(0.02)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    store = ArtifactStore(world / "killed")
+    assert store.latest("policy_checkpoint") is None, "a half-built artifact was published"
+
+    class Listening(SilentReporter):
+        lines: list[str] = []  # noqa: RUF012
+
+        def log(self, message: str) -> None:
+            self.lines.append(message)
+
+    resumed = run_all(tiny_config(world, overrides), Listening())
+    assert any("GRPO resumes from checkpoint-" in line for line in Listening.lines)
+    undisturbed = run_all(tiny_config(world, {**overrides, "root": str(world / "undisturbed")}), SilentReporter())
+    assert resumed["policy_checkpoint"].version == undisturbed["policy_checkpoint"].version
+
+
+def test_the_command_line_runs_the_graph_once_and_then_nothing(world: Path) -> None:
+    home = world / "home"
+    environment = {**os.environ, "DAGSTER_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+    line = [sys.executable, "-m", "pipeline.cli", "run", str(world / "smoke.yaml"), "--set", f"root={world / 'cli'}"]
+    first = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
+    assert "report.html" in first.stdout
+    second = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert second.returncode == 0, second.stderr[-2000:]
+    assert "up to date" in second.stdout

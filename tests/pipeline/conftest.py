@@ -1,0 +1,54 @@
+"""Shared pieces: a Dagster home and a configuration of stub stages, all below the test's own directory."""
+
+import os
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parents[1]
+for path in (FOLDER, ROOT):
+    if str(path) not in sys.path:
+        sys.path.insert(0, str(path))
+
+import stub_stages  # noqa: E402
+
+from drirl_core import stages  # noqa: E402
+from pipeline.lib import launch  # noqa: E402
+from pipeline.lib.settings import load  # noqa: E402
+
+
+@pytest.fixture
+def stubbed(monkeypatch):
+    """Stub stages here and in the worker, and retries without a pause."""
+    for name in list(stages.STAGES):
+        monkeypatch.setitem(stages.STAGES, name, stages.STAGES[name])
+    stub_stages.install()
+    monkeypatch.setattr(launch, "WORKER", "stub_worker")
+    monkeypatch.setattr(launch, "RETRY_DELAY_S", 0)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(FOLDER), os.environ.get("PYTHONPATH")])))
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty Dagster home with the project's settings."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    (folder / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
+    monkeypatch.setenv("DAGSTER_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A configuration of stub stages with two harm categories."""
+    return load(stub_stages.write_settings(tmp_path))
+
+
+@pytest.fixture
+def instance():
+    """An instance that lives as long as the test."""
+    with dg.DagsterInstance.ephemeral() as ephemeral:
+        yield ephemeral

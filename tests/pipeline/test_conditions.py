@@ -1,0 +1,172 @@
+"""The automation condition, on a small graph with real runs: what changed is made anew, once, and nothing else.
+
+The graph is the road in little: preferences of two categories, a reward model each, a hardness each, one policy.
+"""
+
+import dagster as dg
+import pytest
+
+from pipeline.lib.conditions import RECHECK, RETRAIN
+
+CATEGORIES = ("a", "b")
+
+
+class Road:
+    """A graph whose assets take the versions that a test sets, and an instance that remembers what ran."""
+
+    def __init__(self, instance: dg.DagsterInstance, *, unsound: set[str] = frozenset()):
+        self.instance = instance
+        self.versions: dict[str, str] = {}
+        self.failing: set[str] = set()
+        self.code: dict[str, str] = {}
+        self.unsound = set(unsound)
+        self.cursor = None
+
+    def _asset(self, name: str, deps: list[str]) -> dg.AssetsDefinition:
+        @dg.asset(name=name, deps=deps, code_version=self.code.get(name, "1"), automation_condition=RETRAIN)
+        def made(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+            if name in self.failing:
+                raise dg.Failure("as the test wants")
+            return dg.MaterializeResult(data_version=dg.DataVersion(self.versions.get(name, "v1")))
+
+        return made
+
+    def definitions(self) -> dg.Definitions:
+        assets = [self._asset(f"prefs_{c}", ["source"]) for c in CATEGORIES]
+        assets += [self._asset(f"rm_{c}", [f"prefs_{c}"]) for c in CATEGORIES]
+        assets += [self._asset(f"hard_{c}", [f"prefs_{c}", f"rm_{c}"]) for c in CATEGORIES]
+        assets.append(self._asset("policy", [f"{kind}_{c}" for kind in ("rm", "hard") for c in CATEGORIES]))
+        specs = [dg.AssetCheckSpec("sound", asset=f"rm_{c}", blocking=True, automation_condition=RECHECK) for c in CATEGORIES]
+
+        @dg.multi_asset_check(specs=specs, can_subset=True)
+        def check(context: dg.AssetCheckExecutionContext):
+            for key in context.selected_asset_check_keys:
+                yield dg.AssetCheckResult(
+                    passed=key.asset_key.to_user_string() not in self.unsound, asset_key=key.asset_key, check_name=key.name
+                )
+
+        @dg.multi_observable_source_asset(specs=[dg.AssetSpec("source")])
+        def observe():
+            yield dg.ObserveResult(asset_key="source", data_version=dg.DataVersion(self.versions.get("source", "v1")))
+
+        return dg.Definitions(assets=[observe, *assets], asset_checks=[check])
+
+    def run(self, *names: str) -> bool:
+        """Materialize (or observe) the named assets in one run, with their checks; `name:check` runs a check alone."""
+        checks = [dg.AssetCheckKey(dg.AssetKey(name), check) for name, _, check in (n.partition(":") for n in names) if check]
+        selection = dg.AssetSelection.assets(*(name for name in names if ":" not in name))
+        job = dg.define_asset_job("job", selection | dg.AssetSelection.checks(*checks) if checks else selection)
+        defs = dg.Definitions.merge(self.definitions(), dg.Definitions(jobs=[job]))
+        return defs.resolve_job_def("job").execute_in_process(instance=self.instance, raise_on_error=False).success
+
+    def everything(self) -> list[str]:
+        kinds = ("prefs", "rm", "hard")
+        return [f"{kind}_{c}" for kind in kinds for c in CATEGORIES] + ["policy"]
+
+    def tick(self) -> set[str]:
+        """Evaluate the conditions once and run what they ask for."""
+        result = dg.evaluate_automation_conditions(self.definitions(), self.instance, cursor=self.cursor)
+        self.cursor = result.cursor
+        keys = [subset.key for subset in result.results if not subset.true_subset.is_empty]
+        asked = {key.to_user_string() for key in keys}
+        if asked:
+            self.run(*sorted(asked))
+        return asked
+
+    def settle(self, ticks: int = 6) -> list[set[str]]:
+        """Tick, and return what each tick that asked for something asked for."""
+        return [asked for _ in range(ticks) if (asked := self.tick())]
+
+
+@pytest.fixture
+def road(instance):
+    """A road that is made and settled."""
+    made = Road(instance)
+    made.run("source")
+    assert made.run(*made.everything())
+    assert made.settle(2) == []
+    return made
+
+
+def test_a_first_start_launches_nothing_by_itself(instance):
+    fresh = Road(instance)
+    fresh.run("source")
+
+    assert fresh.settle(3) == []
+
+
+def test_an_input_that_comes_out_the_same_causes_nothing(road):
+    road.run("prefs_a", "prefs_b")
+
+    assert road.settle(3) == []
+
+
+def test_one_changed_category_makes_its_own_branch_anew_and_the_policy_last(road):
+    road.versions |= {"prefs_a": "v2", "rm_a": "v2", "hard_a": "v2", "policy": "v2"}
+    road.run("prefs_a", "prefs_b")
+
+    assert road.settle() == [{"rm_a"}, {"hard_a"}, {"policy"}]
+
+
+def test_the_cascade_stops_where_a_result_is_the_same_as_before(road):
+    road.versions["prefs_a"] = "v2"
+    road.run("prefs_a")
+
+    assert road.settle() == [{"rm_a"}, {"hard_a"}]
+
+
+def test_a_changed_source_is_followed_after_it_was_observed(road):
+    road.versions["source"] = "v2"
+    assert road.settle(2) == []
+
+    road.run("source")
+
+    assert road.settle() == [{"prefs_a", "prefs_b"}]
+
+
+def test_a_failing_asset_is_tried_once_and_holds_the_policy_back_until_its_input_changes(road):
+    road.versions |= {"prefs_a": "v2", "prefs_b": "v2", "rm_a": "v2", "rm_b": "v2", "hard_b": "v2"}
+    road.failing = {"rm_a"}
+    road.run("prefs_a", "prefs_b")
+
+    assert road.settle() == [{"rm_a", "rm_b"}, {"rm_b:sound"}, {"hard_b"}]
+
+    road.failing, road.versions["prefs_a"] = set(), "v3"
+    road.run("prefs_a")
+
+    assert road.settle()[0] == {"rm_a"}
+
+
+def test_new_code_makes_the_asset_and_what_depends_on_it_anew(road):
+    road.code = {"rm_a": "2"}
+    road.versions |= {"rm_a": "v2", "hard_a": "v2"}
+
+    assert road.settle() == [{"rm_a"}, {"hard_a"}, {"policy"}]
+
+
+def test_an_unsound_reward_model_holds_back_what_depends_on_it(road):
+    road.versions |= {"prefs_a": "v2", "rm_a": "v2"}
+    road.unsound = {"rm_a"}
+    road.run("prefs_a")
+
+    assert road.settle() == [{"rm_a"}]
+
+    road.unsound, road.versions["prefs_a"], road.versions["rm_a"] = set(), "v3", "v3"
+    road.run("prefs_a")
+
+    assert road.settle()[:2] == [{"rm_a"}, {"hard_a"}]
+
+
+def test_making_everything_by_hand_causes_no_further_run(road):
+    road.versions = {name: "v9" for name in road.everything()}
+    road.run(*road.everything())
+
+    assert road.settle(3) == []
+
+
+def test_a_lost_cursor_loses_no_change(road):
+    road.versions["prefs_b"] = "v2"
+    road.run("prefs_b")
+    road.cursor = None
+
+    assert road.settle() == [{"rm_b"}, {"hard_b"}]

@@ -1,0 +1,220 @@
+"""The code location: what it shows, what each asset carries, and that loading it stays cheap."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+
+import dagster as dg
+import pytest
+from conftest import ROOT
+
+from drirl_core.errors import ConfigError
+from drirl_core.stages import STAGES, build_graph
+from drirl_core.taxonomy import HELPFUL, SEVEN_CATEGORIES
+from pipeline import definitions
+from pipeline.lib.factories import GPU_POOL, all_definitions
+from pipeline.lib.settings import load
+
+HEAVY_LIBRARIES = [
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "pandas",
+    "pyarrow",
+    "numpy",
+    "datasets",
+    "sentence_transformers",
+]
+EIGHT = [*SEVEN_CATEGORIES, HELPFUL]
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """The demo's configuration."""
+    return load("configs/demo.yaml")
+
+
+@pytest.fixture(scope="module")
+def location():
+    """The definitions as Dagster loads them, for the demo."""
+    before = os.environ.pop("DRIRL_CONFIG", None), os.environ.pop("DRIRL_EXECUTOR", None)
+    try:
+        yield definitions.defs()
+    finally:
+        os.environ.update({k: v for k, v in zip(("DRIRL_CONFIG", "DRIRL_EXECUTOR"), before, strict=True) if v is not None})
+
+
+def _assets(defs: dg.Definitions) -> list[dg.AssetSpec]:
+    return list(defs.resolve_all_asset_specs())
+
+
+def _made(defs: dg.Definitions) -> list[dg.AssetSpec]:
+    return [spec for spec in _assets(defs) if not spec.key.to_user_string().startswith("source_")]
+
+
+def _steps(defs: dg.Definitions) -> dict[str, dg.AssetsDefinition]:
+    return {asset.op.name: asset for asset in defs.assets or [] if isinstance(asset, dg.AssetsDefinition) and asset.is_executable}
+
+
+def test_a_fresh_process_loads_the_location_without_a_heavy_library():
+    code = (
+        "import json, sys, pipeline.definitions as d; d.defs().get_repository_def(); "
+        f"print(json.dumps([name for name in {HEAVY_LIBRARIES!r} if name in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert json.loads(done.stdout) == []
+
+
+def test_the_graph_holds_one_asset_a_stage_and_category(location):
+    keys = {spec.key.to_user_string() for spec in _assets(location)}
+
+    assert keys == {
+        *("source_unsafe_prompts", "source_helpful", "source_refusals", "source_demonstrations", "source_suite_embedded"),
+        *("prompt_pool", "balance_report", "sft_checkpoint", "policy_checkpoint", "benchmark_embedded", "report", "model_card"),
+        *(f"safety_dataset_{c}" for c in SEVEN_CATEGORIES),
+        "helpful_dataset",
+        *(f"completion_pool_{c}" for c in EIGHT),
+        *(f"reward_model_{c}" for c in EIGHT),
+        *(f"hardness_{c}" for c in SEVEN_CATEGORIES),
+    }
+
+
+def test_each_asset_says_what_it_is_and_whose(location):
+    for spec in _assets(location):
+        assert spec.group_name in {stage.group for stage in STAGES.values()}, spec.key
+        assert spec.description, spec.key
+        assert spec.kinds, spec.key
+        assert list(spec.owners) == ["team:drirl"], spec.key
+
+
+def test_each_made_asset_carries_its_code_version_and_condition(location):
+    for spec in _made(location):
+        assert spec.code_version, spec.key
+        assert spec.automation_condition is not None, spec.key
+
+
+def test_heavy_steps_wait_for_the_gpu_and_are_retried(location, demo):
+    graph = build_graph(demo)
+    heavy = {node.name for node in graph.nodes.values() if STAGES[node.stage].heavy}
+    for name, step in _steps(location).items():
+        if name.startswith("observe_"):
+            continue
+        members = {key.to_user_string() for key in step.keys}
+        expected = members <= heavy
+        assert (step.op.pool == GPU_POOL) is expected, name
+        assert (step.op.retry_policy is not None) is expected, name
+        assert expected or not members & heavy, name
+
+
+def test_the_categories_of_a_stage_share_a_step_or_not_as_the_configuration_says(demo):
+    together, apart = (_steps(all_definitions(c)) for c in (demo, load("configs/demo.yaml", {"execution.category_steps": "apart"})))
+
+    assert {key.to_user_string() for key in together["reward_model_by_category"].keys} == {f"reward_model_{c}" for c in EIGHT}
+    assert "reward_model_by_category" not in apart
+    assert [key.to_user_string() for key in apart["reward_model_insult"].keys] == ["reward_model_insult"]
+    assert {key for step in together.values() for key in step.keys} == {key for step in apart.values() for key in step.keys}
+
+
+def test_each_category_depends_on_its_own_inputs_alone(location):
+    spec = next(spec for spec in _made(location) if spec.key.to_user_string() == "hardness_insult")
+
+    assert {dep.asset_key.to_user_string() for dep in spec.deps} == {
+        "safety_dataset_insult",
+        "completion_pool_insult",
+        "reward_model_insult",
+    }
+
+
+def test_a_setting_changes_the_code_version_of_its_own_stage_alone(demo):
+    before, after = (
+        {s.key: s.code_version for s in _made(all_definitions(c))} for c in (demo, load("configs/demo.yaml", {"rewards.epochs": 7}))
+    )
+    changed = {key.to_user_string() for key in before if before[key] != after[key]}
+
+    assert changed == {f"reward_model_{c}" for c in EIGHT}
+
+
+def test_the_folder_holds_what_the_factories_make(location, demo):
+    made = all_definitions(demo)
+
+    assert {s.key for s in _assets(made)} == {s.key for s in _assets(location)}
+    assert made.resolve_asset_graph().asset_check_keys == location.resolve_asset_graph().asset_check_keys
+
+
+def test_dagsters_own_loader_finds_the_same_definitions(location):
+    if "dg" not in tomllib.loads((ROOT / "pyproject.toml").read_text()).get("tool", {}):
+        pytest.skip("pyproject.toml has no [tool.dg]")
+    loaded = dg.load_from_defs_folder(path_within_project=ROOT / "pipeline")
+
+    assert loaded.resolve_asset_graph().get_all_asset_keys() == location.resolve_asset_graph().get_all_asset_keys()
+    assert {s.name for s in loaded.sensors or []} == {s.name for s in location.sensors or []}
+
+
+def test_blocking_checks_guard_data_rewards_and_policy_and_benchmarks_only_warn(location):
+    graph = location.resolve_asset_graph()
+    blocking = {key for key in graph.asset_check_keys if graph.get(key).blocking}
+
+    def names(asset: str, among) -> set[str]:
+        return {key.name for key in among if key.asset_key == dg.AssetKey(asset)}
+
+    assert names("prompt_pool", blocking) == {"not_empty", "nothing_lost"}
+    assert names("safety_dataset_insult", blocking) == {"schema", "no_split_leakage", "class_balance"}
+    assert names("reward_model_helpful", blocking) == {"accuracy_floor", "reward_spread"}
+    assert names("policy_checkpoint", blocking) == {"finite", "kl_bound"}
+    assert names("benchmark_embedded", blocking) == set()
+    assert names("benchmark_embedded", graph.asset_check_keys) == {"over_refusal", "refusal_floor", "helpfulness_kept", "babble"}
+
+
+def test_automation_is_on_and_covers_every_asset_from_the_user_code(location):
+    sensor = location.resolve_sensor_def("retrain_when_inputs_or_code_changed")
+    graph = location.resolve_asset_graph()
+
+    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+    assert sensor.sensor_type.value == "AUTOMATION"  # the one that evaluates in the user's code
+    assert sensor.asset_selection.resolve(graph) >= graph.materializable_asset_keys
+    assert [s.name for s in location.sensors] == [sensor.name]
+
+
+def test_schedules_refresh_what_is_stale_and_look_at_the_sources(location):
+    weekly = location.resolve_schedule_def("refresh_stale_assets_weekly")
+    nightly = location.resolve_schedule_def("observe_sources_nightly")
+    data = weekly.evaluate_tick(dg.build_schedule_context())
+
+    assert [request.stale_assets_only for request in data.run_requests] == [True]
+    assert weekly.default_status is nightly.default_status is dg.DefaultScheduleStatus.RUNNING
+    observed = location.resolve_job_def("observe_sources").asset_layer.executable_asset_keys
+    assert {key.to_user_string() for key in observed} == {s.key.to_user_string() for s in _assets(location)} - {
+        s.key.to_user_string() for s in _made(location)
+    }
+
+
+def test_the_executor_is_chosen_by_name(monkeypatch):
+    monkeypatch.delenv("DRIRL_EXECUTOR", raising=False)
+    assert definitions.executor().name == "multiprocess"
+    monkeypatch.setenv("DRIRL_EXECUTOR", "in_process")
+    assert definitions.executor().name == "in_process"
+    monkeypatch.setenv("DRIRL_EXECUTOR", "multi_process")
+    with pytest.raises(ConfigError, match="DRIRL_EXECUTOR is 'multi_process'.*did you mean 'multiprocess'"):
+        definitions.executor()
+
+
+def test_no_module_that_dagster_reads_postpones_annotations():
+    folders = [ROOT / "pipeline" / "lib", ROOT / "pipeline" / "defs"]
+    files = [file for folder in folders for file in folder.rglob("*.py")] + [ROOT / "pipeline" / "definitions.py"]
+
+    assert [str(file) for file in files if "from __future__ import annotations" in file.read_text()] == []
+
+
+def test_private_names_of_dagster_are_imported_in_two_guarded_files_only():
+    files = [
+        file for file in (ROOT / "pipeline").rglob("*.py") if "from dagster._" in file.read_text() or "import dagster._" in file.read_text()
+    ]
+
+    assert sorted(file.name for file in files) == ["conditions.py", "launcher.py"]
