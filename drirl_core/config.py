@@ -85,9 +85,7 @@ class SourceConfig:
 class PromptsConfig:
     """The prompt pool: sources, cleaning, routing."""
 
-    sources: tuple[SourceConfig, ...] = (
-        SourceConfig(name="unsafe_prompts", path=EMBEDDED, licence="CC-BY-4.0"),
-    )
+    sources: tuple[SourceConfig, ...] = (SourceConfig(name="unsafe_prompts", path=EMBEDDED, licence="CC-BY-4.0"),)
     """Files of unsafe prompts."""
     taxonomy: str | None = None
     """YAML file with other categories than the paper's seven."""
@@ -116,9 +114,7 @@ class DemonstratorConfig:
 
     kind: Literal["file", "model", "endpoint"] = "file"
     """`file` of finished rows, a local chat `model`, or an OpenAI-compatible `endpoint`."""
-    source: SourceConfig = field(
-        default_factory=lambda: SourceConfig(name="demonstrations", path=EMBEDDED, licence="CC-BY-4.0")
-    )
+    source: SourceConfig = field(default_factory=lambda: SourceConfig(name="demonstrations", path=EMBEDDED, licence="CC-BY-4.0"))
     """File of demonstrations, for kind `file`."""
     model: str = ""
     """Model reference (kind `model`) or model name at the endpoint (kind `endpoint`)."""
@@ -147,13 +143,9 @@ class DemonstrationsConfig:
 
     demonstrator: DemonstratorConfig = field(default_factory=DemonstratorConfig)
     """Who writes the demonstrations."""
-    helpful: SourceConfig = field(
-        default_factory=lambda: SourceConfig(name="helpful", path=EMBEDDED, licence="CC-BY-4.0")
-    )
+    helpful: SourceConfig = field(default_factory=lambda: SourceConfig(name="helpful", path=EMBEDDED, licence="CC-BY-4.0"))
     """Harmless prompts with good answers, safe look-alikes among them."""
-    refusals: SourceConfig = field(
-        default_factory=lambda: SourceConfig(name="refusals", path=EMBEDDED, licence="CC-BY-4.0")
-    )
+    refusals: SourceConfig = field(default_factory=lambda: SourceConfig(name="refusals", path=EMBEDDED, licence="CC-BY-4.0"))
     """Refusals of harmless prompts; the helpful reward model learns to punish them."""
     quota: int = 60
     """Rows a category after balancing."""
@@ -170,7 +162,7 @@ class DemonstrationsConfig:
         _require(self.quota >= 4, f"demonstrations.quota is {self.quota}; at least 4 rows a category are needed to split them")
         held_out = self.validation_fraction + self.test_fraction
         _require(
-            0 < self.validation_fraction and 0 < self.test_fraction and held_out < 0.9,
+            self.validation_fraction > 0 and self.test_fraction > 0 and held_out < 0.9,
             f"demonstrations: validation_fraction {self.validation_fraction} and test_fraction {self.test_fraction} "
             "must be above 0 and leave at least a tenth for training",
         )
@@ -346,6 +338,8 @@ class PolicyConfig:
     """Completions a forward pass (0: all of a step at once); must divide prompts_per_step * num_generations."""
     helpful_share: float = 0.5
     """Share of harmless prompts among the training prompts."""
+    look_alike_share: float = 0.5
+    """Share of safe look-alikes among the harmless prompts."""
     max_new_tokens: int = 48
     """Length limit of a completion."""
     temperature: float = 1.0
@@ -377,6 +371,7 @@ class PolicyConfig:
             f"{self.num_generations} = {batch}; choose a divisor of {batch}",
         )
         _require(0 <= self.helpful_share < 1, f"policy.helpful_share is {self.helpful_share}; choose in [0, 1)")
+        _require(0 <= self.look_alike_share <= 1, f"policy.look_alike_share is {self.look_alike_share}; choose in [0, 1]")
         _require(self.kl >= 0, f"policy.kl is {self.kl}; at least 0")
         _require(self.save_steps >= 1, f"policy.save_steps is {self.save_steps}; at least 1")
         _require(self.num_iterations >= 1, f"policy.num_iterations is {self.num_iterations}; at least 1")
@@ -402,9 +397,6 @@ class SuiteConfig:
             f"benchmark suite name {self.name!r}: use lower-case letters, digits and '_'; it becomes an asset's name",
         )
         _require(self.limit >= 0, f"benchmarks.suites: limit is {self.limit}; 0 for all rows, or more")
-
-    def __post_init__(self) -> None:
-        _require(self.limit >= 0, f"benchmarks.suites: limit of {self.name!r} is {self.limit}; 0 (all rows) or more")
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,9 @@ class Embedder:
                 [text for _, text in part], batch_size=_BATCH, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True
             ).astype(np.float32)
             if not np.isfinite(rows).all():
-                raise TrainingError(f"the encoder {self.reference} returned values that are not finite; check its files with `drirl doctor`")
+                raise TrainingError(
+                    f"the encoder {self.reference} returned values that are not finite; check its files with `drirl doctor`"
+                )
             fresh = {key: row for (key, _), row in zip(part, rows, strict=True)}
             self._memory.update(fresh)
             self._cache.put_many({key: row.tobytes() for key, row in fresh.items()})

@@ -207,7 +207,8 @@ class Coefficients:
     Args:
         config: settings.
         seed: of the placebo `shuffled`; every call shuffles anew.
-        stored: alpha by prompt id, for refresh `once`; then similarities and gaps have no influence.
+        stored: alpha by prompt id. With refresh `once` it is used throughout, and similarities and gaps have no influence; with
+            `epoch` it is what the first pass over a category's prompts uses, and each pass makes the table of the next.
         constants: `constants.json` of hardness_<category>, by category. Their `mean_delta` starts mean_k delta, the mean
             over the category's data set, which then follows the policy as a running mean; a category without an entry is
             centred on its rows in the batch, as the equation says for a batch. (With one prompt of a category a batch,
@@ -221,9 +222,11 @@ class Coefficients:
         stored: Mapping[str, float] | None = None,
         constants: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
-        if config.refresh == "once" and not stored and config.combine != "none":
-            raise DataError("hardness.refresh is 'once', which needs the stored alphas of hardness_<category>; there are none")
+        self._from_table = config.refresh != "step" and config.combine != "none"
+        if self._from_table and not stored:
+            raise DataError(f"hardness.refresh is {config.refresh!r}, which needs the stored alphas of hardness_<category>; there are none")
         self._config, self._seed, self._stored = config, seed, dict(stored or {})
+        self._passes: dict[str, dict[str, tuple[float, float]]] = {}  # mean delta and gap of each prompt met in this pass, by category
         self._calls = 0
         self._mean_delta = {name: float(entry["mean_delta"]) for name, entry in (constants or {}).items()}
         self._mean_gap = {name: float(entry["mean_gap"]) for name, entry in (constants or {}).items()}
@@ -253,8 +256,10 @@ class Coefficients:
         for category in dict.fromkeys(names[harm].tolist()):
             rows = np.flatnonzero(names == category)
             alpha_d[rows], alpha_m[rows], stats[category] = self._category(category, delta[rows], gaps[rows], prompts[rows])
-        joined = np.where(harm, combine(alpha_d, alpha_m, self._config.combine, self._config.sharpness), 1.0)
-        if self._config.refresh == "once" and self._config.combine != "none":
+        joined = combine(alpha_d, alpha_m, self._config.combine, self._config.sharpness)  # 1 on helpful rows, where both are 1
+        if self._from_table:
+            if self._config.refresh == "epoch":
+                self._note(names, prompts, delta, gaps, harm)
             joined = np.where(harm, [self._stored.get(prompt, 1.0) for prompt in prompts], 1.0)
         if self._config.combine == "shuffled":
             joined = self._shuffle(joined, prompts, harm)
@@ -266,13 +271,42 @@ class Coefficients:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what an interrupted run needs to go on alike, as JSON data."""
-        return {"calls": self._calls, "mean_delta": dict(self._mean_delta), "mean_gap": dict(self._mean_gap)}
+        state: dict[str, Any] = {"calls": self._calls, "mean_delta": dict(self._mean_delta), "mean_gap": dict(self._mean_gap)}
+        if self._config.refresh == "epoch":
+            state |= {"stored": dict(self._stored), "passes": {name: dict(seen) for name, seen in self._passes.items()}}
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` returned."""
         self._calls = int(state["calls"])
         self._mean_delta = {str(name): float(value) for name, value in state["mean_delta"].items()}
         self._mean_gap = {str(name): float(value) for name, value in state["mean_gap"].items()}
+        if self._config.refresh == "epoch":
+            self._stored = dict(state["stored"])
+            self._passes = {name: {prompt: (d, g) for prompt, (d, g) in seen.items()} for name, seen in state["passes"].items()}
+
+    def _note(self, names: np.ndarray, prompts: np.ndarray, delta: np.ndarray, gaps: np.ndarray, harm: np.ndarray) -> None:
+        """Collect what a pass over a category's prompts shows; when a prompt comes round again, make its table anew first."""
+        for category in dict.fromkeys(names[harm].tolist()):
+            rows = np.flatnonzero(names == category)
+            members, place = np.unique(prompts[rows].astype(str), return_inverse=True)
+            counts = np.bincount(place)
+            means = zip(np.bincount(place, weights=delta[rows]) / counts, np.bincount(place, weights=gaps[rows]) / counts, strict=True)
+            fresh = {member: (float(d), float(g)) for member, (d, g) in zip(members.tolist(), means, strict=True)}
+            seen = self._passes.setdefault(category, {})
+            if seen.keys() & fresh.keys():
+                self._stored.update(self._table(category, seen))
+                seen.clear()
+            seen.update(fresh)
+
+    def _table(self, category: str, seen: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+        """Return alpha of the prompts of a finished pass, its means taken over the whole pass as the equations say."""
+        delta, gaps = np.array(list(seen.values())).T
+        kept, _ = gap_mask(gaps, self._config.keep_quantile, self._config.tau)
+        filtered = filtered_gap(gaps, kept) if kept.any() else float(gaps.mean())
+        reference = self._mean_gap[category] if self._config.responsiveness == "ema" else float(gaps.mean())
+        alpha = combine(alpha_data(delta), alpha_model(filtered, reference), self._config.combine, self._config.sharpness)
+        return dict(zip(seen, alpha.tolist(), strict=True))
 
     def _check(self, similarities: np.ndarray, gaps: np.ndarray, names: np.ndarray, prompts: np.ndarray, harm: np.ndarray) -> None:
         sizes = {len(similarities), len(gaps), len(names), len(prompts)}
@@ -287,7 +321,7 @@ class Coefficients:
                 raise TrainingError(
                     f"the {what} of row {bad[0]} ({names[bad[0]]}) is {values[bad[0]]}; check the reward model and the encoder"
                 )
-        if self._config.refresh == "once" and self._config.combine != "none":
+        if self._from_table:
             lacking = sorted({str(prompt) for prompt in prompts[harm]} - set(self._stored))
             if lacking:
                 raise DataError(

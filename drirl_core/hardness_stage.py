@@ -85,8 +85,6 @@ def build_hardness(context: stages.Context) -> dict[str, Any]:
     write_table(context.out / "hardness.parquet", rows, SCHEMA)
     (context.out / "constants.json").write_text(json.dumps(constants, indent=1, sort_keys=True), encoding="utf-8")
     _plot(alpha_d, alpha, context.out / "alpha.png", f"{category}: coefficients against the {measured.policy} policy")
-    order = np.argsort(-delta, kind="stable")
-    ends = [*order[:3].tolist(), *order[-3:].tolist()] if len(order) > 6 else order.tolist()
     return {
         **{name: round(value, 4) if isinstance(value, float) else value for name, value in constants.items()},
         "alpha_mean": round(float(alpha.mean()), 4),
@@ -95,19 +93,18 @@ def build_hardness(context: stages.Context) -> dict[str, Any]:
         "alpha_d_min": round(float(alpha_d.min()), 4),
         "alpha_d_max": round(float(alpha_d.max()), 4),
         "kept_share": round(float(kept.mean()), 4),
-        "hardest_and_easiest": Table(
-            [
-                {
-                    "prompt": measured.prompts[i]["prompt"][:90],
-                    "similarity": round(rows[i]["similarity"], 3),
-                    "gap": round(rows[i]["gap"], 3),
-                    "alpha": round(rows[i]["alpha"], 3),
-                }
-                for i in ends
-            ]
-        ),
+        "hardest_and_easiest": Table(_ends(measured.prompts, rows)),
         "alpha_plot": Plot(context.out / "alpha.png", "Data hardness coefficients and alpha of the training prompts"),
     }
+
+
+def _ends(prompts: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Describe the three hardest and the three easiest prompts."""
+    order = sorted(range(len(rows)), key=lambda i: -rows[i]["delta"])
+    shown = [*order[:3], *order[-3:]] if len(order) > 6 else order
+    return [
+        {"prompt": prompts[i]["prompt"][:90], **{name: round(rows[i][name], 3) for name in ("similarity", "gap", "alpha")}} for i in shown
+    ]
 
 
 def _measure(context: stages.Context, category: str) -> _Measured:

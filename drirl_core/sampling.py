@@ -95,7 +95,7 @@ def sample(
     if found and missing:
         reporter.log(f"{len(found)} of {len(flat)} completions are kept from earlier; sampling {len(missing)}")
     if missing:
-        loaded = policy if isinstance(policy, Policy) else load_policy(policy, models)
+        loaded = policy if isinstance(policy, Policy) else _kept_policy(policy, models, weights)
         for part in _decode_all(loaded, missing, settings, reporter):
             fresh = {key: json.dumps([c.text, c.tokens, c.finished]).encode() for key, c in part.items()}
             cache.put_many(fresh)
@@ -104,7 +104,7 @@ def sample(
 
 
 @functools.lru_cache(maxsize=2)
-def _kept_policy(policy: str | Path, models: ModelsConfig) -> Policy:
+def _kept_policy(policy: str | Path, models: ModelsConfig, _key: str) -> Policy:
     """Keep the last two policies, for the categories of a stage take turns with the same ones."""
     return load_policy(policy, models)
 
@@ -157,9 +157,7 @@ def _end_tokens(policy: Policy) -> set[int]:
 def _completion(row: list[int], tokenizer: Any, ends: set[int]) -> Completion:
     stop = next((i for i, token in enumerate(row) if token in ends), None)
     kept = row if stop is None else row[:stop]
-    return Completion(
-        tokenizer.decode(kept, skip_special_tokens=True).strip(), len(row) if stop is None else stop + 1, stop is not None
-    )
+    return Completion(tokenizer.decode(kept, skip_special_tokens=True).strip(), len(row) if stop is None else stop + 1, stop is not None)
 
 
 def inverse_transform(temperature: float, uniforms: torch.Tensor, prompt_width: int) -> Any:
@@ -185,7 +183,9 @@ def inverse_transform(temperature: float, uniforms: torch.Tensor, prompt_width: 
         drawn = uniforms[:, input_ids.shape[1] - prompt_width].to(scores.device).unsqueeze(1) * reached[:, -1:]
         token = torch.searchsorted(reached, drawn, right=True).clamp(max=scores.shape[1] - 1)
         if not torch.isfinite(reached[:, -1]).all():
-            raise TrainingError("the policy's logits are not finite; its weights are damaged or training diverged (lower the learning rate)")
+            raise TrainingError(
+                "the policy's logits are not finite; its weights are damaged or training diverged (lower the learning rate)"
+            )
         return torch.full_like(scores, float("-inf")).scatter_(1, token, 0.0)
 
     return process
@@ -209,7 +209,9 @@ def exact_cpu_sampling(model: Any, temperature: float, generator: torch.Generato
     def generate(*args: Any, generation_config: Any = None, **kwargs: Any) -> Any:
         rows, width = kwargs["input_ids"].shape
         uniforms = torch.rand(rows, max_new_tokens, generator=generator, dtype=torch.float64)
-        plain = type(generation_config).from_dict({**generation_config.to_dict(), "do_sample": False, "temperature": None, "top_p": None, "top_k": None})
+        plain = type(generation_config).from_dict(
+            {**generation_config.to_dict(), "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        )
         return original(*args, generation_config=plain, logits_processor=[inverse_transform(temperature, uniforms, width)], **kwargs)
 
     model.generate = generate

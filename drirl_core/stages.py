@@ -53,19 +53,44 @@ STAGES: dict[str, Stage] = {
         "drirl_core.prompts.pool:build_prompt_pool", "1", ("prompts", "benchmarks.suites", "models.encoder", "seed"), "prompts"
     ),
     "dataset": Stage(
-        "drirl_core.demonstrations.dataset:build_dataset", "1", ("demonstrations", "prompts.taxonomy", "prompts.near_duplicate", "prompts.max_chars", "benchmarks.suites", "seed"), "demonstrations"
+        "drirl_core.demonstrations.dataset:build_dataset",
+        "1",
+        ("demonstrations", "prompts.taxonomy", "prompts.near_duplicate", "prompts.max_chars", "benchmarks.suites", "seed"),
+        "demonstrations",
     ),
     "balance_report": Stage("drirl_core.demonstrations.balance:build_balance_report", "1", ("demonstrations.quota",), "demonstrations"),
-    "sft_checkpoint": Stage("drirl_core.policy.sft:build_sft_checkpoint", "1", ("sft", "models.policy", "models.dtype", "seed"), "policy", heavy=True, volatile=TIMES),
+    "sft_checkpoint": Stage(
+        "drirl_core.policy.sft:build_sft_checkpoint",
+        "1",
+        ("sft", "models.policy", "models.dtype", "seed"),
+        "policy",
+        heavy=True,
+        volatile=TIMES,
+    ),
     "completion_pool": Stage(
-        "drirl_core.completions:build_completion_pool", "1", ("completions", "models.policy", "models.dtype", "seed"), "completions", heavy=True
+        "drirl_core.completions:build_completion_pool",
+        "1",
+        ("completions", "models.policy", "models.dtype", "seed"),
+        "completions",
+        heavy=True,
     ),
     "reward_model": Stage("drirl_core.rewards.stage:build_reward_model", "1", ("rewards", "models.encoder", "seed"), "rewards", heavy=True),
     "hardness": Stage("drirl_core.hardness_stage:build_hardness", "1", ("hardness", "models.encoder", "seed"), "hardness", heavy=True),
     "policy_checkpoint": Stage(
-        "drirl_core.policy.stage:build_policy_checkpoint", "1", ("policy", "hardness", "models.policy", "models.encoder", "models.dtype", "seed"), "policy", heavy=True, volatile=TIMES
+        "drirl_core.policy.stage:build_policy_checkpoint",
+        "1",
+        ("policy", "hardness", "models.policy", "models.encoder", "models.dtype", "seed"),
+        "policy",
+        heavy=True,
+        volatile=TIMES,
     ),
-    "benchmark": Stage("drirl_core.benchmarks.stage:build_benchmark", "1", ("benchmarks", "models.policy", "models.dtype", "seed"), "benchmarks", heavy=True),
+    "benchmark": Stage(
+        "drirl_core.benchmarks.stage:build_benchmark",
+        "1",
+        ("benchmarks", "models.policy", "models.dtype", "seed"),
+        "benchmarks",
+        heavy=True,
+    ),
     "report": Stage("drirl_core.report.stage:build_report", "1", ("name",), "report", volatile=frozenset({"report.html"})),
     "model_card": Stage("drirl_core.report.card:build_model_card", "1", ("name",), "report"),
 }
@@ -114,7 +139,11 @@ class Context:
 
     def named(self, prefix: str) -> dict[str, Path]:
         """Return the inputs whose name is `prefix` or starts with `prefix_`, keyed by what follows."""
-        return {name.removeprefix(prefix).lstrip("_"): path for name, path in self.inputs.items() if name == prefix or name.startswith(f"{prefix}_")}
+        return {
+            name.removeprefix(prefix).lstrip("_"): path
+            for name, path in self.inputs.items()
+            if name == prefix or name.startswith(f"{prefix}_")
+        }
 
 
 @dataclass(frozen=True)
@@ -156,30 +185,102 @@ def build_graph(config: Config) -> Graph:
         sources[name] = source_path(demonstrations.demonstrator.source)
         dataset_inputs += (name,)
     nodes: list[Node] = [
-        Node("prompt_pool", "prompt_pool", None, (*prompt_sources, *suite_sources), "Unsafe prompts of all sources: cleaned, routed to a category, free of duplicates and of benchmark prompts.")
+        Node(
+            "prompt_pool",
+            "prompt_pool",
+            None,
+            (*prompt_sources, *suite_sources),
+            "Unsafe prompts of all sources: cleaned, routed to a category, free of duplicates and of benchmark prompts.",
+        )
     ]
     for category in categories:
-        nodes.append(Node(dataset_name(category), "dataset", category, dataset_inputs, f"Balanced prompts with demonstrations for {category}."))
-    nodes.append(Node(dataset_name(taxonomy.HELPFUL), "dataset", taxonomy.HELPFUL, ("prompt_pool", helpful_source, refusal_source, *suite_sources), "Harmless prompts with good answers; safe look-alikes among them."))
+        nodes.append(
+            Node(dataset_name(category), "dataset", category, dataset_inputs, f"Balanced prompts with demonstrations for {category}.")
+        )
+    nodes.append(
+        Node(
+            dataset_name(taxonomy.HELPFUL),
+            "dataset",
+            taxonomy.HELPFUL,
+            ("prompt_pool", helpful_source, refusal_source, *suite_sources),
+            "Harmless prompts with good answers; safe look-alikes among them.",
+        )
+    )
     datasets = tuple(dataset_name(c) for c in every)
-    nodes.append(Node("balance_report", "balance_report", None, ("prompt_pool", *datasets), "Rows a category before and after balancing, imbalance ratio and entropy."))
+    nodes.append(
+        Node(
+            "balance_report",
+            "balance_report",
+            None,
+            ("prompt_pool", *datasets),
+            "Rows a category before and after balancing, imbalance ratio and entropy.",
+        )
+    )
     with_sft = config.policy.start == "sft"
     start: tuple[str, ...] = ("sft_checkpoint",) if with_sft else ()
     if with_sft:
-        nodes.append(Node("sft_checkpoint", "sft_checkpoint", None, datasets, "The policy after supervised fine-tuning on demonstrations and helpful answers."))
+        nodes.append(
+            Node(
+                "sft_checkpoint",
+                "sft_checkpoint",
+                None,
+                datasets,
+                "The policy after supervised fine-tuning on demonstrations and helpful answers.",
+            )
+        )
     pool_inputs = start if config.completions.samples.get("sft", 0) else ()
     for c in every:
-        nodes.append(Node(f"completion_pool_{c}", "completion_pool", c, (dataset_name(c), *pool_inputs), f"Seeded completions of the {c} prompts by the reference policies."))
+        nodes.append(
+            Node(
+                f"completion_pool_{c}",
+                "completion_pool",
+                c,
+                (dataset_name(c), *pool_inputs),
+                f"Seeded completions of the {c} prompts by the reference policies.",
+            )
+        )
     for c in every:
-        nodes.append(Node(f"reward_model_{c}", "reward_model", c, (dataset_name(c), f"completion_pool_{c}"), f"Shadow reward model of {c}, learned by maximum-likelihood IRL."))
+        nodes.append(
+            Node(
+                f"reward_model_{c}",
+                "reward_model",
+                c,
+                (dataset_name(c), f"completion_pool_{c}"),
+                f"Shadow reward model of {c}, learned by maximum-likelihood IRL.",
+            )
+        )
     for c in categories:
-        nodes.append(Node(f"hardness_{c}", "hardness", c, (dataset_name(c), f"completion_pool_{c}", f"reward_model_{c}"), f"Data hardness, model responsiveness and alpha of the {c} prompts."))
+        nodes.append(
+            Node(
+                f"hardness_{c}",
+                "hardness",
+                c,
+                (dataset_name(c), f"completion_pool_{c}", f"reward_model_{c}"),
+                f"Data hardness, model responsiveness and alpha of the {c} prompts.",
+            )
+        )
     rewards = tuple(f"reward_model_{c}" for c in every)
     hardness = tuple(f"hardness_{c}" for c in categories)
-    nodes.append(Node("policy_checkpoint", "policy_checkpoint", None, (*datasets, *rewards, *hardness, *start), "The policy aligned by GRPO with dynamic reward scaling."))
+    nodes.append(
+        Node(
+            "policy_checkpoint",
+            "policy_checkpoint",
+            None,
+            (*datasets, *rewards, *hardness, *start),
+            "The policy aligned by GRPO with dynamic reward scaling.",
+        )
+    )
     suites = tuple(f"benchmark_{suite.name}" for suite in config.benchmarks.suites)
     for suite in config.benchmarks.suites:
-        nodes.append(Node(f"benchmark_{suite.name}", "benchmark", suite.name, (*start, "policy_checkpoint", f"source_suite_{suite.name}"), f"Base, start and aligned policy on the suite {suite.name}."))
+        nodes.append(
+            Node(
+                f"benchmark_{suite.name}",
+                "benchmark",
+                suite.name,
+                (*start, "policy_checkpoint", f"source_suite_{suite.name}"),
+                f"Base, start and aligned policy on the suite {suite.name}.",
+            )
+        )
     everything = ("balance_report", *datasets, *rewards, *hardness, *start, "policy_checkpoint", *suites)
     nodes.append(Node("report", "report", None, everything, "One HTML page: results, curves, samples, cost."))
     nodes.append(Node("model_card", "model_card", None, ("policy_checkpoint", *suites), "Model card of the aligned policy."))

@@ -16,7 +16,9 @@ import yaml
 from drirl_core.config import Config, load_config
 from drirl_core.reporting import SilentReporter
 
-_TEMPLATE = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+_TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 _SPECIAL = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|pad|>"]
 
 
@@ -97,7 +99,12 @@ def make_tiny_encoder(folder: Path, *, seed: int = 0) -> Path:
     tokenizer = BertTokenizerFast(str(body / "vocab.txt"))
     torch.manual_seed(seed)
     config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, max_position_embeddings=256
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=256,
     )
     BertModel(config).save_pretrained(body)
     tokenizer.save_pretrained(body)

@@ -11,9 +11,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import ModelsConfig
+
+settings.register_profile("drirl", deadline=None)  # a busy machine is not a failure
+settings.load_profile("drirl")
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,15 @@ from drirl_core.config import SftConfig
 from drirl_core.errors import DataError
 from drirl_core.models import load_policy
 from drirl_core.policy.plots import curve_plot
-from drirl_core.policy.training import TrainingStream, common_arguments, last_checkpoint, peft_config, read_log, save_merged
+from drirl_core.policy.training import (
+    TrainingStream,
+    common_arguments,
+    last_checkpoint,
+    peft_config,
+    read_log,
+    run,
+    save_merged,
+)
 from drirl_core.reporting import Plot
 from drirl_core.tables import read_table
 
@@ -63,7 +71,7 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     checkpoint = last_checkpoint(Path(arguments.output_dir))
     if checkpoint:
         context.reporter.log(f"SFT resumes from {checkpoint.name}")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    run(trainer, checkpoint)
     log = read_log(log_file)
     save_merged(trainer.model, policy, context.out)
     metrics = {

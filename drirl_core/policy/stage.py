@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
-from itertools import cycle, islice
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, cycle, islice
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,16 @@ from drirl_core.policy.plots import curve_plot
 from drirl_core.policy.scoring import RolloutScorer
 from drirl_core.policy.sft import write_log
 from drirl_core.policy.trainer import DynamicRewardScalingTrainer
-from drirl_core.policy.training import TrainingStream, checkpoint_state, common_arguments, last_checkpoint, peft_config, read_log, save_merged
+from drirl_core.policy.training import (
+    TrainingStream,
+    checkpoint_state,
+    common_arguments,
+    last_checkpoint,
+    peft_config,
+    read_log,
+    run,
+    save_merged,
+)
 from drirl_core.reporting import Plot
 from drirl_core.rewards import RewardRouter, load_reward_model
 from drirl_core.tables import read_table
@@ -73,7 +83,7 @@ def build_policy_checkpoint(context: stages.Context) -> dict[str, Any]:
     if checkpoint:
         context.reporter.log(f"GRPO resumes from {checkpoint.name}")
         scorer.load_state_dict(checkpoint_state(checkpoint))
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    run(trainer, checkpoint)
     return _finish(context, policy, trainer, read_log(log_file))
 
 
@@ -112,7 +122,7 @@ def schedule(prompts: Mapping[str, Sequence[dict[str, Any]]], settings: PolicyCo
         seed: of the order inside a category.
 
     Returns:
-        steps * prompts_per_step rows. Harm categories take turns; look-alikes and general prompts take turns.
+        steps * prompts_per_step rows. Harm categories take turns; look-alikes are spread evenly.
     """
     chance = random.Random(seed)  # noqa: S311 - reproducible order, not security
 
@@ -124,9 +134,8 @@ def schedule(prompts: Mapping[str, Sequence[dict[str, Any]]], settings: PolicyCo
 
     turns = [endless(prompts[c]) for c in sorted(prompts) if c != taxonomy.HELPFUL]
     harm = (next(turn) for turn in cycle(turns))
-    kinds = sorted({row["kind"] for row in prompts.get(taxonomy.HELPFUL, ())})
-    helpful_turns = [endless([row for row in prompts[taxonomy.HELPFUL] if row["kind"] == kind]) for kind in kinds]
-    helpful = (next(turn) for turn in cycle(helpful_turns))
+    kinds = {kind: endless(rows) for kind, rows in _by_kind(prompts.get(taxonomy.HELPFUL, ())).items()}
+    helpful = _mixed(kinds, settings.look_alike_share)
     harmless = min(round(settings.prompts_per_step * settings.helpful_share), settings.prompts_per_step - 1) if kinds else 0
     rows: list[dict[str, Any]] = []
     for _ in range(settings.steps):
@@ -134,6 +143,21 @@ def schedule(prompts: Mapping[str, Sequence[dict[str, Any]]], settings: PolicyCo
         chance.shuffle(step)
         rows += step
     return rows
+
+
+def _by_kind(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        kinds.setdefault("look_alike" if row["kind"] == "look_alike" else "general", []).append(row)
+    return kinds
+
+
+def _mixed(kinds: Mapping[str, Iterator[dict[str, Any]]], look_alike_share: float) -> Iterator[dict[str, Any]]:
+    """Spread the look-alikes evenly among the harmless rows, in the share asked for where there are both kinds."""
+    share = look_alike_share if len(kinds) == 2 else float("look_alike" in kinds)
+    for number in count():
+        is_look_alike = floor((number + 1) * share) > floor(number * share)
+        yield next(kinds["look_alike" if is_look_alike else "general"])
 
 
 def grpo_arguments(settings: PolicyConfig, common: Mapping[str, Any]) -> GRPOConfig:
@@ -177,8 +201,9 @@ def _scorer(context: stages.Context) -> RolloutScorer:
 
 def _read_constants(file: Path) -> dict[str, float]:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        constants = json.loads(file.read_text(encoding="utf-8"))
+        return {name: float(constants[name]) for name in ("mean_delta", "mean_gap")}
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise DataError(f"{file} cannot be read ({error}); materialize the hardness of this category again") from error
 
 
@@ -204,7 +229,5 @@ def _finish(context: stages.Context, policy: Policy, trainer: Any, log: list[dic
     }
     write_log(context.out, log, metrics)
     curve_plot(log, _CURVES, context.out / "curves.png", "GRPO with dynamic reward scaling")
-    phases = {
-        f"{name}_seconds": round(sum(row.get(f"time/{name}_s", 0.0) for row in log), 1) for name in ("sample", "reward", "step")
-    }
+    phases = {f"{name}_seconds": round(sum(row.get(f"time/{name}_s", 0.0) for row in log), 1) for name in ("sample", "reward", "step")}
     return {**metrics, **phases, "curves": Plot(context.out / "curves.png", "Training curves by step")}

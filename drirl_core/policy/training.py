@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import peft
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from drirl_core.config import LoraConfig
@@ -32,9 +32,7 @@ class TrainingStream(TrainerCallback):
         state: returns what else must survive a kill, as JSON data.
     """
 
-    def __init__(
-        self, what: str, log_file: Path, reporter: Reporter, state: Callable[[], Mapping[str, Any]] = dict
-    ) -> None:
+    def __init__(self, what: str, log_file: Path, reporter: Reporter, state: Callable[[], Mapping[str, Any]] = dict) -> None:
         self._what, self._file, self._reporter, self._state = what, log_file, reporter, state
         self._last = time.monotonic()
 
@@ -74,6 +72,12 @@ class TrainingStream(TrainerCallback):
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         (folder / _STATE).write_text(json.dumps(dict(self._state())), encoding="utf-8")
         (folder / _COMPLETE).write_text(json.dumps({"step": state.global_step}), encoding="utf-8")
+
+
+def run(trainer: Any, checkpoint: Path | None) -> None:
+    """Train from the beginning or from a checkpoint, without the callback that prints every log to standard output."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
 def read_log(file: Path) -> list[dict[str, float]]:
@@ -121,9 +125,7 @@ def peft_config(lora: LoraConfig) -> peft.LoraConfig | None:
     """Return the adapter settings for PEFT, or None for full fine-tuning."""
     if lora.rank == 0:
         return None
-    return peft.LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=list(lora.targets), task_type="CAUSAL_LM"
-    )
+    return peft.LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=list(lora.targets), task_type="CAUSAL_LM")
 
 
 def save_merged(model: Any, policy: Policy, folder: Path) -> None:

@@ -45,7 +45,7 @@ def maxent_loss(
     scaled = (completion_rewards / beta).masked_fill(~mask, -math.inf)  # (P, K)
     own = demonstration_rewards / beta  # (P,)
     if include_demonstration:
-        scaled, counts = torch.cat([own.unsqueeze(1), scaled], dim=1), counts  # (P, K + 1)
+        scaled, counts = torch.cat([own.unsqueeze(1), scaled], dim=1), counts + 1  # (P, K + 1)
     else:
         _require_completions(counts)
     return torch.logsumexp(scaled, dim=1) - counts.to(own.dtype).log() - own

@@ -26,7 +26,8 @@ def plot_curve(curve: Sequence[Epoch], best: int, file: Path, title: str) -> Non
         other.set_ylim(0, 1.02)
         other.set_ylabel("accuracy")
         lines = [*axis.get_lines(), *other.get_lines()]
-        axis.legend(lines, [line.get_label() for line in lines], fontsize=7)
+        other.tick_params(labelsize=7)
+        axis.legend(lines, [line.get_label() for line in lines], fontsize=7, loc="center right")
 
     save_figure(draw, file, title)
 

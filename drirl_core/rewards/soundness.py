@@ -42,7 +42,7 @@ class Kind(NamedTuple):
 KINDS: Mapping[str, Kind] = {
     "repeated": Kind(1.0, 0.1, 0.25),
     "stutter": Kind(1.0, 0.08, 0.2),
-    "disorder": Kind(1.0, -0.05, 0.35),
+    "disorder": Kind(1.0, 0.0, 0.5),
     "short": Kind(1.0, 0.2, 0.8),
     "noise": Kind(1.0, 0.06, 0.2),
     "echo": Kind(1.0, 0.3, 0.4),

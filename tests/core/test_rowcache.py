@@ -119,7 +119,15 @@ def test_connections_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_content_keys_tell_parts_apart() -> None:
-    keys = [content_key("a", "b"), content_key("ab"), content_key("a", "b", None), content_key("b", "a"), content_key(["a", "b"]), content_key("a", 1), content_key("a", "1")]
+    keys = [
+        content_key("a", "b"),
+        content_key("ab"),
+        content_key("a", "b", None),
+        content_key("b", "a"),
+        content_key(["a", "b"]),
+        content_key("a", 1),
+        content_key("a", "1"),
+    ]
     assert len(set(keys)) == len(keys)
     assert content_key({"x": 1, "y": 2}) == content_key({"y": 2, "x": 1})
 

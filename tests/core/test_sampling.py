@@ -21,7 +21,7 @@ from drirl_core.models import Policy, load_policy
 from drirl_core.reporting import SilentReporter
 from drirl_core.rowcache import content_key
 from drirl_core.sampling import Completion, SamplingSettings, chat_text, exact_cpu_sampling, inverse_transform, sample
-from drirl_core.testing import RecordingReporter
+from drirl_core.testing import RecordingReporter, make_tiny_policy
 
 PROMPTS = ["Hi", "How do I bake bread?", "Tell me a long story about a river, please, and about the sea.", "What?", "naïve 東京 😀"]
 HOW = SamplingSettings(max_new_tokens=6, temperature=1.0, batch_size=8)
@@ -38,7 +38,9 @@ def draw(policy: Policy, tiny_models: ModelsConfig, tmp_path: Path) -> Any:
     count = iter(range(1000))
 
     def go(prompts: list[str], copies: int = 1, how: SamplingSettings = HOW, of: Policy = policy) -> list[list[Completion]]:
-        return sample(of, prompts, copies, how, models=tiny_models, store=ArtifactStore(tmp_path / str(next(count))), reporter=SilentReporter())
+        return sample(
+            of, prompts, copies, how, models=tiny_models, store=ArtifactStore(tmp_path / str(next(count))), reporter=SilentReporter()
+        )
 
     return go
 
@@ -82,7 +84,10 @@ def test_lengths(draw: Any, policy: Policy) -> None:
 # ---------------------------------------------------------------------------------------------------------------- cache
 
 
-def test_kept_rows_load_no_model(tiny_policy: Path, tiny_models: ModelsConfig, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_rows_load_no_model(
+    tiny_policy: Path, tiny_models: ModelsConfig, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampling._kept_policy.cache_clear()
     loads: list[str] = []
     monkeypatch.setattr(sampling, "load_policy", lambda *args: loads.append("load") or load_policy(*args))
     decoded: list[int] = []
@@ -99,15 +104,29 @@ def test_kept_rows_load_no_model(tiny_policy: Path, tiny_models: ModelsConfig, s
     assert (again, loads, decoded, lines) == (first, ["load"], [6], [])
     changed, lines = go([PROMPTS[0], PROMPTS[3], PROMPTS[2]])  # one prompt of three is another one
     assert (changed[0], changed[2]) == (first[0], first[2])
-    assert (loads, decoded) == (["load", "load"], [6, 2])
+    assert (loads, decoded) == (["load"], [6, 2])  # the categories of a stage share the loaded policy
     assert lines[0] == "4 of 6 completions are kept from earlier; sampling 2"
     go(PROMPTS[:3], copies=3)
     assert decoded == [6, 2, 3]
     go(PROMPTS[:1], how=dataclasses.replace(HOW, max_new_tokens=5))
     assert decoded == [6, 2, 3, 2]
+    sampling._kept_policy.cache_clear()
+    assert go(PROMPTS[:3])[0] == first
+    assert loads == ["load"]
 
 
-def test_rows_sampled_before_a_crash_are_kept(policy: Policy, tiny_models: ModelsConfig, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_weights_in_the_same_place_are_loaded_anew(tmp_path: Path, tiny_models: ModelsConfig, store: ArtifactStore) -> None:
+    folder = tmp_path / "policy"
+    first, again, other = (
+        sample(make_tiny_policy(folder, seed=seed), ["Hi"], 1, HOW, models=tiny_models, store=store, reporter=SilentReporter())
+        for seed in (0, 0, 1)
+    )
+    assert first == again != other
+
+
+def test_rows_sampled_before_a_crash_are_kept(
+    policy: Policy, tiny_models: ModelsConfig, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     how = dataclasses.replace(HOW, batch_size=2)
     decode, calls = sampling._decode, []
 
@@ -184,7 +203,9 @@ def test_each_step_uses_its_own_number() -> None:
 
 @given(st.lists(st.floats(-20, 20), min_size=1, max_size=50), st.floats(0, 1, exclude_max=True), st.floats(0.1, 3))
 @settings(max_examples=50, deadline=None)
-def test_the_drawn_token_is_where_the_distribution_function_passes_the_number(logits: list[float], uniform: float, temperature: float) -> None:
+def test_the_drawn_token_is_where_the_distribution_function_passes_the_number(
+    logits: list[float], uniform: float, temperature: float
+) -> None:
     process = inverse_transform(temperature, torch.tensor([[uniform]], dtype=torch.float64), prompt_width=1)
     token = process(torch.zeros(1, 1, dtype=torch.long), torch.tensor([logits])).argmax().item()
     reached = np.cumsum(torch.softmax(torch.tensor(logits) / temperature, 0).double().numpy())

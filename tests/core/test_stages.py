@@ -231,7 +231,12 @@ def test_other_inputs_and_settings_are_built(config: Config, calls: list[Context
     build(NODE, config, {"source_unsafe_prompts": "v1"}, SilentReporter())
     build(NODE, config, {"source_unsafe_prompts": "v2"}, SilentReporter())
     assert len(calls) == 2
-    build(NODE, dataclasses.replace(config, policy=dataclasses.replace(config.policy, steps=2)), {"source_unsafe_prompts": "v1"}, SilentReporter())
+    build(
+        NODE,
+        dataclasses.replace(config, policy=dataclasses.replace(config.policy, steps=2)),
+        {"source_unsafe_prompts": "v1"},
+        SilentReporter(),
+    )
     assert len(calls) == 3
     build(NODE, dataclasses.replace(config, name="other"), {"source_unsafe_prompts": "v1"}, SilentReporter())
     assert len(calls) == 3  # `name` is not in the stage's slice
@@ -249,7 +254,9 @@ def test_inputs_that_are_artifacts_are_opened(config: Config, calls: list[Contex
 
 def test_inputs_nobody_built_are_named(config: Config) -> None:
     node = build_graph(config).nodes["hardness_insult"]
-    with pytest.raises(ArtifactError, match=r"hardness_insult needs completion_pool_insult, reward_model_insult, which have not been materialized"):
+    with pytest.raises(
+        ArtifactError, match=r"hardness_insult needs completion_pool_insult, reward_model_insult, which have not been materialized"
+    ):
         build(node, config, {"safety_dataset_insult": "x"}, SilentReporter())
     with pytest.raises(ArtifactError, match=r"hardness_insult needs reward_model_insult, which has not been materialized"):
         build(node, config, {"safety_dataset_insult": "x", "completion_pool_insult": "y"}, SilentReporter())

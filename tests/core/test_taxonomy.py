@@ -38,7 +38,7 @@ def test_another_taxonomy_keeps_its_order(tmp_path: Path) -> None:
         ("categories: [Insult]", "'Insult' cannot name a category; use lower-case letters"),
         ("categories: ['two words']", "'two words' cannot name a category"),
         ("categories: ['../up']", "'../up' cannot name a category"),
-        ("categories: [\"line\\n\"]", "cannot name a category"),
+        ('categories: ["line\\n"]', "cannot name a category"),
         ("categories: [1]", "1 cannot name a category"),
         ("categories: [2a]", "'2a' cannot name a category"),
         ("categories: [a, helpful]", "'helpful' cannot name a category"),

@@ -61,7 +61,9 @@ def test_a_changed_reward_setting_rebuilds_from_the_reward_models_on(world: Path
     changed = run_all(tiny_config(world, {"rewards.epochs": 4}), SilentReporter())
     kept = {name for name, artifact in changed.items() if artifact.version == versions[name]}
     touched = set(versions) - kept
-    assert not {name for name in touched if name.startswith(("prompt_pool", "safety_dataset", "helpful", "sft", "completion_pool", "balance"))}
+    assert not {
+        name for name in touched if name.startswith(("prompt_pool", "safety_dataset", "helpful", "sft", "completion_pool", "balance"))
+    }
     assert {name for name in touched if name.startswith("reward_model_")} == {n for n in versions if n.startswith("reward_model_")}
     assert "policy_checkpoint" in touched
 

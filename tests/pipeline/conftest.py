@@ -1,6 +1,7 @@
 """Shared pieces: a Dagster home and a configuration of stub stages, all below the test's own directory."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -31,12 +32,22 @@ def stubbed(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(FOLDER), os.environ.get("PYTHONPATH")])))
 
 
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    """An empty Dagster home with the project's settings."""
-    folder = tmp_path / "home"
-    folder.mkdir()
+@pytest.fixture(scope="session")
+def empty_home(tmp_path_factory):
+    """A Dagster home with the project's settings, its databases made once for all tests."""
+    folder = tmp_path_factory.mktemp("home")
     (folder / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
+    with dg.DagsterInstance.from_config(str(folder)) as made:
+        assert made.get_runs() == []
+        assert made.get_latest_materialization_event(dg.AssetKey("none")) is None
+    return folder
+
+
+@pytest.fixture
+def home(empty_home, tmp_path, monkeypatch):
+    """An empty Dagster home of the test's own."""
+    folder = tmp_path / "home"
+    shutil.copytree(empty_home, folder)
     monkeypatch.setenv("DAGSTER_HOME", str(folder))
     return folder
 

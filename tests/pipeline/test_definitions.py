@@ -201,7 +201,7 @@ def test_the_executor_is_chosen_by_name(monkeypatch):
     monkeypatch.setenv("DRIRL_EXECUTOR", "in_process")
     assert definitions.executor().name == "in_process"
     monkeypatch.setenv("DRIRL_EXECUTOR", "multi_process")
-    with pytest.raises(ConfigError, match="DRIRL_EXECUTOR is 'multi_process'.*did you mean 'multiprocess'"):
+    with pytest.raises(ConfigError, match=r"DRIRL_EXECUTOR is 'multi_process'.*did you mean 'multiprocess'"):
         definitions.executor()
 
 

@@ -17,7 +17,6 @@ from drirl_core.reporting import SilentReporter
 from pipeline.lib.factories import all_definitions
 from pipeline.lib.settings import load
 
-
 DATA = ("prompt_pool", "safety_dataset_insult", "safety_dataset_harm", "helpful_dataset")
 
 

@@ -98,7 +98,7 @@ def test_a_selection_brings_what_it_needs_and_no_more(config):
 
 
 def test_an_unknown_name_is_answered_with_the_nearest(config):
-    with pytest.raises(ConfigError, match="'reward_model_insults' is no asset.*did you mean 'reward_model_insult'"):
+    with pytest.raises(ConfigError, match=r"'reward_model_insults' is no asset.*did you mean 'reward_model_insult'"):
         plan(config, ["reward_model_insults"])
 
 
@@ -111,8 +111,8 @@ def test_only_the_sources_that_are_needed_must_exist(config, tmp_path):
 
 
 def test_planning_needs_no_dagster(config, tmp_path):
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import pipeline.lib.plan as p; print('dagster' in sys.modules, 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code = "import sys, pipeline.lib.plan; print('dagster' in sys.modules, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert done.stdout.split() == ["False", "False"]
 

@@ -79,6 +79,7 @@ def test_probes_by_hand():
     assert probes["prompt_echo"]["accuracy"] == 0.0  # the prompt has 5 words: 5 > 5 and 4 > 5 are both lost
     assert probes["empty"]["accuracy"] == 1.0
     assert probes["each_word_twice"]["accuracy"] == 0.0  # a reward for length falls for it, and the probe shows it
+    assert probes["shuffled"]["accuracy"] == 0.0  # it is blind to order: ties are lost
     assert set(BROKEN) <= set(probes)
 
 

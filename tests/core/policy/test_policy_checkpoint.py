@@ -1,0 +1,135 @@
+"""The GRPO stage on a tiny policy: what it writes, that equal inputs give equal bytes, and that a killed run goes on alike."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from drirl_core.errors import TrainingError
+from drirl_core.models import load_policy
+from drirl_core.policy.stage import build_policy_checkpoint
+from drirl_core.policy.training import read_log
+from drirl_core.reporting import Plot
+from drirl_core.testing import RecordingReporter
+
+
+class Killed(BaseException):
+    """Stands for a kill."""
+
+
+class KillingReporter(RecordingReporter):
+    """End the run when a step's metrics arrive."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self._step = step
+
+    def metrics(self, step: int, values: Any) -> None:
+        super().metrics(step, values)
+        if step == self._step:
+            raise Killed
+
+
+def _weights(folder: Path) -> dict[str, Any]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_what_the_stage_makes(world: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    context = world.context("run")
+    shown = build_policy_checkpoint(context)
+    names = {path.name for path in context.out.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json", "training_log.jsonl", "metrics.json", "curves.png"} <= names
+    log = read_log(context.out / "training_log.jsonl")
+    assert [row["step"] for row in log] == [1, 2, 3, 4]
+    for row in log:
+        assert {"loss", "reward", "kl", "alpha/mean", "alpha/min", "alpha/max", "gap/helpful/mean", "entropy"} <= set(row)
+        assert row["alpha/mean"] == pytest.approx(1.0)
+        assert not any(key.startswith("time/") or key == "step_time" for key in row)
+    times = read_log(context.out / "times.jsonl")
+    assert all(row["time/sample_s"] > 0 and row["time/step_s"] > 0 for row in times)
+    metrics = json.loads((context.out / "metrics.json").read_text())
+    assert metrics["steps"] == 4
+    assert metrics["alpha_min"] == min(row["alpha/min"] for row in log)
+    assert {key: shown[key] for key in metrics} == metrics
+    assert isinstance(shown["curves"], Plot)
+    assert shown["sample_seconds"] >= 0
+    assert context.reporter.done["GRPO"] == (4, 4)
+    start, end = _weights(Path(context.config.models.policy.removeprefix("path:"))), _weights(context.out)
+    assert start.keys() == end.keys()
+    moved = {name for name in end if not (start[name] == end[name]).all()}
+    assert any("q_proj" in name for name in moved)
+    assert not any("embed_tokens" in name or "norm" in name for name in moved)  # only what the adapters adapt
+    load_policy(context.out, context.config.models)
+    assert capsys.readouterr().out == ""
+
+
+def test_equal_inputs_give_equal_bytes(world: Any) -> None:
+    first, second = world.context("first"), world.context("second")
+    for context in (first, second):
+        build_policy_checkpoint(context)
+    for name in sorted(path.name for path in first.out.iterdir() if path.name != "times.jsonl"):
+        assert (first.out / name).read_bytes() == (second.out / name).read_bytes(), name
+    other = world.context("other", {"seed": 1})
+    build_policy_checkpoint(other)
+    assert (first.out / "model.safetensors").read_bytes() != (other.out / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"policy.lora": {"rank": 0}, "policy.micro_batch": 4},
+        {"policy.num_iterations": 2, "hardness.refresh": "epoch", "hardness.responsiveness": "ema"},
+    ],
+    ids=["adapters", "all_weights", "two_passes"],
+)
+def test_a_killed_run_goes_on_to_the_same_weights(world: Any, overrides: dict[str, Any]) -> None:
+    """Killed in step 3 of 4 after a checkpoint in step 2: weights, log and metrics are those of the uninterrupted run."""
+    overrides = {"policy.save_steps": 2, **overrides}
+    passes = overrides.get("policy.num_iterations", 1)
+    whole = world.context("whole", overrides)
+    build_policy_checkpoint(whole)
+    with pytest.raises(Killed):
+        build_policy_checkpoint(world.context("broken", overrides, reporter=KillingReporter(2 * passes + 1)))
+    resumed = world.context("broken", overrides)
+    build_policy_checkpoint(resumed)
+    assert resumed.reporter.lines == [f"GRPO resumes from checkpoint-{2 * passes}"]
+    assert [step for step, _ in resumed.reporter.steps] == list(range(2 * passes + 1, 4 * passes + 1))
+    left, right = _weights(whole.out), _weights(resumed.out)
+    worst = max(float((left[name] - right[name]).abs().max()) for name in left)
+    assert worst == 0.0
+    logs = [read_log(context.out / "training_log.jsonl") for context in (whole, resumed)]
+    assert logs[0] == logs[1]
+
+
+def test_a_run_killed_after_its_last_step_only_has_to_save(world: Any) -> None:
+    with pytest.raises(Killed):
+        build_policy_checkpoint(world.context("run", {"policy.steps": 2, "policy.save_steps": 1}, reporter=KillingReporter(2)))
+    context = world.context("run", {"policy.steps": 2, "policy.save_steps": 1})
+    shown = build_policy_checkpoint(context)
+    assert shown["steps"] == 2
+
+
+def test_a_reward_that_goes_bad_stops_the_run(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from drirl_core.policy import scoring
+
+    monkeypatch.setattr(scoring.RolloutScorer, "reward", lambda self, prompts, completions, **_: [float("nan")] * len(prompts))
+    context = world.context("run")
+    with pytest.raises(TrainingError, match="rewards are not finite"):
+        build_policy_checkpoint(context)
+    assert list(context.out.iterdir()) == []
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers would log a NaN loss as the one before it; ours is told."""
+    from drirl_core.policy import trainer as module
+
+    compute = module.DynamicRewardScalingTrainer._compute_loss
+    monkeypatch.setattr(module.DynamicRewardScalingTrainer, "_compute_loss", lambda self, model, inputs: compute(self, model, inputs) * float("nan"))
+    context = world.context("run", {"policy.kl": 0.0})
+    with pytest.raises(TrainingError, match=r"GRPO: .*loss.* is not finite at step 1"):
+        build_policy_checkpoint(context)

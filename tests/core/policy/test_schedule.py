@@ -1,0 +1,127 @@
+"""Which prompts are trained on, and in which step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drirl_core.config import PolicyConfig
+from drirl_core.demonstrations.dataset import ROWS
+from drirl_core.errors import DataError
+from drirl_core.policy.stage import grpo_arguments, schedule, training_prompts
+from drirl_core.tables import write_table
+
+
+def _prompts(sizes: dict[str, int], kinds: tuple[str, ...] = ("general", "look_alike")) -> dict[str, list[dict[str, Any]]]:
+    return {
+        category: [
+            {"prompt_id": f"{category} {i}", "category": category, "kind": kinds[i % len(kinds)] if category == "helpful" else "unsafe"}
+            for i in range(size)
+        ]
+        for category, size in sizes.items()
+    }
+
+
+def _steps(rows: list[dict[str, Any]], size: int) -> list[list[dict[str, Any]]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+SEVEN = {f"category_{i}": 5 for i in range(7)}
+
+
+def test_a_step_of_eight_by_hand() -> None:
+    """Half of 8 are harmless: 2 general and 2 look-alike; the other 4 go on through the seven categories in turn."""
+    rows = schedule(_prompts({**SEVEN, "helpful": 6}), PolicyConfig(steps=7, prompts_per_step=8, helpful_share=0.5), seed=0)
+    assert len(rows) == 56
+    for step in _steps(rows, 8):
+        assert Counter(row["kind"] for row in step) == {"unsafe": 4, "general": 2, "look_alike": 2}
+        assert len({row["category"] for row in step}) == 5  # four harm categories and the helpful one
+    assert Counter(row["category"] for row in rows if row["category"] != "helpful") == dict.fromkeys(SEVEN, 4)  # 28 rows, 4 of each
+
+
+def test_a_category_shows_all_its_prompts_before_it_repeats_one() -> None:
+    rows = schedule(_prompts({"a": 5, "helpful": 4}), PolicyConfig(steps=10, prompts_per_step=2, helpful_share=0.5), seed=3)
+    shown = [row["prompt_id"] for row in rows if row["category"] == "a"]
+    assert set(shown[:5]) == set(shown[5:]) == {f"a {i}" for i in range(5)}
+    assert shown[:5] != shown[5:]  # each pass in another order
+
+
+@given(
+    categories=st.integers(1, 9),
+    helpful=st.integers(0, 5),
+    steps=st.integers(1, 6),
+    size=st.integers(1, 12),
+    share=st.floats(0, 1, exclude_max=True),
+    seed=st.integers(0, 5),
+)
+@settings(max_examples=60)
+def test_properties(categories: int, helpful: int, steps: int, size: int, share: float, seed: int) -> None:
+    sizes = {f"category_{i}": 1 + i for i in range(categories)} | ({"helpful": helpful} if helpful else {})
+    how = PolicyConfig(steps=steps, prompts_per_step=size, helpful_share=share)
+    rows = schedule(_prompts(sizes), how, seed)
+    assert len(rows) == steps * size
+    harmless = min(round(size * share), size - 1) if helpful else 0
+    for step in _steps(rows, size):
+        assert sum(row["category"] == "helpful" for row in step) == harmless
+        harm = [row["category"] for row in step if row["category"] != "helpful"]
+        assert harm  # no step is without a harm prompt
+        assert len(set(harm)) == min(categories, len(harm))  # as many categories as there is room for
+    counts = Counter(row["category"] for row in rows if row["category"] != "helpful")
+    assert max(counts.values()) - min(counts.get(f"category_{i}", 0) for i in range(categories)) <= 1  # they take turns
+    assert schedule(_prompts(sizes), how, seed) == rows
+
+
+def test_the_seed_changes_the_order_and_nothing_else() -> None:
+    how = PolicyConfig(steps=5, prompts_per_step=7, helpful_share=0.0)
+    first, second = (schedule(_prompts(SEVEN), how, seed) for seed in (0, 1))
+    assert first != second
+    assert sorted(row["prompt_id"] for row in first) == sorted(row["prompt_id"] for row in second)  # one whole pass
+
+
+def test_look_alikes_alone() -> None:
+    rows = schedule(
+        _prompts({"a": 3, "helpful": 3}, kinds=("look_alike",)), PolicyConfig(steps=2, prompts_per_step=4, helpful_share=0.5), 0
+    )
+    assert Counter(row["kind"] for row in rows) == {"unsafe": 4, "look_alike": 4}
+
+
+# ------------------------------------------------------------------------------------------------------- training prompts
+
+
+def test_training_prompts_are_the_training_rows_of_what_has_a_reward_model(world: Any) -> None:
+    found = training_prompts(world.context("run"))
+    assert sorted(found) == ["helpful", "insult", "mental_health"]
+    assert all(len(rows) == 6 for rows in found.values())
+    first = found["insult"][0]
+    assert first["prompt"] == [{"role": "user", "content": "insult request number 0"}]
+    assert first["demonstration"].startswith("I will not help")  # the answer, without its draft
+    assert set(first) == {"prompt", "category", "prompt_id", "demonstration", "kind"}
+
+
+def test_a_data_set_without_training_rows_is_named(world: Any, tmp_path: Path) -> None:
+    write_table(tmp_path / "rows.parquet", [], ROWS)
+    context = world.context("run")
+    context = dataclasses.replace(context, inputs={**context.inputs, "safety_dataset_insult": tmp_path})
+    with pytest.raises(DataError, match=r"safety_dataset_insult has no training rows; raise demonstrations\.quota"):
+        training_prompts(context)
+
+
+# ------------------------------------------------------------------------------------------------------------- arguments
+
+
+def test_settings_in_the_words_of_trl(tmp_path: Path) -> None:
+    common = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
+    how = PolicyConfig(steps=5, prompts_per_step=6, num_generations=4, micro_batch=8, kl=0.1, num_iterations=2, save_steps=3)
+    made = grpo_arguments(how, common)
+    assert (made.max_steps, made.save_steps) == (10, 6)  # optimiser steps; checkpoints fall between generations
+    assert (made.per_device_train_batch_size, made.gradient_accumulation_steps) == (8, 3)
+    assert (made.generation_batch_size, made.steps_per_generation, made.num_generations) == (24, 3, 4)
+    assert (made.beta, made.num_iterations, made.scale_rewards, made.shuffle_dataset) == (0.1, 2, "group", False)
+    whole = grpo_arguments(PolicyConfig(prompts_per_step=6, num_generations=4), common)
+    assert (whole.per_device_train_batch_size, whole.gradient_accumulation_steps) == (24, 1)

@@ -1,0 +1,222 @@
+"""Rewards and alpha of a generation batch: routed by category, cut off their drafts, normalised over all processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from drirl_core.artifacts import ArtifactStore
+from drirl_core.config import HardnessConfig, ModelsConfig
+from drirl_core.embeddings import Embedder
+from drirl_core.errors import DataError, TrainingError
+from drirl_core.hardness import Coefficients, SentenceSimilarity, alpha_data, normalise
+from drirl_core.policy import scoring
+from drirl_core.policy.scoring import RolloutScorer
+from drirl_core.policy.stage import _scorer, training_prompts
+from drirl_core.rewards import RewardRouter, load_reward_model
+
+# Rewards by hand: the length of the answer, in each category from another zero.
+ZERO = {"insult": 0.0, "mental_health": 100.0, "helpful": 1000.0}
+# Similarity by hand: by the first letter of the completion.
+SIMILARITY = {"x": 0.9, "y": 0.5, "z": 0.1}
+
+
+class Router:
+    """Reward by length; count the rows that were asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, str]] = []
+
+    def rewards(self, prompts: Any, completions: Any, categories: Any) -> np.ndarray:
+        self.asked += zip(prompts, completions, categories, strict=True)
+        return np.array([ZERO[category] + len(text) for text, category in zip(completions, categories, strict=True)])
+
+
+class Similarity:
+    """Look similarities up; refuse helpful demonstrations."""
+
+    def similarity(self, demonstrations: Any, completions: Any) -> np.ndarray:
+        assert "helpful answer" not in demonstrations
+        return np.array([SIMILARITY[text[0]] for text in completions])
+
+
+def _row(category: str, name: str, demonstration: str) -> dict[str, Any]:
+    return {
+        "prompt": [{"role": "user", "content": f"prompt {name}"}],
+        "category": category,
+        "prompt_id": name,
+        "demonstration": demonstration,
+    }
+
+
+ROWS = [
+    *[_row("insult", "a", "four")] * 2,
+    *[_row("mental_health", "b", "twelve chars")] * 2,
+    *[_row("helpful", "h", "helpful answer")] * 2,
+]
+REPLIES = ["xx", "x think\n####\nzzz", "y", "yy", "anything", "xyz"]
+
+
+def _score(
+    scorer: RolloutScorer, rows: list[dict[str, Any]] = ROWS, replies: list[str] = REPLIES, gather: Any = lambda local: local
+) -> torch.Tensor:
+    completions = [[{"role": "assistant", "content": reply}] for reply in replies]
+    columns = {"category": [row["category"] for row in rows], "prompt_id": [row["prompt_id"] for row in rows]}
+    rewards = scorer.reward([row["prompt"] for row in rows], completions, **columns)
+    return scorer(rows, torch.tensor(rewards), gather)
+
+
+def _make(config: HardnessConfig | None = None, router: Router | None = None, **more: Any) -> RolloutScorer:
+    return RolloutScorer(router or Router(), Similarity(), Coefficients(config or HardnessConfig(keep_quantile=1.0), 0, **more))  # type: ignore[arg-type]
+
+
+def test_rewards_are_routed_and_see_the_answer_only() -> None:
+    router = Router()
+    scorer = _make(router=router)
+    completions = [[{"role": "assistant", "content": reply}] for reply in REPLIES]
+    rewards = scorer.reward([row["prompt"] for row in ROWS], completions, category=[row["category"] for row in ROWS], other_column=[1] * 6)
+    assert rewards == [2.0, 3.0, 101.0, 102.0, 1008.0, 1003.0]  # "zzz" is three letters long: its draft does not count
+    assert router.asked[1] == ("prompt a", "zzz", "insult")
+
+
+def test_alpha_by_hand() -> None:
+    """Deltas: a 0.1 and 0.9, mean 0.5; b 0.5 and 0.5. Every prompt is its category's only one, so alphaD is 1 ...
+
+    ... and all gaps are kept, so alphaM is 1: every alpha is 1. With stored means of delta 0 instead, decay 0.9 makes the
+    centre 0.05, and alphaD = sigmoid(0.5) / sigmoid(0.05) on the four harm rows, 1 on the two helpful ones.
+    """
+    np.testing.assert_allclose(_score(_make()).numpy(), np.ones(6))
+    constants = {category: {"mean_delta": 0.0, "mean_gap": 0.0} for category in ("insult", "mental_health")}
+    harder = alpha_data(np.array([0.5]), 0.05)[0]
+    expected = normalise(np.array([harder] * 4 + [1.0] * 2))
+    alpha = _score(_make(constants=constants))
+    assert alpha.shape == (6,)
+    np.testing.assert_allclose(alpha.numpy(), expected)
+    assert alpha[0] > alpha[4]
+
+
+def test_gaps_and_metrics_by_hand() -> None:
+    """Gaps: a 4-2 and 4-3, mean 1.5; b 12-1 and 12-2, mean 10.5; h 14-8 and 14-3, mean 8.5."""
+    scorer = _make()
+    assert scorer.metrics() == {}
+    _score(scorer)
+    found = scorer.metrics()
+    assert {key: found[key] for key in found if key.startswith("gap/")} == {
+        "gap/insult/mean": 1.5, "gap/mental_health/mean": 10.5, "gap/helpful/mean": 8.5,
+    }  # fmt: skip
+    assert (found["reward/insult/mean"], found["reward/helpful/mean"]) == (2.5, 1005.5)
+    assert {"alpha/mean", "alpha/std", "alpha/min", "alpha/max", "alpha_d/mean", "alpha_m/mean", "alpha/helpful/mean"} <= set(found)
+    assert found["alpha/mean"] == pytest.approx(1.0)
+    assert all(type(value) is float for value in found.values())
+
+
+def test_demonstrations_are_rewarded_once_a_prompt() -> None:
+    router = Router()
+    scorer = _make(router=router)
+    _score(scorer)
+    assert len(router.asked) == 6 + 3
+    _score(scorer)
+    assert len(router.asked) == 6 + 3 + 6
+
+
+def test_a_batch_of_harmless_prompts_alone() -> None:
+    scorer = _make()
+    np.testing.assert_allclose(_score(scorer, ROWS[4:], REPLIES[4:]).numpy(), [1.0, 1.0])
+    assert "alpha_d/mean" not in scorer.metrics()
+
+
+def test_alpha_is_normalised_over_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes hold the first and the second half of a batch: together they get what one process gets for the whole."""
+    config = HardnessConfig(refresh="once")
+    stored = {"a": 0.5, "b": 2.0}
+    whole = _score(_make(config, stored=stored))
+    halves = [(ROWS[:3], REPLIES[:3]), (ROWS[3:], REPLIES[3:])]
+    local: list[list[Any]] = []
+    for rows, replies in halves:  # what each process has to say
+        _score(_make(config, stored=stored), rows, replies, gather=lambda part: local.append(part) or part)
+    for rank, (rows, replies) in enumerate(halves):
+        monkeypatch.setattr(scoring, "_rank", lambda rank=rank: rank)
+        alpha = _score(_make(config, stored=stored), rows, replies, gather=lambda _: local[0] + local[1])
+        np.testing.assert_allclose(alpha.numpy(), whole[3 * rank : 3 * rank + 3].numpy())
+    assert whole.tolist() == pytest.approx([0.5 / (7 / 6)] * 2 + [2.0 / (7 / 6)] * 2 + [1 / (7 / 6)] * 2)  # 0.5, 2 and 1 have mean 7/6
+
+
+def test_state_survives_as_json() -> None:
+    config = HardnessConfig(responsiveness="ema", keep_quantile=0.5)
+    whole, broken = _make(config), _make(config)
+    for scorer in (whole, broken):
+        _score(scorer)
+    resumed = _make(config)
+    resumed.load_state_dict(json.loads(json.dumps(broken.state_dict())))
+    other = ["y", "zz", "x think\n####\nz", "zzzz", "helping", "h"]
+    assert torch.equal(_score(resumed, replies=other), _score(whole, replies=other))
+
+
+# ------------------------------------------------------------------------------------------- with the real parts
+
+
+def test_with_real_reward_models_and_encoder(policy_inputs: dict[str, Path], tiny_models: ModelsConfig, store: ArtifactStore) -> None:
+    embedder = Embedder(tiny_models, store)
+    models = {name: load_reward_model(policy_inputs[f"reward_model_{name}"]) for name in ZERO}
+    scorer = RolloutScorer(RewardRouter(models, embedder), SentenceSimilarity(embedder), Coefficients(HardnessConfig(), 0))
+    alpha = _score(scorer)
+    assert alpha.shape == (6,)
+    assert alpha.mean().item() == pytest.approx(1.0)
+    assert (alpha > 0).all()
+    np.testing.assert_allclose(_score(scorer).numpy(), alpha.numpy())
+    # A completion that is the demonstration itself has no gap and similarity 1.
+    same = [row["demonstration"] for row in ROWS]
+    _score(scorer, replies=same)
+    assert scorer.metrics()["gap/insult/mean"] == pytest.approx(0.0, abs=1e-5)
+    with pytest.raises(DataError, match=r"no reward model for the category 'insults'; did you mean 'insult'"):
+        scorer.reward(["p"], ["c"], category=["insults"])
+
+
+def test_a_reward_that_is_not_finite_stops_the_run(policy_inputs: dict[str, Path], tiny_models: ModelsConfig, store: ArtifactStore) -> None:
+    model: Any = load_reward_model(policy_inputs["reward_model_insult"])
+    with torch.no_grad():
+        next(model.head.parameters()).fill_(float("nan"))
+    embedder = Embedder(tiny_models, store)
+    scorer = RolloutScorer(RewardRouter({"insult": model}, embedder), SentenceSimilarity(embedder), Coefficients(HardnessConfig(), 0))
+    with pytest.raises(TrainingError, match=r"the reward of row 0 \(insult\) is nan"):
+        scorer.reward(["prompt a"], ["Some reply in words."], category=["insult"])
+
+
+# --------------------------------------------------------------------------------------------------- as the stage wires it
+
+
+@pytest.mark.parametrize("refresh", ["once", "epoch"])
+def test_the_stage_hands_over_the_stored_table(world: Any, refresh: str) -> None:
+    """The first two insult prompts have stored alphas 0.8 and 0.9: over their mean 0.941 and 1.059."""
+    context = world.context("run", {"hardness.refresh": refresh})
+    rows = training_prompts(context)["insult"][:2]
+    alpha = _score(_scorer(context), rows, ["some reply", "another reply"])
+    np.testing.assert_allclose(alpha.numpy(), [0.8 / 0.85, 0.9 / 0.85])
+
+
+def test_the_stage_hands_over_the_means_of_the_data_set(world: Any) -> None:
+    """One prompt alone: centred on itself alphaD would be 1, so its category's mean delta, 0.5 in the table, must be in use."""
+    context = world.context("run")
+    prompts = training_prompts(context)
+    rows = [prompts["insult"][0], prompts["helpful"][0]]
+    scorer = _scorer(context)
+    _score(scorer, rows, ["bah", "some reply"])
+    assert scorer.metrics()["alpha_d/mean"] != pytest.approx(1.0, abs=1e-6)
+    assert scorer.state_dict()["mean_delta"].keys() == {"insult", "mental_health"}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"mean_delta": null, "mean_gap": 1}'])
+def test_damaged_constants_are_named(world: Any, tmp_path: Path, content: str) -> None:
+    context = world.context("run")
+    copy = Path(shutil.copytree(context.inputs["hardness_insult"], tmp_path / "hardness_copy"))
+    (copy / "constants.json").write_text(content)
+    context = dataclasses.replace(context, inputs={**context.inputs, "hardness_insult": copy})
+    with pytest.raises(DataError, match=r"constants\.json cannot be read .*; materialize the hardness of this category again"):
+        _scorer(context)

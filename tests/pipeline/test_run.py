@@ -1,0 +1,234 @@
+"""`run_pipeline`: what is stale is made, the rest is left alone, and every way to end says so."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import stub_stages
+from conftest import FOLDER, ROOT
+from filelock import FileLock
+
+from drirl_core import stages
+from drirl_core.errors import ArtifactError
+from drirl_core.reporting import SilentReporter
+from pipeline.lib.owner import OWNER_TAG, owner_tag
+from pipeline.lib.plan import plan
+from pipeline.lib.resolve import recorded_version
+from pipeline.lib.run import LOCK_FILE, run_pipeline
+from pipeline.lib.settings import load
+
+DATASETS = ["safety_dataset_insult", "safety_dataset_harm", "helpful_dataset"]
+
+
+class Road:
+    """Runs of one home and one folder of settings, with the events of the last run."""
+
+    def __init__(self, home: Path, folder: Path):
+        self.home, self.folder, self.events = home, folder, []
+
+    def __call__(self, *select: str, mood: str = "stub", **overrides):
+        self.events = []
+        path = stub_stages.write_settings(self.folder, name=mood)
+        changes = {key.replace("__", "."): value for key, value in overrides.items()}
+        return run_pipeline(path, select=list(select) or None, overrides=changes, on_event=self.events.append)
+
+    def of(self, kind: str) -> list:
+        return [event for event in self.events if event.kind == kind]
+
+    def instance(self) -> dg.DagsterInstance:
+        return dg.DagsterInstance.from_config(str(self.home))
+
+
+@pytest.fixture
+def road(stubbed, home, tmp_path):
+    """A road of stub stages."""
+    return Road(home, tmp_path)
+
+
+def test_what_is_made_once_is_not_made_again(road):
+    first = road("balance_report")
+    second = road("balance_report")
+
+    assert first.success
+    assert set(first.built) == {"prompt_pool", *DATASETS, "balance_report"}
+    assert (second.success, second.run_id, second.built, second.reused) == (True, None, (), ())
+    assert second.plan.up_to_date
+    assert road.events == []
+    with road.instance() as instance:
+        assert len(instance.get_runs()) == 1
+        assert instance.get_run_by_id(first.run_id).tags["drirl/config"] == "stub"
+        assert recorded_version(instance, "balance_report") == second.plan.assets["balance_report"].version
+
+
+@pytest.mark.slow
+def test_the_whole_road_passes_its_checks(road):
+    outcome = road()
+    checks = {(event.asset, event.data["check"]): event.data["passed"] for event in road.of("check")}
+
+    assert outcome.success
+    assert set(outcome.built) == set(outcome.plan.assets)
+    assert checks.pop(("benchmark_embedded", "over_refusal")) is False  # a warning, which fails nothing
+    assert set(checks.values()) == {True}
+    assert {asset for asset, _ in checks} >= {*DATASETS, "prompt_pool", "reward_model_helpful", "sft_checkpoint", "policy_checkpoint"}
+
+
+def test_what_happens_is_told_in_order(road):
+    road("prompt_pool")
+    told = [(event.kind, event.asset) for event in road.events]
+
+    assert told == [
+        ("step_start", None),
+        ("log", None),
+        ("materialized", "prompt_pool"),
+        ("step_start", None),
+        ("check", "prompt_pool"),
+        ("check", "prompt_pool"),
+    ]
+    assert [event.message for event in road.of("log")] == ["pool is ready"]
+    assert road.of("materialized")[0].data["metadata"]["prompts"] == 2
+
+
+def test_a_stage_that_fails_is_an_outcome_with_the_message_of_the_stage(road):
+    outcome = road("balance_report", mood="fail=safety_dataset_insult")
+
+    assert not outcome.success
+    assert outcome.failures == ["safety_dataset_insult: row 3 of safety_dataset_insult has no prompt; mend the file and run again"]
+    assert set(outcome.built) == {"prompt_pool", "safety_dataset_harm", "helpful_dataset"}
+    assert not outcome.cancelled
+
+
+def test_the_next_run_does_only_what_the_failed_one_left(road):
+    road("balance_report", mood="fail=safety_dataset_insult")
+    outcome = road("balance_report")
+
+    assert outcome.success
+    assert set(outcome.built) == {"safety_dataset_insult", "balance_report"}
+
+
+def test_a_broken_promise_holds_back_the_next_run_as_well(road):
+    """The artifact exists, so it is not made again; its check is, and what depends on it still waits."""
+    config = load(stub_stages.write_settings(road.folder, name="weak=reward_model_insult"))
+    stages.run_all(config, SilentReporter())
+    card = config.root + "/hardness_insult"
+    os.rename(card, card + ".away")
+    outcome = road("hardness_insult", mood="weak=reward_model_insult")
+
+    assert not outcome.success
+    assert "reward_model_insult" in outcome.reused
+    assert "hardness_insult" not in outcome.built
+    assert [m for m in outcome.failures if m.startswith("reward_model_insult accuracy_floor: the demonstration wins 0.0%")]
+
+
+def test_a_broken_promise_with_nothing_left_to_do_is_a_failure_without_a_run(road):
+    config = load(stub_stages.write_settings(road.folder, name="weak=reward_model_insult"))
+    stages.run_all(config, SilentReporter())
+    with road.instance() as instance:
+        for asset in plan(config).assets.values():
+            instance.report_runless_asset_event(dg.AssetMaterialization(asset.name, tags={"dagster/data_version": asset.version}))
+    outcome = road(mood="weak=reward_model_insult")
+
+    assert (outcome.success, outcome.run_id) == (False, None)
+    assert outcome.failures[0].startswith("reward_model_insult breaks accuracy_floor: the demonstration wins 0.0%")
+
+
+def test_going_back_to_former_data_records_the_former_version(road):
+    """Both results are in the store, so nothing is built; the graph must show the one that is in force."""
+    road("prompt_pool")
+    source, versions = road.folder / "unsafe.jsonl", []
+    for text in ("insult: you\nharm: them\n", "insult: other\nharm: them\n", "insult: you\nharm: them\n"):
+        source.write_text(text)
+        outcome = road("prompt_pool")
+        with road.instance() as instance:
+            versions.append(recorded_version(instance, "prompt_pool"))
+
+    assert versions[0] == versions[2] != versions[1]
+    assert (outcome.built, outcome.reused) == ([], ["prompt_pool"])
+
+
+def test_the_sources_are_recorded_so_that_nothing_looks_stale_afterwards(road):
+    road("prompt_pool")
+    with road.instance() as instance:
+        observed = instance.fetch_observations(dg.AssetKey("source_unsafe"), limit=1).records[0].asset_observation
+        made = instance.get_latest_materialization_event(dg.AssetKey("prompt_pool")).asset_materialization
+
+    assert made.tags["dagster/input_data_version/source_unsafe"] == observed.tags["dagster/data_version"]
+
+
+def test_a_second_run_at_the_same_time_is_told_who_is_at_it(road):
+    lock = FileLock(road.home / LOCK_FILE)
+    with lock:
+        (road.home / f"{LOCK_FILE}.json").write_text(json.dumps({"pid": 4711, "since": time.time(), "config": "demo"}))
+        with pytest.raises(ArtifactError, match=r"a run is going on in .*: process 4711 with the configuration 'demo', since .*kill 4711"):
+            road("prompt_pool")
+        (road.home / f"{LOCK_FILE}.json").write_text("")
+        with pytest.raises(ArtifactError, match="another process; wait for it or stop it"):
+            road("prompt_pool")
+
+
+def test_a_run_whose_process_was_killed_is_closed_by_the_next_one(road):
+    dead = json.dumps({**json.loads(owner_tag()), "started": "1"})
+
+    @dg.job
+    def job():
+        pass
+
+    with road.instance() as instance:
+        runs = [
+            instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=tags).run_id
+            for tags in ({OWNER_TAG: dead}, {OWNER_TAG: owner_tag()}, {})
+        ]
+    road("prompt_pool")
+    with road.instance() as instance:
+        statuses = [instance.get_run_by_id(run).status.value for run in runs]
+
+    assert statuses == ["FAILURE", "STARTED", "STARTED"]
+
+
+def test_a_listener_that_fails_stops_the_run(road):
+    def listener(event):
+        raise RuntimeError("the terminal is gone")
+
+    path = stub_stages.write_settings(road.folder, name="sleep=prompt_pool")
+    with pytest.raises(RuntimeError, match="the terminal is gone"):
+        run_pipeline(path, on_event=listener)
+    with road.instance() as instance:
+        assert [run.status.value for run in instance.get_runs()] == ["CANCELED"]
+
+
+def test_ctrl_c_stops_the_worker_and_counts_as_cancelled(home, tmp_path):
+    settings = stub_stages.write_settings(tmp_path, name="sleep=prompt_pool")
+    code = f"""
+import sys; sys.path[:0] = [{str(ROOT)!r}, {str(FOLDER)!r}]
+import stub_stages; stub_stages.install()
+from pipeline.lib import launch; launch.WORKER = "stub_worker"
+from pipeline.lib.run import run_pipeline
+outcome = run_pipeline({str(settings)!r}, on_event=lambda event: None)
+print(outcome.cancelled, outcome.success, outcome.failures)
+"""
+    env = {**os.environ, "PYTHONPATH": str(FOLDER)}
+    process = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True)
+    pid_file = _wait_for(lambda: next((tmp_path / "artifacts" / ".work").glob("*/scratch/pid"), None))
+    pid = int(_wait_for(pid_file.read_text))
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[0]
+
+    assert said == "True False []\n"
+    assert _wait_for(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2])
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        assert [run.status.value for run in instance.get_runs()] == ["CANCELED"]
+
+
+def _wait_for(look, seconds: float = 60.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = look()
+        if found:
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"nothing came within {seconds} s")
