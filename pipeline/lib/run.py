@@ -88,12 +88,14 @@ def run_pipeline(
         graph = build_graph(config)
         broken = _broken(graph, todo, config)
         names = _selection(instance, graph, todo, broken)
+        untouched = [f"{name} breaks {problem}" for name, problems in broken.items() if name not in names for problem in problems]
         if not names:
-            return RunOutcome(not broken, None, todo, failures=_flat(broken), seconds=time.monotonic() - started)
+            return RunOutcome(not untouched, None, todo, failures=untouched, seconds=time.monotonic() - started)
         _observe(instance, graph, todo)
         record, run = _Record(on_event), Execution(instance, config, names)
         stopped = _follow(run, record)
-    return RunOutcome(run.success, run.run_id, todo, record.built, record.reused, record.failures, stopped, time.monotonic() - started)
+    success, failures = run.success and not untouched, [*record.failures, *untouched]
+    return RunOutcome(success, run.run_id, todo, record.built, record.reused, failures, stopped, time.monotonic() - started)
 
 
 class _Record:
@@ -164,10 +166,6 @@ def _broken(graph: Graph, todo: Plan, config: Config) -> dict[str, list[str]]:
     return {name: problems for name, problems in found.items() if problems}
 
 
-def _flat(broken: Mapping[str, Sequence[str]]) -> list[str]:
-    return [f"{name} breaks {problem}" for name, problems in broken.items() for problem in problems]
-
-
 def _observe(instance: dg.DagsterInstance, graph: Graph, todo: Plan) -> None:
     """Record the sources' present versions, so that what is made from them does not look stale after the next look."""
     needed = {name for node in with_ancestors(graph, todo.assets) for name in node.inputs if name in graph.sources}
@@ -188,8 +186,8 @@ def heal(instance: dg.DagsterInstance) -> list[str]:
     launcher = instance.run_launcher
     if not isinstance(launcher, HealthCheckedLauncher):  # another launcher has its own monitor
         return []
-    healed = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])):
+    healed, unfinished = [], [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    for run in instance.get_runs(dg.RunsFilter(statuses=unfinished)):
         health = launcher.check_run_worker_health(run)
         if health.status.value == "FAILED":
             instance.report_run_failed(run, f"Marked as failed: {health.msg}.")

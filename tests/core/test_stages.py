@@ -102,7 +102,7 @@ def _changed(before: Config, after: Config) -> set[str]:
 @pytest.mark.parametrize(
     ("overrides", "stale"),
     [
-        ({"name": "other"}, {"report"}),
+        ({"name": "other"}, {"report", "model_card"}),
         ({"root": "elsewhere"}, set()),
         ({"models.cache": "elsewhere", "models.threads": 3, "execution.category_steps": "apart"}, set()),
         ({"hardness.sharpness": 2.0}, {"hardness", "policy_checkpoint"}),

@@ -42,7 +42,15 @@ def test_what_the_stage_makes(world: Any, capsys: pytest.CaptureFixture[str]) ->
     context = world.context("run")
     shown = build_policy_checkpoint(context)
     names = {path.name for path in context.out.iterdir()}
-    assert {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json", "training_log.jsonl", "metrics.json", "curves.png"} <= names
+    assert {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "generation_config.json",
+        "training_log.jsonl",
+        "metrics.json",
+        "curves.png",
+    } <= names
     log = read_log(context.out / "training_log.jsonl")
     assert [row["step"] for row in log] == [1, 2, 3, 4]
     for row in log:
@@ -68,12 +76,13 @@ def test_what_the_stage_makes(world: Any, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_equal_inputs_give_equal_bytes(world: Any) -> None:
-    first, second = world.context("first"), world.context("second")
+    steps = {"policy.steps": 2}
+    first, second = world.context("first", steps), world.context("second", steps)
     for context in (first, second):
         build_policy_checkpoint(context)
     for name in sorted(path.name for path in first.out.iterdir() if path.name != "times.jsonl"):
         assert (first.out / name).read_bytes() == (second.out / name).read_bytes(), name
-    other = world.context("other", {"seed": 1})
+    other = world.context("other", {**steps, "seed": 1})
     build_policy_checkpoint(other)
     assert (first.out / "model.safetensors").read_bytes() != (other.out / "model.safetensors").read_bytes()
 
@@ -129,7 +138,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(world: Any, monkeypatch: pytest
     from drirl_core.policy import trainer as module
 
     compute = module.DynamicRewardScalingTrainer._compute_loss
-    monkeypatch.setattr(module.DynamicRewardScalingTrainer, "_compute_loss", lambda self, model, inputs: compute(self, model, inputs) * float("nan"))
+    monkeypatch.setattr(
+        module.DynamicRewardScalingTrainer, "_compute_loss", lambda self, model, inputs: compute(self, model, inputs) * float("nan")
+    )
     context = world.context("run", {"policy.kl": 0.0})
     with pytest.raises(TrainingError, match=r"GRPO: .*loss.* is not finite at step 1"):
         build_policy_checkpoint(context)

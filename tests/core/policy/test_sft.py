@@ -1,0 +1,153 @@
+"""The supervised start: which rows are learned, that the tiny policy learns them, and that a killed run goes on alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from drirl_core.config import SftConfig
+from drirl_core.demonstrations.dataset import ROWS
+from drirl_core.errors import DataError
+from drirl_core.models import load_policy
+from drirl_core.policy.sft import build_sft_checkpoint, is_time, training_rows, write_log
+from drirl_core.policy.training import read_log
+from drirl_core.tables import write_table
+from drirl_core.testing import RecordingReporter
+
+LEARN = {
+    "sft.epochs": 4,
+    "sft.learning_rate": 0.01,
+    "sft.lora": {"rank": 0},
+    "sft.rows_per_category": 0,
+    "sft.batch_size": 6,
+    "sft.max_length": 256,
+}
+
+
+class Killed(BaseException):
+    """Stands for a kill."""
+
+
+def _category(row: dict[str, Any]) -> str:
+    return row["prompt"][0]["content"].split(" request")[0]
+
+
+def _kept(world: Any) -> Any:
+    """A context with data sets alone, as the graph gives them to this stage."""
+    context = world.context("rows")
+    return dataclasses.replace(context, inputs={name: path for name, path in context.inputs.items() if "dataset" in name})
+
+
+# ----------------------------------------------------------------------------------------------------------------- rows
+
+
+def test_training_rows_of_all_sets(world: Any) -> None:
+    """Each of the three sets has 6 training rows, one validation row and one test row."""
+    rows = training_rows(_kept(world), SftConfig(), seed=0)
+    assert Counter(map(_category, rows)) == {"insult": 6, "mental_health": 6, "helpful": 6}
+    assert rows[0]["prompt"][0]["role"] == "user"
+    assert rows[0]["completion"][0]["role"] == "assistant"
+    contents = [row["prompt"][0]["content"] for row in rows]
+    assert not any(content.endswith(("number 6", "number 7")) for content in contents)  # validation and test
+    assert len(set(map(_category, rows[:6]))) > 1  # mixed
+
+
+def test_the_limit_holds_for_harm_categories_only(world: Any) -> None:
+    rows = training_rows(_kept(world), SftConfig(rows_per_category=2), seed=0)
+    assert Counter(map(_category, rows)) == {"insult": 2, "mental_health": 2, "helpful": 6}
+
+
+def test_the_seed_chooses_rows_and_order(world: Any) -> None:
+    context, how = _kept(world), SftConfig(rows_per_category=2)
+    assert training_rows(context, how, 0) == training_rows(context, how, 0)
+    assert training_rows(context, how, 0) != training_rows(context, how, 1)
+
+
+def test_the_target_is_the_answer_or_the_whole_demonstration(world: Any) -> None:
+    context = _kept(world)
+    answers = [row["completion"][0]["content"] for row in training_rows(context, SftConfig(target="answer"), 0)]
+    assert not any("####" in text for text in answers)
+    whole = [row["completion"][0]["content"] for row in training_rows(context, SftConfig(target="demonstration"), 0)]
+    assert all(text.startswith("think of it\n####\n") for text in whole)
+
+
+def test_no_training_rows(world: Any, tmp_path: Path) -> None:
+    write_table(tmp_path / "rows.parquet", [], ROWS)
+    context = dataclasses.replace(world.context("rows"), inputs={"helpful_dataset": tmp_path, "safety_dataset_insult": tmp_path})
+    with pytest.raises(DataError, match=r"no data set has training rows; check the balance report"):
+        training_rows(context, SftConfig(), 0)
+
+
+# ----------------------------------------------------------------------------------------------------------------- stage
+
+
+def test_the_policy_learns_its_rows(world: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """18 rows in batches of 6 make 3 steps an epoch, 12 in all; the loss of a byte-level policy falls well below ln(261) = 5.56."""
+    context = world.context("run", LEARN)
+    shown = build_sft_checkpoint(context)
+    assert (shown["rows"], shown["steps"]) == (18, 12)
+    assert 5.0 < shown["first_loss"] < 6.0
+    assert shown["last_loss"] < 4.0
+    assert 0 < shown["token_accuracy"] <= 1
+    log = read_log(context.out / "training_log.jsonl")
+    assert [row["step"] for row in log] == list(range(1, 13))
+    assert not any(is_time(key) for row in log for key in row)
+    assert {"config.json", "model.safetensors", "tokenizer.json", "metrics.json", "times.jsonl", "curves.png"} <= {
+        p.name for p in context.out.iterdir()
+    }
+    load_policy(context.out, context.config.models)
+    assert capsys.readouterr().out == ""
+
+
+def test_prompts_are_not_learned(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The labels of a batch are the completions: what stands before them does not enter the loss."""
+    from trl import SFTTrainer
+
+    seen: list[list[str]] = []
+    compute = SFTTrainer.compute_loss
+
+    def recording(self: Any, model: Any, inputs: Any, **more: Any) -> Any:
+        labels = inputs["labels"]
+        seen.append([self.processing_class.decode(row[row != -100]) for row in labels])
+        return compute(self, model, inputs, **more)
+
+    monkeypatch.setattr(SFTTrainer, "compute_loss", recording)
+    context = world.context("run", {**LEARN, "sft.epochs": 1})
+    build_sft_checkpoint(context)
+    answers = [row["completion"][0]["content"] for row in training_rows(context, context.config.sft, context.config.seed)]
+    assert sorted(text for batch in seen for text in batch) == sorted(f"{answer}<|end|>" for answer in answers)
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(world: Any) -> None:
+    """3 steps an epoch, a checkpoint after each; killed in step 3 of 6, the run goes on from step 2."""
+
+    class KillingReporter(RecordingReporter):
+        def metrics(self, step: int, values: Any) -> None:
+            if step == 3:
+                raise Killed
+
+    settings = {**LEARN, "sft.epochs": 2}
+    whole = world.context("whole", settings)
+    build_sft_checkpoint(whole)
+    with pytest.raises(Killed):
+        build_sft_checkpoint(world.context("broken", settings, reporter=KillingReporter()))
+    resumed = world.context("broken", settings)
+    build_sft_checkpoint(resumed)
+    assert resumed.reporter.lines == ["SFT resumes from checkpoint-2"]
+    left, right = (load_file(context.out / "model.safetensors") for context in (whole, resumed))
+    assert all(bool((left[name] == right[name]).all()) for name in left)
+    for name in ("model.safetensors", "training_log.jsonl", "metrics.json", "curves.png"):
+        assert (whole.out / name).read_bytes() == (resumed.out / name).read_bytes(), name
+
+
+def test_logs_are_split_into_learning_and_times(tmp_path: Path) -> None:
+    write_log(tmp_path, [{"step": 1, "loss": 2.0, "time/step_s": 0.5, "step_time": 0.4, "profiling/x": 1.0}], {"steps": 1})
+    assert read_log(tmp_path / "training_log.jsonl") == [{"step": 1, "loss": 2.0}]
+    assert read_log(tmp_path / "times.jsonl") == [{"step": 1, "time/step_s": 0.5, "step_time": 0.4, "profiling/x": 1.0}]
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"steps": 1}
