@@ -91,7 +91,7 @@ STAGES: dict[str, Stage] = {
         "benchmarks",
         heavy=True,
     ),
-    "report": Stage("drirl_core.report.stage:build_report", "1", ("name",), "report", volatile=frozenset({"report.html"})),
+    "report": Stage("drirl_core.report.stage:build_report", "1", ("name",), "report", volatile=frozenset({"report.html", "summary.json"})),
     "model_card": Stage("drirl_core.report.card:build_model_card", "1", ("name",), "report"),
 }
 
