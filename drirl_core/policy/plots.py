@@ -15,15 +15,15 @@ def curve_plot(log: Sequence[Mapping[str, float]], curves: Mapping[str, str], fi
         file: PNG to write.
         title: heading over all panels.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure  # not pyplot: it would choose a backend for the whole process
 
     shown = {key: label for key, label in curves.items() if any(key in row for row in log)}
     columns = min(3, max(1, len(shown)))
     lines = -(-max(1, len(shown)) // columns)
-    figure, axes = pyplot.subplots(lines, columns, figsize=(3.6 * columns, 2.5 * lines), squeeze=False)
+    figure = Figure(figsize=(3.6 * columns, 2.5 * lines))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(lines, columns, squeeze=False)
     for axis in axes.flat[len(shown) :]:
         axis.set_visible(False)
     for axis, (key, label) in zip(axes.flat, shown.items(), strict=False):
@@ -36,4 +36,3 @@ def curve_plot(log: Sequence[Mapping[str, float]], curves: Mapping[str, str], fi
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
     figure.savefig(file, dpi=110, metadata={"Software": None})
-    pyplot.close(figure)

@@ -71,15 +71,16 @@ class Harness:
         *,
         reward_funcs: Any = reward,
         settings: dict[str, Any] | None = None,
+        prompts: Sequence[str] = PROMPTS,
         **own: Any,
     ) -> Any:
         policy = load_policy(self._policy, self._models)
         arguments: dict[str, Any] = {
             "output_dir": str(self._folder), "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none", "disable_tqdm": True,
             "save_strategy": "no", "logging_steps": 1, "seed": 7, "data_seed": 7, "max_steps": 4, "per_device_train_batch_size": 8,
-            "num_generations": GROUP, "max_completion_length": 6, "learning_rate": 1e-2, "lr_scheduler_type": "constant", "beta": 0.0, "loss_type": "grpo",
+            "num_generations": GROUP, "max_completion_length": 4, "learning_rate": 1e-2, "lr_scheduler_type": "constant", "beta": 0.0, "loss_type": "grpo",
         }  # fmt: skip
-        rows = [{"prompt": [{"role": "user", "content": prompt}], "category": "insult"} for prompt in PROMPTS]
+        rows = [{"prompt": [{"role": "user", "content": prompt}], "category": "insult"} for prompt in prompts]
         trainer = cls(
             model=policy.model,
             reward_funcs=reward_funcs,
@@ -316,8 +317,13 @@ def test_exact_sampling_is_reproducible_and_leaves_the_model_as_it_was(harness: 
     assert "generate" not in vars(first.model)
     other = harness.train(coefficient=_constant(1.0), exact_sampling=True, settings={**settings, "seed": 8, "data_seed": 7})
     assert _texts(first, first.seen[0], "completion") != _texts(other, other.seen[0], "completion")
-    steps = [_texts(first, batch, "completion") for batch in first.seen]
-    assert steps[0] != steps[1]
+
+
+def test_exact_sampling_draws_other_numbers_in_every_step(harness: Harness) -> None:
+    """One prompt throughout and a learning rate of 0: only the random numbers can make the second step differ from the first."""
+    same = harness.train(exact_sampling=True, prompts=["Hi"] * 4, settings={"max_steps": 2, "learning_rate": 0.0})
+    first, second = (sorted(_texts(same, batch, "completion")) for batch in same.seen)
+    assert len(set(first) & set(second)) <= 1
 
 
 def test_exact_sampling_draws_other_tokens_in_every_row_of_a_group(harness: Harness) -> None:

@@ -46,6 +46,15 @@ def test_the_second_pass_uses_what_the_first_showed() -> None:
     np.testing.assert_allclose(third, normalise(alpha_data(np.array([0.2, 0.5, 0.5]))[[0, 0, 1, 1]]))
 
 
+def test_the_table_stands_still_within_a_pass() -> None:
+    """a comes back much harder, which moves the mean of the next table, not of the one that b meets in the same pass."""
+    coefficients = Coefficients(EPOCH, 0, STORED)
+    _pass(coefficients)
+    _step(coefficients, [("a", -0.9, 1.0)])
+    alpha = coefficients.compute(np.array([0.5, 0.0]), np.array([1.0, 0.0]), ["insult", "helpful"], ["b", "h"]).alpha
+    np.testing.assert_allclose(alpha, normalise(np.array([alpha_data(np.array([0.2, 0.8, 0.5]))[1], 1.0])))
+
+
 def test_responsiveness_of_a_pass_is_taken_over_all_its_prompts() -> None:
     """Gaps 0, 0, 9 have mean 3; keeping two of three gaps masks 9 out, so gapF is 0 and alphaM = sigmoid(0) / sigmoid(3)."""
     config = HardnessConfig(refresh="epoch", keep_quantile=0.6, combine="model")

@@ -122,3 +122,10 @@ def policy_inputs(tiny_models: ModelsConfig, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture
 def world(policy_inputs: dict[str, Path], tiny_models: ModelsConfig, tmp_path: Path) -> World:
     return World(tmp_path, tiny_models, policy_inputs)
+
+
+@pytest.fixture
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the picture, which takes longer than the training."""
+    monkeypatch.setattr("drirl_core.policy.stage.curve_plot", lambda *_: None)
+    monkeypatch.setattr("drirl_core.policy.sft.curve_plot", lambda *_: None)

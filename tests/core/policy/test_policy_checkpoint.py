@@ -75,6 +75,7 @@ def test_what_the_stage_makes(world: Any, capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_equal_inputs_give_equal_bytes(world: Any) -> None:
     steps = {"policy.steps": 2}
     first, second = world.context("first", steps), world.context("second", steps)
@@ -87,6 +88,7 @@ def test_equal_inputs_give_equal_bytes(world: Any) -> None:
     assert (first.out / "model.safetensors").read_bytes() != (other.out / "model.safetensors").read_bytes()
 
 
+@pytest.mark.usefixtures("no_curves")
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -115,6 +117,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(world: Any, overrides: dict[st
     assert logs[0] == logs[1]
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_run_killed_after_its_last_step_only_has_to_save(world: Any) -> None:
     with pytest.raises(Killed):
         build_policy_checkpoint(world.context("run", {"policy.steps": 2, "policy.save_steps": 1}, reporter=KillingReporter(2)))
