@@ -39,11 +39,19 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_config(folder / "tiny")
     demonstrations = {own: _rows("demonstrations", shipped)[:14] for own, shipped in OWN.items()}
     prompts = [(row["prompt"], own) for own, rows in demonstrations.items() for row in rows]
-    _write_csv(folder / "prompts.csv", ["text", "harm", "terms"], [[text, own, "CC0-1.0"] for text, own in prompts[::2]] + [["", "privacy", "x"]])
-    forum = [{"question": text, "label": own} for text, own in prompts[1::2]] + [{"question": "A prompt with a label of no kind?", "label": "odd"}]
+    _write_csv(
+        folder / "prompts.csv", ["text", "harm", "terms"], [[text, own, "CC0-1.0"] for text, own in prompts[::2]] + [["", "privacy", "x"]]
+    )
+    forum = [{"question": text, "label": own} for text, own in prompts[1::2]] + [
+        {"question": "A prompt with a label of no kind?", "label": "odd"}
+    ]
     (folder / "forum.jsonl").write_text("\n".join(map(json.dumps, forum)), encoding="utf-8")
-    pd.DataFrame({"prompt": [row["prompt"] for row in _rows("demonstrations", "physical_harm")[14:18]]}).to_parquet(folder / "weapons.parquet")
-    lines = [{"request": row["prompt"], "harm": own, "safe_reply": row["demonstration"]} for own, rows in demonstrations.items() for row in rows]
+    pd.DataFrame({"prompt": [row["prompt"] for row in _rows("demonstrations", "physical_harm")[14:18]]}).to_parquet(
+        folder / "weapons.parquet"
+    )
+    lines = [
+        {"request": row["prompt"], "harm": own, "safe_reply": row["demonstration"]} for own, rows in demonstrations.items() for row in rows
+    ]
     (folder / "demonstrations.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     helpful = [json.loads(line) for line in (DATA / "helpful.jsonl").read_text(encoding="utf-8").splitlines()][::10]
     _write_csv(folder / "helpful.csv", ["question", "reply", "kind"], [[row["prompt"], row["answer"], row["kind"]] for row in helpful])
