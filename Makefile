@@ -30,6 +30,7 @@ check: $(STAMP)  ## linter and format
 
 bench: $(STAMP)  ## speed measurements; writes benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.sampling_speed
+	$(BIN)/python -m benchmarks.training_speed
 	$(BIN)/python -m benchmarks.load_time
 
 clean:           ## remove the environment and everything made (artifacts, history, models)

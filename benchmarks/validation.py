@@ -1,11 +1,13 @@
 """Refusal on the held-back training prompts, for choosing settings: `python -m benchmarks.validation base CHECKPOINT...`.
 
-Settings are chosen on these rows (validation and test split of the data sets), never on the benchmark suites.
+Settings are chosen on these rows (validation and test split of the data sets), never on the benchmark suites. The splits hold
+few safe look-alikes, so 140 more of them, written for this purpose, lie in validation_look_alikes.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from collections import Counter
 from pathlib import Path
@@ -22,6 +24,8 @@ from drirl_core.reporting import LogReporter
 from drirl_core.sampling import SamplingSettings, sample
 from drirl_core.tables import read_table
 
+LOOK_ALIKES = Path(__file__).parent / "validation_look_alikes.jsonl"
+
 
 def held_back(config: Config, store: ArtifactStore) -> dict[str, list[str]]:
     """Return the prompts outside the training split: unsafe, look_alike and general.
@@ -30,6 +34,8 @@ def held_back(config: Config, store: ArtifactStore) -> dict[str, list[str]]:
         ArtifactError: a data set has not been made.
     """
     prompts: dict[str, list[str]] = {}
+    for line in LOOK_ALIKES.read_text(encoding="utf-8").splitlines():
+        prompts.setdefault("look_alike", []).append(json.loads(line)["prompt"])
     for category in (*stages.build_graph(config).categories, taxonomy.HELPFUL):
         dataset = store.latest(stages.dataset_name(category))
         if dataset is None:

@@ -72,8 +72,9 @@ def build_completion_pool(context: stages.Context) -> dict[str, Any]:
     sampled = len(pool)
     tokens = sum(row["tokens"] for row in pool)
     finished = sum(row["finished"] for row in pool) / sampled
-    refusals = [r["refusal"] for r in read_table(dataset / "refusals.parquet")] if category == taxonomy.HELPFUL else []
-    pool += contrast(rows, refusals, settings.contrast, helpful=category == taxonomy.HELPFUL)
+    helpful = category == taxonomy.HELPFUL
+    refusals = [r["refusal"] for r in read_table(dataset / "refusals.parquet")] if helpful else []
+    pool += contrast(rows, refusals, settings.contrast, helpful=helpful, harmless=[] if helpful else _harmless_answers(context))
     pool.sort(key=lambda row: (row["prompt_id"], row["policy"], row["sample"]))
     write_table(context.out / "completions.parquet", pool, SCHEMA)
     return {
@@ -87,14 +88,18 @@ def build_completion_pool(context: stages.Context) -> dict[str, Any]:
     }
 
 
-def contrast(rows: Sequence[dict[str, Any]], refusals: Sequence[str], counts: Any, *, helpful: bool) -> list[dict[str, Any]]:
+def contrast(
+    rows: Sequence[dict[str, Any]], refusals: Sequence[str], counts: Any, *, helpful: bool, harmless: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """Make the replies that no policy is asked for, the same for equal rows.
 
     Args:
         rows: data set rows with `prompt_id`, `prompt` and `answer`.
         refusals: refusals of harmless prompts.
-        counts: replies a prompt by kind (`refusal`, `off_topic`, `corrupted`).
+        counts: replies a prompt by kind (`compliance`, `refusal`, `off_topic`, `corrupted`).
         helpful: whether the set is the harmless one; only there is a refusal or another prompt's answer always wrong.
+        harmless: good answers to harmless prompts; beside an unsafe one they are well written and do not decline, so that a
+            reward cannot tell demonstrations from completions by style alone.
 
     Returns:
         Pool rows.
@@ -103,6 +108,9 @@ def contrast(rows: Sequence[dict[str, Any]], refusals: Sequence[str], counts: An
     answers = [row["answer"] for row in rows]
     for row in rows:
         chance = random.Random(row["prompt_id"])  # noqa: S311 - reproducible data, not security
+        if not helpful:
+            picked = chance.sample(list(harmless), min(counts.get("compliance", 0), len(harmless)))
+            made += [_row(row["prompt_id"], "compliance", i, text, 0, True) for i, text in enumerate(picked)]
         if helpful and refusals:
             picked = chance.sample(list(refusals), min(counts.get("refusal", 0), len(refusals)))
             made += [_row(row["prompt_id"], "refusal", i, text, 0, True) for i, text in enumerate(picked)]
@@ -115,6 +123,13 @@ def contrast(rows: Sequence[dict[str, Any]], refusals: Sequence[str], counts: An
             for i in range(counts.get("corrupted", 0))
         ]
     return made
+
+
+def _harmless_answers(context: stages.Context) -> list[str]:
+    """Return the training answers of the helpful set, where the pool asks for them."""
+    dataset = context.inputs.get(stages.dataset_name(taxonomy.HELPFUL))
+    rows = read_table(dataset / "rows.parquet", ("answer", "split")) if dataset else []
+    return [row["answer"] for row in rows if row["split"] == "train"]
 
 
 def corrupt(text: str, seed: str) -> str:

@@ -212,10 +212,41 @@ def exact_cpu_sampling(model: Any, temperature: float, generator: torch.Generato
         plain = type(generation_config).from_dict(
             {**generation_config.to_dict(), "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         )
-        return original(*args, generation_config=plain, logits_processor=[inverse_transform(temperature, uniforms, width)], **kwargs)
+        with _ready_to_decode(model):
+            return original(*args, generation_config=plain, logits_processor=[inverse_transform(temperature, uniforms, width)], **kwargs)
 
     model.generate = generate
     try:
         yield
     finally:
         del model.generate  # the class's method shows again
+
+
+@contextlib.contextmanager
+def _ready_to_decode(model: Any) -> Iterator[None]:
+    """Use the attention that is fast without gradients, and fold adapters into the weights; put both back to the bit.
+
+    Decoding reads every weight once a token: an adapter's two small products a layer would cost half as much again. The
+    folded weights round as the published checkpoint does.
+    """
+    import peft
+    import torch
+
+    adapted = isinstance(model, peft.PeftModel)
+    base = model.get_base_model() if adapted else model
+    layers = [layer for layer in base.modules() if isinstance(layer, peft.tuners.tuners_utils.BaseTunerLayer)]
+    weights = [layer.get_base_layer().weight for layer in layers]
+    kept = [weight.detach().clone() for weight in weights]
+    attention = base.config._attn_implementation
+    base.set_attn_implementation("sdpa")
+    if adapted:
+        model.merge_adapter()
+    try:
+        yield
+    finally:
+        base.set_attn_implementation(attention)
+        if adapted:
+            model.unmerge_adapter()
+            with torch.no_grad():
+                for weight, before in zip(weights, kept, strict=True):
+                    weight.copy_(before)

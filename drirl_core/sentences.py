@@ -1,4 +1,4 @@
-"""Cut texts into sub-sentences, which hardness compares pairwise and the reward probes shorten by."""
+"""Cut texts into sub-sentences, which hardness compares pairwise, and into clauses, which the reward heads weigh one by one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ SHORTEST_CLAUSE = 4
 """A clause is not cut shorter than this many words: fragments such as 'Sorry,' match anything."""
 
 _CLAUSE_END = re.compile(r"(?<=[,;:，；：、])\s*(?=\S)|\s+[–—-]\s+")
+_CONJUNCTION = re.compile(r"\s+(?=(?:so|because|but|and|or|though|yet) )", re.IGNORECASE)
 _HAS_WORD = re.compile(r"[^\W_]")
 
 
@@ -38,6 +39,31 @@ def sentences(text: str) -> list[str]:
         return [stripped]
     found = [part.strip() for part in _segmenter().segment(stripped)]
     return [part for part in found if _HAS_WORD.search(part)] or [stripped]
+
+
+def clauses(text: str) -> list[str]:
+    """Cut a text at every clause: a refusal is often half a sentence.
+
+    Args:
+        text: any text.
+
+    Returns:
+        Pieces in order, cut at the ends of sentences, at clause punctuation and before conjunctions; a piece of one word is
+        left with what follows. Never an empty list: a text without words is returned whole, stripped.
+    """
+    pieces = [
+        piece.strip() for sentence in sentences(text) for part in _CLAUSE_END.split(sentence) if part for piece in _CONJUNCTION.split(part)
+    ]
+    joined: list[str] = []
+    carried = ""
+    for piece in pieces:
+        carried = f"{carried} {piece}".strip()
+        if len(carried.split()) > 1:
+            joined.append(carried)
+            carried = ""
+    if carried and joined:
+        joined[-1] = f"{joined[-1]} {carried}"
+    return joined or [text.strip()]
 
 
 @functools.lru_cache(maxsize=1)

@@ -69,12 +69,12 @@ STAGES: dict[str, Stage] = {
     ),
     "completion_pool": Stage(
         "drirl_core.completions:build_completion_pool",
-        "1",
+        "2",
         ("completions", "models.policy", "models.dtype", "seed"),
         "completions",
         heavy=True,
     ),
-    "reward_model": Stage("drirl_core.rewards.stage:build_reward_model", "1", ("rewards", "models.encoder", "seed"), "rewards", heavy=True),
+    "reward_model": Stage("drirl_core.rewards.stage:build_reward_model", "2", ("rewards", "models.encoder", "seed"), "rewards", heavy=True),
     "hardness": Stage("drirl_core.hardness_stage:build_hardness", "1", ("hardness", "models.encoder", "seed"), "hardness", heavy=True),
     "policy_checkpoint": Stage(
         "drirl_core.policy.stage:build_policy_checkpoint",
@@ -229,13 +229,14 @@ def build_graph(config: Config) -> Graph:
             )
         )
     pool_inputs = start if config.completions.samples.get("sft", 0) else ()
+    harmless = (dataset_name(taxonomy.HELPFUL),) if config.completions.contrast.get("compliance", 0) else ()
     for c in every:
         nodes.append(
             Node(
                 f"completion_pool_{c}",
                 "completion_pool",
                 c,
-                (dataset_name(c), *pool_inputs),
+                (dataset_name(c), *(harmless if c != taxonomy.HELPFUL else ()), *pool_inputs),
                 f"Seeded completions of the {c} prompts by the reference policies.",
             )
         )

@@ -119,7 +119,7 @@ def tiny_settings(policy: Path, encoder: Path, root: Path) -> dict[str, Any]:
     return {
         "name": "smoke",
         "root": str(root),
-        "models": {"policy": f"path:{policy}", "encoder": f"path:{encoder}", "dtype": "float32", "device": "cpu"},
+        "models": {"policy": f"path:{policy}", "encoder": f"path:{encoder}", "dtype": "float32", "device": "cpu", "threads": 1},
         # A random encoder and a random policy prove the road, not the method: nothing is asked of their quality.
         "prompts": {"router_confidence": 0.0, "relabel_confidence": 1.0},
         "demonstrations": {"quota": 6},

@@ -179,7 +179,7 @@ def grpo_arguments(settings: PolicyConfig, common: Mapping[str, Any]) -> GRPOCon
         scale_rewards="group",
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=1,
+        warmup_steps=0,  # the adapters start at zero, so the first step needs no caution
         save_steps=settings.save_steps * settings.num_iterations,  # a resume generates anew, so between generations only
         shuffle_dataset=False,
         log_completions=False,

@@ -16,6 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from drirl_core.config import LoraConfig
 from drirl_core.errors import ArtifactError, TrainingError
 from drirl_core.models import Policy
+from drirl_core.policy.lean import lean_training
 from drirl_core.reporting import Reporter
 
 _COMPLETE = "complete.json"
@@ -77,7 +78,8 @@ class TrainingStream(TrainerCallback):
 def run(trainer: Any, checkpoint: Path | None) -> None:
     """Train from the beginning or from a checkpoint, without the callback that prints every log to standard output."""
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with lean_training(trainer.model):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
 def read_log(file: Path) -> list[dict[str, float]]:

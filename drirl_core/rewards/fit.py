@@ -117,8 +117,7 @@ def losses(model: EmbeddingRewardModel, pool: EmbeddedPool, config: RewardsConfi
         pool: P prompts.
         config: objective, beta, penalties.
     """
-    own = model(model.features(pool.prompt_vectors, pool.demonstration_vectors))  # (P,)
-    others = model(model.features(pool.prompt_vectors.unsqueeze(1).expand_as(pool.reply_vectors), pool.reply_vectors))  # (P, K)
+    own, others = _raw(model, pool)
     real = torch.cat([own, others[pool.mask & ~pool.corrupted]]).detach()
     others = torch.where(pool.corrupted, gated(others, pool.soundness, real.min()), others)
     if config.objective == "maxent":
@@ -128,6 +127,12 @@ def losses(model: EmbeddingRewardModel, pool: EmbeddedPool, config: RewardsConfi
     else:
         main = linear_loss(own, others, pool.mask, config.l2)
     return main + config.centre * centring_penalty(own, others, pool.mask)
+
+
+def _raw(model: EmbeddingRewardModel, pool: EmbeddedPool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the raw rewards of demonstrations, (P,), and completions, (P, K)."""
+    prompts = pool.prompt_vectors.unsqueeze(1).expand(-1, pool.mask.shape[1], -1)
+    return model(pool.prompt_vectors, pool.demonstration_vectors), model(prompts, pool.reply_vectors)
 
 
 def _train(
@@ -179,8 +184,7 @@ def _epoch(model: EmbeddingRewardModel, train: EmbeddedPool, optimiser: torch.op
 @torch.no_grad()
 def _validate(model: EmbeddingRewardModel, pool: EmbeddedPool, config: RewardsConfig) -> tuple[float, float]:
     model.eval()
-    own = model(model.features(pool.prompt_vectors, pool.demonstration_vectors))
-    others = model(model.features(pool.prompt_vectors.unsqueeze(1).expand_as(pool.reply_vectors), pool.reply_vectors))
+    own, others = _raw(model, pool)
     ahead = (own.unsqueeze(1) > others)[pool.mask & ~pool.corrupted]
     return float(losses(model, pool, config).mean()), float(ahead.float().mean()) if len(ahead) else 0.0
 
@@ -188,10 +192,9 @@ def _validate(model: EmbeddingRewardModel, pool: EmbeddedPool, config: RewardsCo
 @torch.no_grad()
 def _normalisation(model: EmbeddingRewardModel, train: EmbeddedPool, category: str) -> Normalisation:
     """Take worst, closest, mean and scale over the training pool, with the rewards as they will be given."""
-    own = model(model.features(train.prompt_vectors, train.demonstration_vectors)).double()
-    others = model(model.features(train.prompt_vectors.unsqueeze(1).expand_as(train.reply_vectors), train.reply_vectors)).double()
+    own, others = (raw.double() for raw in _raw(model, train))
     worst = float(torch.cat([own, others[train.mask & ~train.corrupted]]).min())
-    closeness = (train.prompt_vectors.double() * train.demonstration_vectors).sum(dim=1).quantile(_TOLERATED_SHARE)
+    closeness = (train.prompt_vectors.double() * train.demonstration_vectors[:, 0]).sum(dim=1).quantile(_TOLERATED_SHARE)
     closest = max(LEAST_CLOSEST, float(closeness))
     model.normalisation = Normalisation(worst=worst, closest=closest)
     where, which = train.mask.nonzero(as_tuple=True)  # one entry a completion

@@ -22,12 +22,13 @@ from torch import nn
 from drirl_core.demonstrations.cod import cut_draft
 from drirl_core.errors import ArtifactError, ModelError, TrainingError
 from drirl_core.rewards.soundness import Soundness, has_words
+from drirl_core.rewards.vectors import encode
 
 if TYPE_CHECKING:
     from drirl_core.embeddings import Embedder
 
 WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "reward_model.json"
-FORMAT, FORMAT_VERSION = "drirl-reward-model", 1
+FORMAT, FORMAT_VERSION = "drirl-reward-model", 2
 
 EMPTY_MARGIN = 1.0
 """An empty reply is rewarded this many standard deviations below the worst reply of the training pool."""
@@ -118,38 +119,41 @@ class EmbeddingRewardModel(nn.Module):
         self.category = shape.category
         self.normalisation = Normalisation()
         self._embedder: Embedder | None = None
-        width = 2 * shape.dim
-        layers: list[nn.Module] = [nn.Dropout(shape.dropout)]
-        if shape.hidden:
-            layers += [nn.Linear(width, shape.hidden), nn.GELU()]
-        self.head = nn.Sequential(*layers, nn.Linear(shape.hidden or width, 1))
+        self.head = _mlp(shape, 2 * shape.dim)
+        self.best_head = _mlp(shape, shape.dim)
         self.register_buffer("encoder_probe", encoder_probe)
 
     @staticmethod
     def features(prompt_vectors: torch.Tensor, answer_vectors: torch.Tensor) -> torch.Tensor:
-        """Join what the answer says with how it bears on the prompt.
+        """Join what a clause says with how it bears on the prompt.
 
         Args:
             prompt_vectors: u, unit rows, (..., D).
-            answer_vectors: v, unit rows, (..., D).
+            answer_vectors: v, unit rows, (..., D); leading dimensions broadcast.
 
         Returns:
             [v, sqrt(D) u * v] times a constant, (..., 2 D). |u - v| is left out: measured on held-out rows it made the
             head count closeness to the prompt more, and a plain refusal less.
         """
-        agreement = prompt_vectors * answer_vectors * answer_vectors.shape[-1] ** 0.5
+        agreement = prompt_vectors * answer_vectors * answer_vectors.shape[-1] ** 0.5  # (..., D)
         return _FEATURE_SCALE * torch.cat([answer_vectors, agreement], dim=-1)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return raw rewards, differentiable.
+    def forward(self, prompt_vectors: torch.Tensor, answer_vectors: torch.Tensor) -> torch.Tensor:
+        """Return raw rewards, differentiable: r(x, y) = mean_a g(u, v_a) + max_a h(v_a) over the clauses a of y.
+
+        The mean sees how each clause bears on the prompt. The largest value lets one clause decide: half a sentence that
+        declines makes a refusal, whatever stands around it, and an embedding of the whole text hardly shows it.
 
         Args:
-            features: from `features`, (..., 2 D).
+            prompt_vectors: u, (..., D).
+            answer_vectors: v from `vectors.encode`, (..., 1 + S, D).
 
         Returns:
             One raw reward a row, (...).
         """
-        return self.head(features).squeeze(-1)
+        parts = answer_vectors[..., 1:, :]
+        scores = self.head(self.features(prompt_vectors.unsqueeze(-2), parts)).squeeze(-1)
+        return pooled(scores, self.best_head(_FEATURE_SCALE * parts).squeeze(-1), (parts != 0).any(dim=-1))
 
     def use(self, embedder: Embedder) -> None:
         """Take the sentence encoder, after a check that it is the one this head was learned on.
@@ -207,13 +211,13 @@ class EmbeddingRewardModel(nn.Module):
             raise ModelError(
                 f"the reward models of {', '.join(models)} have no encoder yet; call use(Embedder(config.models, store)) first"
             )
-        vectors = embedder.encode([*prompts, *answers])  # (2 B, D)
+        users_vectors, answer_vectors = encode(embedder, prompts, answers)
         names = np.array(categories)
         values = np.zeros(len(answers))
         for category in dict.fromkeys(categories):
             rows = np.flatnonzero(names == category)
             users, replies = [prompts[row] for row in rows], [answers[row] for row in rows]
-            values[rows] = models[category].rewards_of(vectors[rows], vectors[len(answers) + rows], users, replies)
+            values[rows] = models[category].rewards_of(users_vectors[rows], answer_vectors[rows], users, replies)
         return values
 
     @torch.no_grad()
@@ -224,7 +228,7 @@ class EmbeddingRewardModel(nn.Module):
 
         Args:
             prompt_vectors: u, (B, D).
-            answer_vectors: v, (B, D).
+            answer_vectors: v from `vectors.encode`, (B, 1 + S, D).
             prompts: the B user messages.
             answers: the B answers without drafts; the words of both decide soundness and emptiness.
 
@@ -234,10 +238,10 @@ class EmbeddingRewardModel(nn.Module):
         """
         training = self.training
         self.eval()
-        raw = self(self.features(torch.tensor(prompt_vectors), torch.tensor(answer_vectors))).double()
+        raw = self(torch.tensor(prompt_vectors), torch.tensor(answer_vectors)).double()
         self.train(training)
         known = self.normalisation
-        closeness = (prompt_vectors.astype(np.float64) * answer_vectors).sum(axis=-1)
+        closeness = (prompt_vectors.astype(np.float64) * answer_vectors[:, 0]).sum(axis=-1)
         sound = self.soundness.score(prompts, answers) * (1 - ((closeness - known.closest) / _ECHO_RAMP).clip(0, 1))
         values = ((gated(raw, torch.from_numpy(sound), known.worst) - known.mean) / known.scale).numpy()
         lowest = (known.worst - known.mean) / known.scale - EMPTY_MARGIN
@@ -285,6 +289,30 @@ class EmbeddingRewardModel(nn.Module):
 def probe_encoder(embedder: Embedder) -> torch.Tensor:
     """Return the embedding of the fixed sentence by which an encoder is recognised, (D,)."""
     return torch.from_numpy(np.array(embedder.encode([_PROBE])[0], dtype=np.float32))
+
+
+def pooled(scores: torch.Tensor, best: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Return the mean of the clauses' scores plus the largest of their `best` scores.
+
+    Args:
+        scores: of every clause, (..., S).
+        best: of every clause, (..., S).
+        present: true where there is a clause, bool, (..., S).
+
+    Returns:
+        (...); 0 for a row without clauses.
+    """
+    some = present.any(dim=-1)
+    mean = (scores * present).sum(dim=-1) / present.sum(dim=-1).clamp(min=1)
+    largest = best.masked_fill(~present, -torch.inf).amax(dim=-1)
+    return torch.where(some, mean + torch.where(some, largest, 0.0), 0.0)
+
+
+def _mlp(shape: HeadShape, width: int) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Dropout(shape.dropout)]
+    if shape.hidden:
+        layers += [nn.Linear(width, shape.hidden), nn.GELU()]
+    return nn.Sequential(*layers, nn.Linear(shape.hidden or width, 1))
 
 
 def gated(raw: torch.Tensor, soundness: torch.Tensor, worst: float | torch.Tensor) -> torch.Tensor:

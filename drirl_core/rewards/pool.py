@@ -11,6 +11,7 @@ import torch
 
 from drirl_core.errors import DataError
 from drirl_core.rewards.soundness import Soundness, has_words
+from drirl_core.rewards.vectors import encode
 
 if TYPE_CHECKING:
     from drirl_core.embeddings import Embedder
@@ -25,7 +26,7 @@ class Reply:
     """One completion of a pool.
 
     Args:
-        policy: who wrote it: `base`, `sft`, `refusal`, `off_topic` or `corrupted`.
+        policy: who wrote it: `base`, `sft`, `compliance`, `refusal`, `off_topic` or `corrupted`.
         sample: its number among that policy's completions of the prompt.
         answer: the text without a draft.
     """
@@ -108,8 +109,8 @@ class EmbeddedPool:
     Args:
         prompts: the P prompts.
         prompt_vectors: u, (P, D).
-        demonstration_vectors: v of the demonstrations' answers, (P, D).
-        reply_vectors: v of the completions, (P, K, D); zero where there is none.
+        demonstration_vectors: v of the demonstrations' answers and their clauses, (P, 1 + S, D).
+        reply_vectors: v of the completions and their clauses, (P, K, 1 + S, D); zero where there is none.
         mask: true where there is a completion with words, bool, (P, K).
         corrupted: true where it is a broken demonstration, bool, (P, K).
         soundness: of the completions, float, (P, K).
@@ -142,22 +143,20 @@ def embed_pool(prompts: Sequence[PoolPrompt], embedder: Embedder, soundness: Sou
         soundness: measure of ordinary prose.
         reporter: gets progress.
     """
-    texts = [text for p in prompts for text in (p.prompt, p.answer, *(reply.answer for reply in p.replies))]
-    vectors = embedder.encode(texts, reporter)
-    width = max(len(p.replies) for p in prompts)
-    shape = (len(prompts), width)
-    replies = np.zeros((*shape, vectors.shape[1]), dtype=np.float32)
+    answers = [text for p in prompts for text in (p.answer, *(reply.answer for reply in p.replies))]
+    users, vectors = encode(embedder, [p.prompt for p in prompts], answers, reporter)
+    shape = (len(prompts), max(len(p.replies) for p in prompts))
+    replies = np.zeros((*shape, *vectors.shape[1:]), dtype=np.float32)
     mask, corrupted, sound = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool), np.ones(shape)
-    starts = np.cumsum([0, *(2 + len(p.replies) for p in prompts)])
+    starts = np.cumsum([0, *(1 + len(p.replies) for p in prompts)])
     for i, p in enumerate(prompts):
         count = len(p.replies)
-        replies[i, :count] = vectors[starts[i] + 2 : starts[i + 1]]
+        replies[i, :count] = vectors[starts[i] + 1 : starts[i + 1]]
         mask[i, :count] = [has_words(reply.answer) for reply in p.replies]
         corrupted[i, :count] = [reply.policy == CORRUPTED for reply in p.replies]
         sound[i, :count] = soundness.score([p.prompt] * count, [reply.answer for reply in p.replies])
-    first = starts[:-1]
     # Copied into torch's own memory: its alignment is fixed, and with it the order of sums, so that fits repeat to the bit.
     return EmbeddedPool(
-        tuple(prompts), torch.tensor(vectors[first]), torch.tensor(vectors[first + 1]), torch.tensor(replies),
+        tuple(prompts), torch.tensor(users), torch.tensor(vectors[starts[:-1]]), torch.tensor(replies),
         torch.tensor(mask), torch.tensor(corrupted), torch.tensor(sound, dtype=torch.float32),
     )  # fmt: skip

@@ -7,7 +7,7 @@ overrides in drirl_core/policy/trainer.py no longer act where they should.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +109,11 @@ class Harness:
 
 
 @pytest.fixture
-def harness(tiny_policy: Path, tiny_models: ModelsConfig, tmp_path: Path) -> Harness:
+def harness(tiny_policy: Path, tiny_models: ModelsConfig, tmp_path: Path) -> Iterator[Harness]:
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    return Harness(tiny_policy, tiny_models, tmp_path)
+    yield Harness(tiny_policy, tiny_models, tmp_path)
+    torch.set_num_threads(before)
 
 
 def _weights(trainer: Any) -> dict[str, torch.Tensor]:

@@ -60,6 +60,18 @@ def test_contrast_of_the_helpful_set() -> None:
         assert all((m["tokens"], m["finished"]) == (0, True) for m in own)
 
 
+def test_a_harm_set_is_contrasted_with_answers_to_harmless_prompts() -> None:
+    harmless = ["Boil it for six minutes.", "Purring calms a cat.", "Six metres."]
+    made = contrast(_rows(4), ["No."], {"compliance": 2, "refusal": 1, "off_topic": 1}, helpful=False, harmless=harmless)
+    assert Counter(row["policy"] for row in made) == {"compliance": 8}
+    for row in _rows(4):
+        own = [m["completion"] for m in made if m["prompt_id"] == row["prompt_id"]]
+        assert len(set(own)) == 2 and set(own) <= set(harmless)
+    assert contrast(_rows(2), [], {"compliance": 5}, helpful=True, harmless=harmless) == []
+    few = contrast(_rows(1), [], {"compliance": 5}, helpful=False, harmless=harmless[:1])
+    assert [m["completion"] for m in few] == harmless[:1]
+
+
 def test_contrast_of_a_harm_set_is_corrupted_text_only() -> None:
     """To a harmful prompt a refusal is right, and so is another prompt's safe answer."""
     made = contrast(_rows(4), ["No."], COUNTS, helpful=False)

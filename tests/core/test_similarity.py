@@ -6,7 +6,7 @@ from word_world import WordEncoder
 
 from drirl_core.config import HardnessConfig
 from drirl_core.errors import DataError
-from drirl_core.sentences import LONG_SENTENCE, segment, sentences
+from drirl_core.sentences import LONG_SENTENCE, clauses, segment, sentences
 from drirl_core.similarity import SentenceSimilarity, matrix_similarity
 
 S = np.array([[0.9, 0.1, 0.3], [0.2, 0.5, 0.4]])  # two sub-sentences of the demonstration, three of the completion
@@ -88,6 +88,18 @@ def test_long_sentences_are_cut_at_clauses_and_short_clauses_stay_together():
     assert segment(long) == [f"{clause},", f"{clause};", f"{clause}, well, no."]
     assert segment(f"{clause}, {clause}.") == [f"{clause}, {clause}."]
     assert sentences(long) == [long]
+
+
+def test_clauses_are_cut_at_punctuation_and_conjunctions_and_leave_no_single_word():
+    assert clauses("Sorry, that hurts people, so I won't help. Talk to Dr. Smith and ask.") == [
+        "Sorry, that hurts people,",
+        "so I won't help.",
+        "Talk to Dr. Smith",
+        "and ask.",
+    ]
+    assert clauses("No.") == ["No."]
+    assert clauses("I will help, gladly") == ["I will help, gladly"]
+    assert clauses("") == [""]
 
 
 def test_text_without_words_is_one_piece():

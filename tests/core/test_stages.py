@@ -71,6 +71,14 @@ def test_pools_wait_for_the_supervised_start_only_when_they_sample_it(tmp_path: 
     assert "sft_checkpoint" not in alone.inputs
 
 
+def test_harm_pools_take_harmless_answers_only_when_they_contrast_them(tmp_path: Path) -> None:
+    nodes = build_graph(_config(tmp_path)).nodes
+    assert "helpful_dataset" in nodes["completion_pool_insult"].inputs
+    assert nodes["completion_pool_helpful"].inputs.count("helpful_dataset") == 1
+    alone = build_graph(_config(tmp_path, {"completions.contrast": {"corrupted": 1}})).nodes["completion_pool_insult"]
+    assert "helpful_dataset" not in alone.inputs
+
+
 def test_another_taxonomy_changes_the_graph(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("categories: [left, right]")
     graph = build_graph(_config(tmp_path, {"prompts.taxonomy": str(tmp_path / "mine.yaml")}))

@@ -7,7 +7,7 @@ from word_world import WordEncoder, compliance, demonstration, world
 
 from drirl_core.errors import ArtifactError, DataError, ModelError, TrainingError
 from drirl_core.rewards import RewardRouter, load_reward_model
-from drirl_core.rewards.model import DESCRIPTION_FILE, WEIGHTS_FILE, EmbeddingRewardModel, gated
+from drirl_core.rewards.model import DESCRIPTION_FILE, WEIGHTS_FILE, EmbeddingRewardModel, gated, pooled
 
 PROMPTS = [p.prompt for p in world()]
 
@@ -35,11 +35,43 @@ def test_features_are_the_answer_and_its_agreement_with_the_prompt():
     torch.testing.assert_close(row, 8 * torch.tensor([[0.6, 0.8, 0.6 * 2**0.5, 0.0]]))
 
 
+def test_pooling_by_hand():
+    """Clauses (1, 5), (2, -3) and an absent one: mean (1 + 2) / 2 plus largest 5; without clauses 0."""
+    scores, best = torch.tensor([[1.0, 2.0, 9.0], [9.0, 9.0, 9.0]]), torch.tensor([[5.0, -3.0, 9.0], [9.0, 9.0, 9.0]])
+    present = torch.tensor([[True, True, False], [False, False, False]])
+    assert pooled(scores, best, present).tolist() == [6.5, 0.0]
+
+
+def test_clauses_beyond_the_last_one_make_no_difference(models):
+    model, prompts = models["insult"], torch.randn(2, 48)
+    answers = torch.randn(2, 3, 48)
+    padded = torch.cat([answers, torch.zeros(2, 5, 48)], dim=1)
+    torch.testing.assert_close(model(prompts, padded), model(prompts, answers))
+
+
+def test_one_clause_can_decide(models):
+    """The best clause counts in full however long the rest is, while the others are averaged."""
+    model = models["insult"]
+    plain = torch.randn(1, 1, 48).expand(1, 9, 48)
+    declining = plain.clone()
+    declining[:, 8] = torch.randn(48)
+    with torch.no_grad():
+        best = model.best_head(8 * declining[0, 1:]).squeeze(-1)
+        gained = float(best.max() - best[0])
+        mean = model.head(model.features(torch.zeros(48), declining[0, 1:])).mean() - model.head(
+            model.features(torch.zeros(48), plain[0, 1])
+        )
+        assert float(model(torch.zeros(1, 48), declining) - model(torch.zeros(1, 48), plain)) == pytest.approx(
+            gained + float(mean), abs=1e-4
+        )
+
+
 def test_forward_is_differentiable_and_rewards_are_not(models):
     model = models["insult"]
-    features = torch.randn(3, 96, requires_grad=True)
-    model(features).sum().backward()
-    assert features.grad.abs().sum() > 0
+    answers = torch.randn(3, 4, 48, requires_grad=True)  # (B, 1 + S, D)
+    model(torch.randn(3, 48), answers).sum().backward()
+    assert answers.grad[:, 1:].abs().sum() > 0
+    assert answers.grad[:, 0].abs().sum() == 0  # the whole text only tells an echo
     assert isinstance(model.rewards(PROMPTS[:2], ["Yes.", "No."]), np.ndarray)
 
 

@@ -1,0 +1,147 @@
+"""Configuration: YAML in, frozen dataclasses out, every value checked before any model loads.
+
+One section a stage. A file may say `extends: other.yaml` and hold only its differences. The string under a field
+is its help. Relative paths are taken from the directory of the file that names them.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from drirl_core.config.data import (
+    CompletionsConfig,
+    DemonstrationsConfig,
+    DemonstratorConfig,
+    ModelsConfig,
+    PromptsConfig,
+    SourceConfig,
+)
+from drirl_core.config.reading import EMBEDDED, anchor_paths, build, read, require
+from drirl_core.config.training import (
+    BenchmarksConfig,
+    ExecutionConfig,
+    HardnessConfig,
+    LoraConfig,
+    PolicyConfig,
+    RewardsConfig,
+    SftConfig,
+    SuiteConfig,
+)
+
+__all__ = [
+    "EMBEDDED", "BenchmarksConfig", "CompletionsConfig", "Config", "DemonstrationsConfig", "DemonstratorConfig", "ExecutionConfig",
+    "HardnessConfig", "LoraConfig", "ModelsConfig", "PolicyConfig", "PromptsConfig", "RewardsConfig", "SftConfig", "SourceConfig",
+    "SuiteConfig", "from_resolved", "load_config", "resolved", "slice_hash",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run."""
+
+    models: ModelsConfig
+    """Weights."""
+    name: str = "run"
+    """Name shown in reports."""
+    seed: int = 0
+    """Seed of everything random."""
+    root: str = ".drirl/artifacts"
+    """Directory of the artifacts, relative to the working directory."""
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    """Prompt pool."""
+    demonstrations: DemonstrationsConfig = field(default_factory=DemonstrationsConfig)
+    """Demonstrations and balance."""
+    completions: CompletionsConfig = field(default_factory=CompletionsConfig)
+    """Completion pool."""
+    rewards: RewardsConfig = field(default_factory=RewardsConfig)
+    """Shadow reward models."""
+    hardness: HardnessConfig = field(default_factory=HardnessConfig)
+    """Hardness coefficients."""
+    sft: SftConfig = field(default_factory=SftConfig)
+    """Supervised start."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    """GRPO."""
+    benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
+    """Evaluation."""
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    """Dagster steps."""
+
+    def __post_init__(self) -> None:
+        wants_sft = self.completions.samples.get("sft", 0) > 0
+        require(
+            self.policy.start == "sft" or not wants_sft,
+            "policy.start is 'base' but completions.samples asks for completions of 'sft'; set completions.samples.sft to 0 "
+            "or policy.start to 'sft'",
+        )
+        require(self.seed >= 0, f"seed is {self.seed}; at least 0")
+        demonstrations = self.demonstrations
+        sources = [*self.prompts.sources, demonstrations.helpful, demonstrations.refusals]
+        if demonstrations.demonstrator.kind == "file":
+            sources.append(demonstrations.demonstrator.source)
+        for name in {source.name for source in sources}:
+            paths = sorted({source.path for source in sources if source.name == name})
+            require(len(paths) == 1, f"two sources are called {name!r}: {' and '.join(paths)}; give each file its own name")
+
+
+def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a YAML file into a checked `Config`.
+
+    Args:
+        path: the file; `extends:` names another one whose values it changes.
+        overrides: dotted keys to values, applied last, such as `{"policy.steps": 4}`; relative paths among them are taken
+            from the working directory.
+
+    Returns:
+        The frozen configuration, with file paths made absolute.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, a key is unknown, a type is wrong or settings contradict.
+    """
+    merged = read(Path(path))
+    for dotted, value in (overrides or {}).items():
+        *parents, last = dotted.split(".")
+        node = merged
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            require(isinstance(node, dict), f"override {dotted!r}: {parent!r} is not a section")
+        change = {last: copy.deepcopy(value)}
+        anchor_paths(change, Path.cwd())
+        node.update(change)
+    return build(Config, merged)
+
+
+def resolved(config: Any) -> dict[str, Any]:
+    """Return a configuration as plain data that `json` and `yaml` can write."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_resolved(data: Mapping[str, Any]) -> Config:
+    """Build a `Config` from what `resolved` returned."""
+    return build(Config, dict(data))
+
+
+def slice_hash(config: Config, sections: tuple[str, ...]) -> str:
+    """Hash the named parts of a configuration.
+
+    Args:
+        config: the configuration.
+        sections: dotted names of sections or fields, such as `("rewards", "seed", "models.encoder")`.
+
+    Returns:
+        Twelve hexadecimal digits that change when, and only when, one of those parts changes.
+    """
+    parts: dict[str, Any] = {}
+    for section in sections:
+        value: Any = config
+        for name in section.split("."):
+            value = getattr(value, name)
+        parts[section] = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+    text = json.dumps(parts, sort_keys=True, default=dataclasses.asdict)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

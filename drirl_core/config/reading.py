@@ -1,0 +1,128 @@
+"""From YAML to frozen dataclasses: `extends`, paths, and every value converted or refused with its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from drirl_core.errors import ConfigError, nearest
+
+EMBEDDED = "embedded"
+"""Value of a `path` that means the data shipped in `drirl_core/data`."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `ConfigError` with the message unless the condition holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+def read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a file and those it extends, merged.
+
+    Raises:
+        ConfigError: a file is missing, not YAML, or extends itself.
+    """
+    path = path.resolve()
+    require(path not in seen, f"config {path}: `extends` goes round in a circle")
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        known = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) if path.parent.is_dir() else "none"
+        raise ConfigError(f"config file {path} does not exist; files there: {known or 'none'}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"config file {path} cannot be read as YAML: {error}") from error
+    require(isinstance(loaded, dict), f"config file {path} must hold keys and values, not {type(loaded).__name__}")
+    anchor_paths(loaded, path.parent)
+    base = loaded.pop("extends", None)
+    require(base is None or isinstance(base, str), f"config file {path}: extends is {base!r}; give the name of one file")
+    return _merge(read(path.parent / base, (*seen, path)), loaded) if base else loaded
+
+
+def anchor_paths(node: Any, folder: Path) -> None:
+    """Make file paths absolute where they are read, so that a config works from any directory."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in ("path", "taxonomy") and isinstance(value, str) and value != EMBEDDED:
+                node[key] = str((folder / value).resolve())
+            elif key in ("policy", "encoder", "model") and isinstance(value, str) and value.startswith("path:"):
+                node[key] = f"path:{(folder / value.removeprefix('path:')).resolve()}"
+            else:
+                anchor_paths(value, folder)
+    elif isinstance(node, list):
+        for item in node:
+            anchor_paths(item, folder)
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        merged[key] = _merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+    return merged
+
+
+def build(cls: type, data: Mapping[str, Any], where: str = "") -> Any:
+    """Build a dataclass from plain data.
+
+    Args:
+        cls: a dataclass.
+        data: its values; those left out take their defaults.
+        where: dotted place of the data, for messages.
+
+    Raises:
+        ConfigError: a key is unknown, a value is missing or has the wrong type.
+    """
+    require(isinstance(data, Mapping), f"{where or 'the config'}: expected keys and values, got {data!r}")
+    hints = typing.get_type_hints(cls)
+    for key in data:
+        require(key in hints, f"unknown key {_dotted(where, str(key))!r}; {nearest(str(key), hints)}")
+    required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    missing = [name for name in required if name not in data]
+    require(not missing, f"missing {', '.join(_dotted(where, name) for name in missing)}; there is no default for it")
+    return cls(**{key: _convert(hints[key], value, _dotted(where, key)) for key, value in data.items()})
+
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def _dotted(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return build(typing.cast("type", kind), value, where)
+    if origin is Literal:
+        require(value in args, f"{where} is {value!r}; choose one of {', '.join(map(str, args))}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _convert(next(a for a in args if a is not type(None)), value, where)
+    if origin is tuple:
+        require(isinstance(value, list | tuple), f"{where} is {value!r}; give a list")
+        return tuple(_convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        require(isinstance(value, Mapping), f"{where} is {value!r}; give keys and values")
+        return {str(key): _convert(args[1], item, _dotted(where, str(key))) for key, item in value.items()}
+    return _scalar(kind, value, where)
+
+
+def _scalar(kind: type, value: Any, where: str) -> Any:
+    if kind is float and isinstance(value, str):
+        try:
+            value = float(value)  # YAML 1.1 reads 5e-4 as a string
+        except ValueError as error:
+            raise ConfigError(f"{where} is {value!r}; give a number") from error
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    require(right, f"{where} is {value!r} ({type(value).__name__}); give {_KINDS[kind]}")
+    if kind is float:
+        require(value == value and abs(value) != float("inf"), f"{where} is {value}; give a finite number")
+    return value

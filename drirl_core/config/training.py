@@ -1,0 +1,238 @@
+"""Settings of rewards, hardness, policies, benchmarks and execution. The string under a field is its help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from drirl_core.config.reading import EMBEDDED, require
+
+
+@dataclass(frozen=True)
+class RewardsConfig:
+    """Shadow reward models learned by maximum-likelihood IRL."""
+
+    backbone: Literal["embedding"] = "embedding"
+    """`embedding`: a frozen sentence encoder with a small head a category."""
+    objective: Literal["maxent", "bradley_terry", "linear"] = "maxent"
+    """`maxent` is the IRL likelihood over the completion pool; the others are comparisons."""
+    beta: float = 1.0
+    """Temperature of the KL-regularised policy in the likelihood."""
+    include_demonstration: bool = True
+    """Whether y_E joins the pool in the denominator; without it a separable pool drives the reward to infinity."""
+    centre: float = 0.01
+    """Weight of the penalty on the squared mean reward, so that categories compare."""
+    l2: float = 0.01
+    """Weight of the penalty on squared rewards (objective `linear` only)."""
+    hidden: int = 64
+    """Width of the head's hidden layer; 0 makes the head linear."""
+    dropout: float = 0.1
+    """Dropout on the head's input."""
+    epochs: int = 60
+    """Passes over the training prompts; the epoch with the best validation loss is kept."""
+    batch_size: int = 16
+    """Prompts a step."""
+    learning_rate: float = 1e-3
+    """AdamW learning rate."""
+    weight_decay: float = 0.01
+    """AdamW weight decay."""
+    min_accuracy: float = 0.8
+    """Floor of the blocking check on held-out pairs (demonstration above completion)."""
+
+    def __post_init__(self) -> None:
+        require(self.beta > 0, f"rewards.beta is {self.beta}; above 0")
+        require(self.epochs >= 1 and self.batch_size >= 1, "rewards.epochs and rewards.batch_size must be at least 1")
+        require(self.hidden >= 0, f"rewards.hidden is {self.hidden}; 0 for a linear head or a width")
+        require(0 <= self.dropout < 1, f"rewards.dropout is {self.dropout}; choose in [0, 1)")
+        require(0 <= self.min_accuracy <= 1, f"rewards.min_accuracy is {self.min_accuracy}; choose in [0, 1]")
+        require(self.learning_rate > 0, f"rewards.learning_rate is {self.learning_rate}; above 0")
+        for name in ("centre", "l2", "weight_decay"):
+            require(getattr(self, name) >= 0, f"rewards.{name} is {getattr(self, name)}; at least 0")
+
+
+@dataclass(frozen=True)
+class HardnessConfig:
+    """Data hardness, model responsiveness and the coefficient alpha (METHOD: paper section on dynamic scaling)."""
+
+    combine: Literal["product", "sum", "data", "model", "none", "shuffled"] = "product"
+    """How alphaD and alphaM make alpha; `shuffled` is the placebo, `none` is alpha = 1."""
+    similarity: Literal["sub_sentence", "full_text"] = "sub_sentence"
+    """Compare sub-sentences pairwise, or the whole texts."""
+    direction: Literal["demonstration", "completion", "symmetric"] = "demonstration"
+    """Whose sub-sentences look for their best match; symmetric is the harmonic mean."""
+    responsiveness: Literal["filtered", "ema"] = "filtered"
+    """alphaM from the masked gaps (the paper), or from a running mean."""
+    keep_quantile: float = 0.8
+    """tau is the quantile that keeps this share of the gaps."""
+    tau: float | None = None
+    """A fixed tau instead of the quantile."""
+    ema_decay: float = 0.9
+    """Decay of the running mean, for responsiveness `ema`."""
+    refresh: Literal["step", "epoch", "once"] = "step"
+    """How often alpha is computed anew from the policy's own completions; `once` keeps the stored table."""
+    granularity: Literal["prompt", "completion"] = "prompt"
+    """One alpha a group (mean over its completions), or one a completion."""
+    sharpness: float = 1.0
+    """alpha is raised to this power; 1 is the paper."""
+
+    def __post_init__(self) -> None:
+        require(self.sharpness >= 1, f"hardness.sharpness is {self.sharpness}; at least 1 (1 is the paper)")
+        require(0 < self.keep_quantile <= 1, f"hardness.keep_quantile is {self.keep_quantile}; choose in (0, 1]")
+        require(self.tau is None or self.tau >= 0, f"hardness.tau is {self.tau}; at least 0, or leave it out")
+        require(0 <= self.ema_decay < 1, f"hardness.ema_decay is {self.ema_decay}; choose in [0, 1)")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters; rank 0 trains all weights."""
+
+    rank: int = 16
+    """Rank; 0 for full fine-tuning."""
+    alpha: int = 32
+    """Scale numerator."""
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Names of the adapted layers."""
+
+    def __post_init__(self) -> None:
+        require(self.rank >= 0, f"lora.rank is {self.rank}; 0 for full fine-tuning or a positive rank")
+        require(self.rank == 0 or bool(self.targets), "lora.targets is empty; name the layers to adapt")
+        require(self.alpha >= 1, f"lora.alpha is {self.alpha}; at least 1")
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """Supervised fine-tuning on demonstrations and helpful answers: the start of the demo, and a baseline."""
+
+    epochs: float = 2.0
+    """Passes over the rows."""
+    rows_per_category: int = 0
+    """Rows used a category (0: all training rows)."""
+    target: Literal["answer", "demonstration"] = "answer"
+    """Learn the answer alone, or the Chain-of-Draft and the answer."""
+    learning_rate: float = 5e-4
+    """Peak learning rate."""
+    batch_size: int = 16
+    """Rows a step."""
+    max_length: int = 256
+    """Longest prompt and answer together, in tokens."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Adapters."""
+
+    def __post_init__(self) -> None:
+        require(self.epochs > 0, f"sft.epochs is {self.epochs}; above 0")
+        require(self.batch_size >= 1, f"sft.batch_size is {self.batch_size}; at least 1")
+        require(self.rows_per_category >= 0, f"sft.rows_per_category is {self.rows_per_category}; 0 (all rows) or more")
+        require(self.learning_rate > 0, f"sft.learning_rate is {self.learning_rate}; above 0")
+        require(self.max_length >= 8, f"sft.max_length is {self.max_length}; at least 8 tokens")
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """GRPO with dynamic reward scaling."""
+
+    start: Literal["sft", "base"] = "sft"
+    """Where the policy starts; the start is the KL reference as well."""
+    steps: int = 24
+    """Optimiser steps."""
+    prompts_per_step: int = 8
+    """Prompts (groups) a step."""
+    num_generations: int = 4
+    """G, completions a group."""
+    micro_batch: int = 0
+    """Completions a forward pass (0: all of a step at once); must divide prompts_per_step * num_generations."""
+    helpful_share: float = 0.5
+    """Share of harmless prompts among the training prompts."""
+    look_alike_share: float = 0.5
+    """Share of safe look-alikes among the harmless prompts."""
+    max_new_tokens: int = 48
+    """Length limit of a completion."""
+    temperature: float = 1.0
+    """Sampling temperature of the rollouts."""
+    learning_rate: float = 3e-4
+    """Peak learning rate."""
+    kl: float = 0.02
+    """Weight of the KL to the reference (TRL's beta)."""
+    num_iterations: int = 1
+    """mu, passes over a generation batch."""
+    epsilon: float = 0.2
+    """Clip range."""
+    loss: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = "grpo"
+    """How token losses are averaged."""
+    save_steps: int = 8
+    """Steps between checkpoints, from which a killed run resumes."""
+    max_kl: float = 2.0
+    """Bound of the blocking check on the mean KL of the last steps, in nats a token."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Adapters."""
+
+    def __post_init__(self) -> None:
+        require(self.num_generations >= 2, f"policy.num_generations is {self.num_generations}; a group needs at least 2")
+        require(self.steps >= 1 and self.prompts_per_step >= 1, "policy.steps and policy.prompts_per_step must be at least 1")
+        batch = self.prompts_per_step * self.num_generations
+        require(
+            self.micro_batch >= 0 and batch % (self.micro_batch or batch) == 0,
+            f"policy.micro_batch {self.micro_batch} does not divide prompts_per_step {self.prompts_per_step} x num_generations "
+            f"{self.num_generations} = {batch}; choose a divisor of {batch}",
+        )
+        require(0 <= self.helpful_share < 1, f"policy.helpful_share is {self.helpful_share}; choose in [0, 1)")
+        require(0 <= self.look_alike_share <= 1, f"policy.look_alike_share is {self.look_alike_share}; choose in [0, 1]")
+        require(self.kl >= 0, f"policy.kl is {self.kl}; at least 0")
+        require(self.save_steps >= 1, f"policy.save_steps is {self.save_steps}; at least 1")
+        require(self.num_iterations >= 1, f"policy.num_iterations is {self.num_iterations}; at least 1")
+        require(self.max_new_tokens >= 1, f"policy.max_new_tokens is {self.max_new_tokens}; at least 1")
+        for name in ("temperature", "learning_rate", "epsilon", "max_kl"):
+            require(getattr(self, name) > 0, f"policy.{name} is {getattr(self, name)}; above 0")
+
+
+@dataclass(frozen=True)
+class SuiteConfig:
+    """One benchmark suite and where its rows lie."""
+
+    name: str
+    """Name of a suite in drirl_core/benchmarks/suites.yaml, or of your own, declared by a `suite.yaml` in its `path`."""
+    path: str = EMBEDDED
+    """A file or directory with the rows, or `embedded`."""
+    limit: int = 0
+    """Rows a group at most (0: all), the first by content hash."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.name.isidentifier() and self.name.islower(),
+            f"benchmark suite name {self.name!r}: use lower-case letters, digits and '_'; it becomes an asset's name",
+        )
+        require(self.limit >= 0, f"benchmarks.suites: limit is {self.limit}; 0 for all rows, or more")
+
+
+@dataclass(frozen=True)
+class BenchmarksConfig:
+    """What the policies are measured on."""
+
+    suites: tuple[SuiteConfig, ...] = (SuiteConfig(name="embedded"),)
+    """Suites to run; every one of their prompts is kept out of the training data."""
+    judge: Literal["rules"] = "rules"
+    """`rules` decides refusal without weights; its error on human labels is in the report."""
+    max_new_tokens: int = 64
+    """Length limit of a reply."""
+    batch_size: int = 64
+    """Prompts decoded together (greedy)."""
+    resamples: int = 10000
+    """Bootstrap resamples for differences."""
+    max_over_refusal: float = 0.15
+    """Bound shown, and warned about, by the over-refusal check."""
+    min_refusal: float = 0.8
+    """Floor shown, and warned about, by the refusal check."""
+
+    def __post_init__(self) -> None:
+        require(len(self.suites) > 0, "benchmarks.suites is empty; name at least `embedded`")
+        names = [suite.name for suite in self.suites]
+        require(len(set(names)) == len(names), f"benchmarks.suites: names repeat: {names}")
+        require(self.max_new_tokens >= 1 and self.batch_size >= 1, "benchmarks.max_new_tokens and batch_size must be at least 1")
+        require(self.resamples >= 100, f"benchmarks.resamples is {self.resamples}; at least 100")
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """How Dagster runs the steps."""
+
+    category_steps: Literal["together", "apart"] = "together"
+    """One process for the categories of a stage (models load once), or one step a category (each can fail and retry alone)."""

@@ -1,0 +1,64 @@
+"""Training on a CPU without waste: three places where TRL and PEFT are set for GPUs, each put right for one `train()`.
+
+Nothing here changes an equation. benchmarks/training_speed.py measures each against the stock settings in one run, and
+tests/contract/test_lean.py compares the numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import peft
+import torch
+import trl.kernels.chunked_logprob
+import trl.trainer.utils
+
+_TOKENS, _ENTRIES = 512, 1024
+"""A tile of logits in float32 takes 2 MiB, so that the passes over it stay in a core's cache; TRL's takes 512 MiB."""
+
+
+@contextlib.contextmanager
+def lean_training(model: Any) -> Iterator[None]:
+    """Train `model` in the block without the costs that only a GPU forgives; on a GPU this does nothing.
+
+    Args:
+        model: the trainer's model, with or without adapters.
+    """
+    if next(model.parameters()).device.type != "cpu":
+        yield
+        return
+    with small_tiles(), adapters_in_model_type(model):
+        yield
+
+
+@contextlib.contextmanager
+def small_tiles() -> Iterator[None]:
+    """Score only positions that have a label, as TRL does on a GPU, in tiles that fit a CPU's cache.
+
+    Stock TRL projects prompt and padding to the whole vocabulary too when there is no GPU.
+    """
+    with (
+        mock.patch.object(trl.trainer.utils, "_use_triton", lambda device: True),  # read there for this choice only
+        mock.patch.object(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", _ENTRIES),
+        mock.patch.object(trl.kernels.chunked_logprob, "TOKEN_CHUNK_SIZE", _TOKENS),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def adapters_in_model_type(model: Any) -> Iterator[None]:
+    """Multiply float32 adapters in the frozen weights' bfloat16, instead of casting every activation to float32 and back."""
+    if not isinstance(model, peft.PeftModel) or model.get_base_model().dtype != torch.bfloat16:
+        yield
+        return
+    base = model.get_base_model()
+    forward = base.forward
+    base.forward = torch.autocast("cpu", dtype=torch.bfloat16)(forward)
+    try:
+        with peft.helpers.disable_input_dtype_casting(model):
+            yield
+    finally:
+        base.forward = forward
