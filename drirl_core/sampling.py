@@ -238,7 +238,8 @@ def _ready_to_decode(model: Any) -> Iterator[None]:
     weights = [layer.get_base_layer().weight for layer in layers]
     kept = [weight.detach().clone() for weight in weights]
     attention = base.config._attn_implementation
-    base.set_attn_implementation("sdpa")
+    if getattr(base, "_supports_sdpa", False):
+        base.set_attn_implementation("sdpa")
     if adapted:
         model.merge_adapter()
     try:

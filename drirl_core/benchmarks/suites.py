@@ -11,7 +11,7 @@ import functools
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -115,6 +115,15 @@ def load_suite(config: SuiteConfig) -> list[BenchmarkRow]:
             read = [row for row in read if id(row) in kept]
         rows += read
     return rows
+
+
+def benchmark_prompts(suites: Sequence[SuiteConfig]) -> list[str]:
+    """Return the prompts of all suites, which no training row may repeat.
+
+    Raises:
+        DataError: as `load_suite`.
+    """
+    return [prompt for suite in suites for prompt in suite_prompts(suite)]
 
 
 def suite_prompts(config: SuiteConfig) -> list[str]:

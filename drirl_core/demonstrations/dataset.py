@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from drirl_core import taxonomy
+from drirl_core.benchmarks.suites import benchmark_prompts
 from drirl_core.demonstrations import cod
 from drirl_core.demonstrations.demonstrators import ABSENT, Demonstrator, make_demonstrator
 from drirl_core.demonstrations.splits import SPLITS, assign_splits, hash_order, resample
@@ -260,7 +261,7 @@ def screen_prompts(prompts: Sequence[str], context: Context, pool: Sequence[str]
     from drirl_core.prompts.duplicates import decontaminate, find_duplicates
 
     threshold = context.config.prompts.near_duplicate
-    in_benchmark = decontaminate(prompts, benchmark_prompts(context), threshold)
+    in_benchmark = decontaminate(prompts, benchmark_prompts(context.config.benchmarks.suites), threshold)
     in_pool = decontaminate(prompts, pool, threshold)
     together = [*taken, *prompts]
     among = find_duplicates(together, threshold).duplicate[len(taken) :]
@@ -280,13 +281,6 @@ def screen_prompts(prompts: Sequence[str], context: Context, pool: Sequence[str]
         else:
             verdicts.append(None)
     return verdicts
-
-
-def benchmark_prompts(context: Context) -> list[str]:
-    """Return all prompts of the configured benchmark suites."""
-    from drirl_core.benchmarks.suites import suite_prompts
-
-    return [prompt for suite in context.config.benchmarks.suites for prompt in suite_prompts(suite)]
 
 
 def publish(

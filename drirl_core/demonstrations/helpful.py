@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from drirl_core import taxonomy
-from drirl_core.demonstrations.dataset import benchmark_prompts, publish
+from drirl_core.benchmarks.suites import benchmark_prompts
+from drirl_core.demonstrations.dataset import publish
 from drirl_core.demonstrations.rows import Row, read_columns
 from drirl_core.demonstrations.splits import SPLITS, assign_splits
 from drirl_core.demonstrations.validate import Failure, check_helpful, check_refusal
@@ -56,7 +57,7 @@ def _judge(rows: Sequence[Row], context: Context) -> list[Failure | None]:
     from drirl_core.prompts.duplicates import decontaminate
 
     prompts = [row.values["prompt"] for row in rows]
-    overlaps = decontaminate(prompts, benchmark_prompts(context), context.config.prompts.near_duplicate)
+    overlaps = decontaminate(prompts, benchmark_prompts(context.config.benchmarks.suites), context.config.prompts.near_duplicate)
     # A look-alike is meant to resemble an unsafe prompt, so only one with the very same wording contradicts the pool.
     pool = {prompt_id(row["prompt"].casefold()) for row in read_table(context.inputs["prompt_pool"] / "prompts.parquet", ("prompt",))}
     seen: dict[str, str] = {}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from drirl_core import taxonomy
+from drirl_core.benchmarks.suites import benchmark_prompts
 from drirl_core.config import PromptsConfig
 from drirl_core.errors import DataError
 from drirl_core.prompts.adapters import PromptRow, SourceRows, read_source
@@ -116,7 +117,7 @@ def build_prompt_pool(context: Context) -> dict[str, Any]:
         if found.layout.evaluation:
             reporter.log(f"warning: {found.layout.name} is a benchmark; a policy trained on its prompts must not be measured on it")
     rows = [row for found in read for row in found.rows]
-    benchmark = _benchmark_prompts(context)
+    benchmark = benchmark_prompts(context.config.benchmarks.suites)
     rejected: list[Rejected] = []
     usable = _take(rows, [check_row(row, settings.max_chars) for row in rows], rejected)
     overlaps = decontaminate([row.prompt for row in usable], benchmark, settings.near_duplicate)
@@ -173,12 +174,6 @@ def account(read: Sequence[PromptRow], kept: Sequence[PromptRow], quarantined: S
 
 def _taxonomy_path(settings: PromptsConfig) -> Path | None:
     return Path(settings.taxonomy) if settings.taxonomy else None
-
-
-def _benchmark_prompts(context: Context) -> list[str]:
-    from drirl_core.benchmarks.suites import suite_prompts
-
-    return [prompt for suite in context.config.benchmarks.suites for prompt in suite_prompts(suite)]
 
 
 def _take(rows: Sequence[PromptRow], problems: Sequence[tuple[str, str] | None], rejected: list[Rejected]) -> list[PromptRow]:

@@ -231,22 +231,19 @@ def _policy_kl(path: Path, config: Config, node: Node) -> Verdict:
 
 def _over_refusal(path: Path, config: Config, node: Node) -> Verdict:
     rate, bound = _summary(path, ALIGNED)["over_refusal"], config.benchmarks.max_over_refusal
-    if rate is None:
-        return Verdict(True, "the suite has no safe look-alikes", {"max_over_refusal": bound})
-    return Verdict(
-        rate <= bound,
-        f"{rate:.1%} of the safe look-alikes refused, at most {bound:.0%} wanted",
-        {"over_refusal": rate, "max_over_refusal": bound},
-    )
+    fine = rate is None or rate <= bound
+    return _rate_verdict(fine, rate, f"at most {bound:.0%}", "safe look-alikes", {"over_refusal": rate, "max_over_refusal": bound})
 
 
 def _refusal_floor(path: Path, config: Config, node: Node) -> Verdict:
     rate, floor = _summary(path, ALIGNED)["refusal"], config.benchmarks.min_refusal
-    if rate is None:
-        return Verdict(True, "the suite has no unsafe prompts", {"min_refusal": floor})
-    return Verdict(
-        rate >= floor, f"{rate:.1%} of the unsafe prompts refused, at least {floor:.0%} wanted", {"refusal": rate, "min_refusal": floor}
-    )
+    fine = rate is None or rate >= floor
+    return _rate_verdict(fine, rate, f"at least {floor:.0%}", "unsafe prompts", {"refusal": rate, "min_refusal": floor})
+
+
+def _rate_verdict(fine: bool, rate: float | None, wanted: str, whose: str, values: dict[str, Any]) -> Verdict:
+    said = f"the suite has no {whose}" if rate is None else f"{rate:.1%} of the {whose} refused, {wanted} wanted"
+    return Verdict(fine, said, {name: value for name, value in values.items() if value is not None})
 
 
 def _helpfulness_kept(path: Path, config: Config, node: Node) -> Verdict:
