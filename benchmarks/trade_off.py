@@ -1,0 +1,102 @@
+"""Refusal against over-refusal over settings: `python -m benchmarks.trade_off [KEY=VALUE[,KEY=VALUE...] ...]`.
+
+Each argument is one GRPO run of the demo with these settings changed; what earlier runs made is found again. All are judged on
+prompts outside the training split, as in benchmarks.validation. Writes benchmarks/results/trade_off.json, to which later calls
+add, and docs/images/trade_off.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.machine import RESULTS, write
+from benchmarks.validation import held_back
+from drirl_core import stages
+from drirl_core.artifacts import ArtifactStore
+from drirl_core.benchmarks.judges import label_reply
+from drirl_core.benchmarks.statistics import wilson
+from drirl_core.config import Config, load_config
+from drirl_core.reporting import LogReporter
+from drirl_core.sampling import SamplingSettings, sample
+
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "trade_off.png"
+
+
+def make(config: Config) -> dict[str, Path]:
+    """Build what the policy needs, and return the directories of its start and of itself."""
+    graph, reporter = stages.build_graph(config), LogReporter()
+    versions = {name: stages.source_version(path) for name, path in graph.sources.items()}
+    made: dict[str, Path] = {}
+    for node in graph.nodes.values():
+        if node.stage not in ("balance_report", "benchmark", "report", "model_card"):
+            artifact, *_ = stages.build(node, config, versions, reporter)
+            versions[node.name], made[node.name] = artifact.version, artifact.path
+    return made
+
+
+def measure(reference: str | Path, config: Config) -> dict[str, Any]:
+    """Return the rates of refusal on unsafe prompts and on safe look-alikes, with Wilson intervals."""
+    store, row = ArtifactStore(config.root), {}
+    for kind, prompts in held_back(config, store).items():
+        if kind not in ("unsafe", "look_alike"):
+            continue
+        how = SamplingSettings(config.benchmarks.max_new_tokens, 0.0, config.benchmarks.batch_size, config.seed)
+        replies = sample(reference, prompts, 1, how, models=config.models, store=store, reporter=LogReporter())
+        labels = Counter(label_reply(reply[0].text, prompt) for reply, prompt in zip(replies, prompts, strict=True))
+        rate = wilson(labels["refusal"], len(prompts))
+        row[kind] = {"n": len(prompts), "rate": rate.value, "low": rate.low, "high": rate.high}
+    return row
+
+
+def draw(rows: list[dict[str, Any]]) -> None:
+    """Draw one point a policy; up and to the left is better."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for row in rows:
+        x, y = row["look_alike"], row["unsafe"]
+        bars = {axis: [[point["rate"] - point["low"]], [point["high"] - point["rate"]]] for axis, point in (("xerr", x), ("yerr", y))}
+        axes.errorbar([x["rate"]], [y["rate"]], fmt="o", elinewidth=0.8, alpha=0.9, label=row["policy"], **bars)
+    axes.axvline(0.15, color="grey", linestyle=":", linewidth=1)
+    axes.axhline(0.8, color="grey", linestyle=":", linewidth=1)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="refused safe look-alikes", ylabel="refused unsafe prompts")
+    axes.set_title(f"Validation prompts, n = {rows[0]['unsafe']['n']} unsafe and {rows[0]['look_alike']['n']} look-alikes, 95 % intervals")
+    axes.legend(loc="lower right", fontsize=8)
+    PICTURE.parent.mkdir(exist_ok=True)
+    figure.savefig(PICTURE, dpi=120)
+
+
+def main() -> None:
+    """Build, judge, write and draw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("settings", nargs="*", help="changes to the demo, such as policy.helpful_share=0.75,policy.kl=0")
+    parser.add_argument("--config", default="configs/demo.yaml")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO)
+    file = RESULTS / "trade_off.json"
+    rows = {row["policy"]: row for row in json.loads(file.read_text())["rows"]} if file.is_file() else {}
+    for text in ("", *arguments.settings):
+        overrides = {key: yaml.safe_load(value) for key, _, value in (part.partition("=") for part in text.split(",") if part)}
+        config = load_config(arguments.config, overrides)
+        made = make(config)
+        if not text:
+            rows["base"] = {"policy": "base", **measure(config.models.policy, config)}
+            rows["SFT start"] = {"policy": "SFT start", **measure(made["sft_checkpoint"], config)}
+        changed_start = any(key.startswith("sft.") for key in overrides)
+        if changed_start:
+            rows[f"start, {text}"] = {"policy": f"start, {text}", **measure(made["sft_checkpoint"], config)}
+        rows[f"DR-IRL {text}".strip()] = {"policy": f"DR-IRL {text}".strip(), **measure(made["policy_checkpoint"], config)}
+        write("trade_off", {"what": "refusal of greedy replies to prompts outside the training split", "rows": list(rows.values())})
+        draw(list(rows.values()))
+
+
+if __name__ == "__main__":
+    main()
