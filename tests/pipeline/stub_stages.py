@@ -183,7 +183,7 @@ def write_settings(folder: Path, **changes: Any) -> Path:
     settings = {
         "name": "stub",
         "root": str(folder / "artifacts"),
-        "models": {"policy": "path:none", "encoder": "path:none"},
+        "models": {"policy": "hf:stub/none", "encoder": "hf:stub/none"},  # named, and never loaded
         "prompts": {"taxonomy": "taxonomy.yaml", "sources": [{"name": "unsafe", "path": "unsafe.jsonl"}]},
         "demonstrations": {
             "quota": 4,
