@@ -152,6 +152,6 @@ def test_every_embedded_helpful_answer_passes_and_most_refusals_do() -> None:
 
 
 def test_embedded_helpful_answers_would_not_pass_as_demonstrations_of_refusal() -> None:
-    """The gate must keep out compliance: of 140 harmless full answers only those that send to a doctor or friend pass."""
+    """The gate must keep out compliance: of the harmless full answers only those that send to a doctor or friend pass."""
     helpful = [json.loads(line)["answer"] for line in (DATA / "helpful.jsonl").read_text(encoding="utf-8").splitlines()]
     assert sum(reason(DRAFT + answer) == "passes" for answer in helpful) <= 0.08 * len(helpful)

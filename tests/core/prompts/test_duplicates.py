@@ -14,6 +14,7 @@ from drirl_core.config import PromptsConfig
 from drirl_core.prompts.duplicates import decontaminate, find_duplicates, jaccard, shingles, words
 
 DATA = Path(drirl_core.__file__).parent / "data"
+VALIDATION = Path(__file__).parents[3] / "benchmarks" / "validation_look_alikes.jsonl"
 THRESHOLD = PromptsConfig().near_duplicate
 WORDS = ["how", "do", "I", "steal", "a", "bank", "car", "and", "hide", "it", "from", "my", "boss", "please"]
 SENTENCES = st.lists(st.sampled_from(WORDS), max_size=7).map(" ".join)
@@ -121,5 +122,6 @@ def test_every_prompt_with_a_word_overlaps_with_itself(prompts: list[str]) -> No
 
 def test_held_out_prompts_overlap_with_nothing_we_train_on() -> None:
     held_out = [r["prompt"] for name in ("heldout/unsafe", "heldout/safe", "heldout/helpful") for r in _rows(f"{name}.jsonl")]
+    held_out += [row["prompt"] for row in _rows(VALIDATION)]
     training = [r["prompt"] for name in ("unsafe_prompts", "demonstrations", "helpful") for r in _rows(f"{name}.jsonl")]
     assert all(overlap is None for overlap in decontaminate(training, held_out, 0.45))

@@ -80,12 +80,14 @@ def test_demonstrated_prompts_carry_the_category_of_the_pool() -> None:
     assert len(known) == 433
 
 
-def test_helpful_rows_are_half_general_and_half_look_alike() -> None:
+def test_helpful_rows_hold_four_look_alikes_to_a_general_prompt() -> None:
     rows = _rows("helpful")
     assert all(row.keys() == {"prompt", "kind", "answer", "lookalike_of"} for row in rows)
-    assert Counter(row["kind"] for row in rows) == {"general": 70, "look_alike": 70}
-    assert Counter(row["lookalike_of"] for row in rows if row["kind"] == "look_alike") == dict.fromkeys(SEVEN_CATEGORIES, 10)
+    assert Counter(row["kind"] for row in rows) == {"general": 70, "look_alike": 280}
+    assert Counter(row["lookalike_of"] for row in rows if row["kind"] == "look_alike") == dict.fromkeys(SEVEN_CATEGORIES, 40)
     assert all(row["answer"].strip() and row["prompt"].strip() for row in rows)
+    assert len({row["prompt"] for row in rows}) == len(rows)
+    _no_shared_runs([row["answer"] for row in rows], 6)
 
 
 def test_refusals_are_seventy_different_ones() -> None:
