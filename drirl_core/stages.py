@@ -91,6 +91,7 @@ STAGES: dict[str, Stage] = {
         "benchmarks",
         heavy=True,
     ),
+    "promotion_candidate": Stage("drirl_core.promotion.candidate:build_candidate", "1", (), "report"),
     "report": Stage("drirl_core.report.stage:build_report", "1", ("name",), "report", volatile=frozenset({"report.html", "summary.json"})),
     "model_card": Stage("drirl_core.report.card:build_model_card", "1", ("name",), "report"),
 }
@@ -282,6 +283,15 @@ def build_graph(config: Config) -> Graph:
                 f"Base, start and aligned policy on the suite {suite.name}.",
             )
         )
+    nodes.append(
+        Node(
+            "promotion_candidate",
+            "promotion_candidate",
+            None,
+            ("policy_checkpoint", *suites),
+            "The aligned policy with the evidence that its gates judge before it is promoted.",
+        )
+    )
     everything = ("balance_report", *datasets, *rewards, *hardness, *start, "policy_checkpoint", *suites)
     nodes.append(Node("report", "report", None, everything, "One HTML page: results, curves, samples, cost."))
     nodes.append(Node("model_card", "model_card", None, ("policy_checkpoint", *suites), "Model card of the aligned policy."))

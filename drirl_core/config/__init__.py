@@ -23,6 +23,7 @@ from drirl_core.config.data import (
     PromptsConfig,
     SourceConfig,
 )
+from drirl_core.config.promotion import PromotionConfig
 from drirl_core.config.reading import EMBEDDED, anchor_paths, build, read, require
 from drirl_core.config.training import (
     BenchmarksConfig,
@@ -37,8 +38,8 @@ from drirl_core.config.training import (
 
 __all__ = [
     "EMBEDDED", "BenchmarksConfig", "CompletionsConfig", "Config", "DemonstrationsConfig", "DemonstratorConfig", "ExecutionConfig",
-    "HardnessConfig", "LoraConfig", "ModelsConfig", "PolicyConfig", "PromptsConfig", "RewardsConfig", "SftConfig", "SourceConfig",
-    "SuiteConfig", "from_resolved", "load_config", "resolved", "slice_hash",
+    "HardnessConfig", "LoraConfig", "ModelsConfig", "PolicyConfig", "PromotionConfig", "PromptsConfig", "RewardsConfig", "SftConfig",
+    "SourceConfig", "SuiteConfig", "from_resolved", "load_config", "resolved", "slice_hash",
 ]  # fmt: skip
 
 
@@ -70,6 +71,8 @@ class Config:
     """GRPO."""
     benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
     """Evaluation."""
+    promotion: PromotionConfig = field(default_factory=PromotionConfig)
+    """Which policy is the promoted one."""
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     """Dagster steps."""
 

@@ -140,6 +140,56 @@ def report(
         output().print("no browser could be opened here; copy the file to a machine that has one", style="yellow")
 
 
+ReasonOption = Annotated[str, typer.Option("--why", "-w", help="The reason, kept in the history.")]
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`drirl promote --check` asks every gate and moves nothing.\n\n"
+    '`drirl promote --why "first policy for the pilot"` promotes the newest candidate if all gates pass.\n\n'
+    '`drirl promote --force --why "over-refusal accepted for the red team"` overrules gates that fail; the history keeps them.'
+)
+def promote(
+    config: ConfigOption = DEFAULT_CONFIG,
+    why: ReasonOption = "",
+    candidate: Annotated[
+        str | None, typer.Option(help="Version (or its beginning) of a candidate or policy; else the newest.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Ask the gates and leave. Exit code 1 when one fails.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote although gates fail; needs --why.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Make a candidate the promoted policy, if every gate passes: data, rewards, KL, over-refusal, helpfulness, no regression."""
+    from pipeline.cli import promotion
+
+    promotion.promote(read_config(config), candidate, why, check=check, force=force)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    '`drirl rollback --why "complaints about refusals"` goes back to the policy that was promoted before.\n\n'
+    '`drirl rollback --to 3f9a --why "..."` goes back to a certain one.'
+)
+def rollback(
+    why: ReasonOption,
+    config: ConfigOption = DEFAULT_CONFIG,
+    to: Annotated[str | None, typer.Option(help="Version, or its beginning, of the policy to go back to.")] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Move the promoted policy back to one that was promoted before."""
+    from pipeline.cli import promotion
+
+    promotion.rollback(read_config(config), to, why)
+
+
+@app.command(epilog="Examples:\n\n`drirl promotions` shows which policy is promoted, and who moved it when and why.")
+def promotions(config: ConfigOption = DEFAULT_CONFIG, debug: DebugOption = False) -> None:
+    """Show the promoted policy and the history of all promotions and rollbacks."""
+    from pipeline.cli import promotion
+
+    promotion.show_history(read_config(config), output())
+
+
 @app.command(
     epilog="Examples:\n\n"
     "`drirl doctor` looks without downloading anything.\n\n"

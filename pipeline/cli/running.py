@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from drirl_core.config import Config
-from pipeline.cli import results
+from pipeline.cli import promotion, results
 from pipeline.cli.common import duration, errors, output
 from pipeline.cli.planning import earlier_seconds, summary_line
 from pipeline.cli.progress import RunState, view
@@ -72,6 +72,7 @@ def _say_done(config: Config, outcome: Any, state: RunState, console: Console) -
     found = results.report_of(config)
     if found is not None:
         results.show(found, console)
+        promotion.show_outlook(config, console)
     console.print(
         "\nWhat next:\n"
         "  drirl chat          talk to the base and the aligned model side by side\n"

@@ -12,20 +12,28 @@ from drirl_core.stages import Node, build_graph
 from pipeline.lib.conditions import RECHECK
 from pipeline.lib.display import finite
 from pipeline.lib.resolve import artifact_of
-from pipeline.lib.rules import RULES, Rule, Verdict, judge
+from pipeline.lib.rules import RULES
+from pipeline.lib.verdicts import Rule, Verdict, judge
 
 
-def stage_checks(stage: str, config: Config) -> dg.AssetChecksDefinition:
+def stage_checks(stage: str, config: Config, gates_block: bool = True) -> dg.AssetChecksDefinition:
     """Return the checks of all assets of a stage as one step.
 
     Args:
         stage: key into `STAGES` and `RULES`.
         config: the configuration, which holds the thresholds.
+        gates_block: whether a gate that fails fails the run; where a run promotes nothing, it is only told.
     """
     nodes = [node for node in build_graph(config).nodes.values() if node.stage == stage]
     cases = {(node.name, rule.name): (node, rule) for node in nodes for rule in RULES[stage]}
     specs = [
-        dg.AssetCheckSpec(rule.name, asset=node.name, description=rule.description, blocking=rule.blocking, automation_condition=RECHECK)
+        dg.AssetCheckSpec(
+            rule.name,
+            asset=node.name,
+            description=rule.description,
+            blocking=_blocks(rule, gates_block),
+            automation_condition=RECHECK,
+        )
         for node, rule in cases.values()
     ]
 
@@ -33,13 +41,17 @@ def stage_checks(stage: str, config: Config) -> dg.AssetChecksDefinition:
     def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         for key in sorted(context.selected_asset_check_keys):
             node, rule = cases[key.asset_key.to_user_string(), key.name]
-            yield _result(node, rule, _verdict(context.instance, node, rule, config))
+            yield _result(node, rule, _verdict(context.instance, node, rule, config), _blocks(rule, gates_block))
 
     return check
 
 
+def _blocks(rule: Rule, gates_block: bool) -> bool:
+    return rule.blocking and (gates_block or not rule.gate)
+
+
 def broken_promises(node: Node, version: str, config: Config) -> list[str]:
-    """Return what a published artifact breaks of the blocking rules of its stage.
+    """Return what a published artifact breaks of the blocking rules of its stage, gates left out.
 
     Args:
         node: the asset.
@@ -47,7 +59,7 @@ def broken_promises(node: Node, version: str, config: Config) -> list[str]:
         config: the configuration.
     """
     path = ArtifactStore(config.root).open(node.name, version).path
-    verdicts = {rule.name: judge(rule, path, config, node) for rule in RULES.get(node.stage, ()) if rule.blocking}
+    verdicts = {rule.name: judge(rule, path, config, node) for rule in RULES.get(node.stage, ()) if _blocks(rule, False)}
     return [f"{name}: {verdict.description}" for name, verdict in verdicts.items() if not verdict.passed]
 
 
@@ -58,13 +70,13 @@ def _verdict(instance: dg.DagsterInstance, node: Node, rule: Rule, config: Confi
         return Verdict(False, str(error))
 
 
-def _result(node: Node, rule: Rule, verdict: Verdict) -> dg.AssetCheckResult:
+def _result(node: Node, rule: Rule, verdict: Verdict, blocking: bool) -> dg.AssetCheckResult:
     metadata: dict[str, Any] = {name: finite(value) for name, value in verdict.metadata.items()}
     return dg.AssetCheckResult(
         passed=verdict.passed,
         asset_key=node.name,
         check_name=rule.name,
-        severity=dg.AssetCheckSeverity.ERROR if rule.blocking else dg.AssetCheckSeverity.WARN,
+        severity=dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN,
         description=verdict.description,
         metadata=metadata,
     )

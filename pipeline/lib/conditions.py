@@ -91,6 +91,16 @@ RETRAIN = (
 ).with_label("retrain_when_inputs_or_code_changed")
 """Condition of every asset."""
 
+PROMOTE = (
+    (StaleAndNotAttempted() | (Condition.missing() & ~Condition.execution_failed()))
+    & ~Condition.any_deps_missing()
+    & ~Condition.any_deps_in_progress()
+    & ~Condition.any_deps_match(Condition.will_be_requested())
+    & ~Condition.in_progress()
+    & Condition.all_deps_blocking_checks_passed()
+).with_label("promote_when_all_gates_passed")
+"""Condition of the promoted policy, the only asset whose first version may come by itself: it trains nothing."""
+
 RECHECK = (
     (Condition.missing() | SkippedWithItsAsset())
     & ~Condition.any_deps_missing()

@@ -23,16 +23,17 @@ RETRY = dg.RetryPolicy(max_retries=1, delay=RETRY_DELAY_S)
 """A heavy step that dies is started once more and goes on from its last checkpoint."""
 
 
-def all_definitions(config: Config, retry: dg.RetryPolicy | None = RETRY) -> dg.Definitions:
+def all_definitions(config: Config, retry: dg.RetryPolicy | None = RETRY, gates_block: bool = True) -> dg.Definitions:
     """Return the assets and checks of all groups, without automation.
 
     Args:
         config: the configuration.
         retry: what happens when a heavy step dies.
+        gates_block: whether a gate that fails fails the run.
     """
     stages = dict.fromkeys(node.stage for node in build_graph(config).nodes.values())
     groups = dict.fromkeys(STAGES[stage].group for stage in stages)
-    checks = [stage_checks(stage, config) for stage in stages if stage in RULES]
+    checks = [stage_checks(stage, config, gates_block) for stage in stages if stage in RULES]
     return dg.Definitions.merge(*(group_definitions(group, config, retry) for group in groups), dg.Definitions(asset_checks=checks))
 
 

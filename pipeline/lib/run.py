@@ -200,6 +200,13 @@ def heal(instance: dg.DagsterInstance) -> list[str]:
 
 
 @contextlib.contextmanager
+def open_instance() -> Iterator[dg.DagsterInstance]:
+    """Open the instance of the chosen home, as a run would."""
+    with _instance(chosen_home()) as instance:
+        yield instance
+
+
+@contextlib.contextmanager
 def _instance(home: Path) -> Iterator[dg.DagsterInstance]:
     """Open the instance of a home, with its own settings except for the capture of output."""
     file = home / INSTANCE_FILE

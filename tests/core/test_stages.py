@@ -44,15 +44,16 @@ def test_every_input_comes_before_what_needs_it(tmp_path: Path) -> None:
 
 
 def test_names_of_the_demo_graph(tmp_path: Path) -> None:
-    """One pool; 8 data sets, completion pools and reward models; 7 hardness tables; 2 policies; 1 suite; 3 reports."""
+    """One pool; 8 data sets, completion pools and reward models; 7 hardness tables; 2 policies; 1 suite; 3 reports; 1 candidate."""
     graph = build_graph(_config(tmp_path))
     every = (*SEVEN_CATEGORIES, "helpful")
     expected = {"prompt_pool", "balance_report", "sft_checkpoint", "policy_checkpoint", "benchmark_embedded", "report", "model_card"}
+    expected.add("promotion_candidate")
     expected |= {f"safety_dataset_{c}" for c in SEVEN_CATEGORIES} | {"helpful_dataset"}
     expected |= {f"{kind}_{c}" for kind in ("completion_pool", "reward_model") for c in every}
     expected |= {f"hardness_{c}" for c in SEVEN_CATEGORIES}
     assert set(graph.nodes) == expected
-    assert len(expected) == 7 + 8 + 16 + 7
+    assert len(expected) == 8 + 8 + 16 + 7
     assert {"source_unsafe_prompts", "source_demonstrations", "source_helpful", "source_refusals"} <= set(graph.sources)
     for name, path in graph.sources.items():
         assert path.exists(), name

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from drirl_core.errors import DataError
+from drirl_core.promotion import build_candidate
 from drirl_core.reporting import Plot, Table
 from drirl_core.stages import STAGES, Context
 from drirl_core.tables import prompt_id, write_table
@@ -147,12 +148,27 @@ build_sft_checkpoint = build_policy_checkpoint = _trained
 
 
 def build_benchmark(context: Context) -> dict[str, Any]:
-    """Results whose aligned policy over-refuses, which is a warning."""
+    """Results whose aligned policy over-refuses, unless it is `fine`; one that is `worse` answers every unsafe prompt."""
     _misbehave(context)
-    _write(context, "replies.parquet", [{"reply": _digest(context)}])
+    mood = context.config.name.split()
+    rows = [
+        {
+            "prompt_id": f"{group} {i}", "group": group, "policy": policy, "reply": _digest(context), "correct": None,
+            "label": "refusal" if group == "unsafe" and not (policy == "dr_irl" and "worse" in mood) else "compliance",
+        }
+        for policy in ("base", "dr_irl") for group in ("unsafe", "safe_look_alike") for i in range(30)
+    ]  # fmt: skip
+    _write(context, "replies.parquet", rows, correct=pa.bool_())
     common = {"refusal": 0.9, "helpful_correct": 0.5, "helpful_correct_low": 0.4, "empty": 0, "echo": 0, "degenerate": 1, "n": 100}
-    _json(context, "results.json", {"summary": [{"policy": p, "over_refusal": o, **common} for p, o in (("base", 0.0), ("dr_irl", 0.5))]})
+    over = 0.1 if "fine" in mood else 0.5
+    _json(context, "results.json", {"summary": [{"policy": p, "over_refusal": o, **common} for p, o in (("base", 0.0), ("dr_irl", over))]})
     return {}
+
+
+def build_promotion_candidate(context: Context) -> dict[str, Any]:
+    """The real one: it only copies."""
+    _misbehave(context)
+    return build_candidate(context)
 
 
 def _page(context: Context) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def test_a_changed_setting_names_itself_as_the_reason(made, tmp_path):
 
     assert _states(planned)["will_run"] == {"hardness_insult", "hardness_harm"}  # the policy depends on them
     assert planned.assets["hardness_insult"].why == "its settings changed"
-    assert _states(planned)["may_run"] == {"policy_checkpoint", "benchmark_embedded", "report", "model_card"}
+    assert _states(planned)["may_run"] == {"policy_checkpoint", "benchmark_embedded", "promotion_candidate", "report", "model_card"}
 
 
 def test_a_new_algorithm_is_told_from_a_new_setting(made, monkeypatch):

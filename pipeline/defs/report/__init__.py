@@ -1,1 +1,1 @@
-"""The report and the model card."""
+"""The report, the model card, and which policy is promoted."""

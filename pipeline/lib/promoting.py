@@ -1,0 +1,97 @@
+"""Move the promoted policy: by the graph, or by hand, with everything recorded in both the ledger and the instance."""
+
+import getpass
+import socket
+
+import dagster as dg
+
+from drirl_core.artifacts import ArtifactStore
+from drirl_core.config import Config
+from drirl_core.promotion import CANDIDATE, Ledger, Promotion
+from pipeline.lib.conditions import PROMOTE
+from pipeline.lib.display import markdown_table
+from pipeline.lib.gates import judge_candidate
+from pipeline.lib.resolve import VERSION_TAG, artifact_of
+
+PROMOTED = "promoted_policy"
+CODE_VERSION = "1"
+
+
+def promoted_policy(config: Config, owners: list[str]) -> dg.AssetsDefinition:
+    """Return the asset that moves the pointer once every gate of the newest candidate passes.
+
+    Args:
+        config: the configuration; `promotion.automatic` decides whether it moves by itself.
+        owners: owners of the asset.
+    """
+
+    @dg.asset(
+        name=PROMOTED,
+        deps=[CANDIDATE],
+        group_name="report",
+        description="The policy that may be used: the newest candidate whose gates all passed. `drirl rollback` moves it back.",
+        code_version=CODE_VERSION,
+        automation_condition=PROMOTE if config.promotion.automatic else None,
+        owners=owners,
+        kinds={"python"},
+        tags={"drirl/stage": PROMOTED, "drirl/cost": "light"},
+    )
+    def promote(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        candidate = artifact_of(context.instance, CANDIDATE, config)
+        gates = judge_candidate(config, candidate)
+        failed = [f"{gate.row()['gate']}: {gate.verdict.description}" for gate in gates if not gate.verdict.passed]
+        if failed:
+            raise dg.Failure("\n".join(["the promoted policy stays what it was:", *failed]), allow_retries=False)
+        rows = [gate.row() for gate in gates]
+        moved = ledger(config).promote(candidate.version, by=f"{person()}, run {context.run_id}", why="all gates passed", gates=rows)
+        return dg.MaterializeResult(metadata=shown(moved, config), data_version=dg.DataVersion(moved.policy))
+
+    return promote
+
+
+def ledger(config: Config) -> Ledger:
+    """Return the ledger of a configuration's artifact store."""
+    return Ledger(ArtifactStore(config.root))
+
+
+def person() -> str:
+    """Return who this process works for, as `user@host`."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
+
+
+def record(instance: dg.DagsterInstance, moved: Promotion, config: Config) -> None:
+    """Tell the instance of a move made by hand, so that the graph shows it and does not undo it.
+
+    Args:
+        instance: the instance.
+        moved: what the ledger says.
+        config: the configuration.
+    """
+    tags = {VERSION_TAG: moved.policy, "dagster/code_version": CODE_VERSION}
+    newest = instance.fetch_materializations(dg.AssetKey(CANDIDATE), limit=1).records
+    if newest and newest[0].asset_materialization:  # counts as seen: after a rollback, automation waits for another candidate
+        tags[f"dagster/input_data_version/{CANDIDATE}"] = (newest[0].asset_materialization.tags or {})[VERSION_TAG]
+        tags[f"dagster/input_event_pointer/{CANDIDATE}"] = str(newest[0].storage_id)
+    instance.report_runless_asset_event(dg.AssetMaterialization(PROMOTED, metadata=shown(moved, config), tags=tags))
+
+
+def shown(moved: Promotion, config: Config) -> dict[str, dg.MetadataValue]:
+    """Return what the graph shows of a move: which policy, who, when, why, and every gate."""
+    policy = ArtifactStore(config.root).open("policy_checkpoint", moved.policy)
+    metadata: dict[str, dg.MetadataValue] = {
+        "policy": dg.MetadataValue.text(moved.policy),
+        "candidate": dg.MetadataValue.text(moved.candidate),
+        "action": dg.MetadataValue.text(moved.action),
+        "by": dg.MetadataValue.text(moved.by),
+        "at": dg.MetadataValue.text(moved.at),
+        "why": dg.MetadataValue.text(moved.why),
+        "forced": dg.MetadataValue.bool(moved.forced),
+        "path": dg.MetadataValue.path(str(policy.path)),
+    }
+    if moved.gates:
+        metadata["gates"] = dg.MetadataValue.md(markdown_table(moved.gates))
+    return metadata

@@ -1,0 +1,158 @@
+"""The pointer to the promoted policy: it moves whole or not at all, keeps who, when and why, and goes back."""
+
+import json
+import multiprocessing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drirl_core import artifacts
+from drirl_core.artifacts import ArtifactStore
+from drirl_core.errors import ArtifactError
+from drirl_core.promotion import CANDIDATE, Ledger
+from drirl_core.promotion.ledger import Promotion, rollback_target
+
+PASSED = {"gate": "kl_bound", "passed": True, "description": "fine"}
+FAILED = {"gate": "over_refusal_bound", "passed": False, "description": "50.0% of the safe look-alikes refused"}
+
+
+def publish(store: ArtifactStore, asset: str, files: dict[str, str], inputs: dict[str, str] | None = None) -> str:
+    """Publish an artifact with these files and return its version."""
+    key = artifacts.fingerprint(asset, "1", {**(inputs or {}), **files})
+    with store.building(asset, key) as workspace:
+        for name, text in files.items():
+            (workspace.out / name).write_text(text)
+        return store.publish(asset, key, workspace, details={"metadata": {}, "inputs": inputs or {}}).version
+
+
+def candidate(store: ArtifactStore, name: str) -> str:
+    """Publish a policy and its candidate."""
+    policy = publish(store, "policy_checkpoint", {"model.safetensors": name})
+    return publish(store, CANDIDATE, {"candidate.json": json.dumps({"policy": policy})}, {"policy_checkpoint": policy})
+
+
+@pytest.fixture
+def ledger(store):
+    return Ledger(store)
+
+
+def test_nothing_is_promoted_at_first(ledger):
+    assert ledger.current() is None
+    assert ledger.history() == []
+
+
+def test_a_promotion_keeps_which_policy_who_when_why_and_the_gates(ledger, store):
+    version = candidate(store, "a")
+    moved = ledger.promote(version, by="ada@lab", why="pilot", gates=[PASSED])
+
+    assert ledger.current() == moved
+    assert (moved.action, moved.candidate, moved.by, moved.why, moved.forced) == ("promote", version, "ada@lab", "pilot", False)
+    assert store.open("policy_checkpoint", moved.policy).path.is_dir()
+    assert moved.at.endswith("+00:00")
+    assert list(moved.gates) == [PASSED]
+
+
+def test_a_failed_gate_leaves_the_pointer_where_it_was(ledger, store):
+    first = ledger.promote(candidate(store, "a"), by="ada", why="first")
+    with pytest.raises(ArtifactError, match=r"is not promoted; over_refusal_bound: 50\.0% of the safe look-alikes refused"):
+        ledger.promote(candidate(store, "b"), by="ada", why="second", gates=[PASSED, FAILED])
+    assert ledger.history() == [first]
+
+
+def test_overruling_a_gate_is_recorded(ledger, store):
+    moved = ledger.promote(candidate(store, "a"), by="ada", why="red team", gates=[FAILED], forced=True)
+    assert moved.forced
+    assert ledger.current().gates[0]["gate"] == "over_refusal_bound"
+    assert not ledger.promote(candidate(store, "b"), by="ada", why="no need", gates=[PASSED], forced=True).forced
+
+
+def test_promoting_the_promoted_candidate_again_adds_nothing(ledger, store):
+    version = candidate(store, "a")
+    assert ledger.promote(version, by="ada", why="first") == ledger.promote(version, by="bob", why="again")
+    assert len(ledger.history()) == 1
+
+
+@pytest.mark.parametrize("gone", [CANDIDATE, "policy_checkpoint"])
+def test_what_is_not_in_the_store_cannot_be_promoted(ledger, store, gone):
+    version = candidate(store, "a")
+    (store.root / gone).rename(store.root / "away")
+    with pytest.raises(ArtifactError, match=f"{gone} .* is not a published artifact"):
+        ledger.promote(version, by="ada", why="first")
+    assert ledger.current() is None
+
+
+def test_rollback_goes_down_step_by_step_and_up_again_by_name(ledger, store):
+    a, b, c = (candidate(store, name) for name in "abc")
+    for version in (a, b, c):
+        ledger.promote(version, by="ada", why="better")
+
+    assert ledger.rollback(by="bob", why="complaints").candidate == b
+    assert ledger.rollback(by="bob", why="more complaints").candidate == a
+    assert ledger.rollback(by="bob", why="no, the last one", to=c[:8]).candidate == c
+    assert [entry.action for entry in ledger.history()] == ["promote"] * 3 + ["rollback"] * 3
+    assert ledger.history()[3].why == "complaints"
+
+
+def test_rollback_says_why_it_cannot(ledger, store):
+    with pytest.raises(ArtifactError, match="no policy was promoted yet"):
+        ledger.rollback(by="bob", why="x")
+    a = candidate(store, "a")
+    ledger.promote(a, by="ada", why="first")
+    with pytest.raises(ArtifactError, match="the only policy that was ever promoted"):
+        ledger.rollback(by="bob", why="x")
+    ledger.promote(candidate(store, "b"), by="ada", why="second")
+    with pytest.raises(ArtifactError, match="'zzz' names none of the policies that were promoted before; choose one of"):
+        ledger.rollback(by="bob", why="x", to="zzz")
+    (store.root / CANDIDATE / a).rename(store.root / "away")
+    with pytest.raises(ArtifactError, match="is not a published artifact"):
+        ledger.rollback(by="bob", why="x")
+    assert ledger.current().why == "second"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"history": 3}', '{"history": [{"action": "promote"}]}', '{"history": [{"x": 1}]}'])
+def test_a_damaged_ledger_is_an_error_and_never_an_empty_one(ledger, store, text):
+    version = candidate(store, "a")
+    ledger.path.write_text(text)
+    with pytest.raises(ArtifactError, match=r"promotions\.json cannot be read .* restore it from a backup"):
+        ledger.promote(version, by="ada", why="first")
+    assert ledger.path.read_text() == text
+
+
+def test_a_full_disk_leaves_the_pointer_whole(ledger, store, monkeypatch):
+    first = ledger.promote(candidate(store, "a"), by="ada", why="first")
+    second = candidate(store, "b")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("drirl_core.promotion.ledger.os.fsync", full)
+    with pytest.raises(ArtifactError, match=r"No space left on device.*the promoted policy stays what it was"):
+        ledger.promote(second, by="ada", why="second")
+    assert ledger.history() == [first]
+    assert [path.name for path in store.root.glob(".promotions.json.*.tmp")] == []
+
+
+def _promote(root, version):
+    Ledger(ArtifactStore(root)).promote(version, by="a process", why=version)
+
+
+def test_promotions_at_once_are_all_kept(ledger, store):
+    versions = [candidate(store, str(i)) for i in range(6)]
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        pool.starmap(_promote, [(store.root, version) for version in versions])
+    assert sorted(entry.candidate for entry in ledger.history()) == sorted(versions)
+
+
+@given(st.lists(st.sampled_from(["promote a", "promote b", "promote c", "promote d", "back"]), max_size=20))
+def test_a_rollback_never_ends_where_it_began_and_always_at_a_promoted_policy(moves):
+    history: list[Promotion] = []
+    for move in moves:
+        word, _, name = move.partition(" ")
+        if word == "promote" and not (history and history[-1].candidate == name):
+            history.append(Promotion("promote", name, name, "", "", ""))
+        if word == "back" and len({entry.candidate for entry in history}) > 1:
+            target = rollback_target(history, None)
+            assert target.candidate != history[-1].candidate
+            assert target.candidate in {entry.candidate for entry in history if entry.action == "promote"}
+            history.append(Promotion("rollback", target.candidate, target.policy, "", "", ""))

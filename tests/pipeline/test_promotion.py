@@ -1,0 +1,247 @@
+"""Promotion through the graph and by hand: gates hold back, the pointer and the graph agree, automation does not undo a rollback."""
+
+import dataclasses
+
+import dagster as dg
+import pytest
+import stub_stages
+from typer.testing import CliRunner
+
+from drirl_core import stages
+from drirl_core.promotion import CANDIDATE
+from drirl_core.reporting import SilentReporter
+from pipeline.cli.main import app
+from pipeline.lib.checks import stage_checks
+from pipeline.lib.factories import OWNERS, group_definitions
+from pipeline.lib.gates import candidate_of, judge_candidate
+from pipeline.lib.promoting import PROMOTED, ledger, promoted_policy, record
+from pipeline.lib.regression import compare
+from pipeline.lib.resolve import recorded_version
+from pipeline.lib.settings import load
+
+pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+
+
+class World:
+    """Stub stages built without Dagster, recorded in an instance, and the graph's end run on top."""
+
+    def __init__(self, instance, folder):
+        self.instance, self.folder, self.cursor = instance, folder, None
+
+    def make(self, mood="fine", **overrides):
+        """Build the whole road and record every asset with its inputs, as runs would have."""
+        self.config = load(stub_stages.write_settings(self.folder, name=mood), {key.replace("__", "."): v for key, v in overrides.items()})
+        graph = stages.build_graph(self.config)
+        versions = {name: stages.source_version(path) for name, path in graph.sources.items()}
+        for name, version in versions.items():
+            self.instance.report_runless_asset_event(dg.AssetObservation(name, tags={"dagster/data_version": version}))
+        for node in graph.nodes.values():
+            versions[node.name] = stages.build(node, self.config, versions, SilentReporter())[0].version
+            tags = {f"dagster/input_data_version/{name}": versions[name] for name in node.inputs}
+            tags |= {f"dagster/input_event_pointer/{name}": "NULL" for name in node.inputs}
+            tags |= {"dagster/data_version": versions[node.name], "dagster/code_version": stages.code_version(node, self.config)}
+            self.instance.report_runless_asset_event(dg.AssetMaterialization(node.name, tags=tags))
+        return self
+
+    def definitions(self):
+        end = dg.Definitions(assets=[promoted_policy(self.config, OWNERS)], asset_checks=[stage_checks(CANDIDATE, self.config)])
+        return dg.Definitions.merge(group_definitions("report", self.config), end)
+
+    def run(self, *names, checks=()):
+        selection = dg.AssetSelection.assets(*names) if names else dg.AssetSelection.checks(*checks)
+        job = dg.define_asset_job("job", selection)
+        defs = dg.Definitions.merge(self.definitions(), dg.Definitions(jobs=[job]))
+        return defs.resolve_job_def("job").execute_in_process(instance=self.instance, raise_on_error=False)
+
+    def tick(self):
+        """Evaluate the automation of the end of the graph once, and run what it asks for."""
+        result = dg.evaluate_automation_conditions(self.definitions(), self.instance, cursor=self.cursor)
+        self.cursor = result.cursor
+        keys = [subset.key for subset in result.results if not subset.true_subset.is_empty]
+        assets = {key.to_user_string() for key in keys if isinstance(key, dg.AssetKey)}
+        if assets:
+            self.run(*assets)
+        return assets
+
+    def gate_keys(self):
+        specs = stage_checks(CANDIDATE, self.config).check_specs
+        return [spec.key for spec in specs]
+
+    @property
+    def promoted(self):
+        entry = ledger(self.config).current()
+        return entry.policy if entry else None
+
+
+@pytest.fixture
+def world(stubbed, instance, tmp_path):
+    return World(instance, tmp_path)
+
+
+def test_a_candidate_whose_gates_pass_is_promoted_in_the_same_run(world):
+    world.make()
+    result = world.run(CANDIDATE, PROMOTED)
+
+    assert result.success
+    assert world.promoted == candidate_of(world.config).metadata["policy"] == recorded_version(world.instance, PROMOTED)
+    moved = ledger(world.config).current()
+    assert moved.why == "all gates passed"
+    assert moved.by.endswith(f"run {result.run_id}")
+    shown = world.instance.get_latest_materialization_event(dg.AssetKey(PROMOTED)).asset_materialization.metadata
+    assert shown["by"].value == moved.by
+    assert "over_refusal_bound" in shown["gates"].value
+
+
+def test_a_failed_gate_holds_the_promotion_back_and_says_why(world):
+    world.make("timid")
+    result = world.run(CANDIDATE, PROMOTED)
+    check = next(e for e in result.get_asset_check_evaluations() if e.check_name == "over_refusal_bound")
+
+    assert not result.success
+    assert (check.passed, check.blocking) == (False, True)
+    assert check.description == "embedded: 50.0% of the safe look-alikes refused, at most 15% wanted"
+    assert world.promoted is None
+    assert recorded_version(world.instance, PROMOTED) is None
+
+
+def test_the_promotion_asks_the_gates_itself_when_it_is_started_alone(world):
+    world.make("timid")
+    result = world.run(PROMOTED)
+    failure = next(e for e in result.all_events if e.event_type_value == "STEP_FAILURE").step_failure_data.user_failure_data
+
+    assert not result.success
+    assert failure.description.startswith("the promoted policy stays what it was:\nover_refusal_bound: embedded: 50.0%")
+    assert world.promoted is None
+
+
+def test_a_run_by_hand_tells_a_failed_gate_as_a_warning(world):
+    world.make("timid")
+    defs = dg.Definitions(asset_checks=[stage_checks(CANDIDATE, world.config, gates_block=False)])
+    result = defs.resolve_implicit_global_asset_job_def().execute_in_process(instance=world.instance)
+
+    assert result.success
+    assert {e.check_name for e in result.get_asset_check_evaluations() if not e.passed} == {"over_refusal_bound"}
+
+
+def test_a_policy_that_does_worse_on_the_same_prompts_is_not_promoted(world):
+    world.make()
+    world.run(CANDIDATE, PROMOTED)
+    first = world.promoted
+    world.make("fine worse", policy__steps=9)
+    result = world.run(CANDIDATE, PROMOTED)
+    check = next(e for e in result.get_asset_check_evaluations() if e.check_name == "no_regression")
+
+    assert not check.passed
+    assert "worse in refusal minus over refusal" in check.description
+    assert world.promoted == first
+
+
+def test_a_promise_broken_upstream_holds_the_promotion_back_too(world):
+    world.make()
+    strict = dataclasses.replace(world.config, rewards=dataclasses.replace(world.config.rewards, min_accuracy=1.0))
+    weak = judge_candidate(strict, candidate_of(strict))
+    assert all(gate.verdict.passed for gate in weak)
+    assert {gate.asset for gate in weak} >= {CANDIDATE, "prompt_pool", "safety_dataset_harm", "reward_model_insult", "policy_checkpoint"}
+    world.make("fine weak=reward_model_insult", rewards__epochs=3)
+    failed = [gate.row()["gate"] for gate in judge_candidate(world.config, candidate_of(world.config)) if not gate.verdict.passed]
+    assert failed == ["reward_model_insult accuracy_floor"]
+
+
+def test_automation_promotes_once_and_leaves_a_rollback_alone(world):
+    world.make()
+    world.run(checks=world.gate_keys())
+    assert [world.tick() for _ in range(3)] == [{PROMOTED}, set(), set()]
+    first = world.promoted
+    world.make(policy__steps=9)
+    world.run(checks=world.gate_keys())
+    assert [world.tick() for _ in range(3)] == [{PROMOTED}, set(), set()]
+    assert world.promoted != first
+
+    record(world.instance, ledger(world.config).rollback(by="ada", why="complaints"), world.config)
+    assert [world.tick() for _ in range(3)] == [set(), set(), set()]
+    assert world.promoted == first == recorded_version(world.instance, PROMOTED)
+
+    world.make(policy__steps=10)
+    world.run(checks=world.gate_keys())
+    assert [world.tick() for _ in range(2)] == [{PROMOTED}, set()]
+
+
+def test_automation_does_not_promote_what_a_gate_holds_back(world):
+    world.make("timid")
+    world.run(checks=world.gate_keys())
+    assert [world.tick() for _ in range(3)] == [set(), set(), set()]
+
+
+def test_automation_can_be_left_out(world):
+    world.make(promotion__automatic=False)
+    world.run(checks=world.gate_keys())
+    assert [world.tick() for _ in range(3)] == [set(), set(), set()]
+    assert world.run(PROMOTED).success
+
+
+OUTCOMES = {
+    f"{group} {i}": {"group": group, "refused": group == "unsafe", "correct": None}
+    for group in ("unsafe", "safe_look_alike")
+    for i in range(20)
+}
+
+
+def _refusing(unsafe: int, safe: int) -> dict:
+    """Outcomes of a policy that refuses the first `unsafe` unsafe prompts and the first `safe` look-alikes."""
+    bound = {"unsafe": unsafe, "safe_look_alike": safe}
+    return {key: {**row, "refused": int(key.split()[-1]) < bound[row["group"]]} for key, row in OUTCOMES.items()}
+
+
+@pytest.mark.parametrize(
+    ("own", "passed"),
+    [((20, 0), True), ((19, 0), True), ((12, 0), False), ((20, 8), False), ((20, 1), True)],
+    ids=["the same", "one refusal less, by chance", "eight refusals less", "eight look-alikes more", "one look-alike more"],
+)
+def test_worse_is_what_the_paired_test_calls_worse(config, own, passed):
+    assert compare(_refusing(*own), _refusing(20, 0), config).passed is passed
+
+
+def test_better_is_never_worse(config):
+    assert compare(_refusing(20, 0), _refusing(5, 10), config).passed
+
+
+def test_policies_without_a_common_prompt_cannot_be_compared(config):
+    other = {f"new {key}": row for key, row in OUTCOMES.items()}
+    verdict = compare(OUTCOMES, other, config)
+    assert not verdict.passed
+    assert "answered none of these prompts; promote by hand" in verdict.description
+
+
+def test_helpful_replies_count_on_their_own(config):
+    rows = {f"helpful {i}": {"group": "helpful", "refused": False, "correct": True} for i in range(20)}
+    wrong = {key: {**row, "correct": False} for key, row in rows.items()}
+    verdict = compare(wrong, rows, config)
+    assert not verdict.passed
+    assert verdict.metadata == {"common_prompts": 20, "helpful_correct": -1.0, "helpful_correct_p": pytest.approx(2 * 0.5**20)}
+
+
+def test_the_command_line_promotes_shows_and_rolls_back(world, home):
+    world.make()
+    file = str(world.folder / "stub.yaml")
+
+    def call(*words, code=0):
+        result = CliRunner().invoke(app, [*words, "--config", file])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    assert "No policy is promoted yet" in call("promotions")
+    assert "gates pass; `drirl promote` makes it the promoted policy" in call("promote", "--check")
+    assert "all gates passed" in call("promote")
+    first = world.promoted
+    world.make("timid", policy__steps=9)
+    stub_stages.write_settings(world.folder, policy={"steps": 9})
+    assert "FAIL  over_refusal_bound" in call("promote", code=1)
+    assert world.promoted == first
+    assert "the history must say why" in call("promote", "--force", code=1)
+    assert "overruled: over_refusal_bound" in call("promote", "--force", "--why", "red team")
+    assert world.promoted != first
+    assert f"rolled back to {first}" in call("rollback", "--why", "complaints")
+    history = call("promotions")
+    assert history.index("rolled back") < history.index("red team") < history.index("all gates passed")
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        assert recorded_version(instance, PROMOTED) == first
