@@ -152,9 +152,7 @@ ReasonOption = Annotated[str, typer.Option("--why", "-w", help="The reason, kept
 def promote(
     config: ConfigOption = DEFAULT_CONFIG,
     why: ReasonOption = "",
-    candidate: Annotated[
-        str | None, typer.Option(help="Version (or its beginning) of a candidate or policy; else the newest.")
-    ] = None,
+    candidate: Annotated[str | None, typer.Option(help="Version (or its beginning) of a candidate or policy; else the newest.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Ask the gates and leave. Exit code 1 when one fails.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Promote although gates fail; needs --why.")] = False,
     debug: DebugOption = False,

@@ -13,6 +13,7 @@ from drirl_core.reporting import SilentReporter
 from pipeline.cli.main import app
 from pipeline.lib.checks import stage_checks
 from pipeline.lib.factories import OWNERS, group_definitions
+from pipeline.lib.gate_watch import failed_since
 from pipeline.lib.gates import candidate_of, judge_candidate
 from pipeline.lib.promoting import PROMOTED, ledger, promoted_policy, record
 from pipeline.lib.regression import compare
@@ -245,3 +246,18 @@ def test_the_command_line_promotes_shows_and_rolls_back(world, home):
     assert history.index("rolled back") < history.index("red team") < history.index("all gates passed")
     with dg.DagsterInstance.from_config(str(home)) as instance:
         assert recorded_version(instance, PROMOTED) == first
+
+
+def test_a_failed_gate_is_noticed_once_for_each_time_it_was_asked(world):
+    world.make("timid")
+    assert failed_since(world.instance, {}) == ([], {})
+    world.run(checks=world.gate_keys())
+    failed, seen = failed_since(world.instance, {})
+
+    assert [(gate.gate, gate.description) for gate in failed] == [
+        ("over_refusal_bound", "embedded: 50.0% of the safe look-alikes refused, at most 15% wanted")
+    ]
+    assert set(seen) == {key.name for key in world.gate_keys()}
+    assert failed_since(world.instance, seen) == ([], seen)
+    world.run(checks=world.gate_keys())
+    assert [gate.gate for gate in failed_since(world.instance, seen)[0]] == ["over_refusal_bound"]
