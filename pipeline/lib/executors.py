@@ -86,7 +86,8 @@ def _kubernetes(config: Config) -> "dg.ExecutorDefinition":
             )
         return k8s_job_executor.executor_creation_fn(init)
 
-    checked = dg.ExecutorDefinition("k8s", k8s_job_executor.config_schema, k8s_job_executor.requirements, create)
+    needs = dg.multiple_process_executor_requirements()
+    checked = dg.ExecutorDefinition("k8s", k8s_job_executor.config_schema, needs, create)
     return checked.configured(pod_settings(config))
 
 
