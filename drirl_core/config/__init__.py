@@ -23,11 +23,11 @@ from drirl_core.config.data import (
     PromptsConfig,
     SourceConfig,
 )
+from drirl_core.config.execution import ExecutionConfig
 from drirl_core.config.promotion import PromotionConfig
 from drirl_core.config.reading import EMBEDDED, anchor_paths, build, read, require
 from drirl_core.config.training import (
     BenchmarksConfig,
-    ExecutionConfig,
     HardnessConfig,
     LoraConfig,
     PolicyConfig,
@@ -84,6 +84,7 @@ class Config:
             "or policy.start to 'sft'",
         )
         require(self.seed >= 0, f"seed is {self.seed}; at least 0")
+        self.execution.check_root(self.root)
         demonstrations = self.demonstrations
         sources = [*self.prompts.sources, demonstrations.helpful, demonstrations.refusals]
         if demonstrations.demonstrator.kind == "file":

@@ -1,4 +1,4 @@
-"""Settings of rewards, hardness, policies, benchmarks and execution. The string under a field is its help."""
+"""Settings of rewards, hardness, policies and benchmarks. The string under a field is its help."""
 
 from __future__ import annotations
 
@@ -228,11 +228,3 @@ class BenchmarksConfig:
         require(len(set(names)) == len(names), f"benchmarks.suites: names repeat: {names}")
         require(self.max_new_tokens >= 1 and self.batch_size >= 1, "benchmarks.max_new_tokens and batch_size must be at least 1")
         require(self.resamples >= 100, f"benchmarks.resamples is {self.resamples}; at least 100")
-
-
-@dataclass(frozen=True)
-class ExecutionConfig:
-    """How Dagster runs the steps."""
-
-    category_steps: Literal["together", "apart"] = "together"
-    """One process for the categories of a stage (models load once), or one step a category (each can fail and retry alone)."""

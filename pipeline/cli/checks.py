@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Literal
 import drirl_core
 from drirl_core.config import Config
 from drirl_core.errors import ConfigError
+from pipeline.lib.gpu_share import ask_driver
 from pipeline.lib.home import HOME_VARIABLE, chosen_home
 
 Status = Literal["ok", "warn", "fail"]
@@ -178,7 +178,7 @@ def cpu_flags() -> frozenset[str]:
 def check_gpu(config: Config) -> Check:
     """Look for an NVIDIA GPU; only a configuration that asks for one fails without."""
     wanted = config.models.device == "cuda"
-    names = gpu_names()
+    names = ask_driver("name,memory.total")
     if names:
         return Check("gpu", "ok", "; ".join(names))
     if wanted:
@@ -189,19 +189,6 @@ def check_gpu(config: Config) -> Check:
             "install the driver, or set models.device=auto",
         )
     return Check("gpu", "ok", "none; the run uses the CPU")
-
-
-def gpu_names() -> list[str]:
-    """Ask the NVIDIA driver for the GPUs it sees."""
-    tool = shutil.which("nvidia-smi")
-    if not tool:
-        return []
-    command = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    try:
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in asked.stdout.splitlines() if line.strip()]
 
 
 def check_dagster_home() -> Check:

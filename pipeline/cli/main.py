@@ -219,9 +219,10 @@ def dev(
 ) -> None:
     """Open the asset graph in Dagster: materialize, watch, and keep everything up to date."""
     from pipeline.cli import serving
+    from pipeline.lib.executors import require_extra
 
     path = find_config(config)
-    read_config(path)
+    require_extra(read_config(path))
     serving.serve(path, host, port)
 
 

@@ -13,6 +13,7 @@ from pipeline.cli import promotion, results
 from pipeline.cli.common import duration, errors, output
 from pipeline.cli.planning import earlier_seconds, summary_line
 from pipeline.cli.progress import RunState, view
+from pipeline.lib.executors import require_local
 from pipeline.lib.plan import plan
 
 
@@ -27,6 +28,7 @@ def run_and_show(config: Config, again: str) -> None:
         DrirlError: the run could not start.
         typer.Exit: code 1 when an asset failed, 130 when the user stopped the run.
     """
+    require_local(config)
     console, todo = output(), plan(config)
     pending = [asset.name for asset in todo.pending]
     earlier = earlier_seconds(config, pending)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib
 import inspect
+import pkgutil
 import textwrap
 import typing
 from collections.abc import Iterator, Mapping
@@ -14,7 +16,7 @@ from typing import Any, Literal
 import yaml
 
 from drirl_core import config as configuration
-from drirl_core.config import Config, data, promotion, training
+from drirl_core.config import Config
 from drirl_core.report.redaction import redact
 
 
@@ -22,7 +24,8 @@ from drirl_core.report.redaction import redact
 def field_help() -> Mapping[tuple[str, str], str]:
     """Return the string literal under each dataclass field of `drirl_core.config`, by class and field name."""
     found: dict[tuple[str, str], str] = {}
-    sources = (inspect.getsource(module) for module in (configuration, data, promotion, training))
+    modules = (importlib.import_module(f"{configuration.__name__}.{part.name}") for part in pkgutil.iter_modules(configuration.__path__))
+    sources = (inspect.getsource(module) for module in (configuration, *modules))
     for node in (node for source in sources for node in ast.parse(source).body):
         if not isinstance(node, ast.ClassDef):
             continue

@@ -11,6 +11,7 @@ from drirl_core.errors import DrirlError
 from drirl_core.stages import Node, build_graph
 from pipeline.lib.conditions import RECHECK
 from pipeline.lib.display import finite
+from pipeline.lib.gpu_spec import GpuSpec, op_tags
 from pipeline.lib.resolve import artifact_of
 from pipeline.lib.rules import RULES
 from pipeline.lib.verdicts import Rule, Verdict, judge
@@ -37,7 +38,9 @@ def stage_checks(stage: str, config: Config, gates_block: bool = True) -> dg.Ass
         for node, rule in cases.values()
     ]
 
-    @dg.multi_asset_check(name=f"check_{stage}", specs=specs, can_subset=True)
+    tags = op_tags(GpuSpec(), config.execution.executor)
+
+    @dg.multi_asset_check(name=f"check_{stage}", specs=specs, can_subset=True, op_tags=tags)
     def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         for key in sorted(context.selected_asset_check_keys):
             node, rule = cases[key.asset_key.to_user_string(), key.name]

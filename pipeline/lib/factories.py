@@ -11,11 +11,11 @@ from drirl_core.errors import DrirlError
 from drirl_core.stages import STAGES, Graph, Node, build_graph, code_version, source_version
 from pipeline.lib.checks import stage_checks
 from pipeline.lib.conditions import RETRAIN
+from pipeline.lib.gpu_spec import gpu_spec, op_tags, pool
 from pipeline.lib.launch import RETRY_DELAY_S, run_stages
 from pipeline.lib.rules import RULES
 
 OWNERS = ["team:drirl"]
-GPU_POOL = "gpu"
 CATEGORY_STAGES = ("dataset", "completion_pool", "reward_model", "hardness")
 """Stages with one asset a category, which can share a process."""
 
@@ -77,14 +77,15 @@ def _group_of_source(source: str, graph: Graph) -> str:
 
 def _materialize(name: str, nodes: list[Node], config: Config, retry: dg.RetryPolicy | None) -> dg.AssetsDefinition:
     heavy = STAGES[nodes[0].stage].heavy
+    spec = gpu_spec(heavy, config)
 
     @dg.multi_asset(
         name=name,
         specs=[_spec(node, config) for node in nodes],
         can_subset=len(nodes) > 1,
-        pool=GPU_POOL if heavy else None,
+        pool=pool(spec),
         retry_policy=retry if heavy else None,
-        op_tags={"drirl/cost": "heavy" if heavy else "light"},
+        op_tags={"drirl/cost": "heavy" if heavy else "light", **op_tags(spec, config.execution.executor)},
     )
     def materialize(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
         selected = [node for node in nodes if dg.AssetKey(node.name) in context.selected_asset_keys]

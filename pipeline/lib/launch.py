@@ -7,13 +7,15 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import dagster as dg
 
 from drirl_core.config import Config, resolved
-from drirl_core.stages import Node
+from drirl_core.stages import STAGES, Node
+from pipeline.lib.gpu_share import taken_gpus
+from pipeline.lib.gpu_spec import gpu_spec
 from pipeline.lib.messages import LineReader
 from pipeline.lib.resolve import input_versions
 from pipeline.lib.settings import ROOT
@@ -61,10 +63,12 @@ def run_stages(context: dg.AssetExecutionContext, nodes: Sequence[Node], config:
     _raise_if_stopped(context.run_id)
     versions = input_versions(context.instance, nodes, config)
     extras = {"config": resolved(config), "targets": [node.name for node in nodes], "versions": versions, "parent": os.getpid()}
+    spec = gpu_spec(any(STAGES[node.stage].heavy for node in nodes), config)
     sent = 0
     with (
+        taken_gpus(spec.count) as gpus,
         dg.open_pipes_session(context, dg.PipesTempFileContextInjector(), LineReader(), extras) as session,
-        _worker(session, quiet=context.run.tags.get(QUIET_TAG) == "true") as (process, output),
+        _worker(session, gpus, quiet=context.run.tags.get(QUIET_TAG) == "true") as (process, output),
     ):
         while _running(process):
             _raise_if_stopped(context.run_id)
@@ -107,13 +111,13 @@ class _Output:
 
 
 @contextlib.contextmanager
-def _worker(session: dg.PipesSession, quiet: bool) -> Iterator[tuple[subprocess.Popen[str], _Output]]:
+def _worker(session: dg.PipesSession, variables: Mapping[str, str], quiet: bool) -> Iterator[tuple[subprocess.Popen[str], _Output]]:
     """Start the worker in its own process group, and stop the whole group if the block is left early."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(  # noqa: S603 - our own module, nothing from outside
         [sys.executable, "-m", WORKER],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **session.get_bootstrap_env_vars()},
+        env={**os.environ, **variables, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **session.get_bootstrap_env_vars()},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -20,6 +20,7 @@ from drirl_core.stages import Graph, build_graph, source_version
 from pipeline.lib.checks import broken_promises
 from pipeline.lib.events import RunEvent, events_of
 from pipeline.lib.execution import Execution
+from pipeline.lib.executors import require_local
 from pipeline.lib.home import INSTANCE_FILE, chosen_home
 from pipeline.lib.launcher import HealthCheckedLauncher
 from pipeline.lib.plan import Plan, plan, with_ancestors
@@ -76,13 +77,14 @@ def run_pipeline(
         How it ended; a stage that fails is an outcome, not an exception.
 
     Raises:
-        ConfigError: the configuration or the selection is wrong.
+        ConfigError: the configuration or the selection is wrong, or its executor runs steps elsewhere.
         DataError: a source file cannot be read.
         ArtifactError: another run is going on in this home.
         ModelError: a model named by its directory is missing or damaged.
     """
     started = time.monotonic()
     config = anchored(config_path) if isinstance(config_path, Config) else load(config_path, overrides)
+    require_local(config)
     todo = plan(config, select)
     home = chosen_home()
     with _alone(home, config), _instance(home) as instance:

@@ -28,6 +28,16 @@ def current() -> Config:
     return _load_once(os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
 
 
+def config_for_nodes() -> str:
+    """Return the name of this location's configuration as another machine finds it.
+
+    Returns:
+        Relative to the project for a file within it, because the project may lie elsewhere there; else the absolute path.
+    """
+    path = ROOT / (os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
 @functools.cache
 def _load_once(path: str) -> Config:
     return load(path)

@@ -34,6 +34,7 @@ def install() -> None:
 
 
 def _misbehave(context: Context) -> None:
+    context.reporter.log(f"GPUs: {os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}")
     asset = context.out.parent.name.rpartition("-")[0]
     wanted = dict(word.partition("=")[::2] for word in context.config.name.split() if "=" in word)
     if wanted.get("fail") == asset:

@@ -273,7 +273,7 @@ def test_doctor_on_a_broken_setup(config: Path, tmp_path: Path, monkeypatch: pyt
     settings["prompts"] = {"sources": [{"name": "gone", "path": str(tmp_path / "gone.jsonl")}]}
     settings["models"]["device"] = "cuda"
     config.write_text(yaml.safe_dump(settings), encoding="utf-8")
-    monkeypatch.setattr("pipeline.cli.checks.gpu_names", list)
+    monkeypatch.setattr("pipeline.cli.checks.ask_driver", lambda fields: [])
     shown = drirl("doctor", config)
     assert shown.exit_code == 1
     failed = [line for line in shown.output.splitlines() if line.startswith("fail")]

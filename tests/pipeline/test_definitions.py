@@ -10,12 +10,12 @@ import dagster as dg
 import pytest
 from conftest import ROOT
 
-from drirl_core.errors import ConfigError
 from drirl_core.stages import STAGES, build_graph
 from drirl_core.taxonomy import HELPFUL, SEVEN_CATEGORIES
 from pipeline import definitions
+from pipeline.lib.factories import all_definitions
+from pipeline.lib.gpu_spec import GPU_POOL
 from pipeline.lib.promoting import PROMOTED
-from pipeline.lib.factories import GPU_POOL, all_definitions
 from pipeline.lib.settings import load
 
 HEAVY_LIBRARIES = [
@@ -31,6 +31,10 @@ HEAVY_LIBRARIES = [
     "numpy",
     "datasets",
     "sentence_transformers",
+    "ray",
+    "dagster_ray",
+    "kubernetes",
+    "dagster_k8s",
 ]
 EIGHT = [*SEVEN_CATEGORIES, HELPFUL]
 
@@ -44,11 +48,12 @@ def demo():
 @pytest.fixture(scope="module")
 def location():
     """The definitions as Dagster loads them, for the demo."""
-    before = os.environ.pop("DRIRL_CONFIG", None), os.environ.pop("DRIRL_EXECUTOR", None)
+    before = os.environ.pop("DRIRL_CONFIG", None)
     try:
         yield definitions.defs()
     finally:
-        os.environ.update({k: v for k, v in zip(("DRIRL_CONFIG", "DRIRL_EXECUTOR"), before, strict=True) if v is not None})
+        if before is not None:
+            os.environ["DRIRL_CONFIG"] = before
 
 
 def _assets(defs: dg.Definitions) -> list[dg.AssetSpec]:
@@ -195,16 +200,6 @@ def test_schedules_refresh_what_is_stale_and_look_at_the_sources(location):
     assert {key.to_user_string() for key in observed} == {s.key.to_user_string() for s in _assets(location)} - {
         s.key.to_user_string() for s in _made(location)
     }
-
-
-def test_the_executor_is_chosen_by_name(monkeypatch):
-    monkeypatch.delenv("DRIRL_EXECUTOR", raising=False)
-    assert definitions.executor().name == "multiprocess"
-    monkeypatch.setenv("DRIRL_EXECUTOR", "in_process")
-    assert definitions.executor().name == "in_process"
-    monkeypatch.setenv("DRIRL_EXECUTOR", "multi_process")
-    with pytest.raises(ConfigError, match=r"DRIRL_EXECUTOR is 'multi_process'.*did you mean 'multiprocess'"):
-        definitions.executor()
 
 
 def test_no_module_that_dagster_reads_postpones_annotations():

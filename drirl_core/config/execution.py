@@ -1,0 +1,115 @@
+"""Settings of execution: where steps run, and what heavy ones ask for. None of them decides a result."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Literal
+
+from drirl_core.config.reading import require
+
+TOLERATION = re.compile(r"(?P<key>[\w./-]+)(?:=(?P<value>[\w.-]*))?(?::(?P<effect>NoSchedule|PreferNoSchedule|NoExecute))?")
+"""How a toleration is written, as `kubectl taint` writes taints."""
+
+
+@dataclass(frozen=True)
+class GpuConfig:
+    """What a heavy step (SFT, completions, rewards, hardness, policy, benchmarks) asks of the machine that runs it."""
+
+    count: int = 1
+    """GPUs; a step asks for none when models.device is cpu. A worker computes on one, more are only reserved."""
+    cpus: float = 0.0
+    """CPU cores reserved for it on Ray and Kubernetes; 0 leaves it open (Ray then reserves 1)."""
+    memory_gib: float = 0.0
+    """Memory reserved for it on Ray and Kubernetes, in GiB; 0 leaves it open."""
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    """Labels of the Kubernetes nodes that may run it."""
+    tolerations: tuple[str, ...] = ()
+    """Taints of Kubernetes nodes that it tolerates, as kubectl writes them: `key`, `key:effect` or `key=value:effect`."""
+
+    def __post_init__(self) -> None:
+        for name in ("count", "cpus", "memory_gib"):
+            require(getattr(self, name) >= 0, f"execution.gpu.{name} is {getattr(self, name)}; at least 0")
+        for toleration in self.tolerations:
+            require(
+                TOLERATION.fullmatch(toleration) is not None,
+                f"execution.gpu.tolerations: {toleration!r} is no toleration; write it as kubectl writes a taint, such as "
+                "nvidia.com/gpu:NoSchedule or pool=gpu:NoExecute",
+            )
+
+
+@dataclass(frozen=True)
+class RayConfig:
+    """A Ray cluster (executor `ray`)."""
+
+    address: str = "http://127.0.0.1:8265"
+    """Address of the head's jobs API, which is also its dashboard."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.address.startswith(("http://", "https://")),
+            f"execution.ray.address is {self.address!r}; give the address of the jobs API, such as http://127.0.0.1:8265",
+        )
+
+
+@dataclass(frozen=True)
+class KubernetesConfig:
+    """The pods that steps run in (executor `kubernetes`)."""
+
+    image: str | None = None
+    """Image with this project, its extra `kubernetes` and your configuration file."""
+    namespace: str | None = None
+    """Namespace of the pods; that of Dagster's run launcher when it is not given."""
+    service_account: str | None = None
+    """Service account of the pods; that of Dagster's run launcher when it is not given."""
+    env_secrets: tuple[str, ...] = ()
+    """Names of Secrets whose entries become environment variables of the pods, such as HF_TOKEN."""
+    claim: str | None = None
+    """Name of the PersistentVolumeClaim that holds the artifacts, writable from several nodes."""
+    mount: str = "/artifacts"
+    """Directory of the pods where the claim is mounted; `root` lies below it."""
+
+    def __post_init__(self) -> None:
+        require(PurePosixPath(self.mount).is_absolute(), f"execution.kubernetes.mount is {self.mount!r}; give an absolute path")
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """How Dagster runs the steps."""
+
+    executor: Literal["in_process", "multiprocess", "ray", "kubernetes"] = "multiprocess"
+    """Where steps run: one after another in the run's process, a process each, on a Ray cluster, or in Kubernetes pods."""
+    category_steps: Literal["together", "apart"] = "together"
+    """One process for the categories of a stage (models load once), or one step a category (each can fail and retry alone)."""
+    gpu: GpuConfig = field(default_factory=GpuConfig)
+    """What a heavy step asks for."""
+    ray: RayConfig = field(default_factory=RayConfig)
+    """The Ray cluster."""
+    kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)
+    """The pods."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.executor != "kubernetes" or bool(self.kubernetes.image),
+            "execution.executor is 'kubernetes' but execution.kubernetes.image is not set; name the image that steps run in",
+        )
+
+    def check_root(self, root: str) -> None:
+        """Refuse a place for the artifacts that would vanish with the pod that wrote them.
+
+        Args:
+            root: the setting `root`.
+
+        Raises:
+            ConfigError: steps run in pods, and `root` is a directory outside the mounted claim.
+        """
+        if self.executor != "kubernetes" or "://" in root:
+            return
+        pods = self.kubernetes
+        require(
+            pods.claim is not None and PurePosixPath(root).is_relative_to(pods.mount),
+            f"root is {root!r}, which goes with the pod that writes it; set execution.kubernetes.claim to a volume claim and root to a "
+            f"directory below {pods.mount}, where it is mounted",
+        )
