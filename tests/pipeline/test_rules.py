@@ -9,8 +9,8 @@ import pytest
 from drirl_core.stages import Node
 from drirl_core.tables import write_table
 from pipeline.lib.rules import DATASET_COLUMNS, RULES
-from pipeline.lib.verdicts import Verdict, judge
 from pipeline.lib.settings import load
+from pipeline.lib.verdicts import Verdict, judge
 
 _TYPES = {str: pa.string(), float: pa.float64(), int: pa.int32(), type(None): pa.string()}
 
