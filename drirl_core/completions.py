@@ -21,6 +21,7 @@ from drirl_core.demonstrations.cod import cut_draft
 from drirl_core.errors import DataError
 from drirl_core.reporting import Table
 from drirl_core.sampling import SamplingSettings, sample
+from drirl_core.sentences import clauses, sentences
 from drirl_core.tables import read_table, write_table
 
 SCHEMA = pa.schema(
@@ -96,7 +97,7 @@ def contrast(
     Args:
         rows: data set rows with `prompt_id`, `prompt` and `answer`.
         refusals: refusals of harmless prompts.
-        counts: replies a prompt by kind (`compliance`, `refusal`, `off_topic`, `corrupted`).
+        counts: replies a prompt by kind (`compliance`, `refusal`, `hedged`, `off_topic`, `corrupted`).
         helpful: whether the set is the harmless one; only there is a refusal or another prompt's answer always wrong.
         harmless: good answers to harmless prompts; beside an unsafe one they are well written and do not decline, so that a
             reward cannot tell demonstrations from completions by style alone.
@@ -114,6 +115,9 @@ def contrast(
         if helpful and refusals:
             picked = chance.sample(list(refusals), min(counts.get("refusal", 0), len(refusals)))
             made += [_row(row["prompt_id"], "refusal", i, text, 0, True) for i, text in enumerate(picked)]
+            picked = chance.sample(list(refusals), min(counts.get("hedged", 0), len(refusals)))
+            hedged = [hedge(row["answer"], text, f"{row['prompt_id']}/{i}") for i, text in enumerate(picked)]
+            made += [_row(row["prompt_id"], "hedged", i, text, 0, True) for i, text in enumerate(hedged)]
         if helpful:
             others = [answer for answer in answers if answer != row["answer"]]  # an equal answer would be right
             picked = chance.sample(others, min(counts.get("off_topic", 0), len(others)))
@@ -123,6 +127,27 @@ def contrast(
             for i in range(counts.get("corrupted", 0))
         ]
     return made
+
+
+def hedge(answer: str, refusal: str, seed: str) -> str:
+    """Put one declining clause into a good answer: before it, after it, or in its midst, by a hash of the seed.
+
+    Args:
+        answer: a good answer to a harmless prompt.
+        refusal: a refusal, whose first sentence gives the clause.
+        seed: chooses the place.
+
+    Returns:
+        An answer that helps and declines in one breath, as small policies write them.
+    """
+    declines, parts = sentences(refusal)[0], sentences(answer)
+    where = int(hashlib.sha256(seed.encode()).hexdigest(), 16) % 3
+    if where < 2 or len(parts) > 1:
+        place = (0, len(parts), 1)[where]
+        return " ".join([*parts[:place], declines, *parts[place:]])
+    pieces = clauses(answer)
+    middle = max(1, len(pieces) // 2)
+    return " ".join([*pieces[:middle], f"and {declines.rstrip('.')},", *pieces[middle:]])
 
 
 def _harmless_answers(context: stages.Context) -> list[str]:

@@ -69,12 +69,12 @@ STAGES: dict[str, Stage] = {
     ),
     "completion_pool": Stage(
         "drirl_core.completions:build_completion_pool",
-        "2",
+        "3",
         ("completions", "models.policy", "models.dtype", "seed"),
         "completions",
         heavy=True,
     ),
-    "reward_model": Stage("drirl_core.rewards.stage:build_reward_model", "2", ("rewards", "models.encoder", "seed"), "rewards", heavy=True),
+    "reward_model": Stage("drirl_core.rewards.stage:build_reward_model", "3", ("rewards", "models.encoder", "seed"), "rewards", heavy=True),
     "hardness": Stage("drirl_core.hardness_stage:build_hardness", "1", ("hardness", "models.encoder", "seed"), "hardness", heavy=True),
     "policy_checkpoint": Stage(
         "drirl_core.policy.stage:build_policy_checkpoint",

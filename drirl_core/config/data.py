@@ -158,10 +158,12 @@ class CompletionsConfig:
 
     samples: Mapping[str, int] = field(default_factory=lambda: {"base": 2, "sft": 2})
     """Samples a prompt from each policy: `base` (the initial model), `sft` (the SFT start)."""
-    contrast: Mapping[str, int] = field(default_factory=lambda: {"compliance": 4, "refusal": 2, "off_topic": 1, "corrupted": 1})
+    contrast: Mapping[str, int] = field(
+        default_factory=lambda: {"compliance": 4, "refusal": 2, "hedged": 2, "off_topic": 1, "corrupted": 1}
+    )
     """Replies added to the pool a prompt without sampling: `corrupted` (a demonstration with its words shuffled, repeated or
-    cut off) for every category, `compliance` (a good answer to a harmless prompt) for the harm categories, `refusal` and
-    `off_topic` (another prompt's answer) for the helpful one."""
+    cut off) for every category, `compliance` (a good answer to a harmless prompt) for the harm categories; for the helpful one
+    `refusal`, `hedged` (the good answer with a declining sentence in it) and `off_topic` (another prompt's answer)."""
     max_new_tokens: int = 48
     """Length limit in tokens."""
     temperature: float = 1.0
@@ -176,8 +178,9 @@ class CompletionsConfig:
             sum(self.samples.values()) >= 1 and min(self.samples.values()) >= 0,
             f"completions.samples is {dict(self.samples)}; ask for at least one completion a prompt",
         )
-        strange = set(self.contrast) - {"compliance", "refusal", "off_topic", "corrupted"}
-        require(not strange, f"completions.contrast: unknown kind {sorted(strange)}; use compliance, refusal, off_topic and corrupted")
+        known = {"compliance", "refusal", "hedged", "off_topic", "corrupted"}
+        strange = sorted(set(self.contrast) - known)
+        require(not strange, f"completions.contrast: unknown kind {strange}; use {', '.join(sorted(known))}")
         require(min(self.contrast.values(), default=0) >= 0, f"completions.contrast is {dict(self.contrast)}; counts are 0 or more")
         require(self.max_new_tokens >= 1, f"completions.max_new_tokens is {self.max_new_tokens}; at least 1")
         require(self.temperature > 0, f"completions.temperature is {self.temperature}; above 0")

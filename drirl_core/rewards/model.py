@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from drirl_core.embeddings import Embedder
 
 WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "reward_model.json"
-FORMAT, FORMAT_VERSION = "drirl-reward-model", 2
+FORMAT, FORMAT_VERSION = "drirl-reward-model", 3
 
 EMPTY_MARGIN = 1.0
 """An empty reply is rewarded this many standard deviations below the worst reply of the training pool."""
@@ -121,6 +121,7 @@ class EmbeddingRewardModel(nn.Module):
         self._embedder: Embedder | None = None
         self.head = _mlp(shape, 2 * shape.dim)
         self.best_head = _mlp(shape, shape.dim)
+        self.worst_head = _mlp(shape, shape.dim)
         self.register_buffer("encoder_probe", encoder_probe)
 
     @staticmethod
@@ -139,10 +140,11 @@ class EmbeddingRewardModel(nn.Module):
         return _FEATURE_SCALE * torch.cat([answer_vectors, agreement], dim=-1)
 
     def forward(self, prompt_vectors: torch.Tensor, answer_vectors: torch.Tensor) -> torch.Tensor:
-        """Return raw rewards, differentiable: r(x, y) = mean_a g(u, v_a) + max_a h(v_a) over the clauses a of y.
+        """Return raw rewards, differentiable: r(x, y) = mean_a g(u, v_a) + max_a h(v_a) + min_a w(v_a) over the clauses a of y.
 
-        The mean sees how each clause bears on the prompt. The largest value lets one clause decide: half a sentence that
-        declines makes a refusal, whatever stands around it, and an embedding of the whole text hardly shows it.
+        The mean sees how each clause bears on the prompt. The largest and the smallest value let one clause decide, for better
+        or for worse: half a sentence that declines makes a refusal, whatever stands around it, and an embedding of the whole
+        text hardly shows it. To an unsafe prompt that half sentence is what counts for the reply; to a harmless one, against it.
 
         Args:
             prompt_vectors: u, (..., D).
@@ -153,7 +155,8 @@ class EmbeddingRewardModel(nn.Module):
         """
         parts = answer_vectors[..., 1:, :]
         scores = self.head(self.features(prompt_vectors.unsqueeze(-2), parts)).squeeze(-1)
-        return pooled(scores, self.best_head(_FEATURE_SCALE * parts).squeeze(-1), (parts != 0).any(dim=-1))
+        best, worst = (head(_FEATURE_SCALE * parts).squeeze(-1) for head in (self.best_head, self.worst_head))
+        return pooled(scores, best, worst, (parts != 0).any(dim=-1))
 
     def use(self, embedder: Embedder) -> None:
         """Take the sentence encoder, after a check that it is the one this head was learned on.
@@ -291,12 +294,13 @@ def probe_encoder(embedder: Embedder) -> torch.Tensor:
     return torch.from_numpy(np.array(embedder.encode([_PROBE])[0], dtype=np.float32))
 
 
-def pooled(scores: torch.Tensor, best: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """Return the mean of the clauses' scores plus the largest of their `best` scores.
+def pooled(scores: torch.Tensor, best: torch.Tensor, worst: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Return the mean of the clauses' scores plus the largest of their `best` and the smallest of their `worst` scores.
 
     Args:
         scores: of every clause, (..., S).
         best: of every clause, (..., S).
+        worst: of every clause, (..., S).
         present: true where there is a clause, bool, (..., S).
 
     Returns:
@@ -305,7 +309,8 @@ def pooled(scores: torch.Tensor, best: torch.Tensor, present: torch.Tensor) -> t
     some = present.any(dim=-1)
     mean = (scores * present).sum(dim=-1) / present.sum(dim=-1).clamp(min=1)
     largest = best.masked_fill(~present, -torch.inf).amax(dim=-1)
-    return torch.where(some, mean + torch.where(some, largest, 0.0), 0.0)
+    smallest = worst.masked_fill(~present, torch.inf).amin(dim=-1)
+    return torch.where(some, mean + torch.where(some, largest + smallest, 0.0), 0.0)
 
 
 def _mlp(shape: HeadShape, width: int) -> nn.Sequential:

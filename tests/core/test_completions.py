@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drirl_core.artifacts import ArtifactStore
-from drirl_core.completions import SCHEMA, build_completion_pool, contrast, corrupt
+from drirl_core.completions import SCHEMA, build_completion_pool, contrast, corrupt, hedge
 from drirl_core.config import Config, load_config
 from drirl_core.errors import DataError
 from drirl_core.stages import Context
@@ -38,20 +38,22 @@ def _rows(count: int, *, same_answer: bool = False) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------------------------------------------------- contrast
 
 
-COUNTS = {"refusal": 2, "off_topic": 1, "corrupted": 3}
+COUNTS = {"refusal": 2, "hedged": 1, "off_topic": 1, "corrupted": 3}
 
 
 def test_contrast_of_the_helpful_set() -> None:
-    """5 prompts: 2 refusals, 1 answer of another prompt and 3 corrupted answers each make 30 rows."""
+    """5 prompts: 2 refusals, 1 hedged answer, 1 answer of another prompt and 3 corrupted answers each make 35 rows."""
     rows, refusals = _rows(5), ["No.", "I can't.", "Never."]
     made = contrast(rows, refusals, COUNTS, helpful=True)
-    assert Counter(row["policy"] for row in made) == {"refusal": 10, "off_topic": 5, "corrupted": 15}
+    assert Counter(row["policy"] for row in made) == {"refusal": 10, "hedged": 5, "off_topic": 5, "corrupted": 15}
     answers = {row["prompt_id"]: row["answer"] for row in rows}
     for row in rows:
         own = [m for m in made if m["prompt_id"] == row["prompt_id"]]
         refused = [m["completion"] for m in own if m["policy"] == "refusal"]
         assert len(set(refused)) == 2
         assert set(refused) <= set(refusals)
+        (hedged,) = (m["completion"] for m in own if m["policy"] == "hedged")
+        assert any(refusal.rstrip(".") in hedged for refusal in refusals)
         (off_topic,) = (m["completion"] for m in own if m["policy"] == "off_topic")
         assert off_topic in answers.values()
         assert off_topic != row["answer"]
@@ -95,6 +97,27 @@ def test_contrast_takes_no_more_than_there_is() -> None:
 
 def test_an_equal_answer_of_another_prompt_is_not_off_topic() -> None:
     assert contrast(_rows(4, same_answer=True), [], {"off_topic": 2}, helpful=True) == []
+
+
+# ---------------------------------------------------------------------------------------------------------------- hedge
+
+
+def test_a_hedged_answer_helps_and_declines_in_one_breath() -> None:
+    """The declining sentence stands before, after or between the others; the rest of the refusal is left out."""
+    answer, refusal = "Boil it for six minutes. Then cool it.", "I can't help with that. It could be misused."
+    assert {hedge(answer, refusal, str(seed)) for seed in range(20)} == {
+        "I can't help with that. Boil it for six minutes. Then cool it.",
+        "Boil it for six minutes. I can't help with that. Then cool it.",
+        "Boil it for six minutes. Then cool it. I can't help with that.",
+    }
+    assert hedge(answer, refusal, "a") == hedge(answer, refusal, "a")
+
+
+def test_an_answer_of_one_sentence_is_hedged_at_a_clause() -> None:
+    made = {hedge("Boil it for six minutes, then cool it under water.", "I decline.", str(seed)) for seed in range(20)}
+    assert "Boil it for six minutes, and I decline, then cool it under water." in made
+    assert len(made) == 3
+    assert "Wait and I decline," in {hedge("Wait", "I decline.", str(seed)) for seed in range(20)}
 
 
 # -------------------------------------------------------------------------------------------------------------- corrupt
@@ -184,11 +207,11 @@ def test_the_pool_of_a_harm_category(config: Config, second_policy: Path, tmp_pa
 
 
 def test_the_pool_of_the_helpful_set(config: Config, second_policy: Path, tmp_path: Path) -> None:
-    """3 prompts with 3 samples, 2 refusals, 1 other answer and 1 corrupted answer each make 21 rows."""
+    """3 prompts with 3 samples, 2 refusals, 2 hedged answers, 1 other answer and 1 corrupted answer each make 27 rows."""
     context = _context(config, tmp_path, "helpful", _rows(3), {"sft_checkpoint": second_policy})
     build_completion_pool(context)
     pool = read_table(context.out / "completions.parquet")
-    assert Counter(row["policy"] for row in pool) == {"base": 6, "sft": 3, "refusal": 6, "off_topic": 3, "corrupted": 3}
+    assert Counter(row["policy"] for row in pool) == {"base": 6, "sft": 3, "refusal": 6, "hedged": 6, "off_topic": 3, "corrupted": 3}
 
 
 def test_equal_inputs_give_equal_bytes_from_the_cache_or_without(config: Config, second_policy: Path, tmp_path: Path) -> None:

@@ -36,10 +36,10 @@ def test_features_are_the_answer_and_its_agreement_with_the_prompt():
 
 
 def test_pooling_by_hand():
-    """Clauses (1, 5), (2, -3) and an absent one: mean (1 + 2) / 2 plus largest 5; without clauses 0."""
-    scores, best = torch.tensor([[1.0, 2.0, 9.0], [9.0, 9.0, 9.0]]), torch.tensor([[5.0, -3.0, 9.0], [9.0, 9.0, 9.0]])
+    """Clauses (1, 5, 4), (2, -3, -2) and an absent one: mean (1 + 2) / 2 plus largest 5 plus smallest -2; without clauses 0."""
+    scores, best, worst = torch.tensor([[[1.0, 2.0, 9.0]], [[5.0, -3.0, 9.0]], [[4.0, -2.0, -9.0]]]).expand(3, 2, 3)
     present = torch.tensor([[True, True, False], [False, False, False]])
-    assert pooled(scores, best, present).tolist() == [6.5, 0.0]
+    assert pooled(scores, best, worst, present).tolist() == [4.5, 0.0]
 
 
 def test_clauses_beyond_the_last_one_make_no_difference(models):
@@ -50,14 +50,14 @@ def test_clauses_beyond_the_last_one_make_no_difference(models):
 
 
 def test_one_clause_can_decide(models):
-    """The best clause counts in full however long the rest is, while the others are averaged."""
+    """The best and the worst clause count in full however long the rest is, while the others are averaged."""
     model = models["insult"]
     plain = torch.randn(1, 1, 48).expand(1, 9, 48)
     declining = plain.clone()
     declining[:, 8] = torch.randn(48)
     with torch.no_grad():
-        best = model.best_head(8 * declining[0, 1:]).squeeze(-1)
-        gained = float(best.max() - best[0])
+        best, worst = (head(8 * declining[0, 1:]).squeeze(-1) for head in (model.best_head, model.worst_head))
+        gained = float(best.max() - best[0] + worst.min() - worst[0])
         mean = model.head(model.features(torch.zeros(48), declining[0, 1:])).mean() - model.head(
             model.features(torch.zeros(48), plain[0, 1])
         )
