@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -15,6 +16,7 @@ from drirl_core.stages import STAGES, build_graph
 from drirl_core.taxonomy import HELPFUL, SEVEN_CATEGORIES
 from pipeline import definitions
 from pipeline.lib.factories import GPU_POOL, all_definitions
+from pipeline.lib.private import TESTED_VERSION
 from pipeline.lib.settings import load
 
 HEAVY_LIBRARIES = [
@@ -212,9 +214,36 @@ def test_no_module_that_dagster_reads_postpones_annotations():
     assert [str(file) for file in files if "from __future__ import annotations" in file.read_text()] == []
 
 
-def test_private_names_of_dagster_are_imported_in_two_guarded_files_only():
-    files = [
-        file for file in (ROOT / "pipeline").rglob("*.py") if "from dagster._" in file.read_text() or "import dagster._" in file.read_text()
-    ]
+def test_private_names_of_dagster_are_used_in_one_guarded_file_only():
+    private = "dagster." + "_core"  # joined, so that this file does not mention it
+    folders = [ROOT / name for name in ("drirl_core", "pipeline", "tests", "benchmarks", "configs", "docs", ".ci")]
+    found = [file for folder in folders for file in folder.rglob("*")] + list(ROOT.iterdir())
+    files = [file for file in found if file.is_file() and file.suffix in (".py", ".yaml", ".toml", ".md", "")]
+    mentioned = [str(file.relative_to(ROOT)) for file in files if private in file.read_text(errors="replace")]
 
-    assert sorted(file.name for file in files) == ["conditions.py", "launcher.py"]
+    assert sorted(mentioned) == ["pipeline/lib/private.py", "pipeline/ruff.toml"]  # the second one forbids it
+
+
+def test_the_linter_refuses_a_private_name_anywhere_else_in_the_wiring():
+    line = "from dagster." + "_core.events import DagsterEvent\n\nprint(DagsterEvent)\n"
+    ruff = [sys.executable, "-m", "ruff", "check", "--select", "TID251", "--stdin-filename"]
+    codes = {
+        name: subprocess.run([*ruff, str(ROOT / name), "-"], cwd=ROOT, input=line, capture_output=True, text=True, check=False).returncode
+        for name in ("pipeline/lib/rules.py", "pipeline/defs/automation.py", "drirl_core/stages.py", "pipeline/lib/private.py")
+    }
+
+    assert codes == {"pipeline/lib/rules.py": 1, "pipeline/defs/automation.py": 1, "drirl_core/stages.py": 1, "pipeline/lib/private.py": 0}
+
+
+def test_another_dagster_is_refused_with_the_version_that_was_tested():
+    code = (
+        "import sys, dagster; sys.modules['dagster.' + '_core.definitions.data_version'] = type(sys)('moved')\n"
+        "try:\n    import pipeline.lib.private\nexcept ImportError as error:\n    print(error)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    pinned = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("dagster=="))
+
+    assert "was tested with 1.13.27" in said
+    assert "CachingStaleStatusResolver" in said
+    assert "Install dagster~=1.13.27" in said
+    assert pinned == f"dagster=={TESTED_VERSION}"
