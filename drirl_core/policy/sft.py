@@ -126,4 +126,5 @@ def write_log(folder: Path, log: Sequence[dict[str, float]], metrics: dict[str, 
 
 def is_time(key: str) -> bool:
     """Tell whether a logged metric measures cost rather than learning; TRL counts `num_tokens` anew after a resume."""
-    return key.startswith(("time/", "profiling/")) or key in ("step_time", "train_runtime", "num_tokens", "num_tokens_per_second", STEP_TOKENS)
+    costs = ("step_time", "train_runtime", "num_tokens", "num_tokens_per_second", STEP_TOKENS)
+    return key.startswith(("time/", "profiling/")) or key in costs

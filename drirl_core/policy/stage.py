@@ -241,4 +241,5 @@ def _finish(context: stages.Context, policy: Policy, trainer: Any, log: list[dic
     write_log(context.out, log, metrics)
     curve_plot(log, _CURVES, context.out / "curves.png", "GRPO with dynamic reward scaling")
     phases = {f"{name}_seconds": round(sum(row.get(f"time/{name}_s", 0.0) for row in log), 1) for name in ("sample", "reward", "step")}
-    return {**metrics, "tokens": generated_tokens(log, context.config.policy), **phases, "curves": Plot(context.out / "curves.png", "Training curves by step")}
+    cost = {"tokens": generated_tokens(log, context.config.policy), **phases}
+    return {**metrics, **cost, "curves": Plot(context.out / "curves.png", "Training curves by step")}

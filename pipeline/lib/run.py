@@ -67,7 +67,8 @@ def run_pipeline(
 
     Args:
         config_path: the YAML file, absolute or relative to the project, or a loaded configuration.
-        select: names of assets, `*` and `?` allowed; what they need is made as well. None for all.
+        select: names of assets, `*` and `?` allowed; what they need is made as well. `stale` stands for those that were
+            made before and would come out differently now. None for all.
         overrides: dotted keys to values, applied to the file.
         on_event: told what happens, while it happens; called in the caller's thread.
 

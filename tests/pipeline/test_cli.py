@@ -154,7 +154,7 @@ def test_plan_says_what_is_kept_and_why_the_rest_runs(config: Path) -> None:
     assert f"1 of {n} assets are up to date; {n - 1} will run" in drirl("plan", config).output
     changed = drirl("plan", config, "--set", "prompts.max_chars=999")
     line = next(line for line in changed.output.splitlines() if line.startswith("prompt_pool"))
-    assert "its settings changed" in line
+    assert "prompts.max_chars: 2000 -> 999" in line
     assert "1 min 30 s" in line
 
 
@@ -202,7 +202,7 @@ def fake_run(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Put a run with a given outcome in place of Dagster's."""
 
     def install(result: SimpleNamespace, *events: SimpleNamespace) -> None:
-        def run_pipeline(config: Any, *, on_event: Any) -> SimpleNamespace:
+        def run_pipeline(config: Any, *, select: Any, on_event: Any) -> SimpleNamespace:
             for event in events:
                 on_event(event)
             return result
