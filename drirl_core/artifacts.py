@@ -155,14 +155,14 @@ class ArtifactStore:
         the earlier one.
 
         Returns:
-            Mappings with `version` and `used_at`, and the `details` of the build as `publish` got them; records that were
+            Mappings with `fingerprint`, `version` and `used_at`, and the `details` of the build as `publish` got them; records that were
             written without them lack these, unless the manifest has them.
         """
         found: list[Mapping[str, Any]] = []
         for file in (self.root / asset / "by-input").glob("*.json"):
             with contextlib.suppress(OSError, *_UNREADABLE):
                 entry = json.loads(file.read_text(encoding="utf-8"))
-                record = {**entry, "version": str(entry["version"]), "used_at": float(entry["used_at"])}
+                record = {**entry, "fingerprint": file.stem, "version": str(entry["version"]), "used_at": float(entry["used_at"])}
                 found.append({**self._facts(asset, record["version"], file.stem), **record})
         return sorted(found, key=lambda record: (record["used_at"], record["version"]), reverse=True)
 

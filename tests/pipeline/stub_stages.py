@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from drirl_core.artifacts import ArtifactStore
 from drirl_core.errors import DataError
 from drirl_core.reporting import Plot, Table
 from drirl_core.stages import STAGES, Context
@@ -162,6 +163,15 @@ def _page(context: Context) -> dict[str, Any]:
 
 
 build_balance_report = build_report = build_model_card = _page
+
+
+def spend(store: ArtifactStore, costs: dict[str, tuple[float, int | None]]) -> None:
+    """Let the newest build of some assets have cost seconds and tokens."""
+    for name, (seconds, tokens) in costs.items():
+        record = store.records(name)[0]
+        metadata = {**record["metadata"], "seconds": seconds, **({} if tokens is None else {"tokens": tokens})}
+        index = store.root / name / "by-input" / f"{record['fingerprint']}.json"
+        index.write_text(json.dumps({**record, "metadata": metadata}))
 
 
 def write_settings(folder: Path, **changes: Any) -> Path:

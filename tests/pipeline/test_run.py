@@ -66,6 +66,17 @@ def test_what_is_made_once_is_not_made_again(road):
         assert recorded_version(instance, "balance_report") == second.plan.assets["balance_report"].version
 
 
+def test_only_stale_refreshes_what_exists_and_makes_nothing_new(road):
+    road("safety_dataset_insult")
+    nothing = road("stale")
+    (road.folder / "unsafe.jsonl").write_text("insult: other\nharm: them\n")
+    outcome = road("stale")
+
+    assert (nothing.success, nothing.run_id) == (True, None)
+    assert outcome.success
+    assert outcome.built == ["prompt_pool", "safety_dataset_insult"]
+
+
 @pytest.mark.parametrize("name", ["policy", "encoder"])
 def test_a_missing_model_stops_the_run_before_anything_is_made(road, tmp_path, name):
     with pytest.raises(ModelError, match=r"nowhere is not a directory; give the directory that holds config\.json"):
