@@ -110,7 +110,7 @@ def build_completion_pool(context: Context) -> dict[str, Any]:
     """One row that names the inputs."""
     _misbehave(context)
     _write(context, "completions.parquet", [{"prompt_id": "p", "completion": _digest(context)}])
-    return {"examples": Table([{"prompt": "a|b", "reward": 0.123456}])}
+    return {"tokens": 4, "examples": Table([{"prompt": "a|b", "reward": 0.123456}])}
 
 
 def build_reward_model(context: Context) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def _trained(context: Context) -> dict[str, Any]:
     _json(context, "metrics.json", {"kl": 0.01, "last_reward": 1.0})
     for step in range(2):
         context.reporter.metrics(step, {"loss": 0.5})
-    return {"kl": 0.01}
+    return {"kl": 0.01, "tokens": 100}
 
 
 build_sft_checkpoint = build_policy_checkpoint = _trained
@@ -153,7 +153,7 @@ def build_benchmark(context: Context) -> dict[str, Any]:
     _write(context, "replies.parquet", [{"reply": _digest(context)}])
     common = {"refusal": 0.9, "helpful_correct": 0.5, "helpful_correct_low": 0.4, "empty": 0, "echo": 0, "degenerate": 1, "n": 100}
     _json(context, "results.json", {"summary": [{"policy": p, "over_refusal": o, **common} for p, o in (("base", 0.0), ("dr_irl", 0.5))]})
-    return {}
+    return {"tokens": 20}
 
 
 def _page(context: Context) -> dict[str, Any]:
