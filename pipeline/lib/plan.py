@@ -164,6 +164,8 @@ def _pending(node: Node, versions: Mapping[str, str], config: Config, graph: Gra
     records = store.records(node.name)
     if records and _is_whole(store, node.name, records[0]["version"]):
         found = causes(node, records[0], versions, config, graph)
+        if waits_for:  # what is not known to differ may come out as before
+            found = [cause for cause in found if cause.kind != "unknown"]
     else:
         found = [Cause("gone" if (store.root / node.name).is_dir() else "not_made")]
     why = _listed(map(str, found), "; ") if found else f"waits for {_listed(waits_for)}"

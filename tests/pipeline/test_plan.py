@@ -133,6 +133,10 @@ def test_a_record_that_lacks_facts_gives_the_coarse_reason(made, tmp_path):
             file.write_text(json.dumps(facts))
 
         assert plan(changed).assets["reward_model_harm"].why == why
+    for file in (store.root / "hardness_harm").rglob("*.json"):
+        file.write_text(json.dumps({key: value for key, value in json.loads(file.read_text()).items() if key != "inputs"}))
+
+    assert plan(changed).assets["hardness_harm"].why == "waits for reward_model_harm"
 
 
 def test_the_reason_is_told_against_the_last_build_even_if_it_gave_what_an_earlier_one_gave(made, tmp_path):
