@@ -3,7 +3,7 @@
 Layout below the root::
 
     <asset>/<version>/...files..., manifest.json      an artifact; `version` hashes its files
-    <asset>/by-input/<fingerprint>.json               which version these inputs, code and configuration gave
+    <asset>/by-input/<fingerprint>.json               which version these inputs, code and configuration gave, and at what cost
     .work/<asset>-<fingerprint>/                      unfinished work, kept over a crash so that a retry resumes
     .cache/*.sqlite                                   rows kept under a content key (completions, embeddings)
 
@@ -148,6 +148,24 @@ class ArtifactStore:
             return self.open(asset, newest[1])
         return None
 
+    def records(self, asset: str) -> list[Mapping[str, Any]]:
+        """Return what is known of the builds of an asset, the one used last first.
+
+        A build that gave the same content as an earlier one has a record of its own, while the artifact's manifest tells of
+        the earlier one.
+
+        Returns:
+            Mappings with `fingerprint`, `version` and `used_at`, and the `details` of the build as `publish` got them; records that were
+            written without them lack these, unless the manifest has them.
+        """
+        found: list[Mapping[str, Any]] = []
+        for file in (self.root / asset / "by-input").glob("*.json"):
+            with contextlib.suppress(OSError, *_UNREADABLE):
+                entry = json.loads(file.read_text(encoding="utf-8"))
+                record = {**entry, "fingerprint": file.stem, "version": str(entry["version"]), "used_at": float(entry["used_at"])}
+                found.append({**self._facts(asset, record["version"], file.stem), **record})
+        return sorted(found, key=lambda record: (record["used_at"], record["version"]), reverse=True)
+
     @contextlib.contextmanager
     def building(self, asset: str, fingerprint: str, on_wait: Callable[[str], None] | None = None) -> Iterator[Workspace]:
         """Hold the work directory of one build, alone among all processes of this machine.
@@ -236,17 +254,34 @@ class ArtifactStore:
                 _sync(workspace.out / name)
             target.parent.mkdir(parents=True, exist_ok=True)
             self._rename(workspace.out, target, asset, version)
-            self.touch(asset, fingerprint, version)
+            self.touch(asset, fingerprint, version, details)
             shutil.rmtree(workspace.out.parent, ignore_errors=True)
         return self.open(asset, version)
 
-    def touch(self, asset: str, fingerprint: str, version: str) -> None:
-        """Record that these inputs give this version, now."""
+    def touch(self, asset: str, fingerprint: str, version: str, details: Mapping[str, Any] | None = None) -> None:
+        """Record that these inputs give this version, now.
+
+        Args:
+            asset: name of the asset.
+            fingerprint: hash of inputs, code and configuration.
+            version: version of the artifact.
+            details: of the build; None where it was found again, whose record then keeps what it has.
+        """
         index = self._index(asset, fingerprint)
         index.parent.mkdir(parents=True, exist_ok=True)
+        kept: dict[str, Any] = {}
+        with contextlib.suppress(OSError, *_UNREADABLE):
+            kept = dict(json.loads(index.read_text(encoding="utf-8")))
         temporary = index.with_suffix(f".{os.getpid()}.tmp")
-        _write_synced(temporary, json.dumps({"version": version, "used_at": time.time()}))
+        _write_synced(temporary, json.dumps({**kept, **(details or {}), "version": version, "used_at": time.time()}))
         temporary.replace(index)
+
+    def _facts(self, asset: str, version: str, fingerprint: str) -> Mapping[str, Any]:
+        """Return the manifest of an artifact if it tells of the build with this fingerprint."""
+        with contextlib.suppress(OSError, *_UNREADABLE):
+            manifest = json.loads((self.root / asset / version / MANIFEST).read_text(encoding="utf-8"))
+            return manifest if manifest["fingerprint"] == fingerprint else {}
+        return {}
 
     def _rename(self, source: Path, target: Path, asset: str, version: str) -> None:
         try:

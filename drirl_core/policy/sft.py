@@ -18,6 +18,7 @@ from drirl_core.errors import DataError
 from drirl_core.models import load_policy
 from drirl_core.policy.plots import curve_plot
 from drirl_core.policy.training import (
+    STEP_TOKENS,
     TrainingStream,
     common_arguments,
     last_checkpoint,
@@ -37,7 +38,7 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
         context: inputs are the data sets of all categories.
 
     Returns:
-        Display metadata: rows, steps, first and last loss, token accuracy, curve.
+        Display metadata: rows, steps, tokens trained on, first and last loss, token accuracy, curve.
 
     Raises:
         DataError: there are no training rows.
@@ -83,7 +84,8 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     }
     write_log(context.out, log, metrics)
     curve_plot(log, {"loss": "loss", "mean_token_accuracy": "token accuracy"}, context.out / "curves.png", "Supervised fine-tuning")
-    return {**metrics, "curves": Plot(context.out / "curves.png", "Loss and token accuracy by step")}
+    tokens = round(sum(row.get(STEP_TOKENS, 0.0) for row in log))
+    return {**metrics, "tokens": tokens, "curves": Plot(context.out / "curves.png", "Loss and token accuracy by step")}
 
 
 def training_rows(context: stages.Context, settings: SftConfig, seed: int) -> list[dict[str, Any]]:
@@ -124,4 +126,5 @@ def write_log(folder: Path, log: Sequence[dict[str, float]], metrics: dict[str, 
 
 def is_time(key: str) -> bool:
     """Tell whether a logged metric measures cost rather than learning; TRL counts `num_tokens` anew after a resume."""
-    return key.startswith(("time/", "profiling/")) or key in ("step_time", "train_runtime", "num_tokens", "num_tokens_per_second")
+    costs = ("step_time", "train_runtime", "num_tokens", "num_tokens_per_second", STEP_TOKENS)
+    return key.startswith(("time/", "profiling/")) or key in costs

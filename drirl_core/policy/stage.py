@@ -54,7 +54,7 @@ def build_policy_checkpoint(context: stages.Context) -> dict[str, Any]:
         context: inputs are all data sets, reward models and hardness tables, and `sft_checkpoint` when it is the start.
 
     Returns:
-        Display metadata: first and last reward, KL, entropy, alpha, seconds a phase, curves.
+        Display metadata: first and last reward, KL, entropy, alpha, tokens generated, seconds a phase, curves.
 
     Raises:
         DataError: a data set has no training rows.
@@ -207,6 +207,17 @@ def _read_constants(file: Path) -> dict[str, float]:
         raise DataError(f"{file} cannot be read ({error}); materialize the hardness of this category again") from error
 
 
+def generated_tokens(log: Sequence[Mapping[str, float]], settings: PolicyConfig) -> int:
+    """Count the tokens of all completions of a training run.
+
+    Args:
+        log: one row a step; only a step that generated has a mean length.
+        settings: completions a step.
+    """
+    completions = settings.prompts_per_step * settings.num_generations
+    return round(sum(row.get("completions/mean_length", 0.0) * completions for row in log))
+
+
 def _finish(context: stages.Context, policy: Policy, trainer: Any, log: list[dict[str, float]]) -> dict[str, Any]:
     save_merged(trainer.model, policy, context.out)
     tail = log[-max(1, len(log) // 5) :]
@@ -230,4 +241,5 @@ def _finish(context: stages.Context, policy: Policy, trainer: Any, log: list[dic
     write_log(context.out, log, metrics)
     curve_plot(log, _CURVES, context.out / "curves.png", "GRPO with dynamic reward scaling")
     phases = {f"{name}_seconds": round(sum(row.get(f"time/{name}_s", 0.0) for row in log), 1) for name in ("sample", "reward", "step")}
-    return {**metrics, **phases, "curves": Plot(context.out / "curves.png", "Training curves by step")}
+    cost = {"tokens": generated_tokens(log, context.config.policy), **phases}
+    return {**metrics, **cost, "curves": Plot(context.out / "curves.png", "Training curves by step")}

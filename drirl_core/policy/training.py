@@ -21,6 +21,8 @@ from drirl_core.reporting import Reporter
 
 _COMPLETE = "complete.json"
 _STATE = "drirl_state.json"
+STEP_TOKENS = "step_tokens"
+"""Logged metric: tokens of one step, prompts included."""
 
 
 class TrainingStream(TrainerCallback):
@@ -36,10 +38,11 @@ class TrainingStream(TrainerCallback):
     def __init__(self, what: str, log_file: Path, reporter: Reporter, state: Callable[[], Mapping[str, Any]] = dict) -> None:
         self._what, self._file, self._reporter, self._state = what, log_file, reporter, state
         self._last = time.monotonic()
+        self._tokens = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Forget the logged steps that a resume will do again."""
-        self._last = time.monotonic()
+        self._last, self._tokens = time.monotonic(), float(state.num_input_tokens_seen)  # not 0 where TRL keeps it over a resume
         kept = [row for row in read_log(self._file) if row["step"] <= state.global_step]
         self._file.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 
@@ -64,6 +67,9 @@ class TrainingStream(TrainerCallback):
         now = time.monotonic()
         values["time/step_s"] = now - self._last
         self._last = now
+        if "num_tokens" in values:  # a running count
+            values[STEP_TOKENS] = values["num_tokens"] - self._tokens
+            self._tokens = values["num_tokens"]
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, **values}) + "\n")
         self._reporter.metrics(state.global_step, shortened(values))

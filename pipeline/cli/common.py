@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from drirl_core.config import Config, load_config
 from drirl_core.errors import ConfigError, DrirlError
+from pipeline.lib.display import duration as duration
 from pipeline.lib.settings import ROOT, anchored
 
 DEFAULT_CONFIG = Path("configs/demo.yaml")
@@ -32,6 +33,15 @@ ConfigArgument = Annotated[
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="YAML file with the settings of the run to look at.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, by its dotted name. May be repeated.")
+]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only",
+        metavar="NAME",
+        help="Only this asset and what it needs, such as 'reward_model_*'; or `stale`: only what was made before and would come out "
+        "differently now, with what follows from it, and nothing that was never made. May be repeated.",
+    ),
 ]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the whole traceback when something goes wrong.", callback=_remember_debug)]
 
@@ -106,12 +116,3 @@ def parse_changes(changes: Sequence[str]) -> Mapping[str, Any]:
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {change!r}: the value cannot be read ({error}); put quotes around special characters") from error
     return parsed
-
-
-def duration(seconds: float) -> str:
-    """Write a number of seconds as people say it: `42 s`, `3 min 05 s`, `2 h 10 min`."""
-    whole = round(max(0.0, seconds))
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

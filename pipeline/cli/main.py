@@ -16,6 +16,7 @@ from pipeline.cli.common import (
     ConfigOption,
     DebugOption,
     Guarded,
+    OnlyOption,
     SetOption,
     find_config,
     output,
@@ -52,29 +53,46 @@ def root(
     epilog="Examples:\n\n"
     "`drirl run` runs the demo: a 135M model, on a CPU.\n\n"
     "`drirl run mine.yaml --set policy.steps=48 --set seed=1` changes two settings of your own file.\n\n"
+    "`drirl run --only stale` refreshes what exists and makes nothing new; `--only 'reward_model_*'` stops there.\n\n"
     "Run it again: only what your changes touch is built anew. Stop it with Ctrl-C and run it again: it goes on from the last checkpoint."
 )
-def run(config: ConfigArgument = DEFAULT_CONFIG, changes: SetOption = None, debug: DebugOption = False) -> None:
+def run(config: ConfigArgument = DEFAULT_CONFIG, changes: SetOption = None, only: OnlyOption = None, debug: DebugOption = False) -> None:
     """Run the whole road: data, reward models, hardness, policy, benchmarks, report.
 
     What is up to date is kept; a second run with nothing changed trains nothing.
     """
     from pipeline.cli.running import run_and_show
 
-    again = shlex.join(["drirl", "run", str(config), *(word for change in changes or () for word in ("--set", change))])
-    run_and_show(read_config(config, changes), again)
+    repeated = [(option, value) for option, values in (("--set", changes), ("--only", only)) for value in values or ()]
+    again = shlex.join(["drirl", "run", str(config), *(word for pair in repeated for word in pair)])
+    run_and_show(read_config(config, changes), again, only)
 
 
 @app.command(
     epilog="Examples:\n\n"
     "`drirl plan` tells what `drirl run` would do.\n\n"
-    "`drirl plan --set hardness.combine=shuffled` tells what a change would cost before you make it."
+    "`drirl plan --set hardness.combine=shuffled` tells what a change would cost before you make it.\n\n"
+    "`drirl plan --json` prints the same for machines; `drirl plan --exit-code` ends with code 3 when something is pending."
 )
-def plan(config: ConfigArgument = DEFAULT_CONFIG, changes: SetOption = None, debug: DebugOption = False) -> None:
-    """Show what is up to date, and what would run and why. Builds nothing."""
-    from pipeline.cli.planning import show_plan
+def plan(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    changes: SetOption = None,
+    only: OnlyOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="End with code 3 when something will or may run.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show what is up to date, what would run and why, and what it would cost, judged by earlier runs. Builds nothing."""
+    from pipeline.cli import planning
 
-    show_plan(read_config(config, changes), output())
+    settings = read_config(config, changes)
+    if as_json:
+        found, text = planning.plan_json(settings, only)
+        sys.stdout.write(text + "\n")
+    else:
+        found = planning.show_plan(settings, output(), only)
+    if exit_code and not found.up_to_date:
+        raise typer.Exit(3)
 
 
 @app.command(

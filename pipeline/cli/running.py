@@ -2,51 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from drirl_core.config import Config
 from pipeline.cli import promotion, results
 from pipeline.cli.common import duration, errors, output
-from pipeline.cli.planning import earlier_seconds, summary_line
+from pipeline.cli.planning import left_out_lines, summary_line
 from pipeline.cli.progress import RunState, view
+from pipeline.lib.estimates import estimates, totals
 from pipeline.lib.executors import require_local
 from pipeline.lib.plan import plan
 
 
-def run_and_show(config: Config, again: str) -> None:
+def run_and_show(config: Config, again: str, only: Sequence[str] | None = None) -> None:
     """Run what is pending and print the results.
 
     Args:
         config: the configuration.
         again: the command that the user gave, to go on with.
+        only: names of assets, or `stale`; None for all.
 
     Raises:
         DrirlError: the run could not start.
         typer.Exit: code 1 when an asset failed, 130 when the user stopped the run.
     """
     require_local(config)
-    console, todo = output(), plan(config)
-    pending = [asset.name for asset in todo.pending]
-    earlier = earlier_seconds(config, pending)
+    console, todo = output(), plan(config, only)
+    pending, costs = [asset.name for asset in todo.pending], estimates(todo, config)
     if pending:
-        console.print(Text(f"{config.name}: {summary_line(todo, earlier)}"), soft_wrap=True)
+        console.print(Text(f"{config.name}: {summary_line(todo, totals(todo, costs))}"), soft_wrap=True)
+    for line in left_out_lines(config, only):
+        console.print(Text(line), soft_wrap=True)
     with console.status("starting Dagster") if console.is_terminal else _Nothing():
         from pipeline.lib.run import run_pipeline  # loads Dagster, which takes seconds
 
-    state = RunState(pending, earlier)
+    state = RunState(pending, {name: cost.seconds for name, cost in costs.items() if cost.seconds is not None})
     with view(state, console) as shown:
-        outcome = run_pipeline(config, on_event=shown.take)
+        outcome = run_pipeline(config, select=only, on_event=shown.take)
     if outcome.cancelled:
         _say_stopped(outcome, again)
         raise typer.Exit(130)
     if not outcome.success:
         _say_failed(outcome, again)
         raise typer.Exit(1)
-    _say_done(config, outcome, state, console)
+    _say_done(config, outcome, state, "everything" if only is None else "what --only names")
 
 
 class _Nothing:
@@ -59,10 +62,11 @@ class _Nothing:
         """Do nothing."""
 
 
-def _say_done(config: Config, outcome: Any, state: RunState, console: Console) -> None:
+def _say_done(config: Config, outcome: Any, state: RunState, asked: str) -> None:
+    console = output()
     console.print()
     if not outcome.built:
-        console.print("Nothing to do: everything is up to date, nothing was trained.", style="bold green")
+        console.print(f"Nothing to do: {asked} is up to date, nothing was trained.", style="bold green", highlight=False)
     else:
         console.print(
             f"Done: {len(outcome.built)} assets built, {len(outcome.reused)} found again, in {duration(outcome.seconds)}.",

@@ -5,6 +5,7 @@ import warnings
 import dagster as dg
 
 from drirl_core.stages import build_graph
+from pipeline.lib.panel import PANEL
 from pipeline.lib.settings import current
 
 REFRESH_JOB, OBSERVE_JOB = "refresh_everything", "observe_sources"
@@ -28,7 +29,7 @@ observe_sources_nightly = dg.ScheduleDefinition(
     job_name=OBSERVE_JOB,
     cron_schedule="0 2 * * *",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Hashes the input files every night.",
+    description="Hashes the input files every night, and records the retraining plan.",
 )
 
 
@@ -44,8 +45,8 @@ def defs() -> dg.Definitions:
     )
     observe = dg.define_asset_job(
         OBSERVE_JOB,
-        selection=dg.AssetSelection.assets(*graph.sources),
-        description="Hash the input files, so that the graph shows which assets are behind them.",
+        selection=dg.AssetSelection.assets(*graph.sources, PANEL),
+        description="Hash the input files, so that the graph shows which assets are behind them, and look at the retraining plan.",
     )
     return dg.Definitions(jobs=[refresh, observe], schedules=[refresh_stale_assets_weekly, observe_sources_nightly], sensors=[_sensor()])
 

@@ -2,19 +2,13 @@
 
 Dagster's own conditions react to events ("an input was materialized"); these look at the state ("the version I was made
 from is not the input's version any more"), so an input that came out the same causes nothing and a lost event is made
-up for on the next tick. Staleness by data version has no public interface in Dagster 1.13: this file and
-`pipeline.lib.launcher` alone import private names.
+up for on the next tick.
 """
 
 import dagster as dg
 from dagster import AutomationCondition as Condition
 
-try:
-    from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
-except ImportError as error:
-    raise ImportError(
-        f"pipeline/lib/conditions.py was written for dagster 1.13 and does not fit {dg.__version__}; install dagster~=1.13.27"
-    ) from error
+from pipeline.lib.private import CachingStaleStatusResolver, StaleStatus
 
 
 class Stale(dg.AutomationCondition):

@@ -73,6 +73,22 @@ def _value(value: Any) -> Value:
     return {"type": "text", "raw_value": str(value)}
 
 
+def duration(seconds: float) -> str:
+    """Write a number of seconds as people say it: `42 s`, `3 min 05 s`, `2 h 10 min`."""
+    whole = round(max(0.0, seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def amount(number: float) -> str:
+    """Write a large number as people say it: `950`, `12k`, `3.1M`."""
+    if number < 9_950:
+        return f"{number:.0f}" if number < 1_000 else f"{number / 1e3:.1f}k"
+    return f"{number / 1e3:.0f}k" if number < 999_500 else f"{number / 1e6:.1f}M"
+
+
 def finite(value: Any) -> Any:
     """Return a number that Dagster can plot, or the text `nan` or `inf`; other values as they are."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,13 +11,7 @@ import socket
 import dagster as dg
 
 from pipeline.lib.owner import OWNER_TAG, owner_is_gone
-
-try:
-    from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
-except ImportError as error:
-    raise ImportError(
-        f"pipeline/lib/launcher.py was written for dagster 1.13 and does not fit {dg.__version__}; install dagster~=1.13.27"
-    ) from error
+from pipeline.lib.private import CheckRunHealthResult, WorkerStatus
 
 _CODE_SERVER_TAG = ".dagster/grpc_info"
 _TIMEOUT_S = 5.0

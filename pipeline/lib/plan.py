@@ -5,12 +5,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from drirl_core.artifacts import Artifact, ArtifactStore, fingerprint
+from drirl_core.artifacts import ArtifactStore, fingerprint
 from drirl_core.config import Config
 from drirl_core.errors import ArtifactError, ConfigError, nearest
 from drirl_core.stages import Graph, Node, build_graph, code_version, source_version
+from pipeline.lib.reasons import Cause, causes
 
-_NOT_MADE, _GONE = "not made yet", "its artifact was removed or damaged"
+STALE = "stale"
+"""Selects what was made before and would come out differently now."""
 
 State = Literal["up_to_date", "will_run", "may_run"]
 
@@ -25,12 +27,26 @@ class PlannedAsset:
             run, and is made anew unless that one comes out as before.
         why: the reason, in a few words.
         version: version of its artifact, when it is up to date.
+        causes: the reasons one by one; none for `may_run`.
+        waits_for: inputs that will or may run before it.
     """
 
     name: str
     state: State
     why: str
     version: str | None = None
+    causes: tuple[Cause, ...] = ()
+    waits_for: tuple[str, ...] = ()
+
+    @property
+    def pending(self) -> bool:
+        """Whether it will or may run."""
+        return self.state != "up_to_date"
+
+    @property
+    def stale(self) -> bool:
+        """Whether it was made before and is pending now."""
+        return self.pending and all(cause.kind != "not_made" for cause in self.causes)
 
 
 @dataclass(frozen=True)
@@ -46,7 +62,7 @@ class Plan:
     @property
     def pending(self) -> list[PlannedAsset]:
         """The assets that will or may run."""
-        return [asset for asset in self.assets.values() if asset.state != "up_to_date"]
+        return [asset for asset in self.assets.values() if asset.pending]
 
     @property
     def up_to_date(self) -> bool:
@@ -59,7 +75,7 @@ def plan(config: Config, select: Iterable[str] | None = None) -> Plan:
 
     Args:
         config: the configuration.
-        select: names of assets, `*` and `?` allowed; None for all. What they need is planned as well.
+        select: names of assets, `*` and `?` allowed, or `stale`; None for all. What they need is planned as well.
 
     Returns:
         State and reason of each asset.
@@ -69,26 +85,45 @@ def plan(config: Config, select: Iterable[str] | None = None) -> Plan:
         DataError: a source file cannot be read.
     """
     graph, store = build_graph(config), ArtifactStore(config.root)
+    if select is not None and STALE in (select := list(select)):
+        select = [name for name in select if name != STALE] + select_stale(config)[0]
     chosen = with_ancestors(graph, select)
     needed = {name for node in chosen for name in node.inputs}
     versions = {name: source_version(path) for name, path in graph.sources.items() if name in needed}
     planned: dict[str, PlannedAsset] = {}
     for node in chosen:
-        waiting = [name for name in node.inputs if name in planned and planned[name].state != "up_to_date"]
-        if waiting:
-            made = _was_made(store, node.name)
-            planned[node.name] = PlannedAsset(
-                node.name, "may_run" if made else "will_run", f"depends on {_listed(waiting)}" if made else _NOT_MADE
-            )
-            continue
-        code, inputs = code_version(node, config), {name: versions[name] for name in node.inputs}
-        found = store.find(node.name, fingerprint(node.name, code, inputs))
+        found = None
+        if all(name in versions for name in node.inputs):
+            inputs = {name: versions[name] for name in node.inputs}
+            found = store.find(node.name, fingerprint(node.name, code_version(node, config), inputs))
         if found:
             versions[node.name] = found.version
             planned[node.name] = PlannedAsset(node.name, "up_to_date", "nothing changed", found.version)
         else:
-            planned[node.name] = PlannedAsset(node.name, "will_run", _reason(store, node, code, inputs))
+            planned[node.name] = _pending(node, versions, config, graph, store)
     return Plan(planned)
+
+
+def select_stale(config: Config) -> tuple[list[str], list[str]]:
+    """Choose what was made before and is stale now, and what follows from it.
+
+    Args:
+        config: the configuration.
+
+    Returns:
+        Names of the assets, and of stale ones left out because they need an asset that was never made.
+
+    Raises:
+        DataError: a source file cannot be read.
+    """
+    graph, planned = build_graph(config), plan(config).assets
+    chosen: list[str] = []
+    left_out: list[str] = []
+    for asset in planned.values():
+        if asset.stale:
+            ready = all(name in chosen for name in graph.nodes[asset.name].inputs if name in planned and planned[name].pending)
+            (chosen if ready else left_out).append(asset.name)
+    return chosen, left_out
 
 
 def with_ancestors(graph: Graph, select: Iterable[str] | None) -> list[Node]:
@@ -107,7 +142,7 @@ def with_ancestors(graph: Graph, select: Iterable[str] | None) -> list[Node]:
     for pattern in select:
         matches = fnmatch.filter(graph.nodes, pattern)
         if not matches:
-            raise ConfigError(f"{pattern!r} is no asset of this configuration; {nearest(pattern, graph.nodes)}")
+            raise ConfigError(f"{pattern!r} is no asset of this configuration; {nearest(pattern, [*graph.nodes, STALE])}")
         wanted.update(matches)
     for node in reversed(graph.nodes.values()):
         if node.name in wanted:
@@ -115,35 +150,37 @@ def with_ancestors(graph: Graph, select: Iterable[str] | None) -> list[Node]:
     return [node for node in graph.nodes.values() if node.name in wanted]
 
 
-def _reason(store: ArtifactStore, node: Node, code: str, inputs: Mapping[str, str]) -> str:
-    """Say how the present state differs from the one that gave the latest artifact."""
-    if not _was_made(store, node.name):
-        return _NOT_MADE
-    latest = _latest(store, node.name)
-    if latest is None:
-        return _GONE
-    before: Mapping[str, str] = latest.manifest.get("inputs", {})
-    changed = [name for name in inputs if before.get(name) != inputs[name]]
-    if changed:
-        return f"changed: {_listed(changed)}"
-    old = str(latest.manifest.get("code_version", ""))
-    if old.partition("-")[0] != code.partition("-")[0]:
-        return "its algorithm changed"
-    return "its settings changed" if old != code else _GONE
+def _pending(node: Node, versions: Mapping[str, str], config: Config, graph: Graph, store: ArtifactStore) -> PlannedAsset:
+    """Say how the present state differs from the one that gave the latest artifact.
+
+    Args:
+        node: an asset that is not up to date.
+        versions: versions of all sources and of the assets that are up to date.
+        config: the configuration.
+        graph: the graph.
+        store: where artifacts lie.
+    """
+    waits_for = tuple(name for name in node.inputs if name not in versions)
+    records = store.records(node.name)
+    if records and _is_whole(store, node.name, records[0]["version"]):
+        found = causes(node, records[0], versions, config, graph)
+        if waits_for:  # what is not known to differ may come out as before
+            found = [cause for cause in found if cause.kind != "unknown"]
+    else:
+        found = [Cause("gone" if (store.root / node.name).is_dir() else "not_made")]
+    why = _listed(map(str, found), "; ") if found else f"waits for {_listed(waits_for)}"
+    return PlannedAsset(node.name, "will_run" if found else "may_run", why, None, tuple(found), waits_for)
 
 
-def _was_made(store: ArtifactStore, name: str) -> bool:
-    return (store.root / name).is_dir()
-
-
-def _latest(store: ArtifactStore, name: str) -> Artifact | None:
+def _is_whole(store: ArtifactStore, name: str, version: str) -> bool:
     try:
-        return store.latest(name)
-    except (ArtifactError, OSError):
-        return None
+        store.open(name, version)
+    except ArtifactError:
+        return False
+    return True
 
 
-def _listed(names: Iterable[str], most: int = 3) -> str:
+def _listed(names: Iterable[str], between: str = ", ", most: int = 3) -> str:
     names = list(names)
     rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
+    return between.join(names[:most]) + rest

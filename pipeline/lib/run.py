@@ -24,13 +24,12 @@ from pipeline.lib.executors import require_local
 from pipeline.lib.home import INSTANCE_FILE, chosen_home
 from pipeline.lib.launcher import HealthCheckedLauncher
 from pipeline.lib.plan import Plan, plan, with_ancestors
+from pipeline.lib.private import NO_CAPTURE
 from pipeline.lib.resolve import VERSION_TAG, stale_records
 from pipeline.lib.settings import anchored, load
 
 LOCK_FILE = "run.lock"
 _POLL_S = 0.3
-_NO_CAPTURE = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
-"""Dagster would redirect this process's own output into files while a step runs."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,8 @@ def run_pipeline(
 
     Args:
         config_path: the YAML file, absolute or relative to the project, or a loaded configuration.
-        select: names of assets, `*` and `?` allowed; what they need is made as well. None for all.
+        select: names of assets, `*` and `?` allowed; what they need is made as well. `stale` stands for those that were
+            made before and would come out differently now. None for all.
         overrides: dotted keys to values, applied to the file.
         on_event: told what happens, while it happens; called in the caller's thread.
 
@@ -210,11 +210,14 @@ def open_instance() -> Iterator[dg.DagsterInstance]:
 
 @contextlib.contextmanager
 def _instance(home: Path) -> Iterator[dg.DagsterInstance]:
-    """Open the instance of a home, with its own settings except for the capture of output."""
+    """Open the instance of a home, with its own settings except for the capture of output.
+
+    Dagster would redirect this process's own output into files while a step runs.
+    """
     file = home / INSTANCE_FILE
     settings = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
     name = f"run_{INSTANCE_FILE}"
-    (home / name).write_text(yaml.safe_dump({**(settings or {}), "compute_logs": _NO_CAPTURE}), encoding="utf-8")
+    (home / name).write_text(yaml.safe_dump({**(settings or {}), "compute_logs": NO_CAPTURE}), encoding="utf-8")
     with dg.DagsterInstance.from_config(str(home), name) as instance:
         yield instance
 

@@ -22,13 +22,19 @@ DETAILS = {"metadata": {"rows": 2}, "inputs": {}}
 
 
 def _publish(
-    store: ArtifactStore, files: dict[str, str], *, asset: str = "table", key: str = "aaaa", volatile: frozenset[str] = frozenset()
+    store: ArtifactStore,
+    files: dict[str, str],
+    *,
+    asset: str = "table",
+    key: str = "aaaa",
+    details: dict[str, Any] = DETAILS,
+    volatile: frozenset[str] = frozenset(),
 ) -> Artifact:
     with store.building(asset, key) as workspace:
         for name, text in files.items():
             (workspace.out / name).parent.mkdir(parents=True, exist_ok=True)
             (workspace.out / name).write_text(text, encoding="utf-8")
-        return store.publish(asset, key, workspace, details=DETAILS, volatile=volatile)
+        return store.publish(asset, key, workspace, details=details, volatile=volatile)
 
 
 def _visible(store: ArtifactStore) -> list[str]:
@@ -352,3 +358,32 @@ def test_cache_files_lie_beside_the_artifacts(store: ArtifactStore) -> None:
     file = store.cache_path("completions")
     assert file == store.root / ".cache" / "completions.sqlite"
     assert file.parent.is_dir()
+
+
+def test_what_a_build_cost_is_no_part_of_its_version(store: ArtifactStore) -> None:
+    first, second = (
+        _publish(store, {"a": "1"}, key=key, details={**DETAILS, "metadata": {"seconds": seconds, "tokens": 9}})
+        for key, seconds in (("aaaa", 1.0), ("bbbb", 7.0))
+    )
+    assert first.version == second.version
+
+
+def test_each_build_has_a_record_even_where_the_content_is_the_same(store: ArtifactStore) -> None:
+    """The manifest tells of the first build alone; which inputs the last one had must not be lost."""
+    version = _publish(store, {"a": "1"}, key="aaaa", details={"metadata": {"seconds": 1.0}, "inputs": {"x": "1"}}).version
+    _publish(store, {"a": "1"}, key="bbbb", details={"metadata": {"seconds": 7.0}, "inputs": {"x": "2"}})
+    assert store.open("table", version).manifest["inputs"] == {"x": "1"}
+    assert [(record["inputs"]["x"], record["metadata"]["seconds"]) for record in store.records("table")] == [("2", 7.0), ("1", 1.0)]
+    store.touch("table", "aaaa", version)
+    assert [record["inputs"]["x"] for record in store.records("table")] == ["1", "2"]
+
+
+def test_a_record_without_details_takes_those_of_its_manifest(store: ArtifactStore) -> None:
+    """As indexes were written before: version and time alone."""
+    version = _publish(store, {"a": "1"}, key="aaaa").version
+    for key in ("aaaa", "bbbb"):
+        (store.root / "table" / "by-input" / f"{key}.json").write_text(json.dumps({"version": version, "used_at": ord(key[0])}))
+    newer, older = store.records("table")
+    assert older["inputs"] == DETAILS["inputs"]
+    assert "inputs" not in newer
+    assert store.records("never_made") == []

@@ -15,9 +15,9 @@ import pytest
 from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import Config
 from drirl_core.reporting import SilentReporter
-from drirl_core.stages import build_graph, run_all
+from drirl_core.stages import DATA_FOLDER, build, build_graph, run_all, source_version
 from drirl_core.tables import read_table
-from drirl_core.testing import tiny_config
+from drirl_core.testing import RecordingReporter, tiny_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,6 +66,54 @@ def test_a_changed_reward_setting_rebuilds_from_the_reward_models_on(world: Path
     }
     assert {name for name in touched if name.startswith("reward_model_")} == {n for n in versions if n.startswith("reward_model_")}
     assert "policy_checkpoint" in touched
+
+
+def _two_categories(folder: Path, change: dict[str, str]) -> dict[str, object]:
+    """Write copies of the embedded prompts and demonstrations of two categories, some prompts changed; return the settings."""
+    for name in ("unsafe_prompts", "demonstrations"):
+        rows = [json.loads(line) for line in (DATA_FOLDER / f"{name}.jsonl").open(encoding="utf-8")]
+        kept = [
+            {**row, "prompt": change.get(row["prompt"], row["prompt"])} for row in rows if row["category"] in ("insult", "mental_health")
+        ]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    (folder / "taxonomy.yaml").write_text("categories: [insult, mental_health]\n", encoding="utf-8")
+    return {
+        "root": str(folder / "artifacts"),
+        "prompts.taxonomy": str(folder / "taxonomy.yaml"),
+        "prompts.sources": [{"name": "unsafe_prompts", "path": str(folder / "unsafe_prompts.jsonl")}],
+        "demonstrations.demonstrator": {"source": {"name": "demonstrations", "path": str(folder / "demonstrations.jsonl")}},
+        "demonstrations.quota": 60,  # more than there are, so that every row is used
+        "completions.samples": {"base": 1},  # sampling from the SFT start makes every pool depend on every data set
+    }
+
+
+def _up_to_hardness(config: Config, reporter: RecordingReporter) -> dict[str, str]:
+    """Build everything that belongs to a category; return the versions."""
+    graph = build_graph(config)
+    versions = {name: source_version(path) for name, path in graph.sources.items()}
+    for node in graph.nodes.values():
+        if node.stage in ("prompt_pool", "dataset", "completion_pool", "reward_model", "hardness"):
+            versions[node.name] = build(node, config, versions, reporter)[0].version
+    return versions
+
+
+def test_rows_of_one_category_change_its_branch_alone_and_only_they_are_sampled(world: Path) -> None:
+    folder = world / "targeted"
+    folder.mkdir()
+    config = tiny_config(world, _two_categories(folder, {}))
+    before = _up_to_hardness(config, RecordingReporter())
+    rows = read_table(ArtifactStore(config.root).open("safety_dataset_insult", before["safety_dataset_insult"]).path / "rows.parquet")
+    chosen = [row["prompt"] for row in rows if row["split"] == "train" and row["origin"] == "pool"][:3]
+    _two_categories(folder, {prompt: f"{prompt} Be quick about it." for prompt in chosen})
+    reporter = RecordingReporter()
+    after = _up_to_hardness(config, reporter)
+
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {
+        *("source_unsafe_prompts", "source_demonstrations", "prompt_pool"),
+        *("safety_dataset_insult", "completion_pool_insult", "reward_model_insult", "hardness_insult"),
+    }
+    assert [line.partition(",")[0] for line in reporter.lines if line.startswith("sampled")] == ["sampled 3 completions"]
 
 
 def test_a_killed_training_resumes_from_its_checkpoint_and_ends_alike(world: Path, versions: dict[str, str]) -> None:

@@ -16,10 +16,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from drirl_core.artifacts import ArtifactStore
+from drirl_core.config import slice_hash
 from drirl_core.errors import DataError
 from drirl_core.promotion import build_candidate
 from drirl_core.reporting import Plot, Table
-from drirl_core.stages import STAGES, Context
+from drirl_core.stages import STAGES, Context, dataset_name
 from drirl_core.tables import prompt_id, write_table
 
 SPLITS = ("train", "train", "validation", "test")
@@ -49,9 +51,9 @@ def _misbehave(context: Context) -> None:
         time.sleep(120)
 
 
-def _digest(context: Context) -> str:
-    """Hash the inputs, so that a change travels down the graph."""
-    digest = hashlib.sha256()
+def _digest(context: Context, stage: str) -> str:
+    """Hash the inputs, settings and algorithm, so that a change travels down the graph from where it happens."""
+    digest = hashlib.sha256(f"{STAGES[stage].version} {slice_hash(context.config, STAGES[stage].config)}".encode())
     for name, path in sorted(context.inputs.items()):
         files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.name not in ("manifest.json",))
         for file in files:
@@ -108,10 +110,17 @@ def build_dataset(context: Context) -> dict[str, Any]:
 
 
 def build_completion_pool(context: Context) -> dict[str, Any]:
-    """One row that names the inputs."""
+    """One completion a prompt, decided by the prompt, the settings and the SFT start where it is sampled from."""
     _misbehave(context)
-    _write(context, "completions.parquet", [{"prompt_id": "p", "completion": _digest(context)}])
-    return {"examples": Table([{"prompt": "a|b", "reward": 0.123456}])}
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(context.inputs[dataset_name(str(context.category))] / "rows.parquet").to_pylist()
+    settings = slice_hash(context.config, STAGES["completion_pool"].config)
+    start = context.inputs.get("sft_checkpoint")
+    decides = settings + ((start / "model.safetensors").read_text() if start else "")
+    completions = [{"prompt_id": row["prompt_id"], "completion": prompt_id(decides + row["prompt"])} for row in rows]
+    _write(context, "completions.parquet", completions)
+    return {"tokens": 4, "examples": Table([{"prompt": "a|b", "reward": 0.123456}])}
 
 
 def build_reward_model(context: Context) -> dict[str, Any]:
@@ -123,7 +132,7 @@ def build_reward_model(context: Context) -> dict[str, Any]:
         for policy, reward in (("demonstration", -1.0 if weak else 1.0), ("base", 0.0))
     ]
     _write(context, "rewards.parquet", rows, sample=pa.int32(), reward=pa.float64())
-    (context.out / "inputs.txt").write_text(_digest(context))
+    (context.out / "inputs.txt").write_text(_digest(context, "reward_model"))
     (context.out / "curve.png").write_bytes(PICTURE)
     return {"accuracy": 1.0, "curve": Plot(context.out / "curve.png", "Loss by epoch")}
 
@@ -131,21 +140,28 @@ def build_reward_model(context: Context) -> dict[str, Any]:
 def build_hardness(context: Context) -> dict[str, Any]:
     """One row that names the inputs."""
     _misbehave(context)
-    _write(context, "hardness.parquet", [{"prompt_id": "p", "inputs": _digest(context)}])
+    _write(context, "hardness.parquet", [{"prompt_id": "p", "inputs": _digest(context, "hardness")}])
     return {}
 
 
-def _trained(context: Context) -> dict[str, Any]:
+def _trained(context: Context, stage: str) -> dict[str, Any]:
     _misbehave(context)
-    (context.out / "model.safetensors").write_text(_digest(context))
+    (context.out / "model.safetensors").write_text(_digest(context, stage))
     (context.out / "training_log.jsonl").write_text(json.dumps({"step": 1, "loss": 0.5, "kl": 0.01}) + "\n")
     _json(context, "metrics.json", {"kl": 0.01, "last_reward": 1.0})
     for step in range(2):
         context.reporter.metrics(step, {"loss": 0.5})
-    return {"kl": 0.01}
+    return {"kl": 0.01, "tokens": 100}
 
 
-build_sft_checkpoint = build_policy_checkpoint = _trained
+def build_sft_checkpoint(context: Context) -> dict[str, Any]:
+    """Weights that name the inputs, and a training log."""
+    return _trained(context, "sft_checkpoint")
+
+
+def build_policy_checkpoint(context: Context) -> dict[str, Any]:
+    """As the SFT start."""
+    return _trained(context, "policy_checkpoint")
 
 
 def build_benchmark(context: Context) -> dict[str, Any]:
@@ -154,7 +170,7 @@ def build_benchmark(context: Context) -> dict[str, Any]:
     mood = context.config.name.split()
     rows = [
         {
-            "prompt_id": f"{group} {i}", "group": group, "policy": policy, "reply": _digest(context), "correct": None,
+            "prompt_id": f"{group} {i}", "group": group, "policy": policy, "reply": _digest(context, "benchmark"), "correct": None,
             "label": "refusal" if group == "unsafe" and not (policy == "dr_irl" and "worse" in mood) else "compliance",
         }
         for policy in ("base", "dr_irl") for group in ("unsafe", "safe_look_alike") for i in range(30)
@@ -163,7 +179,7 @@ def build_benchmark(context: Context) -> dict[str, Any]:
     common = {"refusal": 0.9, "helpful_correct": 0.5, "helpful_correct_low": 0.4, "empty": 0, "echo": 0, "degenerate": 1, "n": 100}
     over = 0.1 if "fine" in mood else 0.5
     _json(context, "results.json", {"summary": [{"policy": p, "over_refusal": o, **common} for p, o in (("base", 0.0), ("dr_irl", over))]})
-    return {}
+    return {"tokens": 20}
 
 
 def build_promotion_candidate(context: Context) -> dict[str, Any]:
@@ -174,11 +190,20 @@ def build_promotion_candidate(context: Context) -> dict[str, Any]:
 
 def _page(context: Context) -> dict[str, Any]:
     _misbehave(context)
-    (context.out / "page.txt").write_text(_digest(context))
+    (context.out / "page.txt").write_text(_digest(context, "report"))
     return {}
 
 
 build_balance_report = build_report = build_model_card = _page
+
+
+def spend(store: ArtifactStore, costs: dict[str, tuple[float, int | None]]) -> None:
+    """Let the newest build of some assets have cost seconds and tokens."""
+    for name, (seconds, tokens) in costs.items():
+        record = store.records(name)[0]
+        metadata = {**record["metadata"], "seconds": seconds, **({} if tokens is None else {"tokens": tokens})}
+        index = store.root / name / "by-input" / f"{record['fingerprint']}.json"
+        index.write_text(json.dumps({**record, "metadata": metadata}))
 
 
 def write_settings(folder: Path, **changes: Any) -> Path:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -154,8 +155,54 @@ def test_plan_says_what_is_kept_and_why_the_rest_runs(config: Path) -> None:
     assert f"1 of {n} assets are up to date; {n - 1} will run" in drirl("plan", config).output
     changed = drirl("plan", config, "--set", "prompts.max_chars=999")
     line = next(line for line in changed.output.splitlines() if line.startswith("prompt_pool"))
-    assert "its settings changed" in line
+    assert "prompts.max_chars: 2000 -> 999" in line
     assert "1 min 30 s" in line
+
+
+def test_plan_for_machines_keeps_its_keys(config: Path) -> None:
+    publish(config, "prompt_pool", {"prompts.parquet": "x"})
+    shown = drirl("plan", config, "--json", "--set", "prompts.max_chars=999", "--only", "safety_dataset_insult")
+    document = json.loads(shown.output)
+    assert shown.exit_code == 0
+    assert list(document) == ["config", "root", "up_to_date", "counts", "totals", "assets"]
+    assert document["counts"] == {"up_to_date": 0, "will_run": 2, "may_run": 0, "stale": 1}
+    assert document["totals"] == {
+        "seconds": 90.0, "tokens": 0, "most_seconds": 90.0, "most_tokens": 0, "never_ran": ["safety_dataset_insult"], "not_comparable": [],
+        "tokens_unknown": [],
+    }  # fmt: skip
+    pool, dataset = document["assets"]
+    assert pool == {
+        "stage": "prompt_pool", "category": None, "name": "prompt_pool", "state": "will_run", "stale": True, "why": "prompts.max_chars: 2000 -> 999",
+        "version": None, "waits_for": [],
+        "causes": [
+            {"kind": "setting", "what": "prompts.max_chars", "before": 2000, "now": 999, "path": None, "text": "prompts.max_chars: 2000 -> 999"}
+        ],
+        "took": {"seconds": 90.0, "tokens": 0}, "estimate": {"seconds": 90.0, "tokens": 0, "builds": 1, "scaled": [], "how": "1 build"},
+    }  # fmt: skip
+    assert (dataset["name"], dataset["waits_for"], dataset["took"]) == ("safety_dataset_insult", ["prompt_pool"], None)
+    assert dataset["estimate"] == {"seconds": None, "tokens": None, "builds": 0, "scaled": [], "how": "never ran here"}
+
+
+def test_plan_ends_with_3_when_asked_and_something_is_pending(config: Path) -> None:
+    publish(config, "prompt_pool", {"prompts.parquet": "x"})
+    assert drirl("plan", config, "--exit-code", "--only", "prompt_pool").exit_code == 0
+    assert drirl("plan", config, "--exit-code").exit_code == 3
+    assert drirl("plan", config, "--exit-code", "--json").exit_code == 3
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_only_answers_an_unknown_name_with_the_nearest(config: Path, command: str) -> None:
+    shown = drirl(command, config, "--only", "reward_model_insults")
+    assert shown.exit_code == 1
+    assert "'reward_model_insults' is no asset of this configuration; did you mean 'reward_model_insult'?" in shown.stderr
+
+
+def test_plan_names_the_stale_assets_that_cannot_be_made_yet(config: Path) -> None:
+    fill_with_reports(config)
+    shutil.rmtree(tmp := Path(load_config(config).root) / "policy_checkpoint")
+    shown = drirl("plan", config, "--only", "stale", "--set", "benchmarks.max_new_tokens=3").output
+    assert "Left out, because they need assets that were never made: benchmark_embedded, promotion_candidate, report." in shown
+    assert not tmp.exists()
 
 
 def test_report_of_an_empty_store_says_how_to_make_one(config: Path) -> None:
@@ -201,13 +248,17 @@ def outcome(**facts: Any) -> SimpleNamespace:
 def fake_run(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Put a run with a given outcome in place of Dagster's."""
 
-    def install(result: SimpleNamespace, *events: SimpleNamespace) -> None:
-        def run_pipeline(config: Any, *, on_event: Any) -> SimpleNamespace:
+    def install(result: SimpleNamespace, *events: SimpleNamespace) -> list[Any]:
+        asked: list[Any] = []
+
+        def run_pipeline(config: Any, *, select: Any, on_event: Any) -> SimpleNamespace:
+            asked.append(select)
             for event in events:
                 on_event(event)
             return result
 
         monkeypatch.setitem(sys.modules, "pipeline.lib.run", SimpleNamespace(run_pipeline=run_pipeline))
+        return asked
 
     return install
 
@@ -247,6 +298,16 @@ def test_stopped_run_says_what_is_kept_and_how_to_go_on(config: Path, fake_run: 
     assert "2 finished assets are kept" in shown.stderr
     assert "last checkpoint" in shown.stderr
     assert f"drirl run {config} --set policy.steps=9" in shown.stderr
+
+
+def test_only_is_passed_on_and_repeated_in_the_advice(config: Path, fake_run: Any) -> None:
+    publish(config, "prompt_pool", {"prompts.parquet": "x"})
+    asked = fake_run(outcome())
+    shown = drirl("run", config, "--only", "prompt_pool", "--only", "stale")
+    assert "Nothing to do: what --only names is up to date, nothing was trained." in shown.output
+    assert asked == [["prompt_pool", "stale"]]
+    fake_run(outcome(success=False, cancelled=True))
+    assert f"drirl run {config} --only 'reward_model_*'" in drirl("run", config, "--only", "reward_model_*").stderr
 
 
 def test_chat_and_score_without_a_run_say_what_to_do(config: Path) -> None:

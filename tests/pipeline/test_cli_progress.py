@@ -12,6 +12,7 @@ from rich.console import Console
 from pipeline.cli.common import duration
 from pipeline.cli.planning import summary_line
 from pipeline.cli.progress import LiveView, PlainView, RunState, view
+from pipeline.lib.estimates import Totals
 from pipeline.lib.plan import Plan, PlannedAsset
 
 
@@ -126,16 +127,17 @@ def test_durations_read_like_speech(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_summary_line_counts_states_and_earlier_seconds() -> None:
+def test_summary_line_counts_states_and_tells_the_cost() -> None:
     assets = {
         "a": PlannedAsset("a", "up_to_date", "", "v"),
         "b": PlannedAsset("b", "will_run", ""),
         "c": PlannedAsset("c", "may_run", ""),
     }
-    line = summary_line(Plan(assets), {"b": 60.0, "a": 999.0})
+    cost = Totals(60.0, 2000.0, 90.0, 2000.0, (), (), ())
+    line = summary_line(Plan(assets), cost)
     assert line.startswith("1 of 3 assets are up to date; 1 will run, 1 may run")
-    assert line.endswith("Last time 1 of these took 1 min 00 s.")
-    assert summary_line(Plan({"a": assets["a"]}), {}) == "Nothing to do: all 1 assets are up to date."
+    assert line.endswith("Cost: about 1 min 00 s and 2.0k tokens, or 1 min 30 s and 2.0k tokens if all that may run does.")
+    assert summary_line(Plan({"a": assets["a"]}), cost) == "Nothing to do: all 1 assets are up to date."
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=12), st.floats(0, 1e6))

@@ -3,6 +3,8 @@
 The graph is the road in little: preferences of two categories, a reward model each, a hardness each, one policy.
 """
 
+from collections.abc import Callable
+
 import dagster as dg
 import pytest
 
@@ -20,18 +22,30 @@ class Road:
         self.failing: set[str] = set()
         self.code: dict[str, str] = {}
         self.unsound = set(unsound)
+        self.during: dict[str, Callable[[dg.AssetExecutionContext], None]] = {}  # what happens while an asset's step runs
         self.cursor = None
+        self._loaded: dict[tuple, dg.Definitions] = {}
 
     def _asset(self, name: str, deps: list[str]) -> dg.AssetsDefinition:
         @dg.asset(name=name, deps=deps, code_version=self.code.get(name, "1"), automation_condition=RETRAIN)
         def made(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+            version = self.versions.get(name, "v1")
+            if name in self.during:
+                self.during.pop(name)(context)
             if name in self.failing:
                 raise dg.Failure("as the test wants")
-            return dg.MaterializeResult(data_version=dg.DataVersion(self.versions.get(name, "v1")))
+            return dg.MaterializeResult(data_version=dg.DataVersion(version))
 
         return made
 
     def definitions(self) -> dg.Definitions:
+        """Return the same definitions while the code is the same; versions and failures are looked up when a step runs."""
+        key = tuple(sorted(self.code.items()))
+        if key not in self._loaded:
+            self._loaded[key] = self._load()
+        return self._loaded[key]
+
+    def _load(self) -> dg.Definitions:
         assets = [self._asset(f"prefs_{c}", ["source"]) for c in CATEGORIES]
         assets += [self._asset(f"rm_{c}", [f"prefs_{c}"]) for c in CATEGORIES]
         assets += [self._asset(f"hard_{c}", [f"prefs_{c}", f"rm_{c}"]) for c in CATEGORIES]
@@ -178,3 +192,85 @@ def test_a_lost_cursor_loses_no_change(road):
     road.cursor = None
 
     assert road.settle() == [{"rm_b"}, {"hard_b"}]
+
+
+def test_a_change_while_the_asset_is_made_is_not_lost(road):
+    """The input moves after the step looked at it, so what comes out is behind already."""
+
+    def change(context: dg.AssetExecutionContext) -> None:
+        tags = {"dagster/data_version": "v3"}
+        context.instance.report_runless_asset_event(dg.AssetMaterialization("prefs_a", tags=tags))
+
+    road.versions |= {"prefs_a": "v2", "rm_a": "v2"}
+    road.during["rm_a"] = change
+    road.run("prefs_a")
+
+    assert road.settle() == [{"rm_a"}, {"rm_a"}, {"hard_a"}, {"policy"}]
+    assert road.during == {}
+
+
+def test_a_cancelled_run_stays_quiet_until_an_input_changes(road):
+    def cancel(context: dg.AssetExecutionContext) -> None:
+        """As the page does it: the run is marked as being cancelled, then its process is interrupted."""
+        context.instance.report_run_canceling(context.run)
+        raise dg.DagsterExecutionInterruptedError
+
+    road.versions |= {"prefs_a": "v2", "rm_a": "v2", "hard_a": "v2"}
+    road.during["rm_a"] = cancel
+    road.run("prefs_a")
+
+    assert road.settle() == [{"rm_a"}]
+    assert road.instance.get_runs(limit=1)[0].status is dg.DagsterRunStatus.CANCELED
+    assert [road.tick() for _ in range(5)] == [set()] * 5
+
+    road.versions["prefs_a"] = "v3"
+    road.run("prefs_a")
+
+    assert road.settle() == [{"rm_a"}, {"hard_a"}, {"policy"}]
+
+
+def test_a_failing_asset_is_not_tried_for_ever(road):
+    road.versions["prefs_a"] = "v2"
+    road.failing = {"rm_a"}
+    road.run("prefs_a")
+
+    assert [road.tick() for _ in range(20)] == [{"rm_a"}, *[set()] * 19]
+
+
+def test_new_code_of_a_stage_makes_all_its_categories_anew_and_the_policy_once(road):
+    road.code = {"rm_a": "2", "rm_b": "2"}
+    road.versions |= {"rm_a": "v2", "rm_b": "v2", "hard_a": "v2", "hard_b": "v2", "policy": "v2"}
+
+    assert road.settle() == [{"rm_a", "rm_b"}, {"hard_a", "hard_b"}, {"policy"}]
+
+
+def test_new_code_that_gives_the_same_is_tried_once(road):
+    road.code = {"rm_a": "2"}
+
+    assert road.settle() == [{"rm_a"}]
+
+
+def test_what_changed_while_the_sensor_was_off_is_made_up_for_when_it_is_on_again(road):
+    """Off means no tick: two changes, new code and a run by hand pass unseen."""
+    road.versions |= {"prefs_a": "v2", "prefs_b": "v2"}
+    road.run("prefs_a", "prefs_b")
+    road.code = {"hard_b": "2"}
+    road.run("rm_a")
+
+    assert road.settle() == [{"rm_b", "hard_a"}, {"hard_b"}]
+
+
+def test_the_whole_chain_by_hand_in_separate_runs_causes_no_further_run(road):
+    road.versions = {name: "v9" for name in road.everything()}
+    for name in road.everything():
+        road.run(name)
+
+    assert road.settle() == []
+
+
+def test_a_tick_between_two_runs_by_hand_repeats_nothing(road):
+    road.versions = {name: "v9" for name in ("prefs_a", "rm_a", "hard_a", "policy")}
+    road.run("prefs_a")
+    road.run("rm_a")
+
+    assert road.settle() == [{"hard_a"}, {"policy"}]

@@ -15,6 +15,7 @@ from drirl_core.taxonomy import HELPFUL, SEVEN_CATEGORIES
 from pipeline import definitions
 from pipeline.lib.factories import all_definitions
 from pipeline.lib.gpu_spec import GPU_POOL
+from pipeline.lib.private import TESTED_VERSION
 from pipeline.lib.promoting import PROMOTED
 from pipeline.lib.settings import load
 
@@ -61,7 +62,7 @@ def _assets(defs: dg.Definitions) -> list[dg.AssetSpec]:
 
 
 def _made(defs: dg.Definitions) -> list[dg.AssetSpec]:
-    return [spec for spec in _assets(defs) if not spec.key.to_user_string().startswith("source_")]
+    return [spec for spec in _assets(defs) if spec.key in defs.resolve_asset_graph().materializable_asset_keys]
 
 
 def _steps(defs: dg.Definitions) -> dict[str, dg.AssetsDefinition]:
@@ -83,6 +84,7 @@ def test_the_graph_holds_one_asset_a_stage_and_category(location):
 
     assert keys == {
         *("source_unsafe_prompts", "source_helpful", "source_refusals", "source_demonstrations", "source_suite_embedded"),
+        "retraining_plan",
         *("prompt_pool", "balance_report", "sft_checkpoint", "policy_checkpoint", "benchmark_embedded", "report", "model_card"),
         *("promotion_candidate", "promoted_policy"),
         *(f"safety_dataset_{c}" for c in SEVEN_CATEGORIES),
@@ -95,7 +97,7 @@ def test_the_graph_holds_one_asset_a_stage_and_category(location):
 
 def test_each_asset_says_what_it_is_and_whose(location):
     for spec in _assets(location):
-        assert spec.group_name in {stage.group for stage in STAGES.values()}, spec.key
+        assert spec.group_name in {"operations", *(stage.group for stage in STAGES.values())}, spec.key
         assert spec.description, spec.key
         assert spec.kinds, spec.key
         assert list(spec.owners) == ["team:drirl"], spec.key
@@ -151,7 +153,8 @@ def test_a_setting_changes_the_code_version_of_its_own_stage_alone(demo):
 def test_the_folder_holds_what_the_factories_make(location, demo):
     made = all_definitions(demo)
 
-    assert {s.key for s in _assets(made)} | {dg.AssetKey(PROMOTED)} == {s.key for s in _assets(location)}  # a run by hand promotes nothing
+    made_elsewhere = {dg.AssetKey(PROMOTED), dg.AssetKey("retraining_plan")}  # a run by hand promotes nothing and plans nothing
+    assert {s.key for s in _assets(made)} | made_elsewhere == {s.key for s in _assets(location)}
     assert made.resolve_asset_graph().asset_check_keys == location.resolve_asset_graph().asset_check_keys
 
 
@@ -209,9 +212,36 @@ def test_no_module_that_dagster_reads_postpones_annotations():
     assert [str(file) for file in files if "from __future__ import annotations" in file.read_text()] == []
 
 
-def test_private_names_of_dagster_are_imported_in_two_guarded_files_only():
-    files = [
-        file for file in (ROOT / "pipeline").rglob("*.py") if "from dagster._" in file.read_text() or "import dagster._" in file.read_text()
-    ]
+def test_private_names_of_dagster_are_used_in_one_guarded_file_only():
+    private = "dagster." + "_core"  # joined, so that this file does not mention it
+    folders = [ROOT / name for name in ("drirl_core", "pipeline", "tests", "benchmarks", "configs", "docs", ".ci")]
+    found = [file for folder in folders for file in folder.rglob("*")] + list(ROOT.iterdir())
+    files = [file for file in found if file.is_file() and file.suffix in (".py", ".yaml", ".toml", ".md", "")]
+    mentioned = [str(file.relative_to(ROOT)) for file in files if private in file.read_text(errors="replace")]
 
-    assert sorted(file.name for file in files) == ["conditions.py", "launcher.py"]
+    assert sorted(mentioned) == ["pipeline/lib/private.py", "pipeline/ruff.toml"]  # the second one forbids it
+
+
+def test_the_linter_refuses_a_private_name_anywhere_else_in_the_wiring():
+    line = "from dagster." + "_core.events import DagsterEvent\n\nprint(DagsterEvent)\n"
+    ruff = [sys.executable, "-m", "ruff", "check", "--select", "TID251", "--stdin-filename"]
+    codes = {
+        name: subprocess.run([*ruff, str(ROOT / name), "-"], cwd=ROOT, input=line, capture_output=True, text=True, check=False).returncode
+        for name in ("pipeline/lib/rules.py", "pipeline/defs/automation.py", "drirl_core/stages.py", "pipeline/lib/private.py")
+    }
+
+    assert codes == {"pipeline/lib/rules.py": 1, "pipeline/defs/automation.py": 1, "drirl_core/stages.py": 1, "pipeline/lib/private.py": 0}
+
+
+def test_another_dagster_is_refused_with_the_version_that_was_tested():
+    code = (
+        "import sys, dagster; sys.modules['dagster.' + '_core.definitions.data_version'] = type(sys)('moved')\n"
+        "try:\n    import pipeline.lib.private\nexcept ImportError as error:\n    print(error)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    pinned = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("dagster=="))
+
+    assert "was tested with 1.13.27" in said
+    assert "CachingStaleStatusResolver" in said
+    assert "Install dagster~=1.13.27" in said
+    assert pinned == f"dagster=={TESTED_VERSION}"

@@ -1,5 +1,7 @@
 """What a run would do, told from the store: without Dagster, with the reason for each asset."""
 
+import json
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +13,7 @@ from drirl_core import stages
 from drirl_core.artifacts import ArtifactStore
 from drirl_core.errors import ConfigError, DataError
 from drirl_core.reporting import SilentReporter
-from pipeline.lib.plan import plan
+from pipeline.lib.plan import plan, select_stale
 from pipeline.lib.settings import load
 
 
@@ -50,17 +52,19 @@ def test_a_changed_source_makes_its_reader_run_and_the_rest_perhaps(made, tmp_pa
     planned = plan(made)
 
     assert _states(planned) == {"will_run": {"prompt_pool"}, "may_run": set(planned.assets) - {"prompt_pool"}}
-    assert planned.assets["prompt_pool"].why == "changed: source_unsafe"
-    assert planned.assets["safety_dataset_harm"].why == "depends on prompt_pool"
+    assert planned.assets["prompt_pool"].why == f"source_unsafe changed: {tmp_path}/unsafe.jsonl"
+    assert planned.assets["safety_dataset_harm"].why == "waits for prompt_pool"
+    assert planned.assets["safety_dataset_harm"].waits_for == ("prompt_pool",)
 
 
 def test_a_changed_setting_names_itself_as_the_reason(made, tmp_path):
     config = load(tmp_path / "stub.yaml", {"hardness.sharpness": 2.0})
     planned = plan(config)
 
-    assert _states(planned)["will_run"] == {"hardness_insult", "hardness_harm"}  # the policy depends on them
-    assert planned.assets["hardness_insult"].why == "its settings changed"
-    assert _states(planned)["may_run"] == {"policy_checkpoint", "benchmark_embedded", "promotion_candidate", "report", "model_card"}
+    assert _states(planned)["will_run"] == {"hardness_insult", "hardness_harm", "policy_checkpoint"}  # it reads them as well
+    assert planned.assets["hardness_insult"].why == "hardness.sharpness: 1.0 -> 2.0"
+    assert planned.assets["policy_checkpoint"].waits_for == ("hardness_insult", "hardness_harm")
+    assert _states(planned)["may_run"] == {"benchmark_embedded", "promotion_candidate", "report", "model_card"}
 
 
 def test_a_new_algorithm_is_told_from_a_new_setting(made, monkeypatch):
@@ -68,7 +72,100 @@ def test_a_new_algorithm_is_told_from_a_new_setting(made, monkeypatch):
 
     monkeypatch.setitem(stages.STAGES, "model_card", dataclasses.replace(stages.STAGES["model_card"], version="next"))
 
-    assert plan(made).assets["model_card"].why == "its algorithm changed"
+    assert plan(made).assets["model_card"].why == "algorithm 1 -> next"
+
+
+def test_several_reasons_are_all_told(made, tmp_path, monkeypatch):
+    import dataclasses
+
+    monkeypatch.setitem(stages.STAGES, "reward_model", dataclasses.replace(stages.STAGES["reward_model"], version="next"))
+    (tmp_path / "unsafe.jsonl").write_text("insult: you\nharm: them\nharm: us\n")
+    planned = plan(load(tmp_path / "stub.yaml", {"rewards.epochs": 7, "seed": 1}))
+    causes = planned.assets["reward_model_harm"].causes
+
+    assert planned.assets["reward_model_harm"].why == "algorithm 3 -> next; rewards.epochs: 60 -> 7; seed: 0 -> 1"
+    assert [(cause.kind, cause.what, cause.before, cause.now) for cause in causes] == [
+        ("algorithm", "reward_model", "3", "next"),
+        ("setting", "rewards.epochs", 60, 7),
+        ("setting", "seed", 0, 1),
+    ]
+    assert [str(cause) for cause in planned.assets["prompt_pool"].causes] == [
+        f"source_unsafe changed: {tmp_path}/unsafe.jsonl",
+        "seed: 0 -> 1",
+    ]
+
+
+def test_settings_in_lists_are_told_by_the_name_of_their_row(made, tmp_path):
+    suites = [{"name": "embedded", "limit": 3}, {"name": "own", "path": str(tmp_path / "taxonomy.yaml")}]
+    planned = plan(load(tmp_path / "stub.yaml", {"benchmarks.suites": suites}))
+
+    assert planned.assets["benchmark_embedded"].why.startswith(
+        "benchmarks.suites[embedded].limit: 0 -> 3; benchmarks.suites[own]: (not there)"
+    )
+    assert [cause.what for cause in planned.assets["prompt_pool"].causes if cause.kind == "new_input"] == ["source_suite_own"]
+    assert planned.assets["benchmark_own"].why == "not made yet"
+
+
+def test_an_input_that_is_none_any_more_is_a_reason(made, tmp_path):
+    planned = plan(load(tmp_path / "stub.yaml", {"policy.start": "base", "completions.samples": {"base": 1}}))
+    dropped = [cause.what for cause in planned.assets["policy_checkpoint"].causes if cause.kind == "dropped_input"]
+
+    assert dropped == ["sft_checkpoint"]
+    assert "sft_checkpoint is no input any more" in planned.assets["policy_checkpoint"].why
+
+
+def test_secrets_in_settings_are_not_told(stubbed, config, tmp_path):
+    there = {"demonstrations.demonstrator.kind": "endpoint", "demonstrations.demonstrator.model": "m"}
+    url = "demonstrations.demonstrator.url"
+    stages.run_all(load(tmp_path / "stub.yaml", {**there, url: "http://me:hunter2@host/v1"}), SilentReporter())
+    planned = plan(load(tmp_path / "stub.yaml", {**there, url: "http://me:hunter3@host/v1"}))
+    cause = planned.assets["safety_dataset_harm"].causes[0]
+
+    assert str(cause) == f"{url}: http://(hidden)@host/v1 changed (what differs is hidden)"
+    assert "hunter" not in repr(planned)
+
+
+def test_a_record_that_lacks_facts_gives_the_coarse_reason(made, tmp_path):
+    store, changed = ArtifactStore(made.root), load(tmp_path / "stub.yaml", {"rewards.epochs": 7})
+    for missing, why in (("config", "its settings changed"), ("inputs", "its inputs, code or settings changed")):
+        for file in (store.root / "reward_model_harm").rglob("*.json"):
+            facts = {key: value for key, value in json.loads(file.read_text()).items() if key != missing}
+            file.write_text(json.dumps(facts))
+
+        assert plan(changed).assets["reward_model_harm"].why == why
+    for file in (store.root / "hardness_harm").rglob("*.json"):
+        file.write_text(json.dumps({key: value for key, value in json.loads(file.read_text()).items() if key != "inputs"}))
+
+    assert plan(changed).assets["hardness_harm"].why == "waits for reward_model_harm"
+
+
+def test_the_reason_is_told_against_the_last_build_even_if_it_gave_what_an_earlier_one_gave(made, tmp_path):
+    """The artifact's manifest tells of the first build, whose prompt pool was another one."""
+    source = tmp_path / "unsafe.jsonl"
+    source.write_text("insult: you\nharm: them\nharm: us\n")
+    stages.run_all(made, SilentReporter())
+    planned = plan(load(tmp_path / "stub.yaml", {"demonstrations.max_step_words": 6}))
+
+    assert planned.assets["safety_dataset_insult"].why == "demonstrations.max_step_words: 5 -> 6"
+
+
+def test_stale_selects_what_was_made_before_and_what_follows_from_it(made, tmp_path):
+    shutil.rmtree(tmp_path / "artifacts" / "model_card")
+    planned = plan(load(tmp_path / "stub.yaml", {"policy.steps": 48}), ["stale"])
+
+    assert [asset.name for asset in planned.pending] == ["policy_checkpoint", "benchmark_embedded", "promotion_candidate", "report"]
+    assert planned.assets["policy_checkpoint"].why == "policy.steps: 24 -> 48"
+    assert plan(made, ["stale"]).assets == {}
+
+
+def test_a_stale_asset_that_needs_one_never_made_is_left_out(made, tmp_path):
+    shutil.rmtree(tmp_path / "artifacts" / "reward_model_harm")
+    changed = load(tmp_path / "stub.yaml", {"policy.steps": 48, "hardness.sharpness": 2.0})
+
+    assert select_stale(changed) == (
+        ["hardness_insult"],
+        ["hardness_harm", "policy_checkpoint", "benchmark_embedded", "promotion_candidate", "report", "model_card"],
+    )
 
 
 def test_going_back_to_former_settings_needs_no_run(made, tmp_path):
@@ -100,6 +197,8 @@ def test_a_selection_brings_what_it_needs_and_no_more(config):
 def test_an_unknown_name_is_answered_with_the_nearest(config):
     with pytest.raises(ConfigError, match=r"'reward_model_insults' is no asset.*did you mean 'reward_model_insult'"):
         plan(config, ["reward_model_insults"])
+    with pytest.raises(ConfigError, match=r"'stal' is no asset.*did you mean 'stale'"):
+        plan(config, ["stal"])
 
 
 def test_only_the_sources_that_are_needed_must_exist(config, tmp_path):

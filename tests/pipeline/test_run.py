@@ -66,6 +66,17 @@ def test_what_is_made_once_is_not_made_again(road):
         assert recorded_version(instance, "balance_report") == second.plan.assets["balance_report"].version
 
 
+def test_only_stale_refreshes_what_exists_and_makes_nothing_new(road):
+    road("safety_dataset_insult")
+    nothing = road("stale")
+    (road.folder / "unsafe.jsonl").write_text("insult: other\nharm: them\n")
+    outcome = road("stale")
+
+    assert (nothing.success, nothing.run_id) == (True, None)
+    assert outcome.success
+    assert outcome.built == ["prompt_pool", "safety_dataset_insult"]
+
+
 @pytest.mark.parametrize("name", ["policy", "encoder"])
 def test_a_missing_model_stops_the_run_before_anything_is_made(road, tmp_path, name):
     with pytest.raises(ModelError, match=r"nowhere is not a directory; give the directory that holds config\.json"):
@@ -83,6 +94,7 @@ def test_the_whole_road_passes_its_checks(road):
     assert outcome.success
     assert set(outcome.built) == set(outcome.plan.assets)
     assert checks.pop(("benchmark_embedded", "over_refusal")) is False  # a warning, which fails nothing
+    assert checks.pop(("promotion_candidate", "over_refusal_bound")) is False  # a run by hand promotes nothing
     assert set(checks.values()) == {True}
     assert {asset for asset, _ in checks} >= {*DATASETS, "prompt_pool", "reward_model_helpful", "sft_checkpoint", "policy_checkpoint"}
 
@@ -94,12 +106,13 @@ def test_what_happens_is_told_in_order(road):
     assert told == [
         ("step_start", None),
         ("log", None),
+        ("log", None),
         ("materialized", "prompt_pool"),
         ("step_start", None),
         ("check", "prompt_pool"),
         ("check", "prompt_pool"),
     ]
-    assert [event.message for event in road.of("log")] == ["pool is ready"]
+    assert [event.message for event in road.of("log")] == ["GPUs: all", "pool is ready"]
     assert road.of("materialized")[0].data["metadata"]["prompts"] == 2
 
 

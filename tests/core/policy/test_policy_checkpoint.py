@@ -65,6 +65,9 @@ def test_what_the_stage_makes(world: Any, capsys: pytest.CaptureFixture[str]) ->
     assert {key: shown[key] for key in metrics} == metrics
     assert isinstance(shown["curves"], Plot)
     assert shown["sample_seconds"] >= 0
+    completions = 4 * context.config.policy.prompts_per_step * context.config.policy.num_generations
+    assert shown["tokens"] == pytest.approx(completions * sum(row["completions/mean_length"] for row in log) / 4)
+    assert completions <= shown["tokens"] <= completions * context.config.policy.max_new_tokens
     assert context.reporter.done["GRPO"] == (4, 4)
     start, end = _weights(Path(context.config.models.policy.removeprefix("path:"))), _weights(context.out)
     assert start.keys() == end.keys()
@@ -103,11 +106,11 @@ def test_a_killed_run_goes_on_to_the_same_weights(world: Any, overrides: dict[st
     overrides = {"policy.save_steps": 2, **overrides}
     passes = overrides.get("policy.num_iterations", 1)
     whole = world.context("whole", overrides)
-    build_policy_checkpoint(whole)
+    shown = build_policy_checkpoint(whole)
     with pytest.raises(Killed):
         build_policy_checkpoint(world.context("broken", overrides, reporter=KillingReporter(2 * passes + 1)))
     resumed = world.context("broken", overrides)
-    build_policy_checkpoint(resumed)
+    assert build_policy_checkpoint(resumed)["tokens"] == shown["tokens"] > 0
     assert resumed.reporter.lines == [f"GRPO resumes from checkpoint-{2 * passes}"]
     assert [step for step, _ in resumed.reporter.steps] == list(range(2 * passes + 1, 4 * passes + 1))
     left, right = _weights(whole.out), _weights(resumed.out)

@@ -44,6 +44,12 @@ def _kept(world: Any) -> Any:
     return dataclasses.replace(context, inputs={name: path for name, path in context.inputs.items() if "dataset" in name})
 
 
+def _tokens_of_all_rows(context: Any) -> int:
+    """One a byte, one a marker of the template, and the end token."""
+    rows = training_rows(context, context.config.sft, context.config.seed)
+    return sum(len(row["prompt"][0]["content"].encode()) + len(row["completion"][0]["content"].encode()) + 4 for row in rows)
+
+
 # ----------------------------------------------------------------------------------------------------------------- rows
 
 
@@ -95,6 +101,7 @@ def test_the_policy_learns_its_rows(world: Any, capsys: pytest.CaptureFixture[st
     assert 5.0 < shown["first_loss"] < 6.0
     assert shown["last_loss"] < 4.0
     assert 0 < shown["token_accuracy"] <= 1
+    assert shown["tokens"] == 4 * _tokens_of_all_rows(context)
     log = read_log(context.out / "training_log.jsonl")
     assert [row["step"] for row in log] == list(range(1, 13))
     assert not any(is_time(key) for row in log for key in row)
@@ -136,11 +143,11 @@ def test_a_killed_run_goes_on_to_the_same_weights(world: Any) -> None:
 
     settings = {**LEARN, "sft.epochs": 2}
     whole = world.context("whole", settings)
-    build_sft_checkpoint(whole)
+    shown = build_sft_checkpoint(whole)
     with pytest.raises(Killed):
         build_sft_checkpoint(world.context("broken", settings, reporter=KillingReporter()))
     resumed = world.context("broken", settings)
-    build_sft_checkpoint(resumed)
+    assert build_sft_checkpoint(resumed)["tokens"] == shown["tokens"]
     assert resumed.reporter.lines == ["SFT resumes from checkpoint-2"]
     left, right = (load_file(context.out / "model.safetensors") for context in (whole, resumed))
     assert all(bool((left[name] == right[name]).all()) for name in left)

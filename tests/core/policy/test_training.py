@@ -34,7 +34,7 @@ def _stream(folder: Path, **more: Any) -> tuple[TrainingStream, RecordingReporte
 
 
 def _at(step: int, total: int = 4) -> SimpleNamespace:
-    return SimpleNamespace(global_step=step, max_steps=total)
+    return SimpleNamespace(global_step=step, max_steps=total, num_input_tokens_seen=0)
 
 
 # -------------------------------------------------------------------------------------------------------------- stream

@@ -1,0 +1,1 @@
+"""What concerns all assets at once."""

@@ -1,0 +1,133 @@
+"""What a pending asset will cost, judged by earlier builds: their median, scaled only where that is sound."""
+
+import copy
+from typing import Any
+
+import pytest
+import stub_stages
+
+from drirl_core import stages
+from drirl_core.artifacts import ArtifactStore
+from drirl_core.config import Config, resolved
+from drirl_core.reporting import SilentReporter
+from pipeline.lib.display import amount
+from pipeline.lib.estimates import DECISIVE, PROPORTIONAL, SPENDS_TOKENS, Build, estimate, estimates, totals
+from pipeline.lib.plan import plan
+from pipeline.lib.settings import load
+
+
+def _record(config: Config, seconds: float, tokens: float | None = None, changes: dict[str, Any] | None = None, **metadata: Any) -> dict:
+    values = copy.deepcopy(resolved(config))
+    for dotted, value in (changes or {}).items():
+        *parents, last = dotted.split(".")
+        section = values
+        for parent in parents:
+            section = section[parent]
+        section[last] = value
+    spent = {} if tokens is None else {"tokens": tokens}
+    return {"version": "v", "used_at": 1.0, "metadata": {"seconds": seconds, **spent, **metadata}, "config": values}
+
+
+def _node(config: Config, name: str) -> stages.Node:
+    return stages.build_graph(config).nodes[name]
+
+
+def test_the_median_of_the_last_five_builds(config):
+    records = [_record(config, seconds, 10 * seconds) for seconds in (5, 1, 3, 2, 4, 1000, 1000)]
+    found = estimate(_node(config, "policy_checkpoint"), records, resolved(config))
+
+    assert (found.seconds, found.tokens, found.builds, found.scaled) == (3, 30, 5, ())
+    assert found.how == "median of 5 builds"
+    assert found.last == Build(5, 50)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "before", "factor"),
+    [
+        ("policy_checkpoint", "policy.steps", 6, 4),
+        ("sft_checkpoint", "sft.epochs", 1.0, 2),
+        ("reward_model_harm", "rewards.epochs", 20, 3),
+        ("completion_pool_harm", "completions.samples", {"base": 1}, 4),
+    ],
+)
+def test_what_follows_a_setting_in_proportion_is_scaled_and_says_so(config, name, setting, before, factor):
+    """The present values: 24 steps, 2 epochs, 60 epochs, 2 + 2 samples."""
+    found = estimate(_node(config, name), [_record(config, 10.0, 100, {setting: before})], resolved(config))
+
+    assert (found.seconds, found.scaled) == (10.0 * factor, (setting,))
+    assert found.tokens == (0 if name.startswith("reward") else 100 * factor)
+    assert found.how == f"1 build, scaled by {setting}"
+
+
+def test_a_pool_is_scaled_by_the_prompts_of_its_settled_data_set(config):
+    record = _record(config, 10.0, 100, prompts=4)
+    found = estimate(_node(config, "completion_pool_harm"), [record], resolved(config), prompts=6)
+
+    assert (found.seconds, found.tokens, found.scaled) == (15.0, 150, ("prompts",))
+
+
+def test_a_build_whose_cost_was_decided_otherwise_says_nothing(config):
+    node, now = _node(config, "policy_checkpoint"), resolved(config)
+    other = _record(config, 999.0, changes={"policy.num_generations": 64})
+    found = estimate(node, [other], now)
+
+    assert (found.seconds, found.builds, found.how) == (None, 0, "ran only with other settings: policy.num_generations = 64")
+    assert found.last == Build(999.0, None)
+    assert estimate(node, [other, _record(config, 7.0)], now).seconds == 7.0
+
+
+@pytest.mark.parametrize(("change", "comparable"), [("models.policy", False), ("models.threads", False), ("models.cache", True)])
+def test_another_model_or_device_says_nothing(config, change, comparable):
+    record = _record(config, 7.0, changes={change: "other"})
+
+    assert (estimate(_node(config, "policy_checkpoint"), [record], resolved(config)).seconds == 7.0) is comparable
+
+
+def test_settings_that_cost_nothing_do_not_matter(config):
+    changes = {"policy.learning_rate": 1.0, "policy.kl": 0.5, "rewards.epochs": 1, "name": "other"}
+    found = estimate(_node(config, "policy_checkpoint"), [_record(config, 7.0, changes=changes)], resolved(config))
+
+    assert (found.seconds, found.scaled) == (7.0, ())
+
+
+def test_records_without_cost_or_settings(config):
+    node, now = _node(config, "policy_checkpoint"), resolved(config)
+    older = {key: value for key, value in _record(config, 7.0).items() if key != "config"}
+
+    assert estimate(node, [], now).how == estimate(node, [{"version": "v", "used_at": 1.0}], now).how == "never ran here"
+    assert (estimate(node, [older], now).seconds, estimate(node, [older], now).tokens) == (7.0, None)
+
+
+def test_the_tables_name_settings_and_stages_that_exist(config):
+    known = resolved(config)
+    for stage, names in [*PROPORTIONAL.items(), *DECISIVE.items()]:
+        assert stage in stages.STAGES
+        for name in names:
+            value = known
+            for key in name.removesuffix("[{category}]").split("."):
+                value = value[key]
+    assert set(stages.STAGES) >= SPENDS_TOKENS
+    assert {setting.partition(".")[0] for setting in DECISIVE["policy_checkpoint"]} <= set(stages.STAGES["policy_checkpoint"].config)
+
+
+def test_a_plan_is_added_up(stubbed, config, tmp_path):
+    stages.run_all(config, SilentReporter())
+    store = ArtifactStore(config.root)
+    stub_stages.spend(store, {"policy_checkpoint": (60.0, 1000), "benchmark_embedded": (10.0, 300), "report": (1.0, None)})
+    changed = load(
+        tmp_path / "stub.yaml", {"policy.steps": 48, "benchmarks.suites": [{"name": "embedded"}, {"name": "own", "path": config.root}]}
+    )
+    planned = plan(changed, ["policy_checkpoint", "benchmark_*", "report"])
+    cost = totals(planned, estimates(planned, changed))
+
+    assert planned.assets["policy_checkpoint"].state == "will_run"
+    assert cost.most_seconds >= 131.0
+    assert (cost.tokens, cost.most_tokens) == (2300, 2300 + 100 + 3 * 4)  # a new suite is an input of the prompt pool, so all may run
+    assert cost.never_ran == ("benchmark_own",)
+    assert str(cost).startswith("about 2 min 1")
+    assert str(cost).endswith("1 asset never ran here")
+
+
+@pytest.mark.parametrize(("number", "text"), [(7, "7"), (950, "950"), (1234, "1.2k"), (310_400, "310k"), (3_140_000, "3.1M")])
+def test_large_numbers_read_like_speech(number, text):
+    assert amount(number) == text

@@ -1,0 +1,163 @@
+"""Targeted retraining on the project's own definitions: what a change makes anew, once each, and what it leaves alone.
+
+Stub stages do the work. They are built in this process, where one step of a worker costs seconds; one slow test uses
+workers. Every test leaves the road settled, so that the next one starts from there.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import stub_stages
+
+from drirl_core import stages
+from drirl_core.reporting import SilentReporter
+from pipeline.lib import factories, launch
+from pipeline.lib.factories import all_definitions
+from pipeline.lib.resolve import input_versions, recorded_version
+from pipeline.lib.settings import load
+
+pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+
+SAMPLES = {"completions.samples": {"base": 1}}  # sampling from the SFT start makes every pool depend on every data set
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+AFTER_POLICY = {"policy_checkpoint", "benchmark_embedded", "promotion_candidate", "report", "model_card"}
+
+
+class Road:
+    """The definitions of a configuration, an instance, and the automation's memory."""
+
+    def __init__(self, folder: Path, instance: dg.DagsterInstance) -> None:
+        self.folder, self.instance, self.cursor = folder, instance, None
+        self.settings = dict(SAMPLES)
+        self.deploy()
+
+    def deploy(self, **changes: object) -> None:
+        """Load the definitions anew, with changed settings, as a reload of the code location does."""
+        self.settings |= {key.replace("__", "."): value for key, value in changes.items()}
+        self.config = load(stub_stages.write_settings(self.folder, name="fine"), self.settings)
+        self.graph, self.defs = stages.build_graph(self.config), all_definitions(self.config, retry=None)
+        self._job = self.defs.resolve_implicit_global_asset_job_def()
+
+    def write(self, text: str) -> None:
+        (self.folder / "unsafe.jsonl").write_text(text)
+
+    def read(self) -> str:
+        return (self.folder / "unsafe.jsonl").read_text()
+
+    def run(self, names: list[str]) -> bool:
+        keys = [dg.AssetKey(name) for name in names]
+        done = self._job.execute_in_process(instance=self.instance, asset_selection=keys, raise_on_error=False, run_config=QUIET)
+        return done.success
+
+    def observe(self) -> None:
+        assert self.run(list(self.graph.sources))
+
+    def settle(self) -> Counter[str]:
+        """Tick until a tick asks for nothing; return how often each asset was launched."""
+        launched: Counter[str] = Counter()
+        for _ in range(14):
+            result = dg.evaluate_automation_conditions(self.defs, self.instance, cursor=self.cursor)
+            self.cursor = result.cursor
+            asked = sorted(subset.key.to_user_string() for subset in result.results if not subset.true_subset.is_empty)
+            if not asked:
+                return launched
+            launched.update(asked)
+            assert self.run(asked), asked
+        raise AssertionError(f"no end of it: {launched}")
+
+    def versions(self) -> dict[str, str | None]:
+        return {name: recorded_version(self.instance, name) for name in self.graph.nodes}
+
+    def after(self, before: dict[str, str | None]) -> set[str]:
+        """Return the assets whose version is another one than before."""
+        return {name for name, version in self.versions().items() if version != before[name]}
+
+
+def _build_here(context: dg.AssetExecutionContext, nodes: list[stages.Node], config: stages.Config) -> Iterator[dg.MaterializeResult]:
+    """Do what the worker does, in this process."""
+    versions = input_versions(context.instance, nodes, config)
+    for node in nodes:
+        artifact, _, _ = stages.build(node, config, versions, SilentReporter())
+        versions[node.name] = artifact.version
+        yield dg.MaterializeResult(asset_key=node.name, data_version=dg.DataVersion(artifact.version))
+
+
+def _made(folder: Path, instance: dg.DagsterInstance) -> Road:
+    road = Road(folder, instance)
+    road.observe()
+    assert road.run(list(road.graph.nodes))
+    assert road.settle() == Counter()
+    return road
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory):
+    """A road that is made and settled, whose stages are built in this process."""
+    with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral() as instance:
+        for name in list(stages.STAGES):
+            patch.setitem(stages.STAGES, name, stages.STAGES[name])
+        stub_stages.install()
+        patch.setattr(factories, "run_stages", _build_here)
+        yield _made(tmp_path_factory.mktemp("road"), instance)
+
+
+def test_sources_that_are_looked_at_again_launch_nothing(road):
+    road.observe()
+
+    assert road.settle() == Counter()
+
+
+def test_rows_of_one_category_make_its_own_branch_anew_and_the_policy_once(road):
+    _change_one_category(road)
+
+
+def test_a_row_that_changes_no_result_stops_at_the_pool(road):
+    before = road.versions()
+    road.write(road.read() + "a line that is no prompt\n")
+    road.observe()
+
+    assert road.settle() == Counter(["prompt_pool"])
+    assert road.after(before) == set()
+
+
+def test_a_setting_of_the_rewards_makes_everything_from_there_on_anew(road):
+    road.deploy(rewards__epochs=7)
+    rewards = {"reward_model_insult", "reward_model_harm", "reward_model_helpful"}
+
+    assert road.settle() == Counter(rewards | {"hardness_insult", "hardness_harm"} | AFTER_POLICY)
+
+
+def test_a_setting_of_the_policy_makes_the_policy_anew(road):
+    road.deploy(policy__steps=48)
+
+    assert road.settle() == Counter(AFTER_POLICY)
+
+
+def test_a_new_algorithm_makes_its_stage_and_what_follows_anew(road):
+    stages.STAGES["hardness"] = dataclasses.replace(stages.STAGES["hardness"], version="next")  # until the fixture ends
+    road.deploy()
+
+    assert road.settle() == Counter({"hardness_insult", "hardness_harm"} | AFTER_POLICY)
+
+
+@pytest.mark.slow  # some thirty steps, each of which starts a worker
+@pytest.mark.usefixtures("stubbed")
+def test_rows_of_one_category_with_real_workers(instance, tmp_path):
+    assert launch.WORKER == "stub_worker"
+    _change_one_category(_made(tmp_path, instance))
+
+
+def _change_one_category(road: Road) -> None:
+    before, own = road.versions(), {"safety_dataset_insult", "completion_pool_insult", "reward_model_insult", "hardness_insult"}
+    road.write(road.read() + "insult: and your dog\n")
+    road.observe()
+    launched = road.settle()
+
+    # All data sets read the prompt pool; those of the other categories come out as before, which ends their branch.
+    datasets = {"safety_dataset_insult", "safety_dataset_harm", "helpful_dataset"}
+    assert launched == Counter({"prompt_pool", "balance_report", "sft_checkpoint"} | datasets | own | AFTER_POLICY)
+    assert road.after(before) == set(launched) - {"safety_dataset_harm", "helpful_dataset"}
