@@ -51,10 +51,10 @@ def summary_line(found: Plan, earlier: Mapping[str, float]) -> str:
 
 def earlier_seconds(config: Config, names: Iterable[str]) -> dict[str, float]:
     """Return how long each asset took when it was last built, from its manifest; unknown ones are left out."""
-    store, known = ArtifactStore(config.root), build_graph(config).nodes
+    store, known = ArtifactStore.of(config), build_graph(config).nodes
     found: dict[str, float] = {}
     for name in names:
-        artifact = store.latest(name) if name in known else None
+        artifact = store.latest(name, fetch=False) if name in known else None
         seconds = artifact.manifest.get("metadata", {}).get("seconds") if artifact else None
         if isinstance(seconds, int | float):
             found[name] = float(seconds)

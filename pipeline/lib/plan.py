@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from drirl_core.artifacts import Artifact, ArtifactStore, fingerprint
+from drirl_core.artifacts import ArtifactStore, fingerprint
 from drirl_core.config import Config
-from drirl_core.errors import ArtifactError, ConfigError, nearest
+from drirl_core.errors import ConfigError, nearest
 from drirl_core.stages import Graph, Node, build_graph, code_version, source_version
 
 _NOT_MADE, _GONE = "not made yet", "its artifact was removed or damaged"
@@ -67,8 +67,9 @@ def plan(config: Config, select: Iterable[str] | None = None) -> Plan:
     Raises:
         ConfigError: a selected name is no asset.
         DataError: a source file cannot be read.
+        ArtifactError: the object store cannot be asked.
     """
-    graph, store = build_graph(config), ArtifactStore(config.root)
+    graph, store = build_graph(config), ArtifactStore.of(config)
     chosen = with_ancestors(graph, select)
     needed = {name for node in chosen for name in node.inputs}
     versions = {name: source_version(path) for name, path in graph.sources.items() if name in needed}
@@ -76,13 +77,13 @@ def plan(config: Config, select: Iterable[str] | None = None) -> Plan:
     for node in chosen:
         waiting = [name for name in node.inputs if name in planned and planned[name].state != "up_to_date"]
         if waiting:
-            made = _was_made(store, node.name)
+            made = store.was_made(node.name)
             planned[node.name] = PlannedAsset(
                 node.name, "may_run" if made else "will_run", f"depends on {_listed(waiting)}" if made else _NOT_MADE
             )
             continue
         code, inputs = code_version(node, config), {name: versions[name] for name in node.inputs}
-        found = store.find(node.name, fingerprint(node.name, code, inputs))
+        found = store.find(node.name, fingerprint(node.name, code, inputs), fetch=False)
         if found:
             versions[node.name] = found.version
             planned[node.name] = PlannedAsset(node.name, "up_to_date", "nothing changed", found.version)
@@ -117,9 +118,9 @@ def with_ancestors(graph: Graph, select: Iterable[str] | None) -> list[Node]:
 
 def _reason(store: ArtifactStore, node: Node, code: str, inputs: Mapping[str, str]) -> str:
     """Say how the present state differs from the one that gave the latest artifact."""
-    if not _was_made(store, node.name):
+    if not store.was_made(node.name):
         return _NOT_MADE
-    latest = _latest(store, node.name)
+    latest = store.latest(node.name, fetch=False)
     if latest is None:
         return _GONE
     before: Mapping[str, str] = latest.manifest.get("inputs", {})
@@ -130,17 +131,6 @@ def _reason(store: ArtifactStore, node: Node, code: str, inputs: Mapping[str, st
     if old.partition("-")[0] != code.partition("-")[0]:
         return "its algorithm changed"
     return "its settings changed" if old != code else _GONE
-
-
-def _was_made(store: ArtifactStore, name: str) -> bool:
-    return (store.root / name).is_dir()
-
-
-def _latest(store: ArtifactStore, name: str) -> Artifact | None:
-    try:
-        return store.latest(name)
-    except (ArtifactError, OSError):
-        return None
 
 
 def _listed(names: Iterable[str], most: int = 3) -> str:
