@@ -29,7 +29,7 @@ from drirl_core.errors import ArtifactError, ConfigError, DrirlError, nearest
 from drirl_core.manifest import MANIFEST, UNREADABLE, file_sizes, parse_manifest
 from drirl_core.report.redaction import redact_text
 
-_URI = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_URI = re.compile(r"^[a-z][a-z0-9+.:-]*://", re.IGNORECASE)
 _LIKELY = ("abfs", "file", "gcs", "gs", "hdfs", "memory", "s3", "sftp")
 _EXTRAS = {"s3fs": '"drirl[s3]"'}
 _HASH_DIGITS = 16
@@ -62,7 +62,9 @@ def check_uri(root: str) -> None:
     if "?" in rest or "#" in rest:
         raise ConfigError(f"root {redact_text(root)!r} has a query; give protocol, bucket and prefix alone, such as s3://bucket/prefix")
     if "::" in root:
-        raise ConfigError(f"root {root!r} chains file systems; name the one that holds the artifacts, such as s3://bucket/prefix")
+        raise ConfigError(
+            f"root {redact_text(root)!r} chains file systems; name the one that holds the artifacts, such as s3://bucket/prefix"
+        )
     if not rest.strip("/"):
         raise ConfigError(f"root {root!r} names no place; write bucket and prefix, such as s3://bucket/prefix")
 
