@@ -98,6 +98,8 @@ def promoted(root: Path) -> set[Key]:
     file = root / PROMOTIONS
     try:
         history = json.loads(file.read_text(encoding="utf-8"))["history"]
+        if not isinstance(history, list):
+            raise TypeError(f"history is {type(history).__name__}, not a list")
         return {(asset, _text(entry[name])) for entry in history for name, asset in _PROMOTED.items()}
     except FileNotFoundError:
         return set()
@@ -249,7 +251,10 @@ def size_of(path: Path) -> int:
 
 
 def _touched_at(path: Path) -> float:
-    return max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
+    try:
+        return max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
+    except FileNotFoundError:  # somebody is at work there
+        return time.time()
 
 
 def _text(value: object) -> str:

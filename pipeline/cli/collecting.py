@@ -39,12 +39,11 @@ def collect(config: Config, keep_hours: float, deletes: bool, again: str, consol
     from pipeline.lib.home import chosen_home
     from pipeline.lib.run import alone
 
-    home = chosen_home()
     if not deletes:
         _show(_decision(store, keep_hours), store, console)
         console.print(Text(f"\nNothing was deleted. To delete: {again}"), soft_wrap=True)
         return
-    with alone(home, config):
+    with alone(chosen_home(), config):
         require_quiet(store.root)
         decision = _decision(store, keep_hours)
         leftovers_mb = sum(map(size_of, decision.leftovers)) / 1e6
@@ -58,7 +57,8 @@ def _decision(store: ArtifactStore, keep_hours: float) -> Decision:
     newer_than = time.time() - keep_hours * 3600
     roots = promoted(store.root)  # first: what is promoted must be known before anything else is looked at
     stock = take_stock(store.root, newer_than)
-    return decide(stock, {*roots, *_recorded(sorted({asset for asset, _ in stock.artifacts}))}, newer_than)
+    recorded = _recorded(sorted({asset for asset, _ in stock.artifacts})) & set(stock.artifacts)  # a home may serve other stores too
+    return decide(stock, roots | recorded, newer_than)
 
 
 def _recorded(names: Iterable[str]) -> set[Key]:
