@@ -209,7 +209,7 @@ class Remote:
         try:
             with self._explained("listed"):
                 listed = self._files.ls(self._key(key), detail=False)
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return []
         return sorted(name.rstrip("/").rpartition("/")[2] for name in listed)
 
@@ -269,7 +269,7 @@ class Remote:
         except DrirlError:
             raise
         except Exception as error:  # each protocol has its own exceptions, from several libraries
-            if isinstance(error, FileNotFoundError | NotADirectoryError) and not missing_is_trouble:
+            if isinstance(error, FileNotFoundError) and not missing_is_trouble:
                 raise
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # this machine's own disk
                 raise

@@ -2,9 +2,11 @@
 
 import shutil
 
+import pytest
 import stub_stages
 
 from drirl_core.artifacts import ArtifactStore
+from drirl_core.errors import ArtifactError
 from pipeline.lib.plan import plan
 from pipeline.lib.run import run_pipeline
 from pipeline.lib.settings import load
@@ -14,17 +16,17 @@ def test_what_one_machine_ran_another_finds(stubbed, home, empty_home, tmp_path,
     root = f"file://{tmp_path}/shared"
     settings = stub_stages.write_settings(tmp_path, root=root, mirror=str(tmp_path / "a"))
     here, there = load(settings), load(settings, {"mirror": str(tmp_path / "b")})
-    outcome = run_pipeline(here, on_event=lambda _: None)
+    outcome = run_pipeline(here, select=["balance_report"], on_event=lambda _: None)
     assert outcome.success, outcome.failures
     assert len(outcome.built) == len(outcome.plan.assets)
-    versions = {name: asset.version for name, asset in plan(here).assets.items()}
+    versions = {name: asset.version for name, asset in plan(here, ["balance_report"]).assets.items()}
 
-    assert plan(there).up_to_date, "planning asks the shared root"
+    assert plan(there, ["balance_report"]).up_to_date, "planning asks the shared root"
     assert not list(ArtifactStore.of(there).root.glob("*/*/manifest.json")), "and copies nothing"
     other_home = tmp_path / "other_home"
     shutil.copytree(empty_home, other_home)
     monkeypatch.setenv("DAGSTER_HOME", str(other_home))
-    found = run_pipeline(there, on_event=lambda _: None)
+    found = run_pipeline(there, select=["balance_report"], on_event=lambda _: None)
     assert found.success, found.failures
     assert not found.built
     assert sorted(found.reused) == sorted(versions)
@@ -34,13 +36,11 @@ def test_what_one_machine_ran_another_finds(stubbed, home, empty_home, tmp_path,
         store.verify(store.open(name, version))
 
 
-def test_a_root_that_cannot_be_written_stops_the_run_before_the_stage(stubbed, home, tmp_path):
+def test_a_root_that_cannot_be_used_stops_the_run_before_it_starts(stubbed, home, tmp_path):
     (tmp_path / "shared").write_text("a file where the directory should be")
     config = load(stub_stages.write_settings(tmp_path, root=f"file://{tmp_path}/shared", mirror=str(tmp_path / "a")))
-    outcome = run_pipeline(config, select=["prompt_pool"], on_event=lambda _: None)
-    assert not outcome.success
-    assert any("shared cannot be written" in failure for failure in outcome.failures)
-    assert not list(ArtifactStore.of(config).root.glob("prompt_pool/*"))
+    with pytest.raises(ArtifactError, match=r"shared cannot be read \(NotADirectoryError"):
+        run_pipeline(config, on_event=lambda _: None)
 
 
 def test_a_uri_stays_as_it_is_and_the_mirror_is_anchored(tmp_path, monkeypatch):
