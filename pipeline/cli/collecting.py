@@ -90,7 +90,7 @@ def _show(decision: Decision, store: ArtifactStore, console: Console) -> None:
     for asset, version in decision.unreadable:
         _warn(f"{asset} {version} is kept: its manifest cannot be read; delete {store.root / asset / version} by hand", console)
     for asset, version in decision.missing:
-        _warn(f"{asset} {version} is needed by what is kept, or recorded, but is not in the store; a run makes it again", console)
+        _warn(f"{asset} {version} is needed by what is kept but is not in the store; what needs it cannot be traced further", console)
 
 
 def _warn(text: str, console: Console) -> None:

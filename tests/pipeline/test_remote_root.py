@@ -7,6 +7,7 @@ import stub_stages
 
 from drirl_core.artifacts import ArtifactStore
 from drirl_core.errors import ArtifactError
+from pipeline.cli import checks
 from pipeline.lib.plan import plan
 from pipeline.lib.run import run_pipeline
 from pipeline.lib.settings import load
@@ -49,3 +50,14 @@ def test_a_uri_stays_as_it_is_and_the_mirror_is_anchored(tmp_path, monkeypatch):
     assert config.root == "memory://somewhere"
     assert config.mirror.endswith("/.drirl/mirror")
     assert not config.mirror.startswith(str(tmp_path))
+
+
+def test_doctor_looks_at_the_store_and_at_the_disk_of_the_mirror(tmp_path):
+    works = load(stub_stages.write_settings(tmp_path, root=f"file://{tmp_path}/shared", mirror=str(tmp_path / "a")))
+    assert checks.check_object_store(works).status == "ok"
+    assert str(tmp_path / "a") in checks.check_disk(works).detail
+    (tmp_path / "taken").write_text("")
+    broken = load(stub_stages.write_settings(tmp_path, root=f"file://{tmp_path}/taken"))
+    found = checks.check_object_store(broken)
+    assert found.status == "fail"
+    assert "taken cannot be written" in found.detail
