@@ -239,11 +239,6 @@ class Remote:
             else:
                 self._files.put_file(str(file), target)
 
-    def remove(self, key: str) -> None:
-        """Delete an object; one that is gone already is no error."""
-        with contextlib.suppress(FileNotFoundError), self._explained("cleared"):
-            self._files.rm_file(self._key(key))
-
     def _whole(self, asset: str, version: str, sizes: Mapping[str, int]) -> bool:
         try:
             manifest = self.manifest(asset, version)

@@ -1,7 +1,7 @@
 """Which artifacts may go, and how they go: nothing that a promoted policy or a latest run was made from.
 
-`take_stock` looks at the disk, `decide` is pure, `delete` acts. Below a root that is kept alive by the roots everything
-stays that its manifest names as input, and what those were made from.
+`take_stock` looks at the disk, `decide` is pure, `delete` acts. With each version that is kept stay the inputs that its
+manifest names, and what those were made from.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -86,7 +86,7 @@ class Decision:
     removable: tuple[Stored, ...]
     missing: tuple[Key, ...] = ()
     unreadable: tuple[Key, ...] = ()
-    leftovers: tuple[Path, ...] = field(default=())
+    leftovers: tuple[Path, ...] = ()
 
 
 def promoted(root: Path) -> set[Key]:
