@@ -43,7 +43,7 @@ def make(config: Config) -> dict[str, Path]:
 
 def measure(reference: str | Path, config: Config) -> dict[str, Any]:
     """Return the rates of refusal on unsafe prompts and on safe look-alikes, with Wilson intervals."""
-    store, row = ArtifactStore(config.root), {}
+    store, row = ArtifactStore.of(config), {}
     for kind, prompts in held_back(config, store).items():
         if kind not in ("unsafe", "look_alike"):
             continue

@@ -54,7 +54,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     config = load_config(arguments.config)
-    store = ArtifactStore(config.root)
+    store = ArtifactStore.of(config)
     rows: list[dict[str, Any]] = []
     for policy in arguments.policies:
         reference: str | Path = config.models.policy if policy == "base" else Path(policy)

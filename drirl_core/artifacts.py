@@ -3,12 +3,15 @@
 Layout below the root::
 
     <asset>/<version>/...files..., manifest.json      an artifact; `version` hashes its files
-    <asset>/by-input/<fingerprint>.json               which version these inputs, code and configuration gave, and at what cost
+    <asset>/by-input/<fingerprint>.json               which version these inputs, code and configuration gave
     .work/<asset>-<fingerprint>/                      unfinished work, kept over a crash so that a retry resumes
     .cache/*.sqlite                                   rows kept under a content key (completions, embeddings)
 
 An artifact is written in a work directory on the same file system and renamed into place; the manifest inside names
 every file with its size and hash, so a reader can tell a damaged or foreign directory from a good one.
+
+When the root is a URI, this layout is a mirror on this machine: whole copies of what lies in the object store
+(`drirl_core.remote`), which alone decides what is published. Work directories and row caches stay on this machine.
 """
 
 from __future__ import annotations
@@ -24,16 +27,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from drirl_core.disk import disk_errors_explained, sha256, sync, write_synced
 from drirl_core.errors import ArtifactError
+from drirl_core.index import Index
+from drirl_core.manifest import MANIFEST, UNREADABLE, VERSION_DIGITS, describe, parse_manifest, read_whole
+from drirl_core.remote import Remote, UnreachableError, is_uri
 
-MANIFEST = "manifest.json"
-_VERSION_DIGITS = 16
-_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
-"""What reading a manifest or index raises that is not JSON, not UTF-8 or of another shape."""
+if TYPE_CHECKING:
+    from drirl_core.config import Config
+
+__all__ = ["MANIFEST", "Artifact", "ArtifactStore", "Workspace", "fingerprint", "to_json"]
+
+DEFAULT_MIRROR = ".drirl/mirror"
 
 
 @dataclass(frozen=True)
@@ -45,12 +54,14 @@ class Artifact:
         version: sixteen hexadecimal digits that identify the content.
         path: the directory with the files.
         manifest: inputs, configuration, files, metadata and times.
+        uri: where other machines find it, when the root is a URI.
     """
 
     asset: str
     version: str
     path: Path
     manifest: Mapping[str, Any]
+    uri: str | None = None
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -72,50 +83,130 @@ class Workspace:
 
 
 class ArtifactStore:
-    """Publish and find artifacts below one root directory.
+    """Publish and find artifacts below one root.
 
     Args:
-        root: local directory; made on first use.
+        root: local directory, made on first use; or a URI such as `s3://bucket/prefix`.
+        mirror: local directory for copies of what lies at URIs; each URI has a directory of its own in it.
+
+    Attributes:
+        root: the local directory: the root itself, or the mirror of the URI.
+        remote: the object store, when the root is a URI.
+
+    Raises:
+        ConfigError: the URI cannot be used, or the package for its protocol is missing.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).absolute()
+    def __init__(self, root: str | Path, mirror: str | Path = DEFAULT_MIRROR) -> None:
+        self.remote = Remote(str(root)) if is_uri(root) else None
+        self.root = (Path(mirror) / self.remote.slug if self.remote else Path(root)).absolute()
+        self._index = Index(self.root, self.remote)
+
+    @classmethod
+    def of(cls, config: Config) -> ArtifactStore:
+        """Return the store that a configuration names."""
+        return cls(config.root, config.mirror)
+
+    @property
+    def place(self) -> str:
+        """Where the artifacts lie, for people: the directory or the URI."""
+        return self.remote.uri if self.remote else str(self.root)
 
     def cache_path(self, name: str) -> Path:
-        """Return the file of the row cache called `name`, its directory made."""
+        """Return the file of the row cache called `name`, its directory made; it stays on this machine."""
         folder = self.root / ".cache"
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{name}.sqlite"
 
-    def find(self, asset: str, fingerprint: str) -> Artifact | None:
-        """Return the artifact these inputs gave earlier, or None when there is none that is whole."""
-        try:
-            index = json.loads(self._index(asset, fingerprint).read_text(encoding="utf-8"))
-            return self.open(asset, index["version"])
-        except (OSError, *_UNREADABLE, ArtifactError):
-            return None
+    def find(self, asset: str, fingerprint: str, *, fetch: bool = True) -> Artifact | None:
+        """Return the artifact these inputs gave earlier, or None when there is none that is whole.
+
+        Args:
+            asset: name of the asset.
+            fingerprint: hash of inputs, code and configuration.
+            fetch: whether files that are not on this machine are copied; without, only version and manifest count.
+
+        Raises:
+            UnreachableError: the object store cannot be asked.
+        """
+        version = self._index.version(asset, fingerprint)
+        return self._usable(asset, version, fetch) if version else None
 
     def open(self, asset: str, version: str) -> Artifact:
-        """Open a published artifact.
+        """Open a published artifact; files that are not on this machine yet are copied and verified.
 
         Raises:
             ArtifactError: it does not exist, has no manifest, or a file is missing or has another size.
         """
-        path = self.root / asset / version
         try:
-            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-            sizes = {str(name): int(entry["bytes"]) for name, entry in manifest["files"].items()}
-            if manifest["asset"] != asset or manifest["version"] != version:
-                raise ArtifactError(f"{path} is a foreign artifact: its manifest names {manifest['asset']} {manifest['version']}")
-        except (OSError, *_UNREADABLE) as error:
-            raise ArtifactError(
-                f"{asset} {version} is not a published artifact under {self.root} ({error}); materialize {asset} again"
-            ) from error
-        for name, size in sizes.items():
-            file = path / name
-            if not file.is_file() or file.stat().st_size != size:
-                raise ArtifactError(f"{file} is missing or truncated ({size} bytes expected); delete {path} and materialize {asset} again")
-        return Artifact(asset, version, path, manifest)
+            return self._open_here(asset, version)
+        except ArtifactError:
+            if self.remote is None:
+                raise
+        self._copy_here(self.remote, asset, version)
+        return self._open_here(asset, version)
+
+    def manifest(self, asset: str, version: str) -> Mapping[str, Any] | None:
+        """Return the manifest of an artifact without its files, or None when there is none that can be read.
+
+        Raises:
+            UnreachableError: the object store cannot be asked.
+        """
+        path = self.root / asset / version
+        with contextlib.suppress(OSError, *UNREADABLE, ArtifactError):
+            return parse_manifest((path / MANIFEST).read_text(encoding="utf-8"), asset, version, path)
+        if self.remote is None:
+            return None
+        try:
+            return self.remote.manifest(asset, version)
+        except UnreachableError:
+            raise
+        except ArtifactError:
+            return None
+
+    def was_made(self, asset: str) -> bool:
+        """Say whether anything of this asset was ever published, even if it is gone or damaged now."""
+        return (self.root / asset).is_dir() or bool(self.remote and self.remote.names(asset))
+
+    def require_writable(self) -> None:
+        """Find out now, not after hours of work, that results can be published.
+
+        Raises:
+            UnreachableError: the object store cannot be written.
+        """
+        if self.remote:
+            self.remote.require_writable()
+
+    def read_state(self, name: str) -> bytes | None:
+        """Return a small file that lies beside the artifacts and changes, such as the ledger of promotions; None without one.
+
+        Raises:
+            UnreachableError: the object store cannot be asked.
+            OSError: the file is there and cannot be read.
+        """
+        if self.remote:
+            return self.remote.read(name)
+        with contextlib.suppress(FileNotFoundError):
+            return (self.root / name).read_bytes()
+        return None
+
+    def write_state(self, name: str, text: str) -> None:
+        """Replace such a file as a whole.
+
+        Raises:
+            ArtifactError: it cannot be written; the former one stays.
+        """
+        file = self.root / name
+        temporary = file.with_name(f".{name}.{os.getpid()}.tmp")
+        with disk_errors_explained(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                write_synced(temporary, text)
+                if self.remote:
+                    self.remote.put(temporary, name)
+                temporary.replace(file)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     def verify(self, artifact: Artifact) -> None:
         """Hash every file again.
@@ -126,7 +217,7 @@ class ArtifactStore:
         for name, entry in artifact.manifest["files"].items():
             file = artifact.path / name
             try:
-                same = _sha256(file) == entry["sha256"]
+                same = sha256(file) == entry["sha256"]
             except OSError as error:
                 raise ArtifactError(f"{file} cannot be read ({error.strerror}); materialize {artifact.asset} again") from error
             if not same:
@@ -134,19 +225,18 @@ class ArtifactStore:
                     f"{file} differs from what was published; delete {artifact.path} and materialize {artifact.asset} again"
                 )
 
-    def latest(self, asset: str) -> Artifact | None:
-        """Return the most recently published or reused artifact of an asset, by the index, not by directory times."""
-        newest: tuple[float, str] | None = None
-        for file in (self.root / asset / "by-input").glob("*.json"):
-            with contextlib.suppress(OSError, *_UNREADABLE):
-                entry = json.loads(file.read_text(encoding="utf-8"))
-                candidate = (float(entry["used_at"]), str(entry["version"]))
-                newest = candidate if newest is None else max(newest, candidate)
-        if newest is None:
-            return None
-        with contextlib.suppress(ArtifactError):
-            return self.open(asset, newest[1])
-        return None
+    def latest(self, asset: str, *, fetch: bool = True) -> Artifact | None:
+        """Return the most recently published or reused artifact of an asset, by the index, not by directory times.
+
+        Args:
+            asset: name of the asset.
+            fetch: whether files that are not on this machine are copied; without, only version and manifest count.
+
+        Raises:
+            UnreachableError: the object store cannot be asked.
+        """
+        version = self._index.newest(asset)
+        return self._usable(asset, version, fetch) if version else None
 
     def records(self, asset: str) -> list[Mapping[str, Any]]:
         """Return what is known of the builds of an asset, the one used last first.
@@ -155,16 +245,26 @@ class ArtifactStore:
         the earlier one.
 
         Returns:
-            Mappings with `fingerprint`, `version` and `used_at`, and the `details` of the build as `publish` got them; records that were
-            written without them lack these, unless the manifest has them.
+            Mappings with `fingerprint`, `version` and `used_at`, and the `details` of the build as `publish` got them; records that
+            were written without them lack these, unless the manifest has them.
+
+        Raises:
+            UnreachableError: the object store cannot be asked.
         """
-        found: list[Mapping[str, Any]] = []
-        for file in (self.root / asset / "by-input").glob("*.json"):
-            with contextlib.suppress(OSError, *_UNREADABLE):
-                entry = json.loads(file.read_text(encoding="utf-8"))
-                record = {**entry, "fingerprint": file.stem, "version": str(entry["version"]), "used_at": float(entry["used_at"])}
-                found.append({**self._facts(asset, record["version"], file.stem), **record})
-        return sorted(found, key=lambda record: (record["used_at"], record["version"]), reverse=True)
+        return [{**self._facts(asset, record["version"], record["fingerprint"]), **record} for record in self._index.records(asset)]
+
+    def is_whole(self, asset: str, version: str) -> bool:
+        """Say whether an artifact can be opened, without copying it.
+
+        Raises:
+            UnreachableError: the object store cannot be asked.
+        """
+        return self._usable(asset, version, fetch=False) is not None
+
+    def _facts(self, asset: str, version: str, fingerprint: str) -> Mapping[str, Any]:
+        """Return the manifest of an artifact if it tells of the build with this fingerprint."""
+        manifest = self.manifest(asset, version) or {}
+        return manifest if manifest.get("fingerprint") == fingerprint else {}
 
     @contextlib.contextmanager
     def building(self, asset: str, fingerprint: str, on_wait: Callable[[str], None] | None = None) -> Iterator[Workspace]:
@@ -180,7 +280,7 @@ class ArtifactStore:
         """
         work = self.root / ".work" / f"{asset}-{fingerprint}"
         lock = FileLock(str(work) + ".lock")
-        with _disk_errors_explained(work):
+        with disk_errors_explained(work):
             work.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire(timeout=0)
@@ -223,65 +323,72 @@ class ArtifactStore:
             The artifact; when equal content was published before, that one.
 
         Raises:
-            ArtifactError: nothing was written, or the disk is full or read-only.
+            ArtifactError: nothing was written, the disk is full or read-only, or the object store cannot be written; then
+                the artifact stays on this machine and the next build with these inputs finds and publishes it.
         """
-        files = {
-            str(file.relative_to(workspace.out)): {"bytes": file.stat().st_size, "sha256": _sha256(file)}
-            for file in sorted(workspace.out.rglob("*"))
-            if file.is_file()
-        }
-        if not files:
-            raise ArtifactError(f"{asset}: the stage wrote no file; an artifact cannot be empty")
-        digest = hashlib.sha256(asset.encode())
-        if volatile:
-            digest.update(fingerprint.encode())
-        for name, entry in files.items():
-            if name not in volatile:
-                digest.update(f"{name}\0{entry['sha256']}\n".encode())
-        version = digest.hexdigest()[:_VERSION_DIGITS]
-        manifest = {
-            "asset": asset,
-            "version": version,
-            "fingerprint": fingerprint,
-            "created_at": time.time(),
-            "files": files,
-            **details,
-        }
+        manifest = describe(asset, fingerprint, workspace.out, details, volatile)
+        version = manifest["version"]
         target = self.root / asset / version
-        with _disk_errors_explained(target):
-            _write_synced(workspace.out / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
-            for name in files:
-                _sync(workspace.out / name)
+        with disk_errors_explained(target):
+            write_synced(workspace.out / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
+            for name in manifest["files"]:
+                sync(workspace.out / name)
             target.parent.mkdir(parents=True, exist_ok=True)
             self._rename(workspace.out, target, asset, version)
-            self.touch(asset, fingerprint, version, details)
+            self._index.record_here(asset, fingerprint, version, details)
             shutil.rmtree(workspace.out.parent, ignore_errors=True)
+        self._upload(asset, fingerprint, version)
         return self.open(asset, version)
 
-    def touch(self, asset: str, fingerprint: str, version: str, details: Mapping[str, Any] | None = None) -> None:
-        """Record that these inputs give this version, now.
+    def touch(self, asset: str, fingerprint: str, version: str) -> None:
+        """Record that these inputs give this version, now; an upload that broke off is completed first."""
+        self._index.record_here(asset, fingerprint, version)
+        self._upload(asset, fingerprint, version)
 
-        Args:
-            asset: name of the asset.
-            fingerprint: hash of inputs, code and configuration.
-            version: version of the artifact.
-            details: of the build; None where it was found again, whose record then keeps what it has.
-        """
-        index = self._index(asset, fingerprint)
-        index.parent.mkdir(parents=True, exist_ok=True)
-        kept: dict[str, Any] = {}
-        with contextlib.suppress(OSError, *_UNREADABLE):
-            kept = dict(json.loads(index.read_text(encoding="utf-8")))
-        temporary = index.with_suffix(f".{os.getpid()}.tmp")
-        _write_synced(temporary, json.dumps({**kept, **(details or {}), "version": version, "used_at": time.time()}))
-        temporary.replace(index)
+    def _upload(self, asset: str, fingerprint: str, version: str) -> None:
+        if self.remote:
+            here = self.open(asset, version)
+            self.remote.upload(asset, version, here.path, here.manifest)
+            self._index.upload(asset, fingerprint)
 
-    def _facts(self, asset: str, version: str, fingerprint: str) -> Mapping[str, Any]:
-        """Return the manifest of an artifact if it tells of the build with this fingerprint."""
-        with contextlib.suppress(OSError, *_UNREADABLE):
-            manifest = json.loads((self.root / asset / version / MANIFEST).read_text(encoding="utf-8"))
-            return manifest if manifest["fingerprint"] == fingerprint else {}
-        return {}
+    def _usable(self, asset: str, version: str, fetch: bool) -> Artifact | None:
+        """Open an artifact, or return None when it is gone or damaged; not being able to ask is neither."""
+        try:
+            if fetch or self.remote is None:
+                return self.open(asset, version)
+            with contextlib.suppress(ArtifactError):
+                return self._open_here(asset, version)
+            manifest = self.remote.manifest(asset, version)
+            return Artifact(asset, version, self.root / asset / version, manifest, self._uri(asset, version))
+        except UnreachableError:
+            raise
+        except (ArtifactError, OSError, *UNREADABLE):
+            return None
+
+    def _open_here(self, asset: str, version: str) -> Artifact:
+        manifest = read_whole(self.root, asset, version)
+        return Artifact(asset, version, self.root / asset / version, manifest, self._uri(asset, version))
+
+    def _copy_here(self, remote: Remote, asset: str, version: str) -> None:
+        """Bring an artifact from the object store, once for all processes of this machine, and by one rename."""
+        work, target = self.root / ".work" / f"fetch-{asset}-{version}", self.root / asset / version
+        with disk_errors_explained(target):
+            work.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(str(work) + ".lock"):
+                with contextlib.suppress(ArtifactError):
+                    self._open_here(asset, version)
+                    return
+                shutil.rmtree(work, ignore_errors=True)
+                work.mkdir()
+                try:
+                    remote.fetch(asset, version, work)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    self._rename(work, target, asset, version)
+                finally:
+                    shutil.rmtree(work, ignore_errors=True)
+
+    def _uri(self, asset: str, version: str) -> str | None:
+        return f"{self.remote.uri}/{asset}/{version}" if self.remote else None
 
     def _rename(self, source: Path, target: Path, asset: str, version: str) -> None:
         try:
@@ -290,16 +397,13 @@ class ArtifactStore:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             try:  # equal content was published before: keep it if it is whole, else put the new one in its place
-                self.open(asset, version)
+                self._open_here(asset, version)
             except ArtifactError:
                 damaged = target.with_name(f".damaged-{version}-{time.time_ns()}")
                 target.rename(damaged)
                 source.rename(target)
                 shutil.rmtree(damaged, ignore_errors=True)
-        _sync(target.parent)
-
-    def _index(self, asset: str, fingerprint: str) -> Path:
-        return self.root / asset / "by-input" / f"{fingerprint}.json"
+        sync(target.parent)
 
 
 def fingerprint(asset: str, code_version: str, inputs: Mapping[str, str]) -> str:
@@ -314,7 +418,7 @@ def fingerprint(asset: str, code_version: str, inputs: Mapping[str, str]) -> str
         Sixteen hexadecimal digits.
     """
     text = json.dumps([asset, code_version, dict(inputs)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:_VERSION_DIGITS]
+    return hashlib.sha256(text.encode()).hexdigest()[:VERSION_DIGITS]
 
 
 def to_json(value: Any) -> Any:
@@ -326,45 +430,3 @@ def to_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [to_json(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _disk_errors_explained(path: Path) -> Iterator[None]:
-    """Put the disk errors a user can mend into words; leave other errors as they are."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(_existing(path)).free / 1e9
-            raise ArtifactError(
-                f"the disk of {path} is full ({free:.1f} GB free); free some space or set `root` to another disk, then run again"
-            ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise ArtifactError(
-                f"{error.filename or path} cannot be used ({error.strerror}); mend its permissions or set `root` to another directory"
-            ) from error
-        raise
-
-
-def _existing(path: Path) -> Path:
-    return path if path.exists() or path == path.parent else _existing(path.parent)

@@ -341,7 +341,7 @@ def build(node: Node, config: Config, versions: Mapping[str, str], reporter: Rep
     Raises:
         DrirlError: an input is missing or bad, or the stage failed; the message says how to mend it.
     """
-    stage, store = STAGES[node.stage], ArtifactStore(config.root)
+    stage, store = STAGES[node.stage], ArtifactStore.of(config)
     graph = build_graph(config)
     missing = [name for name in node.inputs if name not in versions]
     if missing:
@@ -353,6 +353,7 @@ def build(node: Node, config: Config, versions: Mapping[str, str], reporter: Rep
             store.touch(node.name, key, found.version)
             reporter.log(f"{node.name}: unchanged, version {found.version} is reused")
             return found, True, {}
+        store.require_writable()
         inputs = {name: graph.sources[name] if name in graph.sources else store.open(name, versions[name]).path for name in node.inputs}
         module, function = stage.function.split(":")
         started = time.monotonic()

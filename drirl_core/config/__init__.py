@@ -35,6 +35,7 @@ from drirl_core.config.training import (
     SftConfig,
     SuiteConfig,
 )
+from drirl_core.remote import check_uri
 
 __all__ = [
     "EMBEDDED", "BenchmarksConfig", "CompletionsConfig", "Config", "DemonstrationsConfig", "DemonstratorConfig", "ExecutionConfig",
@@ -54,7 +55,9 @@ class Config:
     seed: int = 0
     """Seed of everything random."""
     root: str = ".drirl/artifacts"
-    """Directory of the artifacts, relative to the working directory."""
+    """Where the artifacts lie: a directory, relative to the working directory, or a URI such as s3://bucket/prefix. Never credentials."""
+    mirror: str = ".drirl/mirror"
+    """Directory for this machine's copies when root is a URI; unused otherwise."""
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     """Prompt pool."""
     demonstrations: DemonstrationsConfig = field(default_factory=DemonstrationsConfig)
@@ -77,6 +80,7 @@ class Config:
     """Dagster steps."""
 
     def __post_init__(self) -> None:
+        check_uri(self.root)
         wants_sft = self.completions.samples.get("sft", 0) > 0
         require(
             self.policy.start == "sft" or not wants_sft,

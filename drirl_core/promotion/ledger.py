@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -57,7 +56,7 @@ class Ledger:
 
     def __init__(self, store: ArtifactStore) -> None:
         self._store = store
-        self.path = store.root / LEDGER
+        self.place = f"{store.place}/{LEDGER}"
 
     def history(self) -> list[Promotion]:
         """Return every move of the pointer, the oldest first.
@@ -66,13 +65,12 @@ class Ledger:
             ArtifactError: the ledger cannot be read; it is never taken for an empty one.
         """
         try:
-            rows = json.loads(self.path.read_text(encoding="utf-8"))["history"]
+            text = self._store.read_state(LEDGER)
+            rows = json.loads(text)["history"] if text is not None else []
             return [Promotion(**{**row, "gates": tuple(row["gates"])}) for row in rows]
-        except FileNotFoundError:
-            return []
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ArtifactError(
-                f"{self.path} cannot be read ({error}); restore it from a backup, or move it away to start without a promoted policy"
+                f"{self.place} cannot be read ({error}); restore it from a backup, or move it away to start without a promoted policy"
             ) from error
 
     def current(self) -> Promotion | None:
@@ -132,20 +130,15 @@ class Ledger:
 
     def _write(self, history: Sequence[Promotion]) -> None:
         text = json.dumps({"history": [dataclasses.asdict(entry) for entry in history]}, indent=1)
-        temporary = self.path.with_name(f".{LEDGER}.{os.getpid()}.tmp")
         try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise ArtifactError(f"{self.path} cannot be written ({error.strerror}); the promoted policy stays what it was") from error
+            self._store.write_state(LEDGER, text)
+        except ArtifactError as error:
+            raise ArtifactError(f"the promoted policy stays what it was: {error}") from error
 
     def _alone(self) -> FileLock:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.path.with_name(f".{LEDGER}.lock"), timeout=_LOCK_TIMEOUT_S)
+        """Hold the ledger among the processes of this machine; on an object store, machines must not promote at the same moment."""
+        self._store.root.mkdir(parents=True, exist_ok=True)
+        return FileLock(self._store.root / f".{LEDGER}.lock", timeout=_LOCK_TIMEOUT_S)
 
 
 def policy_of(store: ArtifactStore, candidate: str) -> str:

@@ -78,7 +78,7 @@ def manifests(inputs: Mapping[str, Path], store: ArtifactStore) -> dict[str, Map
         if manifest is None or manifest["asset"] in found:
             continue
         found[manifest["asset"]] = manifest
-        waiting += [_manifest(store.root / name / version) for name, version in manifest.get("inputs", {}).items()]
+        waiting += [store.manifest(name, version) for name, version in manifest.get("inputs", {}).items()]
     return found
 
 

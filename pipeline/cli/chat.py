@@ -35,7 +35,7 @@ class Talkers:
 
     def __init__(self, config: Config, names: Sequence[str]) -> None:
         self._config = config
-        self._store = ArtifactStore(config.root)
+        self._store = ArtifactStore.of(config)
         aligned = trained(self._store, "policy_checkpoint")
         self.models = models_of(aligned, config.models)
         places: dict[str, Any] = {"base": self.models.policy, "dr_irl": aligned.path}
@@ -69,7 +69,7 @@ def trained(store: ArtifactStore, asset: str) -> Artifact:
     found = store.latest(asset)
     if found is None:
         raise ArtifactError(
-            f"there is no {asset} under {store.root} yet; make one with `drirl run`, or name another run's settings with --config"
+            f"there is no {asset} under {store.place} yet; make one with `drirl run`, or name another run's settings with --config"
         )
     return found
 

@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Literal
 
 import drirl_core
+from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import Config
-from drirl_core.errors import ConfigError
+from drirl_core.disk import existing
+from drirl_core.errors import ConfigError, DrirlError
+from drirl_core.remote import is_uri
 from pipeline.lib.gpu_share import ask_driver
 from pipeline.lib.home import HOME_VARIABLE, chosen_home
 
@@ -115,20 +118,30 @@ def _file(name: str, path: Path) -> Check:
 
 
 def check_disk(config: Config) -> Check:
-    """Look for room, and for the right to write, where the artifacts go."""
-    root = Path(config.root).absolute()
-    there = _existing(root)
+    """Look for room, and for the right to write, where the artifacts or this machine's copies of them go."""
+    setting = "mirror" if is_uri(config.root) else "root"
+    root = Path(getattr(config, setting)).absolute()
+    there = existing(root)
     free = shutil.disk_usage(there).free / 1e9
     detail = f"{free:,.1f} GB free for {root}"
     if not os.access(there, os.W_OK):
-        return Check("disk", "fail", f"{there} cannot be written", "mend its permissions, or set `root` to another directory")
+        return Check("disk", "fail", f"{there} cannot be written", f"mend its permissions, or set `{setting}` to another directory")
     if free < DISK_FAIL_GB:
         return Check(
-            "disk", "fail", detail, f"free some space, or set `root` to another disk; {DISK_FAIL_GB:.0f} GB is the least for the demo"
+            "disk", "fail", detail, f"free some space, or set `{setting}` to another disk; {DISK_FAIL_GB:.0f} GB is the least for the demo"
         )
     if free < DISK_WARN_GB:
-        return Check("disk", "warn", detail, f"below {DISK_WARN_GB:.0f} GB a few runs fill it; old versions under {root} may be deleted")
+        return Check("disk", "warn", detail, f"below {DISK_WARN_GB:.0f} GB a few runs fill it; `drirl gc` shows what may be deleted")
     return Check("disk", "ok", detail)
+
+
+def check_object_store(config: Config) -> Check:
+    """Write a small object where the artifacts go."""
+    try:
+        ArtifactStore.of(config).require_writable()
+    except DrirlError as error:
+        return Check("object store", "fail", str(error), "")
+    return Check("object store", "ok", f"{config.root} can be written")
 
 
 def check_memory() -> Check:
@@ -216,8 +229,3 @@ def check_port(port: int = 3000) -> Check:
                 f"stop what holds it, or start Dagster with another one: dagster dev -p {port + 1}",
             )
     return Check(f"port {port}", "ok", "free")
-
-
-def _existing(path: Path) -> Path:
-    path = path.absolute()
-    return path if path.exists() or path == path.parent else _existing(path.parent)

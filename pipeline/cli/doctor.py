@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from drirl_core.config import Config
 from drirl_core.errors import ConfigError, ModelError
+from drirl_core.remote import is_uri
 from pipeline.cli import checks
 from pipeline.cli.checks import Check
 from pipeline.cli.common import read_config
@@ -51,6 +52,8 @@ def _with_config(config: Config, fetch: bool) -> Iterator[Check]:
     yield check_model("policy model", config.models.policy, config, fetch)
     yield check_model("sentence encoder", config.models.encoder, config, fetch)
     yield checks.check_disk(config)
+    if is_uri(config.root):
+        yield checks.check_object_store(config)
     yield checks.check_gpu(config)
 
 

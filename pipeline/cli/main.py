@@ -245,6 +245,28 @@ def dev(
 
 
 @app.command(
+    epilog="Examples:\n\n"
+    "`drirl gc` shows how much could be deleted, and deletes nothing.\n\n"
+    "`drirl gc --delete` deletes it.\n\n"
+    "`drirl gc mine.yaml --keep-hours 168` keeps what was used within a week."
+)
+def gc(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete what the table calls removable.")] = False,
+    keep_hours: Annotated[float, typer.Option("--keep-hours", help="Keep what was used within these hours.", min=0)] = 24.0,
+    debug: DebugOption = False,
+) -> None:
+    """Show which artifacts nothing needs any more; delete them with --delete.
+
+    What a promoted policy, the latest run or anything used lately was made from is never deleted.
+    """
+    from pipeline.cli.collecting import collect
+
+    again = shlex.join(["drirl", "gc", str(config), "--delete", "--keep-hours", f"{keep_hours:g}"])
+    collect(read_config(config), keep_hours, delete, again, output())
+
+
+@app.command(
     name="config",
     epilog="Examples:\n\n"
     "`drirl config` prints all settings of the demo as they are used.\n\n"

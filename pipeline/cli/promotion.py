@@ -71,12 +71,12 @@ def rollback(config: Config, to: str | None, why: str) -> None:
 
 def show_history(config: Config, console: Console) -> None:
     """Print the promoted policy and every move of the pointer, the newest first."""
-    store = ArtifactStore(config.root)
+    store = ArtifactStore.of(config)
     history = Ledger(store).history()
     if not history:
         console.print("No policy is promoted yet. `drirl promote --check` asks the gates of the newest candidate.", highlight=False)
         return
-    console.print(Text(f"Promoted policy {history[-1].policy}: {store.root / 'policy_checkpoint' / history[-1].policy}"), soft_wrap=True)
+    console.print(Text(f"Promoted policy {history[-1].policy}: {store.open('policy_checkpoint', history[-1].policy).path}"), soft_wrap=True)
     console.print()
     for entry in reversed(history):
         console.print(Text(_line(entry)), soft_wrap=True)
@@ -87,7 +87,7 @@ def show_outlook(config: Config, console: Console) -> None:
     planned = plan(config, ["promotion_candidate"]).assets["promotion_candidate"]
     if planned.version is None:
         return
-    gates = judge_candidate(config, ArtifactStore(config.root).open("promotion_candidate", planned.version))
+    gates = judge_candidate(config, ArtifactStore.of(config).open("promotion_candidate", planned.version))
     failed = [gate for gate in gates if not gate.verdict.passed]
     if not failed:
         console.print(f"Promotion: all {len(gates)} gates pass; `drirl promote` makes it the promoted policy.", highlight=False)
@@ -117,7 +117,7 @@ def _say_moved(config: Config, moved: Promotion, console: Console) -> None:
     with open_instance() as instance:
         record(instance, moved, config)
     console.print(Text(f"\n{_line(moved)}", style="bold green"), soft_wrap=True)
-    path = ArtifactStore(config.root).open("policy_checkpoint", moved.policy).path
+    path = ArtifactStore.of(config).open("policy_checkpoint", moved.policy).path
     console.print(Text(f"The promoted policy: {path}"), soft_wrap=True)
 
 

@@ -31,11 +31,11 @@ def show_newest(config: Config, console: Console) -> Path:
     Raises:
         ArtifactError: there is no report yet.
     """
-    store = ArtifactStore(config.root)
+    store = ArtifactStore.of(config)
     found = store.latest("report")
     if found is None:
         raise ArtifactError(
-            f"there is no report under {store.root} yet; make one with `drirl run`, or name another run's settings with --config"
+            f"there is no report under {store.place} yet; make one with `drirl run`, or name another run's settings with --config"
         )
     return show(found, console)
 
@@ -43,7 +43,7 @@ def show_newest(config: Config, console: Console) -> Path:
 def report_of(config: Config) -> Artifact | None:
     """Return the report of exactly this configuration, or None when it is not up to date."""
     planned = plan(config).assets["report"]
-    return ArtifactStore(config.root).open("report", planned.version) if planned.version else None
+    return ArtifactStore.of(config).open("report", planned.version) if planned.version else None
 
 
 def show(report: Artifact, console: Console) -> Path:

@@ -51,7 +51,7 @@ def score(config: Config, prompt: str, reply: str, category: str | None = None) 
     known = (*build_graph(config).categories, taxonomy.HELPFUL)
     if category is not None and category not in known:
         raise ConfigError(f"--category {category!r} is not in the taxonomy; {nearest(category, known)}")
-    store = ArtifactStore(config.root)
+    store = ArtifactStore.of(config)
     learned = {name: _latest(store, f"reward_model_{name}").path for name in known}
     from drirl_core.benchmarks.judges import label_reply
     from drirl_core.demonstrations.cod import cut_draft
@@ -109,6 +109,6 @@ def _latest(store: ArtifactStore, name: str) -> Any:
     found = store.latest(name)
     if found is None:
         raise ArtifactError(
-            f"there is no {name} under {store.root} yet; make it with `drirl run`, or name another run's settings with --config"
+            f"there is no {name} under {store.place} yet; make it with `drirl run`, or name another run's settings with --config"
         )
     return found

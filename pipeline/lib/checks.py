@@ -61,7 +61,7 @@ def broken_promises(node: Node, version: str, config: Config) -> list[str]:
         version: version of the artifact.
         config: the configuration.
     """
-    path = ArtifactStore(config.root).open(node.name, version).path
+    path = ArtifactStore.of(config).open(node.name, version).path
     verdicts = {rule.name: judge(rule, path, config, node) for rule in RULES.get(node.stage, ()) if _blocks(rule, False)}
     return [f"{name}: {verdict.description}" for name, verdict in verdicts.items() if not verdict.passed]
 

@@ -43,6 +43,8 @@ def pipes_metadata(stage: str, artifact: Artifact, shown: Mapping[str, Any], reu
         "path": {"type": "path", "raw_value": str(artifact.path)},
         "reused": _value(reused),
     }
+    if artifact.uri:
+        metadata["uri"] = _value(artifact.uri)
     for name, value in (_stored(artifact) if reused else shown).items():
         metadata.setdefault(name, _value(value))
     table = artifact.path / MAIN_TABLES.get(stage, "")

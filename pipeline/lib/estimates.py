@@ -130,7 +130,7 @@ def estimates(found: Plan, config: Config) -> dict[str, Estimate]:
     Returns:
         One estimate an asset, in the order of the plan.
     """
-    store, graph, now = ArtifactStore(config.root), build_graph(config), resolved(config)
+    store, graph, now = ArtifactStore.of(config), build_graph(config), resolved(config)
     return {name: estimate(graph.nodes[name], store.records(name), now, _prompts(graph.nodes[name], found, store)) for name in found.assets}
 
 

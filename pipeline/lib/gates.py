@@ -1,9 +1,7 @@
 """The gates between a candidate and its promotion, and everything upstream that a promoted policy must keep."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from drirl_core.artifacts import Artifact, ArtifactStore
@@ -45,7 +43,7 @@ def judge_candidate(config: Config, candidate: Artifact) -> list[Gate]:
     Returns:
         The gates of the candidate first, then the rules upstream in the order of the graph.
     """
-    store, graph = ArtifactStore(config.root), build_graph(config)
+    store, graph = ArtifactStore.of(config), build_graph(config)
     found = [Gate(CANDIDATE, rule.name, judge(rule, candidate.path, config, graph.nodes[CANDIDATE])) for rule in RULES[CANDIDATE]]
     ancestors = dict(_ancestors(store, candidate))
     for node in graph.nodes.values():
@@ -82,22 +80,15 @@ def candidate_of(config: Config, version: str | None = None) -> Artifact:
     Raises:
         ArtifactError: there is none, or the version names none or several.
     """
-    store = ArtifactStore(config.root)
+    store = ArtifactStore.of(config)
     if version is None:
         newest = store.latest(CANDIDATE)
         if newest is None:
-            raise ArtifactError(f"there is no candidate under {store.root} yet; make one with `drirl run`")
+            raise ArtifactError(f"there is no candidate under {store.place} yet; make one with `drirl run`")
         return newest
-    known = {folder.name: _policy_of(folder) for folder in (store.root / CANDIDATE).glob("[0-9a-f]" * 16)}
+    known = {record["version"]: str(record.get("metadata", {}).get("policy", "")) for record in store.records(CANDIDATE)}
     found = [name for name, policy in known.items() if name.startswith(version) or policy.startswith(version)]
     if len(found) != 1:
         listed = ", ".join(f"{name} (policy {policy})" for name, policy in known.items()) or "there is none"
         raise ArtifactError(f"{version!r} names {len(found) or 'none'} of the candidates: {listed}")
     return store.open(CANDIDATE, found[0])
-
-
-def _policy_of(folder: Path) -> str:
-    try:
-        return str(json.loads((folder / "candidate.json").read_text(encoding="utf-8"))["policy"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return ""

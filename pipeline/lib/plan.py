@@ -7,7 +7,7 @@ from typing import Literal
 
 from drirl_core.artifacts import ArtifactStore, fingerprint
 from drirl_core.config import Config
-from drirl_core.errors import ArtifactError, ConfigError, nearest
+from drirl_core.errors import ConfigError, nearest
 from drirl_core.stages import Graph, Node, build_graph, code_version, source_version
 from pipeline.lib.reasons import Cause, causes
 
@@ -83,8 +83,9 @@ def plan(config: Config, select: Iterable[str] | None = None) -> Plan:
     Raises:
         ConfigError: a selected name is no asset.
         DataError: a source file cannot be read.
+        ArtifactError: the object store cannot be asked.
     """
-    graph, store = build_graph(config), ArtifactStore(config.root)
+    graph, store = build_graph(config), ArtifactStore.of(config)
     if select is not None and STALE in (select := list(select)):
         select = [name for name in select if name != STALE] + select_stale(config)[0]
     chosen = with_ancestors(graph, select)
@@ -95,7 +96,7 @@ def plan(config: Config, select: Iterable[str] | None = None) -> Plan:
         found = None
         if all(name in versions for name in node.inputs):
             inputs = {name: versions[name] for name in node.inputs}
-            found = store.find(node.name, fingerprint(node.name, code_version(node, config), inputs))
+            found = store.find(node.name, fingerprint(node.name, code_version(node, config), inputs), fetch=False)
         if found:
             versions[node.name] = found.version
             planned[node.name] = PlannedAsset(node.name, "up_to_date", "nothing changed", found.version)
@@ -162,22 +163,14 @@ def _pending(node: Node, versions: Mapping[str, str], config: Config, graph: Gra
     """
     waits_for = tuple(name for name in node.inputs if name not in versions)
     records = store.records(node.name)
-    if records and _is_whole(store, node.name, records[0]["version"]):
+    if records and store.is_whole(node.name, records[0]["version"]):
         found = causes(node, records[0], versions, config, graph)
         if waits_for:  # what is not known to differ may come out as before
             found = [cause for cause in found if cause.kind != "unknown"]
     else:
-        found = [Cause("gone" if (store.root / node.name).is_dir() else "not_made")]
+        found = [Cause("gone" if store.was_made(node.name) else "not_made")]
     why = _listed(map(str, found), "; ") if found else f"waits for {_listed(waits_for)}"
     return PlannedAsset(node.name, "will_run" if found else "may_run", why, None, tuple(found), waits_for)
-
-
-def _is_whole(store: ArtifactStore, name: str, version: str) -> bool:
-    try:
-        store.open(name, version)
-    except ArtifactError:
-        return False
-    return True
 
 
 def _listed(names: Iterable[str], between: str = ", ", most: int = 3) -> str:

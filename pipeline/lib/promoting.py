@@ -51,7 +51,7 @@ def promoted_policy(config: Config, owners: list[str]) -> dg.AssetsDefinition:
 
 def ledger(config: Config) -> Ledger:
     """Return the ledger of a configuration's artifact store."""
-    return Ledger(ArtifactStore(config.root))
+    return Ledger(ArtifactStore.of(config))
 
 
 def person() -> str:
@@ -81,7 +81,7 @@ def record(instance: dg.DagsterInstance, moved: Promotion, config: Config) -> No
 
 def shown(moved: Promotion, config: Config) -> dict[str, dg.MetadataValue]:
     """Return what the graph shows of a move: which policy, who, when, why, and every gate."""
-    policy = ArtifactStore(config.root).open("policy_checkpoint", moved.policy)
+    policy = ArtifactStore.of(config).open("policy_checkpoint", moved.policy)
     metadata: dict[str, dg.MetadataValue] = {
         "policy": dg.MetadataValue.text(moved.policy),
         "candidate": dg.MetadataValue.text(moved.candidate),

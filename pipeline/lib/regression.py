@@ -19,7 +19,7 @@ Outcomes = Mapping[str, Mapping[str, Any]]
 
 def no_regression(path: Path, config: Config, node: Node) -> Verdict:
     """Compare a candidate with the promoted policy, prompt by prompt, suite by suite."""
-    store = ArtifactStore(config.root)
+    store = ArtifactStore.of(config)
     promoted = Ledger(store).current()
     if promoted is None:
         return Verdict(True, "no policy is promoted yet, so there is nothing to fall behind")

@@ -33,7 +33,7 @@ def artifact_of(instance: dg.DagsterInstance, name: str, config: Config) -> Arti
     version = recorded_version(instance, name)
     if version is None:
         raise ArtifactError(f"{name} has not been materialized; materialize it first (in the graph: select it and press Materialize)")
-    return ArtifactStore(config.root).open(name, version)
+    return ArtifactStore.of(config).open(name, version)
 
 
 def input_versions(instance: dg.DagsterInstance, nodes: Iterable[Node], config: Config) -> dict[str, str]:

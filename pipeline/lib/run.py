@@ -87,7 +87,7 @@ def run_pipeline(
     require_local(config)
     todo = plan(config, select)
     home = chosen_home()
-    with _alone(home, config), _instance(home) as instance:
+    with alone(home, config), _instance(home) as instance:
         heal(instance)
         graph = build_graph(config)
         broken = _broken(graph, todo, config)
@@ -223,8 +223,12 @@ def _instance(home: Path) -> Iterator[dg.DagsterInstance]:
 
 
 @contextlib.contextmanager
-def _alone(home: Path, config: Config) -> Iterator[None]:
+def alone(home: Path, config: Config) -> Iterator[None]:
     """Hold the home's run lock, so that two runs at once do not train the same thing twice.
+
+    Args:
+        home: the Dagster home.
+        config: its name is told to whoever finds the lock taken.
 
     Raises:
         ArtifactError: another process holds it; the message names it.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from drirl_core.config import Config, load_config
+from drirl_core.remote import is_uri, require_protocol
 
 ROOT = Path(__file__).resolve().parents[2]
 """Directory of the project; relative paths of the settings start here."""
@@ -57,6 +58,13 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config
 
 
 def anchored(config: Config) -> Config:
-    """Return the configuration with absolute directories for artifacts and models; relative ones start at the project."""
+    """Return the configuration with absolute directories for artifacts and models; relative ones start at the project.
+
+    Raises:
+        ConfigError: the artifacts lie at a URI for which a package is missing.
+    """
     models = dataclasses.replace(config.models, cache=str(ROOT / config.models.cache))
-    return dataclasses.replace(config, root=str(ROOT / config.root), models=models)
+    if is_uri(config.root):
+        require_protocol(config.root)
+    root = config.root if is_uri(config.root) else str(ROOT / config.root)
+    return dataclasses.replace(config, root=root, mirror=str(ROOT / config.mirror), models=models)

@@ -280,7 +280,7 @@ def test_a_full_disk_is_explained_while_publishing(store: ArtifactStore, monkeyp
     def full(_: int) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(artifacts.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ArtifactError, match=r"the disk of .*table.* is full \(.* GB free\); free some space or set `root`"):
         _publish(store, {"rows.txt": "one"})
     monkeypatch.undo()

@@ -57,6 +57,25 @@ def test_nothing_is_lost_between_the_sources_and_the_pool(config: Config, versio
     assert len(read_table(pool / "prompts.parquet")) + len(read_table(pool / "quarantine.parquet")) == read
 
 
+def test_at_a_uri_versions_are_the_same_and_another_machine_builds_nothing(world: Path, versions: dict[str, str]) -> None:
+    class Listening(SilentReporter):
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def log(self, message: str) -> None:
+            self.lines.append(message)
+
+    first = tiny_config(world, {"root": "memory://whole-graph", "mirror": str(world / "mirror_a")})
+    assert {name: artifact.version for name, artifact in run_all(first, SilentReporter()).items()} == versions
+    listening, second = Listening(), tiny_config(world, {"root": "memory://whole-graph", "mirror": str(world / "mirror_b")})
+    found = run_all(second, listening)
+    assert {name: artifact.version for name, artifact in found.items()} == versions
+    assert sum("is reused" in line for line in listening.lines) == len(versions)
+    for artifact in found.values():
+        assert artifact.path.is_relative_to(world / "mirror_b")
+        ArtifactStore.of(second).verify(artifact)
+
+
 def test_a_changed_reward_setting_rebuilds_from_the_reward_models_on(world: Path, versions: dict[str, str]) -> None:
     changed = run_all(tiny_config(world, {"rewards.epochs": 4}), SilentReporter())
     kept = {name for name, artifact in changed.items() if artifact.version == versions[name]}

@@ -18,7 +18,7 @@ from drirl_core.stages import build_graph, code_version, source_version
 from pipeline.cli.main import app
 from pipeline.lib.settings import anchored
 
-COMMANDS = ("run", "plan", "chat", "score", "report", "doctor", "dev", "config")
+COMMANDS = ("run", "plan", "chat", "score", "report", "doctor", "dev", "gc", "config")
 
 
 @pytest.fixture(autouse=True)

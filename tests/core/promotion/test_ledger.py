@@ -113,10 +113,10 @@ def test_rollback_says_why_it_cannot(ledger, store):
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"history": 3}', '{"history": [{"action": "promote"}]}', '{"history": [{"x": 1}]}'])
 def test_a_damaged_ledger_is_an_error_and_never_an_empty_one(ledger, store, text):
     version = candidate(store, "a")
-    ledger.path.write_text(text)
+    (store.root / "promotions.json").write_text(text)
     with pytest.raises(ArtifactError, match=r"promotions\.json cannot be read .* restore it from a backup"):
         ledger.promote(version, by="ada", why="first")
-    assert ledger.path.read_text() == text
+    assert (store.root / "promotions.json").read_text() == text
 
 
 def test_a_full_disk_leaves_the_pointer_whole(ledger, store, monkeypatch):
@@ -126,8 +126,8 @@ def test_a_full_disk_leaves_the_pointer_whole(ledger, store, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("drirl_core.promotion.ledger.os.fsync", full)
-    with pytest.raises(ArtifactError, match=r"No space left on device.*the promoted policy stays what it was"):
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ArtifactError, match=r"the promoted policy stays what it was: the disk of .* is full"):
         ledger.promote(second, by="ada", why="second")
     assert ledger.history() == [first]
     assert [path.name for path in store.root.glob(".promotions.json.*.tmp")] == []
@@ -156,3 +156,13 @@ def test_a_rollback_never_ends_where_it_began_and_always_at_a_promoted_policy(mo
             assert target.candidate != history[-1].candidate
             assert target.candidate in {entry.candidate for entry in history if entry.action == "promote"}
             history.append(Promotion("rollback", target.candidate, target.policy, "", "", ""))
+
+
+def test_the_ledger_of_an_object_store_is_the_same_on_every_machine(tmp_path):
+    here, there = (ArtifactStore("memory://promotions/here", tmp_path / name) for name in ("mirror", "other_mirror"))
+    first = Ledger(here).promote(candidate(here, "a"), by="ada", why="first")
+
+    assert Ledger(there).current() == first
+    second = Ledger(there).promote(candidate(there, "b"), by="bob", why="second")
+    assert Ledger(here).history() == [first, second]
+    assert Ledger(here).rollback(by="ada", why="complaints").policy == first.policy

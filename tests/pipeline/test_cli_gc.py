@@ -1,0 +1,102 @@
+"""`drirl gc`: what the command shows, refuses and deletes."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import stub_stages
+from filelock import FileLock
+from typer.testing import CliRunner, Result
+
+from drirl_core.artifacts import Artifact, ArtifactStore
+from pipeline.cli.main import app
+from pipeline.lib.resolve import VERSION_TAG
+from pipeline.lib.run import LOCK_FILE
+
+WEEK_S = 7 * 86400.0
+
+
+@pytest.fixture
+def settings(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("COLUMNS", "160")
+    return stub_stages.write_settings(tmp_path)
+
+
+@pytest.fixture
+def pools(settings: Path, tmp_path: Path) -> list[Artifact]:
+    """Three versions of the prompt pool, none of them used lately; the last one is the latest."""
+    store = ArtifactStore(tmp_path / "artifacts")
+    return [_publish(store, str(number), time.time() - WEEK_S + number) for number in range(3)]
+
+
+def _publish(store: ArtifactStore, content: str, at: float) -> Artifact:
+    with store.building("prompt_pool", content) as workspace:
+        (workspace.out / "rows").write_text(content * 100_000)
+        made = store.publish("prompt_pool", content, workspace, details={"metadata": {}, "inputs": {"source_unsafe": "ab"}})
+    (store.root / "prompt_pool" / "by-input" / f"{content}.json").write_text(json.dumps({"version": made.version, "used_at": at}))
+    manifest = made.path / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "created_at": at}))
+    return made
+
+
+def _gc(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, ["gc", *map(str, words)])
+
+
+def _there(pools: list[Artifact]) -> list[bool]:
+    return [pool.path.is_dir() for pool in pools]
+
+
+def test_without_delete_it_only_shows(settings: Path, pools: list[Artifact]) -> None:
+    shown = _gc(settings, "--keep-hours", "12")
+    assert shown.exit_code == 0, shown.output
+    assert [line.split() for line in shown.output.splitlines() if line.startswith("prompt_pool")] == [["prompt_pool", "1", "2", "0.2"]]
+    assert f"To delete: drirl gc {settings} --delete --keep-hours 12" in shown.output
+    assert _there(pools) == [True, True, True]
+
+
+def test_delete_keeps_the_latest_and_what_dagster_recorded(settings: Path, pools: list[Artifact], home: Path) -> None:
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        instance.report_runless_asset_event(dg.AssetMaterialization("prompt_pool", tags={VERSION_TAG: pools[0].version}))
+    deleted = _gc(settings, "--delete")
+    assert deleted.exit_code == 0, deleted.output
+    assert "Deleted 1 versions and 0 leftovers, 0.1 MB." in deleted.output
+    assert _there(pools) == [True, False, True]
+    assert "0 removable" in _gc(settings).output
+
+
+def test_what_was_used_within_the_hours_stays(settings: Path, pools: list[Artifact]) -> None:
+    assert _gc(settings, "--delete", "--keep-hours", "200").exit_code == 0
+    assert _there(pools) == [True, True, True]
+
+
+def test_it_deletes_nothing_beside_a_run_or_a_build(settings: Path, pools: list[Artifact], home: Path, tmp_path: Path) -> None:
+    with FileLock(home / LOCK_FILE):
+        refused = _gc(settings, "--delete")
+    assert refused.exit_code == 1
+    assert "a run is going on in" in refused.stderr
+    with FileLock(tmp_path / "artifacts" / ".work" / "report-abcd.lock"):
+        refused = _gc(settings, "--delete")
+    assert refused.exit_code == 1
+    assert "report-abcd" in refused.stderr
+    assert "is being built" in refused.stderr
+    assert _there(pools) == [True, True, True]
+
+
+def test_unreadable_promotions_stop_it(settings: Path, pools: list[Artifact], tmp_path: Path) -> None:
+    (tmp_path / "artifacts" / "promotions.json").write_text("{")
+    refused = _gc(settings, "--delete")
+    assert refused.exit_code == 1
+    assert "promotions.json cannot be read" in refused.stderr
+    assert _there(pools) == [True, True, True]
+
+
+def test_an_object_store_is_left_alone(home: Path, tmp_path: Path) -> None:
+    refused = _gc(stub_stages.write_settings(tmp_path, root=f"file://{tmp_path}/shared", mirror=str(tmp_path / "mirror")))
+    assert refused.exit_code == 1
+    assert f"root is file://{tmp_path}/shared" in refused.stderr
+    assert "may be deleted by hand" in refused.stderr

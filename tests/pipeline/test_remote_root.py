@@ -1,0 +1,63 @@
+"""A root that other machines share, through Dagster and its worker processes."""
+
+import shutil
+
+import pytest
+import stub_stages
+
+from drirl_core.artifacts import ArtifactStore
+from drirl_core.errors import ArtifactError
+from pipeline.cli import checks
+from pipeline.lib.plan import plan
+from pipeline.lib.run import run_pipeline
+from pipeline.lib.settings import load
+
+
+def test_what_one_machine_ran_another_finds(stubbed, home, empty_home, tmp_path, monkeypatch):
+    root = f"file://{tmp_path}/shared"
+    settings = stub_stages.write_settings(tmp_path, root=root, mirror=str(tmp_path / "a"))
+    here, there = load(settings), load(settings, {"mirror": str(tmp_path / "b")})
+    outcome = run_pipeline(here, select=["balance_report"], on_event=lambda _: None)
+    assert outcome.success, outcome.failures
+    assert len(outcome.built) == len(outcome.plan.assets)
+    versions = {name: asset.version for name, asset in plan(here, ["balance_report"]).assets.items()}
+
+    assert plan(there, ["balance_report"]).up_to_date, "planning asks the shared root"
+    assert not list(ArtifactStore.of(there).root.glob("*/*/manifest.json")), "and copies nothing"
+    other_home = tmp_path / "other_home"
+    shutil.copytree(empty_home, other_home)
+    monkeypatch.setenv("DAGSTER_HOME", str(other_home))
+    found = run_pipeline(there, select=["balance_report"], on_event=lambda _: None)
+    assert found.success, found.failures
+    assert not found.built
+    assert sorted(found.reused) == sorted(versions)
+    assert {name: asset.version for name, asset in found.plan.assets.items()} == versions
+    for name, version in versions.items():
+        store = ArtifactStore.of(there)
+        store.verify(store.open(name, version))
+
+
+def test_a_root_that_cannot_be_used_stops_the_run_before_it_starts(stubbed, home, tmp_path):
+    (tmp_path / "shared").write_text("a file where the directory should be")
+    config = load(stub_stages.write_settings(tmp_path, root=f"file://{tmp_path}/shared", mirror=str(tmp_path / "a")))
+    with pytest.raises(ArtifactError, match=r"shared cannot be read \(NotADirectoryError"):
+        run_pipeline(config, on_event=lambda _: None)
+
+
+def test_a_uri_stays_as_it_is_and_the_mirror_is_anchored(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load(stub_stages.write_settings(tmp_path, root="memory://somewhere"))
+    assert config.root == "memory://somewhere"
+    assert config.mirror.endswith("/.drirl/mirror")
+    assert not config.mirror.startswith(str(tmp_path))
+
+
+def test_doctor_looks_at_the_store_and_at_the_disk_of_the_mirror(tmp_path):
+    works = load(stub_stages.write_settings(tmp_path, root=f"file://{tmp_path}/shared", mirror=str(tmp_path / "a")))
+    assert checks.check_object_store(works).status == "ok"
+    assert str(tmp_path / "a") in checks.check_disk(works).detail
+    (tmp_path / "taken").write_text("")
+    broken = load(stub_stages.write_settings(tmp_path, root=f"file://{tmp_path}/taken"))
+    found = checks.check_object_store(broken)
+    assert found.status == "fail"
+    assert "taken cannot be written" in found.detail
