@@ -18,6 +18,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -136,16 +137,9 @@ class ArtifactStore:
 
     def latest(self, asset: str) -> Artifact | None:
         """Return the most recently published or reused artifact of an asset, by the index, not by directory times."""
-        newest: tuple[float, str] | None = None
-        for file in (self.root / asset / "by-input").glob("*.json"):
-            with contextlib.suppress(OSError, *_UNREADABLE):
-                entry = json.loads(file.read_text(encoding="utf-8"))
-                candidate = (float(entry["used_at"]), str(entry["version"]))
-                newest = candidate if newest is None else max(newest, candidate)
-        if newest is None:
-            return None
+        newest = self._newest_use(asset)
         with contextlib.suppress(ArtifactError):
-            return self.open(asset, newest[1])
+            return self.open(asset, newest[1]) if newest else None
         return None
 
     @contextlib.contextmanager
@@ -245,8 +239,20 @@ class ArtifactStore:
         index = self._index(asset, fingerprint)
         index.parent.mkdir(parents=True, exist_ok=True)
         temporary = index.with_suffix(f".{os.getpid()}.tmp")
-        _write_synced(temporary, json.dumps({"version": version, "used_at": time.time()}))
+        newest = self._newest_use(asset)
+        # A clock that was set back must not make an older result the latest one.
+        used_at = max(time.time(), math.nextafter(newest[0], math.inf)) if newest else time.time()
+        _write_synced(temporary, json.dumps({"version": version, "used_at": used_at}))
         temporary.replace(index)
+
+    def _newest_use(self, asset: str) -> tuple[float, str] | None:
+        """Return time and version of the latest entry in an asset's index."""
+        uses: list[tuple[float, str]] = []
+        for file in (self.root / asset / "by-input").glob("*.json"):
+            with contextlib.suppress(OSError, *_UNREADABLE):
+                entry = json.loads(file.read_text(encoding="utf-8"))
+                uses.append((float(entry["used_at"]), str(entry["version"])))
+        return max(uses, default=None)
 
     def _rename(self, source: Path, target: Path, asset: str, version: str) -> None:
         try:
