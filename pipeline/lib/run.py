@@ -20,7 +20,7 @@ from drirl_core.stages import Graph, build_graph, source_version
 from pipeline.lib.checks import broken_promises
 from pipeline.lib.events import RunEvent, events_of
 from pipeline.lib.execution import Execution
-from pipeline.lib.home import INSTANCE_FILE, chosen_home
+from pipeline.lib.home import INSTANCE_FILE, chosen_home, home_errors_explained
 from pipeline.lib.launcher import HealthCheckedLauncher
 from pipeline.lib.plan import Plan, plan, with_ancestors
 from pipeline.lib.resolve import VERSION_TAG, stale_records
@@ -85,7 +85,7 @@ def run_pipeline(
     config = anchored(config_path) if isinstance(config_path, Config) else load(config_path, overrides)
     todo = plan(config, select)
     home = chosen_home()
-    with _alone(home, config), _instance(home) as instance:
+    with home_errors_explained(home), _alone(home, config), _instance(home) as instance:
         heal(instance)
         graph = build_graph(config)
         broken = _broken(graph, todo, config)
