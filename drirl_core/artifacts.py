@@ -29,10 +29,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from drirl_core.errors import ArtifactError
+from drirl_core.errors import ArtifactError, DrirlError
 
 MANIFEST = "manifest.json"
 _VERSION_DIGITS = 16
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_PROBE_BYTES = 1 << 20
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
 """What reading a manifest or index raises that is not JSON, not UTF-8 or of another shape."""
 
@@ -235,15 +237,19 @@ class ArtifactStore:
         return self.open(asset, version)
 
     def touch(self, asset: str, fingerprint: str, version: str) -> None:
-        """Record that these inputs give this version, now."""
-        index = self._index(asset, fingerprint)
-        index.parent.mkdir(parents=True, exist_ok=True)
+        """Record that these inputs give this version, now.
+
+        Raises:
+            ArtifactError: the disk is full or read-only.
+        """
+        index, newest = self._index(asset, fingerprint), self._newest_use(asset)
         temporary = index.with_suffix(f".{os.getpid()}.tmp")
-        newest = self._newest_use(asset)
         # A clock that was set back must not make an older result the latest one.
         used_at = max(time.time(), math.nextafter(newest[0], math.inf)) if newest else time.time()
-        _write_synced(temporary, json.dumps({"version": version, "used_at": used_at}))
-        temporary.replace(index)
+        with _disk_errors_explained(index):
+            index.parent.mkdir(parents=True, exist_ok=True)
+            _write_synced(temporary, json.dumps({"version": version, "used_at": used_at}))
+            temporary.replace(index)
 
     def _newest_use(self, asset: str) -> tuple[float, str] | None:
         """Return time and version of the latest entry in an asset's index."""
@@ -324,17 +330,35 @@ def _disk_errors_explained(path: Path) -> Iterator[None]:
     """Put the disk errors a user can mend into words; leave other errors as they are."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except DrirlError:
+        raise
+    except Exception as error:
+        code = error.errno if isinstance(error, OSError) else None
+        if code in _FULL or (code is None and _is_full(path, str(error))):
             free = shutil.disk_usage(_existing(path)).free / 1e9
             raise ArtifactError(
                 f"the disk of {path} is full ({free:.1f} GB free); free some space or set `root` to another disk, then run again"
             ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if isinstance(error, OSError) and code in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise ArtifactError(
                 f"{error.filename or path} cannot be used ({error.strerror}); mend its permissions or set `root` to another directory"
             ) from error
         raise
+
+
+def _is_full(path: Path, said: str) -> bool:
+    """Tell whether an error that is no OSError came from a full disk: torch and safetensors raise their own kinds."""
+    if any(os.strerror(code) in said for code in _FULL):
+        return True
+    probe = _existing(path) / f".probe-{os.getpid()}"
+    try:
+        probe.write_bytes(bytes(_PROBE_BYTES))
+        _sync(probe)
+    except OSError as error:
+        return error.errno in _FULL
+    finally:
+        probe.unlink(missing_ok=True)
+    return False
 
 
 def _existing(path: Path) -> Path:
