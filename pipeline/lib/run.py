@@ -27,6 +27,14 @@ from pipeline.lib.resolve import VERSION_TAG, stale_records
 from pipeline.lib.settings import anchored, load
 
 LOCK_FILE = "run.lock"
+_UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+"""What a run can be when its process dies; it takes seconds to write down what a run intends to do before it starts."""
+
 _POLL_S = 0.3
 _NO_CAPTURE = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 """Dagster would redirect this process's own output into files while a step runs."""
@@ -189,8 +197,8 @@ def heal(instance: dg.DagsterInstance) -> list[str]:
     launcher = instance.run_launcher
     if not isinstance(launcher, HealthCheckedLauncher):  # another launcher has its own monitor
         return []
-    healed, unfinished = [], [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-    for run in instance.get_runs(dg.RunsFilter(statuses=unfinished)):
+    healed: list[str] = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
         health = launcher.check_run_worker_health(run)
         if health.status.value == "FAILED":
             instance.report_run_failed(run, f"Marked as failed: {health.msg}.")

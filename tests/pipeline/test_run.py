@@ -191,6 +191,7 @@ def test_a_run_whose_process_was_killed_is_closed_by_the_next_one(road):
         runs = [
             instance.create_run_for_job(job, status=getattr(dg.DagsterRunStatus, status), tags=tags).run_id
             for status, tags in (
+                ("NOT_STARTED", {OWNER_TAG: dead}),
                 ("STARTED", {OWNER_TAG: dead}),
                 ("CANCELING", {OWNER_TAG: dead}),
                 ("STARTED", {OWNER_TAG: owner_tag()}),
@@ -201,7 +202,7 @@ def test_a_run_whose_process_was_killed_is_closed_by_the_next_one(road):
     with road.instance() as instance:
         statuses = [instance.get_run_by_id(run).status.value for run in runs]
 
-    assert statuses == ["FAILURE", "FAILURE", "STARTED", "STARTED"]
+    assert statuses == ["FAILURE", "FAILURE", "FAILURE", "STARTED", "STARTED"]
 
 
 def test_a_listener_that_fails_stops_the_run(road):
