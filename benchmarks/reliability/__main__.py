@@ -8,15 +8,18 @@ broken promise is printed with its evidence, and makes the exit code 1. Writes b
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from benchmarks.machine import write
+from benchmarks.reliability import processes
 from benchmarks.reliability.campaign import Campaign
 from benchmarks.reliability.drivers import CommandLine, DagsterDev
 from benchmarks.reliability.world import World, lost_rows, make_world, undisturbed
@@ -41,7 +44,7 @@ def measure(world: World, kills: int, seed: int, dev_share: float = DEV_SHARE) -
     started = time.monotonic()
     in_dev = round(kills * dev_share)
     first = (kills - in_dev) // 2
-    with dg.DagsterInstance.from_config(str(world.home), INSTANCE_FILE) as instance:
+    with _nothing_left(world), dg.DagsterInstance.from_config(str(world.home), INSTANCE_FILE) as instance:
         campaign = Campaign(world, instance, seed)
         for kind, count in ((CommandLine, first), (DagsterDev, in_dev), (CommandLine, kills - in_dev - first)):
             if count:
@@ -72,6 +75,17 @@ def measure(world: World, kills: int, seed: int, dev_share: float = DEV_SHARE) -
         "minutes": round((time.monotonic() - started) / 60, 1),
         "broken": [": ".join(pair) for pair in tally.broken],
     }
+
+
+@contextlib.contextmanager
+def _nothing_left(world: World) -> Iterator[None]:
+    """End the processes of a world when its measurement ends before its time."""
+    try:
+        yield
+    finally:
+        while left := processes.of_home(world.home):
+            processes.kill(left)
+            processes.wait_gone(left, limit_s=1.0)
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ from benchmarks.reliability.invariants import unfinished
 from benchmarks.reliability.world import World
 from pipeline.lib.settings import ROOT
 
-START_LIMIT_S, RUN_LIMIT_S = 180.0, 900.0
+START_LIMIT_S, RUN_LIMIT_S = 600.0, 1800.0
 _SIGNALS = ["env", "--default-signal=TERM,INT"]
 """A shell that runs this script in the background passes on that these signals are ignored."""
 
@@ -42,7 +42,7 @@ class CommandLine:
     name = "drirl run"
     targets = ("worker", "command", "everything")
     moments_s = (0.5, 28.0)
-    heal_limit_s = 45.0
+    heal_limit_s = 90.0
     """The next `drirl run` heals before it does anything else."""
 
     def __init__(self, world: World) -> None:
@@ -90,8 +90,8 @@ class DagsterDev:
     name = "dagster dev"
     targets = ("worker", "step", "run worker", "daemon", "everything")
     moments_s = (0.5, 30.0)
-    heal_limit_s = 120.0
-    """A start, a round of the run monitor, and a round of its release of places in the pool."""
+    heal_limit_s = 240.0
+    """The start timeout of a run that never began, a round of the run monitor, and a round of its release of places in the pool."""
 
     def __init__(self, world: World) -> None:
         self._world, self._port = world, _free_port()

@@ -59,9 +59,8 @@ def unfinished(instance: dg.DagsterInstance) -> list[str]:
 
 
 def started(instance: dg.DagsterInstance) -> list[str]:
-    """Return the runs that are recorded as being carried out by a process."""
-    active = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-    return [run.run_id for run in instance.get_runs(dg.RunsFilter(statuses=active))]
+    """Return the runs that are recorded as being carried out, or about to be."""
+    return [run.run_id for run in instance.get_runs(dg.RunsFilter(statuses=[s for s in UNFINISHED if s.value != "QUEUED"]))]
 
 
 def pool_places(instance: dg.DagsterInstance) -> set[str]:
