@@ -1,7 +1,5 @@
 """The reliability measurement: that it sees what it looks for, and a small version of it under `drirl run`."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
