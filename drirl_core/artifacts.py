@@ -350,15 +350,16 @@ def _is_full(path: Path, said: str) -> bool:
     """Tell whether an error that is no OSError came from a full disk: torch and safetensors raise their own kinds."""
     if any(os.strerror(code) in said for code in _FULL):
         return True
-    probe = _existing(path) / f".probe-{os.getpid()}"
+    probe = _existing(path.parent) / f".probe-{os.getpid()}"
+    full = False
     try:
         probe.write_bytes(bytes(_PROBE_BYTES))
         _sync(probe)
     except OSError as error:
-        return error.errno in _FULL
-    finally:
-        probe.unlink(missing_ok=True)
-    return False
+        full = error.errno in _FULL
+    with contextlib.suppress(OSError):
+        probe.unlink()
+    return full
 
 
 def _existing(path: Path) -> Path:

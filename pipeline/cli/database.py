@@ -20,7 +20,7 @@ _ADVICE: Mapping[str, str] = {
     "could not translate host name": "correct the host name",
     "timeout expired": "nothing answers there; look at the network, the firewall and the server's listen_addresses",
     "pg_hba.conf": "let this machine in: the server's pg_hba.conf lists who may connect",
-    "too many": "raise the server's max_connections (Dagster holds about ten a process)",
+    "too many clients": "raise the server's max_connections",
 }
 """What to do, by words in the server's or the driver's message."""
 

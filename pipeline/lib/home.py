@@ -5,6 +5,7 @@ The history itself lies in the home's SQLite files, or in the Postgres database 
 
 import contextlib
 import errno
+import importlib.util
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -67,9 +68,11 @@ def chosen_home() -> Path:
     """Return the home that DAGSTER_HOME names, else the project's own, made ready.
 
     Raises:
-        ConfigError: DAGSTER_HOME is relative, which Dagster refuses, the home cannot be written, or it does not know that
-            DRIRL_POSTGRES_URL shall hold the history.
+        ConfigError: DAGSTER_HOME is relative, which Dagster refuses, the home cannot be written, it does not know that
+            DRIRL_POSTGRES_URL shall hold the history, or dagster-postgres is not installed.
     """
+    if os.environ.get(POSTGRES_VARIABLE) and importlib.util.find_spec("dagster_postgres") is None:
+        raise ConfigError(f'{POSTGRES_VARIABLE} is set, but dagster-postgres is not installed; pip install -e ".[postgres]", or unset it')
     named = os.environ.get(HOME_VARIABLE)
     if not named:
         return prepare_home(ROOT)
@@ -113,19 +116,30 @@ def with_driver(url: str) -> str:
 
 @contextlib.contextmanager
 def home_errors_explained(home: Path) -> Iterator[None]:
-    """Put a home that is full or read-only into words; leave other errors as they are.
+    """Put a home that is full or read-only, and a database that is away, into words; leave other errors as they are.
 
     Raises:
-        ConfigError: the home cannot be written.
+        ConfigError: the history cannot be written.
     """
     try:
         yield
     except Exception as error:
-        cause = error.orig if hasattr(error, "orig") else error  # SQLAlchemy wraps what the database says
-        unusable = isinstance(cause, sqlite3.OperationalError) or (isinstance(cause, OSError) and cause.errno in _UNUSABLE)
-        if not unusable:
-            raise
-        raise ConfigError(
-            f"the Dagster home {home} cannot be written ({cause}); free some space, mend its permissions, or set {HOME_VARIABLE} to "
-            "another absolute path"
-        ) from error
+        cause = _origin(error)
+        if type(cause).__module__.startswith("psycopg2"):
+            said = " ".join(str(cause).split())
+            raise ConfigError(
+                f"the database that {POSTGRES_VARIABLE} names cannot be used ({said}); `drirl doctor` says what to do"
+            ) from error
+        if isinstance(cause, sqlite3.OperationalError) or (isinstance(cause, OSError) and cause.errno in _UNUSABLE):
+            raise ConfigError(
+                f"the Dagster home {home} cannot be written ({cause}); free some space, mend its permissions, or set {HOME_VARIABLE} to "
+                "another absolute path"
+            ) from error
+        raise
+
+
+def _origin(error: BaseException) -> BaseException:
+    """Return what a database's driver said; SQLAlchemy and Dagster wrap it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

@@ -184,6 +184,28 @@ def test_doctor_does_not_repeat_an_address_that_it_cannot_read(monkeypatch, url)
     assert check.mend.startswith("write it as postgresql://USER:PASSWORD@HOST:5432/DATABASE")
 
 
+def test_a_run_without_its_server_is_one_message(home, stubbed, tmp_path, monkeypatch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv(POSTGRES_VARIABLE, f"postgresql://drirl:{PASSWORD}@127.0.0.1:{probe.getsockname()[1]}/dagster")
+    with (home / "dagster.yaml").open("a") as file:
+        file.write(POSTGRES_SETTINGS)
+    expected = rf"the database that {POSTGRES_VARIABLE} names cannot be used \(.*refused.*\); `drirl doctor` says what to do"
+    with pytest.raises(ConfigError, match=expected) as raised:
+        run_pipeline(stub_stages.write_settings(tmp_path), select=["prompt_pool"], on_event=lambda event: None)
+    assert PASSWORD not in str(raised.value)
+
+
+def test_the_projects_own_home_gets_the_switch_when_it_is_named(tmp_path, monkeypatch):
+    own = tmp_path / ".drirl" / "dagster_home"
+    monkeypatch.setattr(homes, "ROOT", tmp_path)
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    monkeypatch.setenv("DAGSTER_HOME", str(own))
+    monkeypatch.setenv(POSTGRES_VARIABLE, "postgresql://drirl:sesame@127.0.0.1/dagster")
+    assert homes.chosen_home() == own
+    assert homes.has_storage(own / "dagster.yaml")
+
+
 def test_without_the_switch_nothing_changes(monkeypatch, tmp_path):
     monkeypatch.delenv(POSTGRES_VARIABLE, raising=False)
     settings = homes.prepare_home(tmp_path) / "dagster.yaml"
