@@ -18,7 +18,7 @@ from benchmarks.reliability.drivers import Driver
 from benchmarks.reliability.trainings import Trainings
 from benchmarks.reliability.world import World
 
-ORPHAN_LIMIT_S = 15.0
+ORPHAN_LIMIT_S, STILL_LIMIT_S = 15.0, 300.0
 FINISH_LIMIT_S = 1800.0
 _TICK_S = 0.5
 
@@ -126,13 +126,7 @@ class Campaign:
         driver.go_on(self._instance)
 
     def _kill_once(self, driver: Driver, target: str) -> None:
-        victims = driver.victims(target)
-        while not victims:  # between two steps there is no worker
-            time.sleep(_TICK_S)
-            self._look_at_dead(driver)
-            if not driver.busy(self._instance):
-                self._next_work(driver)
-            victims = driver.victims(target)
+        target, victims = self._wait_for_victims(driver, target)
         running = processes.of_home(self._world.home)
         bound = [worker for worker in processes.workers(running) if worker not in victims and _any(victims, processes.owners(worker))]
         self._touched.update(invariants.unfinished(self._instance))
@@ -153,6 +147,19 @@ class Campaign:
         count, problems = invariants.half_published(self._world.root)
         self.tally.artifacts_verified += count
         self._promise("half-published artifact", problems)
+
+    def _wait_for_victims(self, driver: Driver, target: str) -> tuple[str, list[psutil.Process]]:
+        """Wait for the target, for between two steps there is no worker; after a while take everything instead."""
+        deadline = time.monotonic() + STILL_LIMIT_S
+        while not (victims := driver.victims(target)):
+            if time.monotonic() > deadline:
+                self._promise("run that does not get on", [f"no {target} in {STILL_LIMIT_S:.0f} s; see {driver.log}"])
+                return "everything", driver.victims("everything")
+            time.sleep(_TICK_S)
+            self._look_at_dead(driver)
+            if not driver.busy(self._instance):
+                self._next_work(driver)
+        return target, victims
 
     def _look_at_dead(self, driver: Driver) -> None:
         """Note the killed runs that were closed and gave back their places."""

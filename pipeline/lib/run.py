@@ -202,9 +202,20 @@ def heal(instance: dg.DagsterInstance) -> list[str]:
         health = launcher.check_run_worker_health(run)
         if health.status.value == "FAILED":
             instance.report_run_failed(run, f"Marked as failed: {health.msg}.")
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             healed.append(run.run_id)
+    _free_places_of_finished_runs(instance)
     return healed
+
+
+def _free_places_of_finished_runs(instance: dg.DagsterInstance) -> None:
+    """Give back the places in the pools whose runs are over; one that was killed while it ended or healed left them behind."""
+    storage = instance.event_log_storage
+    pools = [storage.get_concurrency_info(name) for name in storage.get_concurrency_keys()]
+    holders = {place.run_id for pool in pools for place in (*pool.claimed_slots, *pool.pending_steps)}
+    for run_id in sorted(holders):
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            storage.free_concurrency_slots_for_run(run_id)
 
 
 @contextlib.contextmanager

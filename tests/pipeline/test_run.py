@@ -205,6 +205,29 @@ def test_a_run_whose_process_was_killed_is_closed_by_the_next_one(road):
     assert statuses == ["FAILURE", "FAILURE", "FAILURE", "STARTED", "STARTED"]
 
 
+def test_a_place_in_the_pool_that_a_finished_run_kept_is_given_back(road):
+    """A process that is killed while it closes a dead run leaves it finished, and its place taken."""
+
+    @dg.job
+    def job():
+        pass
+
+    with road.instance() as instance:
+        storage = instance.event_log_storage
+        storage.initialize_concurrency_limit_to_default("gpu")
+        over, alive = (
+            instance.create_run_for_job(job, status=status, tags={OWNER_TAG: owner_tag()}).run_id
+            for status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.STARTED)
+        )
+        assert storage.claim_concurrency_slot("gpu", over, "step").is_claimed
+        assert not storage.claim_concurrency_slot("gpu", alive, "step").is_claimed
+    road("prompt_pool")
+    with road.instance() as instance:
+        pool = instance.event_log_storage.get_concurrency_info("gpu")
+
+    assert {place.run_id for place in (*pool.claimed_slots, *pool.pending_steps)} == {alive}
+
+
 def test_a_listener_that_fails_stops_the_run(road):
     def listener(event):
         raise RuntimeError("the terminal is gone")
