@@ -98,6 +98,7 @@ def test_a_clock_that_is_set_back_between_runs_loses_nothing(stubbed, home, tmp_
     assert len(set(versions)) == 2
 
 
+@pytest.mark.slow  # two processes with all the workers of half the graph
 def test_two_homes_on_one_root_at_once_make_each_asset_once(home, tmp_path):
     settings, root = stub_stages.write_settings(tmp_path), tmp_path / "artifacts"
     code = f"""{PREAMBLE}

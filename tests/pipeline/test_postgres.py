@@ -118,6 +118,7 @@ def test_a_run_is_recorded_in_postgres_and_nowhere_else(switched, home, stubbed,
     assert not [text for text in texts if PASSWORD.encode() in text or PLAIN_PASSWORD.encode() in text]
 
 
+@pytest.mark.slow  # thirteen instances are opened
 def test_the_pool_has_one_place_and_many_writers_do_not_lock(switched, home):
     @dg.job
     def job():
