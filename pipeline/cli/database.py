@@ -60,4 +60,4 @@ def check_postgres() -> Check:
         return Check(
             _NAME, "fail", f"{shown}: {address.username} may not make tables", f"GRANT CREATE ON SCHEMA public TO {address.username}"
         )
-    return Check(_NAME, "ok", f"Postgres {version} at {shown} holds the history")
+    return Check(_NAME, "ok", f"Postgres {version.split()[0]} at {shown} holds the history")
