@@ -10,7 +10,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from drirl_core.errors import ArtifactError
+from drirl_core.errors import ArtifactError, DrirlError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_PROBE_BYTES = 1 << 20
 
 
 def sha256(path: Path) -> str:
@@ -41,17 +44,36 @@ def disk_errors_explained(path: Path) -> Iterator[None]:
     """Put the disk errors a user can mend into words; leave other errors as they are."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except DrirlError:
+        raise
+    except Exception as error:
+        code = error.errno if isinstance(error, OSError) else None
+        if code in _FULL or (code is None and _is_full(path, str(error))):
             free = shutil.disk_usage(existing(path)).free / 1e9
             raise ArtifactError(
                 f"the disk of {path} is full ({free:.1f} GB free); free some space or set `root` to another disk, then run again"
             ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if isinstance(error, OSError) and code in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise ArtifactError(
                 f"{error.filename or path} cannot be used ({error.strerror}); mend its permissions or set `root` to another directory"
             ) from error
         raise
+
+
+def _is_full(path: Path, said: str) -> bool:
+    """Tell whether an error that is no OSError came from a full disk: torch and safetensors raise their own kinds."""
+    if any(os.strerror(code) in said for code in _FULL):
+        return True
+    probe = existing(path.parent) / f".probe-{os.getpid()}"
+    full = False
+    try:
+        probe.write_bytes(bytes(_PROBE_BYTES))
+        sync(probe)
+    except OSError as error:
+        full = error.errno in _FULL
+    with contextlib.suppress(OSError):
+        probe.unlink()
+    return full
 
 
 def existing(path: Path) -> Path:

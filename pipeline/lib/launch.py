@@ -1,6 +1,7 @@
 """Run stages in a child process and pass on what it reports, so that the Dagster process never holds a model."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -86,6 +87,9 @@ def run_stages(context: dg.AssetExecutionContext, nodes: Sequence[Node], config:
 def _raise_if_stopped(run_id: str) -> None:
     if run_id in _stopped:
         raise dg.DagsterExecutionInterruptedError("stopped by the user")
+    owner = multiprocessing.parent_process()
+    if owner is not None and not owner.is_alive():  # else this step would train on, beside the retry of its run
+        raise dg.DagsterExecutionInterruptedError("the process of the run is gone")
 
 
 class _Output:

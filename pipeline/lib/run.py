@@ -21,7 +21,7 @@ from pipeline.lib.checks import broken_promises
 from pipeline.lib.events import RunEvent, events_of
 from pipeline.lib.execution import Execution
 from pipeline.lib.executors import require_local
-from pipeline.lib.home import INSTANCE_FILE, chosen_home
+from pipeline.lib.home import INSTANCE_FILE, chosen_home, home_errors_explained
 from pipeline.lib.launcher import HealthCheckedLauncher
 from pipeline.lib.plan import Plan, plan, with_ancestors
 from pipeline.lib.private import NO_CAPTURE
@@ -29,6 +29,14 @@ from pipeline.lib.resolve import VERSION_TAG, stale_records
 from pipeline.lib.settings import anchored, load
 
 LOCK_FILE = "run.lock"
+_UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+"""What a run can be when its process dies; it takes seconds to write down what a run intends to do before it starts."""
+
 _POLL_S = 0.3
 
 
@@ -87,7 +95,7 @@ def run_pipeline(
     require_local(config)
     todo = plan(config, select)
     home = chosen_home()
-    with alone(home, config), _instance(home) as instance:
+    with home_errors_explained(home), alone(home, config), _instance(home) as instance:
         heal(instance)
         graph = build_graph(config)
         broken = _broken(graph, todo, config)
@@ -191,14 +199,25 @@ def heal(instance: dg.DagsterInstance) -> list[str]:
     launcher = instance.run_launcher
     if not isinstance(launcher, HealthCheckedLauncher):  # another launcher has its own monitor
         return []
-    healed, unfinished = [], [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-    for run in instance.get_runs(dg.RunsFilter(statuses=unfinished)):
+    healed: list[str] = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
         health = launcher.check_run_worker_health(run)
         if health.status.value == "FAILED":
             instance.report_run_failed(run, f"Marked as failed: {health.msg}.")
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             healed.append(run.run_id)
+    _free_places_of_finished_runs(instance)
     return healed
+
+
+def _free_places_of_finished_runs(instance: dg.DagsterInstance) -> None:
+    """Give back the places in the pools whose runs are over; one that was killed while it ended or healed left them behind."""
+    storage = instance.event_log_storage
+    pools = [storage.get_concurrency_info(name) for name in storage.get_concurrency_keys()]
+    holders = {place.run_id for pool in pools for place in (*pool.claimed_slots, *pool.pending_steps)}
+    for run_id in sorted(holders):
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            storage.free_concurrency_slots_for_run(run_id)
 
 
 @contextlib.contextmanager

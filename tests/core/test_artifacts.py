@@ -387,3 +387,35 @@ def test_a_record_without_details_takes_those_of_its_manifest(store: ArtifactSto
     assert older["inputs"] == DETAILS["inputs"]
     assert "inputs" not in newer
     assert store.records("never_made") == []
+
+
+def test_a_clock_that_jumps_makes_no_older_result_the_latest(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Days forward, then back before the first: what was used last is the latest, and stays it."""
+    now = time.time()
+    used = []
+    for number, day in enumerate((0, 30, -30, -30, 1)):
+        monkeypatch.setattr(time, "time", lambda day=day: now + day * 86400)
+        used.append(_publish(store, {"a": str(number)}, key=f"{number:04}").version)
+        latest = store.latest("table")
+        assert latest is not None
+        assert latest.version == used[-1]
+    store.touch("table", "0000", used[0])
+    latest = store.latest("table")
+    assert latest is not None
+    assert latest.version == used[0]
+    found = store.find("table", "0002")
+    assert found is not None
+    assert found.version == used[2]
+
+
+def test_a_clock_that_jumps_during_a_build_hurts_nobody(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    with store.building("table", "aaaa") as workspace:
+        (workspace.scratch / "checkpoint").write_text("step 3")
+        monkeypatch.setattr(time, "time", lambda: 0.0)
+    with store.building("table", "aaaa") as workspace:
+        assert (workspace.scratch / "checkpoint").read_text() == "step 3"
+        (workspace.out / "rows.txt").write_text("one")
+        published = store.publish("table", "aaaa", workspace, details=DETAILS)
+    latest = store.latest("table")
+    assert latest is not None
+    assert latest.version == published.version

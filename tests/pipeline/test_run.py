@@ -204,6 +204,7 @@ def test_a_run_whose_process_was_killed_is_closed_by_the_next_one(road):
         runs = [
             instance.create_run_for_job(job, status=getattr(dg.DagsterRunStatus, status), tags=tags).run_id
             for status, tags in (
+                ("NOT_STARTED", {OWNER_TAG: dead}),
                 ("STARTED", {OWNER_TAG: dead}),
                 ("CANCELING", {OWNER_TAG: dead}),
                 ("STARTED", {OWNER_TAG: owner_tag()}),
@@ -214,7 +215,30 @@ def test_a_run_whose_process_was_killed_is_closed_by_the_next_one(road):
     with road.instance() as instance:
         statuses = [instance.get_run_by_id(run).status.value for run in runs]
 
-    assert statuses == ["FAILURE", "FAILURE", "STARTED", "STARTED"]
+    assert statuses == ["FAILURE", "FAILURE", "FAILURE", "STARTED", "STARTED"]
+
+
+def test_a_place_in_the_pool_that_a_finished_run_kept_is_given_back(road):
+    """A process that is killed while it closes a dead run leaves it finished, and its place taken."""
+
+    @dg.job
+    def job():
+        pass
+
+    with road.instance() as instance:
+        storage = instance.event_log_storage
+        storage.initialize_concurrency_limit_to_default("gpu")
+        over, alive = (
+            instance.create_run_for_job(job, status=status, tags={OWNER_TAG: owner_tag()}).run_id
+            for status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.STARTED)
+        )
+        assert storage.claim_concurrency_slot("gpu", over, "step").is_claimed
+        assert not storage.claim_concurrency_slot("gpu", alive, "step").is_claimed
+    road("prompt_pool")
+    with road.instance() as instance:
+        pool = instance.event_log_storage.get_concurrency_info("gpu")
+
+    assert {place.run_id for place in (*pool.claimed_slots, *pool.pending_steps)} == {alive}
 
 
 def test_a_listener_that_fails_stops_the_run(road):

@@ -1,0 +1,127 @@
+"""Where a reliability run happens: a root and a Dagster home of its own, and the settings of the seed in work."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from drirl_core.artifacts import ArtifactStore
+from drirl_core.config import Config, load_config
+from drirl_core.reporting import SilentReporter
+from drirl_core.stages import run_all
+from drirl_core.testing import tiny_config
+from pipeline.lib.home import INSTANCE_FILE
+from pipeline.lib.plan import plan
+from pipeline.lib.settings import ROOT
+
+TRAINING = {"sft": {"epochs": 20, "batch_size": 32}, "policy": {"steps": 60, "save_steps": 2}}
+"""Changes to the tiny settings: trainings of some seconds that save a checkpoint every step or two."""
+
+CACHES = ("completions", "embeddings")
+
+
+@dataclass(frozen=True)
+class World:
+    """A directory with everything that the runs read and write.
+
+    Args:
+        folder: the directory.
+        base: settings that every seed extends.
+    """
+
+    folder: Path
+    base: Path
+
+    @property
+    def home(self) -> Path:
+        """The Dagster home."""
+        return self.folder / "home"
+
+    @property
+    def root(self) -> Path:
+        """Artifacts of the disturbed runs."""
+        return self.folder / "artifacts"
+
+    @property
+    def settings(self) -> Path:
+        """The settings in work; the file stays, its seed changes."""
+        return self.folder / "current.yaml"
+
+    def turn_to(self, seed: int) -> None:
+        """Give the graph new work: another seed decides every asset from the pool on."""
+        temporary = self.settings.with_suffix(".new")
+        temporary.write_text(yaml.safe_dump({"extends": str(self.base), "root": str(self.root), "seed": seed}), encoding="utf-8")
+        temporary.replace(self.settings)
+
+    def versions(self) -> dict[str, str] | None:
+        """Return the version of every asset of the settings in work, or None while some are missing."""
+        made = plan(load_config(self.settings))
+        return {name: str(asset.version) for name, asset in made.assets.items()} if made.up_to_date else None
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables for a process of this world: one thread everywhere, so that equal work gives equal bits."""
+        own = {"DAGSTER_HOME": str(self.home), "DRIRL_CONFIG": str(self.settings)}
+        return {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", **own}
+
+
+def make_world(folder: Path, base: Path | None) -> World:
+    """Fill a directory.
+
+    Args:
+        folder: an empty directory.
+        base: settings to kill runs of; None for the tiny random models.
+    """
+    if base is None:
+        with _libraries_to(folder / "models.log"):
+            tiny_config(folder)
+        base = folder / "base.yaml"
+        base.write_text(yaml.safe_dump({"extends": "smoke.yaml", **TRAINING}), encoding="utf-8")
+    world = World(folder, base.absolute())
+    world.home.mkdir()
+    shutil.copy(ROOT / INSTANCE_FILE, world.home)
+    return world
+
+
+def undisturbed(world: World, seed: int) -> tuple[dict[str, str], Config]:
+    """Run the graph of a seed in this process, without Dagster and without kills, beside the disturbed root.
+
+    The undisturbed seeds share one root, in the order of the disturbed ones, for they share the row caches as well.
+
+    Returns:
+        Version by asset, and the configuration.
+    """
+    config = load_config(world.base, {"root": str(world.folder / "undisturbed"), "seed": seed})
+    with _libraries_to(world.folder / "undisturbed.log"):
+        return {name: artifact.version for name, artifact in run_all(config, SilentReporter()).items()}, config
+
+
+def lost_rows(world: World, reference: Config) -> dict[str, tuple[int, int]]:
+    """Compare the row caches with those of the undisturbed runs.
+
+    Returns:
+        By cache: rows that the undisturbed one holds, and how many of them the disturbed one lacks or holds otherwise.
+    """
+    found = {}
+    for name in CACHES:
+        whole, tried = (_rows(ArtifactStore(root).cache_path(name)) for root in (reference.root, world.root))
+        found[name] = (len(whole), sum(tried.get(key) != value for key, value in whole.items()))
+    return found
+
+
+@contextlib.contextmanager
+def _libraries_to(file: Path) -> Iterator[None]:
+    """Keep the progress bars and warnings of the libraries off the terminal."""
+    with file.open("a", encoding="utf-8") as log, contextlib.redirect_stderr(log), contextlib.redirect_stdout(log):
+        yield
+
+
+def _rows(file: Path) -> dict[str, bytes]:
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        return dict(connection.execute("SELECT key, value FROM rows"))
