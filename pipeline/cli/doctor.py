@@ -52,6 +52,7 @@ def _with_config(config: Config, fetch: bool) -> Iterator[Check]:
     yield check_model("sentence encoder", config.models.encoder, config, fetch)
     yield checks.check_disk(config)
     yield checks.check_gpu(config)
+    yield checks.check_executor(config)
 
 
 def check_model(name: str, reference: str, config: Config, fetch: bool) -> Check:
