@@ -21,6 +21,7 @@ from drirl_core.config import Config
 from drirl_core.disk import existing
 from drirl_core.errors import ConfigError, DrirlError
 from drirl_core.remote import is_uri
+from pipeline.lib.executors import require_extra
 from pipeline.lib.gpu_share import ask_driver
 from pipeline.lib.home import HOME_VARIABLE, chosen_home
 
@@ -202,6 +203,16 @@ def check_gpu(config: Config) -> Check:
             "install the driver, or set models.device=auto",
         )
     return Check("gpu", "ok", "none; the run uses the CPU")
+
+
+def check_executor(config: Config) -> Check:
+    """Look for the optional packages of the executor that the configuration chooses."""
+    name = config.execution.executor
+    try:
+        require_extra(config)
+    except ConfigError as error:
+        return Check("executor", "fail", str(error))
+    return Check("executor", "ok", name)
 
 
 def check_dagster_home() -> Check:

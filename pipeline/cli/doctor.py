@@ -57,6 +57,7 @@ def _with_config(config: Config, fetch: bool) -> Iterator[Check]:
     if is_uri(config.root):
         yield checks.check_object_store(config)
     yield checks.check_gpu(config)
+    yield checks.check_executor(config)
 
 
 def check_model(name: str, reference: str, config: Config, fetch: bool) -> Check:

@@ -36,7 +36,7 @@ def head():
     """Address of a Ray head with two cores and one GPU, which exists in its books only."""
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # Ray's sockets need a short path
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    port, gcs = _free_port(), _free_port()
+    port, gcs, client = _free_port(), _free_port(), _free_port()
     command = [
         Path(sys.executable).parent / "ray",
         "start",
@@ -50,7 +50,7 @@ def head():
         "--dashboard-host=127.0.0.1",
         f"--dashboard-port={port}",
         f"--port={gcs}",
-        "--ray-client-server-port=0",
+        f"--ray-client-server-port={client}",
         f"--temp-dir={folder}",
     ]
     with (folder / "head.log").open("wb") as log:
@@ -68,6 +68,7 @@ def head():
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        sys.stdout.write((folder / "head.log").read_text())  # shown when the test fails
         shutil.rmtree(folder, ignore_errors=True)
 
 

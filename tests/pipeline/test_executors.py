@@ -10,8 +10,10 @@ import stub_stages
 from conftest import ROOT
 from typer.testing import CliRunner
 
+from drirl_core.config import load_config
 from drirl_core.errors import ConfigError
 from pipeline import definitions
+from pipeline.cli.checks import check_executor
 from pipeline.cli.main import app
 from pipeline.lib.executors import executor_of, pod_settings
 from pipeline.lib.run import run_pipeline
@@ -65,6 +67,14 @@ def test_the_page_does_not_start_without_the_extra(tmp_path, without_extras):
     assert 'pip install -c constraints.txt "drirl[ray]"' in " ".join(shown.output.split())
 
 
+def test_the_doctor_looks_for_the_extra(tmp_path, without_extras):
+    near, far = (check_executor(load(_settings(tmp_path, executor=name))) for name in ("multiprocess", "ray"))
+
+    assert (near.status, near.detail) == ("ok", "multiprocess")
+    assert far.status == "fail"
+    assert "drirl[ray]" in far.detail
+
+
 def test_a_run_in_this_process_refuses_what_is_meant_for_a_cluster(tmp_path, home):
     file, message = (
         _settings(tmp_path, executor="ray"),
@@ -111,4 +121,4 @@ def test_what_is_not_said_about_pods_is_left_to_the_launcher(tmp_path, monkeypat
     bucket = stub_stages.write_settings(
         tmp_path, root="s3://bucket/x", execution={"executor": "kubernetes", "kubernetes": {"image": "drirl:1"}}
     )
-    assert "volumes" not in pod_settings(load(bucket))
+    assert "volumes" not in pod_settings(load_config(bucket))
