@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from drirl_core import config as configuration
-from drirl_core.config import Config, data, training
+from drirl_core.config import Config, data, operations, training
 from drirl_core.report.redaction import redact
 
 
@@ -22,7 +22,7 @@ from drirl_core.report.redaction import redact
 def field_help() -> Mapping[tuple[str, str], str]:
     """Return the string literal under each dataclass field of `drirl_core.config`, by class and field name."""
     found: dict[tuple[str, str], str] = {}
-    sources = (inspect.getsource(module) for module in (configuration, data, training))
+    sources = (inspect.getsource(module) for module in (configuration, data, operations, training))
     for node in (node for source in sources for node in ast.parse(source).body):
         if not isinstance(node, ast.ClassDef):
             continue
