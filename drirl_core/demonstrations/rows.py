@@ -92,8 +92,8 @@ def read_dropped(source: SourceConfig, folder: Path) -> list[Row]:
     for file in files_of(folder):
         for record in read_records(file):
             prompt, demonstration = (record.values.get(source.columns.get(name, name)) for name in ("prompt", "demonstration"))
-            given = demonstration is not None and str(demonstration).strip() != ""
-            if not record.reason and given and isinstance(prompt, str) and prompt.strip():
+            blank = demonstration is None or demonstration != demonstration or not str(demonstration).strip()  # NaN too
+            if not record.reason and not blank and isinstance(prompt, str) and prompt.strip():
                 row = _row(f"{file.name}, row {record.row}", record, source, ("prompt", "demonstration"), ("category",))
                 rows.append(replace(row, values={**row.values, "category": source.category or row.values["category"]}))
     return rows

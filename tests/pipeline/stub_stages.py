@@ -51,10 +51,13 @@ def _digest(context: Context) -> str:
     """Hash the inputs, so that a change travels down the graph."""
     digest = hashlib.sha256()
     for name, path in sorted(context.inputs.items()):
-        files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.name not in ("manifest.json",))
-        for file in files:
+        for file in _files(path):
             digest.update(name.encode() + file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(file for file in path.glob("*") if file.name != "manifest.json")
 
 
 def _write(context: Context, name: str, rows: list[dict[str, Any]], **types: pa.DataType) -> None:
@@ -73,7 +76,8 @@ def build_prompt_pool(context: Context) -> dict[str, Any]:
         line
         for name, path in context.inputs.items()
         if not name.startswith("source_suite")
-        for line in path.read_text().splitlines()
+        for file in _files(path)
+        for line in file.read_text().splitlines()
         if ": " in line
     ]
     rows = [
