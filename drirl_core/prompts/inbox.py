@@ -195,7 +195,7 @@ class _Sweeper:
         except ConfigError:  # every file would be turned away for it
             raise
         except DataError as error:
-            problem = str(error).replace(str(file), shown)
+            problem = str(error).replace(str(file), shown).removeprefix(f"{shown}: ")
         except OSError as error:
             problem = f"it cannot be read ({error.strerror or error}); mend its permissions and drop it again"
         except Exception as error:  # one file that breaks a reader must not hold up all others for ever

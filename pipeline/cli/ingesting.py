@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -34,8 +35,14 @@ def ingest(config: Config) -> Swept:
     return Swept([*first.accepted, *second.accepted], [*first.rejected, *second.rejected], second.waiting)
 
 
-def show(swept: Swept, console: Console) -> None:
-    """Print what became of each file, and what follows from it."""
+def show(swept: Swept, config: Path, console: Console) -> None:
+    """Print what became of each file, and what to do next.
+
+    Args:
+        swept: what a sweep did.
+        config: the file the user named.
+        console: where to print.
+    """
     lines = [("accepted", a.name, f"{a.usable} of its {a.rows} rows can be used; now {a.stored}") for a in swept.accepted]
     lines += [("rejected", r.name, f"{r.reason} (now {r.stored})") for r in swept.rejected]
     lines += [("waiting", w.name, w.why) for w in swept.waiting]
@@ -44,4 +51,4 @@ def show(swept: Swept, console: Console) -> None:
     if not lines:
         console.print("nothing was dropped")
     if swept.accepted:
-        console.print("\n`drirl plan` tells what the new rows make stale, `drirl run` makes it.", highlight=False)
+        console.print(f"\n`drirl plan {config}` tells what the new rows make stale, `drirl run {config}` makes it.", highlight=False)

@@ -190,7 +190,7 @@ def ingest(config: ConfigArgument = DEFAULT_CONFIG, debug: DebugOption = False) 
     from pipeline.cli import ingesting
 
     swept = ingesting.ingest(read_config(config))
-    ingesting.show(swept, output())
+    ingesting.show(swept, config, output())
     if swept.rejected:
         raise typer.Exit(1)
 

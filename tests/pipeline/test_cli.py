@@ -139,7 +139,7 @@ def test_ingest_turns_files_away_with_a_reason_and_exit_code(watched: Path) -> N
     (watched.parent / "drop" / "a.xlsx").write_text("PK", encoding="utf-8")
     shown = drirl("ingest", watched)
     assert shown.exit_code == 1
-    assert "rejected  a.xlsx: a.xlsx: files ending in '.xlsx' are not read" in shown.output
+    assert "rejected  a.xlsx: files ending in '.xlsx' are not read" in shown.output
 
 
 def test_ingest_without_a_drop_folder_says_how_to_have_one(config: Path) -> None:
