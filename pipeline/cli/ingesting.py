@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from drirl_core.config import Config
-from drirl_core.prompts.inbox import Swept, sweep
+from drirl_core.prompts.inbox import InboxBusy, Swept, sweep
 
 _COLOURS = {"accepted": "green", "rejected": "red", "waiting": "yellow"}
 
@@ -31,7 +31,10 @@ def ingest(config: Config) -> Swept:
     if not first.waiting:
         return first
     time.sleep(config.operations.inbox.settle_seconds)
-    second = sweep(config)
+    try:
+        second = sweep(config)
+    except InboxBusy:  # the sensor has taken over
+        return first
     return Swept([*first.accepted, *second.accepted], [*first.rejected, *second.rejected], second.waiting)
 
 
