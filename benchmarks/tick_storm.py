@@ -66,7 +66,7 @@ class Storm:
         self.drop, self.instance, self.chance = folder / "drop", instance, random.Random(seed)
         self.drop.mkdir()
         models = ModelsConfig(policy="path:none", encoder="path:none")
-        operations = OperationsConfig(InboxConfig(folder=str(self.drop), settle_seconds=0.0), AlertsConfig(hooks=()))
+        operations = OperationsConfig(InboxConfig(folder=str(self.drop), settle_s=0.0), AlertsConfig(hooks=()))
         self.config = Config(models=models, root=str(folder / "artifacts"), operations=operations)
         self.alerts: list[Alert] = []
         hooks = [self.alerts.append]

@@ -32,13 +32,13 @@ class InboxConfig:
     """Licence of the rows; a column `licence` is read when it is unknown."""
     max_bytes: int = 50_000_000
     """Larger files are rejected unread, gzipped ones by the size they unpack to."""
-    settle_seconds: float = 2.0
+    settle_s: float = 2.0
     """A file younger than this, or changing while it is looked at, is still being written and is left alone."""
 
     def __post_init__(self) -> None:
         require(self.folder != "", "operations.inbox.folder is ''; name a directory, or leave it out to have no drop folder")
         require(self.max_bytes >= 1, f"operations.inbox.max_bytes is {self.max_bytes}; at least 1")
-        require(self.settle_seconds >= 0, f"operations.inbox.settle_seconds is {self.settle_seconds}; 0 or more")
+        require(self.settle_s >= 0, f"operations.inbox.settle_s is {self.settle_s}; 0 or more")
 
     @property
     def source(self) -> SourceConfig | None:

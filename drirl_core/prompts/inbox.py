@@ -184,7 +184,7 @@ class _Sweeper:
         file, shown = self.folder / name, _clean(name)
         seen = os.lstat(file)
         age = now - seen.st_ctime  # unlike the time of modification, nobody can set it
-        if age < self._inbox.settle_seconds:
+        if age < self._inbox.settle_s:
             return Waiting(shown, f"it is {max(age, 0.0):.1f} s old and may still be written to")
         identity = hashlib.sha256(f"{name} {_stamp(seen)}".encode("utf-8", "backslashreplace")).hexdigest()[:_ID_DIGITS]
         problem, rows, usable = "", 0, 0

@@ -30,7 +30,7 @@ def ingest(config: Config) -> Swept:
     first = sweep(config)
     if not first.waiting:
         return first
-    time.sleep(config.operations.inbox.settle_seconds)
+    time.sleep(config.operations.inbox.settle_s)
     try:
         second = sweep(config)
     except InboxBusy:  # the sensor has taken over

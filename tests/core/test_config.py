@@ -128,7 +128,7 @@ def test_numbers_must_be_finite(tmp_path: Path, value: str) -> None:
         ({"seed": -1}, r"seed is -1"),
         ({"operations": {"inbox": {"folder": ""}}}, r"operations\.inbox\.folder is ''; name a directory, or leave it out"),
         ({"operations": {"inbox": {"max_bytes": 0}}}, r"operations\.inbox\.max_bytes is 0; at least 1"),
-        ({"operations": {"inbox": {"settle_seconds": -1}}}, r"operations\.inbox\.settle_seconds is -1\.0; 0 or more"),
+        ({"operations": {"inbox": {"settle_s": -1}}}, r"operations\.inbox\.settle_s is -1\.0; 0 or more"),
         (
             {"prompts": {"sources": [{"name": "inbox", "path": "x.csv"}]}, "operations": {"inbox": {"folder": "drop"}}},
             r"a source is called 'inbox', which is the name of the drop folder",

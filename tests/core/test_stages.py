@@ -173,7 +173,7 @@ def test_a_drop_folder_is_an_input_of_the_pool_and_of_the_data_sets(tmp_path: Pa
 def test_how_dropped_files_are_read_decides_what_reads_them(tmp_path: Path) -> None:
     before = _inbox(tmp_path)
     assert _changed(before, _inbox(tmp_path, category="insult")) == {"prompt_pool", "dataset"}
-    assert _changed(before, _inbox(tmp_path, max_bytes=5, settle_seconds=9.0)) == set()
+    assert _changed(before, _inbox(tmp_path, max_bytes=5, settle_s=9.0)) == set()
 
 
 def test_a_drop_folder_not_swept_yet_counts_as_empty_and_a_missing_one_is_named(tmp_path: Path) -> None:

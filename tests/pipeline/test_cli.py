@@ -120,7 +120,7 @@ def watched(config: Path) -> Path:
     """The configuration with a drop folder beside it."""
     (config.parent / "drop").mkdir()
     settings = yaml.safe_load(config.read_text(encoding="utf-8"))
-    settings["operations"] = {"inbox": {"folder": "drop", "settle_seconds": 0.1}}
+    settings["operations"] = {"inbox": {"folder": "drop", "settle_s": 0.1}}
     config.write_text(yaml.safe_dump(settings), encoding="utf-8")
     return config
 

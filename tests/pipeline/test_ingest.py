@@ -23,7 +23,7 @@ class Inbox:
     def __init__(self, instance, folder):
         self.instance, self.drop, self.alerts, self.cursor = instance, folder / "drop", [], None
         self.drop.mkdir()
-        settings = {"inbox": {"folder": "drop", "settle_seconds": 0.0}, "alerts": {"hooks": []}}
+        settings = {"inbox": {"folder": "drop", "settle_s": 0.0}, "alerts": {"hooks": []}}
         self.config = load(stub_stages.write_settings(folder, operations=settings))
         self.sensor = inbox_sensor(self.config, [self.alerts.append])
 
@@ -119,7 +119,7 @@ def test_files_being_written_are_named_and_left_alone(dropbox, tmp_path):
     slow = dataclasses.replace(
         dropbox.config,
         operations=dataclasses.replace(
-            dropbox.config.operations, inbox=dataclasses.replace(dropbox.config.operations.inbox, settle_seconds=60.0)
+            dropbox.config.operations, inbox=dataclasses.replace(dropbox.config.operations.inbox, settle_s=60.0)
         ),
     )
     dropbox.sensor = inbox_sensor(slow)
