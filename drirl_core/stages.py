@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,13 +17,16 @@ from typing import Any
 
 from drirl_core import artifacts, taxonomy
 from drirl_core.artifacts import Artifact, ArtifactStore
-from drirl_core.config import EMBEDDED, Config, SourceConfig, resolved, slice_hash
+from drirl_core.config import EMBEDDED, INBOX, Config, SourceConfig, resolved, slice_hash
+from drirl_core.config.operations import ACCEPTED
 from drirl_core.errors import ArtifactError, DataError
 from drirl_core.reporting import Plot, Reporter
 
 DATA_FOLDER = Path(__file__).parent / "data"
 HELD_OUT = DATA_FOLDER / "heldout"
 """The embedded benchmark suite; nothing is ever trained on it."""
+INBOX_SOURCE = f"source_{INBOX}"
+"""The files that the drop folder accepted."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,7 @@ def build_graph(config: Config) -> Graph:
     """Lay out the assets of a configuration, in topological order."""
     categories = taxonomy.load_categories(Path(config.prompts.taxonomy) if config.prompts.taxonomy else None)
     every = (*categories, taxonomy.HELPFUL)
-    prompt_sources = {f"source_{s.name}": source_path(s) for s in config.prompts.sources}
+    prompt_sources = {f"source_{s.name}": source_path(s) for s in config.prompt_sources}
     demonstrations = config.demonstrations
     sources = dict(prompt_sources)
     helpful_source, refusal_source = f"source_{demonstrations.helpful.name}", f"source_{demonstrations.refusals.name}"
@@ -184,7 +188,7 @@ def build_graph(config: Config) -> Graph:
     if demonstrations.demonstrator.kind == "file":
         name = f"source_{demonstrations.demonstrator.source.name}"
         sources[name] = source_path(demonstrations.demonstrator.source)
-        dataset_inputs += (name,)
+        dataset_inputs += (name, INBOX_SOURCE) if INBOX_SOURCE in sources else (name,)
     nodes: list[Node] = [
         Node(
             "prompt_pool",
@@ -306,11 +310,13 @@ def source_path(source: SourceConfig) -> Path:
 def source_version(path: Path) -> str:
     """Hash the bytes of a source file, or of all files of a source directory.
 
+    A drop folder that accepted nothing yet has no folder of accepted files; it counts as an empty one.
+
     Raises:
         DataError: the file does not exist or cannot be read.
     """
     try:
-        if path.is_dir():
+        if path.is_dir() or (path.name == ACCEPTED and path.parent.is_dir() and not path.exists()):
             parts = [f"{file.relative_to(path)} {source_version(file)}" for file in sorted(path.rglob("*")) if file.is_file()]
             return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
         with path.open("rb") as file:
@@ -322,7 +328,9 @@ def source_version(path: Path) -> str:
 def code_version(node: Node, config: Config) -> str:
     """Return the algorithm version and the hash of the configuration that decide a node."""
     stage = STAGES[node.stage]
-    return f"{stage.version}-{slice_hash(config, stage.config)}"
+    # How dropped files are read decides a result only where there is a drop folder; without one, versions are what they were.
+    dropped = ("operations.inbox.source",) if INBOX_SOURCE in node.inputs else ()
+    return f"{stage.version}-{slice_hash(config, (*stage.config, *dropped))}"
 
 
 def build(node: Node, config: Config, versions: Mapping[str, str], reporter: Reporter) -> tuple[Artifact, bool, dict[str, Any]]:
@@ -359,6 +367,11 @@ def build(node: Node, config: Config, versions: Mapping[str, str], reporter: Rep
         started = time.monotonic()
         context = Context(config, node.category, inputs, workspace.out, workspace.scratch, store, reporter)
         shown = getattr(importlib.import_module(module), function)(context)
+        # The drop folder may grow while it is read; what was read then must not be kept under the version before.
+        if INBOX_SOURCE in inputs and (now := source_version(inputs[INBOX_SOURCE])) != versions[INBOX_SOURCE]:
+            reporter.log(f"{node.name}: the drop folder changed while it was read; building again from what it holds now")
+            shutil.rmtree(workspace.out)
+            return build(node, config, {**versions, INBOX_SOURCE: now}, reporter)
         plain = {name: value for name, value in shown.items() if isinstance(value, int | float | str)}
         details = {
             "metadata": {**plain, "seconds": round(time.monotonic() - started, 2)},

@@ -24,6 +24,7 @@ from drirl_core.config.data import (
     SourceConfig,
 )
 from drirl_core.config.execution import ExecutionConfig
+from drirl_core.config.operations import INBOX, AlertHookConfig, AlertsConfig, InboxConfig, OperationsConfig
 from drirl_core.config.promotion import PromotionConfig
 from drirl_core.config.reading import EMBEDDED, anchor_paths, build, read, require
 from drirl_core.config.training import (
@@ -38,9 +39,10 @@ from drirl_core.config.training import (
 from drirl_core.remote import check_uri
 
 __all__ = [
-    "EMBEDDED", "BenchmarksConfig", "CompletionsConfig", "Config", "DemonstrationsConfig", "DemonstratorConfig", "ExecutionConfig",
-    "HardnessConfig", "LoraConfig", "ModelsConfig", "PolicyConfig", "PromotionConfig", "PromptsConfig", "RewardsConfig", "SftConfig",
-    "SourceConfig", "SuiteConfig", "from_resolved", "load_config", "resolved", "slice_hash",
+    "EMBEDDED", "INBOX", "AlertHookConfig", "AlertsConfig", "BenchmarksConfig", "CompletionsConfig", "Config", "DemonstrationsConfig",
+    "DemonstratorConfig", "ExecutionConfig", "HardnessConfig", "InboxConfig", "LoraConfig", "ModelsConfig", "OperationsConfig",
+    "PolicyConfig", "PromotionConfig", "PromptsConfig", "RewardsConfig", "SftConfig", "SourceConfig", "SuiteConfig", "from_resolved",
+    "load_config", "resolved", "slice_hash",
 ]  # fmt: skip
 
 
@@ -78,6 +80,8 @@ class Config:
     """Which policy is the promoted one."""
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     """Dagster steps."""
+    operations: OperationsConfig = field(default_factory=OperationsConfig)
+    """Drop folder and alerts."""
 
     def __post_init__(self) -> None:
         check_uri(self.root)
@@ -96,6 +100,14 @@ class Config:
         for name in {source.name for source in sources}:
             paths = sorted({source.path for source in sources if source.name == name})
             require(len(paths) == 1, f"two sources are called {name!r}: {' and '.join(paths)}; give each file its own name")
+        taken = self.operations.inbox.folder is not None and any(source.name == INBOX for source in sources)
+        require(not taken, f"a source is called {INBOX!r}, which is the name of the drop folder (operations.inbox); rename it")
+
+    @property
+    def prompt_sources(self) -> tuple[SourceConfig, ...]:
+        """Every source of the prompt pool: those of `prompts.sources`, then the drop folder when there is one."""
+        inbox = self.operations.inbox.source
+        return (*self.prompts.sources, inbox) if inbox else self.prompts.sources
 
 
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:

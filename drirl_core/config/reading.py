@@ -49,7 +49,7 @@ def anchor_paths(node: Any, folder: Path) -> None:
     """Make file paths absolute where they are read, so that a config works from any directory."""
     if isinstance(node, dict):
         for key, value in node.items():
-            if key in ("path", "taxonomy") and isinstance(value, str) and value != EMBEDDED:
+            if key in ("path", "taxonomy", "folder") and isinstance(value, str) and value not in ("", EMBEDDED):
                 node[key] = str((folder / value).resolve())
             elif key in ("policy", "encoder", "model") and isinstance(value, str) and value.startswith("path:"):
                 node[key] = f"path:{(folder / value.removeprefix('path:')).resolve()}"

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from drirl_core import taxonomy
 from drirl_core.benchmarks.suites import benchmark_prompts
+from drirl_core.config import INBOX
 from drirl_core.demonstrations import cod
 from drirl_core.demonstrations.demonstrators import ABSENT, Demonstrator, make_demonstrator
 from drirl_core.demonstrations.splits import SPLITS, assign_splits, hash_order, resample
@@ -52,7 +53,7 @@ def build_dataset(context: Context) -> dict[str, Any]:
     """Build the data set of `context.category`; write `rows.parquet`, `quarantine.parquet` and `counts.json`.
 
     Args:
-        context: inputs `prompt_pool` and, for a demonstrator of kind `file`, its source; for the category `helpful` the
+        context: inputs `prompt_pool` and, for a demonstrator of kind `file`, its source and the drop folder; for the category `helpful` the
             sources of harmless prompts and of refusals.
 
     Returns:
@@ -84,7 +85,8 @@ class SafetyBuilder:
         self._category = str(context.category)
         categories = taxonomy.load_categories(Path(context.config.prompts.taxonomy) if context.config.prompts.taxonomy else None)
         path = context.inputs.get(f"source_{self._settings.demonstrator.source.name}")
-        self._demonstrator: Demonstrator = make_demonstrator(context.config, path, categories, context.store, context.reporter)
+        dropped = context.inputs.get(f"source_{INBOX}")
+        self._demonstrator: Demonstrator = make_demonstrator(context.config, path, categories, context.store, context.reporter, dropped)
         folder = context.inputs["prompt_pool"]
         self._pool = read_table(folder / "prompts.parquet", ("prompt_id", "prompt", "category", "source", "licence", "group_id"))
         self._cast_out = read_table(folder / "quarantine.parquet", ("prompt", "category"))

@@ -18,7 +18,7 @@ from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import Config, DemonstratorConfig, ModelsConfig
 from drirl_core.demonstrations import cod
 from drirl_core.demonstrations.endpoint import ChatEndpoint, PromptRefused
-from drirl_core.demonstrations.rows import read_columns
+from drirl_core.demonstrations.rows import Row, read_columns, read_dropped
 from drirl_core.demonstrations.validate import Failure
 from drirl_core.errors import nearest
 from drirl_core.reporting import Reporter
@@ -124,36 +124,39 @@ class FileDemonstrator:
         config: names the source.
         path: the file.
         categories: known categories; rows of others are rejected.
+        dropped: rows of the drop folder that carry a demonstration; their prompts are in the pool, so they fill up nothing.
     """
 
     attempts = 1
     finite = True
 
-    def __init__(self, config: DemonstratorConfig, path: Path, categories: Sequence[str]) -> None:
-        from drirl_core.prompts.adapters import label_key
-
+    def __init__(self, config: DemonstratorConfig, path: Path, categories: Sequence[str], dropped: Sequence[Row] = ()) -> None:
         self.source, self.licence = config.source.name, config.source.licence
         self.rejected: list[Rejected] = []
         self._texts: dict[str, str] = {}
         self._prompts: dict[str, list[str]] = {category: [] for category in categories}
-        places: dict[str, str] = {}
+        self._places: dict[str, str] = {}
         for row in read_columns(config.source, path, ("prompt", "demonstration"), ("category",)):
-            prompt, key = row.values["prompt"], prompt_id(row.values["prompt"])
-            given = config.source.category or row.values["category"]
-            category = label_key(given).replace(" ", "_")
-            failure = row.failure
-            if failure is None and given and category not in self._prompts:
-                failure = Failure("unknown_category", f"{row.place}: {nearest(given, categories)}")
-            elif failure is None and key in places:
-                failure = Failure("duplicate_prompt", f"{row.place}: the prompt stands in {places[key]} already")
-            if failure is not None:
-                self.rejected.append(
-                    Rejected(prompt, category if category in self._prompts else given, row.values["demonstration"], failure)
-                )
-                continue
-            places[key], self._texts[key] = row.place, row.values["demonstration"]
-            if given:
-                self._prompts[category].append(prompt)
+            self._take(row, config.source.category or row.values["category"], fills_up=True)
+        for row in dropped:
+            self._take(row, row.values["category"], fills_up=False)
+
+    def _take(self, row: Row, given: str, fills_up: bool) -> None:
+        from drirl_core.prompts.adapters import label_key
+
+        prompt, key = row.values["prompt"], prompt_id(row.values["prompt"])
+        category = label_key(given).replace(" ", "_")
+        failure = row.failure
+        if failure is None and fills_up and given and category not in self._prompts:
+            failure = Failure("unknown_category", f"{row.place}: {nearest(given, self._prompts)}")
+        elif failure is None and key in self._places:
+            failure = Failure("duplicate_prompt", f"{row.place}: the prompt stands in {self._places[key]} already")
+        if failure is not None:
+            self.rejected.append(Rejected(prompt, category if category in self._prompts else given, row.values["demonstration"], failure))
+            return
+        self._places[key], self._texts[key] = row.place, row.values["demonstration"]
+        if given and fills_up:
+            self._prompts[category].append(prompt)
 
     def write(self, prompts: Sequence[tuple[str, str]], attempt: int = 0) -> list[str | Failure]:
         """Look the demonstrations up; the category of the pool counts, not that of the file."""
@@ -283,7 +286,12 @@ class EndpointDemonstrator:
 
 
 def make_demonstrator(
-    config: Config, path: Path | None, categories: Sequence[str], store: ArtifactStore, reporter: Reporter
+    config: Config,
+    path: Path | None,
+    categories: Sequence[str],
+    store: ArtifactStore,
+    reporter: Reporter,
+    dropped: Path | None = None,
 ) -> Demonstrator:
     """Return the demonstrator the configuration asks for.
 
@@ -293,9 +301,10 @@ def make_demonstrator(
         categories: known categories.
         store: keeps what a model or an endpoint wrote.
         reporter: gets progress.
+        dropped: folder of the files that the drop folder accepted, for kind `file`; None without a drop folder.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: a file cannot be read.
         ConfigError: the URL of the endpoint cannot be used.
     """
     from drirl_core.stages import source_path
@@ -305,7 +314,9 @@ def make_demonstrator(
         return ModelDemonstrator(settings.demonstrator, settings.max_step_words, config.models, store, reporter, config.seed)
     if settings.demonstrator.kind == "endpoint":
         return EndpointDemonstrator(settings.demonstrator, settings.max_step_words, store, reporter)
-    return FileDemonstrator(settings.demonstrator, path or source_path(settings.demonstrator.source), categories)
+    inbox = config.operations.inbox.source
+    rows = read_dropped(inbox, dropped) if inbox and dropped else ()
+    return FileDemonstrator(settings.demonstrator, path or source_path(settings.demonstrator.source), categories, rows)
 
 
 def _collect(ask: Callable[[str, int, int], str], category: str, n: int, existing: Mapping[str, str], attempts: int) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,38 @@ def read_columns(source: SourceConfig, path: Path, needed: Sequence[str], option
                 f"Map it with `columns: {{{name}: <name of the column>}}`"
             )
     return [_row(f"{path.name}, row {record.row}", record, source, needed, optional) for record in records]
+
+
+def read_dropped(source: SourceConfig, folder: Path) -> list[Row]:
+    """Read the rows of a drop folder's files that carry a demonstration.
+
+    Files without that column and rows that leave it empty are prompts alone; rows whose prompt cannot be read stand in the
+    quarantine of the prompt pool. None of them is returned.
+
+    Args:
+        source: the drop folder's adapter, column map and fixed category; only the adapter `columns` knows demonstrations.
+        folder: its accepted files; it may be missing.
+
+    Returns:
+        The rows by the name of their file, unusable demonstrations included with the reason.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    from drirl_core.prompts.adapters import files_of
+    from drirl_core.prompts.files import read_records
+
+    if source.adapter != "columns":
+        return []
+    rows = []
+    for file in files_of(folder):
+        for record in read_records(file):
+            prompt, demonstration = (record.values.get(source.columns.get(name, name)) for name in ("prompt", "demonstration"))
+            blank = demonstration is None or demonstration != demonstration or not str(demonstration).strip()  # NaN too
+            if not record.reason and not blank and isinstance(prompt, str) and prompt.strip():
+                row = _row(f"{file.name}, row {record.row}", record, source, ("prompt", "demonstration"), ("category",))
+                rows.append(replace(row, values={**row.values, "category": source.category or row.values["category"]}))
+    return rows
 
 
 def _row(place: str, record: Any, source: SourceConfig, needed: Sequence[str], optional: Sequence[str]) -> Row:

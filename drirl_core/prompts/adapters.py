@@ -59,6 +59,7 @@ class PromptRow:
         licence: licence of the row.
         reason: why the row cannot be used (a quarantine reason), or empty.
         detail: the reason in words.
+        file: name of the file when the source is a folder of several, else empty.
     """
 
     source: str
@@ -69,6 +70,12 @@ class PromptRow:
     licence: str
     reason: str = ""
     detail: str = ""
+    file: str = ""
+
+    @property
+    def place(self) -> str:
+        """Source, file where there are several, and row, for people."""
+        return " ".join(filter(None, (self.source, self.file, f"row {self.row}")))
 
 
 @dataclass(frozen=True)
@@ -96,13 +103,15 @@ def load_layouts() -> Mapping[str, Layout]:
     }
 
 
-def read_source(source: SourceConfig, path: Path, categories: Sequence[str]) -> SourceRows:
+def read_source(source: SourceConfig, path: Path, categories: Sequence[str], all_files: bool = False) -> SourceRows:
     """Read the unsafe prompts of one source.
 
     Args:
         source: its name, adapter, column map, fixed category and licence.
-        path: the file; a directory stands for the first of the source's usual files in it.
+        path: the file. A directory stands for the first of the source's usual files in it, or for all its files, in the
+            order of their names, when it holds none of those.
         categories: the harm categories of the run.
+        all_files: `path` is a directory of which every file is read; without files, or not there yet, it gives no rows.
 
     Returns:
         The rows and the number of skipped ones.
@@ -114,9 +123,29 @@ def read_source(source: SourceConfig, path: Path, categories: Sequence[str]) -> 
     layout = _layout(source)
     if source.category is not None and source.category not in categories:
         raise ConfigError(f"source {source.name}: the run has no category {source.category!r}; {nearest(source.category, categories)}")
-    if path.is_dir():
-        usual = [path / name for name in layout.files or ("prompts.jsonl",)]
-        path = next((file for file in usual if file.is_file()), usual[0])
+    if all_files:
+        return _read_files(source, layout, files_of(path), categories)
+    if not path.is_dir():
+        return _read_file(source, layout, path, categories)
+    usual = [path / name for name in layout.files or ("prompts.jsonl",)]
+    files = [file for file in usual if file.is_file()][:1] or files_of(path)
+    if not files:
+        raise DataError(f"source {source.name}: the folder {path} holds no files; put at least one file of prompts into it")
+    return _read_files(source, layout, files, categories) if len(files) > 1 else _read_file(source, layout, files[0], categories)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Return the files of a folder by name; hidden ones and those in folders below it are none of it."""
+    return sorted(file for file in folder.glob("*") if file.is_file() and not file.name.startswith("."))
+
+
+def _read_files(source: SourceConfig, layout: Layout, files: Sequence[Path], categories: Sequence[str]) -> SourceRows:
+    parts = [(file.name, _read_file(source, layout, file, categories)) for file in files]
+    rows = tuple(replace(row, file=name) for name, part in parts for row in part.rows)
+    return SourceRows(rows, sum(part.skipped for _, part in parts), layout)
+
+
+def _read_file(source: SourceConfig, layout: Layout, path: Path, categories: Sequence[str]) -> SourceRows:
     records = read_records(path)
     columns = _find_columns(source, layout, path, column_names(records))
     reader = _RowReader(source, layout, columns, frozenset(categories))

@@ -101,7 +101,7 @@ def build_prompt_pool(context: Context) -> dict[str, Any]:
     """Build the prompt pool: `prompts.parquet`, `quarantine.parquet` and `counts.json`.
 
     Args:
-        context: inputs `source_<name>` for every prompt source of the configuration.
+        context: inputs `source_<name>` for every prompt source of the configuration, the drop folder included.
 
     Returns:
         Counts, the router's held-out accuracy and calibration error (when there is a router), and a table of the categories.
@@ -112,7 +112,8 @@ def build_prompt_pool(context: Context) -> dict[str, Any]:
     """
     settings, reporter = context.config.prompts, context.reporter
     categories = taxonomy.load_categories(_taxonomy_path(settings))
-    read = [read_source(source, context.inputs[f"source_{source.name}"], categories) for source in settings.sources]
+    sources = context.config.prompt_sources
+    read = [read_source(s, context.inputs[f"source_{s.name}"], categories, all_files=s not in settings.sources) for s in sources]
     for found in read:
         if found.layout.evaluation:
             reporter.log(f"warning: {found.layout.name} is a benchmark; a policy trained on its prompts must not be measured on it")
@@ -162,8 +163,8 @@ def account(read: Sequence[PromptRow], kept: Sequence[PromptRow], quarantined: S
     Raises:
         DataError: a row is lost or counted twice.
     """
-    before = Counter((row.source, row.row) for row in read)
-    after = Counter((row.source, row.row) for row in (*kept, *quarantined))
+    before = Counter(row.place for row in read)
+    after = Counter(row.place for row in (*kept, *quarantined))
     if before != after:
         lost, twice = list((before - after).elements())[:3], list((after - before).elements())[:3]
         raise DataError(
@@ -203,7 +204,7 @@ def _without_duplicates(rows: Sequence[PromptRow], threshold: float, rejected: l
         differs = row.category is not None and twin.category != row.category
         other = f", which is labelled {twin.category}" if differs else ""
         reason = "exact_duplicate" if duplicate.exact else "near_duplicate"
-        problems.append((reason, f"repeats {twin.source} row {twin.row} ({duplicate.similarity:.2f}){other}"))
+        problems.append((reason, f"repeats {twin.place} ({duplicate.similarity:.2f}){other}"))
     groups = {id(row): names[group] for row, group in zip(ordered, report.group, strict=True)}
     return _take(ordered, problems, rejected), groups
 
@@ -261,8 +262,8 @@ def _write(
     """Write the three files and return the stage's metadata."""
     max_chars = context.config.prompts.max_chars
     write_table(context.out / "prompts.parquet", sorted(map(_prompt_row, kept), key=lambda row: row["prompt_id"]), PROMPTS_SCHEMA)
-    order = {source.name: number for number, source in enumerate(context.config.prompts.sources)}
-    quarantined = sorted(rejected, key=lambda r: (order[r.row.source], r.row.row))
+    order = {source.name: number for number, source in enumerate(context.config.prompt_sources)}
+    quarantined = sorted(rejected, key=lambda r: (order[r.row.source], r.row.file, r.row.row))
     write_table(context.out / "quarantine.parquet", [_quarantine_row(r, max_chars) for r in quarantined], QUARANTINE_SCHEMA)
     raw = Counter(row.category for found in read for row in found.rows if row.category)
     raw.update(item.category for item in kept if item.row.category is None)
@@ -298,7 +299,7 @@ def _prompt_row(item: Kept) -> dict[str, Any]:
 
 
 def _quarantine_row(item: Rejected, max_chars: int) -> dict[str, Any]:
-    prompt, detail = item.row.prompt, item.detail
+    prompt, detail = item.row.prompt, f"{item.row.file}: {item.detail}" if item.row.file else item.detail
     if len(prompt) > max_chars:
         prompt, detail = prompt[:max_chars], f"{detail}; shown up to character {max_chars}"
     texts = {"prompt": prompt, "category": item.row.given or item.row.category or "", "reason": item.reason, "detail": detail}

@@ -137,7 +137,7 @@ def _index_entries(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _training_rows(config: Config, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     policy, hardness = config.policy, config.hardness
     base, _ = base_model(config.models.policy)
-    sources = [*config.prompts.sources, config.demonstrations.helpful, config.demonstrations.refusals]
+    sources = [*config.prompt_sources, config.demonstrations.helpful, config.demonstrations.refusals]
     if config.demonstrations.demonstrator.kind == "file":
         sources.append(config.demonstrations.demonstrator.source)
     rows = [

@@ -97,10 +97,20 @@ def declared_requirements() -> list[str]:
 
 def check_sources(config: Config) -> Iterator[Check]:
     """Look at every file of the configuration: prompts, demonstrations, suites."""
-    from drirl_core.stages import build_graph
+    from drirl_core.stages import INBOX_SOURCE, build_graph
 
     for name, path in build_graph(config).sources.items():
-        yield _file(name, path)
+        yield _drop_folder(path) if name == INBOX_SOURCE else _file(name, path)
+
+
+def _drop_folder(accepted: Path) -> Check:
+    folder = accepted.parent
+    if not folder.is_dir():
+        return Check("drop folder", "fail", f"{folder} is no directory", f"mkdir {folder}, or mend operations.inbox.folder")
+    if not os.access(folder, os.W_OK):
+        return Check("drop folder", "fail", f"{folder} cannot be written", f"chmod u+w {folder}")
+    count = sum(1 for _ in accepted.iterdir()) if accepted.is_dir() else 0
+    return Check("drop folder", "ok", f"{folder} ({count} files accepted)")
 
 
 def _file(name: str, path: Path) -> Check:

@@ -267,6 +267,24 @@ def gc(
 
 
 @app.command(
+    epilog="Examples:\n\n"
+    "`drirl ingest mine.yaml` takes in what lies in the drop folder of `mine.yaml` (`operations.inbox.folder`).\n\n"
+    "`make dev` does so by itself every half minute."
+)
+def ingest(config: ConfigArgument = DEFAULT_CONFIG, debug: DebugOption = False) -> None:
+    """Look into the drop folder once: take in the files that can be used, turn the others away with a reason.
+
+    Exit code 1 when a file was rejected.
+    """
+    from pipeline.cli import ingesting
+
+    swept = ingesting.ingest(read_config(config))
+    ingesting.show(swept, config, output())
+    if swept.rejected:
+        raise typer.Exit(1)
+
+
+@app.command(
     name="config",
     epilog="Examples:\n\n"
     "`drirl config` prints all settings of the demo as they are used.\n\n"

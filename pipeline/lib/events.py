@@ -30,6 +30,11 @@ class RunEvent:
     asset: str | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_problem(self) -> bool:
+        """Whether it fails the run: a step that failed, or a blocking check that did not pass."""
+        return self.kind == "failure" or (self.kind == "check" and self.data["blocking"] and not self.data["passed"])
+
 
 def events_of(entry: dg.EventLogEntry) -> Iterator[RunEvent]:
     """Translate one entry of Dagster's event log; most say nothing a user needs."""
@@ -52,7 +57,7 @@ def events_of(entry: dg.EventLogEntry) -> Iterator[RunEvent]:
             yield RunEvent("log", f"{step} stopped", data={"step": step, "level": "WARNING"})
         elif not step.startswith("check_"):  # a check that failed was told already
             facts = {"step": step, "retried": retried, "level": "WARNING", "details": _details(data)}
-            yield RunEvent("log" if retried else "failure", _problem(data), data=facts)
+            yield RunEvent("log" if retried else "failure", problem(data), data=facts)
     elif "blocked by limit for pool" in (event.message or ""):
         yield RunEvent("log", event.message or "", data={"level": "INFO"})
 
@@ -70,8 +75,8 @@ def _checked(check: dg.AssetCheckEvaluation) -> RunEvent:
     return RunEvent("check", f"{name} {check.check_name}: {check.description or ''}", name, facts)
 
 
-def _problem(data: Any) -> str:
-    """Return a step's error without Dagster's own frames: our description when there is one."""
+def problem(data: Any) -> str:
+    """Return the error of a step or a run without Dagster's own frames: our description when there is one."""
     described = getattr(getattr(data, "user_failure_data", None), "description", None)
     if described:
         return described

@@ -137,7 +137,7 @@ def _observe_sources(group: str, names: Sequence[str], graph: Graph) -> dg.Asset
 
 
 def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else path.stat().st_size
+    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def _source_spec(name: str, path: Path, group: str) -> dg.AssetSpec:

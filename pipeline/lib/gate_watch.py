@@ -1,11 +1,14 @@
 """Notice gates that failed since the last look, whoever asked them: a run, automation, or a person."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
 
+from drirl_core.config import Config
 from drirl_core.promotion import CANDIDATE
+from pipeline.lib.alerts import Alert, Hook, send_all
 from pipeline.lib.rules import RULES
 
 REGRESSION = "no_regression"
@@ -47,3 +50,34 @@ def failed_since(instance: dg.DagsterInstance, seen: Mapping[str, int]) -> tuple
         if not result.evaluation.passed
     ]
     return failed, {**seen, **{name: result.id for name, result in fresh.items()}}
+
+
+def gate_sensor(config: Config, hooks: Sequence[Hook] = ()) -> dg.SensorDefinition:
+    """Return the sensor that raises an alert for each gate that holds a candidate back, a benchmark regression among them.
+
+    Args:
+        config: names the hooks of the alerts.
+        hooks: further functions that take the alert.
+    """
+
+    @dg.sensor(
+        name="alert_on_failed_gates",
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Raises an alert when a candidate does worse than the promoted policy, or another gate holds it back.",
+    )
+    def alert_on_failed_gates(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        failed, seen = failed_since(context.instance, json.loads(context.cursor or "{}"))
+        send_all([alert_of(gate) for gate in failed], config.operations.alerts, context.log, hooks)
+        context.update_cursor(json.dumps(seen))
+        return dg.SkipReason(f"{len(failed)} gates failed since the last look" if failed else "no gate failed since the last look")
+
+    return alert_on_failed_gates
+
+
+def alert_of(failed: FailedGate) -> Alert:
+    """Say which gate failed and why."""
+    facts = {"gate": failed.gate, "run_id": failed.run_id}
+    if failed.gate == REGRESSION:
+        return Alert("benchmark_regression", "the new policy does worse than the promoted one", failed.description, facts)
+    return Alert("gate_failed", f"gate {failed.gate} holds the new policy back", failed.description, facts)

@@ -19,6 +19,13 @@ def recorded_version(instance: dg.DagsterInstance, name: str) -> str | None:
     return (materialization.tags or {}).get(VERSION_TAG) if materialization else None
 
 
+def observed_version(instance: dg.DagsterInstance, name: str) -> str | None:
+    """Return the data version of a source's latest observation, or None when it was never looked at."""
+    records = instance.fetch_observations(dg.AssetKey(name), limit=1).records
+    observation = records[0].asset_observation if records else None
+    return observation.tags.get(VERSION_TAG) if observation else None
+
+
 def artifact_of(instance: dg.DagsterInstance, name: str, config: Config) -> Artifact:
     """Open the artifact of an asset's latest materialization.
 

@@ -25,7 +25,7 @@ from pipeline.lib.home import INSTANCE_FILE, chosen_home, home_errors_explained
 from pipeline.lib.launcher import HealthCheckedLauncher
 from pipeline.lib.plan import Plan, plan, with_ancestors
 from pipeline.lib.private import NO_CAPTURE
-from pipeline.lib.resolve import VERSION_TAG, stale_records
+from pipeline.lib.resolve import VERSION_TAG, observed_version, stale_records
 from pipeline.lib.settings import anchored, load
 
 LOCK_FILE = "run.lock"
@@ -137,7 +137,7 @@ class _Record:
     def _take(self, event: RunEvent) -> None:
         if event.kind == "materialized" and event.asset:
             (self.reused if event.data["reused"] else self.built).append(event.asset)
-        if event.kind == "failure" or (event.kind == "check" and event.data["blocking"] and not event.data["passed"]):
+        if event.is_problem:
             self.failures.append(event.message)
         self._on_event(event)
 
@@ -184,9 +184,7 @@ def _observe(instance: dg.DagsterInstance, graph: Graph, todo: Plan) -> None:
     needed = {name for node in with_ancestors(graph, todo.assets) for name in node.inputs if name in graph.sources}
     for name in sorted(needed):
         key, version = dg.AssetKey(name), source_version(graph.sources[name])
-        records = instance.fetch_observations(key, limit=1).records
-        observation = records[0].asset_observation if records else None
-        if observation is None or observation.tags.get(VERSION_TAG) != version:
+        if observed_version(instance, name) != version:
             instance.report_runless_asset_event(dg.AssetObservation(key, tags={VERSION_TAG: version}))
 
 

@@ -126,6 +126,19 @@ def test_numbers_must_be_finite(tmp_path: Path, value: str) -> None:
         ({"benchmarks": {"suites": []}}, r"suites is empty"),
         ({"benchmarks": {"suites": [{"name": "x", "path": "a"}, {"name": "x", "path": "b"}]}}, r"suites: names repeat"),
         ({"seed": -1}, r"seed is -1"),
+        ({"operations": {"inbox": {"folder": ""}}}, r"operations\.inbox\.folder is ''; name a directory, or leave it out"),
+        ({"operations": {"inbox": {"max_bytes": 0}}}, r"operations\.inbox\.max_bytes is 0; at least 1"),
+        ({"operations": {"inbox": {"settle_s": -1}}}, r"operations\.inbox\.settle_s is -1\.0; 0 or more"),
+        (
+            {"prompts": {"sources": [{"name": "inbox", "path": "x.csv"}]}, "operations": {"inbox": {"folder": "drop"}}},
+            r"a source is called 'inbox', which is the name of the drop folder",
+        ),
+        ({"operations": {"alerts": {"hooks": [{"kind": "file"}]}}}, r"a hook of kind 'file' needs a `path`"),
+        ({"operations": {"alerts": {"hooks": [{"kind": "webhook"}]}}}, r"needs in `url_env` the NAME of an environment variable"),
+        (
+            {"operations": {"alerts": {"hooks": [{"kind": "webhook", "url_env": "https://x/secret"}]}}},
+            r"^((?!secret).)*the NAME of an environment variable((?!secret).)*$",
+        ),
     ],
 )
 def test_contradictions_are_found_before_anything_loads(tmp_path: Path, sections: dict[str, Any], message: str) -> None:
@@ -229,6 +242,16 @@ def test_python_tags_are_not_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         load_config(_write(tmp_path, f"name: !!python/object/apply:pathlib.Path.touch ['{marker}']"))
     assert not marker.exists()
+
+
+def test_folders_and_files_of_operations_start_at_the_file_that_names_them(tmp_path: Path) -> None:
+    hooks = [{"kind": "file", "path": "logs/alerts.jsonl"}, {"kind": "webhook", "url_env": "ALERT_URL"}]
+    config = _load(tmp_path, {"operations": {"inbox": {"folder": "drop"}, "alerts": {"hooks": hooks}}})
+    assert config.operations.inbox.folder == str(tmp_path / "drop")
+    assert config.operations.alerts.hooks[0].path == str(tmp_path / "logs" / "alerts.jsonl")
+    assert [source.name for source in config.prompt_sources] == ["unsafe_prompts", "inbox"]
+    assert config.prompt_sources[-1].path == str(tmp_path / "drop" / "accepted")
+    assert _load(tmp_path).prompt_sources == _load(tmp_path).prompts.sources
 
 
 def test_resolved_and_back(tmp_path: Path) -> None:

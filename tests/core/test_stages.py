@@ -144,6 +144,76 @@ def test_an_algorithm_version_makes_its_stage_stale(tmp_path: Path, monkeypatch:
     assert changed == {f"hardness_{c}" for c in SEVEN_CATEGORIES}
 
 
+# ---------------------------------------------------------------------------------------------------------- drop folder
+
+
+def _inbox(folder: Path, **settings: Any) -> Config:
+    return _config(folder, {"operations.inbox": {"folder": str(folder / "drop"), **settings}})
+
+
+def test_without_a_drop_folder_operations_decide_nothing(tmp_path: Path) -> None:
+    """Not even the way dropped files would be read: no artifact that exists becomes stale by the section being there."""
+    unset = {"operations.inbox": {"licence": "x", "columns": {"prompt": "q"}}, "operations.alerts.hooks": []}
+    before, after = build_graph(_config(tmp_path)), build_graph(_config(tmp_path, unset))
+    assert before == after
+    assert _changed(_config(tmp_path), _config(tmp_path, unset)) == set()
+    assert [name for name, stage in STAGES.items() if any(part.startswith("operations") for part in stage.config)] == []
+
+
+def test_a_drop_folder_is_an_input_of_the_pool_and_of_the_data_sets(tmp_path: Path) -> None:
+    graph = build_graph(_inbox(tmp_path))
+    readers = {node.stage for node in graph.nodes.values() if "source_inbox" in node.inputs}
+    assert graph.sources["source_inbox"] == tmp_path / "drop" / "accepted"
+    assert readers == {"prompt_pool", "dataset"}
+    assert "source_inbox" not in graph.nodes["helpful_dataset"].inputs
+    asked = {"demonstrations.demonstrator": {"kind": "model", "model": "hf:a/b"}, "operations.inbox.folder": str(tmp_path)}
+    graph = build_graph(_config(tmp_path, asked))
+    assert {node.name for node in graph.nodes.values() if "source_inbox" in node.inputs} == {"prompt_pool"}
+
+
+def test_how_dropped_files_are_read_decides_what_reads_them(tmp_path: Path) -> None:
+    before = _inbox(tmp_path)
+    assert _changed(before, _inbox(tmp_path, category="insult")) == {"prompt_pool", "dataset"}
+    assert _changed(before, _inbox(tmp_path, max_bytes=5, settle_s=9.0)) == set()
+
+
+def test_a_drop_folder_not_swept_yet_counts_as_empty_and_a_missing_one_is_named(tmp_path: Path) -> None:
+    accepted = build_graph(_inbox(tmp_path)).sources["source_inbox"]
+    with pytest.raises(DataError, match=r"drop/accepted cannot be read"):
+        source_version(accepted)
+    (tmp_path / "drop").mkdir()
+    not_there = source_version(accepted)
+    accepted.mkdir()
+    assert source_version(accepted) == not_there
+
+
+def test_what_is_read_from_a_growing_drop_folder_is_kept_under_what_it_grew_to(
+    tmp_path: Path, calls: list[Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _inbox(tmp_path)
+    folder = build_graph(config).sources["source_inbox"]
+    folder.mkdir(parents=True)
+    node = Node("probe", "probe", None, ("source_inbox",), "A probe.")
+    plain = sys.modules["probe_stage"].stage
+
+    def while_it_grows(context: Context) -> dict[str, Any]:
+        (folder / "new.csv").write_text("prompt\nhello\n")
+        shown = plain(context)
+        (context.out / "seen.txt").write_text(" ".join(sorted(f.name for f in folder.iterdir())))
+        return shown
+
+    monkeypatch.setattr(sys.modules["probe_stage"], "stage", while_it_grows)
+    before = source_version(folder)
+    artifact, reused, _ = build(node, config, {"source_inbox": before}, SilentReporter())
+    assert (reused, len(calls)) == (False, 2)
+    assert artifact.manifest["inputs"] == {"source_inbox": source_version(folder)}
+    assert build(node, config, {"source_inbox": source_version(folder)}, SilentReporter())[1]
+    (folder / "new.csv").unlink()
+    monkeypatch.setattr(sys.modules["probe_stage"], "stage", plain)
+    assert not build(node, config, {"source_inbox": before}, SilentReporter())[1]
+    assert [p for p in (ArtifactStore(config.root).root / ".work").iterdir() if p.is_dir()] == []
+
+
 # -------------------------------------------------------------------------------------------------------------- sources
 
 

@@ -8,13 +8,12 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-FOLDER = Path(__file__).parent
-ROOT = FOLDER.parents[1]
-for path in (FOLDER, ROOT):
+for path in (Path(__file__).parent, Path(__file__).parents[2]):
     if str(path) not in sys.path:
         sys.path.insert(0, str(path))
 
 import stub_stages  # noqa: E402
+from places import FOLDER, ROOT  # noqa: E402
 
 from drirl_core import stages  # noqa: E402
 from pipeline.lib import launch  # noqa: E402

@@ -20,8 +20,8 @@ from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import slice_hash
 from drirl_core.errors import DataError
 from drirl_core.promotion import build_candidate
-from drirl_core.reporting import Plot, Table
-from drirl_core.stages import STAGES, Context, dataset_name
+from drirl_core.reporting import Plot, SilentReporter, Table
+from drirl_core.stages import STAGES, Context, build, build_graph, code_version, dataset_name, source_version
 from drirl_core.tables import prompt_id, write_table
 
 SPLITS = ("train", "train", "validation", "test")
@@ -55,10 +55,13 @@ def _digest(context: Context, stage: str) -> str:
     """Hash the inputs, settings and algorithm, so that a change travels down the graph from where it happens."""
     digest = hashlib.sha256(f"{STAGES[stage].version} {slice_hash(context.config, STAGES[stage].config)}".encode())
     for name, path in sorted(context.inputs.items()):
-        files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.name not in ("manifest.json",))
-        for file in files:
+        for file in _files(path):
             digest.update(name.encode() + file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(file for file in path.glob("*") if file.name != "manifest.json")
 
 
 def _write(context: Context, name: str, rows: list[dict[str, Any]], **types: pa.DataType) -> None:
@@ -77,7 +80,8 @@ def build_prompt_pool(context: Context) -> dict[str, Any]:
         line
         for name, path in context.inputs.items()
         if not name.startswith("source_suite")
-        for line in path.read_text().splitlines()
+        for file in _files(path)
+        for line in file.read_text().splitlines()
         if ": " in line
     ]
     rows = [
@@ -239,3 +243,27 @@ def write_settings(folder: Path, **changes: Any) -> Path:
     path = folder / "stub.yaml"
     path.write_text(yaml.safe_dump(settings))
     return path
+
+
+def build_and_record(instance: Any, config: Any, *names: str) -> None:
+    """Build assets in this process, without a run, and record them with their inputs as an earlier run would have.
+
+    Args:
+        instance: the Dagster instance.
+        config: the configuration.
+        names: the assets; all of them when none is named.
+    """
+    import dagster as dg
+
+    graph = build_graph(config)
+    versions = {name: source_version(path) for name, path in graph.sources.items()}
+    for name, version in versions.items():
+        instance.report_runless_asset_event(dg.AssetObservation(name, tags={"dagster/data_version": version}))
+    for node in graph.nodes.values():
+        if not names or node.name in names:
+            versions[node.name] = build(node, config, versions, SilentReporter())[0].version
+            tags = {"dagster/data_version": versions[node.name], "dagster/code_version": code_version(node, config)}
+            for name in node.inputs:
+                tags[f"dagster/input_data_version/{name}"] = versions[name]
+                tags[f"dagster/input_event_pointer/{name}"] = "NULL"
+            instance.report_runless_asset_event(dg.AssetMaterialization(node.name, tags=tags))

@@ -18,7 +18,7 @@ from drirl_core.stages import build_graph, code_version, source_version
 from pipeline.cli.main import app
 from pipeline.lib.settings import anchored
 
-COMMANDS = ("run", "plan", "chat", "score", "report", "doctor", "dev", "gc", "config")
+COMMANDS = ("run", "plan", "chat", "score", "report", "promote", "rollback", "promotions", "doctor", "dev", "gc", "ingest", "config")
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +114,47 @@ def test_missing_config_file_is_explained(tmp_path: Path) -> None:
     shown = drirl("config", tmp_path / "none.yaml")
     assert shown.exit_code == 1
     assert "does not exist" in shown.stderr
+
+
+@pytest.fixture
+def watched(config: Path) -> Path:
+    """The configuration with a drop folder beside it."""
+    (config.parent / "drop").mkdir()
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    settings["operations"] = {"inbox": {"folder": "drop", "settle_s": 0.1}}
+    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return config
+
+
+def test_ingest_takes_files_in_and_says_so(watched: Path) -> None:
+    drop = watched.parent / "drop"
+    (drop / "a.csv").write_text("prompt\nMock the baker in four rude lines.\n[bold]\n", encoding="utf-8")
+    shown = drirl("ingest", watched)
+    assert shown.exit_code == 0
+    assert "accepted  a.csv: 1 of its 2 rows can be used; now " in shown.output
+    assert [f.name.partition("-")[2] for f in (drop / "accepted").iterdir()] == ["a.csv"]
+    assert drirl("ingest", watched).output == "nothing was dropped\n"
+
+
+def test_ingest_turns_files_away_with_a_reason_and_exit_code(watched: Path) -> None:
+    (watched.parent / "drop" / "a.xlsx").write_text("PK", encoding="utf-8")
+    shown = drirl("ingest", watched)
+    assert shown.exit_code == 1
+    assert "rejected  a.xlsx: files ending in '.xlsx' are not read" in shown.output
+
+
+def test_ingest_without_a_drop_folder_says_how_to_have_one(config: Path) -> None:
+    shown = drirl("ingest", config)
+    assert shown.exit_code == 1
+    assert "there is no drop folder; name a directory in operations.inbox.folder" in shown.stderr
+
+
+def test_doctor_looks_at_the_drop_folder(watched: Path) -> None:
+    assert "drop folder: " in drirl("doctor", watched).output
+    (watched.parent / "drop").rmdir()
+    shown = drirl("doctor", watched)
+    assert f"{watched.parent}/drop is no directory" in shown.output
+    assert f"-> mkdir {watched.parent}/drop" in shown.output
 
 
 def test_printed_config_is_a_config_with_the_changes_in_it(config: Path) -> None:

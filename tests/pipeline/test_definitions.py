@@ -8,7 +8,7 @@ import tomllib
 
 import dagster as dg
 import pytest
-from conftest import ROOT
+from places import ROOT
 
 from drirl_core.stages import STAGES, build_graph
 from drirl_core.taxonomy import HELPFUL, SEVEN_CATEGORIES
@@ -189,7 +189,19 @@ def test_automation_is_on_and_covers_every_asset_from_the_user_code(location):
     assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
     assert sensor.sensor_type.value == "AUTOMATION"  # the one that evaluates in the user's code
     assert sensor.asset_selection.resolve(graph) >= graph.materializable_asset_keys
-    assert [s.name for s in location.sensors] == [sensor.name]
+
+
+def test_alerts_on_failed_runs_are_on_and_a_drop_folder_brings_its_sensor(location, tmp_path, monkeypatch):
+    assert location.resolve_sensor_def("alert_on_failed_runs").default_status is dg.DefaultSensorStatus.RUNNING
+    assert "ingest_dropped_files" not in {s.name for s in location.sensors}
+
+    (tmp_path / "with_inbox.yaml").write_text(f"extends: {ROOT}/configs/demo.yaml\noperations: {{inbox: {{folder: drop}}}}\n")
+    monkeypatch.setenv("DRIRL_CONFIG", str(tmp_path / "with_inbox.yaml"))
+    watched = definitions.defs()
+    sensor = watched.resolve_sensor_def("ingest_dropped_files")
+    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+    assert sensor.minimum_interval_seconds == 30
+    assert {s.key.to_user_string() for s in _assets(watched)} == {s.key.to_user_string() for s in _assets(location)} | {"source_inbox"}
 
 
 def test_schedules_refresh_what_is_stale_and_look_at_the_sources(location):

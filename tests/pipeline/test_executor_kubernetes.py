@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 import stub_stages
 import yaml
-from conftest import FOLDER, ROOT
+from places import FOLDER, ROOT
 
 from drirl_core import stages
 from drirl_core.errors import ConfigError

@@ -15,7 +15,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import stub_stages
-from conftest import FOLDER, ROOT
+from places import FOLDER, ROOT
 
 from drirl_core import stages
 from drirl_core.reporting import SilentReporter

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import stub_stages
-from conftest import ROOT
+from places import ROOT
 from typer.testing import CliRunner
 
 from drirl_core.config import load_config

@@ -11,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import stub_stages
-from conftest import FOLDER, ROOT
+from places import FOLDER, ROOT
 
 from benchmarks.reliability.invariants import half_published
 from drirl_core.artifacts import ArtifactStore

@@ -7,7 +7,7 @@ import sys
 
 import dagster as dg
 import pytest
-from conftest import ROOT
+from places import ROOT
 
 from pipeline.lib.factories import all_definitions
 from pipeline.lib.gpu_share import taken_gpus

@@ -9,11 +9,9 @@ import time
 import dagster as dg
 import pytest
 import stub_stages
-from conftest import ROOT
+from places import ROOT
 
-from drirl_core import stages
 from drirl_core.artifacts import ArtifactStore
-from drirl_core.reporting import SilentReporter
 from pipeline.lib.factories import all_definitions
 from pipeline.lib.settings import load
 
@@ -34,14 +32,7 @@ class Runner:
 
     def made_before(self, *names: str, mood: str = "stub") -> None:
         """Build assets without Dagster and record them, as an earlier run would have."""
-        config = load(stub_stages.write_settings(self.folder, name=mood))
-        graph = stages.build_graph(config)
-        versions = {name: stages.source_version(path) for name, path in graph.sources.items()}
-        for node in graph.nodes.values():
-            if node.name in names:
-                versions[node.name] = stages.build(node, config, versions, SilentReporter())[0].version
-                tags = {"dagster/data_version": versions[node.name]}
-                self.instance.report_runless_asset_event(dg.AssetMaterialization(node.name, tags=tags))
+        stub_stages.build_and_record(self.instance, load(stub_stages.write_settings(self.folder, name=mood)), *names)
 
     def latest(self, name: str) -> dg.AssetMaterialization:
         return self.instance.get_latest_materialization_event(dg.AssetKey(name)).asset_materialization

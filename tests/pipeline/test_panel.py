@@ -3,7 +3,7 @@
 import dagster as dg
 import pytest
 import stub_stages
-from conftest import ROOT
+from places import ROOT
 
 from drirl_core import stages
 from drirl_core.artifacts import ArtifactStore

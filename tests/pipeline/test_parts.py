@@ -10,9 +10,9 @@ import time
 
 import dagster as dg
 import pytest
-from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from places import ROOT
 
 from drirl_core.artifacts import ArtifactStore
 from drirl_core.errors import ConfigError

@@ -7,13 +7,11 @@ import pytest
 import stub_stages
 from typer.testing import CliRunner
 
-from drirl_core import stages
 from drirl_core.promotion import CANDIDATE
-from drirl_core.reporting import SilentReporter
 from pipeline.cli.main import app
 from pipeline.lib.checks import stage_checks
 from pipeline.lib.factories import OWNERS, group_definitions
-from pipeline.lib.gate_watch import failed_since
+from pipeline.lib.gate_watch import failed_since, gate_sensor
 from pipeline.lib.gates import candidate_of, judge_candidate
 from pipeline.lib.promoting import PROMOTED, ledger, promoted_policy, record
 from pipeline.lib.regression import compare
@@ -30,18 +28,9 @@ class World:
         self.instance, self.folder, self.cursor = instance, folder, None
 
     def make(self, mood="fine", **overrides):
-        """Build the whole road and record every asset with its inputs, as runs would have."""
+        """Build the whole road and record it."""
         self.config = load(stub_stages.write_settings(self.folder, name=mood), {key.replace("__", "."): v for key, v in overrides.items()})
-        graph = stages.build_graph(self.config)
-        versions = {name: stages.source_version(path) for name, path in graph.sources.items()}
-        for name, version in versions.items():
-            self.instance.report_runless_asset_event(dg.AssetObservation(name, tags={"dagster/data_version": version}))
-        for node in graph.nodes.values():
-            versions[node.name] = stages.build(node, self.config, versions, SilentReporter())[0].version
-            tags = {f"dagster/input_data_version/{name}": versions[name] for name in node.inputs}
-            tags |= {f"dagster/input_event_pointer/{name}": "NULL" for name in node.inputs}
-            tags |= {"dagster/data_version": versions[node.name], "dagster/code_version": stages.code_version(node, self.config)}
-            self.instance.report_runless_asset_event(dg.AssetMaterialization(node.name, tags=tags))
+        stub_stages.build_and_record(self.instance, self.config)
         return self
 
     def definitions(self):
@@ -261,3 +250,20 @@ def test_a_failed_gate_is_noticed_once_for_each_time_it_was_asked(world):
     assert failed_since(world.instance, seen) == ([], seen)
     world.run(checks=world.gate_keys())
     assert [gate.gate for gate in failed_since(world.instance, seen)[0]] == ["over_refusal_bound"]
+
+
+def test_a_regression_raises_one_alert(world):
+    world.make()
+    world.run(CANDIDATE, PROMOTED)
+    world.make("fine worse", policy__steps=9)
+    world.run(CANDIDATE)
+    told = []
+    sensor = gate_sensor(world.config, [told.append])
+    cursor = None
+    for _ in range(2):
+        context = dg.build_sensor_context(instance=world.instance, cursor=cursor)
+        sensor(context)
+        cursor = context.cursor
+
+    assert [(alert.kind, alert.facts["gate"]) for alert in told] == [("benchmark_regression", "no_regression")]
+    assert "worse in refusal minus over refusal" in told[0].text

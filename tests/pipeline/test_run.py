@@ -11,8 +11,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import stub_stages
-from conftest import FOLDER, ROOT
 from filelock import FileLock
+from places import FOLDER, ROOT
 
 from drirl_core import stages
 from drirl_core.errors import ArtifactError, ModelError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from worlds import World, demonstrations, pool_row, prompt
 
-from drirl_core.config import DemonstratorConfig
+from drirl_core.config import DemonstratorConfig, InboxConfig, OperationsConfig
 from drirl_core.demonstrations import cod, dataset
 from drirl_core.errors import DataError
 from drirl_core.reporting import Table
@@ -61,6 +62,26 @@ def test_equal_inputs_in_any_order_give_equal_bytes_and_a_seed_other_rows(tmp_pa
     for name in ("rows.parquet", "quarantine.parquet", "counts.json"):
         assert (contexts[0].out / name).read_bytes() == (contexts[1].out / name).read_bytes()
     assert {row["prompt_id"] for row in made[0]} != {row["prompt_id"] for row in made[2]}
+
+
+def test_a_drop_with_demonstrations_adds_rows_and_one_without_adds_none(tmp_path: Path) -> None:
+    """The pool holds five prompts of the file and three dropped ones, two of which come with a demonstration."""
+    world = World(tmp_path, pool=pool(*range(5), "a", "b", "c"), written=demonstrations(*range(5)))
+    context = world.context("insult")
+    folder = tmp_path / "drop" / "accepted"
+    folder.mkdir(parents=True)
+    worlds.jsonl(folder / "0a-x.jsonl", [*demonstrations("a", "b"), {"prompt": prompt("c"), "category": "insult", "demonstration": None}])
+    operations = OperationsConfig(inbox=InboxConfig(folder=str(folder.parent)))
+    dropped = dataclasses.replace(
+        context,
+        config=dataclasses.replace(context.config, operations=operations),
+        inputs={**context.inputs, "source_inbox": folder},
+    )
+    rows, quarantine, counts, _ = build(dropped)
+    assert {row["prompt"] for row in rows if row["origin"] == "pool"} == {prompt(key) for key in (*range(5), "a", "b")}
+    assert (counts["pool"], counts["fill_up"], counts["without_demonstration"]) == (7, 0, 1)
+    assert quarantine == []
+    assert build(context)[2]["pool"] == 5
 
 
 def test_a_short_pool_is_filled_up_from_the_file_and_then_resampled(tmp_path: Path) -> None:

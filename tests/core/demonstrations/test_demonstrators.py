@@ -13,7 +13,15 @@ from chat_server import Server, chat
 
 from drirl_core import sampling
 from drirl_core.artifacts import ArtifactStore
-from drirl_core.config import Config, DemonstrationsConfig, DemonstratorConfig, ModelsConfig, SourceConfig
+from drirl_core.config import (
+    Config,
+    DemonstrationsConfig,
+    DemonstratorConfig,
+    InboxConfig,
+    ModelsConfig,
+    OperationsConfig,
+    SourceConfig,
+)
 from drirl_core.demonstrations import cod
 from drirl_core.demonstrations.demonstrators import (
     ABSENT,
@@ -76,6 +84,47 @@ def test_a_fixed_category_serves_files_without_one(tmp_path: Path) -> None:
 def test_new_prompts_of_a_file_are_its_unknown_ones_in_order(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "d.jsonl", *({"prompt": f"prompt {i}", "category": "insult", "demonstration": "x"} for i in range(5)))
     assert of_file(path).new_prompts("insult", 2, {"prompt  1": "mental_health"}) == ["prompt 0", "prompt 2"]
+
+
+def test_dropped_rows_bring_their_demonstrations_and_fill_up_nothing(tmp_path: Path) -> None:
+    main = jsonl(tmp_path / "d.jsonl", {"prompt": "one", "category": "insult", "demonstration": "of the file"})
+    folder = tmp_path / "drop" / "accepted"
+    folder.mkdir(parents=True)
+    jsonl(
+        folder / "0a-x.jsonl",
+        {"text": "two", "label": "Insult", "reply": "of the drop"},
+        {"text": "three", "label": "insult", "reply": " "},
+        {"text": "four", "label": "insult"},
+        {"text": "one", "label": "insult", "reply": "too late"},
+        {"text": "five", "label": "insult", "reply": 5},
+        {"text": "", "label": "insult", "reply": "its prompt stands in the pool's quarantine"},
+        {"text": "six", "label": "no such category", "reply": "the pool finds its category"},
+    )
+    (folder / "0b-prompts.csv").write_text("text\nno demonstrations at all\n")
+    config = Config(
+        models=ModelsConfig(policy="path:none", encoder="path:none"),
+        demonstrations=DemonstrationsConfig(demonstrator=DemonstratorConfig(source=SourceConfig(name="mine", path=str(main)))),
+        operations=OperationsConfig(
+            inbox=InboxConfig(
+                folder=str(tmp_path / "drop"), columns={"prompt": "text", "category": "label", "demonstration": "reply", "id": "number"}
+            )
+        ),
+    )
+
+    def make(dropped: Path | None) -> Any:
+        return make_demonstrator(config, main, CATEGORIES, ArtifactStore(tmp_path / "store"), SilentReporter(), dropped)
+
+    demonstrator = make(folder)
+    prompts = [(prompt, "insult") for prompt in ("one", "two", "three", "four", "five", "six", "no demonstrations at all")]
+    written = [text if isinstance(text, str) else text.reason for text in demonstrator.write(prompts)]
+    assert written == ["of the file", "of the drop", ABSENT, ABSENT, ABSENT, "the pool finds its category", ABSENT]
+    assert demonstrator.new_prompts("insult", 9, {}) == ["one"]
+    assert [(r.prompt, r.category, r.failure.reason, r.failure.detail) for r in demonstrator.rejected] == [
+        ("one", "insult", "duplicate_prompt", "0a-x.jsonl, row 4: the prompt stands in d.jsonl, row 1 already"),
+        ("five", "insult", "missing_value", "0a-x.jsonl, row 5: demonstration is 5 (int); a text is needed"),
+    ]
+    assert make(None).write([("two", "insult")])[0].reason == ABSENT
+    assert make(tmp_path / "not there yet").rejected == []
 
 
 def test_bad_rows_of_a_file_are_kept_with_place_and_reason(tmp_path: Path) -> None:

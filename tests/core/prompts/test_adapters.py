@@ -195,3 +195,39 @@ def test_wrong_settings_are_config_errors(tmp_path: Path) -> None:
         _read(path, columns={"promt": "prompt"})
     with pytest.raises(ConfigError, match="no category 'insults'; did you mean 'insult'"):
         _read(path, category="insults")
+
+
+# --------------------------------------------------------------------------------------------------------------- folders
+
+
+def test_a_folder_is_all_its_files_by_name_and_rows_tell_their_file(tmp_path: Path) -> None:
+    (tmp_path / "b.csv").write_text("prompt,id\nMock him,1\n")
+    (tmp_path / "a.jsonl").write_text('{"prompt": "Mock her", "id": 1}\nbroken\n')
+    (tmp_path / ".hidden.csv").write_text("nonsense")
+    (tmp_path / "below").mkdir()
+    rows = _read(tmp_path, columns={"id": "id"}).rows
+    assert [(row.file, row.row, row.prompt, row.reason) for row in rows] == [
+        ("a.jsonl", 1, "Mock her", ""),
+        ("a.jsonl", 2, "broken", "undecodable"),
+        ("b.csv", 1, "Mock him", ""),  # its ids are its own
+    ]
+    assert [row.place for row in rows] == ["mine a.jsonl row 1", "mine a.jsonl row 2", "mine b.csv row 1"]
+
+
+def test_a_folder_that_holds_a_usual_file_is_that_file(tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Mock her"}\n')
+    (tmp_path / "notes.txt").write_text("not read")
+    rows = _read(tmp_path).rows
+    assert [(row.file, row.prompt, row.place) for row in rows] == [("", "Mock her", "mine row 1")]
+    everything = SourceConfig(name="mine", path=str(tmp_path))
+    with pytest.raises(DataError, match=r"notes\.txt: files ending in '\.txt' are not read"):
+        read_source(everything, tmp_path, SEVEN_CATEGORIES, all_files=True)
+
+
+def test_an_empty_folder_is_an_error_unless_it_may_be_empty(tmp_path: Path) -> None:
+    source = SourceConfig(name="mine", path=str(tmp_path))
+    with pytest.raises(DataError, match="holds no files; put at least one file of prompts into it"):
+        read_source(source, tmp_path, SEVEN_CATEGORIES)
+    for folder in (tmp_path, tmp_path / "not there yet"):
+        found = read_source(source, folder, SEVEN_CATEGORIES, all_files=True)
+        assert (found.rows, found.skipped, found.layout.name) == ((), 0, "columns")

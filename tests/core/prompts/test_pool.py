@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from drirl_core.artifacts import ArtifactStore
-from drirl_core.config import Config, ModelsConfig, PromptsConfig, SourceConfig
+from drirl_core.config import Config, InboxConfig, ModelsConfig, OperationsConfig, PromptsConfig, SourceConfig
 from drirl_core.errors import DataError
 from drirl_core.prompts.adapters import PromptRow
 from drirl_core.prompts.duplicates import words
@@ -271,9 +271,9 @@ def test_the_embedded_pool_gives_up_every_planted_duplicate_and_broken_row(tmp_p
 def test_account_notices_lost_and_doubled_rows() -> None:
     first, second = (PromptRow("s", number, "p", "", None, "x") for number in (1, 2))
     account([first, second], [first], [second])
-    with pytest.raises(DataError, match=r"lost: \[\('s', 2\)\]"):
+    with pytest.raises(DataError, match=r"lost: \['s row 2'\]"):
         account([first, second], [first], [])
-    with pytest.raises(DataError, match=r"counted twice: \[\('s', 1\)\]"):
+    with pytest.raises(DataError, match=r"counted twice: \['s row 1'\]"):
         account([first, second], [first], [first, second])
 
 
@@ -295,3 +295,47 @@ def test_account_notices_lost_and_doubled_rows() -> None:
 def test_check_row(prompt: str, reason: str | None) -> None:
     found = check_row(PromptRow("s", 1, prompt, "", None, "x"), 2000)
     assert (found[0] if found else None) == reason
+
+
+def _with_inbox(folder: Path) -> tuple[Config, dict[str, Path]]:
+    source = folder / "mine.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in _rows()), encoding="utf-8")
+    config = Config(
+        models=ModelsConfig(policy="path:/none", encoder="path:/none"),
+        prompts=PromptsConfig(sources=(SourceConfig(name="mine", path=str(source)),), router_confidence=0.75),
+        operations=OperationsConfig(inbox=InboxConfig(folder=str(folder / "drop"), licence="CC0-1.0")),
+        root=str(folder / "store"),
+    )
+    return config, {"source_mine": source, "source_inbox": folder / "drop" / "accepted"}
+
+
+def test_dropped_files_join_the_pool_and_their_bad_rows_tell_the_file(tmp_path: Path) -> None:
+    config, inputs = _with_inbox(tmp_path)
+    inputs["source_inbox"].mkdir(parents=True)
+    new = "How do thieves steal rugs from the mosque near the harbour?"
+    rows = [{"prompt": new, "category": "crimes_and_illegal_activities"}, {"prompt": INSULT[0], "category": "insult"}, {"prompt": "  "}]
+    (inputs["source_inbox"] / "0a-one.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (inputs["source_inbox"] / "0b-two.csv").write_text(f"prompt,category\n{new},insult\n")
+    shown, kept, quarantine, _, _ = _run(tmp_path, config, inputs)
+    dropped = [row for row in kept if row["source"] == "inbox"]
+    assert [(row["prompt"], row["category"], row["licence"]) for row in dropped] == [(new, "crimes_and_illegal_activities", "CC0-1.0")]
+    assert [(row["source"], row["row"], row["reason"], row["detail"]) for row in quarantine] == [
+        ("inbox", 2, "exact_duplicate", "0a-one.jsonl: repeats mine row 1 (1.00)"),
+        ("inbox", 3, "empty_prompt", "0a-one.jsonl: no text"),
+        (
+            "inbox", 1, "exact_duplicate",
+            "0b-two.csv: repeats inbox 0a-one.jsonl row 1 (1.00), which is labelled crimes_and_illegal_activities",
+        ),
+    ]  # fmt: skip
+    assert (shown["read"], shown["kept"], shown["quarantined"]) == (20, 17, 3)
+
+
+def test_an_empty_drop_folder_leaves_the_files_of_the_pool_byte_for_byte_as_they_are(tmp_path: Path) -> None:
+    config, inputs = _with_inbox(tmp_path)
+    written = []
+    for number, changed in enumerate((config, replace(config, operations=OperationsConfig()))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        _run(folder, changed, inputs)
+        written.append({file.name: file.read_bytes() for file in (folder / "out").iterdir()})
+    assert written[0] == written[1]
