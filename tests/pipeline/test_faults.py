@@ -81,6 +81,7 @@ def test_a_full_home_is_explained_and_space_mends_it(stubbed, mounted, tmp_path)
     assert recorded == published.version
 
 
+@pytest.mark.slow  # several runs, each of which starts worker processes
 def test_a_clock_that_is_set_back_between_runs_loses_nothing(stubbed, home, tmp_path, monkeypatch):
     settings, source, real = stub_stages.write_settings(tmp_path), tmp_path / "unsafe.jsonl", time.time
     first = _run(settings)

@@ -100,6 +100,7 @@ def switched(server, home, monkeypatch) -> Server:
     return server
 
 
+@pytest.mark.slow  # several runs, each of which starts worker processes
 def test_a_run_is_recorded_in_postgres_and_nowhere_else(switched, home, stubbed, tmp_path):
     settings = stub_stages.write_settings(tmp_path)
     first = run_pipeline(settings, select=["sft_checkpoint"], on_event=lambda event: None)

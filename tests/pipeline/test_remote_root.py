@@ -13,6 +13,7 @@ from pipeline.lib.run import run_pipeline
 from pipeline.lib.settings import load
 
 
+@pytest.mark.slow  # several runs, each of which starts worker processes
 def test_what_one_machine_ran_another_finds(stubbed, home, empty_home, tmp_path, monkeypatch):
     root = f"file://{tmp_path}/shared"
     settings = stub_stages.write_settings(tmp_path, root=root, mirror=str(tmp_path / "a"))
