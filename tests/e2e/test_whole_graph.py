@@ -57,6 +57,7 @@ def test_nothing_is_lost_between_the_sources_and_the_pool(config: Config, versio
     assert len(read_table(pool / "prompts.parquet")) + len(read_table(pool / "quarantine.parquet")) == read
 
 
+@pytest.mark.slow  # the whole graph twice
 def test_at_a_uri_versions_are_the_same_and_another_machine_builds_nothing(world: Path, versions: dict[str, str]) -> None:
     class Listening(SilentReporter):
         def __init__(self) -> None:
