@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
-import re
 import shutil
 import socket
 import sys
@@ -20,6 +19,7 @@ from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import Config
 from drirl_core.disk import existing
 from drirl_core.errors import ConfigError, DrirlError
+from drirl_core.models import cpu_multiplies_bfloat16
 from drirl_core.remote import is_uri
 from pipeline.lib.executors import require_extra
 from pipeline.lib.gpu_share import ask_driver
@@ -184,19 +184,9 @@ def memory_gb() -> float | None:
 def check_cpu() -> Check:
     """Look at cores and at the instructions that make bfloat16 fast."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    native = "amx_bf16" in cpu_flags()
-    how = "multiplies bfloat16 natively (AMX), which models.dtype=auto uses" if native else "no AMX, so models.dtype=auto is float32"
+    fast = "multiplies bfloat16 natively, which models.dtype=auto uses"
+    how = fast if cpu_multiplies_bfloat16() else "no bfloat16 instructions, so models.dtype=auto is float32"
     return Check("cpu", "ok", f"{cores} cores; {how}")
-
-
-def cpu_flags() -> frozenset[str]:
-    """Return the instruction-set flags of the first CPU; empty where the system does not list them."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return frozenset()
-    match = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, flags=re.MULTILINE)
-    return frozenset(match.group(1).split()) if match else frozenset()
 
 
 def check_gpu(config: Config) -> Check:
