@@ -357,9 +357,9 @@ def test_devices_and_types(settings: ModelsConfig, monkeypatch: pytest.MonkeyPat
 
     assert dtype_of(dataclasses.replace(settings, dtype="bfloat16")) is torch.bfloat16
     assert dtype_of(settings) is torch.float32
-    monkeypatch.setattr(models, "_cpu_multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(models, "cpu_multiplies_bfloat16", lambda: True)
     assert dtype_of(dataclasses.replace(settings, dtype="auto")) is torch.bfloat16
-    monkeypatch.setattr(models, "_cpu_multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(models, "cpu_multiplies_bfloat16", lambda: False)
     assert dtype_of(dataclasses.replace(settings, dtype="auto")) is torch.float32
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert device_of(dataclasses.replace(settings, device="auto")).type == "cpu"
