@@ -69,10 +69,10 @@ class Execution:
             Whether the run ended. One that waits for a place in the GPU pool does not; it is recorded as cancelled and
             its thread dies with this process. A second Ctrl-C ends the wait.
         """
-        stop_run(self.run_id)
         run = self.instance.get_run_by_id(self.run_id)
         if run and not run.is_finished and run.status is not dg.DagsterRunStatus.CANCELING:
             self.instance.report_run_canceling(run, "Stopped by the user.")
+        stop_run(self.run_id)  # last: a step that ends before the run is marked makes it a failed one
         with contextlib.suppress(KeyboardInterrupt):
             if self.ended(_STOP_TIMEOUT_S):
                 return True
