@@ -25,6 +25,7 @@ from drirl_core.benchmarks.statistics import wilson
 from drirl_core.config import Config, load_config
 from drirl_core.reporting import LogReporter
 from drirl_core.sampling import SamplingSettings, sample
+from pipeline.lib.plan import with_ancestors
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "trade_off.png"
 
@@ -34,10 +35,9 @@ def make(config: Config) -> dict[str, Path]:
     graph, reporter = stages.build_graph(config), LogReporter()
     versions = {name: stages.source_version(path) for name, path in graph.sources.items()}
     made: dict[str, Path] = {}
-    for node in graph.nodes.values():
-        if node.stage not in ("balance_report", "benchmark", "report", "model_card"):
-            artifact, *_ = stages.build(node, config, versions, reporter)
-            versions[node.name], made[node.name] = artifact.version, artifact.path
+    for node in with_ancestors(graph, ["policy_checkpoint"]):
+        artifact, *_ = stages.build(node, config, versions, reporter)
+        versions[node.name], made[node.name] = artifact.version, artifact.path
     return made
 
 
