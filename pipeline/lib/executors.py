@@ -10,10 +10,14 @@ from pipeline.lib.settings import CONFIG_VARIABLE, config_for_nodes
 if TYPE_CHECKING:
     import dagster as dg
 
-EXTRAS = {"ray": ("dagster_ray", "ray"), "kubernetes": ("dagster_k8s", "kubernetes")}
+_EXTRAS = {"ray": ("dagster_ray", "ray"), "kubernetes": ("dagster_k8s", "kubernetes")}
 """Modules of the optional packages of each executor that needs some; the extra is called like the executor."""
 
-LAUNCHER = "run_launcher: {module: dagster_k8s, class: K8sRunLauncher, config: {...}}"
+_ELSEWHERE = {
+    "ray": "start Dagster with `drirl dev FILE` and materialize there",
+    "kubernetes": "materialize on the page of the Dagster that runs in the cluster",
+}
+_LAUNCHER = "run_launcher: {module: dagster_k8s, class: K8sRunLauncher, config: {...}}"
 
 
 def require_extra(config: Config) -> None:
@@ -23,7 +27,7 @@ def require_extra(config: Config) -> None:
         ConfigError: they are not; it names the command that installs them.
     """
     name = config.execution.executor
-    missing = [module for module in EXTRAS.get(name, ()) if importlib.util.find_spec(module) is None]
+    missing = [module for module in _EXTRAS.get(name, ()) if importlib.util.find_spec(module) is None]
     if missing:
         raise ConfigError(
             f"execution.executor is {name!r}, which needs {' and '.join(missing)}; install with: "
@@ -38,10 +42,10 @@ def require_local(config: Config) -> None:
         ConfigError: the executor is one whose steps run elsewhere; it says how to go on.
     """
     name = config.execution.executor
-    if name in EXTRAS:
+    if name in _ELSEWHERE:
         raise ConfigError(
-            f"execution.executor is {name!r}, and `drirl run` runs every step on this machine; start Dagster with `drirl dev FILE` and "
-            "materialize there, or run here with --set execution.executor=in_process"
+            f"execution.executor is {name!r}, and `drirl run` runs every step on this machine; {_ELSEWHERE[name]}, or run here with "
+            "--set execution.executor=in_process"
         )
 
 
@@ -82,7 +86,7 @@ def _kubernetes(config: Config) -> "dg.ExecutorDefinition":
         if not isinstance(init.instance.run_launcher, K8sRunLauncher):  # dagster-k8s reads its settings, and breaks without
             raise ConfigError(
                 "execution.executor is 'kubernetes', but this Dagster instance launches runs with "
-                f"{type(init.instance.run_launcher).__name__}; run Dagster in the cluster, with `{LAUNCHER}` in its dagster.yaml"
+                f"{type(init.instance.run_launcher).__name__}; run Dagster in the cluster, with `{_LAUNCHER}` in its dagster.yaml"
             )
         return k8s_job_executor.executor_creation_fn(init)
 

@@ -36,7 +36,6 @@ def install() -> None:
 
 
 def _misbehave(context: Context) -> None:
-    context.reporter.log(f"GPUs: {os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}")
     asset = context.out.parent.name.rpartition("-")[0]
     wanted = dict(word.partition("=")[::2] for word in context.config.name.split() if "=" in word)
     if wanted.get("fail") == asset:
@@ -49,6 +48,10 @@ def _misbehave(context: Context) -> None:
     if wanted.get("sleep") == asset:
         (context.scratch / "pid").write_text(str(os.getpid()))
         time.sleep(120)
+
+
+def _tell_gpus(context: Context) -> None:
+    context.reporter.log(f"GPUs: {os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}")
 
 
 def _digest(context: Context, stage: str) -> str:
@@ -97,6 +100,7 @@ def build_prompt_pool(context: Context) -> dict[str, Any]:
 def build_dataset(context: Context) -> dict[str, Any]:
     """Four rows, one a split but two for training; only the category's own prompts decide them."""
     _misbehave(context)
+    _tell_gpus(context)
     import pyarrow.parquet as pq
 
     pool = pq.read_table(context.inputs["prompt_pool"] / "prompts.parquet").to_pylist()
@@ -150,6 +154,7 @@ def build_hardness(context: Context) -> dict[str, Any]:
 
 def _trained(context: Context, stage: str) -> dict[str, Any]:
     _misbehave(context)
+    _tell_gpus(context)
     (context.out / "model.safetensors").write_text(_digest(context, stage))
     (context.out / "training_log.jsonl").write_text(json.dumps({"step": 1, "loss": 0.5, "kl": 0.01}) + "\n")
     _json(context, "metrics.json", {"kl": 0.01, "last_reward": 1.0})

@@ -144,4 +144,4 @@ def test_a_heavy_worker_sees_one_gpu_and_a_light_one_all(two_gpus, stubbed, inst
     lines = [entry.user_message for entry in instance.all_logs(result.run_id)]
 
     assert "GPUs: GPU-a" in lines
-    assert "GPUs: all" in lines
+    assert "[helpful_dataset] GPUs: all" in lines
