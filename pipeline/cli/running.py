@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from drirl_core.config import Config
+from drirl_core.promotion import CANDIDATE
 from pipeline.cli import promotion, results
 from pipeline.cli.common import duration, errors, output
 from pipeline.cli.planning import left_out_lines, summary_line
@@ -72,7 +73,7 @@ def _say_done(config: Config, outcome: Any, state: RunState, asked: str) -> None
             f"Done: {len(outcome.built)} assets built, {len(outcome.reused)} found again, in {duration(outcome.seconds)}.",
             style="bold green",
         )
-    for warning in state.warnings:
+    for warning in (warning for warning in state.warnings if not warning.startswith(f"{CANDIDATE} ")):  # the gates are told below
         console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
     console.print()
     found = results.report_of(config)
