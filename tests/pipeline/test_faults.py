@@ -11,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import stub_stages
-from places import FOLDER, ROOT
+from places import FOLDER, ROOT, wait_for
 
 from benchmarks.reliability.invariants import half_published
 from drirl_core.artifacts import ArtifactStore
@@ -157,11 +157,11 @@ process.join()
         text=True,
     )
     step = int(run.stdout.readline())
-    pid_file = _wait_for(lambda: next((tmp_path / "artifacts" / ".work").glob("*/scratch/pid"), None))
-    worker = int(_wait_for(pid_file.read_text))
+    pid_file = wait_for(lambda: next((tmp_path / "artifacts" / ".work").glob("*/scratch/pid"), None))
+    worker = int(wait_for(pid_file.read_text))
     run.send_signal(signal.SIGKILL)
     run.wait()
-    assert _wait_for(lambda: _gone(worker) and _gone(step), seconds=15)
+    assert wait_for(lambda: _gone(worker) and _gone(step), seconds=15)
 
 
 def _gone(pid: int) -> bool:
@@ -169,13 +169,3 @@ def _gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
-
-
-def _wait_for(look, seconds: float = 60.0):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = look()
-        if found:
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"nothing came within {seconds} s")

@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 import stub_stages
 from filelock import FileLock
-from places import FOLDER, ROOT
+from places import FOLDER, ROOT, wait_for
 
 from drirl_core import stages
 from drirl_core.errors import ArtifactError, ModelError
@@ -264,22 +264,12 @@ print(outcome.cancelled, outcome.success, outcome.failures)
     env = {**os.environ, "PYTHONPATH": str(FOLDER)}
     line = ["env", "--default-signal=INT", sys.executable, "-c", code]  # a background shell passes on that Ctrl-C is ignored
     process = subprocess.Popen(line, env=env, stdout=subprocess.PIPE, text=True)
-    pid_file = _wait_for(lambda: next((tmp_path / "artifacts" / ".work").glob("*/scratch/pid"), None))
-    pid = int(_wait_for(pid_file.read_text))
+    pid_file = wait_for(lambda: next((tmp_path / "artifacts" / ".work").glob("*/scratch/pid"), None))
+    pid = int(wait_for(pid_file.read_text))
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[0]
 
     assert said == "True False []\n"
-    assert _wait_for(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2])
+    assert wait_for(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2])
     with dg.DagsterInstance.from_config(str(home)) as instance:
         assert [run.status.value for run in instance.get_runs()] == ["CANCELED"]
-
-
-def _wait_for(look, seconds: float = 60.0):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = look()
-        if found:
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"nothing came within {seconds} s")
