@@ -17,11 +17,9 @@ When the root is a URI, this layout is a mirror on this machine: whole copies of
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -40,7 +38,7 @@ from drirl_core.remote import Remote, UnreachableError, is_uri
 if TYPE_CHECKING:
     from drirl_core.config import Config
 
-__all__ = ["MANIFEST", "Artifact", "ArtifactStore", "Workspace", "fingerprint", "to_json"]
+__all__ = ["MANIFEST", "Artifact", "ArtifactStore", "Workspace", "fingerprint"]
 
 DEFAULT_MIRROR = ".drirl/mirror"
 
@@ -176,37 +174,6 @@ class ArtifactStore:
         """
         if self.remote:
             self.remote.require_writable()
-
-    def read_state(self, name: str) -> bytes | None:
-        """Return a small file that lies beside the artifacts and changes, such as the ledger of promotions; None without one.
-
-        Raises:
-            UnreachableError: the object store cannot be asked.
-            OSError: the file is there and cannot be read.
-        """
-        if self.remote:
-            return self.remote.read(name)
-        with contextlib.suppress(FileNotFoundError):
-            return (self.root / name).read_bytes()
-        return None
-
-    def write_state(self, name: str, text: str) -> None:
-        """Replace such a file as a whole.
-
-        Raises:
-            ArtifactError: it cannot be written; the former one stays.
-        """
-        file = self.root / name
-        temporary = file.with_name(f".{name}.{os.getpid()}.tmp")
-        with disk_errors_explained(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                write_synced(temporary, text)
-                if self.remote:
-                    self.remote.put(temporary, name)
-                temporary.replace(file)
-            finally:
-                temporary.unlink(missing_ok=True)
 
     def verify(self, artifact: Artifact) -> None:
         """Hash every file again.
@@ -419,14 +386,3 @@ def fingerprint(asset: str, code_version: str, inputs: Mapping[str, str]) -> str
     """
     text = json.dumps([asset, code_version, dict(inputs)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:VERSION_DIGITS]
-
-
-def to_json(value: Any) -> Any:
-    """Return `value` as plain JSON data; dataclasses become dicts, paths become strings."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return to_json(dataclasses.asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,28 @@ def write_synced(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+
+
+def create_synced(path: Path, text: str) -> bool:
+    """Write a file whole, unless there is one: of several writers exactly one succeeds.
+
+    Args:
+        path: the file; its directory exists.
+        text: its content.
+
+    Returns:
+        Whether it was written; False when there was a file already, which stays as it is.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        write_synced(temporary, text)
+        os.link(temporary, path)  # unlike a rename it never replaces
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+    return True
 
 
 def sync(path: Path) -> None:

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from drirl_core.disk import sha256
+from drirl_core.disk import create_synced, sha256
 from drirl_core.errors import ArtifactError, ConfigError, DrirlError, nearest
 from drirl_core.manifest import MANIFEST, UNREADABLE, file_sizes, parse_manifest
 from drirl_core.report.redaction import redact_text
@@ -238,6 +238,30 @@ class Remote:
                 Path(temporary).replace(target)
             else:
                 self._files.put_file(str(file), target)
+
+    def create(self, file: Path, key: str) -> bool:
+        """Write a local file as an object, unless there is one: of several writers exactly one succeeds.
+
+        Returns:
+            Whether it was written; False when there was an object with other content already, which stays as it is.
+
+        Raises:
+            UnreachableError: it could not be written.
+        """
+        from fsspec.implementations.local import LocalFileSystem
+
+        target, content = self._key(key), file.read_bytes()
+        with self._explained("written", missing_is_trouble=True):
+            if isinstance(self._files, LocalFileSystem):
+                Path(target).parent.mkdir(parents=True, exist_ok=True)
+                return create_synced(Path(target), content.decode())
+            try:
+                self._files.pipe_file(target, content, mode="create")
+            except Exception:  # each protocol has its own way to say that there is one
+                if not self._files.exists(target):
+                    raise
+                return self.read(key) == content  # an earlier try of the client may have got through without an answer
+        return True
 
     def _whole(self, asset: str, version: str, sizes: Mapping[str, int]) -> bool:
         try:

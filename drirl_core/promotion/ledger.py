@@ -1,6 +1,7 @@
 """Which policy is promoted, and every promotion and rollback before: who, when, why.
 
-One JSON file, replaced as a whole, so that the pointer and its history can never disagree.
+Each move is a numbered entry that is written once (`drirl_core.journal`); the last one is the pointer, so that it and its
+history can never disagree.
 """
 
 from __future__ import annotations
@@ -8,18 +9,22 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from filelock import FileLock
-
 from drirl_core.artifacts import ArtifactStore
 from drirl_core.errors import ArtifactError
+from drirl_core.journal import Journal
 from drirl_core.promotion.candidate import CANDIDATE
+from drirl_core.remote import UnreachableError
 
-LEDGER = "promotions.json"
-_LOCK_TIMEOUT_S = 30.0
+PROMOTIONS = "promotions"
+"""Folder of the ledger below the root of the artifacts."""
+
+
+class NotPromotedError(ArtifactError):
+    """Say that a candidate may not be promoted; the pointer stays where it was."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,7 @@ class Ledger:
     """
 
     def __init__(self, store: ArtifactStore) -> None:
-        self._store = store
-        self.place = f"{store.place}/{LEDGER}"
+        self._store, self._journal = store, Journal(store, PROMOTIONS)
 
     def history(self) -> list[Promotion]:
         """Return every move of the pointer, the oldest first.
@@ -65,12 +69,14 @@ class Ledger:
             ArtifactError: the ledger cannot be read; it is never taken for an empty one.
         """
         try:
-            text = self._store.read_state(LEDGER)
-            rows = json.loads(text)["history"] if text is not None else []
+            rows = [json.loads(text) for text in self._journal.read()]
             return [Promotion(**{**row, "gates": tuple(row["gates"])}) for row in rows]
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except UnreachableError:
+            raise
+        except (OSError, ArtifactError, ValueError, LookupError, TypeError) as error:
             raise ArtifactError(
-                f"{self.place} cannot be read ({error}); restore it from a backup, or move it away to start without a promoted policy"
+                f"{self._journal.place} cannot be read ({error}), so it is not known which policies are promoted; restore it from a "
+                "backup, or move it away to start without a promoted policy"
             ) from error
 
     def current(self) -> Promotion | None:
@@ -78,7 +84,16 @@ class Ledger:
         history = self.history()
         return history[-1] if history else None
 
-    def promote(self, candidate: str, *, by: str, why: str, gates: Sequence[Mapping[str, Any]] = (), forced: bool = False) -> Promotion:
+    def promote(
+        self,
+        candidate: str,
+        *,
+        by: str,
+        why: str,
+        gates: Sequence[Mapping[str, Any]] = (),
+        forced: bool = False,
+        judged_after: Promotion | Literal["unknown"] | None = "unknown",
+    ) -> Promotion:
         """Move the pointer to a candidate's policy.
 
         Args:
@@ -86,25 +101,33 @@ class Ledger:
             by: who does it.
             why: the reason.
             gates: what the gates said.
-            forced: whether gates that failed are overruled.
+            forced: whether gates that failed, or a move since they were asked, are overruled.
+            judged_after: the move that was the last one when the gates were asked, None when there was none.
 
         Returns:
             The new entry; when this candidate is promoted already, the entry that did it.
 
         Raises:
-            ArtifactError: a gate failed and nobody overruled it, or the candidate or its policy is not in the store.
+            NotPromotedError: a gate failed, or the pointer was moved since the gates compared, and nobody overruled it.
+            ArtifactError: the candidate or its policy is not in the store, or the ledger cannot be written.
         """
         failed = [f"{row['gate']}: {row['description']}" for row in gates if not row["passed"]]
         if failed and not forced:
-            raise ArtifactError(f"candidate {candidate} is not promoted; " + "; ".join(failed))
+            raise NotPromotedError(f"candidate {candidate} is not promoted; " + "; ".join(failed))
         policy = policy_of(self._store, candidate)
-        with self._alone():
-            history = self.history()
-            if history and history[-1].candidate == candidate:
-                return history[-1]
-            entry = Promotion("promote", candidate, policy, _now(), by, why, tuple(dict(row) for row in gates), bool(failed))
-            self._write([*history, entry])
-        return entry
+
+        def next_move(history: Sequence[Promotion]) -> Promotion:
+            last = history[-1] if history else None
+            if last and last.candidate == candidate:
+                return last
+            if judged_after not in ("unknown", last) and not forced:
+                since = f"{last.by} moved to {last.policy} at {last.at}" if last else "the ledger was emptied"
+                raise NotPromotedError(
+                    f"candidate {candidate} is not promoted: its gates compared it with what was promoted before {since}; ask them again"
+                )
+            return Promotion("promote", candidate, policy, _now(), by, why, tuple(dict(row) for row in gates), bool(failed))
+
+        return self._move(next_move)
 
     def rollback(self, *, by: str, why: str, to: str | None = None) -> Promotion:
         """Move the pointer back to a policy that was promoted before.
@@ -120,25 +143,26 @@ class Ledger:
         Raises:
             ArtifactError: there is nothing to go back to, `to` names none or several, or its files are gone.
         """
-        with self._alone():
-            history = self.history()
+
+        def next_move(history: Sequence[Promotion]) -> Promotion:
             target = rollback_target(history, to)
             policy_of(self._store, target.candidate)
-            entry = Promotion("rollback", target.candidate, target.policy, _now(), by, why)
-            self._write([*history, entry])
-        return entry
+            return Promotion("rollback", target.candidate, target.policy, _now(), by, why)
 
-    def _write(self, history: Sequence[Promotion]) -> None:
-        text = json.dumps({"history": [dataclasses.asdict(entry) for entry in history]}, indent=1)
-        try:
-            self._store.write_state(LEDGER, text)
-        except ArtifactError as error:
-            raise ArtifactError(f"the promoted policy stays what it was: {error}") from error
+        return self._move(next_move)
 
-    def _alone(self) -> FileLock:
-        """Hold the ledger among the processes of this machine; on an object store, machines must not promote at the same moment."""
-        self._store.root.mkdir(parents=True, exist_ok=True)
-        return FileLock(self._store.root / f".{LEDGER}.lock", timeout=_LOCK_TIMEOUT_S)
+    def _move(self, next_move: Callable[[Sequence[Promotion]], Promotion]) -> Promotion:
+        """Add the move that follows from the history; when another process was first, from the history with its move."""
+        while True:
+            history = self.history()
+            entry = next_move(history)
+            if history and entry is history[-1]:
+                return entry
+            try:
+                if self._journal.write(len(history) + 1, json.dumps(dataclasses.asdict(entry), indent=1)):
+                    return entry
+            except ArtifactError as error:
+                raise ArtifactError(f"the promoted policy stays what it was: {error}") from error
 
 
 def policy_of(store: ArtifactStore, candidate: str) -> str:

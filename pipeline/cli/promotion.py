@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from drirl_core.artifacts import Artifact, ArtifactStore
+from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import Config
 from drirl_core.errors import ConfigError
 from drirl_core.promotion import Ledger, Promotion
@@ -30,12 +30,12 @@ def promote(config: Config, version: str | None, why: str, *, check: bool, force
 
     Raises:
         ConfigError: gates are to be overruled without a reason.
-        ArtifactError: there is no such candidate.
+        ArtifactError: there is no such candidate, or the pointer was moved while the gates were asked.
         typer.Exit: code 1 when a gate failed and nobody overruled it.
     """
     if force and not why.strip():
         raise ConfigError("--force overrules gates, and the history must say why; add --why TEXT")
-    console, candidate = output(), candidate_of(config, version)
+    console, candidate, before = output(), candidate_of(config, version), Ledger(ArtifactStore.of(config)).current()
     gates = judge_candidate(config, candidate)
     console.print(Text(f"Candidate {candidate.version}, policy {candidate.metadata['policy']}"))
     _show_gates(gates, console)
@@ -47,7 +47,12 @@ def promote(config: Config, version: str | None, why: str, *, check: bool, force
     if check:
         console.print(f"\nAll {len(gates)} gates pass; `drirl promote` makes it the promoted policy.", style="bold green", highlight=False)
         return
-    _move_and_record(config, candidate, gates, why or "all gates passed", forced=force, console=console)
+    from pipeline.lib.promoting import ledger, person  # loads Dagster
+
+    rows = [gate.row() for gate in gates]
+    reason = why or "all gates passed"
+    moved = ledger(config).promote(candidate.version, by=person(), why=reason, gates=rows, forced=force, judged_after=before)
+    _say_moved(config, moved, console)
 
 
 def rollback(config: Config, to: str | None, why: str) -> None:
@@ -101,13 +106,6 @@ def _show_gates(gates: Sequence[Gate], console: Console) -> None:
     for gate in gates:
         mark = "[green]pass[/]" if gate.verdict.passed else "[red]FAIL[/]"
         console.print(f"{mark}  [bold]{escape(gate.row()['gate'])}[/]: {escape(gate.verdict.description)}", highlight=False, soft_wrap=True)
-
-
-def _move_and_record(config: Config, candidate: Artifact, gates: Sequence[Gate], why: str, *, forced: bool, console: Console) -> None:
-    from pipeline.lib.promoting import ledger, person  # loads Dagster
-
-    rows = [gate.row() for gate in gates]
-    _say_moved(config, ledger(config).promote(candidate.version, by=person(), why=why, gates=rows, forced=forced), console)
 
 
 def _say_moved(config: Config, moved: Promotion, console: Console) -> None:

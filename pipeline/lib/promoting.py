@@ -7,7 +7,7 @@ import dagster as dg
 
 from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import Config
-from drirl_core.promotion import CANDIDATE, Ledger, Promotion
+from drirl_core.promotion import CANDIDATE, Ledger, NotPromotedError, Promotion
 from pipeline.lib.conditions import PROMOTE
 from pipeline.lib.display import markdown_table
 from pipeline.lib.gates import judge_candidate
@@ -37,13 +37,13 @@ def promoted_policy(config: Config, owners: list[str]) -> dg.AssetsDefinition:
         tags={"drirl/stage": PROMOTED, "drirl/cost": "light"},
     )
     def promote(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        candidate = artifact_of(context.instance, CANDIDATE, config)
-        gates = judge_candidate(config, candidate)
-        failed = [f"{gate.row()['gate']}: {gate.verdict.description}" for gate in gates if not gate.verdict.passed]
-        if failed:
-            raise dg.Failure("\n".join(["the promoted policy stays what it was:", *failed]), allow_retries=False)
-        rows = [gate.row() for gate in gates]
-        moved = ledger(config).promote(candidate.version, by=f"{person()}, run {context.run_id}", why="all gates passed", gates=rows)
+        candidate, before = artifact_of(context.instance, CANDIDATE, config), ledger(config).current()
+        rows = [gate.row() for gate in judge_candidate(config, candidate)]
+        by = f"{person()}, run {context.run_id}"
+        try:
+            moved = ledger(config).promote(candidate.version, by=by, why="all gates passed", gates=rows, judged_after=before)
+        except NotPromotedError as error:
+            raise dg.Failure(f"the promoted policy stays what it was: {error}", allow_retries=False) from error
         return dg.MaterializeResult(metadata=shown(moved, config), data_version=dg.DataVersion(moved.policy))
 
     return promote

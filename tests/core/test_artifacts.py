@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from drirl_core import artifacts
-from drirl_core.artifacts import Artifact, ArtifactStore, fingerprint, to_json
-from drirl_core.config import LoraConfig
+from drirl_core.artifacts import Artifact, ArtifactStore, fingerprint
 from drirl_core.errors import ArtifactError
 
 DETAILS = {"metadata": {"rows": 2}, "inputs": {}}
@@ -346,12 +345,6 @@ def test_fingerprints_depend_on_everything_but_the_order_of_inputs() -> None:
         ("a", "1-x", {"left": "2", "right": "1"}),
     ]
     assert len({key, *(fingerprint(*other) for other in others)}) == 4
-
-
-def test_to_json_makes_plain_data() -> None:
-    made = to_json({"lora": LoraConfig(rank=2, targets=("q",)), "path": Path("/a/b"), 3: (1, None, {"x": [Path("c")]})})
-    assert made == {"lora": {"rank": 2, "alpha": 32, "targets": ["q"]}, "path": "/a/b", "3": [1, None, {"x": ["c"]}]}
-    assert json.loads(json.dumps(made)) == made
 
 
 def test_cache_files_lie_beside_the_artifacts(store: ArtifactStore) -> None:

@@ -100,7 +100,8 @@ def test_the_promotion_asks_the_gates_itself_when_it_is_started_alone(world):
     failure = next(e for e in result.all_events if e.event_type_value == "STEP_FAILURE").step_failure_data.user_failure_data
 
     assert not result.success
-    assert failure.description.startswith("the promoted policy stays what it was:\nover_refusal_bound: embedded: 50.0%")
+    assert failure.description.startswith("the promoted policy stays what it was: candidate ")
+    assert "over_refusal_bound: embedded: 50.0%" in failure.description
     assert world.promoted is None
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from drirl_core import artifacts
 from drirl_core.artifacts import ArtifactStore
 from drirl_core.errors import ArtifactError
-from drirl_core.promotion import CANDIDATE, Ledger
+from drirl_core.promotion import CANDIDATE, Ledger, NotPromotedError
 from drirl_core.promotion.ledger import Promotion, rollback_target
 
 PASSED = {"gate": "kl_bound", "passed": True, "description": "fine"}
@@ -110,13 +110,23 @@ def test_rollback_says_why_it_cannot(ledger, store):
     assert ledger.current().why == "second"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"history": 3}', '{"history": [{"action": "promote"}]}', '{"history": [{"x": 1}]}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"action": "promote"}', '{"x": 1, "gates": []}'])
 def test_a_damaged_ledger_is_an_error_and_never_an_empty_one(ledger, store, text):
     version = candidate(store, "a")
-    (store.root / "promotions.json").write_text(text)
-    with pytest.raises(ArtifactError, match=r"promotions\.json cannot be read .* restore it from a backup"):
-        ledger.promote(version, by="ada", why="first")
-    assert (store.root / "promotions.json").read_text() == text
+    ledger.promote(version, by="ada", why="first")
+    entry = store.root / "promotions" / "000001.json"
+    entry.write_text(text)
+    with pytest.raises(ArtifactError, match=r"promotions cannot be read .* restore it from a backup"):
+        ledger.promote(version, by="ada", why="again")
+    assert entry.read_text() == text
+
+
+def test_an_entry_that_is_gone_is_an_error(ledger, store):
+    for name in "abc":
+        ledger.promote(candidate(store, name), by="ada", why=name)
+    (store.root / "promotions" / "000002.json").unlink()
+    with pytest.raises(ArtifactError, match=r"000002\.json is missing among the entries of .*promotions.* restore it"):
+        ledger.current()
 
 
 def test_a_full_disk_leaves_the_pointer_whole(ledger, store, monkeypatch):
@@ -130,7 +140,18 @@ def test_a_full_disk_leaves_the_pointer_whole(ledger, store, monkeypatch):
     with pytest.raises(ArtifactError, match=r"the promoted policy stays what it was: the disk of .* is full"):
         ledger.promote(second, by="ada", why="second")
     assert ledger.history() == [first]
-    assert [path.name for path in store.root.glob(".promotions.json.*.tmp")] == []
+    assert [path.name for path in (store.root / "promotions").iterdir()] == ["000001.json"]
+
+
+def test_gates_that_were_asked_before_another_promotion_do_not_count(ledger, store):
+    a, b, c = (candidate(store, name) for name in "abc")
+    before = ledger.current()
+    ledger.promote(a, by="ada", why="first", judged_after=before)
+    with pytest.raises(NotPromotedError, match=rf"candidate {b} is not promoted: .* before ada moved to .*; ask them again"):
+        ledger.promote(b, by="bob", why="at the same time", judged_after=before)
+    assert ledger.promote(a, by="bob", why="the same one", judged_after=before).by == "ada"
+    assert ledger.promote(b, by="bob", why="asked again", judged_after=ledger.current()).candidate == b
+    assert ledger.promote(c, by="bob", why="red team", judged_after=before, forced=True).candidate == c
 
 
 def _promote(root, version):
