@@ -9,6 +9,7 @@ from typing import Any
 
 from drirl_core.artifacts import Artifact
 from drirl_core.reporting import Plot, Table
+from pipeline.lib.columns import MEANINGS
 
 MAIN_TABLES = {
     "prompt_pool": "prompts.parquet",
@@ -125,7 +126,7 @@ def _table_facts(path: Path) -> dict[str, Value]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        columns = [{"name": field.name, "type": str(field.type)} for field in file.schema_arrow]
+        columns = [{"name": field.name, "type": str(field.type), "description": MEANINGS.get(field.name)} for field in file.schema_arrow]
         return {
             "dagster/row_count": _value(file.metadata.num_rows),
             "dagster/column_schema": {"type": "table_schema", "raw_value": {"columns": columns}},

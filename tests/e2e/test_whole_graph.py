@@ -18,6 +18,8 @@ from drirl_core.reporting import SilentReporter
 from drirl_core.stages import DATA_FOLDER, build, build_graph, run_all, source_version
 from drirl_core.tables import read_table
 from drirl_core.testing import RecordingReporter, tiny_config
+from pipeline.lib.columns import MEANINGS
+from pipeline.lib.display import MAIN_TABLES
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,6 +57,12 @@ def test_nothing_is_lost_between_the_sources_and_the_pool(config: Config, versio
     pool = store.open("prompt_pool", versions["prompt_pool"]).path
     read = sum(1 for _ in build_graph(config).sources["source_unsafe_prompts"].open(encoding="utf-8"))
     assert len(read_table(pool / "prompts.parquet")) + len(read_table(pool / "quarantine.parquet")) == read
+
+
+def test_every_column_that_the_graph_shows_is_explained(config: Config, versions: dict[str, str]) -> None:
+    store, nodes = ArtifactStore(config.root), build_graph(config).nodes
+    tables = [store.open(name, versions[name]).path / MAIN_TABLES[node.stage] for name, node in nodes.items() if node.stage in MAIN_TABLES]
+    assert {column for table in tables for column in read_table(table)[0]} == set(MEANINGS)
 
 
 @pytest.mark.slow  # the whole graph twice

@@ -65,7 +65,9 @@ def test_an_asset_is_reported_with_version_numbers_and_log_lines(run):
     assert shown.metadata["prompts"] == dg.IntMetadataValue(2)
     assert shown.metadata["share"] == dg.FloatMetadataValue(0.5)
     assert shown.metadata["dagster/row_count"].value == 2
-    assert [c.name for c in shown.metadata["dagster/column_schema"].value.columns] == ["prompt_id", "prompt", "category", "group_id"]
+    columns = shown.metadata["dagster/column_schema"].value.columns
+    assert [c.name for c in columns] == ["prompt_id", "prompt", "category", "group_id"]
+    assert columns[1].description == "what the user asks"
     assert "pool is ready" in run.lines(result)
 
 
