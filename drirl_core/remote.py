@@ -14,6 +14,7 @@ also makes an upload that broke off go on where it stopped.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import errno
 import hashlib
 import importlib.util
@@ -217,10 +218,36 @@ class Remote:
         """Return the size in bytes of every object below a place, by key."""
         try:
             with self._explained("listed"):
-                found = self._files.find(self._key(key), detail=True)
+                found = self._below(self._key(key))
         except FileNotFoundError:
             return {}
         return {name.removeprefix(f"{self._base}/"): int(entry["size"]) for name, entry in found.items()}
+
+    def modified_at(self, key: str) -> float | None:
+        """Return when an object was written, in seconds since 1970; None when it is gone or the file system cannot tell."""
+        try:
+            with self._explained("read"):
+                try:
+                    moment = self._files.modified(self._key(key))
+                except NotImplementedError:
+                    return None
+        except FileNotFoundError:
+            return None
+        return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
+
+    def remove(self, key: str) -> None:
+        """Delete an object, or everything below a place; what is gone already is fine.
+
+        Raises:
+            UnreachableError: it could not be deleted.
+        """
+        place = self._key(key)
+        with contextlib.suppress(FileNotFoundError), self._explained("deleted from"):
+            for name in self._files.find(place):  # one by one: deleting in bulk, s3fs says nothing of what it could not delete
+                with contextlib.suppress(FileNotFoundError):
+                    self._files.rm_file(name)
+            if self._files.isdir(place):  # empty by now, on file systems that have directories
+                self._files.rm(place, recursive=True)
 
     def put(self, file: Path, key: str) -> None:
         """Write a local file as an object, at once or not at all.
@@ -262,6 +289,28 @@ class Remote:
                     raise
                 return self.read(key) == content  # an earlier try of the client may have got through without an answer
         return True
+
+    def _below(self, place: str) -> dict[str, Mapping[str, Any]]:
+        """Return the objects below a place; a directory that cannot be listed is an error.
+
+        fsspec's own walk leaves out such directories, and a hole in the index looks like a version that nobody uses.
+        """
+        from fsspec import AbstractFileSystem
+        from fsspec.asyn import AsyncFileSystem
+
+        flat = type(self._files)._find if self._files.async_impl else type(self._files).find
+        if flat not in (AsyncFileSystem._find, AbstractFileSystem.find):  # one request a thousand objects
+            return self._files.find(place, detail=True)
+        found: dict[str, Mapping[str, Any]] = {}
+        waiting = [place]
+        while waiting:
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                for entry in self._files.ls(waiting.pop(), detail=True):
+                    if entry["type"] == "directory" or (entry.get("islink") and self._files.isdir(entry["name"])):
+                        waiting.append(entry["name"])
+                    else:
+                        found[entry["name"]] = entry
+        return found
 
     def _whole(self, asset: str, version: str, sizes: Mapping[str, int]) -> bool:
         try:

@@ -75,8 +75,7 @@ class Ledger:
             raise
         except (OSError, ArtifactError, ValueError, LookupError, TypeError) as error:
             raise ArtifactError(
-                f"{self._journal.place} cannot be read ({error}), so it is not known which policies are promoted; restore it from a "
-                "backup, or move it away to start without a promoted policy"
+                f"{self._journal.place} cannot be read ({error}); restore it from a backup, or move it away to start without"
             ) from error
 
     def current(self) -> Promotion | None:

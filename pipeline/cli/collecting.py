@@ -12,8 +12,7 @@ from rich.text import Text
 
 from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import Config
-from drirl_core.errors import ConfigError
-from drirl_core.retention import Decision, Key, Stored, decide, delete, promoted, require_quiet, size_of, take_stock
+from drirl_core.retention import Decision, Key, Stored, decide, place_of, promoted, require_quiet
 
 
 def collect(config: Config, keep_hours: float, deletes: bool, again: str, console: Console) -> None:
@@ -27,15 +26,10 @@ def collect(config: Config, keep_hours: float, deletes: bool, again: str, consol
         console: where to print.
 
     Raises:
-        ConfigError: the artifacts lie in an object store.
-        ArtifactError: something is being built or run, or it is not known which policies are promoted.
+        ArtifactError: something is being built or run on this machine, it is not known which policies are promoted, or an
+            object store cannot be reached.
     """
     store = ArtifactStore.of(config)
-    if store.remote:
-        raise ConfigError(
-            f"`drirl gc` looks after directories only, and root is {store.place}: other machines may be using what lies there. "
-            f"This machine's copies may be deleted by hand when nothing runs here: {store.root}"
-        )
     from pipeline.lib.home import chosen_home
     from pipeline.lib.run import alone
 
@@ -46,17 +40,19 @@ def collect(config: Config, keep_hours: float, deletes: bool, again: str, consol
     with alone(chosen_home(), config):
         require_quiet(store.root)
         decision = _decision(store, keep_hours)
-        leftovers_mb = sum(map(size_of, decision.leftovers)) / 1e6
         _show(decision, store, console)
-        cleared = delete(store.root, decision)
-    freed = _megabytes(decision.removable) + leftovers_mb
-    console.print(f"\nDeleted {len(decision.removable)} versions and {cleared} leftovers, {freed:,.1f} MB.", highlight=False)
+        deleted = place_of(store).delete(decision)
+    done = f"Deleted {len(deleted.versions)} versions and {len(deleted.leftovers)} leftovers, {deleted.bytes / 1e6:,.1f} MB."
+    console.print(f"\n{done}", highlight=False)
+    spared = len(decision.removable) - len(deleted.versions)
+    if spared:
+        _warn(f"{spared} versions stay: another machine found them, or what was made from them, again meanwhile", console)
 
 
 def _decision(store: ArtifactStore, keep_hours: float) -> Decision:
     newer_than = time.time() - keep_hours * 3600
-    roots = promoted(store.root)  # first: what is promoted must be known before anything else is looked at
-    stock = take_stock(store.root, newer_than)
+    roots = promoted(store)  # first: what is promoted must be known before anything else is looked at
+    stock = place_of(store).take_stock(newer_than)
     recorded = _recorded(sorted({asset for asset, _ in stock.artifacts})) & set(stock.artifacts)  # a home may serve other stores too
     return decide(stock, roots | recorded, newer_than)
 
@@ -88,7 +84,7 @@ def _show(decision: Decision, store: ArtifactStore, console: Console) -> None:
         soft_wrap=True,
     )
     for asset, version in decision.unreadable:
-        _warn(f"{asset} {version} is kept: its manifest cannot be read; delete {store.root / asset / version} by hand", console)
+        _warn(f"{asset} {version} is kept: its manifest cannot be read; delete {store.place}/{asset}/{version} by hand", console)
     for asset, version in decision.missing:
         _warn(f"{asset} {version} is needed by what is kept but is not in the store; what needs it cannot be traced further", console)
 

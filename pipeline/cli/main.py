@@ -23,6 +23,8 @@ from pipeline.cli.common import (
     read_config,
 )
 
+KEEP_HOURS_HELP = "Keep what was used within these hours; where root is a URI, more than the longest run on any machine takes."
+
 app = typer.Typer(
     name="drirl",
     cls=Guarded,
@@ -253,12 +255,13 @@ def dev(
 def gc(
     config: ConfigArgument = DEFAULT_CONFIG,
     delete: Annotated[bool, typer.Option("--delete", help="Delete what the table calls removable.")] = False,
-    keep_hours: Annotated[float, typer.Option("--keep-hours", help="Keep what was used within these hours.", min=0)] = 24.0,
+    keep_hours: Annotated[float, typer.Option("--keep-hours", help=KEEP_HOURS_HELP, min=0)] = 24.0,
     debug: DebugOption = False,
 ) -> None:
     """Show which artifacts nothing needs any more; delete them with --delete.
 
-    What a promoted policy, the latest run or anything used lately was made from is never deleted.
+    What a promoted policy, the latest run or anything used lately was made from is never deleted. Where `root` is a URI, runs on other
+    machines cannot be seen, and --keep-hours is what protects them.
     """
     from pipeline.cli.collecting import collect
 

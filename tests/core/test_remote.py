@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,44 +23,8 @@ FILES = {"rows.txt": "one\ntwo\n", "deep/more.txt": "three", "empty": ""}
 Host = Callable[[str], ArtifactStore]
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """A real S3 server on this machine, found and trusted through the usual environment variables."""
-    pytest.importorskip("s3fs")
-    server_module = pytest.importorskip("moto.server")
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (
-            ("AWS_ENDPOINT_URL", f"http://{host}:{port}"),
-            ("AWS_ACCESS_KEY_ID", "testing"),
-            ("AWS_SECRET_ACCESS_KEY", "testing"),
-            ("AWS_DEFAULT_REGION", "us-east-1"),
-        ):
-            patch.setenv(name, value)
-        import s3fs
-
-        s3fs.S3FileSystem(use_listings_cache=False).mkdir("drirl-test")
-        yield "s3://drirl-test"
-    server.stop()
-
-
 with_s3 = pytest.mark.parametrize("uri", ["memory", "file", "s3"], indirect=True)
 """For what matters most; requests to the server are slow."""
-
-
-@pytest.fixture(params=["memory", "file"])
-def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "s3":
-        return f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}"
-    return f"memory://{uuid.uuid4().hex}" if request.param == "memory" else f"file://{tmp_path / 'shared'}"
-
-
-@pytest.fixture
-def host(uri: str, tmp_path: Path) -> Host:
-    """Stores of different machines on the same root."""
-    return lambda name: ArtifactStore(uri, tmp_path / name)
 
 
 def _publish(store: ArtifactStore, files: dict[str, str] = FILES, *, key: str = "aaaa", volatile: frozenset[str] = frozenset()) -> Artifact:
@@ -223,6 +188,26 @@ def test_equal_content_published_twice_is_one_artifact(host: Host) -> None:
         found = host("c").find("table", key)
         assert found is not None
         host("c").verify(found)
+
+
+@with_s3
+def test_removing_takes_all_below_a_place_and_nothing_beside_it(host: Host, tmp_path: Path) -> None:
+    remote = host("a").remote
+    assert remote is not None
+    (tmp_path / "note").write_text("x")
+    for key in ("t/ab/1", "t/ab/deep/2", "t/ab/deep/3", "t/abc/1", "t/ab.json"):
+        remote.put(tmp_path / "note", key)
+    written_at = remote.modified_at("t/ab/1")
+    assert written_at is not None
+    assert abs(written_at - time.time()) < 600
+    remote.remove("t/ab/1")
+    assert remote.modified_at("t/ab/1") is None
+    remote.remove("t/ab")
+    assert sorted(remote.sizes("")) == ["t/ab.json", "t/abc/1"]
+    assert remote.names("t") == ["ab.json", "abc"]
+    for gone in ("t/ab", "t/ab/1", "nowhere/at/all"):
+        remote.remove(gone)
+    assert remote.names("t") == ["ab.json", "abc"]
 
 
 def test_two_machines_that_publish_at_once_do_not_mix_their_files(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,42 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aged_store import DAY, HOUR, collect, promote, publish
 from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drirl_core.artifacts import Artifact, ArtifactStore
 from drirl_core.errors import ArtifactError
-from drirl_core.retention import Decision, Key, Stock, Stored, decide, delete, promoted, take_stock
-
-HOUR, DAY = 3600.0, 86400.0
-
-
-def _publish(store: ArtifactStore, asset: str, content: str, inputs: dict[str, str] | None = None, age_s: float = 0.0) -> Artifact:
-    """Publish an artifact that looks `age_s` old."""
-    key = f"{asset}{content}".replace(" ", "-")
-    with store.building(asset, key) as workspace:
-        (workspace.out / "rows.txt").write_text(content)
-        (workspace.out / "deep").mkdir()
-        (workspace.out / "deep" / "more.txt").write_text(content * 2)
-        artifact = store.publish(asset, key, workspace, details={"metadata": {}, "inputs": inputs or {}})
-    _age(store, artifact, key, age_s)
-    return artifact
-
-
-def _age(store: ArtifactStore, artifact: Artifact, key: str, age_s: float) -> None:
-    at = time.time() - age_s
-    index = store.root / artifact.asset / "by-input" / f"{key}.json"
-    index.write_text(json.dumps({"version": artifact.version, "used_at": at}))
-    manifest = artifact.path / "manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "created_at": at}))
-
-
-def _collect(store: ArtifactStore, roots: set[Key] = frozenset(), keep_s: float = HOUR) -> Decision:  # type: ignore[assignment]
-    newer_than = time.time() - keep_s
-    decision = decide(take_stock(store.root, newer_than), {*promoted(store.root), *roots}, newer_than)
-    delete(store.root, decision)
-    return decision
+from drirl_core.promotion import Ledger
+from drirl_core.retention import Decision, Directory, Key, Stock, Stored, decide, promoted
 
 
 def _left(store: ArtifactStore) -> set[Key]:
@@ -60,12 +33,12 @@ def _left(store: ArtifactStore) -> set[Key]:
 
 
 def test_old_versions_go_and_what_the_latest_was_made_from_stays(store: ArtifactStore) -> None:
-    old_pool = _publish(store, "pool", "1", age_s=3 * DAY)
-    old_model = _publish(store, "model", "1", {"pool": old_pool.version}, age_s=3 * DAY)
-    kept_pool = _publish(store, "pool", "2", {"source_x": "abc"}, age_s=2 * DAY)
-    _publish(store, "model", "2", {"pool": kept_pool.version}, age_s=2 * DAY)
-    newest_pool = _publish(store, "pool", "3", age_s=DAY)
-    decision = _collect(store)
+    old_pool = publish(store, "pool", "1", age_s=3 * DAY)
+    old_model = publish(store, "model", "1", {"pool": old_pool.version}, age_s=3 * DAY)
+    kept_pool = publish(store, "pool", "2", {"source_x": "abc"}, age_s=2 * DAY)
+    publish(store, "model", "2", {"pool": kept_pool.version}, age_s=2 * DAY)
+    newest_pool = publish(store, "pool", "3", age_s=DAY)
+    decision = collect(store)
     assert {(s.asset, s.version) for s in decision.removable} == {("pool", old_pool.version), ("model", old_model.version)}
     assert all(s.bytes > 0 for s in decision.removable)
     assert _left(store) == {(s.asset, s.version) for s in decision.kept}
@@ -77,62 +50,61 @@ def test_old_versions_go_and_what_the_latest_was_made_from_stays(store: Artifact
 
 
 def test_what_was_found_again_lately_stays_with_its_inputs(store: ArtifactStore) -> None:
-    pool = _publish(store, "pool", "1", age_s=3 * DAY)
-    model = _publish(store, "model", "1", {"pool": pool.version}, age_s=3 * DAY)
+    pool = publish(store, "pool", "1", age_s=3 * DAY)
+    model = publish(store, "model", "1", {"pool": pool.version}, age_s=3 * DAY)
     for asset in ("pool", "model"):
-        _publish(store, asset, "2", age_s=2 * DAY)
+        publish(store, asset, "2", age_s=2 * DAY)
     store.touch("model", "model1", model.version)
-    _publish(store, "model", "3")
-    _collect(store)
+    publish(store, "model", "3")
+    collect(store)
     assert {("pool", pool.version), ("model", model.version)} <= _left(store)
 
 
-def _promote(store: ArtifactStore, text: str) -> None:
-    (store.root / "promotions.json").write_text(text)
-
-
 def test_promoted_policies_stay_with_all_they_were_made_from(store: ArtifactStore) -> None:
-    pool = _publish(store, "pool", "1", age_s=3 * DAY)
-    policy = _publish(store, "policy_checkpoint", "1", {"pool": pool.version}, age_s=3 * DAY)
-    candidate = _publish(store, "promotion_candidate", "1", {"policy_checkpoint": policy.version}, age_s=3 * DAY)
-    before = {("pool", pool.version), ("policy_checkpoint", policy.version), ("promotion_candidate", candidate.version)}
+    needed = promote(store, 4 * DAY) | promote(store, 3 * DAY)
     for asset in ("pool", "policy_checkpoint", "promotion_candidate"):
-        _publish(store, asset, "2", age_s=2 * DAY)
-    entry = {"candidate": candidate.version, "policy": policy.version, "action": "promote", "at": 1.0}
-    _promote(store, json.dumps({"history": [entry]}))
-    assert not _collect(store).removable
-    _promote(store, json.dumps({"history": []}))
-    assert {(s.asset, s.version) for s in _collect(store).removable} == before
+        publish(store, asset, "new", age_s=2 * DAY)
+    assert not collect(store).removable
+    for path in store.root.glob("promotions*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert {stored.key for stored in collect(store).removable} == needed
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "{",
-        "[]",
-        "{}",
-        '{"history": {}}',
-        '{"history": ""}',
-        '{"history": [{"policy": "x"}]}',
-        '{"history": [{"candidate": 3, "policy": ""}]}',
-    ],
-)
+@pytest.mark.parametrize("text", ["", "{", "[]"])
 def test_promotions_that_cannot_be_read_stop_everything(store: ArtifactStore, text: str) -> None:
+    promote(store, 3 * DAY)
     for content in "12":
-        _publish(store, "pool", content, age_s=3 * DAY)
-    _promote(store, text)
-    with pytest.raises(ArtifactError, match=r"promotions\.json cannot be read .* not known which policies are promoted; mend it first"):
-        _collect(store)
-    assert len(_left(store)) == 2
+        publish(store, "pool", content, age_s=2 * DAY)
+    before = _left(store)
+    for file in [p for place in store.root.glob("promotions*") for p in (place, *place.rglob("*")) if p.is_file()]:
+        file.write_text(text)
+    with pytest.raises(ArtifactError, match=r"nothing is deleted, because it is not known which policies are promoted: .*promotions"):
+        collect(store)
+    assert _left(store) == before
+
+
+@pytest.mark.parametrize("version", [3, "", None])
+def test_promotions_that_name_no_version_stop_everything(store: ArtifactStore, version: object) -> None:
+    promote(store, 3 * DAY)
+    policy = Ledger(store).history()[0].policy
+    for file in [p for place in store.root.glob("promotions*") for p in (place, *place.rglob("*")) if p.is_file()]:
+        file.write_text(file.read_text().replace(json.dumps(policy), json.dumps(version)))
+    with pytest.raises(ArtifactError, match="not known which policies are promoted"):
+        promoted(store)
+
+
+def test_the_folder_of_the_promotions_is_no_asset(store: ArtifactStore) -> None:
+    (store.root / "promotions" / "000001").mkdir(parents=True)
+    assert collect(store) == Decision((), ())
+    assert (store.root / "promotions" / "000001").is_dir()
 
 
 def test_missing_inputs_are_reported_and_unreadable_manifests_keep_their_artifact(store: ArtifactStore) -> None:
-    model = _publish(store, "model", "1", {"pool": "0123456789abcdef", "source_x": "f"}, age_s=3 * DAY)
-    broken = _publish(store, "table", "1", age_s=3 * DAY)
-    _publish(store, "table", "2", age_s=2 * DAY)
+    model = publish(store, "model", "1", {"pool": "0123456789abcdef", "source_x": "f"}, age_s=3 * DAY)
+    broken = publish(store, "table", "1", age_s=3 * DAY)
+    publish(store, "table", "2", age_s=2 * DAY)
     (broken.path / "manifest.json").write_text("{")
-    decision = _collect(store)
+    decision = collect(store)
     assert decision.missing == (("pool", "0123456789abcdef"),)
     assert decision.unreadable == (("table", broken.version),)
     assert broken.path.is_dir()
@@ -140,7 +112,7 @@ def test_missing_inputs_are_reported_and_unreadable_manifests_keep_their_artifac
 
 
 def test_leftovers_go_and_work_that_may_be_resumed_stays(store: ArtifactStore) -> None:
-    published = _publish(store, "table", "1")
+    published = publish(store, "table", "1")
     folder, work = store.root / "table", store.root / ".work"
     for name in (".trash-a-1", ".damaged-b-2"):
         (folder / name).mkdir()
@@ -153,26 +125,26 @@ def test_leftovers_go_and_work_that_may_be_resumed_stays(store: ArtifactStore) -
         (work / name / "scratch" / "checkpoint").write_text("x")
         for path in (work / name / "scratch" / "checkpoint", work / name / "scratch", work / name):
             os.utime(path, (time.time() - age_s,) * 2)
-    decision = _collect(store)
+    decision = collect(store)
     names = [".damaged-b-2", ".trash-a-1", "aaaa.77.tmp", "gone.json", "half.json", "table-old"]
-    assert sorted(path.name for path in decision.leftovers) == names
-    assert not any(path.exists() for path in decision.leftovers)
+    assert sorted(Path(one.key).name for one in decision.leftovers) == names
+    assert not any((store.root / one.key).exists() for one in decision.leftovers)
     assert (work / "table-new" / "scratch" / "checkpoint").is_file()
     assert _left(store) == {("table", published.version)}
 
 
 def test_nothing_is_deleted_while_something_is_built(store: ArtifactStore) -> None:
     for content in "12":
-        _publish(store, "pool", content, age_s=3 * DAY)
+        publish(store, "pool", content, age_s=3 * DAY)
     with FileLock(store.root / ".work" / "policy-abcd.lock"), pytest.raises(ArtifactError, match=r"policy-abcd under .* is being built"):
-        _collect(store)
+        collect(store)
     assert len(_left(store)) == 2
-    _collect(store)
+    collect(store)
     assert len(_left(store)) == 1
 
 
 def test_an_empty_store_has_nothing_to_delete(tmp_path: Path) -> None:
-    assert _collect(ArtifactStore(tmp_path / "nowhere")) == Decision((), ())
+    assert collect(ArtifactStore(tmp_path / "nowhere")) == Decision((), ())
 
 
 @st.composite
@@ -204,12 +176,15 @@ def test_exactly_what_nothing_needs_goes(world: tuple[list[tuple[str, float, lis
     rows = [(asset, age, [int(v[1:]) for v in inputs[n].values()]) for n, (asset, age, _) in enumerate(rows)]
     stored = {key: Stored(*key, 1, -age, inputs[n]) for n, (key, (_, age, _)) in enumerate(zip(keys, rows, strict=True))}
     latest = {asset: max((-age, f"v{n}") for n, (other, age, _) in enumerate(rows) if other == asset)[1] for asset, _, _ in rows}
-    decision = decide(Stock(Path(), stored, latest), {keys[n] for n in roots}, -24.0)
+    decision = decide(Stock(stored, latest), {keys[n] for n in roots}, -24.0)
     needed = {n for n, (asset, age, _) in enumerate(rows) if n in roots or age <= 24 or latest[asset] == f"v{n}"}
     expected = {keys[n] for start in needed for n in _ancestors(start, rows)}
     assert {(s.asset, s.version) for s in decision.kept} == expected
     assert {(s.asset, s.version) for s in decision.removable} == set(keys) - expected
     assert decision.missing == ()
+    place = {stored.key: number for number, stored in enumerate(decision.removable)}
+    for stored in decision.removable:
+        assert all(place.get(made, len(place)) > place[stored.key] for made in (stored.inputs or {}).items())
 
 
 class _Killed(BaseException):
@@ -249,15 +224,15 @@ def test_a_kill_at_any_moment_leaves_every_artifact_whole(world: tuple[list[tupl
         made: list[Artifact] = []
         for number, (asset, age, inputs) in enumerate(rows):
             upstream = {made[i].asset: made[i].version for i in inputs}
-            made.append(_publish(store, asset, f"{number}", upstream, age * HOUR))
+            made.append(publish(store, asset, f"{number}", upstream, age * HOUR))
         wanted = {(made[n].asset, made[n].version) for n in roots}
         newer_than = time.time() - 24 * HOUR
-        decision = decide(take_stock(folder, newer_than), wanted, newer_than)
+        decision = decide(Directory(folder).take_stock(newer_than), wanted, newer_than)
         kept = {(s.asset, s.version) for s in decision.kept}
         with _killed_at(call), suppress(_Killed):
-            delete(folder, decision)
+            Directory(folder).delete(decision)
         assert kept <= _left(store)
-        again = _collect(store, wanted, 24 * HOUR)
+        again = collect(store, wanted, 24 * HOUR)
         assert _left(store) == kept == {(s.asset, s.version) for s in again.kept}
         assert not list(folder.rglob(".trash-*"))
     finally:

@@ -40,6 +40,9 @@ def _publish(store: ArtifactStore, content: str, at: float) -> Artifact:
     (store.root / "prompt_pool" / "by-input" / f"{content}.json").write_text(json.dumps({"version": made.version, "used_at": at}))
     manifest = made.path / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "created_at": at}))
+    if store.remote:
+        for key in (f"prompt_pool/by-input/{content}.json", f"prompt_pool/{made.version}/manifest.json"):
+            store.remote.put(store.root / key, key)
     return made
 
 
@@ -88,15 +91,39 @@ def test_it_deletes_nothing_beside_a_run_or_a_build(settings: Path, pools: list[
 
 
 def test_unreadable_promotions_stop_it(settings: Path, pools: list[Artifact], tmp_path: Path) -> None:
-    (tmp_path / "artifacts" / "promotions.json").write_text("{")
-    refused = _gc(settings, "--delete")
-    assert refused.exit_code == 1
-    assert "promotions.json cannot be read" in refused.stderr
+    (tmp_path / "artifacts" / "promotions").mkdir()
+    for name in ("promotions.json", "promotions/000001.json"):
+        (tmp_path / "artifacts" / name).write_text("{")
+    for words in ((), ("--delete",)):
+        refused = _gc(settings, *words)
+        assert refused.exit_code == 1
+        assert "not known which policies are promoted" in refused.stderr
     assert _there(pools) == [True, True, True]
 
 
-def test_an_object_store_is_left_alone(home: Path, tmp_path: Path) -> None:
+def test_at_a_uri_it_deletes_there_and_the_copies_here(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    uri = f"file://{tmp_path}/shared"
+    settings = stub_stages.write_settings(tmp_path, root=uri, mirror=str(tmp_path / "mirror"))
+    store = ArtifactStore(uri, tmp_path / "mirror")
+    pools = [_publish(store, str(number), time.time() - WEEK_S + number) for number in range(3)]
+    shown = _gc(settings)
+    assert shown.exit_code == 0, shown.output
+    assert f"{uri}: 1 versions kept (0.1 MB), 2 removable (0.2 MB), 0 leftovers" in shown.output
+    assert f"To delete: drirl gc {settings} --delete --keep-hours 24" in shown.output
+    assert _there(pools) == [True, True, True]
+    with FileLock(store.root / ".work" / "report-abcd.lock"):
+        assert "is being built" in _gc(settings, "--delete").stderr
+    deleted = _gc(settings, "--delete")
+    assert deleted.exit_code == 0, deleted.output
+    assert "Deleted 2 versions and 0 leftovers, 0.2 MB." in deleted.output
+    assert _there(pools) == [False, False, True]
+    assert sorted(path.name for path in (tmp_path / "shared" / "prompt_pool").iterdir()) == sorted(["by-input", pools[2].version])
+    assert "0 removable" in _gc(settings).output
+
+
+def test_a_store_that_cannot_be_reached_is_named(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shared").write_text("no directory")
     refused = _gc(stub_stages.write_settings(tmp_path, root=f"file://{tmp_path}/shared", mirror=str(tmp_path / "mirror")))
     assert refused.exit_code == 1
-    assert f"root is file://{tmp_path}/shared" in refused.stderr
-    assert "may be deleted by hand" in refused.stderr
+    assert f"file://{tmp_path}/shared cannot be listed" in refused.stderr

@@ -1,0 +1,21 @@
+"""Which artifacts may go, and how they go: nothing that a promoted policy or a latest run was made from."""
+
+from drirl_core.retention.decide import Decision, Deleted, Key, Leftover, Stock, Stored, decide
+from drirl_core.retention.directory import Directory, require_quiet
+from drirl_core.retention.objects import Objects
+from drirl_core.retention.store import place_of, promoted
+
+__all__ = [
+    "Decision",
+    "Deleted",
+    "Directory",
+    "Key",
+    "Leftover",
+    "Objects",
+    "Stock",
+    "Stored",
+    "decide",
+    "place_of",
+    "promoted",
+    "require_quiet",
+]

@@ -1,0 +1,141 @@
+"""Retention in a directory: the artifact root itself, or this machine's mirror of an object store."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from drirl_core.disk import disk_errors_explained
+from drirl_core.errors import ArtifactError
+from drirl_core.index import BY_INPUT
+from drirl_core.manifest import MANIFEST
+from drirl_core.retention.decide import STATE_FOLDERS, Decision, Deleted, Key, Leftover, Stock, Stored, count
+
+
+class Directory:
+    """Artifacts in a directory.
+
+    Args:
+        root: directory of the store.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def take_stock(self, newer_than: float) -> Stock:
+        """Look at every version, index file and leftover.
+
+        Args:
+            newer_than: time in seconds since 1970; work that was touched after it is not a leftover.
+        """
+        sizes: dict[Key, int] = {}
+        manifests: dict[Key, bytes] = {}
+        entries: dict[str, bytes] = {}
+        rubbish: list[Path] = []
+        for folder in sorted(p for p in self.root.glob("[!.]*") if p.is_dir() and p.name not in STATE_FOLDERS):
+            for file in sorted((folder / BY_INPUT).glob("*")):
+                if file.suffix == ".json":
+                    entries[self._key(file)] = file.read_bytes()
+                else:  # was being written
+                    rubbish.append(file)
+            for path in sorted(p for p in folder.iterdir() if p.is_dir() and p.name != BY_INPUT):
+                if path.name.startswith((".trash-", ".damaged-")):
+                    rubbish.append(path)
+                elif not path.name.startswith("."):
+                    sizes[folder.name, path.name] = _size_of(path)
+                    with contextlib.suppress(OSError):
+                        manifests[folder.name, path.name] = (path / MANIFEST).read_bytes()
+        rubbish += [p for p in sorted((self.root / ".work").glob("*")) if p.is_dir() and _touched_at(p) < newer_than]
+        stock = count(sizes, manifests, entries)
+        return dataclasses.replace(stock, leftovers=(*stock.leftovers, *(Leftover(self._key(p), _size_of(p)) for p in rubbish)))
+
+    def delete(self, decision: Decision) -> Deleted:
+        """Delete what may go, so that whatever is left at any moment is whole.
+
+        Args:
+            decision: from `decide`, a moment ago.
+
+        Returns:
+            What was deleted; not the work that somebody took up again.
+
+        Raises:
+            ArtifactError: something is being built, or the disk refuses.
+        """
+        require_quiet(self.root)
+        for stored in decision.removable:
+            self.remove(stored)
+        return Deleted(decision.removable, tuple(one for one in decision.leftovers if self.remove_leftover(one)))
+
+    def remove(self, stored: Stored) -> None:
+        """Delete one version: first what leads to it, then all of it by one rename.
+
+        Raises:
+            ArtifactError: the disk refuses.
+        """
+        with disk_errors_explained(self.root):
+            for entry in stored.entries:
+                (self.root / entry).unlink(missing_ok=True)
+            path = self.root / stored.asset / stored.version
+            trash = path.with_name(f".trash-{stored.version}-{time.time_ns()}")
+            path.rename(trash)
+            shutil.rmtree(trash)
+
+    def remove_leftover(self, leftover: Leftover) -> bool:
+        """Delete a leftover, unless it is work that somebody took up again; say whether it was deleted.
+
+        Raises:
+            ArtifactError: the disk refuses.
+        """
+        path = self.root / leftover.key
+        with disk_errors_explained(self.root), contextlib.ExitStack() as held:
+            if path.parent == self.root / ".work":
+                try:
+                    held.enter_context(FileLock(f"{path}.lock", timeout=0))
+                except Timeout:
+                    return False
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        return True
+
+    def _key(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+
+def require_quiet(root: Path) -> None:
+    """Make sure that nothing is being built.
+
+    Raises:
+        ArtifactError: a process holds a lock; the message names the work.
+    """
+    busy = [file.stem for file in sorted((root / ".work").glob("*.lock")) if not _is_free(file)]
+    if busy:
+        raise ArtifactError(f"{', '.join(busy)} under {root} is being built; wait for it or stop it, then delete")
+
+
+def _is_free(file: Path) -> bool:
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    lock.release()
+    return True
+
+
+def _size_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files below a directory."""
+    return sum(p.lstat().st_size for p in (path, *path.rglob("*")) if not p.is_dir())
+
+
+def _touched_at(path: Path) -> float:
+    try:
+        return max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
+    except FileNotFoundError:  # somebody is at work there
+        return time.time()
