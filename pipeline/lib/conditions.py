@@ -68,8 +68,22 @@ def _attempted(context: dg.AutomationContext) -> bool:
     mine = instance.get_latest_data_version_record(key)
     if not planned or not mine:
         return False
-    inputs = (instance.get_latest_data_version_record(parent) for parent in context.asset_graph.get(key).parent_keys)
-    return planned.storage_id > max([mine.storage_id, *(record.storage_id for record in inputs if record)])
+    inputs = [record for parent in context.asset_graph.get(key).parent_keys if (record := instance.get_latest_data_version_record(parent))]
+    if any(record.run_id == planned.run_id for record in inputs) and _gave_up(context, planned.run_id):
+        # They were made after the attempt was planned and before it was made, so they are what it was tried with.
+        inputs = [record for record in inputs if record.run_id != planned.run_id]
+    return planned.storage_id > max([mine.storage_id, *(record.storage_id for record in inputs)])
+
+
+def _gave_up(context: dg.AutomationContext, run_id: str) -> bool:
+    """Tell whether somebody cancelled a run, or the asset's own step failed in it; a run that died may have reached neither."""
+    instance = context.asset_graph_view.instance
+    run = instance.get_run_by_id(run_id)
+    if run is None or run.status is dg.DagsterRunStatus.CANCELED:
+        return run is not None
+    step = context.asset_graph.get(context.key).assets_def.op.name
+    failures = instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    return any(entry.step_key == step for entry in failures)
 
 
 _REDEPLOYED = Condition.code_version_changed().since(Condition.newly_requested() | Condition.initial_evaluation())

@@ -209,14 +209,15 @@ def test_a_change_while_the_asset_is_made_is_not_lost(road):
     assert road.during == {}
 
 
-def test_a_cancelled_run_stays_quiet_until_an_input_changes(road):
-    def cancel(context: dg.AssetExecutionContext) -> None:
-        """As the page does it: the run is marked as being cancelled, then its process is interrupted."""
-        context.instance.report_run_canceling(context.run)
-        raise dg.DagsterExecutionInterruptedError
+def _cancel(context: dg.AssetExecutionContext) -> None:
+    """As the page does it: the run is marked as being cancelled, then its process is interrupted."""
+    context.instance.report_run_canceling(context.run)
+    raise dg.DagsterExecutionInterruptedError
 
+
+def test_a_cancelled_run_stays_quiet_until_an_input_changes(road):
     road.versions |= {"prefs_a": "v2", "rm_a": "v2", "hard_a": "v2"}
-    road.during["rm_a"] = cancel
+    road.during["rm_a"] = _cancel
     road.run("prefs_a")
 
     assert road.settle() == [{"rm_a"}]
@@ -227,6 +228,35 @@ def test_a_cancelled_run_stays_quiet_until_an_input_changes(road):
     road.run("prefs_a")
 
     assert road.settle() == [{"rm_a"}, {"hard_a"}, {"policy"}]
+
+
+@pytest.mark.parametrize("ends", ["failed", "cancelled"])
+def test_inputs_made_in_the_run_that_gave_up_are_no_reason_to_try_again(road, ends):
+    road.versions = {name: "v9" for name in road.everything()}
+    if ends == "failed":
+        road.failing = {"policy"}
+    else:
+        road.during["policy"] = _cancel
+    assert not road.run(*road.everything())
+    road.failing = set()
+
+    assert road.settle() == []
+
+    road.versions["hard_a"] = "v10"
+    road.run("hard_a")
+
+    assert road.settle() == [{"policy"}]
+
+
+def test_what_a_failed_step_left_unmade_follows_when_it_is_mended(road):
+    road.versions = {name: "v9" for name in road.everything()}
+    road.failing = {"rm_a"}
+    assert not road.run(*road.everything())
+    assert road.settle() == [{"rm_b:sound"}, {"hard_b"}]
+    road.failing = set()
+    road.run("rm_a")
+
+    assert road.settle() == [{"hard_a"}, {"policy"}]
 
 
 def test_a_failing_asset_is_not_tried_for_ever(road):

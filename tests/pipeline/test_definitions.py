@@ -207,14 +207,25 @@ def test_alerts_on_failed_runs_are_on_and_a_drop_folder_brings_its_sensor(locati
 def test_schedules_refresh_what_is_stale_and_look_at_the_sources(location):
     weekly = location.resolve_schedule_def("refresh_stale_assets_weekly")
     nightly = location.resolve_schedule_def("observe_sources_nightly")
-    data = weekly.evaluate_tick(dg.build_schedule_context())
-
-    assert [request.stale_assets_only for request in data.run_requests] == [True]
     assert weekly.default_status is nightly.default_status is dg.DefaultScheduleStatus.RUNNING
     observed = location.resolve_job_def("observe_sources").asset_layer.executable_asset_keys
     assert {key.to_user_string() for key in observed} == {s.key.to_user_string() for s in _assets(location)} - {
         s.key.to_user_string() for s in _made(location)
     }
+
+
+def test_the_weekly_run_takes_what_is_stale_and_starts_nothing_that_was_never_made(location, tmp_path):
+    instance = dg.DagsterInstance.local_temp(str(tmp_path))
+    weekly = location.resolve_schedule_def("refresh_stale_assets_weekly")
+    fresh = weekly.evaluate_tick(dg.build_schedule_context(instance=instance))
+    assert not fresh.run_requests
+    assert "make the first run" in fresh.skip_message
+
+    for name in ("prompt_pool", "report"):
+        instance.report_runless_asset_event(dg.AssetMaterialization(name))
+    (request,) = weekly.evaluate_tick(dg.build_schedule_context(instance=instance)).run_requests
+    assert request.stale_assets_only
+    assert {key.to_user_string() for key in request.asset_selection} == {"prompt_pool", "report"}
 
 
 def test_no_module_that_dagster_reads_postpones_annotations():
