@@ -15,7 +15,7 @@ from typing import Any
 
 from drirl_core.disk import disk_errors_explained, write_synced
 from drirl_core.manifest import UNREADABLE
-from drirl_core.remote import Remote
+from drirl_core.remote import Remote, UnreachableError
 
 BY_INPUT = "by-input"
 
@@ -78,10 +78,7 @@ class Index:
         Raises:
             UnreachableError: the object store cannot be asked.
         """
-        texts = self._local_texts(asset)
-        if self._remote:
-            names = self._remote.names(f"{asset}/{BY_INPUT}")
-            texts = self._remote.read_all([f"{asset}/{BY_INPUT}/{name}" for name in names if name.endswith(".json")])
+        texts = self._remote_texts(asset) if self._remote else self._local_texts(asset)
         found = []
         for name, text in texts.items():
             entry = parse_entry(text)
@@ -105,8 +102,11 @@ class Index:
         kept: dict[str, Any] = {}
         with contextlib.suppress(OSError, *UNREADABLE):
             kept = dict(json.loads(file.read_text(encoding="utf-8")))
-        uses = [entry.used_at for entry in map(parse_entry, self._local_texts(asset).values()) if entry]
-        # A clock that was set back must not make an older result the latest one.
+        texts = [*self._local_texts(asset).values()]
+        with contextlib.suppress(UnreachableError):  # the upload that follows says so
+            texts += self._remote_texts(asset).values()
+        uses = [entry.used_at for entry in map(parse_entry, texts) if entry]
+        # A clock that was set back, or runs behind that of another machine, must not make an older result the latest one.
         used_at = max([time.time(), *(math.nextafter(use, math.inf) for use in uses)])
         temporary = file.with_suffix(f".{os.getpid()}.tmp")
         with disk_errors_explained(file):
@@ -122,6 +122,12 @@ class Index:
         """
         if self._remote:
             self._remote.put(self._root / _key(asset, fingerprint), _key(asset, fingerprint))
+
+    def _remote_texts(self, asset: str) -> dict[str, bytes]:
+        if self._remote is None:
+            return {}
+        names = self._remote.names(f"{asset}/{BY_INPUT}")
+        return self._remote.read_all([f"{asset}/{BY_INPUT}/{name}" for name in names if name.endswith(".json")])
 
     def _local_texts(self, asset: str) -> dict[str, bytes]:
         texts: dict[str, bytes] = {}

@@ -226,7 +226,7 @@ def _prompts(node: Node, found: Plan, store: ArtifactStore) -> int | None:
     dataset = found.assets.get(node.inputs[0])
     if node.stage != "completion_pool" or dataset is None or dataset.version is None:
         return None
-    metadata = store.open(dataset.name, dataset.version).metadata
+    metadata = _metadata(store.manifest(dataset.name, dataset.version) or {})
     rows, copies = _number(metadata.get("rows")), _number(metadata.get("resampled"))
     return None if rows is None or copies is None else int(rows - copies)
 

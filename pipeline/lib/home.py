@@ -44,7 +44,8 @@ def prepare_home(root: Path) -> Path:
         DRIRL_POSTGRES_URL is set.
 
     Raises:
-        ConfigError: the directory cannot be written, or the project has no dagster.yaml.
+        ConfigError: the directory cannot be written, the project has no dagster.yaml, or the home's history lies in Postgres and
+            DRIRL_POSTGRES_URL is not set: to write SQLite there would hide it from whoever uses the home.
     """
     home = root.absolute() / ".drirl" / "dagster_home"
     committed = root / INSTANCE_FILE if (root / INSTANCE_FILE).is_file() else ROOT / INSTANCE_FILE
@@ -53,7 +54,12 @@ def prepare_home(root: Path) -> Path:
         text, target = committed.read_text(encoding="utf-8"), home / INSTANCE_FILE
         if os.environ.get(POSTGRES_VARIABLE) and not has_storage(committed):
             text += POSTGRES_SETTINGS
-        if not target.is_file() or target.read_text(encoding="utf-8") != text:
+        elif POSTGRES_SETTINGS in _text(target):
+            raise ConfigError(
+                f"the history of {home} lies in Postgres, but {POSTGRES_VARIABLE} is not set here; export it as for the services that use "
+                f"this home, or delete {target} to go on with an SQLite history of its own"
+            )
+        if _text(target) != text:
             temporary = home / f".{INSTANCE_FILE}.{os.getpid()}"
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(target)
@@ -62,6 +68,10 @@ def prepare_home(root: Path) -> Path:
             f"the Dagster home {home} cannot be set up ({error}); mend its permissions, or set {HOME_VARIABLE} to another absolute path"
         ) from error
     return home
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
 def chosen_home() -> Path:

@@ -106,6 +106,17 @@ def test_use_on_one_machine_is_seen_by_the_others(host: Host) -> None:
     assert a.latest("table").version == first.version  # type: ignore[union-attr]
 
 
+def test_a_machine_whose_clock_is_behind_still_makes_the_latest(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    _publish(host("a"), {"a": "1"}, key="aaaa")
+    monkeypatch.setattr(time, "time", lambda: now - 600)
+    behind = _publish(host("b"), {"a": "2"}, key="bbbb")
+    for name in "abc":
+        latest = host(name).latest("table")
+        assert latest is not None
+        assert latest.version == behind.version
+
+
 @pytest.mark.parametrize(
     ("uri", "uploaded"), [*((uri, n) for uri in ("memory", "file") for n in range(5)), ("s3", 1), ("s3", 3), ("s3", 4)], indirect=["uri"]
 )

@@ -128,6 +128,17 @@ def test_a_plan_is_added_up(stubbed, config, tmp_path):
     assert str(cost).endswith("1 asset never ran here")
 
 
+def test_the_costs_of_a_plan_copy_nothing_from_an_object_store(stubbed, tmp_path):
+    settings = stub_stages.write_settings(tmp_path, root=f"file://{tmp_path}/shared", mirror=str(tmp_path / "a"))
+    stages.run_all(load(settings), SilentReporter())
+    there = load(settings, {"mirror": str(tmp_path / "b"), "completions.temperature": 0.9})
+    planned = plan(there)
+
+    assert planned.assets["completion_pool_harm"].state == "will_run"
+    assert estimates(planned, there)
+    assert not list(ArtifactStore.of(there).root.glob("*/*/manifest.json"))
+
+
 @pytest.mark.parametrize(("number", "text"), [(7, "7"), (950, "950"), (1234, "1.2k"), (310_400, "310k"), (3_140_000, "3.1M")])
 def test_large_numbers_read_like_speech(number, text):
     assert amount(number) == text

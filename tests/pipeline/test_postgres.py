@@ -219,9 +219,20 @@ def test_without_the_switch_nothing_changes(monkeypatch, tmp_path):
     assert settings.read_text().endswith(f"postgres_url: {{env: {POSTGRES_VARIABLE}}}\n")
     assert "sesame" not in settings.read_text()
 
+
+def test_a_shell_without_the_variable_does_not_take_the_home_away_from_the_others(monkeypatch, tmp_path):
+    monkeypatch.setenv(POSTGRES_VARIABLE, "postgresql://drirl:sesame@127.0.0.1/dagster")
+    settings = homes.prepare_home(tmp_path) / "dagster.yaml"
+    before = settings.read_text()
+
     monkeypatch.delenv(POSTGRES_VARIABLE)
+    with pytest.raises(ConfigError, match=rf"lies in Postgres, but {POSTGRES_VARIABLE} is not set here; export it .* or delete"):
+        homes.prepare_home(tmp_path)
+    assert settings.read_text() == before
+
+    settings.unlink()
     homes.prepare_home(tmp_path)
-    assert "storage" not in settings.read_text()
+    assert not homes.has_storage(settings)
 
 
 def test_a_home_of_ones_own_that_ignores_the_switch_is_refused(home, monkeypatch):
