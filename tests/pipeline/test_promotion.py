@@ -7,12 +7,14 @@ import pytest
 import stub_stages
 from typer.testing import CliRunner
 
+from drirl_core.artifacts import ArtifactStore
 from drirl_core.promotion import CANDIDATE
 from pipeline.cli.main import app
 from pipeline.lib.checks import stage_checks
-from pipeline.lib.factories import OWNERS, group_definitions
+from pipeline.lib.factories import OWNERS, all_definitions, group_definitions
 from pipeline.lib.gate_watch import failed_since, gate_sensor
 from pipeline.lib.gates import candidate_of, judge_candidate
+from pipeline.lib.origin import other_settings
 from pipeline.lib.promoting import PROMOTED, ledger, promoted_policy, record
 from pipeline.lib.regression import compare
 from pipeline.lib.resolve import recorded_version
@@ -45,13 +47,17 @@ class World:
 
     def tick(self):
         """Evaluate the automation of the end of the graph once, and run what it asks for."""
-        result = dg.evaluate_automation_conditions(self.definitions(), self.instance, cursor=self.cursor)
-        self.cursor = result.cursor
-        keys = [subset.key for subset in result.results if not subset.true_subset.is_empty]
-        assets = {key.to_user_string() for key in keys if isinstance(key, dg.AssetKey)}
+        assets = self.asked()
         if assets:
             self.run(*assets)
         return assets
+
+    def asked(self):
+        """Evaluate the automation once and return the assets that it asks for."""
+        result = dg.evaluate_automation_conditions(self.definitions(), self.instance, cursor=self.cursor)
+        self.cursor = result.cursor
+        keys = [subset.key for subset in result.results if not subset.true_subset.is_empty]
+        return {key.to_user_string() for key in keys if isinstance(key, dg.AssetKey)}
 
     def gate_keys(self):
         specs = stage_checks(CANDIDATE, self.config).check_specs
@@ -155,6 +161,85 @@ def test_automation_promotes_once_and_leaves_a_rollback_alone(world):
     world.make(policy__steps=10)
     world.run(checks=world.gate_keys())
     assert [world.tick() for _ in range(2)] == [{PROMOTED}, set()]
+
+
+def failure_of(result) -> str:
+    """Return what the one failed step says."""
+    return next(e for e in result.all_events if e.event_type_value == "STEP_FAILURE").step_failure_data.user_failure_data.description
+
+
+def test_automation_does_not_promote_again_what_a_person_went_back_from(world):
+    promoted = []
+    for steps in (8, 9):
+        world.make(policy__steps=steps)
+        assert world.run(CANDIDATE, PROMOTED).success
+        promoted.append(world.promoted)
+    world.make("timid", policy__steps=10)
+    assert not world.run(CANDIDATE, PROMOTED).success
+    back = ledger(world.config).rollback(by="ada@lab", why="B harms users")
+    record(world.instance, back, world.config)
+
+    world.make(policy__steps=9)  # the settings of what was left
+    world.run(checks=world.gate_keys())
+    assert [world.tick() for _ in range(3)] == [{PROMOTED}, set(), set()]
+    assert world.promoted == promoted[0]
+    said = failure_of(world.run(PROMOTED))
+    assert f"ada@lab went back from policy {promoted[1]} to {promoted[0]} at {back.at} (B harms users)" in said
+    assert f"`drirl promote --candidate {candidate_of(world.config).version}` promotes it by hand" in said
+
+    ledger(world.config).promote(candidate_of(world.config).version, by="ada@lab", why="it was the data")
+    assert world.run(PROMOTED).success
+    assert world.promoted == promoted[1]
+
+
+def test_an_experiment_is_promoted_by_a_person_alone(world):
+    usual = world.make().config
+    world.make(policy__steps=9)
+    experiment, world.config = candidate_of(world.config), usual
+    said = failure_of(world.run(PROMOTED))
+    assert (
+        f"candidate {experiment.version} was made with other settings than the present ones (policy_checkpoint: policy.steps: 9 -> " in said
+    )
+    assert world.promoted is None
+
+    world.make()
+    assert world.run(PROMOTED).success
+    assert world.promoted == candidate_of(world.config).metadata["policy"] != experiment.metadata["policy"]
+
+
+def test_data_that_came_while_a_policy_was_trained_make_it_no_experiment(world):
+    world.make()
+    (world.folder / "unsafe.jsonl").write_text("insult: you\nharm: them\nharm: all\n")
+    assert world.run(PROMOTED).success
+    assert world.promoted
+
+
+def test_settings_that_gave_the_same_content_made_it_too(world):
+    usual = world.make(prompts__near_duplicate=0.8).config
+    world.make()
+    pools = ArtifactStore.of(usual).records("prompt_pool")
+    assert len({build["code_version"] for build in pools}) == 2
+    assert len({build["version"] for build in pools}) == 1
+    world.config = usual
+    assert other_settings(usual, candidate_of(usual)) == []
+
+
+def test_automation_starts_no_run_for_an_experiment(world, monkeypatch):
+    usual = world.make().config
+    monkeypatch.setattr(
+        world, "definitions", lambda: dg.Definitions.merge(all_definitions(usual, None), dg.Definitions([promoted_policy(usual, OWNERS)]))
+    )
+    world.run(checks=world.gate_keys())
+    assert PROMOTED in world.asked()
+
+    world.make(policy__steps=9)
+    world.config = usual
+    world.run(checks=world.gate_keys())
+    assert world.asked() == {"policy_checkpoint"}  # the settings of the definitions are due again, and the experiment is left alone
+
+    stub_stages.build_and_record(world.instance, usual)
+    world.run(checks=world.gate_keys())
+    assert world.asked() == {PROMOTED}
 
 
 def test_automation_does_not_promote_what_a_gate_holds_back(world):
