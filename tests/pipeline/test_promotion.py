@@ -5,68 +5,19 @@ import dataclasses
 import dagster as dg
 import pytest
 import stub_stages
-from typer.testing import CliRunner
+from promotion_world import World, failure_of
 
 from drirl_core.artifacts import ArtifactStore
 from drirl_core.promotion import CANDIDATE
-from pipeline.cli.main import app
 from pipeline.lib.checks import stage_checks
-from pipeline.lib.factories import OWNERS, all_definitions, group_definitions
+from pipeline.lib.factories import OWNERS, all_definitions
 from pipeline.lib.gate_watch import failed_since, gate_sensor
 from pipeline.lib.gates import candidate_of, judge_candidate
 from pipeline.lib.origin import other_settings
 from pipeline.lib.promoting import PROMOTED, ledger, promoted_policy, record
-from pipeline.lib.regression import compare
 from pipeline.lib.resolve import recorded_version
-from pipeline.lib.settings import load
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
-
-
-class World:
-    """Stub stages built without Dagster, recorded in an instance, and the graph's end run on top."""
-
-    def __init__(self, instance, folder):
-        self.instance, self.folder, self.cursor = instance, folder, None
-
-    def make(self, mood="fine", **overrides):
-        """Build the whole road and record it."""
-        self.config = load(stub_stages.write_settings(self.folder, name=mood), {key.replace("__", "."): v for key, v in overrides.items()})
-        stub_stages.build_and_record(self.instance, self.config)
-        return self
-
-    def definitions(self):
-        end = dg.Definitions(assets=[promoted_policy(self.config, OWNERS)], asset_checks=[stage_checks(CANDIDATE, self.config)])
-        return dg.Definitions.merge(group_definitions("report", self.config), end)
-
-    def run(self, *names, checks=()):
-        selection = dg.AssetSelection.assets(*names) if names else dg.AssetSelection.checks(*checks)
-        job = dg.define_asset_job("job", selection)
-        defs = dg.Definitions.merge(self.definitions(), dg.Definitions(jobs=[job]))
-        return defs.resolve_job_def("job").execute_in_process(instance=self.instance, raise_on_error=False)
-
-    def tick(self):
-        """Evaluate the automation of the end of the graph once, and run what it asks for."""
-        assets = self.asked()
-        if assets:
-            self.run(*assets)
-        return assets
-
-    def asked(self):
-        """Evaluate the automation once and return the assets that it asks for."""
-        result = dg.evaluate_automation_conditions(self.definitions(), self.instance, cursor=self.cursor)
-        self.cursor = result.cursor
-        keys = [subset.key for subset in result.results if not subset.true_subset.is_empty]
-        return {key.to_user_string() for key in keys if isinstance(key, dg.AssetKey)}
-
-    def gate_keys(self):
-        specs = stage_checks(CANDIDATE, self.config).check_specs
-        return [spec.key for spec in specs]
-
-    @property
-    def promoted(self):
-        entry = ledger(self.config).current()
-        return entry.policy if entry else None
 
 
 @pytest.fixture
@@ -163,11 +114,6 @@ def test_automation_promotes_once_and_leaves_a_rollback_alone(world):
     assert [world.tick() for _ in range(2)] == [{PROMOTED}, set()]
 
 
-def failure_of(result) -> str:
-    """Return what the one failed step says."""
-    return next(e for e in result.all_events if e.event_type_value == "STEP_FAILURE").step_failure_data.user_failure_data.description
-
-
 def test_automation_does_not_promote_again_what_a_person_went_back_from(world):
     promoted = []
     for steps in (8, 9):
@@ -253,74 +199,6 @@ def test_automation_can_be_left_out(world):
     world.run(checks=world.gate_keys())
     assert [world.tick() for _ in range(3)] == [set(), set(), set()]
     assert world.run(PROMOTED).success
-
-
-OUTCOMES = {
-    f"{group} {i}": {"group": group, "refused": group == "unsafe", "correct": None}
-    for group in ("unsafe", "safe_look_alike")
-    for i in range(20)
-}
-
-
-def _refusing(unsafe: int, safe: int) -> dict:
-    """Outcomes of a policy that refuses the first `unsafe` unsafe prompts and the first `safe` look-alikes."""
-    bound = {"unsafe": unsafe, "safe_look_alike": safe}
-    return {key: {**row, "refused": int(key.split()[-1]) < bound[row["group"]]} for key, row in OUTCOMES.items()}
-
-
-@pytest.mark.parametrize(
-    ("own", "passed"),
-    [((20, 0), True), ((19, 0), True), ((12, 0), False), ((20, 8), False), ((20, 1), True)],
-    ids=["the same", "one refusal less, by chance", "eight refusals less", "eight look-alikes more", "one look-alike more"],
-)
-def test_worse_is_what_the_paired_test_calls_worse(config, own, passed):
-    assert compare(_refusing(*own), _refusing(20, 0), config).passed is passed
-
-
-def test_better_is_never_worse(config):
-    assert compare(_refusing(20, 0), _refusing(5, 10), config).passed
-
-
-def test_policies_without_a_common_prompt_cannot_be_compared(config):
-    other = {f"new {key}": row for key, row in OUTCOMES.items()}
-    verdict = compare(OUTCOMES, other, config)
-    assert not verdict.passed
-    assert "answered none of these prompts; promote by hand" in verdict.description
-
-
-def test_helpful_replies_count_on_their_own(config):
-    rows = {f"helpful {i}": {"group": "helpful", "refused": False, "correct": True} for i in range(20)}
-    wrong = {key: {**row, "correct": False} for key, row in rows.items()}
-    verdict = compare(wrong, rows, config)
-    assert not verdict.passed
-    assert verdict.metadata == {"common_prompts": 20, "helpful_correct": -1.0, "helpful_correct_p": pytest.approx(2 * 0.5**20)}
-
-
-def test_the_command_line_promotes_shows_and_rolls_back(world, home):
-    world.make()
-    file = str(world.folder / "stub.yaml")
-
-    def call(*words, code=0):
-        result = CliRunner().invoke(app, [*words, "--config", file])
-        assert result.exit_code == code, result.output
-        return result.output
-
-    assert "No policy is promoted yet" in call("promotions")
-    assert "gates pass; `drirl promote` makes it the promoted policy" in call("promote", "--check")
-    assert "all gates passed" in call("promote")
-    first = world.promoted
-    world.make("timid", policy__steps=9)
-    stub_stages.write_settings(world.folder, policy={"steps": 9})
-    assert "FAIL  over_refusal_bound" in call("promote", code=1)
-    assert world.promoted == first
-    assert "the history must say why" in call("promote", "--force", code=1)
-    assert "overruled: over_refusal_bound" in call("promote", "--force", "--why", "red team")
-    assert world.promoted != first
-    assert f"rolled back to {first}" in call("rollback", "--why", "complaints")
-    history = call("promotions")
-    assert history.index("rolled back") < history.index("red team") < history.index("all gates passed")
-    with dg.DagsterInstance.from_config(str(home)) as instance:
-        assert recorded_version(instance, PROMOTED) == first
 
 
 def test_a_failed_gate_is_noticed_once_for_each_time_it_was_asked(world):
