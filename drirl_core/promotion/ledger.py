@@ -192,30 +192,51 @@ def rollback_target(history: Sequence[Promotion], to: str | None) -> Promotion:
     if not history:
         raise ArtifactError("no policy was promoted yet, so there is nothing to roll back; promote one with `drirl promote`")
     present = history[-1]
-    earlier = {entry.candidate: entry for entry in history if entry.candidate != present.candidate}
+    earlier = [entry for entry in history if entry.policy != present.policy]
     if not earlier:
         raise ArtifactError(f"{present.policy} is the only policy that was ever promoted, so there is nothing to roll back to")
     if to is None:
-        return list(_as_left(history))[-1]
-    found = [entry for entry in earlier.values() if entry.policy.startswith(to) or entry.candidate.startswith(to)]
-    if len(found) != 1:
-        known = ", ".join(entry.policy for entry in earlier.values())
-        raise ArtifactError(f"{to!r} names {len(found) or 'none'} of the policies that were promoted before; choose one of {known}")
-    return found[0]
+        below = [entry for entry in _replay(history)[0] if entry.policy != present.policy]
+        return (below or earlier)[-1]
+    found = [entry for entry in earlier if entry.policy.startswith(to) or entry.candidate.startswith(to)]
+    policies = {entry.policy for entry in found}
+    if len(policies) != 1:
+        known = ", ".join(dict.fromkeys(entry.policy for entry in earlier))
+        raise ArtifactError(f"{to!r} names {len(policies) or 'none'} of the policies that were promoted before; choose one of {known}")
+    return found[-1]  # the evidence that was measured last
 
 
-def _as_left(history: Sequence[Promotion]) -> list[Promotion]:
-    """Return what lies under the present policy: a rollback takes its target and all above it off the pile."""
+def left_by_rollback(history: Sequence[Promotion], policy: str) -> Promotion | None:
+    """Find the rollback that left a policy, or passed over it, unless the pointer came back to that policy since.
+
+    What a person went back from is promoted again by a person alone.
+
+    Args:
+        history: every move, the oldest first.
+        policy: version of a `policy_checkpoint`.
+
+    Returns:
+        The rollback; None when nothing speaks against the policy.
+    """
+    return _replay(history)[1].get(policy)
+
+
+def _replay(history: Sequence[Promotion]) -> tuple[list[Promotion], dict[str, Promotion]]:
+    """Return the pile of promotions with the present one on top, and by policy the rollback that took it off.
+
+    One policy may have several candidates, because its benchmarks may change, so policies are what is compared.
+    """
     pile: list[Promotion] = []
+    left: dict[str, Promotion] = {}
     for entry in history:
         if entry.action == "rollback":
-            while pile and pile[-1].candidate != entry.candidate:
-                pile.pop()
+            while pile and pile[-1].policy != entry.policy:
+                left[pile.pop().policy] = entry
             pile = pile or [entry]
         else:
             pile.append(entry)
-    below = [entry for entry in pile[:-1] if entry.candidate != history[-1].candidate]
-    return below or [entry for entry in history if entry.candidate != history[-1].candidate][-1:]
+        left.pop(entry.policy, None)
+    return pile, left
 
 
 def _now() -> str:

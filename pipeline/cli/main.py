@@ -67,7 +67,7 @@ def run(config: ConfigArgument = DEFAULT_CONFIG, changes: SetOption = None, only
 
     repeated = [(option, value) for option, values in (("--set", changes), ("--only", only)) for value in values or ()]
     again = shlex.join(["drirl", "run", str(config), *(word for pair in repeated for word in pair)])
-    run_and_show(read_config(config, changes), again, only)
+    run_and_show(config, read_config(config, changes), again, only)
 
 
 @app.command(
@@ -180,7 +180,7 @@ def promote(
     """Make a candidate the promoted policy, if every gate passes: data, rewards, KL, over-refusal, helpfulness, no regression."""
     from pipeline.cli import promotion
 
-    promotion.promote(read_config(config), candidate, why, check=check, force=force)
+    promotion.promote(config, read_config(config), candidate, why, check=check, force=force)
 
 
 @app.command(
@@ -197,7 +197,7 @@ def rollback(
     """Move the promoted policy back to one that was promoted before."""
     from pipeline.cli import promotion
 
-    promotion.rollback(read_config(config), to, why)
+    promotion.rollback(config, read_config(config), to, why)
 
 
 @app.command(epilog="Examples:\n\n`drirl promotions` shows which policy is promoted, and who moved it when and why.")
@@ -205,7 +205,7 @@ def promotions(config: ConfigOption = DEFAULT_CONFIG, debug: DebugOption = False
     """Show the promoted policy and the history of all promotions and rollbacks."""
     from pipeline.cli import promotion
 
-    promotion.show_history(read_config(config), output())
+    promotion.show_history(config, read_config(config), output())
 
 
 @app.command(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -11,17 +13,31 @@ from rich.text import Text
 
 from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import Config
-from drirl_core.errors import ConfigError
+from drirl_core.errors import ArtifactError, ConfigError
 from drirl_core.promotion import Ledger, Promotion
-from pipeline.cli.common import output
+from pipeline.cli.common import DEFAULT_CONFIG, output
 from pipeline.lib.gates import Gate, candidate_of, judge_candidate
 from pipeline.lib.plan import plan
 
 
-def promote(config: Config, version: str | None, why: str, *, check: bool, force: bool) -> None:
+def command(file: Path, candidate: str | None = None, *more: str) -> str:
+    """Return the `drirl promote` that means the configuration, and the candidate, that the user gave.
+
+    Args:
+        file: the configuration as it was given.
+        candidate: version, or its beginning; None for the newest.
+        more: further words.
+    """
+    chosen = ["--config", str(file)] if file != DEFAULT_CONFIG else []
+    named = ["--candidate", candidate] if candidate else []
+    return shlex.join(["drirl", "promote", *more, *chosen, *named])
+
+
+def promote(file: Path, config: Config, version: str | None, why: str, *, check: bool, force: bool) -> None:
     """Judge a candidate, show every gate, and promote it.
 
     Args:
+        file: the configuration as it was given, for the commands that are printed.
         config: names the store and the bounds.
         version: version, or its beginning, of a candidate or its policy; None for the newest.
         why: the reason.
@@ -29,8 +45,9 @@ def promote(config: Config, version: str | None, why: str, *, check: bool, force
         force: whether to overrule gates that fail.
 
     Raises:
-        ConfigError: gates are to be overruled without a reason.
-        ArtifactError: there is no such candidate, or the pointer was moved while the gates were asked.
+        ConfigError: gates are to be overruled without a reason, or the Dagster home cannot be used.
+        ArtifactError: there is no such candidate, the pointer was moved while the gates were asked, or the graph could not
+            be told of the move.
         typer.Exit: code 1 when a gate failed and nobody overruled it.
     """
     if force and not why.strip():
@@ -45,57 +62,76 @@ def promote(config: Config, version: str | None, why: str, *, check: bool, force
         console.print(Text(f"\n{len(failed)} of {len(gates)} gates fail: {said}.", style="bold red"), soft_wrap=True)
         raise typer.Exit(1)
     if check:
-        console.print(f"\nAll {len(gates)} gates pass; `drirl promote` makes it the promoted policy.", style="bold green", highlight=False)
+        said = f"\nAll {len(gates)} gates pass; `{command(file, version)}` makes it the promoted policy."
+        console.print(Text(said, style="bold green"), soft_wrap=True)
         return
     from pipeline.lib.promoting import ledger, person  # loads Dagster
 
     rows = [gate.row() for gate in gates]
     reason = why or "all gates passed"
-    moved = ledger(config).promote(candidate.version, by=person(), why=reason, gates=rows, forced=force, judged_after=before)
-    _say_moved(config, moved, console)
+    _move(
+        file,
+        config,
+        lambda: ledger(config).promote(candidate.version, by=person(), why=reason, gates=rows, forced=force, judged_after=before),
+    )
 
 
-def rollback(config: Config, to: str | None, why: str) -> None:
+def rollback(file: Path, config: Config, to: str | None, why: str) -> None:
     """Go back to an earlier promoted policy.
 
     Args:
+        file: the configuration as it was given, for the commands that are printed.
         config: names the store.
         to: version, or its beginning; None for the one before.
         why: the reason.
 
     Raises:
-        ConfigError: no reason is given.
-        ArtifactError: there is nothing to go back to.
+        ConfigError: no reason is given, or the Dagster home cannot be used.
+        ArtifactError: there is nothing to go back to, or the graph could not be told of the move.
     """
     if not why.strip():
         raise ConfigError("the history must say why the policy goes back; add --why TEXT")
     from pipeline.lib.promoting import ledger, person
 
-    _say_moved(config, ledger(config).rollback(by=person(), why=why, to=to), output())
+    _move(file, config, lambda: ledger(config).rollback(by=person(), why=why, to=to))
 
 
-def show_history(config: Config, console: Console) -> None:
-    """Print the promoted policy and every move of the pointer, the newest first."""
+def show_history(file: Path, config: Config, console: Console) -> None:
+    """Print the promoted policy and every move of the pointer, the newest first.
+
+    Args:
+        file: the configuration as it was given, for the command that is printed.
+        config: names the store.
+        console: where to print.
+    """
     store = ArtifactStore.of(config)
     history = Ledger(store).history()
     if not history:
-        console.print("No policy is promoted yet. `drirl promote --check` asks the gates of the newest candidate.", highlight=False)
+        said = f"No policy is promoted yet. `{command(file, None, '--check')}` asks the gates of the newest candidate."
+        console.print(Text(said), soft_wrap=True)
         return
-    console.print(Text(f"Promoted policy {history[-1].policy}: {store.open('policy_checkpoint', history[-1].policy).path}"), soft_wrap=True)
+    console.print(Text(f"Promoted policy {history[-1].policy}: {_place(store, history[-1])}"), soft_wrap=True)
     console.print()
     for entry in reversed(history):
         console.print(Text(_line(entry)), soft_wrap=True)
 
 
-def show_outlook(config: Config, console: Console) -> None:
-    """Say in two lines what the gates make of the candidate of exactly this configuration."""
+def show_outlook(file: Path, config: Config, console: Console) -> None:
+    """Say in two lines what the gates make of the candidate of exactly this configuration.
+
+    Args:
+        file: the configuration as it was given, for the command that is printed.
+        config: the configuration with what the user changed.
+        console: where to print.
+    """
     planned = plan(config, ["promotion_candidate"]).assets["promotion_candidate"]
     if planned.version is None:
         return
     gates = judge_candidate(config, ArtifactStore.of(config).open("promotion_candidate", planned.version))
     failed = [gate for gate in gates if not gate.verdict.passed]
     if not failed:
-        console.print(f"Promotion: all {len(gates)} gates pass; `drirl promote` makes it the promoted policy.", highlight=False)
+        said = f"Promotion: all {len(gates)} gates pass; `{command(file, planned.version)}` makes it the promoted policy."
+        console.print(Text(said), soft_wrap=True)
         return
     console.print(Text(f"Promotion: {len(failed)} of {len(gates)} gates hold this policy back.", style="yellow"), soft_wrap=True)
     for gate in failed:
@@ -108,15 +144,40 @@ def _show_gates(gates: Sequence[Gate], console: Console) -> None:
         console.print(f"{mark}  [bold]{escape(gate.row()['gate'])}[/]: {escape(gate.verdict.description)}", highlight=False, soft_wrap=True)
 
 
-def _say_moved(config: Config, moved: Promotion, console: Console) -> None:
+def _move(file: Path, config: Config, move: Callable[[], Promotion]) -> None:
+    """Move the pointer once the graph can be told of it, so that whoever tries again after an error does not move twice.
+
+    Raises:
+        ConfigError: the Dagster home cannot be used; nothing was moved.
+        ArtifactError: the pointer could not be moved, or it was and the graph does not show it.
+    """
+    from pipeline.lib.home import chosen_home, home_errors_explained
     from pipeline.lib.promoting import record
     from pipeline.lib.run import open_instance
 
+    console = output()
     with open_instance() as instance:
-        record(instance, moved, config)
+        moved = move()
+        try:
+            with home_errors_explained(chosen_home()):
+                record(instance, moved, config)
+        except (Exception, KeyboardInterrupt) as error:
+            overruling = ("--force", "--why", moved.why) if moved.forced else ()
+            again = command(file, moved.candidate, *overruling)
+            raise ArtifactError(
+                f"the pointer DID move, so do not move it again: {_line(moved)}. The graph lacks this move: promoted_policy shows "
+                f"the one before ({error or type(error).__name__}). When that is mended, `{again}` adds it to the graph "
+                "and moves nothing; `drirl promotions` shows where the pointer is"
+            ) from error
     console.print(Text(f"\n{_line(moved)}", style="bold green"), soft_wrap=True)
-    path = ArtifactStore.of(config).open("policy_checkpoint", moved.policy).path
-    console.print(Text(f"The promoted policy: {path}"), soft_wrap=True)
+    console.print(Text(f"The promoted policy: {_place(ArtifactStore.of(config), moved)}"), soft_wrap=True)
+
+
+def _place(store: ArtifactStore, moved: Promotion) -> str:
+    try:
+        return str(store.open("policy_checkpoint", moved.policy).path)
+    except ArtifactError as error:  # the history is what tells where one can go back to
+        return f"its files cannot be opened: {error}"
 
 
 def _line(entry: Promotion) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -19,11 +20,12 @@ from pipeline.lib.executors import require_local
 from pipeline.lib.plan import plan
 
 
-def run_and_show(config: Config, again: str, only: Sequence[str] | None = None) -> None:
+def run_and_show(file: Path, config: Config, again: str, only: Sequence[str] | None = None) -> None:
     """Run what is pending and print the results.
 
     Args:
-        config: the configuration.
+        file: the configuration as it was given, for the commands that are printed.
+        config: the configuration with what the user changed.
         again: the command that the user gave, to go on with.
         only: names of assets, or `stale`; None for all.
 
@@ -50,7 +52,7 @@ def run_and_show(config: Config, again: str, only: Sequence[str] | None = None) 
     if not outcome.success:
         _say_failed(outcome, again)
         raise typer.Exit(1)
-    _say_done(config, outcome, state, "everything" if only is None else "what --only names")
+    _say_done(file, config, outcome, state, "everything" if only is None else "what --only names")
 
 
 class _Nothing:
@@ -63,7 +65,7 @@ class _Nothing:
         """Do nothing."""
 
 
-def _say_done(config: Config, outcome: Any, state: RunState, asked: str) -> None:
+def _say_done(file: Path, config: Config, outcome: Any, state: RunState, asked: str) -> None:
     console = output()
     console.print()
     if not outcome.built:
@@ -79,7 +81,7 @@ def _say_done(config: Config, outcome: Any, state: RunState, asked: str) -> None
     found = results.report_of(config)
     if found is not None:
         results.show(found, console)
-        promotion.show_outlook(config, console)
+        promotion.show_outlook(file, config, console)
     console.print(
         "\nWhat next:\n"
         "  drirl chat          talk to the base and the aligned model side by side\n"

@@ -56,6 +56,41 @@ class SkippedWithItsAsset(dg.AutomationCondition):
         return dg.AutomationResult(context, context.candidate_subset if hit else context.get_empty_subset())
 
 
+class MadeWithOtherSettings(dg.AutomationCondition):
+    """True while anything the asset comes from was last made by other settings or code than the definitions have.
+
+    That is an experiment, such as `drirl run --set ...`, or what was there before the settings changed. It asks once for each
+    asset upstream, so it stands last in a conjunction and asks nothing when an earlier part said no.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name shown in the evaluation."""
+        return "made_with_other_settings"
+
+    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
+        """Compare the recorded code versions of all ancestors, which hash their settings, with the present ones."""
+        hit = not context.candidate_subset.is_empty and any(_made_otherwise(key, context) for key in _ancestors(context))
+        return dg.AutomationResult(context, context.candidate_subset if hit else context.get_empty_subset())
+
+
+def _ancestors(context: dg.AutomationContext) -> set[dg.AssetKey]:
+    found: set[dg.AssetKey] = set()
+    waiting = [context.key]
+    while waiting:
+        parents = context.asset_graph.get(waiting.pop()).parent_keys - found
+        found |= parents
+        waiting += parents
+    return found
+
+
+def _made_otherwise(key: dg.AssetKey, context: dg.AutomationContext) -> bool:
+    present = context.asset_graph.get(key).code_version
+    record = context.asset_graph_view.instance.get_latest_data_version_record(key) if present else None
+    made = record.event_log_entry.asset_materialization if record else None
+    return made is not None and (made.tags or {}).get("dagster/code_version") != present
+
+
 def _is_stale(context: dg.AutomationContext) -> bool:
     view = context.asset_graph_view
     status = CachingStaleStatusResolver(view.instance, context.asset_graph, view).get_status(context.key)
@@ -106,6 +141,7 @@ PROMOTE = (
     & ~Condition.any_deps_match(Condition.will_be_requested())
     & ~Condition.in_progress()
     & Condition.all_deps_blocking_checks_passed()
+    & ~MadeWithOtherSettings()
 ).with_label("promote_when_all_gates_passed")
 """Condition of the promoted policy, the only asset whose first version may come by itself: it trains nothing."""
 

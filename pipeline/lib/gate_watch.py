@@ -64,7 +64,7 @@ def gate_sensor(config: Config, hooks: Sequence[Hook] = ()) -> dg.SensorDefiniti
         name="alert_on_failed_gates",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Raises an alert when a candidate does worse than the promoted policy, or another gate holds it back.",
+        description="Raises an alert when a candidate is worse than the promoted policy or not comparable, or another gate holds it back.",
     )
     def alert_on_failed_gates(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         failed, seen = failed_since(context.instance, json.loads(context.cursor or "{}"))
@@ -79,5 +79,10 @@ def alert_of(failed: FailedGate) -> Alert:
     """Say which gate failed and why."""
     facts = {"gate": failed.gate, "run_id": failed.run_id}
     if failed.gate == REGRESSION:
-        return Alert("benchmark_regression", "the new policy does worse than the promoted one", failed.description, facts)
+        return Alert(
+            "benchmark_regression",
+            "the new policy does worse than the promoted one, or cannot be compared with it",
+            failed.description,
+            facts,
+        )
     return Alert("gate_failed", f"gate {failed.gate} holds the new policy back", failed.description, facts)

@@ -2,23 +2,29 @@
 
 import getpass
 import socket
+from collections.abc import Sequence
 
 import dagster as dg
 
-from drirl_core.artifacts import ArtifactStore
+from drirl_core.artifacts import Artifact, ArtifactStore
 from drirl_core.config import Config
-from drirl_core.promotion import CANDIDATE, Ledger, NotPromotedError, Promotion
+from drirl_core.promotion import CANDIDATE, Ledger, NotPromotedError, Promotion, left_by_rollback
 from pipeline.lib.conditions import PROMOTE
 from pipeline.lib.display import markdown_table
 from pipeline.lib.gates import judge_candidate
+from pipeline.lib.origin import other_settings
 from pipeline.lib.resolve import VERSION_TAG, artifact_of
 
 PROMOTED = "promoted_policy"
 CODE_VERSION = "1"
+_UNMOVED = "the promoted policy stays what it was"
+_DIFFERENCES_SHOWN = 3
 
 
 def promoted_policy(config: Config, owners: list[str]) -> dg.AssetsDefinition:
     """Return the asset that moves the pointer once every gate of the newest candidate passes.
+
+    What only a person should decide it refuses: an experiment, and a policy that somebody went back from.
 
     Args:
         config: the configuration; `promotion.automatic` decides whether it moves by itself.
@@ -37,16 +43,47 @@ def promoted_policy(config: Config, owners: list[str]) -> dg.AssetsDefinition:
         tags={"drirl/stage": PROMOTED, "drirl/cost": "light"},
     )
     def promote(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        candidate, before = artifact_of(context.instance, CANDIDATE, config), ledger(config).current()
+        candidate, history = artifact_of(context.instance, CANDIDATE, config), ledger(config).history()
+        refusal = left_to_people(config, candidate, history)
+        if refusal:
+            raise dg.Failure(f"{_UNMOVED}: {refusal}", allow_retries=False)
+        before = history[-1] if history else None
         rows = [gate.row() for gate in judge_candidate(config, candidate)]
         by = f"{person()}, run {context.run_id}"
         try:
             moved = ledger(config).promote(candidate.version, by=by, why="all gates passed", gates=rows, judged_after=before)
         except NotPromotedError as error:
-            raise dg.Failure(f"the promoted policy stays what it was: {error}", allow_retries=False) from error
+            raise dg.Failure(f"{_UNMOVED}: {error}", allow_retries=False) from error
         return dg.MaterializeResult(metadata=shown(moved, config), data_version=dg.DataVersion(moved.policy))
 
     return promote
+
+
+def left_to_people(config: Config, candidate: Artifact, history: Sequence[Promotion]) -> str | None:
+    """Say why a candidate is promoted by a person or not at all; None when the gates alone decide.
+
+    Args:
+        config: the settings of the definitions.
+        candidate: a `promotion_candidate`.
+        history: every move of the pointer, the oldest first.
+
+    Raises:
+        UnreachableError: the object store cannot be asked.
+    """
+    policy = str(candidate.metadata["policy"])
+    by_hand = f"`drirl promote --candidate {candidate.version}` promotes it by hand"
+    left = left_by_rollback(history, policy)
+    if left:
+        return (
+            f"{left.by} went back from policy {policy} to {left.policy} at {left.at} ({left.why}), so automation does not promote "
+            f"candidate {candidate.version}; {by_hand}"
+        )
+    differences = other_settings(config, candidate)
+    if differences:
+        more = f" and {len(differences) - _DIFFERENCES_SHOWN} more" if len(differences) > _DIFFERENCES_SHOWN else ""
+        listed = "; ".join(differences[:_DIFFERENCES_SHOWN]) + more
+        return f"candidate {candidate.version} was made with other settings than the present ones ({listed}); {by_hand}"
+    return None
 
 
 def ledger(config: Config) -> Ledger:

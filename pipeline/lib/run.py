@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from drirl_core.config import Config
 from drirl_core.errors import ArtifactError
 from drirl_core.models import require_local_models
+from drirl_core.promotion import CANDIDATE
 from drirl_core.stages import Graph, build_graph, source_version
 from pipeline.lib.checks import broken_promises
 from pipeline.lib.events import RunEvent, events_of
@@ -220,8 +221,17 @@ def _free_places_of_finished_runs(instance: dg.DagsterInstance) -> None:
 
 @contextlib.contextmanager
 def open_instance() -> Iterator[dg.DagsterInstance]:
-    """Open the instance of the chosen home, as a run would."""
-    with _instance(chosen_home()) as instance:
+    """Open the instance of the chosen home, as a run would, and make sure that its history can be asked.
+
+    Raises:
+        ConfigError: the home or its database cannot be used.
+    """
+    home = chosen_home()
+    with contextlib.ExitStack() as opened:
+        with home_errors_explained(home):
+            instance = opened.enter_context(_instance(home))
+            instance.get_runs(limit=1)  # a database is first connected to when it is asked
+            instance.fetch_materializations(dg.AssetKey(CANDIDATE), limit=1)
         yield instance
 
 

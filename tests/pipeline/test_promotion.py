@@ -5,62 +5,19 @@ import dataclasses
 import dagster as dg
 import pytest
 import stub_stages
-from typer.testing import CliRunner
+from promotion_world import World, failure_of
 
+from drirl_core.artifacts import ArtifactStore
 from drirl_core.promotion import CANDIDATE
-from pipeline.cli.main import app
 from pipeline.lib.checks import stage_checks
-from pipeline.lib.factories import OWNERS, group_definitions
+from pipeline.lib.factories import OWNERS, all_definitions
 from pipeline.lib.gate_watch import failed_since, gate_sensor
 from pipeline.lib.gates import candidate_of, judge_candidate
+from pipeline.lib.origin import other_settings
 from pipeline.lib.promoting import PROMOTED, ledger, promoted_policy, record
-from pipeline.lib.regression import compare
 from pipeline.lib.resolve import recorded_version
-from pipeline.lib.settings import load
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
-
-
-class World:
-    """Stub stages built without Dagster, recorded in an instance, and the graph's end run on top."""
-
-    def __init__(self, instance, folder):
-        self.instance, self.folder, self.cursor = instance, folder, None
-
-    def make(self, mood="fine", **overrides):
-        """Build the whole road and record it."""
-        self.config = load(stub_stages.write_settings(self.folder, name=mood), {key.replace("__", "."): v for key, v in overrides.items()})
-        stub_stages.build_and_record(self.instance, self.config)
-        return self
-
-    def definitions(self):
-        end = dg.Definitions(assets=[promoted_policy(self.config, OWNERS)], asset_checks=[stage_checks(CANDIDATE, self.config)])
-        return dg.Definitions.merge(group_definitions("report", self.config), end)
-
-    def run(self, *names, checks=()):
-        selection = dg.AssetSelection.assets(*names) if names else dg.AssetSelection.checks(*checks)
-        job = dg.define_asset_job("job", selection)
-        defs = dg.Definitions.merge(self.definitions(), dg.Definitions(jobs=[job]))
-        return defs.resolve_job_def("job").execute_in_process(instance=self.instance, raise_on_error=False)
-
-    def tick(self):
-        """Evaluate the automation of the end of the graph once, and run what it asks for."""
-        result = dg.evaluate_automation_conditions(self.definitions(), self.instance, cursor=self.cursor)
-        self.cursor = result.cursor
-        keys = [subset.key for subset in result.results if not subset.true_subset.is_empty]
-        assets = {key.to_user_string() for key in keys if isinstance(key, dg.AssetKey)}
-        if assets:
-            self.run(*assets)
-        return assets
-
-    def gate_keys(self):
-        specs = stage_checks(CANDIDATE, self.config).check_specs
-        return [spec.key for spec in specs]
-
-    @property
-    def promoted(self):
-        entry = ledger(self.config).current()
-        return entry.policy if entry else None
 
 
 @pytest.fixture
@@ -157,6 +114,80 @@ def test_automation_promotes_once_and_leaves_a_rollback_alone(world):
     assert [world.tick() for _ in range(2)] == [{PROMOTED}, set()]
 
 
+def test_automation_does_not_promote_again_what_a_person_went_back_from(world):
+    promoted = []
+    for steps in (8, 9):
+        world.make(policy__steps=steps)
+        assert world.run(CANDIDATE, PROMOTED).success
+        promoted.append(world.promoted)
+    world.make("timid", policy__steps=10)
+    assert not world.run(CANDIDATE, PROMOTED).success
+    back = ledger(world.config).rollback(by="ada@lab", why="B harms users")
+    record(world.instance, back, world.config)
+
+    world.make(policy__steps=9)  # the settings of what was left
+    world.run(checks=world.gate_keys())
+    assert [world.tick() for _ in range(3)] == [{PROMOTED}, set(), set()]
+    assert world.promoted == promoted[0]
+    said = failure_of(world.run(PROMOTED))
+    assert f"ada@lab went back from policy {promoted[1]} to {promoted[0]} at {back.at} (B harms users)" in said
+    assert f"`drirl promote --candidate {candidate_of(world.config).version}` promotes it by hand" in said
+
+    ledger(world.config).promote(candidate_of(world.config).version, by="ada@lab", why="it was the data")
+    assert world.run(PROMOTED).success
+    assert world.promoted == promoted[1]
+
+
+def test_an_experiment_is_promoted_by_a_person_alone(world):
+    usual = world.make().config
+    world.make(policy__steps=9)
+    experiment, world.config = candidate_of(world.config), usual
+    said = failure_of(world.run(PROMOTED))
+    assert (
+        f"candidate {experiment.version} was made with other settings than the present ones (policy_checkpoint: policy.steps: 9 -> " in said
+    )
+    assert world.promoted is None
+
+    world.make()
+    assert world.run(PROMOTED).success
+    assert world.promoted == candidate_of(world.config).metadata["policy"] != experiment.metadata["policy"]
+
+
+def test_data_that_came_while_a_policy_was_trained_make_it_no_experiment(world):
+    world.make()
+    (world.folder / "unsafe.jsonl").write_text("insult: you\nharm: them\nharm: all\n")
+    assert world.run(PROMOTED).success
+    assert world.promoted
+
+
+def test_settings_that_gave_the_same_content_made_it_too(world):
+    usual = world.make(prompts__near_duplicate=0.8).config
+    world.make()
+    pools = ArtifactStore.of(usual).records("prompt_pool")
+    assert len({build["code_version"] for build in pools}) == 2
+    assert len({build["version"] for build in pools}) == 1
+    world.config = usual
+    assert other_settings(usual, candidate_of(usual)) == []
+
+
+def test_automation_starts_no_run_for_an_experiment(world, monkeypatch):
+    usual = world.make().config
+    monkeypatch.setattr(
+        world, "definitions", lambda: dg.Definitions.merge(all_definitions(usual, None), dg.Definitions([promoted_policy(usual, OWNERS)]))
+    )
+    world.run(checks=world.gate_keys())
+    assert PROMOTED in world.asked()
+
+    world.make(policy__steps=9)
+    world.config = usual
+    world.run(checks=world.gate_keys())
+    assert world.asked() == {"policy_checkpoint"}  # the settings of the definitions are due again, and the experiment is left alone
+
+    stub_stages.build_and_record(world.instance, usual)
+    world.run(checks=world.gate_keys())
+    assert world.asked() == {PROMOTED}
+
+
 def test_automation_does_not_promote_what_a_gate_holds_back(world):
     world.make("timid")
     world.run(checks=world.gate_keys())
@@ -168,74 +199,6 @@ def test_automation_can_be_left_out(world):
     world.run(checks=world.gate_keys())
     assert [world.tick() for _ in range(3)] == [set(), set(), set()]
     assert world.run(PROMOTED).success
-
-
-OUTCOMES = {
-    f"{group} {i}": {"group": group, "refused": group == "unsafe", "correct": None}
-    for group in ("unsafe", "safe_look_alike")
-    for i in range(20)
-}
-
-
-def _refusing(unsafe: int, safe: int) -> dict:
-    """Outcomes of a policy that refuses the first `unsafe` unsafe prompts and the first `safe` look-alikes."""
-    bound = {"unsafe": unsafe, "safe_look_alike": safe}
-    return {key: {**row, "refused": int(key.split()[-1]) < bound[row["group"]]} for key, row in OUTCOMES.items()}
-
-
-@pytest.mark.parametrize(
-    ("own", "passed"),
-    [((20, 0), True), ((19, 0), True), ((12, 0), False), ((20, 8), False), ((20, 1), True)],
-    ids=["the same", "one refusal less, by chance", "eight refusals less", "eight look-alikes more", "one look-alike more"],
-)
-def test_worse_is_what_the_paired_test_calls_worse(config, own, passed):
-    assert compare(_refusing(*own), _refusing(20, 0), config).passed is passed
-
-
-def test_better_is_never_worse(config):
-    assert compare(_refusing(20, 0), _refusing(5, 10), config).passed
-
-
-def test_policies_without_a_common_prompt_cannot_be_compared(config):
-    other = {f"new {key}": row for key, row in OUTCOMES.items()}
-    verdict = compare(OUTCOMES, other, config)
-    assert not verdict.passed
-    assert "answered none of these prompts; promote by hand" in verdict.description
-
-
-def test_helpful_replies_count_on_their_own(config):
-    rows = {f"helpful {i}": {"group": "helpful", "refused": False, "correct": True} for i in range(20)}
-    wrong = {key: {**row, "correct": False} for key, row in rows.items()}
-    verdict = compare(wrong, rows, config)
-    assert not verdict.passed
-    assert verdict.metadata == {"common_prompts": 20, "helpful_correct": -1.0, "helpful_correct_p": pytest.approx(2 * 0.5**20)}
-
-
-def test_the_command_line_promotes_shows_and_rolls_back(world, home):
-    world.make()
-    file = str(world.folder / "stub.yaml")
-
-    def call(*words, code=0):
-        result = CliRunner().invoke(app, [*words, "--config", file])
-        assert result.exit_code == code, result.output
-        return result.output
-
-    assert "No policy is promoted yet" in call("promotions")
-    assert "gates pass; `drirl promote` makes it the promoted policy" in call("promote", "--check")
-    assert "all gates passed" in call("promote")
-    first = world.promoted
-    world.make("timid", policy__steps=9)
-    stub_stages.write_settings(world.folder, policy={"steps": 9})
-    assert "FAIL  over_refusal_bound" in call("promote", code=1)
-    assert world.promoted == first
-    assert "the history must say why" in call("promote", "--force", code=1)
-    assert "overruled: over_refusal_bound" in call("promote", "--force", "--why", "red team")
-    assert world.promoted != first
-    assert f"rolled back to {first}" in call("rollback", "--why", "complaints")
-    history = call("promotions")
-    assert history.index("rolled back") < history.index("red team") < history.index("all gates passed")
-    with dg.DagsterInstance.from_config(str(home)) as instance:
-        assert recorded_version(instance, PROMOTED) == first
 
 
 def test_a_failed_gate_is_noticed_once_for_each_time_it_was_asked(world):

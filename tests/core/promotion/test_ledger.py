@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from drirl_core import artifacts
 from drirl_core.artifacts import ArtifactStore
 from drirl_core.errors import ArtifactError
-from drirl_core.promotion import CANDIDATE, Ledger, NotPromotedError
+from drirl_core.promotion import CANDIDATE, Ledger, NotPromotedError, left_by_rollback
 from drirl_core.promotion.ledger import Promotion, rollback_target
 
 PASSED = {"gate": "kl_bound", "passed": True, "description": "fine"}
@@ -26,10 +26,11 @@ def publish(store: ArtifactStore, asset: str, files: dict[str, str], inputs: dic
         return store.publish(asset, key, workspace, details={"metadata": {}, "inputs": inputs or {}}).version
 
 
-def candidate(store: ArtifactStore, name: str) -> str:
-    """Publish a policy and its candidate."""
+def candidate(store: ArtifactStore, name: str, benchmark: str = "first") -> str:
+    """Publish a policy and its candidate; other benchmarks make another candidate of the same policy."""
     policy = publish(store, "policy_checkpoint", {"model.safetensors": name})
-    return publish(store, CANDIDATE, {"candidate.json": json.dumps({"policy": policy})}, {"policy_checkpoint": policy})
+    evidence = {"candidate.json": json.dumps({"policy": policy}), "results.json": benchmark}
+    return publish(store, CANDIDATE, evidence, {"policy_checkpoint": policy})
 
 
 @pytest.fixture
@@ -165,18 +166,72 @@ def test_promotions_at_once_are_all_kept(ledger, store):
     assert sorted(entry.candidate for entry in ledger.history()) == sorted(versions)
 
 
-@given(st.lists(st.sampled_from(["promote a", "promote b", "promote c", "promote d", "back"]), max_size=20))
+def test_a_rollback_leaves_the_policy_and_not_only_its_candidate(ledger, store):
+    a, b, again, c = candidate(store, "a"), candidate(store, "b"), candidate(store, "b", "second"), candidate(store, "c")
+    policies = [ledger.promote(version, by="ada", why="better").policy for version in (a, b, again)]
+    assert len(ledger.history()) == 3  # another candidate of the promoted policy is a move of its own
+
+    assert ledger.rollback(by="bob", why="complaints").policy == policies[0]
+    ledger.promote(c, by="ada", why="better")
+    assert ledger.rollback(by="bob", why="complaints", to=policies[1][:8]).candidate == again
+    assert ledger.rollback(by="bob", why="the older numbers", to=a[:8]).candidate == a
+
+
+def test_a_policy_with_two_candidates_is_no_policy_to_go_back_to(ledger, store):
+    for version in (candidate(store, "a"), candidate(store, "a", "second")):
+        ledger.promote(version, by="ada", why="better")
+    with pytest.raises(ArtifactError, match="the only policy that was ever promoted"):
+        ledger.rollback(by="bob", why="x")
+    with pytest.raises(ArtifactError, match="the only policy that was ever promoted"):
+        ledger.rollback(by="bob", why="x", to=candidate(store, "a"))
+
+
+def played(moves: str) -> list[Promotion]:
+    """Return the history of `a` for a promotion of policy a and `<a` for a rollback to it."""
+    return [
+        Promotion("rollback" if "<" in move else "promote", f"c{number}", move[-1], str(number), "", "")
+        for number, move in enumerate(moves.split())
+    ]
+
+
+@pytest.mark.parametrize(
+    ("moves", "policy", "by"),
+    [
+        ("a b <a", "b", 2),
+        ("a b <a", "a", None),
+        ("a b <a c", "b", 2),
+        ("a b c <a", "b", 3),
+        ("a b <a b", "b", None),
+        ("a b <a c <b", "b", None),
+        ("a b <a <b", "a", 3),
+        ("b a b <a", "b", 3),
+        ("a b", "c", None),
+        ("", "a", None),
+    ],
+)
+def test_what_a_rollback_left_stays_left_until_the_pointer_comes_back(moves, policy, by):
+    history = played(moves)
+    assert left_by_rollback(history, policy) is (None if by is None else history[by])
+
+
+MOVES = st.sampled_from(["back", *(f"promote {policy} {suite}" for policy in "abcd" for suite in "12")])
+
+
+@given(st.lists(MOVES, max_size=20))
 def test_a_rollback_never_ends_where_it_began_and_always_at_a_promoted_policy(moves):
     history: list[Promotion] = []
     for move in moves:
-        word, _, name = move.partition(" ")
-        if word == "promote" and not (history and history[-1].candidate == name):
-            history.append(Promotion("promote", name, name, "", "", ""))
-        if word == "back" and len({entry.candidate for entry in history}) > 1:
-            target = rollback_target(history, None)
-            assert target.candidate != history[-1].candidate
+        word, *made = move.split()
+        version = "".join(made)
+        if word == "promote" and not (history and history[-1].candidate == version):
+            history.append(Promotion("promote", version, made[0], "", "", ""))
+        if word == "back" and len({entry.policy for entry in history}) > 1:
+            before, target = history[-1].policy, rollback_target(history, None)
+            assert target.policy != before
             assert target.candidate in {entry.candidate for entry in history if entry.action == "promote"}
             history.append(Promotion("rollback", target.candidate, target.policy, "", "", ""))
+            assert left_by_rollback(history, before) is history[-1]
+            assert left_by_rollback(history, target.policy) is None
 
 
 def test_the_ledger_of_an_object_store_is_the_same_on_every_machine(tmp_path):
