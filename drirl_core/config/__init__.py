@@ -159,5 +159,9 @@ def slice_hash(config: Config, sections: tuple[str, ...], unread: tuple[str, ...
     Returns:
         Twelve hexadecimal digits that change when, and only when, one of those parts changes; where files lie is no part.
     """
-    text = json.dumps(slice_of(resolved(config), sections, unread), sort_keys=True)
+    # Only these sections are turned into plain data: every start of the code location does this for every asset.
+    names = {section.partition(".")[0] for section in sections}
+    values = {name: getattr(config, name) for name in names}
+    data = {name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()}
+    text = json.dumps(slice_of(data, sections, unread), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

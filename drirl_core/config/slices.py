@@ -16,7 +16,7 @@ def slice_of(data: Mapping[str, Any], sections: Iterable[str], unread: Iterable[
     """Pick the settings that decide a result.
 
     Args:
-        data: the whole configuration as plain data.
+        data: the configuration as plain data, or at least what the sections need of it.
         sections: dotted names of sections or fields.
         unread: dotted names of fields below them that decide nothing; of a list, that field of every row.
         placeless: leave out where files lie: of a path its last name stays, because it tells how the file is read; the
@@ -40,7 +40,7 @@ def covers(sections: Iterable[str], name: str) -> bool:
 def _placeless(node: Any, key: str = "") -> Any:
     if isinstance(node, Mapping):
         return {name: _placeless(value, name) for name, value in node.items()}
-    if isinstance(node, list):
+    if isinstance(node, list | tuple):
         return [_placeless(item) for item in node]
     if not isinstance(node, str):
         return node

@@ -1,12 +1,12 @@
 """What a rule is, and what it says of an artifact."""
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drirl_core.config import Config, resolved
-from drirl_core.config.slices import slice_of
+from drirl_core.config import Config
 from drirl_core.stages import Node
 
 
@@ -47,7 +47,7 @@ class Rule:
 
     def bounds_of(self, config: Config) -> str:
         """Return its bounds and their values, for comparison with those of its last verdict."""
-        return ", ".join(f"{name}={value}" for name, value in slice_of(resolved(config), self.bounds).items())
+        return ", ".join(f"{name}={operator.attrgetter(name)(config)}" for name in self.bounds)
 
 
 def judge(rule: Rule, path: Path, config: Config, node: Node) -> Verdict:
