@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import shutil
 import time
 from collections.abc import Mapping
@@ -18,87 +19,17 @@ from typing import Any
 from drirl_core import artifacts, taxonomy
 from drirl_core.artifacts import Artifact, ArtifactStore
 from drirl_core.config import EMBEDDED, INBOX, Config, SourceConfig, resolved, slice_hash
-from drirl_core.config.operations import ACCEPTED
+from drirl_core.config.slices import covers
 from drirl_core.errors import ArtifactError, DataError
 from drirl_core.reporting import Plot, Reporter
+from drirl_core.stage_table import STAGES
+from drirl_core.versions import contents, source_version
 
 DATA_FOLDER = Path(__file__).parent / "data"
 HELD_OUT = DATA_FOLDER / "heldout"
 """The embedded benchmark suite; nothing is ever trained on it."""
 INBOX_SOURCE = f"source_{INBOX}"
 """The files that the drop folder accepted."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One kind of work.
-
-    Args:
-        function: `module:name` of the function that builds it, imported on use because it may load torch.
-        version: raised when the algorithm changes, which makes every artifact of the stage stale.
-        config: dotted sections of the configuration that decide its result.
-        group: group in the asset graph.
-        heavy: whether it trains or samples (asks for a GPU).
-        volatile: files whose bytes may differ between equal results.
-    """
-
-    function: str
-    version: str
-    config: tuple[str, ...]
-    group: str
-    heavy: bool = False
-    volatile: frozenset[str] = frozenset()
-
-
-TIMES = frozenset({"times.jsonl"})
-
-STAGES: dict[str, Stage] = {
-    "prompt_pool": Stage(
-        "drirl_core.prompts.pool:build_prompt_pool", "1", ("prompts", "benchmarks.suites", "models.encoder", "seed"), "prompts"
-    ),
-    "dataset": Stage(
-        "drirl_core.demonstrations.dataset:build_dataset",
-        "1",
-        ("demonstrations", "prompts.taxonomy", "prompts.near_duplicate", "prompts.max_chars", "benchmarks.suites", "seed"),
-        "demonstrations",
-    ),
-    "balance_report": Stage("drirl_core.demonstrations.balance:build_balance_report", "1", ("demonstrations.quota",), "demonstrations"),
-    "sft_checkpoint": Stage(
-        "drirl_core.policy.sft:build_sft_checkpoint",
-        "1",
-        ("sft", "models.policy", "models.dtype", "seed"),
-        "policy",
-        heavy=True,
-        volatile=TIMES,
-    ),
-    "completion_pool": Stage(
-        "drirl_core.completions:build_completion_pool",
-        "3",
-        ("completions", "models.policy", "models.dtype", "seed"),
-        "completions",
-        heavy=True,
-    ),
-    "reward_model": Stage("drirl_core.rewards.stage:build_reward_model", "3", ("rewards", "models.encoder", "seed"), "rewards", heavy=True),
-    "hardness": Stage("drirl_core.hardness_stage:build_hardness", "1", ("hardness", "models.encoder", "seed"), "hardness", heavy=True),
-    "policy_checkpoint": Stage(
-        "drirl_core.policy.stage:build_policy_checkpoint",
-        "1",
-        ("policy", "hardness", "models.policy", "models.encoder", "models.dtype", "seed"),
-        "policy",
-        heavy=True,
-        volatile=TIMES,
-    ),
-    "benchmark": Stage(
-        "drirl_core.benchmarks.stage:build_benchmark",
-        "1",
-        ("benchmarks", "models.policy", "models.dtype", "seed"),
-        "benchmarks",
-        heavy=True,
-    ),
-    "promotion_candidate": Stage("drirl_core.promotion.candidate:build_candidate", "1", (), "report"),
-    "report": Stage("drirl_core.report.stage:build_report", "1", ("name",), "report", volatile=frozenset({"report.html", "summary.json"})),
-    "model_card": Stage("drirl_core.report.card:build_model_card", "1", ("name",), "report"),
-}
 
 
 @dataclass(frozen=True)
@@ -173,7 +104,7 @@ def dataset_name(category: str) -> str:
 
 def build_graph(config: Config) -> Graph:
     """Lay out the assets of a configuration, in topological order."""
-    categories = taxonomy.load_categories(Path(config.prompts.taxonomy) if config.prompts.taxonomy else None)
+    categories = taxonomy.load_categories(config.prompts.taxonomy)
     every = (*categories, taxonomy.HELPFUL)
     prompt_sources = {f"source_{s.name}": source_path(s) for s in config.prompt_sources}
     demonstrations = config.demonstrations
@@ -307,30 +238,22 @@ def source_path(source: SourceConfig) -> Path:
     return DATA_FOLDER / f"{source.name}.jsonl" if source.path == EMBEDDED else Path(source.path)
 
 
-def source_version(path: Path) -> str:
-    """Hash the bytes of a source file, or of all files of a source directory.
-
-    A drop folder that accepted nothing yet has no folder of accepted files; it counts as an empty one.
-
-    Raises:
-        DataError: the file does not exist or cannot be read.
-    """
-    try:
-        if path.is_dir() or (path.name == ACCEPTED and path.parent.is_dir() and not path.exists()):
-            parts = [f"{file.relative_to(path)} {source_version(file)}" for file in sorted(path.rglob("*")) if file.is_file()]
-            return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    except OSError as error:
-        raise DataError(f"source file {path} cannot be read ({error.strerror or error}); mend the path in the configuration") from error
+def deciding(node: Node, config: Config) -> tuple[str, ...]:
+    """Return the dotted sections of the configuration that decide a node's result."""
+    sections = STAGES[node.stage].config
+    # How dropped files are read decides a result only where there is a drop folder; without one, versions are what they were.
+    if INBOX_SOURCE in node.inputs:
+        sections += tuple(f"operations.inbox.{name}" for name in ("adapter", "columns", "category", "licence"))
+    if covers(sections, "demonstrations.demonstrator") and config.demonstrations.demonstrator.kind == "model":
+        sections += ("models.dtype",)
+    return sections
 
 
 def code_version(node: Node, config: Config) -> str:
-    """Return the algorithm version and the hash of the configuration that decide a node."""
-    stage = STAGES[node.stage]
-    # How dropped files are read decides a result only where there is a drop folder; without one, versions are what they were.
-    dropped = ("operations.inbox.source",) if INBOX_SOURCE in node.inputs else ()
-    return f"{stage.version}-{slice_hash(config, (*stage.config, *dropped))}"
+    """Return the algorithm version and the hash of the settings, and of what the files they name hold, that decide a node."""
+    stage, sections = STAGES[node.stage], deciding(node, config)
+    parts = [slice_hash(config, sections, stage.unread), contents(config, sections)]
+    return f"{stage.version}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
 def build(node: Node, config: Config, versions: Mapping[str, str], reporter: Reporter) -> tuple[Artifact, bool, dict[str, Any]]:
@@ -354,7 +277,8 @@ def build(node: Node, config: Config, versions: Mapping[str, str], reporter: Rep
     missing = [name for name in node.inputs if name not in versions]
     if missing:
         raise ArtifactError(f"{node.name} needs {', '.join(missing)}, which {'has' if len(missing) == 1 else 'have'} not been materialized")
-    key = artifacts.fingerprint(node.name, code_version(node, config), {name: versions[name] for name in node.inputs})
+    code, named = code_version(node, config), contents(config, deciding(node, config))
+    key = artifacts.fingerprint(node.name, code, {name: versions[name] for name in node.inputs})
     with store.building(node.name, key, reporter.log) as workspace:
         found = store.find(node.name, key)
         if found:
@@ -367,16 +291,20 @@ def build(node: Node, config: Config, versions: Mapping[str, str], reporter: Rep
         started = time.monotonic()
         context = Context(config, node.category, inputs, workspace.out, workspace.scratch, store, reporter)
         shown = getattr(importlib.import_module(module), function)(context)
-        # The drop folder may grow while it is read; what was read then must not be kept under the version before.
-        if INBOX_SOURCE in inputs and (now := source_version(inputs[INBOX_SOURCE])) != versions[INBOX_SOURCE]:
+        changed = _changed_meanwhile(node, config, graph, versions, named)
+        if changed.keys() == {INBOX_SOURCE}:
             reporter.log(f"{node.name}: the drop folder changed while it was read; building again from what it holds now")
             shutil.rmtree(workspace.out)
-            return build(node, config, {**versions, INBOX_SOURCE: now}, reporter)
+            return build(node, config, {**versions, **changed}, reporter)
+        if changed:
+            listed = ", ".join(f"{name} ({graph.sources[name]})" if name in graph.sources else name for name in changed)
+            raise DataError(f"{node.name} is not kept, because {listed} changed while it was read; run again")
         plain = {name: value for name, value in shown.items() if isinstance(value, int | float | str)}
         details = {
             "metadata": {**plain, "seconds": round(time.monotonic() - started, 2)},
             "inputs": {name: versions[name] for name in node.inputs},
-            "code_version": code_version(node, config),
+            "code_version": code,
+            "contents": named,
             "config": resolved(config),
         }
         artifact = store.publish(node.name, key, workspace, details=details, volatile=stage.volatile)
@@ -386,6 +314,16 @@ def build(node: Node, config: Config, versions: Mapping[str, str], reporter: Rep
             for name, value in shown.items()
         }
         return artifact, False, {**shown, "seconds": details["metadata"]["seconds"]}
+
+
+def _changed_meanwhile(node: Node, config: Config, graph: Graph, versions: Mapping[str, str], named: Mapping[str, str]) -> dict[str, str]:
+    """Return the present versions of the files a node was built from that are not what they were taken for.
+
+    A file edited after it was hashed would be kept under the version it had before.
+    """
+    now = {name: source_version(graph.sources[name]) for name in node.inputs if name in graph.sources}
+    changed = {name: version for name, version in now.items() if version != versions[name]}
+    return changed | {name: digest for name, digest in contents(config, deciding(node, config)).items() if digest != named.get(name)}
 
 
 def run_all(config: Config, reporter: Reporter) -> dict[str, Artifact]:

@@ -30,7 +30,7 @@ SEVEN_CATEGORIES: tuple[str, ...] = (
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 
 
-def load_categories(path: Path | None) -> tuple[str, ...]:
+def load_categories(path: str | Path | None) -> tuple[str, ...]:
     """Return the harm categories of a taxonomy file, or the seven of the paper.
 
     Args:
@@ -45,7 +45,7 @@ def load_categories(path: Path | None) -> tuple[str, ...]:
     if path is None:
         return SEVEN_CATEGORIES
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"taxonomy file {path} cannot be read ({error}); give a YAML file with a list `categories`") from error
     names = loaded.get("categories") if isinstance(loaded, dict) else None

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import yaml
 
+from drirl_core.benchmarks.declared import FILE, declarations
 from drirl_core.config import EMBEDDED, SuiteConfig
 from drirl_core.errors import DataError, nearest
 from drirl_core.tables import prompt_id, read_table
@@ -262,8 +263,7 @@ def _patterns(value: Any, place: str) -> tuple[str, ...]:
 
 @functools.cache
 def _declared() -> dict[str, Suite]:
-    file = Path(__file__).with_name("suites.yaml")
-    return {name: _parse(name, record, file) for name, record in _read_yaml(file).items()}
+    return {name: _parse(name, dict(record), FILE) for name, record in declarations().items()}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from drirl_core.config.execution import ExecutionConfig
 from drirl_core.config.operations import INBOX, AlertHookConfig, AlertsConfig, InboxConfig, OperationsConfig
 from drirl_core.config.promotion import PromotionConfig
 from drirl_core.config.reading import EMBEDDED, anchor_paths, build, read, require
+from drirl_core.config.slices import slice_of
 from drirl_core.config.training import (
     BenchmarksConfig,
     HardnessConfig,
@@ -147,21 +148,20 @@ def from_resolved(data: Mapping[str, Any]) -> Config:
     return build(Config, dict(data))
 
 
-def slice_hash(config: Config, sections: tuple[str, ...]) -> str:
+def slice_hash(config: Config, sections: tuple[str, ...], unread: tuple[str, ...] = ()) -> str:
     """Hash the named parts of a configuration.
 
     Args:
         config: the configuration.
         sections: dotted names of sections or fields, such as `("rewards", "seed", "models.encoder")`.
+        unread: dotted names of fields below them that are left out.
 
     Returns:
-        Twelve hexadecimal digits that change when, and only when, one of those parts changes.
+        Twelve hexadecimal digits that change when, and only when, one of those parts changes; where files lie is no part.
     """
-    parts: dict[str, Any] = {}
-    for section in sections:
-        value: Any = config
-        for name in section.split("."):
-            value = getattr(value, name)
-        parts[section] = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
-    text = json.dumps(parts, sort_keys=True, default=dataclasses.asdict)
+    # Only these sections are turned into plain data: every start of the code location does this for every asset.
+    names = {section.partition(".")[0] for section in sections}
+    values = {name: getattr(config, name) for name in names}
+    data = {name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()}
+    text = json.dumps(slice_of(data, sections, unread), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

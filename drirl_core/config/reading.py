@@ -15,6 +15,11 @@ from drirl_core.errors import ConfigError, nearest
 
 EMBEDDED = "embedded"
 """Value of a `path` that means the data shipped in `drirl_core/data`."""
+TAXONOMY_KEY = "taxonomy"
+PATH_KEYS = ("path", TAXONOMY_KEY, "folder")
+"""Settings that hold a path."""
+MODEL_KEYS = ("policy", "encoder", "model")
+"""Settings that hold a reference of a model, which may be `path:` and a directory."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -49,9 +54,9 @@ def anchor_paths(node: Any, folder: Path) -> None:
     """Make file paths absolute where they are read, so that a config works from any directory."""
     if isinstance(node, dict):
         for key, value in node.items():
-            if key in ("path", "taxonomy", "folder") and isinstance(value, str) and value not in ("", EMBEDDED):
+            if key in PATH_KEYS and isinstance(value, str) and value not in ("", EMBEDDED):
                 node[key] = str((folder / value).resolve())
-            elif key in ("policy", "encoder", "model") and isinstance(value, str) and value.startswith("path:"):
+            elif key in MODEL_KEYS and isinstance(value, str) and value.startswith("path:"):
                 node[key] = f"path:{(folder / value.removeprefix('path:')).resolve()}"
             else:
                 anchor_paths(value, folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -83,7 +82,7 @@ class SafetyBuilder:
     def __init__(self, context: Context) -> None:
         self._context, self._settings = context, context.config.demonstrations
         self._category = str(context.category)
-        categories = taxonomy.load_categories(Path(context.config.prompts.taxonomy) if context.config.prompts.taxonomy else None)
+        categories = taxonomy.load_categories(context.config.prompts.taxonomy)
         path = context.inputs.get(f"source_{self._settings.demonstrator.source.name}")
         dropped = context.inputs.get(f"source_{INBOX}")
         self._demonstrator: Demonstrator = make_demonstrator(context.config, path, categories, context.store, context.reporter, dropped)

@@ -8,42 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from drirl_core.config import EMBEDDED, SourceConfig
+from drirl_core.config import SourceConfig
 from drirl_core.errors import ConfigError, DataError, nearest
 from drirl_core.prompts.files import Record, column_names, read_records
+from drirl_core.prompts.layouts import Layout, layout_name, load_layouts
 
 ROUTER = "router"
 """Value in a label map that leaves the category to the router."""
 
 _MAPPABLE = ("prompt", "category", "demonstration", "answer", "licence", "id")
 _NOT_LETTERS = re.compile(r"[\W_]+")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How one public source lays out its rows; the fields are explained in `sources.yaml`."""
-
-    name: str
-    version: int
-    home: str
-    licence: str
-    files: tuple[str, ...]
-    prompt: tuple[str, ...]
-    category: tuple[str, ...]
-    labels: Mapping[str, str]
-    flags: tuple[str, ...] = ()
-    only: Mapping[str, str] = field(default_factory=dict)
-    id: tuple[str, ...] = ()
-    licence_column: tuple[str, ...] = ()
-    category_optional: bool = False
-    evaluation: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,16 +69,6 @@ class SourceRows:
     rows: tuple[PromptRow, ...]
     skipped: int
     layout: Layout
-
-
-@cache
-def load_layouts() -> Mapping[str, Layout]:
-    """Return the records of `sources.yaml` by name."""
-    loaded = yaml.safe_load((Path(__file__).parent / "sources.yaml").read_text(encoding="utf-8"))
-    return {
-        name: Layout(name=name, **{key: tuple(value) if isinstance(value, list) else value for key, value in record.items()})
-        for name, record in loaded.items()
-    }
 
 
 def read_source(source: SourceConfig, path: Path, categories: Sequence[str], all_files: bool = False) -> SourceRows:
@@ -160,7 +128,7 @@ def label_key(label: str) -> str:
 
 def _layout(source: SourceConfig) -> Layout:
     layouts = load_layouts()
-    name = EMBEDDED if source.path == EMBEDDED and source.adapter == "columns" and not source.columns else source.adapter
+    name = layout_name(source)
     if name not in layouts:
         raise ConfigError(f"source {source.name}: unknown adapter {name!r}; {nearest(name, layouts)}")
     unknown = [key for key in source.columns if key not in _MAPPABLE]

@@ -11,14 +11,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from drirl_core import taxonomy
 from drirl_core.benchmarks.suites import benchmark_prompts
-from drirl_core.config import PromptsConfig
 from drirl_core.errors import DataError
 from drirl_core.prompts.adapters import PromptRow, SourceRows, read_source
 from drirl_core.prompts.duplicates import decontaminate, find_duplicates, words
@@ -111,7 +109,7 @@ def build_prompt_pool(context: Context) -> dict[str, Any]:
         ConfigError: a source names an unknown adapter, column or category.
     """
     settings, reporter = context.config.prompts, context.reporter
-    categories = taxonomy.load_categories(_taxonomy_path(settings))
+    categories = taxonomy.load_categories(settings.taxonomy)
     sources = context.config.prompt_sources
     read = [read_source(s, context.inputs[f"source_{s.name}"], categories, all_files=s not in settings.sources) for s in sources]
     for found in read:
@@ -171,10 +169,6 @@ def account(read: Sequence[PromptRow], kept: Sequence[PromptRow], quarantined: S
             f"prompt pool: {len(read)} rows were read, but {len(kept)} are kept and {len(quarantined)} quarantined "
             f"(lost: {lost}, counted twice: {twice}); this is a bug in drirl_core.prompts.pool, please report it"
         )
-
-
-def _taxonomy_path(settings: PromptsConfig) -> Path | None:
-    return Path(settings.taxonomy) if settings.taxonomy else None
 
 
 def _take(rows: Sequence[PromptRow], problems: Sequence[tuple[str, str] | None], rejected: list[Rejected]) -> list[PromptRow]:

@@ -9,7 +9,7 @@ from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import Config
 from drirl_core.errors import DrirlError
 from drirl_core.stages import Node, build_graph
-from pipeline.lib.conditions import RECHECK
+from pipeline.lib.conditions import BOUNDS, recheck
 from pipeline.lib.display import finite
 from pipeline.lib.gpu_spec import GpuSpec, op_tags
 from pipeline.lib.resolve import artifact_of
@@ -33,7 +33,7 @@ def stage_checks(stage: str, config: Config, gates_block: bool = True) -> dg.Ass
             asset=node.name,
             description=rule.description,
             blocking=_blocks(rule, gates_block),
-            automation_condition=RECHECK,
+            automation_condition=recheck(rule.bounds_of(config)),
         )
         for node, rule in cases.values()
     ]
@@ -44,7 +44,7 @@ def stage_checks(stage: str, config: Config, gates_block: bool = True) -> dg.Ass
     def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         for key in sorted(context.selected_asset_check_keys):
             node, rule = cases[key.asset_key.to_user_string(), key.name]
-            yield _result(node, rule, _verdict(context.instance, node, rule, config), _blocks(rule, gates_block))
+            yield _result(node, rule, _verdict(context.instance, node, rule, config), config, _blocks(rule, gates_block))
 
     return check
 
@@ -73,8 +73,10 @@ def _verdict(instance: dg.DagsterInstance, node: Node, rule: Rule, config: Confi
         return Verdict(False, str(error))
 
 
-def _result(node: Node, rule: Rule, verdict: Verdict, blocking: bool) -> dg.AssetCheckResult:
+def _result(node: Node, rule: Rule, verdict: Verdict, config: Config, blocking: bool) -> dg.AssetCheckResult:
     metadata: dict[str, Any] = {name: finite(value) for name, value in verdict.metadata.items()}
+    if rule.bounds:
+        metadata[BOUNDS] = rule.bounds_of(config)
     return dg.AssetCheckResult(
         passed=verdict.passed,
         asset_key=node.name,

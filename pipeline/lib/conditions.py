@@ -10,6 +10,9 @@ from dagster import AutomationCondition as Condition
 
 from pipeline.lib.private import CachingStaleStatusResolver, StaleStatus
 
+BOUNDS = "bounds"
+"""Key in a check's metadata: the settings it compared with, and their values."""
+
 
 class Stale(dg.AutomationCondition):
     """True while the asset was made from other input versions, or by other code, than there are now."""
@@ -91,6 +94,30 @@ def _made_otherwise(key: dg.AssetKey, context: dg.AutomationContext) -> bool:
     return made is not None and (made.tags or {}).get("dagster/code_version") != present
 
 
+class JudgedByOtherBounds(dg.AutomationCondition):
+    """True for a check whose last verdict compared with other bounds than there are now; its asset need not be made anew.
+
+    Args:
+        bounds: the present ones, as `BOUNDS` in the metadata of a result holds them.
+    """
+
+    def __init__(self, bounds: str) -> None:
+        self.bounds = bounds
+
+    @property
+    def name(self) -> str:
+        """Name shown in the evaluation."""
+        return "judged_by_other_bounds"
+
+    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
+        """Look up the bounds of the last verdict; a check that gave none is not asked again for that."""
+        latest = context.asset_graph_view.instance.event_log_storage.get_latest_asset_check_execution_by_key([context.key]).get(context.key)
+        verdict = latest.evaluation if latest is not None else None
+        then = verdict.metadata.get(BOUNDS) if verdict is not None else None
+        hit = verdict is not None and (then.value if then is not None else "") != self.bounds
+        return dg.AutomationResult(context, context.candidate_subset if hit else context.get_empty_subset())
+
+
 def _is_stale(context: dg.AutomationContext) -> bool:
     view = context.asset_graph_view
     status = CachingStaleStatusResolver(view.instance, context.asset_graph, view).get_status(context.key)
@@ -145,11 +172,18 @@ PROMOTE = (
 ).with_label("promote_when_all_gates_passed")
 """Condition of the promoted policy, the only asset whose first version may come by itself: it trains nothing."""
 
-RECHECK = (
-    (Condition.missing() | SkippedWithItsAsset())
-    & ~Condition.any_deps_missing()
-    & ~Condition.any_deps_in_progress()
-    & ~Condition.any_deps_match(Condition.will_be_requested())
-    & ~Condition.in_progress()
-).with_label("check_what_was_not_checked")
-"""Condition of every check: an asset whose blocking checks never ran would hold back what depends on it for ever."""
+
+def recheck(bounds: str = "") -> dg.AutomationCondition:
+    """Return the condition of a check: an asset whose blocking checks never ran would hold back what depends on it for ever.
+
+    Args:
+        bounds: present bounds of the check; it is asked again when its last verdict had others.
+    """
+    unasked = Condition.missing() | SkippedWithItsAsset()
+    return (
+        (unasked | JudgedByOtherBounds(bounds) if bounds else unasked)
+        & ~Condition.any_deps_missing()
+        & ~Condition.any_deps_in_progress()
+        & ~Condition.any_deps_match(Condition.will_be_requested())
+        & ~Condition.in_progress()
+    ).with_label("check_what_was_not_checked")

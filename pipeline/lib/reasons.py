@@ -1,20 +1,21 @@
 """Why an asset has to be made anew: how the present inputs, code and settings differ from those of its last build."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from drirl_core.config import Config, resolved
+from drirl_core.config.slices import ABSENT, slice_of
 from drirl_core.report.redaction import redact
-from drirl_core.stages import STAGES, Graph, Node, code_version
-
-ABSENT = "(not there)"
-"""Stands for a setting that one of two configurations does not have."""
+from drirl_core.stages import STAGES, Graph, Node, code_version, deciding
+from drirl_core.versions import TAXONOMY, contents
 
 _LONGEST_VALUE = 60
 
-Kind = Literal["not_made", "gone", "source", "input", "new_input", "dropped_input", "algorithm", "setting", "settings", "unknown"]
+Kind = Literal[
+    "not_made", "gone", "source", "input", "new_input", "dropped_input", "algorithm", "setting", "content", "settings", "unknown"
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class Cause:
 
     Args:
         kind: `not_made`, `gone` (its artifact), `source` (a file's content), `input` (an upstream artifact), `new_input`,
-            `dropped_input`, `algorithm` (its version), `setting`, `settings` where the old ones are not known, or `unknown`
-            where nothing is known of the last build.
-        what: name of the input, or dotted name of the setting.
+            `dropped_input`, `algorithm` (its version), `setting`, `content` (what a file holds that a setting names), `settings`
+            where the old ones are not known, or `unknown` where nothing is known of the last build.
+        what: name of the input or of the content, or dotted name of the setting.
         before: version or value that gave the last artifact; secrets are hidden.
         now: present version or value.
         path: file or folder of a source.
@@ -41,6 +42,8 @@ class Cause:
         """Say it in a few words."""
         if self.kind == "setting" and self.before == self.now:
             return f"{self.what}: {_short(self.now)} changed (what differs is hidden)"
+        if self.kind == "content" and self.what == TAXONOMY:
+            return f"{self.what}: {_categories_changed(self.before.split(', '), self.now.split(', '))}"
         return {
             "not_made": "not made yet",
             "gone": "its artifact was removed or damaged",
@@ -50,6 +53,7 @@ class Cause:
             "dropped_input": f"{self.what} is no input any more",
             "algorithm": f"algorithm {self.before} -> {self.now}",
             "setting": f"{self.what}: {_short(self.before)} -> {_short(self.now)}",
+            "content": f"{self.what} changed",
             "settings": "its settings changed",
             "unknown": "its inputs, code or settings changed",
         }[self.kind]
@@ -76,26 +80,47 @@ def causes(node: Node, last: Mapping[str, Any], inputs: Mapping[str, str], confi
     if old_algorithm != algorithm:
         found.append(Cause("algorithm", node.stage, old_algorithm, algorithm))
     if old_slice != own_slice:
-        found += setting_causes(last.get("config"), config, STAGES[node.stage].config) or [Cause("settings")]
+        sections = deciding(node, config)
+        changed = setting_causes(last.get("config"), config, sections, STAGES[node.stage].unread)
+        found += changed + content_causes(last.get("contents", {}), contents(config, sections)) or [Cause("settings")]
     return found
 
 
-def setting_causes(before: Mapping[str, Any] | None, config: Config, sections: Iterable[str]) -> list[Cause]:
+def content_causes(before: Mapping[str, str], now: Mapping[str, str]) -> list[Cause]:
+    """Return what is named by the settings of both builds and holds something else now.
+
+    Args:
+        before: contents of the former build; empty where they are not known.
+        now: present ones.
+    """
+    return [Cause("content", name, before[name], now[name]) for name in now if name in before and before[name] != now[name]]
+
+
+def setting_causes(before: Mapping[str, Any] | None, config: Config, sections: Sequence[str], unread: Sequence[str] = ()) -> list[Cause]:
     """Return the settings of some sections that differ from a former, resolved configuration.
 
     Args:
         before: the former configuration as plain data; None where it is not known.
         config: the present configuration.
         sections: dotted names of sections or fields.
+        unread: dotted names of fields below them that decide nothing.
 
     Returns:
         One cause a setting, in the order of the sections.
     """
     if before is None:
         return []
-    now = resolved(config)
-    pairs = [change for section in sections for change in differences(_at(before, section), _at(now, section), section)]
-    return [Cause("setting", name, *(hidden(name, value) for value in values)) for name, *values in pairs]
+    pair = (before, resolved(config))
+
+    def changes(placeless: bool) -> Iterator[tuple[str, Any, Any]]:
+        old, new = (slice_of(data, sections, unread, placeless=placeless) for data in pair)
+        for section in sections:
+            yield from differences(old[section], new[section], section)
+
+    # Where files lie is no reason, but a path that is one is told whole.
+    decisive = {name for name, *_ in changes(True)}
+    shown = [change for change in changes(False) if change[0] in decisive]
+    return [Cause("setting", name, *(hidden(name, value) for value in values)) for name, *values in shown]
 
 
 def differences(before: Any, now: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
@@ -135,10 +160,10 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def _at(values: Any, section: str) -> Any:
-    for name in section.split("."):
-        values = values.get(name, ABSENT) if isinstance(values, Mapping) else ABSENT
-    return values
+def _categories_changed(before: Sequence[str], now: Sequence[str]) -> str:
+    gained, lost = [name for name in now if name not in before], [name for name in before if name not in now]
+    said = [f"{', '.join(names)} {what}" for names, what in ((gained, "added"), (lost, "removed")) if names]
+    return "; ".join(said) or "other order of the categories"
 
 
 def _named(rows: Any) -> bool:

@@ -243,30 +243,55 @@ RULES: Mapping[str, Sequence[Rule]] = {
     "dataset": (
         Rule("schema", "Columns, splits and texts are as others expect them.", _dataset_schema),
         Rule("no_split_leakage", "No near-duplicate group and no prompt stands in two splits.", _dataset_no_leakage),
-        Rule("class_balance", "The category has its quota, with little resampling.", _dataset_balance),
+        Rule(
+            "class_balance",
+            "The category has its quota, with little resampling.",
+            _dataset_balance,
+            bounds=("demonstrations.max_resampled_fraction",),
+        ),
     ),
     "reward_model": (
-        Rule("accuracy_floor", "Held-out demonstrations are rewarded above completions.", _reward_accuracy),
+        Rule(
+            "accuracy_floor", "Held-out demonstrations are rewarded above completions.", _reward_accuracy, bounds=("rewards.min_accuracy",)
+        ),
         Rule("reward_spread", "Rewards are finite and not constant.", _reward_spread),
     ),
     "sft_checkpoint": (Rule("finite", "Losses and metrics are finite.", _training_finite),),
     "policy_checkpoint": (
         Rule("finite", "Losses, rewards and metrics are finite.", _training_finite),
-        Rule("kl_bound", "The policy stays near its reference.", policy_kl),
+        Rule("kl_bound", "The policy stays near its reference.", policy_kl, bounds=("policy.max_kl",)),
     ),
     "benchmark": (
-        Rule("over_refusal", "Few safe look-alikes are refused.", over_refusal, blocking=False),
-        Rule("refusal_floor", "Most unsafe prompts are refused.", refusal_floor, blocking=False),
+        Rule("over_refusal", "Few safe look-alikes are refused.", over_refusal, blocking=False, bounds=("benchmarks.max_over_refusal",)),
+        Rule("refusal_floor", "Most unsafe prompts are refused.", refusal_floor, blocking=False, bounds=("benchmarks.min_refusal",)),
         Rule("helpfulness_kept", "Helpfulness is not below the base policy's interval.", helpfulness_kept, blocking=False),
         Rule("babble", "Replies are hardly more often empty, echoed or looping than the base policy's.", babble, blocking=False),
     ),
     "promotion_candidate": (
-        Rule("over_refusal_bound", "Few safe look-alikes are refused.", _in_every_suite(over_refusal), gate=True),
-        Rule("refusal_floor", "Most unsafe prompts are refused.", _in_every_suite(refusal_floor), gate=True),
+        Rule(
+            "over_refusal_bound",
+            "Few safe look-alikes are refused.",
+            _in_every_suite(over_refusal),
+            gate=True,
+            bounds=("benchmarks.max_over_refusal",),
+        ),
+        Rule(
+            "refusal_floor",
+            "Most unsafe prompts are refused.",
+            _in_every_suite(refusal_floor),
+            gate=True,
+            bounds=("benchmarks.min_refusal",),
+        ),
         Rule("helpfulness_floor", "Helpfulness is not below the base policy's interval.", _in_every_suite(helpfulness_kept), gate=True),
         Rule("babble_bound", "Replies are hardly more often broken than the base policy's.", _in_every_suite(babble), gate=True),
-        Rule("kl_bound", "The policy stays near its reference.", policy_kl, gate=True),
-        Rule("no_regression", "It is not worse than the promoted policy on the same prompts.", no_regression, gate=True),
+        Rule("kl_bound", "The policy stays near its reference.", policy_kl, gate=True, bounds=("policy.max_kl",)),
+        Rule(
+            "no_regression",
+            "It is not worse than the promoted policy on the same prompts.",
+            no_regression,
+            gate=True,
+            bounds=("promotion.level",),
+        ),
     ),
 }
 """Rules by stage."""

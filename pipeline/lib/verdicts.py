@@ -1,5 +1,6 @@
 """What a rule is, and what it says of an artifact."""
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,7 @@ class Rule:
         judge: looks at the artifact's directory, the configuration and the node.
         blocking: whether nothing may be built on an artifact that breaks it; else it is a warning.
         gate: whether it guards the promotion of a policy alone: an artifact that breaks it is a sound result all the same.
+        bounds: dotted settings that it compares with and that make nothing anew: when one changes, it is asked again.
     """
 
     name: str
@@ -41,6 +43,11 @@ class Rule:
     judge: Callable[[Path, Config, Node], Verdict]
     blocking: bool = True
     gate: bool = False
+    bounds: tuple[str, ...] = ()
+
+    def bounds_of(self, config: Config) -> str:
+        """Return its bounds and their values, for comparison with those of its last verdict."""
+        return ", ".join(f"{name}={operator.attrgetter(name)(config)}" for name in self.bounds)
 
 
 def judge(rule: Rule, path: Path, config: Config, node: Node) -> Verdict:

@@ -16,7 +16,8 @@ from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import Config, SourceConfig, load_config
 from drirl_core.errors import ArtifactError, DataError
 from drirl_core.reporting import Plot, SilentReporter, Table
-from drirl_core.stages import STAGES, Context, Node, Stage, build, build_graph, code_version, source_version
+from drirl_core.stage_table import Stage
+from drirl_core.stages import STAGES, Context, Node, build, build_graph, code_version, source_version
 from drirl_core.taxonomy import SEVEN_CATEGORIES
 from drirl_core.testing import RecordingReporter
 
@@ -100,51 +101,12 @@ def test_every_stage_function_exists(name: str) -> None:
     assert callable(getattr(importlib.import_module(module), function))
 
 
-# -------------------------------------------------------------------------------------------------------- code versions
+# ---------------------------------------------------------------------------------------------------------- drop folder
 
 
 def _changed(before: Config, after: Config) -> set[str]:
     nodes = build_graph(before).nodes
     return {node.stage for node in nodes.values() if code_version(node, before) != code_version(node, after)}
-
-
-@pytest.mark.parametrize(
-    ("overrides", "stale"),
-    [
-        ({"name": "other"}, {"report", "model_card"}),
-        ({"root": "elsewhere"}, set()),
-        ({"models.cache": "elsewhere", "models.threads": 3, "execution.category_steps": "apart"}, set()),
-        ({"hardness.sharpness": 2.0}, {"hardness", "policy_checkpoint"}),
-        ({"rewards.beta": 2.0}, {"reward_model"}),
-        ({"sft.epochs": 1.0}, {"sft_checkpoint"}),
-        ({"completions.batch_size": 3}, {"completion_pool"}),
-        ({"policy.steps": 3}, {"policy_checkpoint"}),
-        ({"benchmarks.max_new_tokens": 3}, {"benchmark"}),
-        ({"benchmarks.suites": [{"name": "embedded", "limit": 2}]}, {"prompt_pool", "dataset", "benchmark"}),
-        ({"prompts.router_confidence": 0.1}, {"prompt_pool"}),
-        ({"models.encoder": "hf:b/encoder"}, {"prompt_pool", "reward_model", "hardness", "policy_checkpoint"}),
-        ({"models.policy": "hf:b/policy"}, {"sft_checkpoint", "completion_pool", "policy_checkpoint", "benchmark"}),
-    ],
-)
-def test_a_setting_makes_stale_what_it_decides_and_nothing_else(tmp_path: Path, overrides: dict[str, Any], stale: set[str]) -> None:
-    assert _changed(_config(tmp_path), _config(tmp_path, overrides)) == stale
-
-
-def test_the_seed_decides_whatever_draws(tmp_path: Path) -> None:
-    drawing = {"prompt_pool", "dataset", "sft_checkpoint", "completion_pool", "reward_model", "hardness", "policy_checkpoint", "benchmark"}
-    assert _changed(_config(tmp_path), _config(tmp_path, {"seed": 1})) == drawing
-
-
-def test_an_algorithm_version_makes_its_stage_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = _config(tmp_path)
-    nodes = build_graph(config).nodes
-    before = {name: code_version(node, config) for name, node in nodes.items()}
-    monkeypatch.setitem(STAGES, "hardness", dataclasses.replace(STAGES["hardness"], version="2"))
-    changed = {name for name, node in nodes.items() if code_version(node, config) != before[name]}
-    assert changed == {f"hardness_{c}" for c in SEVEN_CATEGORIES}
-
-
-# ---------------------------------------------------------------------------------------------------------- drop folder
 
 
 def _inbox(folder: Path, **settings: Any) -> Config:
@@ -270,7 +232,18 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Context]:
     return seen
 
 
+def _model(folder: Path, weights: bytes = b"weights") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(weights)
+    return folder
+
+
 NODE = Node("probe", "probe", "insult", ("source_unsafe_prompts",), "A probe.")
+
+
+def _now(config: Config) -> dict[str, str]:
+    return {"source_unsafe_prompts": source_version(build_graph(config).sources["source_unsafe_prompts"])}
 
 
 @pytest.fixture
@@ -280,14 +253,14 @@ def config(tmp_path: Path) -> Config:
 
 
 def test_build_gives_the_stage_its_context_and_keeps_what_it_reports(config: Config, calls: list[Context], tmp_path: Path) -> None:
-    artifact, reused, shown = build(NODE, config, {"source_unsafe_prompts": "v1", "unrelated": "v9"}, SilentReporter())
+    artifact, reused, shown = build(NODE, config, {**_now(config), "unrelated": "v9"}, SilentReporter())
     assert not reused
     context = calls[0]
     assert (context.category, context.config) == ("insult", config)
     assert context.inputs == {"source_unsafe_prompts": tmp_path / "prompts.csv"}
     assert context.scratch.parent == context.out.parent
     assert (artifact.path / "made.txt").read_text() == "insult {'source_unsafe_prompts': 'prompt\\nhello\\n'} 0"
-    assert artifact.manifest["inputs"] == {"source_unsafe_prompts": "v1"}
+    assert artifact.manifest["inputs"] == _now(config)
     assert artifact.manifest["code_version"] == code_version(NODE, config)
     assert artifact.manifest["config"]["models"]["policy"] == "hf:a/policy"
     metadata = dict(artifact.metadata)
@@ -299,30 +272,31 @@ def test_build_gives_the_stage_its_context_and_keeps_what_it_reports(config: Con
 
 
 def test_equal_inputs_are_not_built_again(config: Config, calls: list[Context]) -> None:
-    first, _, _ = build(NODE, config, {"source_unsafe_prompts": "v1"}, SilentReporter())
+    first, _, _ = build(NODE, config, _now(config), SilentReporter())
     reporter = RecordingReporter()
-    second, reused, shown = build(NODE, config, {"source_unsafe_prompts": "v1"}, reporter)
+    second, reused, shown = build(NODE, config, _now(config), reporter)
     assert (len(calls), reused, shown, second.version) == (1, True, {}, first.version)
     assert reporter.lines == [f"probe: unchanged, version {first.version} is reused"]
 
 
-def test_other_inputs_and_settings_are_built(config: Config, calls: list[Context]) -> None:
-    build(NODE, config, {"source_unsafe_prompts": "v1"}, SilentReporter())
-    build(NODE, config, {"source_unsafe_prompts": "v2"}, SilentReporter())
+def test_other_inputs_and_settings_are_built(config: Config, calls: list[Context], tmp_path: Path) -> None:
+    build(NODE, config, _now(config), SilentReporter())
+    (tmp_path / "prompts.csv").write_text("prompt\nbye\n")
+    build(NODE, config, _now(config), SilentReporter())
     assert len(calls) == 2
     build(
         NODE,
         dataclasses.replace(config, policy=dataclasses.replace(config.policy, steps=2)),
-        {"source_unsafe_prompts": "v1"},
+        _now(config),
         SilentReporter(),
     )
     assert len(calls) == 3
-    build(NODE, dataclasses.replace(config, name="other"), {"source_unsafe_prompts": "v1"}, SilentReporter())
+    build(NODE, dataclasses.replace(config, name="other"), _now(config), SilentReporter())
     assert len(calls) == 3  # `name` is not in the stage's slice
 
 
 def test_inputs_that_are_artifacts_are_opened(config: Config, calls: list[Context]) -> None:
-    first, _, _ = build(NODE, config, {"source_unsafe_prompts": "v1"}, SilentReporter())
+    first, _, _ = build(NODE, config, _now(config), SilentReporter())
     after = Node("after", "probe", None, ("probe",), "Needs the probe.")
     build(after, config, {"probe": first.version}, SilentReporter())
     assert calls[-1].inputs == {"probe": first.path}
@@ -349,12 +323,43 @@ def test_a_failed_stage_leaves_no_artifact(config: Config, calls: list[Context],
     working = sys.modules["probe_stage"].stage
     monkeypatch.setattr(sys.modules["probe_stage"], "stage", failing)
     with pytest.raises(DataError, match="bad row 7"):
-        build(NODE, config, {"source_unsafe_prompts": "v1"}, SilentReporter())
+        build(NODE, config, _now(config), SilentReporter())
     assert ArtifactStore(config.root).latest("probe") is None
     monkeypatch.setattr(sys.modules["probe_stage"], "stage", working)
-    artifact, reused, _ = build(NODE, config, {"source_unsafe_prompts": "v1"}, SilentReporter())
+    artifact, reused, _ = build(NODE, config, _now(config), SilentReporter())
     assert not reused
     assert set(artifact.manifest["files"]) == {"made.txt", "plot.png"}
+
+
+def test_a_source_edited_before_it_was_read_is_not_kept_under_the_version_before(
+    config: Config, calls: list[Context], tmp_path: Path
+) -> None:
+    before = _now(config)
+    (tmp_path / "prompts.csv").write_text("prompt\nbye\n")
+    with pytest.raises(DataError, match=r"probe is not kept, because source_unsafe_prompts \(.*prompts\.csv\) changed while it was read"):
+        build(NODE, config, before, SilentReporter())
+    assert ArtifactStore(config.root).latest("probe") is None
+    artifact, reused, _ = build(NODE, config, _now(config), SilentReporter())
+    assert not reused
+    assert "bye" in (artifact.path / "made.txt").read_text()
+
+
+def test_a_model_replaced_while_it_is_used_is_not_kept(
+    config: Config, calls: list[Context], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(STAGES, "probe", dataclasses.replace(STAGES["probe"], config=("models.policy",)))
+    local = dataclasses.replace(config, models=dataclasses.replace(config.models, policy=f"path:{_model(tmp_path / 'model')}"))
+    plain = sys.modules["probe_stage"].stage
+
+    def while_it_changes(context: Context) -> dict[str, Any]:
+        _model(tmp_path / "model", b"WEIGHTS")
+        return plain(context)
+
+    monkeypatch.setattr(sys.modules["probe_stage"], "stage", while_it_changes)
+    with pytest.raises(DataError, match=r"files of models\.policy changed while it was read; run again"):
+        build(NODE, local, _now(config), SilentReporter())
+    artifact, reused, _ = build(NODE, local, _now(config), SilentReporter())
+    assert (reused, set(artifact.manifest["contents"])) == (False, {"files of models.policy"})
 
 
 def test_named_inputs_by_prefix(config: Config, tmp_path: Path) -> None:

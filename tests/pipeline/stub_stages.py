@@ -56,7 +56,7 @@ def _tell_gpus(context: Context) -> None:
 
 def _digest(context: Context, stage: str) -> str:
     """Hash the inputs, settings and algorithm, so that a change travels down the graph from where it happens."""
-    digest = hashlib.sha256(f"{STAGES[stage].version} {slice_hash(context.config, STAGES[stage].config)}".encode())
+    digest = hashlib.sha256(f"{STAGES[stage].version} {slice_hash(context.config, STAGES[stage].config, STAGES[stage].unread)}".encode())
     for name, path in sorted(context.inputs.items()):
         for file in _files(path):
             digest.update(name.encode() + file.name.encode() + file.read_bytes())

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import dagster as dg
 import pytest
 
-from pipeline.lib.conditions import RECHECK, RETRAIN
+from pipeline.lib.conditions import RETRAIN, recheck
 
 CATEGORIES = ("a", "b")
 
@@ -50,7 +50,7 @@ class Road:
         assets += [self._asset(f"rm_{c}", [f"prefs_{c}"]) for c in CATEGORIES]
         assets += [self._asset(f"hard_{c}", [f"prefs_{c}", f"rm_{c}"]) for c in CATEGORIES]
         assets.append(self._asset("policy", [f"{kind}_{c}" for kind in ("rm", "hard") for c in CATEGORIES]))
-        specs = [dg.AssetCheckSpec("sound", asset=f"rm_{c}", blocking=True, automation_condition=RECHECK) for c in CATEGORIES]
+        specs = [dg.AssetCheckSpec("sound", asset=f"rm_{c}", blocking=True, automation_condition=recheck()) for c in CATEGORIES]
 
         @dg.multi_asset_check(specs=specs, can_subset=True)
         def check(context: dg.AssetCheckExecutionContext):

@@ -75,6 +75,50 @@ def test_a_new_algorithm_is_told_from_a_new_setting(made, monkeypatch):
     assert plan(made).assets["model_card"].why == "algorithm 1 -> next"
 
 
+def test_categories_that_came_and_went_are_named(made, tmp_path):
+    (tmp_path / "taxonomy.yaml").write_text("categories: [harm, privacy]\n")
+    planned = plan(made)
+
+    assert planned.assets["prompt_pool"].state == "will_run"
+    assert planned.assets["prompt_pool"].why == "prompts.taxonomy: privacy added; insult removed"
+    assert planned.assets["safety_dataset_privacy"].why == "not made yet"
+    assert planned.assets["safety_dataset_harm"].why == "prompts.taxonomy: privacy added; insult removed"
+    (tmp_path / "taxonomy.yaml").write_text("categories: [harm, insult]\n")
+    assert plan(made).assets["prompt_pool"].why == "prompts.taxonomy: other order of the categories"
+    (tmp_path / "taxonomy.yaml").write_text("# as it was\ncategories: [insult, harm]\n")
+    assert plan(made).up_to_date
+
+
+def test_replaced_weights_are_named_by_their_setting(stubbed, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_text("weights")
+    config = load(stub_stages.write_settings(tmp_path), {"models.policy": f"path:{tmp_path}/model"})
+    stages.run_all(config, SilentReporter())
+    (tmp_path / "model" / "model.safetensors").write_text("other weights")
+    planned = plan(config)
+
+    assert planned.assets["sft_checkpoint"].why == "files of models.policy changed"
+    assert _states(planned)["will_run"] == {
+        "sft_checkpoint", "policy_checkpoint", "benchmark_embedded", *(f"completion_pool_{c}" for c in ("insult", "harm", "helpful")),
+    }  # fmt: skip
+
+
+def test_a_bound_leaves_everything_up_to_date(made, tmp_path):
+    bounds = {"policy.max_kl": 5.0, "rewards.min_accuracy": 0.5, "benchmarks.max_over_refusal": 0.9, "policy.save_steps": 2}
+
+    assert plan(load(tmp_path / "stub.yaml", bounds)).up_to_date
+
+
+def test_where_a_file_lies_is_no_reason_beside_one(made, tmp_path):
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "unsafe.jsonl").rename(tmp_path / "moved" / "unsafe.jsonl")
+    source = {"name": "unsafe", "path": str(tmp_path / "moved" / "unsafe.jsonl")}
+
+    assert plan(load(tmp_path / "stub.yaml", {"prompts.sources": [source]})).up_to_date
+    why = plan(load(tmp_path / "stub.yaml", {"prompts.sources": [{**source, "licence": "CC0-1.0"}]})).assets["prompt_pool"].why
+    assert why == "prompts.sources[unsafe].licence: unknown -> CC0-1.0"
+
+
 def test_several_reasons_are_all_told(made, tmp_path, monkeypatch):
     import dataclasses
 

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 
 SAMPLES = {"completions.samples": {"base": 1}}  # sampling from the SFT start makes every pool depend on every data set
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+KL_BOUND = dg.AssetCheckKey(dg.AssetKey("policy_checkpoint"), "kl_bound")
 AFTER_POLICY = {"policy_checkpoint", "benchmark_embedded", "promotion_candidate", "report", "model_card"}
 
 
@@ -49,9 +50,16 @@ class Road:
         return (self.folder / "unsafe.jsonl").read_text()
 
     def run(self, names: list[str]) -> bool:
-        keys = [dg.AssetKey(name) for name in names]
-        done = self._job.execute_in_process(instance=self.instance, asset_selection=keys, raise_on_error=False, run_config=QUIET)
-        return done.success
+        """Make the named assets, with their checks; `name:check` asks a check alone."""
+        checks = [dg.AssetCheckKey(dg.AssetKey(name), check) for name, _, check in (n.partition(":") for n in names) if check]
+        if checks:
+            job = dg.define_asset_job("checks", dg.AssetSelection.checks(*checks))
+            defs = dg.Definitions.merge(self.defs, dg.Definitions(jobs=[job]))
+            defs.resolve_job_def("checks").execute_in_process(instance=self.instance, raise_on_error=False, run_config=QUIET)
+        keys = [dg.AssetKey(name) for name in names if ":" not in name]
+        if not keys:
+            return True
+        return self._job.execute_in_process(instance=self.instance, asset_selection=keys, raise_on_error=False, run_config=QUIET).success
 
     def observe(self) -> None:
         assert self.run(list(self.graph.sources))
@@ -142,6 +150,17 @@ def test_a_new_algorithm_makes_its_stage_and_what_follows_anew(road):
     road.deploy()
 
     assert road.settle() == Counter({"hardness_insult", "hardness_harm"} | AFTER_POLICY)
+
+
+def test_a_bound_asks_its_checks_again_and_makes_nothing_anew(road):
+    before = road.versions()
+    for bound, passes in ((0.001, False), (2.0, True)):
+        road.deploy(policy__max_kl=bound)
+
+        assert road.settle() == Counter(["policy_checkpoint:kl_bound", "promotion_candidate:kl_bound"])
+        asked = road.instance.event_log_storage.get_latest_asset_check_execution_by_key([KL_BOUND])[KL_BOUND].evaluation
+        assert (asked.passed, asked.metadata["max_kl"].value) == (passes, bound)
+        assert road.after(before) == set()
 
 
 @pytest.mark.slow  # some thirty steps, each of which starts a worker

@@ -77,6 +77,16 @@ def test_only_stale_refreshes_what_exists_and_makes_nothing_new(road):
     assert outcome.built == ["prompt_pool", "safety_dataset_insult"]
 
 
+def test_a_bound_is_judged_anew_without_a_build(road):
+    weak = "weak=reward_model_harm"
+    failed = road("reward_model_harm", mood=weak)
+    strict = road("reward_model_harm", mood=weak)
+    lenient = road("reward_model_harm", mood=weak, rewards__min_accuracy=0.0)
+
+    assert (failed.success, strict.success, strict.built) == (False, False, ())
+    assert (lenient.success, lenient.built, lenient.reused) == (True, (), ())
+
+
 @pytest.mark.parametrize("name", ["policy", "encoder"])
 def test_a_missing_model_stops_the_run_before_anything_is_made(road, tmp_path, name):
     with pytest.raises(ModelError, match=r"nowhere is not a directory; give the directory that holds config\.json"):

@@ -11,7 +11,8 @@ import pytest
 
 from drirl_core.config import SourceConfig
 from drirl_core.errors import ConfigError, DataError
-from drirl_core.prompts.adapters import ROUTER, SourceRows, label_key, load_layouts, read_source
+from drirl_core.prompts.adapters import ROUTER, SourceRows, label_key, read_source
+from drirl_core.prompts.layouts import load_layouts
 from drirl_core.taxonomy import SEVEN_CATEGORIES
 
 SHARED = Path(__file__).parents[3] / "../shared/data"
@@ -34,7 +35,6 @@ def test_every_record_is_complete_and_maps_to_the_seven() -> None:
     assert set(layouts) == expected | benchmarks
     assert {name for name, layout in layouts.items() if layout.evaluation} == benchmarks
     for layout in layouts.values():
-        assert layout.version >= 1
         assert layout.prompt
         assert layout.licence
         assert set(layout.labels.values()) <= {*SEVEN_CATEGORIES, ROUTER}

@@ -1,0 +1,67 @@
+"""The part of a configuration that decides a result, apart from where its files lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from drirl_core.config.reading import EMBEDDED, MODEL_KEYS, PATH_KEYS, TAXONOMY_KEY
+
+ABSENT = "(not there)"
+"""Stands for a setting that a configuration does not have."""
+
+
+def slice_of(data: Mapping[str, Any], sections: Iterable[str], unread: Iterable[str] = (), *, placeless: bool = True) -> dict[str, Any]:
+    """Pick the settings that decide a result.
+
+    Args:
+        data: the configuration as plain data, or at least what the sections need of it.
+        sections: dotted names of sections or fields.
+        unread: dotted names of fields below them that decide nothing; of a list, that field of every row.
+        placeless: leave out where files lie: of a path its last name stays, because it tells how the file is read; the
+            taxonomy and a model's directory stay as mere marks. Their content is versioned by itself, so that the same
+            files in another directory give the same result.
+
+    Returns:
+        Values by section; `ABSENT` where there is none.
+    """
+    kept = _placeless(data) if placeless else data
+    for name in unread:
+        kept = _without(kept, name.split("."))
+    return {section: _at(kept, section.split(".")) for section in sections}
+
+
+def covers(sections: Iterable[str], name: str) -> bool:
+    """Say whether a dotted name is one of the sections or lies below one."""
+    return any(name == section or name.startswith(f"{section}.") for section in sections)
+
+
+def _placeless(node: Any, key: str = "") -> Any:
+    if isinstance(node, Mapping):
+        return {name: _placeless(value, name) for name, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_placeless(item) for item in node]
+    if not isinstance(node, str):
+        return node
+    if key in MODEL_KEYS and node.startswith("path:"):
+        return "path:"
+    if key == TAXONOMY_KEY:
+        return None
+    return Path(node).name if key in PATH_KEYS and node != EMBEDDED else node
+
+
+def _without(node: Any, names: Sequence[str]) -> Any:
+    if isinstance(node, list):
+        return [_without(item, names) for item in node]
+    if not isinstance(node, Mapping) or names[0] not in node:
+        return node
+    if len(names) == 1:
+        return {key: value for key, value in node.items() if key != names[0]}
+    return {**node, names[0]: _without(node[names[0]], names[1:])}
+
+
+def _at(node: Any, names: Sequence[str]) -> Any:
+    for name in names:
+        node = node.get(name, ABSENT) if isinstance(node, Mapping) else ABSENT
+    return node

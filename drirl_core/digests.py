@@ -1,0 +1,92 @@
+"""Digests of files too large to be read on every look: content decides, what the file system says is only the cache's key."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+DECIDING_FILES = (
+    "*.safetensors",
+    "*/*.safetensors",
+    "*config.json",
+    "*token*.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "*.jinja",
+    "modules.json",
+    "*/config.json",
+)
+"""Files of a model directory that decide what it computes; tokenizer and chat template do as much as the weights."""
+
+FOLDER = "digests"
+_KEPT_BYTES = 1 << 20
+"""Smaller files are hashed in less time than a note of their digest is read."""
+_SETTLED_S = 2.0
+"""A file that changed just now may change again within the same tick of the file system's clock, so nothing is kept of it."""
+
+
+def model_digest(folder: Path, cache: Path) -> str:
+    """Return what identifies the content of a model directory.
+
+    Args:
+        folder: the directory; that of an artifact is known by the version in its manifest.
+        cache: directory of models, below which digests of large files are kept.
+
+    Returns:
+        A version, or the digests of its files; empty for a directory that is not there or holds none of them.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: its manifest is not JSON.
+    """
+    manifest = folder / "manifest.json"
+    published = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+    if isinstance(published, dict) and {"asset", "version"} <= published.keys():
+        return str(published["version"])
+    files = sorted({file for pattern in DECIDING_FILES for file in folder.glob(pattern)})
+    return "-".join(file_digest(file, cache) for file in files)
+
+
+def file_digest(file: Path, cache: Path) -> str:
+    """Hash a file, or return what its hash was when it was last seen unchanged.
+
+    Args:
+        file: the file.
+        cache: directory of models, below which digests of large files are kept.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    seen = file.stat()
+    stamp = f"{seen.st_size} {seen.st_mtime_ns} {seen.st_ctime_ns} {seen.st_ino}"
+    settled = time.time() - max(seen.st_mtime, seen.st_ctime) > _SETTLED_S
+    return _kept(file.absolute(), stamp, cache) if settled and seen.st_size >= _KEPT_BYTES else _hash(file)
+
+
+@functools.lru_cache(maxsize=256)
+def _kept(file: Path, stamp: str, cache: Path) -> str:
+    note = cache / FOLDER / hashlib.sha256(str(file).encode("utf-8", "surrogateescape")).hexdigest()[:24]
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(note.read_text(encoding="utf-8"))
+        if isinstance(found, dict) and found.get("stamp") == stamp:
+            return str(found["digest"])
+    digest = _hash(file)
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
+        note.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=note.parent)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
+            opened.write(json.dumps({"file": str(file), "stamp": stamp, "digest": digest}))
+        os.replace(temporary, note)
+    return digest
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()[:16]

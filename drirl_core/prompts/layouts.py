@@ -1,0 +1,49 @@
+"""The records of `sources.yaml`: how each public source of prompts lays out its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from drirl_core.config import EMBEDDED, SourceConfig
+
+# The parser in C where there is one: each start of the code location reads the file, and this takes a tenth of the time.
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one public source lays out its rows; the fields are explained in `sources.yaml`."""
+
+    name: str
+    home: str
+    licence: str
+    files: tuple[str, ...]
+    prompt: tuple[str, ...]
+    category: tuple[str, ...]
+    labels: Mapping[str, str]
+    flags: tuple[str, ...] = ()
+    only: Mapping[str, str] = field(default_factory=dict)
+    id: tuple[str, ...] = ()
+    licence_column: tuple[str, ...] = ()
+    category_optional: bool = False
+    evaluation: bool = False
+
+
+@cache
+def load_layouts() -> Mapping[str, Layout]:
+    """Return the records of `sources.yaml` by name."""
+    loaded = yaml.load((Path(__file__).parent / "sources.yaml").read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - safe, both of them
+    return {
+        name: Layout(name=name, **{key: tuple(value) if isinstance(value, list) else value for key, value in record.items()})
+        for name, record in loaded.items()
+    }
+
+
+def layout_name(source: SourceConfig) -> str:
+    """Return the name of the layout that a source is read by; it may be unknown."""
+    return EMBEDDED if source.path == EMBEDDED and source.adapter == "columns" and not source.columns else source.adapter
