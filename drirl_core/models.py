@@ -144,6 +144,8 @@ def load_policy(reference: str | Path, models: ModelsConfig) -> Policy:
     folder, device = resolve(reference, models), device_of(models)
     with _as_model_error(reference), _quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
+        # How it was fetched would be saved with every policy, and equal policies would have different versions.
+        tokenizer.init_kwargs.pop("local_files_only", None)
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype_of(models),

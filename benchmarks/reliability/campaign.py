@@ -143,7 +143,8 @@ class Campaign:
             self._dead |= {run: time.monotonic() for run in owned if run not in self._dead}
         time.sleep(1.0)  # the reader of a worker's messages looks five times a second
         self.trainings.read(self._instance)
-        self.trainings.killed()
+        if not processes.workers(processes.of_home(self._world.home)):  # a daemon's end stops no training
+            self.trainings.killed()
         count, problems = invariants.half_published(self._world.root)
         self.tally.artifacts_verified += count
         self._promise("half-published artifact", problems)

@@ -21,8 +21,14 @@ from pipeline.lib.home import INSTANCE_FILE
 from pipeline.lib.plan import plan
 from pipeline.lib.settings import ROOT
 
-TRAINING = {"sft": {"epochs": 20, "batch_size": 32}, "policy": {"steps": 60, "save_steps": 2}}
-"""Changes to the tiny settings: trainings of some seconds that save a checkpoint every step or two."""
+SETTINGS = {
+    "sft": {"epochs": 20, "batch_size": 32},
+    "policy": {"steps": 60, "save_steps": 2},
+    "benchmarks": {"min_refusal": 0.0},
+    "promotion": {"automatic": False},
+}
+"""Changes to the tiny settings: trainings of some seconds that save a checkpoint every step or two, and no gate that a random
+model fails, because a failed gate fails its run."""
 
 CACHES = ("completions", "embeddings")
 
@@ -82,7 +88,7 @@ def make_world(folder: Path, base: Path | None) -> World:
         with _libraries_to(folder / "models.log"):
             tiny_config(folder)
         base = folder / "base.yaml"
-        base.write_text(yaml.safe_dump({"extends": "smoke.yaml", **TRAINING}), encoding="utf-8")
+        base.write_text(yaml.safe_dump({"extends": "smoke.yaml", **SETTINGS}), encoding="utf-8")
     world = World(folder, base.absolute())
     world.home.mkdir()
     shutil.copy(ROOT / INSTANCE_FILE, world.home)

@@ -294,6 +294,19 @@ def test_remote_code_is_not_run(copy: Path, settings: ModelsConfig, tmp_path: Pa
     assert not marker.exists()
 
 
+def test_a_tokenizer_is_saved_alike_online_and_offline(
+    tiny_policy: Path, settings: ModelsConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a policy trained with HF_HUB_OFFLINE=1 would have another version than the same policy trained without."""
+    saved = set()
+    for offline in (False, True):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+        folder = tmp_path / str(offline)
+        load_policy(f"path:{tiny_policy}", settings).tokenizer.save_pretrained(folder)
+        saved.add((folder / "tokenizer_config.json").read_text())
+    assert len(saved) == 1
+
+
 def test_load_encoder(tiny_encoder: Path, settings: ModelsConfig) -> None:
     encoder = load_encoder(f"path:{tiny_encoder}", settings)
     assert encoder.encode(["hello", "world"]).shape == (2, 32)
