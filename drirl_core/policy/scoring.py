@@ -77,12 +77,16 @@ class RolloutScorer:
         return dict(self._metrics)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what must survive a kill, as JSON data."""
-        return self._coefficients.state_dict()
+        """Return what must survive a kill, as JSON data.
+
+        The rewards of the demonstrations are part of it: computed among other rows, one may differ in its last bit.
+        """
+        return {"coefficients": self._coefficients.state_dict(), "demonstration_rewards": dict(self._demonstration_rewards)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the state of an interrupted run."""
-        self._coefficients.load_state_dict(state)
+        self._coefficients.load_state_dict(state["coefficients"])
+        self._demonstration_rewards = dict(state["demonstration_rewards"])
 
     def _expert_rewards(self, rows: list[dict[str, Any]]) -> np.ndarray:
         unknown = {row["prompt_id"]: row for row in rows if row["prompt_id"] not in self._demonstration_rewards}

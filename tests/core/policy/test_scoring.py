@@ -159,6 +159,17 @@ def test_state_survives_as_json() -> None:
     assert torch.equal(_score(resumed, replies=other), _score(whole, replies=other))
 
 
+def test_the_reward_of_a_demonstration_is_that_of_before_the_kill() -> None:
+    """Computed anew, among other rows, its last bit may differ, and with it the log and the version of the checkpoint."""
+    broken, router = _make(), Router()
+    _score(broken)
+    resumed = _make(router=router)
+    resumed.load_state_dict(json.loads(json.dumps(broken.state_dict())))
+    _score(resumed)
+    assert not {row["demonstration"] for row in ROWS} & {text for _, text, _ in router.asked}
+    assert resumed.metrics() == broken.metrics()
+
+
 # ------------------------------------------------------------------------------------------- with the real parts
 
 
@@ -209,7 +220,7 @@ def test_the_stage_hands_over_the_means_of_the_data_set(world: Any) -> None:
     scorer = _scorer(context)
     _score(scorer, rows, ["bah", "some reply"])
     assert scorer.metrics()["alpha_d/mean"] != pytest.approx(1.0, abs=1e-6)
-    assert scorer.state_dict()["mean_delta"].keys() == {"insult", "mental_health"}
+    assert scorer.state_dict()["coefficients"]["mean_delta"].keys() == {"insult", "mental_health"}
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"mean_delta": null, "mean_gap": 1}'])
