@@ -320,6 +320,8 @@ def _convert_gguf(file: Path, folder: Path) -> Path:
         plain.load_state_dict(quantized.state_dict())
         plain.generation_config = quantized.generation_config
         plain.save_pretrained(folder)
+        # How it was fetched is no part of a model; seeds of completions follow the content of these files.
+        tokenizer.init_kwargs["local_files_only"] = False
         tokenizer.save_pretrained(folder)
     return folder
 
