@@ -232,9 +232,7 @@ def test_the_embedded_policy_is_converted_from_gguf(tiny_models: ModelsConfig) -
     settings = dataclasses.replace(tiny_models, policy=config.models.policy, cache=str(Path(__file__).parents[2] / config.models.cache))
     policy = load_policy(settings.policy, settings)
     assert 1.3e8 < sum(p.numel() for p in policy.model.parameters()) < 1.4e8
-    folder = resolve(settings.policy, settings)
-    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
-    assert json.loads((folder / "tokenizer_config.json").read_text())["local_files_only"] is False, "whatever HF_HUB_OFFLINE says"
+    assert "quantization_config" not in json.loads((resolve(settings.policy, settings) / "config.json").read_text())
     text = chat_text(policy.tokenizer, "What is the capital of France?")
     (answer,) = _decode(policy, [text], ["0" * 64], SamplingSettings(16, 0.0, 1))
     assert "Paris" in answer.text
