@@ -81,6 +81,11 @@ def parse_manifest(text: str | bytes, asset: str, version: str, place: object) -
     return manifest
 
 
+def artifacts_among(inputs: Mapping[str, str]) -> dict[str, str]:
+    """Return those inputs of an artifact that are artifacts; the others are source files outside of the store."""
+    return {name: version for name, version in inputs.items() if not name.startswith("source_")}
+
+
 def file_sizes(manifest: Mapping[str, Any]) -> dict[str, int]:
     """Return the size in bytes of each file a manifest names."""
     return {str(name): int(entry["bytes"]) for name, entry in manifest["files"].items()}

@@ -93,9 +93,7 @@ def require_local_models(config: Config) -> None:
     Raises:
         ModelError: a directory is missing, holds no safetensors, or a file of it is truncated.
     """
-    demonstrator = config.demonstrations.demonstrator
-    written_by = [demonstrator.model] if demonstrator.kind == "model" else []
-    for reference in (config.models.policy, config.models.encoder, *written_by):
+    for reference in config.model_references.values():
         if reference.startswith("path:"):
             resolve(reference, config.models, fetch=False)
 

@@ -251,8 +251,12 @@ def deciding(node: Node, config: Config) -> tuple[str, ...]:
 
 def code_version(node: Node, config: Config) -> str:
     """Return the algorithm version and the hash of the settings, and of what the files they name hold, that decide a node."""
-    stage, sections = STAGES[node.stage], deciding(node, config)
-    parts = [slice_hash(config, sections, stage.unread), contents(config, sections)]
+    return _code_version(node, config, contents(config, deciding(node, config)))
+
+
+def _code_version(node: Node, config: Config, named: Mapping[str, str]) -> str:
+    stage = STAGES[node.stage]
+    parts = [slice_hash(config, deciding(node, config), stage.unread), named]
     return f"{stage.version}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
@@ -277,7 +281,8 @@ def build(node: Node, config: Config, versions: Mapping[str, str], reporter: Rep
     missing = [name for name in node.inputs if name not in versions]
     if missing:
         raise ArtifactError(f"{node.name} needs {', '.join(missing)}, which {'has' if len(missing) == 1 else 'have'} not been materialized")
-    code, named = code_version(node, config), contents(config, deciding(node, config))
+    named = contents(config, deciding(node, config))
+    code = _code_version(node, config, named)  # of these very contents, which are looked at again when the stage is done
     key = artifacts.fingerprint(node.name, code, {name: versions[name] for name in node.inputs})
     with store.building(node.name, key, reporter.log) as workspace:
         found = store.find(node.name, key)

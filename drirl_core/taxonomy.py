@@ -34,7 +34,7 @@ def load_categories(path: str | Path | None) -> tuple[str, ...]:
     """Return the harm categories of a taxonomy file, or the seven of the paper.
 
     Args:
-        path: a YAML file holding a list of names under the key `categories`; None for the seven.
+        path: a YAML file holding a list of names under the key `categories`; None or an empty text for the seven.
 
     Returns:
         The category names in the file's order, at least one.
@@ -42,7 +42,7 @@ def load_categories(path: str | Path | None) -> tuple[str, ...]:
     Raises:
         ConfigError: the file is missing or a name is not a lower-case identifier, repeated or `helpful`.
     """
-    if path is None:
+    if not path:
         return SEVEN_CATEGORIES
     try:
         loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))

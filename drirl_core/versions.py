@@ -73,11 +73,8 @@ def contents(config: Config, sections: Iterable[str]) -> dict[str, str]:
 
 
 def _models(config: Config, sections: tuple[str, ...]) -> dict[str, str]:
-    demonstrator = config.demonstrations.demonstrator
-    references = {"models.policy": config.models.policy, "models.encoder": config.models.encoder}
-    if demonstrator.kind == "model":
-        references["demonstrations.demonstrator.model"] = demonstrator.model
-    local = {name: Path(reference.removeprefix("path:")) for name, reference in references.items() if reference.startswith("path:")}
+    references = config.model_references.items()
+    local = {name: Path(reference.removeprefix("path:")) for name, reference in references if reference.startswith("path:")}
     return {f"files of {name}": _model(folder, config) for name, folder in local.items() if covers(sections, name)}
 
 

@@ -110,6 +110,13 @@ class Config:
         inbox = self.operations.inbox.source
         return (*self.prompts.sources, inbox) if inbox else self.prompts.sources
 
+    @property
+    def model_references(self) -> dict[str, str]:
+        """The reference of every model that a run loads, by dotted name of its setting."""
+        demonstrator = self.demonstrations.demonstrator
+        written_by = {"demonstrations.demonstrator.model": demonstrator.model} if demonstrator.kind == "model" else {}
+        return {"models.policy": self.models.policy, "models.encoder": self.models.encoder, **written_by}
+
 
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
     """Read a YAML file into a checked `Config`.

@@ -28,6 +28,14 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def read_shipped(path: Path) -> dict[str, Any]:
+    """Read a YAML file of the package itself, which is sound.
+
+    Each start of the code location reads some; the parser in C, where there is one, takes a tenth of the time.
+    """
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - safe, both of them
+
+
 def read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read a file and those it extends, merged.
 

@@ -7,12 +7,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-import yaml
-
 from drirl_core.config import EMBEDDED, SourceConfig
-
-# The parser in C where there is one: each start of the code location reads the file, and this takes a tenth of the time.
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+from drirl_core.config.reading import read_shipped
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,7 @@ class Layout:
 @cache
 def load_layouts() -> Mapping[str, Layout]:
     """Return the records of `sources.yaml` by name."""
-    loaded = yaml.load((Path(__file__).parent / "sources.yaml").read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - safe, both of them
+    loaded = read_shipped(Path(__file__).with_name("sources.yaml"))
     return {
         name: Layout(name=name, **{key: tuple(value) if isinstance(value, list) else value for key, value in record.items()})
         for name, record in loaded.items()

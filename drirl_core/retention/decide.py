@@ -11,14 +11,11 @@ from dataclasses import dataclass
 
 from drirl_core.errors import ArtifactError
 from drirl_core.index import parse_entry
-from drirl_core.manifest import UNREADABLE, parse_manifest
+from drirl_core.manifest import UNREADABLE, artifacts_among, parse_manifest
 from drirl_core.promotion.ledger import PROMOTIONS
 
 STATE_FOLDERS = frozenset({PROMOTIONS})
 """Folders in the root that hold no asset."""
-
-_SOURCE = "source_"
-"""Inputs with this prefix are files outside the store."""
 
 Key = tuple[str, str]
 """Asset and version."""
@@ -194,8 +191,7 @@ def _users_first(artifacts: Mapping[Key, Stored]) -> tuple[Stored, ...]:
 
 
 def _made_from(stored: Stored | None) -> list[Key]:
-    inputs = (stored.inputs if stored else None) or {}
-    return [(name, version) for name, version in inputs.items() if not name.startswith(_SOURCE)]
+    return list(artifacts_among((stored.inputs if stored else None) or {}).items())
 
 
 def _stored(key: Key, size: int, manifest_text: bytes, uses: list[tuple[float, str]]) -> Stored:

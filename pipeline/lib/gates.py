@@ -7,6 +7,7 @@ from typing import Any
 from drirl_core.artifacts import Artifact, ArtifactStore
 from drirl_core.config import Config
 from drirl_core.errors import ArtifactError
+from drirl_core.manifest import artifacts_among
 from drirl_core.promotion import CANDIDATE
 from drirl_core.stages import build_graph
 from pipeline.lib.rules import RULES
@@ -63,8 +64,8 @@ def _ancestors(store: ArtifactStore, artifact: Artifact) -> Iterator[tuple[str, 
     seen: set[tuple[str, str]] = set()
     waiting = [artifact]
     while waiting:
-        for name, version in waiting.pop().manifest.get("inputs", {}).items():
-            if (name, version) not in seen and not name.startswith("source_"):
+        for name, version in artifacts_among(waiting.pop().manifest.get("inputs", {})).items():
+            if (name, version) not in seen:
                 seen.add((name, version))
                 waiting.append(store.open(name, version))
                 yield name, version

@@ -6,6 +6,7 @@ from typing import Any
 
 from drirl_core.artifacts import Artifact, ArtifactStore
 from drirl_core.config import Config
+from drirl_core.manifest import artifacts_among
 from drirl_core.stages import build_graph
 from pipeline.lib.reasons import causes
 
@@ -30,14 +31,12 @@ def other_settings(config: Config, artifact: Artifact) -> list[str]:
 
     @functools.cache
     def differences(name: str, version: str) -> tuple[str, ...]:
-        if name.startswith("source_"):
-            return ()
         if name not in graph.nodes:
             return (f"{name} is no asset of the present settings",)
         known: tuple[str, ...] = ()
         for build in _builds(store, name, version):
             own = [f"{name}: {cause}" for cause in causes(graph.nodes[name], build, {}, config, graph)]
-            found = own or [text for need, made in build["inputs"].items() for text in differences(need, made)]
+            found = own or [text for need, made in artifacts_among(build["inputs"]).items() for text in differences(need, made)]
             if not found:
                 return ()
             known = known or tuple(dict.fromkeys(found))

@@ -18,6 +18,7 @@ def _write(folder: Path, text: str) -> Path:
 
 def test_the_seven_of_the_paper() -> None:
     categories = load_categories(None)
+    assert load_categories("") == categories
     assert len(categories) == len(set(categories)) == 7
     assert categories == SEVEN_CATEGORIES
     assert HELPFUL not in categories
