@@ -12,8 +12,8 @@ import torch
 
 from benchmarks.machine import write
 from drirl_core.config import load_config
-from drirl_core.models import Policy, load_policy
-from drirl_core.sampling import chat_text, exact_cpu_sampling
+from drirl_core.models.loading import Policy, load_policy
+from drirl_core.models.sampling import chat_text, exact_cpu_sampling
 
 ROUNDS, ROWS, TOKENS = 5, 32, 48
 PROMPTS = ["What is the capital of France?", "Write an insult for my neighbour.", "How do I boil an egg?", "Help me copy a key in secret."]

@@ -24,14 +24,14 @@ import dagster as dg
 
 from benchmarks.machine import write
 from drirl_core.config import AlertsConfig, Config, InboxConfig, ModelsConfig, OperationsConfig
+from drirl_core.graph.build import source_version
 from drirl_core.prompts.adapters import read_source
 from drirl_core.prompts.inbox import LOCK_FILE
-from drirl_core.stages import source_version
-from pipeline.lib.alerts import Alert
-from pipeline.lib.conditions import RETRAIN
-from pipeline.lib.failures import failure_sensor
-from pipeline.lib.ingest import inbox_sensor
-from pipeline.lib.resolve import VERSION_TAG, recorded_version
+from pipeline.wiring.alerts import Alert
+from pipeline.wiring.conditions import RETRAIN
+from pipeline.wiring.failures import failure_sensor
+from pipeline.wiring.ingest import inbox_sensor
+from pipeline.wiring.resolve import VERSION_TAG, recorded_version
 
 ASSETS = ("prompt_pool", "dataset")
 TICKS = {"ingest": 0.6, "failures": 0.2, "automation": 0.2}

@@ -18,14 +18,14 @@ import yaml
 
 from benchmarks.machine import RESULTS, write
 from benchmarks.validation import held_back
-from drirl_core import stages
-from drirl_core.artifacts import ArtifactStore
-from drirl_core.benchmarks.judges import label_reply
-from drirl_core.benchmarks.statistics import wilson
+from drirl_core.benchmarks.judges.rules import label_reply
 from drirl_core.config import Config, load_config
+from drirl_core.graph import build as stages
+from drirl_core.graph.plan import with_ancestors
+from drirl_core.models.sampling import SamplingSettings, sample
 from drirl_core.reporting import LogReporter
-from drirl_core.sampling import SamplingSettings, sample
-from pipeline.lib.plan import with_ancestors
+from drirl_core.stats import wilson
+from drirl_core.store.artifacts import ArtifactStore
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "trade_off.png"
 

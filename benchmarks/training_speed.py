@@ -17,8 +17,8 @@ from trl.trainer.utils import add_fused_lm_head
 
 from benchmarks.machine import write
 from drirl_core.config import load_config
-from drirl_core.models import load_policy
-from drirl_core.policy.lean import lean_training
+from drirl_core.models.loading import load_policy
+from drirl_core.policy.cpu import lean_training
 from drirl_core.policy.training import peft_config
 
 ROUNDS, ROWS, PROMPT, REPLY = 5, 32, 40, 40

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import write
-from drirl_core import stages, taxonomy
-from drirl_core.artifacts import ArtifactStore
-from drirl_core.benchmarks.judges import label_reply
-from drirl_core.benchmarks.statistics import wilson
+from drirl_core import taxonomy
+from drirl_core.benchmarks.judges.rules import label_reply
 from drirl_core.config import Config, load_config
 from drirl_core.errors import ArtifactError
+from drirl_core.graph import build as stages
+from drirl_core.models.sampling import SamplingSettings, sample
 from drirl_core.reporting import LogReporter
-from drirl_core.sampling import SamplingSettings, sample
-from drirl_core.tables import read_table
+from drirl_core.stats import wilson
+from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.store.tables import read_table
 
 LOOK_ALIKES = Path(__file__).parent / "validation_look_alikes.jsonl"
 

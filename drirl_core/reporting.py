@@ -1,7 +1,7 @@
 """What a stage tells the world while it works, without knowing who listens.
 
 A stage gets a `Reporter`. On the command line it prints lines, under Dagster it writes to the run's log
-(`pipeline.lib.worker`), in tests it stays silent. Metadata that is more than a number or a string is wrapped in
+(`pipeline.running.worker`), in tests it stays silent. Metadata that is more than a number or a string is wrapped in
 `Plot` or `Table`, so that the listener decides how to show it.
 """
 
@@ -111,3 +111,19 @@ class Table:
     """
 
     rows: list[dict[str, Any]]
+
+
+def duration(seconds: float) -> str:
+    """Write a number of seconds as people say it: `42 s`, `3 min 05 s`, `2 h 10 min`."""
+    whole = round(max(0.0, seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def amount(number: float) -> str:
+    """Write a large number as people say it: `950`, `12k`, `3.1M`."""
+    if number < 9_950:
+        return f"{number:.0f}" if number < 1_000 else f"{number / 1e3:.1f}k"
+    return f"{number / 1e3:.0f}k" if number < 999_500 else f"{number / 1e6:.1f}M"

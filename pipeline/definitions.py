@@ -9,8 +9,8 @@ import pkgutil
 import dagster as dg
 
 import pipeline.defs
-from pipeline.lib.executors import executor_of
-from pipeline.lib.settings import current
+from pipeline.executors.choice import executor_of
+from pipeline.instance.settings import current
 
 
 @dg.definitions

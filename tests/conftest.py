@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import ModelsConfig
+from drirl_core.store.artifacts import ArtifactStore
 
 settings.register_profile("drirl", deadline=None)  # a busy machine is not a failure
 settings.load_profile("drirl")

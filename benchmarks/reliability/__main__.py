@@ -23,7 +23,7 @@ from benchmarks.reliability import processes
 from benchmarks.reliability.campaign import Campaign
 from benchmarks.reliability.drivers import CommandLine, DagsterDev
 from benchmarks.reliability.world import World, lost_rows, make_world, undisturbed
-from pipeline.lib.home import INSTANCE_FILE
+from pipeline.instance.home import INSTANCE_FILE
 
 DEV_SHARE = 0.3
 

@@ -19,7 +19,7 @@ import psutil
 from benchmarks.reliability import processes
 from benchmarks.reliability.invariants import unfinished
 from benchmarks.reliability.world import World
-from pipeline.lib.settings import ROOT
+from pipeline.instance.settings import ROOT
 
 START_LIMIT_S, RUN_LIMIT_S = 600.0, 1800.0
 _SIGNALS = ["env", "--default-signal=TERM,INT"]

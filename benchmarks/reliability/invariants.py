@@ -8,9 +8,9 @@ from pathlib import Path
 
 import dagster as dg
 
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.errors import ArtifactError
-from pipeline.lib.gpu_spec import GPU_POOL
+from drirl_core.store.artifacts import ArtifactStore
+from pipeline.executors.gpu_spec import GPU_POOL
 
 _VERSION = re.compile(r"[0-9a-f]{16}")
 FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.lib.home import HOME_VARIABLE
-from pipeline.lib.launch import WORKER
+from pipeline.instance.home import HOME_VARIABLE
+from pipeline.running.launch import WORKER
 
 RUN_WORKER, CODE_SERVER, DAEMON = "multiprocessing.spawn", "grpc", "dagster._daemon"
 """Words in the command lines of Dagster's processes."""

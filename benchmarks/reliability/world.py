@@ -12,14 +12,14 @@ from pathlib import Path
 
 import yaml
 
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import Config, load_config
+from drirl_core.graph.build import run_all
+from drirl_core.graph.plan import plan
 from drirl_core.reporting import SilentReporter
-from drirl_core.stages import run_all
+from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.testing import tiny_config
-from pipeline.lib.home import INSTANCE_FILE
-from pipeline.lib.plan import plan
-from pipeline.lib.settings import ROOT
+from pipeline.instance.home import INSTANCE_FILE
+from pipeline.instance.settings import ROOT
 
 SETTINGS = {
     "sft": {"epochs": 20, "batch_size": 32},

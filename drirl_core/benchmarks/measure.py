@@ -15,10 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drirl_core.benchmarks import statistics
-from drirl_core.benchmarks.judges import MEASURED, MEASURED_ALL, Label, label_reply
+from drirl_core import stats as statistics
+from drirl_core.benchmarks.judges.rules import MEASURED, MEASURED_ALL, Label, label_reply
 from drirl_core.benchmarks.suites import GROUPS, BenchmarkRow
-from drirl_core.demonstrations.cod import cut_draft
+from drirl_core.text.chain_of_draft import cut_draft
 
 ALL = "all"
 """Category of the rows that count a whole group."""

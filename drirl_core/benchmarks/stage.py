@@ -10,15 +10,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from drirl_core import sampling
 from drirl_core.benchmarks.measure import ALIGNED, Judged, judge, results
 from drirl_core.benchmarks.plots import balance_scatter, refusal_bars
 from drirl_core.benchmarks.render import POLICY_NAMES, render
 from drirl_core.benchmarks.suites import BenchmarkRow, Suite, find_suite, load_suite
 from drirl_core.errors import ArtifactError, DataError, nearest
+from drirl_core.graph.build import Context
+from drirl_core.models import sampling
 from drirl_core.reporting import Plot, Table
-from drirl_core.stages import Context
-from drirl_core.tables import write_table
+from drirl_core.store.tables import write_table
 
 SCHEMA = pa.schema(
     [

@@ -21,7 +21,7 @@ import yaml
 from drirl_core.benchmarks.declared import FILE, declarations
 from drirl_core.config import EMBEDDED, SuiteConfig
 from drirl_core.errors import DataError, nearest
-from drirl_core.tables import prompt_id, read_table
+from drirl_core.store.tables import prompt_id, read_table
 
 HELD_OUT = Path(__file__).parent.parent / "data" / "heldout"
 GROUPS = ("unsafe", "safe_look_alike", "helpful")

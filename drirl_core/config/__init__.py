@@ -37,7 +37,7 @@ from drirl_core.config.training import (
     SftConfig,
     SuiteConfig,
 )
-from drirl_core.remote import check_uri
+from drirl_core.store.remote import check_uri
 
 __all__ = [
     "EMBEDDED", "INBOX", "AlertHookConfig", "AlertsConfig", "BenchmarksConfig", "CompletionsConfig", "Config", "DemonstrationsConfig",

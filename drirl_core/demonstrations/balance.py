@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from drirl_core import taxonomy
 from drirl_core.errors import DataError
 from drirl_core.reporting import Plot, Table
-from drirl_core.tables import read_table
+from drirl_core.store.tables import read_table
 
 if TYPE_CHECKING:
-    from drirl_core.stages import Context
+    from drirl_core.graph.build import Context
 
 SPLITS = ("train", "validation", "test")
 ORIGINS = ("pool", "fill_up", "resampled")

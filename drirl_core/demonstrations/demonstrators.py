@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import Config, DemonstratorConfig, ModelsConfig
-from drirl_core.demonstrations import cod
 from drirl_core.demonstrations.endpoint import ChatEndpoint, PromptRefused
 from drirl_core.demonstrations.rows import Row, read_columns, read_dropped
 from drirl_core.demonstrations.validate import Failure
 from drirl_core.errors import nearest
 from drirl_core.reporting import Reporter
-from drirl_core.rowcache import RowCache, content_key
-from drirl_core.tables import normalise, prompt_id
+from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.store.rowcache import RowCache, content_key
+from drirl_core.store.tables import normalise, prompt_id
+from drirl_core.text import chain_of_draft as cod
 
 ABSENT = "absent"
 """Reason of a failure that is none: a file simply holds no demonstration of that prompt."""
@@ -170,7 +170,7 @@ class FileDemonstrator:
 
 
 class ModelDemonstrator:
-    """A local chat model, sampled through `drirl_core.sampling`.
+    """A local chat model, sampled through `drirl_core.models.sampling`.
 
     Args:
         config: model reference, attempts, length and temperature.
@@ -206,7 +206,7 @@ class ModelDemonstrator:
         return _collect(ask, category, n, existing, self.attempts)
 
     def _sample(self, messages: Sequence[str], tokens: int, attempt: int, cut_is_failure: bool = True) -> list[str | Failure]:
-        from drirl_core.sampling import SamplingSettings, sample
+        from drirl_core.models.sampling import SamplingSettings, sample
 
         settings = SamplingSettings(tokens, self._config.temperature, _BATCH, self._seed + _ATTEMPT_STRIDE * attempt)
         rows = sample(self._config.model, messages, 1, settings, models=self._models, store=self._store, reporter=self._reporter)
@@ -307,7 +307,7 @@ def make_demonstrator(
         DataError: a file cannot be read.
         ConfigError: the URL of the endpoint cannot be used.
     """
-    from drirl_core.stages import source_path
+    from drirl_core.graph.build import source_path
 
     settings = config.demonstrations
     if settings.demonstrator.kind == "model":

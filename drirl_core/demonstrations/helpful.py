@@ -9,15 +9,15 @@ import pyarrow as pa
 
 from drirl_core import taxonomy
 from drirl_core.benchmarks.suites import benchmark_prompts
-from drirl_core.demonstrations.dataset import publish
 from drirl_core.demonstrations.rows import Row, read_columns
 from drirl_core.demonstrations.splits import SPLITS, assign_splits
+from drirl_core.demonstrations.stage import publish
 from drirl_core.demonstrations.validate import Failure, check_helpful, check_refusal
 from drirl_core.errors import DataError
-from drirl_core.tables import prompt_id, read_table, write_table
+from drirl_core.store.tables import prompt_id, read_table, write_table
 
 if TYPE_CHECKING:
-    from drirl_core.stages import Context
+    from drirl_core.graph.build import Context
 
 KINDS = ("general", "look_alike")
 REFUSALS = pa.schema([("refusal", pa.string())])

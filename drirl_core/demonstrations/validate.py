@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from drirl_core.demonstrations.cod import SEPARATOR, Demonstration, FormatError, cut_draft, parse
+from drirl_core.text.chain_of_draft import SEPARATOR, Demonstration, FormatError, cut_draft, parse
 
 REASONS = (
     "bad_format",
@@ -197,7 +197,7 @@ def _compliance(answer: str) -> str | None:
 
 
 def _is_refusal(text: str) -> bool:
-    from drirl_core.benchmarks.judges import is_refusal  # it imports `cod` from this package
+    from drirl_core.benchmarks.judges.rules import is_refusal  # it imports `cod` from this package
 
     return is_refusal(text)
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from drirl_core import taxonomy
-from drirl_core.demonstrations.cod import cut_draft
+from drirl_core.text.chain_of_draft import cut_draft
 
 if TYPE_CHECKING:
     import torch
 
-    from drirl_core.hardness import AlphaBatch, Coefficients, SentenceSimilarity
+    from drirl_core.hardness.equations import AlphaBatch, Coefficients, SentenceSimilarity
     from drirl_core.rewards import RewardRouter
 
 

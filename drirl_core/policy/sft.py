@@ -12,10 +12,11 @@ from datasets import Dataset
 from trl import SFTConfig as TrlSftConfig
 from trl import SFTTrainer
 
-from drirl_core import stages, taxonomy
+from drirl_core import taxonomy
 from drirl_core.config import SftConfig
 from drirl_core.errors import DataError
-from drirl_core.models import load_policy
+from drirl_core.graph import build as stages
+from drirl_core.models.loading import load_policy
 from drirl_core.policy.plots import curve_plot
 from drirl_core.policy.training import (
     STEP_TOKENS,
@@ -28,7 +29,7 @@ from drirl_core.policy.training import (
     save_merged,
 )
 from drirl_core.reporting import Plot
-from drirl_core.tables import read_table
+from drirl_core.store.tables import read_table
 
 
 def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from trl import GRPOTrainer
 
 from drirl_core.errors import TrainingError
-from drirl_core.sampling import exact_cpu_sampling
+from drirl_core.models.sampling import exact_cpu_sampling
 
 
 class CoefficientSource(Protocol):

@@ -15,8 +15,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from drirl_core.config import LoraConfig
 from drirl_core.errors import ArtifactError, TrainingError
-from drirl_core.models import Policy
-from drirl_core.policy.lean import lean_training
+from drirl_core.models.loading import Policy
+from drirl_core.policy.cpu import lean_training
 from drirl_core.reporting import Reporter
 
 _COMPLETE = "complete.json"

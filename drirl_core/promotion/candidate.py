@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from drirl_core.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from drirl_core.stages import Context
+    from drirl_core.graph.build import Context
 
 CANDIDATE = "promotion_candidate"
 _POLICY = "policy_checkpoint"

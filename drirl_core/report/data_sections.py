@@ -12,11 +12,11 @@ from typing import Any
 from drirl_core import __version__
 from drirl_core.benchmarks.render import judge_line
 from drirl_core.config import Config, PolicyConfig
+from drirl_core.graph.build import build_graph
+from drirl_core.redaction import redact_text
 from drirl_core.report.cells import category_name
 from drirl_core.report.plots import Series, horizontal_bars
 from drirl_core.report.reading import read_json
-from drirl_core.report.redaction import redact_text
-from drirl_core.stages import build_graph
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "sentence-transformers", "scikit-learn", "numpy", "pyarrow", "dagster")
 

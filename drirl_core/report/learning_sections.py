@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from drirl_core import taxonomy
-from drirl_core.benchmarks.statistics import bootstrap_mean
 from drirl_core.report.cells import EMPTY, Cell, category_name, number
 from drirl_core.report.plots import Series, histogram, horizontal_bars, lines
 from drirl_core.report.reading import read_json, read_lines, read_rows
+from drirl_core.stats import bootstrap_mean
 
 SAMPLED = ("base", "sft")
 """Policies whose completions were sampled; the other rows of a pool are made to contrast."""

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drirl_core.artifacts import MANIFEST, ArtifactStore
 from drirl_core.errors import ArtifactError, DataError
-from drirl_core.tables import read_table
+from drirl_core.store.artifacts import MANIFEST, ArtifactStore
+from drirl_core.store.tables import read_table
 
 
 def read_json(folder: Path, name: str, asset: str) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from typing import Any
 
 from drirl_core.benchmarks.measure import ALIGNED, ALL
 from drirl_core.benchmarks.render import POLICY_NAMES
-from drirl_core.demonstrations.cod import cut_draft
 from drirl_core.report.cells import Cell, category_name, number, share
 from drirl_core.report.headline import group_rate, p_value, paired_interval, points, start_policy, verdict
 from drirl_core.report.plots import Point, Series, horizontal_bars, scatter
 from drirl_core.report.samples import Sample, choose_samples
+from drirl_core.text.chain_of_draft import cut_draft
 
 HARMLESS = frozenset({"safe_look_alike", "helpful"})
 """Groups of prompts that ought to be answered."""

@@ -17,13 +17,13 @@ import yaml
 from drirl_core.benchmarks.measure import ALIGNED
 from drirl_core.config import resolved
 from drirl_core.errors import ArtifactError
+from drirl_core.graph.build import Context, build_graph
+from drirl_core.redaction import redact
 from drirl_core.report import data_sections, learning_sections, results_section
 from drirl_core.report.headline import Verdict, group_rate, verdict
 from drirl_core.report.reading import manifests, read_json, read_rows
-from drirl_core.report.redaction import redact
 from drirl_core.report.samples import CUT_CHARS
 from drirl_core.reporting import Table
-from drirl_core.stages import Context, build_graph
 
 _REPLY_COLUMNS = ("group", "prompt_id", "prompt", "policy", "reply", "label")
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from drirl_core.errors import ArtifactError
-from drirl_core.index import parse_entry
-from drirl_core.manifest import UNREADABLE, artifacts_among, parse_manifest
 from drirl_core.promotion.ledger import PROMOTIONS
+from drirl_core.store.index import parse_entry
+from drirl_core.store.manifest import UNREADABLE, artifacts_among, parse_manifest
 
 STATE_FOLDERS = frozenset({PROMOTIONS})
 """Folders in the root that hold no asset."""

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from drirl_core.disk import disk_errors_explained
 from drirl_core.errors import ArtifactError
-from drirl_core.index import BY_INPUT
-from drirl_core.manifest import MANIFEST
 from drirl_core.retention.decide import STATE_FOLDERS, Decision, Deleted, Key, Leftover, Stock, Stored, count
+from drirl_core.store.disk import disk_errors_explained
+from drirl_core.store.index import BY_INPUT
+from drirl_core.store.manifest import MANIFEST
 
 
 class Directory:

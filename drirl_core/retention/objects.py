@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-from drirl_core.index import BY_INPUT, Entry, parse_entry
-from drirl_core.manifest import MANIFEST
-from drirl_core.remote import Remote
 from drirl_core.retention.decide import STATE_FOLDERS, Decision, Deleted, Key, Leftover, Stock, Stored, count, reached
 from drirl_core.retention.directory import Directory, require_quiet
+from drirl_core.store.index import BY_INPUT, Entry, parse_entry
+from drirl_core.store.manifest import MANIFEST
+from drirl_core.store.remote import Remote
 
 
 class Objects:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.errors import ArtifactError
 from drirl_core.promotion import CANDIDATE, Ledger
-from drirl_core.remote import UnreachableError
 from drirl_core.retention.decide import Key
 from drirl_core.retention.directory import Directory
 from drirl_core.retention.objects import Objects
+from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.store.remote import UnreachableError
 
 _POLICY = "policy_checkpoint"
 

@@ -1,6 +1,6 @@
 """Shadow reward models, one a category, learned by maximum-likelihood inverse reinforcement learning."""
 
-from drirl_core.rewards.model import EmbeddingRewardModel, RewardModel, load_reward_model
-from drirl_core.rewards.router import RewardRouter
+from drirl_core.rewards.backbones.encoder import EmbeddingRewardModel, RewardModel, load_reward_model
+from drirl_core.rewards.routing import RewardRouter
 
 __all__ = ["EmbeddingRewardModel", "RewardModel", "RewardRouter", "load_reward_model"]

@@ -20,13 +20,13 @@ import torch
 from drirl_core.config import RewardsConfig
 from drirl_core.errors import DataError, TrainingError
 from drirl_core.reporting import Reporter
-from drirl_core.rewards.model import LEAST_CLOSEST, EmbeddingRewardModel, HeadShape, Normalisation, gated, probe_encoder
+from drirl_core.rewards.backbones.encoder import LEAST_CLOSEST, EmbeddingRewardModel, HeadShape, Normalisation, gated, probe_encoder
 from drirl_core.rewards.objectives import bradley_terry_loss, centring_penalty, linear_loss, maxent_loss
-from drirl_core.rewards.pool import CORRUPTED, EmbeddedPool, PoolPrompt, embed_pool
-from drirl_core.rewards.soundness import Soundness
+from drirl_core.rewards.pairs import CORRUPTED, EmbeddedPool, PoolPrompt, embed_pool
+from drirl_core.text.quality import Soundness
 
 if TYPE_CHECKING:
-    from drirl_core.embeddings import Embedder
+    from drirl_core.models.embeddings import Embedder
 
 logger = logging.getLogger(__name__)
 

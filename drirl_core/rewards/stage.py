@@ -8,14 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from drirl_core import stages
-from drirl_core.embeddings import Embedder
+from drirl_core.graph import build as stages
+from drirl_core.models.embeddings import Embedder
 from drirl_core.reporting import Plot, Table
 from drirl_core.rewards.evaluate import ScoredPrompt, evaluate, score_pool
 from drirl_core.rewards.fit import Fitted, fit
+from drirl_core.rewards.pairs import join_pool
 from drirl_core.rewards.plots import plot_accuracy, plot_calibration, plot_curve, plot_rewards
-from drirl_core.rewards.pool import join_pool
-from drirl_core.tables import read_table, write_table
+from drirl_core.store.tables import read_table, write_table
 
 SCHEMA = pa.schema(
     [("prompt_id", pa.string()), ("split", pa.string()), ("policy", pa.string()), ("sample", pa.int32()), ("reward", pa.float64())]

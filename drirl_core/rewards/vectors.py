@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from drirl_core.sentences import clauses
+from drirl_core.text.sentences import clauses
 
 if TYPE_CHECKING:
-    from drirl_core.embeddings import Embedder
+    from drirl_core.models.embeddings import Embedder
     from drirl_core.reporting import Reporter
 
 

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from drirl_core.artifacts import Artifact, ArtifactStore
-from drirl_core.benchmarks.judges import label_reply
+from drirl_core.benchmarks.judges.rules import label_reply
 from drirl_core.config import Config, ModelsConfig, from_resolved
 from drirl_core.errors import ArtifactError, ConfigError
 from drirl_core.reporting import SilentReporter
+from drirl_core.store.artifacts import Artifact, ArtifactStore
 
 TITLES = {"base": "base", "sft": "SFT start", "dr_irl": "DR-IRL"}
 _BORDERS = {"base": "white", "sft": "cyan", "dr_irl": "green"}
@@ -46,9 +46,9 @@ class Talkers:
 
     def answers(self, prompt: str) -> dict[str, str]:
         """Return each policy's greedy reply, its Chain-of-Draft draft cut off."""
-        from drirl_core.demonstrations.cod import cut_draft
-        from drirl_core.models import load_policy
-        from drirl_core.sampling import SamplingSettings, sample
+        from drirl_core.models.loading import load_policy
+        from drirl_core.models.sampling import SamplingSettings, sample
+        from drirl_core.text.chain_of_draft import cut_draft
 
         settings = SamplingSettings(self._config.benchmarks.max_new_tokens, 0.0, 1, self._config.seed)
         replies: dict[str, str] = {}

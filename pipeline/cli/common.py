@@ -15,8 +15,8 @@ from typer.core import TyperGroup
 
 from drirl_core.config import Config, load_config
 from drirl_core.errors import ConfigError, DrirlError
-from pipeline.lib.display import duration as duration
-from pipeline.lib.settings import ROOT, anchored
+from drirl_core.reporting import duration as duration
+from pipeline.instance.settings import ROOT, anchored
 
 DEFAULT_CONFIG = Path("configs/demo.yaml")
 _DEBUG = "drirl.debug"

@@ -10,11 +10,11 @@ from rich.markup import escape
 
 from drirl_core.config import Config
 from drirl_core.errors import ConfigError, ModelError
-from drirl_core.remote import is_uri
-from pipeline.cli import checks
-from pipeline.cli.checks import Check
+from drirl_core.store.remote import is_uri
+from pipeline.cli import doctor_checks as checks
 from pipeline.cli.common import read_config
-from pipeline.cli.database import check_postgres
+from pipeline.cli.doctor_checks import Check
+from pipeline.cli.doctor_database import check_postgres
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 _ABSENT = ("has not been fetched yet", "cannot be had from the hub")
@@ -72,7 +72,7 @@ def check_model(name: str, reference: str, config: Config, fetch: bool) -> Check
     Returns:
         `warn` when it would be downloaded by the first run, `fail` when it is damaged or cannot be had.
     """
-    from drirl_core.models import resolve
+    from drirl_core.models.loading import resolve
 
     try:
         folder = resolve(reference, config.models, fetch=fetch)

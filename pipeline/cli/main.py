@@ -63,7 +63,7 @@ def run(config: ConfigArgument = DEFAULT_CONFIG, changes: SetOption = None, only
 
     What is up to date is kept; a second run with nothing changed trains nothing.
     """
-    from pipeline.cli.running import run_and_show
+    from pipeline.cli.run import run_and_show
 
     repeated = [(option, value) for option, values in (("--set", changes), ("--only", only)) for value in values or ()]
     again = shlex.join(["drirl", "run", str(config), *(word for pair in repeated for word in pair)])
@@ -85,7 +85,7 @@ def plan(
     debug: DebugOption = False,
 ) -> None:
     """Show what is up to date, what would run and why, and what it would cost, judged by earlier runs. Builds nothing."""
-    from pipeline.cli import planning
+    from pipeline.cli import plan as planning
 
     settings = read_config(config, changes)
     if as_json:
@@ -139,7 +139,7 @@ def score(
     debug: DebugOption = False,
 ) -> None:
     """Put one reply through the router, the reward models and the refusal judge."""
-    from pipeline.cli import scoring
+    from pipeline.cli import score as scoring
 
     scoring.show(scoring.score(read_config(config), prompt, reply, category), output())
 
@@ -153,7 +153,7 @@ def report(
     debug: DebugOption = False,
 ) -> None:
     """Show the newest report: the result table here, the path of the HTML page."""
-    from pipeline.cli import results
+    from pipeline.cli import report as results
 
     page = results.show_newest(read_config(config), output())
     if open_page and not webbrowser.open(page.as_uri()):
@@ -178,7 +178,7 @@ def promote(
     debug: DebugOption = False,
 ) -> None:
     """Make a candidate the promoted policy, if every gate passes: data, rewards, KL, over-refusal, helpfulness, no regression."""
-    from pipeline.cli import promotion
+    from pipeline.cli import promote as promotion
 
     promotion.promote(config, read_config(config), candidate, why, check=check, force=force)
 
@@ -195,7 +195,7 @@ def rollback(
     debug: DebugOption = False,
 ) -> None:
     """Move the promoted policy back to one that was promoted before."""
-    from pipeline.cli import promotion
+    from pipeline.cli import promote as promotion
 
     promotion.rollback(config, read_config(config), to, why)
 
@@ -203,7 +203,7 @@ def rollback(
 @app.command(epilog="Examples:\n\n`drirl promotions` shows which policy is promoted, and who moved it when and why.")
 def promotions(config: ConfigOption = DEFAULT_CONFIG, debug: DebugOption = False) -> None:
     """Show the promoted policy and the history of all promotions and rollbacks."""
-    from pipeline.cli import promotion
+    from pipeline.cli import promote as promotion
 
     promotion.show_history(config, read_config(config), output())
 
@@ -238,8 +238,8 @@ def dev(
     debug: DebugOption = False,
 ) -> None:
     """Open the asset graph in Dagster: materialize, watch, and keep everything up to date."""
-    from pipeline.cli import serving
-    from pipeline.lib.executors import require_extra
+    from pipeline.cli import dev as serving
+    from pipeline.executors.choice import require_extra
 
     path = find_config(config)
     require_extra(read_config(path))
@@ -263,7 +263,7 @@ def gc(
     What a promoted policy, the latest run or anything used lately was made from is never deleted. Where `root` is a URI, runs on other
     machines cannot be seen, and --keep-hours is what protects them.
     """
-    from pipeline.cli.collecting import collect
+    from pipeline.cli.gc import collect
 
     again = shlex.join(["drirl", "gc", str(config), "--delete", "--keep-hours", f"{keep_hours:g}"])
     collect(read_config(config), keep_hours, delete, again, output())
@@ -279,7 +279,7 @@ def ingest(config: ConfigArgument = DEFAULT_CONFIG, debug: DebugOption = False) 
 
     Exit code 1 when a file was rejected.
     """
-    from pipeline.cli import ingesting
+    from pipeline.cli import ingest as ingesting
 
     swept = ingesting.ingest(read_config(config))
     ingesting.show(swept, config, output())
@@ -300,7 +300,7 @@ def config_command(
     debug: DebugOption = False,
 ) -> None:
     """Print the resolved settings: defaults, the file, what it extends, and --set. The output is a valid configuration file."""
-    from pipeline.cli import settings
+    from pipeline.cli import config as settings
 
     loaded = read_config(config, changes)
     text = settings.explained_yaml(loaded) if explain else settings.plain_yaml(loaded)

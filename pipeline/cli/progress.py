@@ -24,7 +24,7 @@ _TAIL = 6
 
 
 class Event(Protocol):
-    """What this module needs to know of an event of `pipeline.lib.events`."""
+    """What this module needs to know of an event of `pipeline.running.events`."""
 
     kind: str
     message: str

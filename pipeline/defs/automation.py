@@ -4,9 +4,9 @@ import warnings
 
 import dagster as dg
 
-from drirl_core.stages import build_graph
-from pipeline.lib.panel import PANEL
-from pipeline.lib.settings import current
+from drirl_core.graph.build import build_graph
+from pipeline.instance.settings import current
+from pipeline.wiring.panel import PANEL
 
 REFRESH_JOB, OBSERVE_JOB = "refresh_everything", "observe_sources"
 _LIMIT = {"dagster/max_runtime": str(24 * 3600)}

@@ -2,11 +2,11 @@
 
 import dagster as dg
 
-from pipeline.lib.alerts import Hook
-from pipeline.lib.failures import failure_sensor
-from pipeline.lib.gate_watch import gate_sensor
-from pipeline.lib.ingest import inbox_sensor
-from pipeline.lib.settings import current
+from pipeline.instance.settings import current
+from pipeline.wiring.alerts import Hook
+from pipeline.wiring.failures import failure_sensor
+from pipeline.wiring.gate_watch import gate_sensor
+from pipeline.wiring.ingest import inbox_sensor
 
 HOOKS: tuple[Hook, ...] = ()
 """Functions of your own that are given every alert, besides the hooks of the configuration."""

@@ -1,1 +1,1 @@
-"""What the definitions are made with; nothing here is loaded by Dagster on its own."""
+"""Old addresses that `dagster.yaml` of existing homes names; kept for one version."""

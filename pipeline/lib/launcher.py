@@ -1,52 +1,5 @@
-"""A run launcher that notices when the process that ran a run is gone.
+"""Old address of the run launcher, which homes of version 0.1 name; use `pipeline.running.launcher`."""
 
-With Dagster's default launcher a run whose processes were all killed stays "started" for ever: it keeps its slot in the
-GPU pool and silences automation. Two kinds of run are looked at: those of a code server, which owns a socket, and
-those of `drirl run`, whose process id is in a tag.
-"""
+from pipeline.running.launcher import HealthCheckedLauncher
 
-import json
-import socket
-
-import dagster as dg
-
-from pipeline.lib.owner import OWNER_TAG, owner_is_gone
-from pipeline.lib.private import CheckRunHealthResult, WorkerStatus
-
-_CODE_SERVER_TAG = ".dagster/grpc_info"
-_TIMEOUT_S = 5.0
-
-
-class HealthCheckedLauncher(dg.DefaultRunLauncher):
-    """Dagster's default launcher, with a health check for the run monitor."""
-
-    @property
-    def supports_check_run_worker_health(self) -> bool:
-        """Tell the run monitor that it may ask."""
-        return True
-
-    def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        """Say that a run failed when its owner is surely gone; in doubt it is running.
-
-        Args:
-            run: a run that is recorded as started.
-        """
-        if owner_is_gone(run.tags.get(OWNER_TAG)):
-            return CheckRunHealthResult(WorkerStatus.FAILED, "the process that ran this run is gone")
-        path = json.loads(run.tags.get(_CODE_SERVER_TAG, "{}")).get("socket")
-        if path and _nobody_listens(path):
-            return CheckRunHealthResult(WorkerStatus.FAILED, "the code server that ran this run is gone")
-        return CheckRunHealthResult(WorkerStatus.RUNNING)
-
-
-def _nobody_listens(path: str) -> bool:
-    # The socket is asked, not the server: the proxy before it does not know the runs of servers it replaced on a reload.
-    try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(_TIMEOUT_S)
-            connection.connect(path)
-    except (FileNotFoundError, ConnectionRefusedError):
-        return True
-    except OSError:
-        return False
-    return False
+__all__ = ["HealthCheckedLauncher"]

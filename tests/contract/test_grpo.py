@@ -18,7 +18,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from drirl_core.config import ModelsConfig
 from drirl_core.errors import TrainingError
-from drirl_core.models import load_policy
+from drirl_core.models.loading import load_policy
 from drirl_core.policy.trainer import DynamicRewardScalingTrainer
 
 PROMPTS = ["Hi", "How are you?", "Bake bread", "Sing a song", "Count to ten", "What is rain?", "Tell a joke", "Good night"]

@@ -12,10 +12,10 @@ import trl.kernels.chunked_logprob
 from trl.trainer.utils import add_fused_lm_head
 
 from drirl_core.config import LoraConfig, ModelsConfig
-from drirl_core.models import load_policy
-from drirl_core.policy.lean import adapters_in_model_type, lean_training, small_tiles
+from drirl_core.models.loading import load_policy
+from drirl_core.models.sampling import exact_cpu_sampling
+from drirl_core.policy.cpu import adapters_in_model_type, lean_training, small_tiles
 from drirl_core.policy.training import peft_config
-from drirl_core.sampling import exact_cpu_sampling
 
 
 def adapted(folder: Path, models: ModelsConfig, dtype: torch.dtype = torch.float32) -> Any:

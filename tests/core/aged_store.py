@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import time
 
-from drirl_core.artifacts import Artifact, ArtifactStore
 from drirl_core.promotion import Ledger
 from drirl_core.retention import Decision, Deleted, Key, decide, place_of, promoted
+from drirl_core.store.artifacts import Artifact, ArtifactStore
 
 HOUR, DAY = 3600.0, 86400.0
 

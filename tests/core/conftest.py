@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drirl_core.artifacts import ArtifactStore
+from drirl_core.store.artifacts import ArtifactStore
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from drirl_core.rewards.pool import PoolPrompt, join_pool
+from drirl_core.rewards.pairs import PoolPrompt, join_pool
 
 TOPICS = [
     "insulting a teacher", "mocking a singer", "robbing a bakery", "tricking a nurse", "stealing a bicycle", "scaring a child",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from drirl_core.artifacts import ArtifactStore
+from drirl_core.store.artifacts import ArtifactStore
 
 ROOT = Path(__file__).parents[2]
 REDUCED = {

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import load_config
+from drirl_core.graph.build import HELD_OUT, run_all
 from drirl_core.reporting import SilentReporter
-from drirl_core.stages import HELD_OUT, run_all
-from drirl_core.tables import read_table
+from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.store.tables import read_table
 from drirl_core.testing import tiny_config, tiny_settings
 
 DATA = HELD_OUT.parent

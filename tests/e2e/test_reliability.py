@@ -16,9 +16,9 @@ from benchmarks.reliability.invariants import half_published
 from benchmarks.reliability.table import PAGE, written
 from benchmarks.reliability.trainings import Trainings
 from benchmarks.reliability.world import make_world
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import load_config
-from drirl_core.stages import build_graph
+from drirl_core.graph.build import build_graph
+from drirl_core.store.artifacts import ArtifactStore
 
 
 def _publish(root: Path, asset: str) -> Path:

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import Config
+from drirl_core.graph.build import DATA_FOLDER, build, build_graph, run_all, source_version
 from drirl_core.reporting import SilentReporter
-from drirl_core.stages import DATA_FOLDER, build, build_graph, run_all, source_version
-from drirl_core.tables import read_table
+from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.store.tables import read_table
 from drirl_core.testing import RecordingReporter, tiny_config
-from pipeline.lib.columns import MEANINGS
-from pipeline.lib.display import MAIN_TABLES
+from pipeline.wiring.columns import MEANINGS
+from pipeline.wiring.display import MAIN_TABLES
 
 ROOT = Path(__file__).parents[2]
 
@@ -149,7 +149,7 @@ def test_a_killed_training_resumes_from_its_checkpoint_and_ends_alike(world: Pat
     file = world / "killed.json"
     file.write_text(json.dumps(overrides), encoding="utf-8")
     program = (
-        "import json, sys; from pathlib import Path; from drirl_core.testing import tiny_config; from drirl_core.stages import run_all;"
+        "import json, sys; from pathlib import Path; from drirl_core.testing import tiny_config; from drirl_core.graph.build import run_all;"
         "from drirl_core.reporting import SilentReporter;"
         f"run_all(tiny_config(Path({str(world)!r}), json.loads(Path({str(file)!r}).read_text())), SilentReporter())"
     )

@@ -15,9 +15,9 @@ for path in (Path(__file__).parent, Path(__file__).parents[2]):
 import stub_stages  # noqa: E402
 from places import FOLDER, ROOT  # noqa: E402
 
-from drirl_core import stages  # noqa: E402
-from pipeline.lib import launch  # noqa: E402
-from pipeline.lib.settings import load  # noqa: E402
+from drirl_core.graph import build as stages  # noqa: E402
+from pipeline.instance.settings import load  # noqa: E402
+from pipeline.running import launch  # noqa: E402
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 import dagster as dg
 import stub_stages
 
+from drirl_core.checks.gates import candidate_of, judge_candidate
 from drirl_core.promotion import CANDIDATE
-from pipeline.lib.checks import stage_checks
-from pipeline.lib.factories import OWNERS, group_definitions
-from pipeline.lib.gates import candidate_of, judge_candidate
-from pipeline.lib.promoting import ledger, promoted_policy
-from pipeline.lib.settings import load
+from pipeline.instance.settings import load
+from pipeline.wiring.asset_checks import stage_checks
+from pipeline.wiring.factories import OWNERS, group_definitions
+from pipeline.wiring.promoting import ledger, promoted_policy
 
 
 class World:

@@ -11,7 +11,7 @@ os.environ["PYTHONPATH"] = str(FOLDER)  # the worker's, beside the project
 import stub_stages  # noqa: E402
 
 from pipeline import definitions  # noqa: E402
-from pipeline.lib import launch  # noqa: E402
+from pipeline.running import launch  # noqa: E402
 
 stub_stages.install()
 launch.WORKER = "stub_worker"

@@ -16,13 +16,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import slice_hash
 from drirl_core.errors import DataError
+from drirl_core.graph.build import STAGES, Context, build, build_graph, code_version, dataset_name, source_version
 from drirl_core.promotion import build_candidate
 from drirl_core.reporting import Plot, SilentReporter, Table
-from drirl_core.stages import STAGES, Context, build, build_graph, code_version, dataset_name, source_version
-from drirl_core.tables import prompt_id, write_table
+from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.store.tables import prompt_id, write_table
 
 SPLITS = ("train", "train", "validation", "test")
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(60_000)

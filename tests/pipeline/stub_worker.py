@@ -4,7 +4,7 @@ import sys
 
 import stub_stages
 
-from pipeline.lib import worker
+from pipeline.running import worker
 
 if __name__ == "__main__":
     stub_stages.install()

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from drirl_core.config import AlertHookConfig, AlertsConfig
-from pipeline.lib import alerts
-from pipeline.lib.alerts import Alert, AlertError, send, send_all
+from pipeline.wiring import alerts
+from pipeline.wiring.alerts import Alert, AlertError, send, send_all
 
 TOKEN = "T0KEN-very-secret"
 ALERT = Alert("gate_failed", "the policy was not promoted", "over-refusal is 0.21, at most 0.15", {"suite": "xstest", "rate": 0.21})

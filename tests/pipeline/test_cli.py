@@ -12,11 +12,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from drirl_core.artifacts import Artifact, ArtifactStore, fingerprint
 from drirl_core.config import from_resolved, load_config, resolved
-from drirl_core.stages import build_graph, code_version, source_version
+from drirl_core.graph.build import build_graph, code_version, source_version
+from drirl_core.store.artifacts import Artifact, ArtifactStore, fingerprint
 from pipeline.cli.main import app
-from pipeline.lib.settings import anchored
+from pipeline.instance.settings import anchored
 
 COMMANDS = ("run", "plan", "chat", "score", "report", "promote", "rollback", "promotions", "doctor", "dev", "gc", "ingest", "config")
 
@@ -298,7 +298,7 @@ def fake_run(monkeypatch: pytest.MonkeyPatch) -> Any:
                 on_event(event)
             return result
 
-        monkeypatch.setitem(sys.modules, "pipeline.lib.run", SimpleNamespace(run_pipeline=run_pipeline))
+        monkeypatch.setitem(sys.modules, "pipeline.running.run", SimpleNamespace(run_pipeline=run_pipeline))
         return asked
 
     return install
@@ -375,7 +375,7 @@ def test_doctor_on_a_broken_setup(config: Path, tmp_path: Path, monkeypatch: pyt
     settings["prompts"] = {"sources": [{"name": "gone", "path": str(tmp_path / "gone.jsonl")}]}
     settings["models"]["device"] = "cuda"
     config.write_text(yaml.safe_dump(settings), encoding="utf-8")
-    monkeypatch.setattr("pipeline.cli.checks.ask_driver", lambda fields: [])
+    monkeypatch.setattr("pipeline.cli.doctor_checks.ask_driver", lambda fields: [])
     shown = drirl("doctor", config)
     assert shown.exit_code == 1
     failed = [line for line in shown.output.splitlines() if line.startswith("fail")]

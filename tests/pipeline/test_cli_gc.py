@@ -12,10 +12,10 @@ import stub_stages
 from filelock import FileLock
 from typer.testing import CliRunner, Result
 
-from drirl_core.artifacts import Artifact, ArtifactStore
+from drirl_core.store.artifacts import Artifact, ArtifactStore
 from pipeline.cli.main import app
-from pipeline.lib.resolve import VERSION_TAG
-from pipeline.lib.run import LOCK_FILE
+from pipeline.running.run import LOCK_FILE
+from pipeline.wiring.resolve import VERSION_TAG
 
 WEEK_S = 7 * 86400.0
 

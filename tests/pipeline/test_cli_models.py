@@ -14,12 +14,13 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import Config, ModelsConfig, resolved
 from drirl_core.errors import ArtifactError
-from drirl_core.tables import write_table
+from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.store.tables import write_table
 from drirl_core.testing import make_tiny_policy
-from pipeline.cli import chat, scoring
+from pipeline.cli import chat
+from pipeline.cli import score as scoring
 from pipeline.cli.main import app
 
 
@@ -62,10 +63,10 @@ def test_conversation_ends_with_an_empty_line(trained: Path) -> None:
 
 
 def test_drafts_are_cut_off_before_showing(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from drirl_core.sampling import Completion
+    from drirl_core.models.sampling import Completion
     from pipeline.cli.common import read_config
 
-    monkeypatch.setattr("drirl_core.sampling.sample", lambda *a, **k: [[Completion("draft step\n####\nthe answer", 5, True)]])
+    monkeypatch.setattr("drirl_core.models.sampling.sample", lambda *a, **k: [[Completion("draft step\n####\nthe answer", 5, True)]])
     assert chat.Talkers(read_config(trained), ("base", "dr_irl")).answers("x") == {"base": "the answer", "dr_irl": "the answer"}
 
 

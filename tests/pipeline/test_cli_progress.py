@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from drirl_core.graph.estimates import Totals
+from drirl_core.graph.plan import Plan, PlannedAsset
 from pipeline.cli.common import duration
-from pipeline.cli.planning import summary_line
+from pipeline.cli.plan import summary_line
 from pipeline.cli.progress import LiveView, PlainView, RunState, view
-from pipeline.lib.estimates import Totals
-from pipeline.lib.plan import Plan, PlannedAsset
 
 
 class Clock:

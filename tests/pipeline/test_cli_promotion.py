@@ -9,15 +9,15 @@ import stub_stages
 from promotion_world import World
 from typer.testing import CliRunner
 
-from drirl_core.artifacts import ArtifactStore
+from drirl_core.checks.gates import candidate_of
+from drirl_core.store.artifacts import ArtifactStore
 from pipeline.cli.common import DEFAULT_CONFIG, output
 from pipeline.cli.main import app
-from pipeline.cli.promotion import command, show_outlook
-from pipeline.lib import promoting
-from pipeline.lib.gates import candidate_of
-from pipeline.lib.home import POSTGRES_SETTINGS, POSTGRES_VARIABLE
-from pipeline.lib.promoting import PROMOTED, ledger
-from pipeline.lib.resolve import recorded_version
+from pipeline.cli.promote import command, show_outlook
+from pipeline.instance.home import POSTGRES_SETTINGS, POSTGRES_VARIABLE
+from pipeline.wiring import promoting
+from pipeline.wiring.promoting import PROMOTED, ledger
+from pipeline.wiring.resolve import recorded_version
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import dagster as dg
 import pytest
 
-from pipeline.lib.conditions import RETRAIN, recheck
+from pipeline.wiring.conditions import RETRAIN, recheck
 
 CATEGORIES = ("a", "b")
 

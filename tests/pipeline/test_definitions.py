@@ -10,14 +10,14 @@ import dagster as dg
 import pytest
 from places import ROOT
 
-from drirl_core.stages import STAGES, build_graph
+from drirl_core.graph.build import STAGES, build_graph
 from drirl_core.taxonomy import HELPFUL, SEVEN_CATEGORIES
 from pipeline import definitions
-from pipeline.lib.factories import all_definitions
-from pipeline.lib.gpu_spec import GPU_POOL
-from pipeline.lib.private import TESTED_VERSION
-from pipeline.lib.promoting import PROMOTED
-from pipeline.lib.settings import load
+from pipeline.executors.gpu_spec import GPU_POOL
+from pipeline.instance.settings import load
+from pipeline.wiring.factories import all_definitions
+from pipeline.wiring.private import TESTED_VERSION
+from pipeline.wiring.promoting import PROMOTED
 
 HEAVY_LIBRARIES = [
     "torch",
@@ -259,7 +259,7 @@ def test_the_linter_refuses_a_private_name_anywhere_else_in_the_wiring():
 def test_another_dagster_is_refused_with_the_version_that_was_tested():
     code = (
         "import sys, dagster; sys.modules['dagster.' + '_core.definitions.data_version'] = type(sys)('moved')\n"
-        "try:\n    import pipeline.lib.private\nexcept ImportError as error:\n    print(error)"
+        "try:\n    import pipeline.wiring.private\nexcept ImportError as error:\n    print(error)"
     )
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     pinned = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("dagster=="))

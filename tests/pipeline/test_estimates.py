@@ -6,14 +6,13 @@ from typing import Any
 import pytest
 import stub_stages
 
-from drirl_core import stages
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import Config, resolved
-from drirl_core.reporting import SilentReporter
-from pipeline.lib.display import amount
-from pipeline.lib.estimates import DECISIVE, PROPORTIONAL, SPENDS_TOKENS, Build, estimate, estimates, totals
-from pipeline.lib.plan import plan
-from pipeline.lib.settings import load
+from drirl_core.graph import build as stages
+from drirl_core.graph.estimates import DECISIVE, PROPORTIONAL, SPENDS_TOKENS, Build, estimate, estimates, totals
+from drirl_core.graph.plan import plan
+from drirl_core.reporting import SilentReporter, amount
+from drirl_core.store.artifacts import ArtifactStore
+from pipeline.instance.settings import load
 
 
 def _record(config: Config, seconds: float, tokens: float | None = None, changes: dict[str, Any] | None = None, **metadata: Any) -> dict:

@@ -12,12 +12,12 @@ import stub_stages
 import yaml
 from places import FOLDER, ROOT
 
-from drirl_core import stages
 from drirl_core.errors import ConfigError
+from drirl_core.graph import build as stages
 from drirl_core.reporting import SilentReporter
-from pipeline.lib.executors import executor_of
-from pipeline.lib.resolve import recorded_version
-from pipeline.lib.settings import load
+from pipeline.executors.choice import executor_of
+from pipeline.instance.settings import load
+from pipeline.wiring.resolve import recorded_version
 
 pytest.importorskip("dagster_k8s")
 

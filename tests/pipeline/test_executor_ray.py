@@ -17,10 +17,10 @@ import pytest
 import stub_stages
 from places import FOLDER, ROOT
 
-from drirl_core import stages
+from drirl_core.graph import build as stages
 from drirl_core.reporting import SilentReporter
-from pipeline.lib.resolve import recorded_version
-from pipeline.lib.settings import load
+from pipeline.instance.settings import load
+from pipeline.wiring.resolve import recorded_version
 
 pytest.importorskip("dagster_ray")
 pytest.importorskip("ray")

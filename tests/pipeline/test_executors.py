@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 from drirl_core.config import load_config
 from drirl_core.errors import ConfigError
 from pipeline import definitions
-from pipeline.cli.checks import check_executor
+from pipeline.cli.doctor_checks import check_executor
 from pipeline.cli.main import app
-from pipeline.lib.executors import executor_of, pod_settings
-from pipeline.lib.run import run_pipeline
-from pipeline.lib.settings import config_for_nodes, load
+from pipeline.executors.choice import executor_of, pod_settings
+from pipeline.instance.settings import config_for_nodes, load
+from pipeline.running.run import run_pipeline
 
 PODS = {"image": "drirl:1", "claim": "artifacts", "mount": "/artifacts"}
 

@@ -8,11 +8,11 @@ import pytest
 import stub_stages
 
 from drirl_core.config import AlertsConfig
-from pipeline.lib.factories import all_definitions
-from pipeline.lib.failures import failure_sensor
-from pipeline.lib.owner import OWNER_TAG, owner_tag
-from pipeline.lib.run import heal
-from pipeline.lib.settings import load
+from pipeline.instance.settings import load
+from pipeline.running.owner import OWNER_TAG, owner_tag
+from pipeline.running.run import heal
+from pipeline.wiring.factories import all_definitions
+from pipeline.wiring.failures import failure_sensor
 
 DATA = ("prompt_pool", "safety_dataset_insult", "safety_dataset_harm", "helpful_dataset")
 

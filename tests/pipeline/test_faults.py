@@ -14,10 +14,10 @@ import stub_stages
 from places import FOLDER, ROOT, wait_for
 
 from benchmarks.reliability.invariants import half_published
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.errors import ConfigError
-from pipeline.lib.resolve import recorded_version
-from pipeline.lib.run import run_pipeline
+from drirl_core.store.artifacts import ArtifactStore
+from pipeline.running.run import run_pipeline
+from pipeline.wiring.resolve import recorded_version
 
 PREAMBLE = f"""
 import multiprocessing, sys; sys.path[:0] = [{str(ROOT)!r}, {str(FOLDER)!r}]

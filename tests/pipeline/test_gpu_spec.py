@@ -9,10 +9,10 @@ import dagster as dg
 import pytest
 from places import ROOT
 
-from pipeline.lib.factories import all_definitions
-from pipeline.lib.gpu_share import taken_gpus
-from pipeline.lib.gpu_spec import GpuSpec, gpu_spec, kubernetes_tags, op_tags, pool, ray_tags, toleration
-from pipeline.lib.settings import load
+from pipeline.executors.gpu_share import taken_gpus
+from pipeline.executors.gpu_spec import GpuSpec, gpu_spec, kubernetes_tags, op_tags, pool, ray_tags, toleration
+from pipeline.instance.settings import load
+from pipeline.wiring.factories import all_definitions
 
 BIG = GpuSpec(True, 2, 4.0, 1.5, {"gpu": "h100"}, ("nvidia.com/gpu:NoSchedule", "pool=gpu"))
 DRIVER = "#!/bin/sh\nprintf 'GPU-a\\nGPU-b\\n'\n"
@@ -111,7 +111,7 @@ def test_steps_at_once_take_different_gpus_and_then_share(two_gpus):
 def test_a_gpu_of_a_process_that_was_killed_is_free_again(two_gpus, tmp_path):
     code = (
         f"import tempfile, time; tempfile.tempdir = {str(tmp_path)!r}\n"
-        "from pipeline.lib.gpu_share import taken_gpus\n"
+        "from pipeline.executors.gpu_share import taken_gpus\n"
         "with taken_gpus(1) as taken: print(taken['CUDA_VISIBLE_DEVICES'], flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)

@@ -7,12 +7,12 @@ import pytest
 import stub_stages
 from filelock import FileLock
 
+from drirl_core.graph.build import build_graph, source_version
 from drirl_core.prompts import inbox
-from drirl_core.stages import build_graph, source_version
-from pipeline.lib.factories import group_definitions
-from pipeline.lib.ingest import inbox_sensor
-from pipeline.lib.resolve import VERSION_TAG, observed_version
-from pipeline.lib.settings import load
+from pipeline.instance.settings import load
+from pipeline.wiring.factories import group_definitions
+from pipeline.wiring.ingest import inbox_sensor
+from pipeline.wiring.resolve import VERSION_TAG, observed_version
 
 GOOD = "prompt,category\nMock the baker in four rude lines.,insult\n"
 
@@ -100,7 +100,7 @@ def test_the_content_is_hashed_only_when_the_folder_changed(dropbox, monkeypatch
     dropbox.tick()
     dropbox.put("a.csv", GOOD)
     dropbox.tick()
-    monkeypatch.setattr("pipeline.lib.ingest.source_version", lambda path: pytest.fail("hashed for nothing"))
+    monkeypatch.setattr("pipeline.wiring.ingest.source_version", lambda path: pytest.fail("hashed for nothing"))
 
     assert dropbox.tick().asset_events == []
 

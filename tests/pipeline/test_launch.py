@@ -11,9 +11,9 @@ import pytest
 import stub_stages
 from places import ROOT
 
-from drirl_core.artifacts import ArtifactStore
-from pipeline.lib.factories import all_definitions
-from pipeline.lib.settings import load
+from drirl_core.store.artifacts import ArtifactStore
+from pipeline.instance.settings import load
+from pipeline.wiring.factories import all_definitions
 
 DATA = ("prompt_pool", "safety_dataset_insult", "safety_dataset_harm", "helpful_dataset")
 
@@ -176,9 +176,7 @@ def test_observing_the_sources_records_the_hash_of_their_bytes(run):
 
 
 def test_a_worker_dies_within_seconds_of_its_parent():
-    child = (
-        "import os, time; from pipeline.lib.worker import die_with; die_with(os.getppid()); print(os.getpid(), flush=True); time.sleep(60)"
-    )
+    child = "import os, time; from pipeline.running.worker import die_with; die_with(os.getppid()); print(os.getpid(), flush=True); time.sleep(60)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], start_new_session=True)"
     process = subprocess.Popen([sys.executable, "-c", parent], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     pid = int(process.stdout.readline())
@@ -201,7 +199,7 @@ def _alive(pid: int) -> bool:
 
 
 def test_the_worker_by_hand_says_how_it_is_meant_to_be_started():
-    done = subprocess.run([sys.executable, "-m", "pipeline.lib.worker"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "pipeline.running.worker"], cwd=ROOT, capture_output=True, text=True)
 
     assert done.returncode == 2
     assert "is started by a Dagster step" in done.stderr

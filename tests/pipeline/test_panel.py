@@ -5,13 +5,13 @@ import pytest
 import stub_stages
 from places import ROOT
 
-from drirl_core import stages
-from drirl_core.artifacts import ArtifactStore
+from drirl_core.graph import build as stages
 from drirl_core.reporting import SilentReporter
-from pipeline.lib.factories import OWNERS
-from pipeline.lib.panel import PANEL, plan_panel
-from pipeline.lib.resolve import VERSION_TAG
-from pipeline.lib.settings import load
+from drirl_core.store.artifacts import ArtifactStore
+from pipeline.instance.settings import load
+from pipeline.wiring.factories import OWNERS
+from pipeline.wiring.panel import PANEL, plan_panel
+from pipeline.wiring.resolve import VERSION_TAG
 
 
 def _observe(config, instance) -> dg.AssetObservation:
@@ -57,7 +57,7 @@ def test_observing_the_plan_loads_no_heavy_library(tmp_path):
 
     path = stub_stages.write_settings(tmp_path)
     code = (
-        "import sys, dagster as dg; from pipeline.lib.panel import plan_panel; from pipeline.lib.settings import load\n"
+        "import sys, dagster as dg; from pipeline.wiring.panel import plan_panel; from pipeline.instance.settings import load\n"
         f"job = dg.Definitions(assets=[plan_panel(load({str(path)!r}), ['team:x'])]).resolve_implicit_global_asset_job_def()\n"
         "assert job.execute_in_process().success\n"
         "print([name for name in ('torch', 'transformers', 'pyarrow', 'pandas', 'numpy') if name in sys.modules])"

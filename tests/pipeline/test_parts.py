@@ -14,15 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from places import ROOT
 
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.errors import ConfigError
 from drirl_core.reporting import Plot, Table
-from pipeline.lib import home as home_module
-from pipeline.lib.display import finite, markdown_table, pipes_metadata
-from pipeline.lib.home import chosen_home, prepare_home
-from pipeline.lib.launcher import HealthCheckedLauncher
-from pipeline.lib.messages import LineReader
-from pipeline.lib.owner import OWNER_TAG, owner_is_gone, owner_tag
+from drirl_core.store.artifacts import ArtifactStore
+from pipeline.instance import home as home_module
+from pipeline.instance.home import chosen_home, prepare_home
+from pipeline.running.launcher import HealthCheckedLauncher
+from pipeline.running.messages import LineReader
+from pipeline.running.owner import OWNER_TAG, owner_is_gone, owner_tag
+from pipeline.wiring.display import finite, markdown_table, pipes_metadata
 
 
 class Handler:

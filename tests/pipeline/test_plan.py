@@ -9,12 +9,12 @@ import pytest
 import stub_stages
 from places import ROOT
 
-from drirl_core import stages
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.errors import ConfigError, DataError
+from drirl_core.graph import build as stages
+from drirl_core.graph.plan import plan, select_stale
 from drirl_core.reporting import SilentReporter
-from pipeline.lib.plan import plan, select_stale
-from pipeline.lib.settings import load
+from drirl_core.store.artifacts import ArtifactStore
+from pipeline.instance.settings import load
 
 
 @pytest.fixture
@@ -254,7 +254,7 @@ def test_only_the_sources_that_are_needed_must_exist(config, tmp_path):
 
 
 def test_planning_needs_no_dagster(config, tmp_path):
-    code = "import sys, pipeline.lib.plan; print('dagster' in sys.modules, 'torch' in sys.modules)"
+    code = "import sys, drirl_core.graph.plan; print('dagster' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert done.stdout.split() == ["False", "False"]
@@ -262,7 +262,7 @@ def test_planning_needs_no_dagster(config, tmp_path):
 
 def test_the_stub_road_keeps_every_promise(made):
     """The stubs stand for the real stages in other tests, so their artifacts must pass the real rules."""
-    from pipeline.lib.checks import broken_promises
+    from pipeline.wiring.asset_checks import broken_promises
 
     graph, store = stages.build_graph(made), ArtifactStore(made.root)
     broken = {name: broken_promises(node, store.latest(name).version, made) for name, node in graph.nodes.items()}

@@ -15,10 +15,10 @@ import pytest
 import stub_stages
 
 from drirl_core.errors import ConfigError
-from pipeline.cli.database import check_postgres
-from pipeline.lib import home as homes
-from pipeline.lib.home import POSTGRES_SETTINGS, POSTGRES_VARIABLE, with_driver
-from pipeline.lib.run import run_pipeline
+from pipeline.cli.doctor_database import check_postgres
+from pipeline.instance import home as homes
+from pipeline.instance.home import POSTGRES_SETTINGS, POSTGRES_VARIABLE, with_driver
+from pipeline.running.run import run_pipeline
 
 PASSWORD = "sesame%2Fopen"  # a slash, percent-encoded
 PLAIN_PASSWORD = "sesame/open"

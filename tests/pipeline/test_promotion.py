@@ -7,15 +7,15 @@ import pytest
 import stub_stages
 from promotion_world import World, failure_of
 
-from drirl_core.artifacts import ArtifactStore
+from drirl_core.checks.gates import candidate_of, judge_candidate
+from drirl_core.graph.origin import other_settings
 from drirl_core.promotion import CANDIDATE
-from pipeline.lib.checks import stage_checks
-from pipeline.lib.factories import OWNERS, all_definitions
-from pipeline.lib.gate_watch import failed_since, gate_sensor
-from pipeline.lib.gates import candidate_of, judge_candidate
-from pipeline.lib.origin import other_settings
-from pipeline.lib.promoting import PROMOTED, ledger, promoted_policy, record
-from pipeline.lib.resolve import recorded_version
+from drirl_core.store.artifacts import ArtifactStore
+from pipeline.wiring.asset_checks import stage_checks
+from pipeline.wiring.factories import OWNERS, all_definitions
+from pipeline.wiring.gate_watch import failed_since, gate_sensor
+from pipeline.wiring.promoting import PROMOTED, ledger, promoted_policy, record
+from pipeline.wiring.resolve import recorded_version
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 

@@ -7,15 +7,15 @@ import stub_stages
 from promotion_world import World, failure_of, regression_of
 from typer.testing import CliRunner
 
-from drirl_core.artifacts import ArtifactStore
+from drirl_core.checks import regression
+from drirl_core.checks.gates import candidate_of
+from drirl_core.checks.regression import compare
+from drirl_core.graph.build import build_graph
 from drirl_core.promotion import CANDIDATE
-from drirl_core.remote import UnreachableError
-from drirl_core.stages import build_graph
+from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.store.remote import UnreachableError
 from pipeline.cli.main import app
-from pipeline.lib import regression
-from pipeline.lib.gates import candidate_of
-from pipeline.lib.promoting import PROMOTED, ledger
-from pipeline.lib.regression import compare
+from pipeline.wiring.promoting import PROMOTED, ledger
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 

@@ -5,12 +5,12 @@ import shutil
 import pytest
 import stub_stages
 
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.errors import ArtifactError
-from pipeline.cli import checks
-from pipeline.lib.plan import plan
-from pipeline.lib.run import run_pipeline
-from pipeline.lib.settings import load
+from drirl_core.graph.plan import plan
+from drirl_core.store.artifacts import ArtifactStore
+from pipeline.cli import doctor_checks as checks
+from pipeline.instance.settings import load
+from pipeline.running.run import run_pipeline
 
 
 @pytest.mark.slow  # several runs, each of which starts worker processes

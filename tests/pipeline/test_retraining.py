@@ -13,12 +13,13 @@ import dagster as dg
 import pytest
 import stub_stages
 
-from drirl_core import stages
+from drirl_core.graph import build as stages
 from drirl_core.reporting import SilentReporter
-from pipeline.lib import factories, launch
-from pipeline.lib.factories import all_definitions
-from pipeline.lib.resolve import input_versions, recorded_version
-from pipeline.lib.settings import load
+from pipeline.instance.settings import load
+from pipeline.running import launch
+from pipeline.wiring import factories
+from pipeline.wiring.factories import all_definitions
+from pipeline.wiring.resolve import input_versions, recorded_version
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 

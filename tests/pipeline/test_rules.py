@@ -6,11 +6,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from drirl_core.stages import Node
-from drirl_core.tables import write_table
-from pipeline.lib.rules import DATASET_COLUMNS, RULES
-from pipeline.lib.settings import load
-from pipeline.lib.verdicts import Verdict, judge
+from drirl_core.checks.rules import DATASET_COLUMNS, RULES
+from drirl_core.checks.verdicts import Verdict, judge
+from drirl_core.graph.build import Node
+from drirl_core.store.tables import write_table
+from pipeline.instance.settings import load
 
 _TYPES = {str: pa.string(), float: pa.float64(), int: pa.int32(), type(None): pa.string()}
 

@@ -14,14 +14,14 @@ import stub_stages
 from filelock import FileLock
 from places import FOLDER, ROOT, wait_for
 
-from drirl_core import stages
 from drirl_core.errors import ArtifactError, ModelError
+from drirl_core.graph import build as stages
+from drirl_core.graph.plan import plan
 from drirl_core.reporting import SilentReporter
-from pipeline.lib.owner import OWNER_TAG, owner_tag
-from pipeline.lib.plan import plan
-from pipeline.lib.resolve import recorded_version
-from pipeline.lib.run import LOCK_FILE, run_pipeline
-from pipeline.lib.settings import load
+from pipeline.instance.settings import load
+from pipeline.running.owner import OWNER_TAG, owner_tag
+from pipeline.running.run import LOCK_FILE, run_pipeline
+from pipeline.wiring.resolve import recorded_version
 
 DATASETS = ["safety_dataset_insult", "safety_dataset_harm", "helpful_dataset"]
 
@@ -266,7 +266,7 @@ def test_ctrl_c_stops_the_worker_and_counts_as_cancelled(home, tmp_path):
     code = f"""
 import sys; sys.path[:0] = [{str(ROOT)!r}, {str(FOLDER)!r}]
 import stub_stages; stub_stages.install()
-from pipeline.lib import launch; launch.WORKER = "stub_worker"
+from pipeline.running import launch; launch.WORKER = "stub_worker"
 from pipeline.lib.run import run_pipeline
 outcome = run_pipeline({str(settings)!r}, on_event=lambda event: None)
 print(outcome.cancelled, outcome.success, outcome.failures)

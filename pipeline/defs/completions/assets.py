@@ -2,8 +2,8 @@
 
 import dagster as dg
 
-from pipeline.lib.factories import group_definitions
-from pipeline.lib.settings import current
+from pipeline.instance.settings import current
+from pipeline.wiring.factories import group_definitions
 
 
 @dg.definitions

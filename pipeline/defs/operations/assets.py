@@ -2,9 +2,9 @@
 
 import dagster as dg
 
-from pipeline.lib.factories import OWNERS
-from pipeline.lib.panel import plan_panel
-from pipeline.lib.settings import current
+from pipeline.instance.settings import current
+from pipeline.wiring.factories import OWNERS
+from pipeline.wiring.panel import plan_panel
 
 
 @dg.definitions

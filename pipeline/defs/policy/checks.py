@@ -2,9 +2,9 @@
 
 import dagster as dg
 
-from drirl_core.stages import STAGES, build_graph
-from pipeline.lib.checks import stage_checks
-from pipeline.lib.settings import current
+from drirl_core.graph.build import STAGES, build_graph
+from pipeline.instance.settings import current
+from pipeline.wiring.asset_checks import stage_checks
 
 
 @dg.definitions

@@ -3,8 +3,8 @@
 import dagster as dg
 
 from drirl_core.promotion import CANDIDATE
-from pipeline.lib.checks import stage_checks
-from pipeline.lib.settings import current
+from pipeline.instance.settings import current
+from pipeline.wiring.asset_checks import stage_checks
 
 
 @dg.definitions

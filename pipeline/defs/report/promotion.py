@@ -2,9 +2,9 @@
 
 import dagster as dg
 
-from pipeline.lib.factories import OWNERS
-from pipeline.lib.promoting import promoted_policy
-from pipeline.lib.settings import current
+from pipeline.instance.settings import current
+from pipeline.wiring.factories import OWNERS
+from pipeline.wiring.promoting import promoted_policy
 
 
 @dg.definitions

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from drirl_core import sampling
-from drirl_core.artifacts import ArtifactStore
-from drirl_core.benchmarks.judges import MEASURED
+from drirl_core.benchmarks.judges.rules import MEASURED
 from drirl_core.benchmarks.render import category_table, render, summary_table
 from drirl_core.benchmarks.stage import build_benchmark
 from drirl_core.config import BenchmarksConfig, Config, ModelsConfig, SuiteConfig
 from drirl_core.errors import ArtifactError, DataError
+from drirl_core.graph.build import Context
+from drirl_core.models import sampling
+from drirl_core.models.sampling import Completion
 from drirl_core.reporting import Plot, SilentReporter, Table
-from drirl_core.sampling import Completion
-from drirl_core.stages import Context
-from drirl_core.tables import read_table
+from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.store.tables import read_table
 
 REFUSAL = "I can't help with that, but a friend could."
 HELP = "Sure, here is how it is done."

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drirl_core.benchmarks import judges
-from drirl_core.benchmarks.judges import agreement, is_degenerate, is_echo, is_refusal, label_reply
+from drirl_core.benchmarks.judges import rules as judges
+from drirl_core.benchmarks.judges.rules import agreement, is_degenerate, is_echo, is_refusal, label_reply
 from drirl_core.errors import DataError
 
 SHARED = Path(__file__).parents[3] / "../shared/data"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import drirl_core
-from drirl_core.benchmarks.judges import label_reply
+from drirl_core.benchmarks.judges.rules import label_reply
 
 DATA = Path(drirl_core.__file__).parent / "data"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drirl_core.benchmarks.judges import label_reply
+from drirl_core.benchmarks.judges.rules import label_reply
 from drirl_core.benchmarks.suites import find_suite, load_suite, suite_prompts
 from drirl_core.config import SuiteConfig
 from drirl_core.errors import DataError

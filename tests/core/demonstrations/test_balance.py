@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import Config, ModelsConfig
 from drirl_core.demonstrations.balance import build_balance_report, imbalance_ratio, normalised_entropy
 from drirl_core.errors import DataError
+from drirl_core.graph.build import Context
 from drirl_core.reporting import Plot, SilentReporter, Table
-from drirl_core.stages import Context
-from drirl_core.tables import write_table
+from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.store.tables import write_table
 
 COUNTS = st.dictionaries(st.sampled_from("abcdefg"), st.integers(0, 10**6), min_size=1).filter(lambda c: sum(c.values()) > 0)
 

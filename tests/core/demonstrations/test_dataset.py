@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from worlds import World, demonstrations, pool_row, prompt
 
 from drirl_core.config import DemonstratorConfig, InboxConfig, OperationsConfig
-from drirl_core.demonstrations import cod, dataset
+from drirl_core.demonstrations import stage as dataset
 from drirl_core.errors import DataError
+from drirl_core.graph.build import Context
 from drirl_core.reporting import Table
-from drirl_core.stages import Context
-from drirl_core.tables import prompt_id, read_table
+from drirl_core.store.tables import prompt_id, read_table
+from drirl_core.text import chain_of_draft as cod
 
 
 def build(context: Context) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any], dict[str, Any]]:

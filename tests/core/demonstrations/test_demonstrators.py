@@ -11,8 +11,6 @@ import pyarrow as pa
 import pytest
 from chat_server import Server, chat
 
-from drirl_core import sampling
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import (
     Config,
     DemonstrationsConfig,
@@ -22,7 +20,6 @@ from drirl_core.config import (
     OperationsConfig,
     SourceConfig,
 )
-from drirl_core.demonstrations import cod
 from drirl_core.demonstrations.demonstrators import (
     ABSENT,
     EndpointDemonstrator,
@@ -33,9 +30,12 @@ from drirl_core.demonstrations.demonstrators import (
 from drirl_core.demonstrations.endpoint import ChatEndpoint, EndpointError
 from drirl_core.demonstrations.validate import Failure
 from drirl_core.errors import ConfigError, DataError
+from drirl_core.models import sampling
 from drirl_core.reporting import SilentReporter
-from drirl_core.tables import write_table
+from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.store.tables import write_table
 from drirl_core.taxonomy import SEVEN_CATEGORIES
+from drirl_core.text import chain_of_draft as cod
 
 CATEGORIES = ("insult", "mental_health")
 KEY = "sk-very-secret-0123456789"

@@ -11,9 +11,9 @@ import worlds
 from worlds import World, prompt, words
 
 from drirl_core import taxonomy
-from drirl_core.demonstrations.dataset import build_dataset
+from drirl_core.demonstrations.stage import build_dataset
 from drirl_core.errors import DataError
-from drirl_core.tables import read_table
+from drirl_core.store.tables import read_table
 
 REFUSALS = [{"refusal": "I'm sorry, but I can't help with that."}, {"refusal": "I cannot assist with this request."}]
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drirl_core.demonstrations import cod, validate
+from drirl_core.demonstrations import validate
 from drirl_core.demonstrations.validate import AnswerIndex, Failure, check_demonstration, check_helpful, check_refusal, redirects
+from drirl_core.text import chain_of_draft as cod
 
 DATA = Path(validate.__file__).parents[1] / "data"
 DRAFT = "asks to hurt\noffer help\n####\n"

@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import Config, DemonstrationsConfig, DemonstratorConfig, ModelsConfig, PromptsConfig, SourceConfig
+from drirl_core.graph.build import Context
 from drirl_core.reporting import SilentReporter
-from drirl_core.stages import Context
-from drirl_core.tables import prompt_id, write_table
+from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.store.tables import prompt_id, write_table
 
 SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in ("ar", "el", "im", "on", "ut")]
 POOL_COLUMNS = ("prompt_id", "prompt", "category", "source", "licence", "group_id")

@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import Config, ModelsConfig, load_config
-from drirl_core.demonstrations.dataset import ROWS
-from drirl_core.hardness_stage import SCHEMA
-from drirl_core.stages import Context, dataset_name
-from drirl_core.tables import prompt_id, write_table
+from drirl_core.demonstrations.stage import ROWS
+from drirl_core.graph.build import Context, dataset_name
+from drirl_core.hardness.stage import SCHEMA
+from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.store.tables import prompt_id, write_table
 from drirl_core.testing import RecordingReporter, tiny_settings
 
 CATEGORIES = ("insult", "mental_health")
@@ -43,9 +43,9 @@ def write_inputs(folder: Path, models: ModelsConfig) -> dict[str, Path]:
     """Write data sets, random reward models and hardness tables below a directory; return their places by asset name."""
     import torch
 
-    from drirl_core.embeddings import Embedder
-    from drirl_core.rewards.model import EmbeddingRewardModel, HeadShape, probe_encoder
-    from drirl_core.rewards.soundness import Soundness
+    from drirl_core.models.embeddings import Embedder
+    from drirl_core.rewards.backbones.encoder import EmbeddingRewardModel, HeadShape, probe_encoder
+    from drirl_core.text.quality import Soundness
 
     embedder = Embedder(models, ArtifactStore(folder / "store"))
     probe = probe_encoder(embedder)
@@ -127,5 +127,5 @@ def world(policy_inputs: dict[str, Path], tiny_models: ModelsConfig, tmp_path: P
 @pytest.fixture
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the picture, which takes longer than the training."""
-    monkeypatch.setattr("drirl_core.policy.stage.curve_plot", lambda *_: None)
+    monkeypatch.setattr("drirl_core.policy.grpo.curve_plot", lambda *_: None)
     monkeypatch.setattr("drirl_core.policy.sft.curve_plot", lambda *_: None)

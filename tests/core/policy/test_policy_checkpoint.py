@@ -10,8 +10,8 @@ import pytest
 from safetensors.torch import load_file
 
 from drirl_core.errors import TrainingError
-from drirl_core.models import load_policy
-from drirl_core.policy.stage import build_policy_checkpoint
+from drirl_core.models.loading import load_policy
+from drirl_core.policy.grpo import build_policy_checkpoint
 from drirl_core.policy.training import read_log
 from drirl_core.reporting import Plot
 from drirl_core.testing import RecordingReporter

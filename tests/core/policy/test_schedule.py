@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drirl_core.config import PolicyConfig
-from drirl_core.demonstrations.dataset import ROWS
+from drirl_core.demonstrations.stage import ROWS
 from drirl_core.errors import DataError
-from drirl_core.policy.stage import grpo_arguments, schedule, training_prompts
-from drirl_core.tables import write_table
+from drirl_core.policy.grpo import grpo_arguments, schedule, training_prompts
+from drirl_core.store.tables import write_table
 
 
 def _prompts(sizes: dict[str, int], kinds: tuple[str, ...] = ("general", "look_alike")) -> dict[str, list[dict[str, Any]]]:

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import HardnessConfig, ModelsConfig
-from drirl_core.embeddings import Embedder
 from drirl_core.errors import DataError, TrainingError
-from drirl_core.hardness import Coefficients, SentenceSimilarity, alpha_data, normalise
+from drirl_core.hardness.equations import Coefficients, SentenceSimilarity, alpha_data, normalise
+from drirl_core.models.embeddings import Embedder
 from drirl_core.policy import scoring
+from drirl_core.policy.grpo import _scorer, training_prompts
 from drirl_core.policy.scoring import RolloutScorer
-from drirl_core.policy.stage import _scorer, training_prompts
 from drirl_core.rewards import RewardRouter, load_reward_model
+from drirl_core.store.artifacts import ArtifactStore
 
 # Rewards by hand: the length of the answer, in each category from another zero.
 ZERO = {"insult": 0.0, "mental_health": 100.0, "helpful": 1000.0}

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from drirl_core.config import LoraConfig, ModelsConfig
 from drirl_core.errors import ArtifactError, TrainingError
-from drirl_core.models import load_policy
+from drirl_core.models.loading import load_policy
 from drirl_core.policy.plots import curve_plot
 from drirl_core.policy.training import (
     TrainingStream,

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drirl_core import artifacts
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.errors import ArtifactError
 from drirl_core.promotion import CANDIDATE, Ledger, NotPromotedError, left_by_rollback
 from drirl_core.promotion.ledger import Promotion, rollback_target
+from drirl_core.store import artifacts
+from drirl_core.store.artifacts import ArtifactStore
 
 PASSED = {"gate": "kl_bound", "passed": True, "description": "fine"}
 FAILED = {"gate": "over_refusal_bound", "passed": False, "description": "50.0% of the safe look-alikes refused"}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from drirl_core.errors import DataError
 from drirl_core.prompts.files import column_names, read_records
-from drirl_core.tables import write_table
+from drirl_core.store.tables import write_table
 
 
 def _file(folder: Path, name: str, data: bytes) -> Path:

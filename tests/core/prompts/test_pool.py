@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import Config, InboxConfig, ModelsConfig, OperationsConfig, PromptsConfig, SourceConfig
 from drirl_core.errors import DataError
+from drirl_core.graph.build import DATA_FOLDER, HELD_OUT, Context, source_path
 from drirl_core.prompts.adapters import PromptRow
 from drirl_core.prompts.duplicates import words
-from drirl_core.prompts.pool import PROMPTS_SCHEMA, QUARANTINE_SCHEMA, REASONS, account, build_prompt_pool, check_row
+from drirl_core.prompts.stage import PROMPTS_SCHEMA, QUARANTINE_SCHEMA, REASONS, account, build_prompt_pool, check_row
 from drirl_core.reporting import Table
-from drirl_core.stages import DATA_FOLDER, HELD_OUT, Context, source_path
-from drirl_core.tables import prompt_id, read_table
+from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.store.tables import prompt_id, read_table
 from drirl_core.taxonomy import SEVEN_CATEGORIES
 from drirl_core.testing import RecordingReporter
 
@@ -67,7 +67,7 @@ class WordEmbedder:
 
 @pytest.fixture(autouse=True)
 def _word_embedder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drirl_core.embeddings.Embedder", WordEmbedder)
+    monkeypatch.setattr("drirl_core.models.embeddings.Embedder", WordEmbedder)
 
 
 def _rows(insult: Sequence[str] = INSULT, crime: Sequence[str] = CRIME) -> list[dict]:

@@ -9,13 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.benchmarks.measure import judge, results
 from drirl_core.benchmarks.suites import BenchmarkRow
 from drirl_core.config import Config, ModelsConfig, PromptsConfig, SourceConfig
+from drirl_core.graph.build import Context
 from drirl_core.reporting import SilentReporter
-from drirl_core.stages import Context
-from drirl_core.tables import prompt_id, write_table
+from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.store.tables import prompt_id, write_table
 
 CATEGORIES = ("insult", "fraud")
 REFUSAL = "I'm sorry, but I can't help with that. Talk to somebody you trust instead, and take your time."

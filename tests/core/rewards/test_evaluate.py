@@ -4,7 +4,7 @@ from word_world import world
 
 from drirl_core.errors import DataError
 from drirl_core.rewards.evaluate import ScoredPrompt, calibration, evaluate, pair_accuracy, score_pool, share
-from drirl_core.rewards.pool import PoolPrompt, Reply
+from drirl_core.rewards.pairs import PoolPrompt, Reply
 from drirl_core.rewards.probes import BROKEN, first_sentence, reword
 
 

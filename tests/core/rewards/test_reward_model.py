@@ -7,7 +7,7 @@ from word_world import WordEncoder, compliance, demonstration, world
 
 from drirl_core.errors import ArtifactError, DataError, ModelError, TrainingError
 from drirl_core.rewards import RewardRouter, load_reward_model
-from drirl_core.rewards.model import DESCRIPTION_FILE, WEIGHTS_FILE, EmbeddingRewardModel, gated, pooled
+from drirl_core.rewards.backbones.encoder import DESCRIPTION_FILE, WEIGHTS_FILE, EmbeddingRewardModel, gated, pooled
 
 PROMPTS = [p.prompt for p in world()]
 

@@ -5,13 +5,13 @@ import pyarrow as pa
 import pytest
 from word_world import WordEncoder, dataset_rows, demonstration, pool_rows
 
-from drirl_core.artifacts import ArtifactStore
 from drirl_core.config import Config, ModelsConfig, RewardsConfig
 from drirl_core.errors import DataError
+from drirl_core.graph.build import Context
 from drirl_core.reporting import Plot, SilentReporter, Table
 from drirl_core.rewards import load_reward_model, stage
-from drirl_core.stages import Context
-from drirl_core.tables import read_table, write_table
+from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.store.tables import read_table, write_table
 
 TEXT = pa.string()
 ROWS = pa.schema([(n, TEXT) for n in ("prompt_id", "prompt", "category", "demonstration", "answer", "split", "origin")])

@@ -1,0 +1,1 @@
+"""Judges: what kind of reply a completion is."""

@@ -1,0 +1,76 @@
+"""What a rule is, and what it says of an artifact."""
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from drirl_core.config import Config
+from drirl_core.graph.build import Node
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a rule found.
+
+    Args:
+        passed: whether the promise holds.
+        description: one sentence with the numbers that decided.
+        metadata: the numbers and thresholds, for display.
+    """
+
+    passed: bool
+    description: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One promise of a stage.
+
+    Args:
+        name: name of the check.
+        description: what is promised.
+        judge: looks at the artifact's directory, the configuration and the node.
+        blocking: whether nothing may be built on an artifact that breaks it; else it is a warning.
+        gate: whether it guards the promotion of a policy alone: an artifact that breaks it is a sound result all the same.
+        bounds: dotted settings that it compares with and that make nothing anew: when one changes, it is asked again.
+    """
+
+    name: str
+    description: str
+    judge: Callable[[Path, Config, Node], Verdict]
+    blocking: bool = True
+    gate: bool = False
+    bounds: tuple[str, ...] = ()
+
+    def bounds_of(self, config: Config) -> str:
+        """Return its bounds and their values, for comparison with those of its last verdict."""
+        return ", ".join(f"{name}={operator.attrgetter(name)(config)}" for name in self.bounds)
+
+
+def judge(rule: Rule, path: Path, config: Config, node: Node) -> Verdict:
+    """Apply a rule; a file that is missing or unreadable breaks it.
+
+    Args:
+        rule: the rule.
+        path: directory of the artifact.
+        config: the configuration.
+        node: the asset.
+    """
+    try:
+        return rule.judge(path, config, node)
+    except (OSError, ValueError, KeyError) as error:  # DataError and JSONDecodeError are ValueErrors
+        return Verdict(False, f"{node.name} cannot be judged: {type(error).__name__}: {error}")
+
+
+def gather(verdicts: Mapping[str, Verdict]) -> Verdict:
+    """Return one verdict for several, which passes when all of them do.
+
+    Args:
+        verdicts: verdicts by what was judged.
+    """
+    numbers = {f"{name}/{key}": value for name, verdict in verdicts.items() for key, value in verdict.metadata.items()}
+    said = "; ".join(f"{name}: {verdict.description}" for name, verdict in verdicts.items())
+    return Verdict(all(verdict.passed for verdict in verdicts.values()), said, numbers)

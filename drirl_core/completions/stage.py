@@ -1,0 +1,192 @@
+"""The completion pool of a category: what the reference policies say to its prompts.
+
+Sampled once, kept per row, and used by reward learning, hardness and the study. Besides the samples the pool holds
+`contrast` replies that no policy needs to produce (METHOD section 5): refusals and off-topic answers for the helpful
+set, so that its reward model can punish over-refusal, and corrupted demonstrations for every set, because a sentence
+encoder hardly sees broken text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from drirl_core import taxonomy
+from drirl_core.errors import DataError
+from drirl_core.graph import build as stages
+from drirl_core.models.sampling import SamplingSettings, sample
+from drirl_core.reporting import Table
+from drirl_core.store.tables import read_table, write_table
+from drirl_core.text.chain_of_draft import cut_draft
+from drirl_core.text.sentences import clauses, sentences
+
+SCHEMA = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("policy", pa.string()),
+        ("sample", pa.int32()),
+        ("completion", pa.string()),
+        ("answer", pa.string()),
+        ("tokens", pa.int32()),
+        ("finished", pa.bool_()),
+    ]
+)
+
+
+def build_completion_pool(context: stages.Context) -> dict[str, Any]:
+    """Sample K completions a prompt from each reference policy and add the contrast replies.
+
+    Args:
+        context: inputs are the category's data set and, where sampled from, `sft_checkpoint`.
+
+    Returns:
+        Display metadata: rows, prompts, tokens, share of finished completions, example rows.
+
+    Raises:
+        DataError: the data set is empty.
+    """
+    category = context.category or ""
+    settings = context.config.completions
+    dataset = context.inputs[stages.dataset_name(category)]
+    rows = [row for row in read_table(dataset / "rows.parquet") if row["origin"] != "resampled"]
+    if not rows:
+        raise DataError(f"{stages.dataset_name(category)} has no rows; completions need prompts")
+    pool: list[dict[str, Any]] = []
+    how = SamplingSettings(settings.max_new_tokens, settings.temperature, settings.batch_size, context.config.seed)
+    for policy, copies in sorted(settings.samples.items()):
+        if copies:
+            reference: str | Path = context.inputs["sft_checkpoint"] if policy == "sft" else context.config.models.policy
+            context.reporter.log(f"{category}: {copies} completions of {len(rows)} prompts from the {policy} policy")
+            drawn = sample(
+                reference, [row["prompt"] for row in rows], copies, how,
+                models=context.config.models, store=context.store, reporter=context.reporter,
+            )  # fmt: skip
+            pool += [
+                _row(row["prompt_id"], policy, index, completion.text, completion.tokens, completion.finished)
+                for row, completions in zip(rows, drawn, strict=True)
+                for index, completion in enumerate(completions)
+            ]
+    sampled = len(pool)
+    tokens = sum(row["tokens"] for row in pool)
+    finished = sum(row["finished"] for row in pool) / sampled
+    helpful = category == taxonomy.HELPFUL
+    refusals = [r["refusal"] for r in read_table(dataset / "refusals.parquet")] if helpful else []
+    pool += contrast(rows, refusals, settings.contrast, helpful=helpful, harmless=[] if helpful else _harmless_answers(context))
+    pool.sort(key=lambda row: (row["prompt_id"], row["policy"], row["sample"]))
+    write_table(context.out / "completions.parquet", pool, SCHEMA)
+    return {
+        "dagster/row_count": len(pool),
+        "prompts": len(rows),
+        "sampled": sampled,
+        "contrast": len(pool) - sampled,
+        "tokens": tokens,
+        "finished_share": round(finished, 4),
+        "examples": Table([{"policy": r["policy"], "reply": r["answer"][:90]} for r in pool[:6]]),
+    }
+
+
+def contrast(
+    rows: Sequence[dict[str, Any]], refusals: Sequence[str], counts: Any, *, helpful: bool, harmless: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Make the replies that no policy is asked for, the same for equal rows.
+
+    Args:
+        rows: data set rows with `prompt_id`, `prompt` and `answer`.
+        refusals: refusals of harmless prompts.
+        counts: replies a prompt by kind (`compliance`, `refusal`, `hedged`, `off_topic`, `corrupted`).
+        helpful: whether the set is the harmless one; only there is a refusal or another prompt's answer always wrong.
+        harmless: good answers to harmless prompts; beside an unsafe one they are well written and do not decline, so that a
+            reward cannot tell demonstrations from completions by style alone.
+
+    Returns:
+        Pool rows.
+    """
+    made: list[dict[str, Any]] = []
+    answers = [row["answer"] for row in rows]
+    for row in rows:
+        chance = random.Random(row["prompt_id"])  # noqa: S311 - reproducible data, not security
+        if not helpful:
+            picked = chance.sample(list(harmless), min(counts.get("compliance", 0), len(harmless)))
+            made += [_row(row["prompt_id"], "compliance", i, text, 0, True) for i, text in enumerate(picked)]
+        if helpful and refusals:
+            picked = chance.sample(list(refusals), min(counts.get("refusal", 0), len(refusals)))
+            made += [_row(row["prompt_id"], "refusal", i, text, 0, True) for i, text in enumerate(picked)]
+            picked = chance.sample(list(refusals), min(counts.get("hedged", 0), len(refusals)))
+            hedged = [hedge(row["answer"], text, f"{row['prompt_id']}/{i}") for i, text in enumerate(picked)]
+            made += [_row(row["prompt_id"], "hedged", i, text, 0, True) for i, text in enumerate(hedged)]
+        if helpful:
+            others = [answer for answer in answers if answer != row["answer"]]  # an equal answer would be right
+            picked = chance.sample(others, min(counts.get("off_topic", 0), len(others)))
+            made += [_row(row["prompt_id"], "off_topic", i, text, 0, True) for i, text in enumerate(picked)]
+        made += [
+            _row(row["prompt_id"], "corrupted", i, corrupt(row["answer"], f"{row['prompt_id']}/{i}"), 0, True)
+            for i in range(counts.get("corrupted", 0))
+        ]
+    return made
+
+
+def hedge(answer: str, refusal: str, seed: str) -> str:
+    """Put one declining clause into a good answer: before it, after it, or in its midst, by a hash of the seed.
+
+    Args:
+        answer: a good answer to a harmless prompt.
+        refusal: a refusal, whose first sentence gives the clause.
+        seed: chooses the place.
+
+    Returns:
+        An answer that helps and declines in one breath, as small policies write them.
+    """
+    declines, parts = sentences(refusal)[0], sentences(answer)
+    where = int(hashlib.sha256(seed.encode()).hexdigest(), 16) % 3
+    if where < 2 or len(parts) > 1:
+        place = (0, len(parts), 1)[where]
+        return " ".join([*parts[:place], declines, *parts[place:]])
+    pieces = clauses(answer)
+    middle = max(1, len(pieces) // 2)
+    return " ".join([*pieces[:middle], f"and {declines.rstrip('.')},", *pieces[middle:]])
+
+
+def _harmless_answers(context: stages.Context) -> list[str]:
+    """Return the training answers of the helpful set, where the pool asks for them."""
+    dataset = context.inputs.get(stages.dataset_name(taxonomy.HELPFUL))
+    rows = read_table(dataset / "rows.parquet", ("answer", "split")) if dataset else []
+    return [row["answer"] for row in rows if row["split"] == "train"]
+
+
+def corrupt(text: str, seed: str) -> str:
+    """Break a text the way small policies do: loop, shuffle or cut it, by a hash of the seed.
+
+    Args:
+        text: a good answer.
+        seed: chooses the kind of damage and its place.
+
+    Returns:
+        A broken text, different from `text` when it has at least four words.
+    """
+    words = text.split()
+    chance = random.Random(seed)  # noqa: S311 - reproducible data, not security
+    kind = int(hashlib.sha256(seed.encode()).hexdigest(), 16) % 3
+    if len(words) < 4:
+        return " ".join(words * 6)
+    if kind == 0:
+        start = chance.randrange(len(words) - 3)
+        loop = words[start : start + chance.randint(2, 3)]
+        return " ".join(words[: start + 3] + loop * max(4, (len(words) - start) // len(loop)))
+    if kind == 1 and len(set(words)) > 1:
+        shuffled = words[:]
+        while shuffled == words:
+            chance.shuffle(shuffled)
+        return " ".join(shuffled)
+    return " ".join(words[: chance.randint(1, 3)])
+
+
+def _row(prompt_id: str, policy: str, index: int, text: str, tokens: int, finished: bool) -> dict[str, Any]:
+    return {
+        "prompt_id": prompt_id, "policy": policy, "sample": index, "completion": text, "answer": cut_draft(text),
+        "tokens": tokens, "finished": finished,
+    }  # fmt: skip

@@ -1,0 +1,322 @@
+"""The data set of one category: pool prompts with demonstrations, filled up, resampled, validated and split."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from drirl_core import taxonomy
+from drirl_core.benchmarks.suites import benchmark_prompts
+from drirl_core.config import INBOX
+from drirl_core.demonstrations.demonstrators import ABSENT, Demonstrator, make_demonstrator
+from drirl_core.demonstrations.splits import SPLITS, assign_splits, hash_order, resample
+from drirl_core.demonstrations.validate import AnswerIndex, Failure, check_demonstration, check_text
+from drirl_core.errors import DataError
+from drirl_core.reporting import Table
+from drirl_core.store.tables import prompt_id, read_table, write_table
+from drirl_core.text import chain_of_draft as cod
+
+if TYPE_CHECKING:
+    from drirl_core.graph.build import Context
+
+ORIGINS = ("pool", "fill_up", "resampled")
+ROWS = pa.schema(
+    [
+        (name, pa.string())
+        for name in (
+            "prompt_id",
+            "prompt",
+            "category",
+            "demonstration",
+            "answer",
+            "kind",
+            "source",
+            "licence",
+            "split",
+            "origin",
+            "group_id",
+        )
+    ]
+)
+QUARANTINE = pa.schema([(name, pa.string()) for name in ("prompt", "category", "demonstration", "reason", "detail")])
+
+_FILL_UP_BATCH = 20
+_SAMPLES = 5
+
+
+def build_dataset(context: Context) -> dict[str, Any]:
+    """Build the data set of `context.category`; write `rows.parquet`, `quarantine.parquet` and `counts.json`.
+
+    Args:
+        context: inputs `prompt_pool` and, for a demonstrator of kind `file`, its source and the drop folder; for the category `helpful` the
+            sources of harmless prompts and of refusals.
+
+    Returns:
+        Rows by origin and split, quarantined rows, and tables of sample rows and of quarantine reasons.
+
+    Raises:
+        DataError: an input cannot be read, or too few rows are usable to fill train, validation and test.
+    """
+    if context.category == taxonomy.HELPFUL:
+        from drirl_core.demonstrations.helpful import build_helpful
+
+        return build_helpful(context)
+    builder = SafetyBuilder(context)
+    builder.use_pool()
+    builder.fill_up()
+    rows = builder.finish()
+    return publish(context, rows, builder.quarantine, builder.extra_counts())
+
+
+class SafetyBuilder:
+    """Collect the rows of one harm category.
+
+    Args:
+        context: see `build_dataset`.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context, self._settings = context, context.config.demonstrations
+        self._category = str(context.category)
+        categories = taxonomy.load_categories(context.config.prompts.taxonomy)
+        path = context.inputs.get(f"source_{self._settings.demonstrator.source.name}")
+        dropped = context.inputs.get(f"source_{INBOX}")
+        self._demonstrator: Demonstrator = make_demonstrator(context.config, path, categories, context.store, context.reporter, dropped)
+        folder = context.inputs["prompt_pool"]
+        self._pool = read_table(folder / "prompts.parquet", ("prompt_id", "prompt", "category", "source", "licence", "group_id"))
+        self._cast_out = read_table(folder / "quarantine.parquet", ("prompt", "category"))
+        self._rows: list[dict[str, Any]] = []
+        self._answers = AnswerIndex()
+        self._absent = self._considered = 0
+        self.quarantine: list[dict[str, str]] = []
+        for row in self._demonstrator.rejected:
+            # Rows whose category cannot be told would appear in every data set; the first category's takes them.
+            if row.category == self._category or (row.category not in categories and self._category == categories[0]):
+                self._reject(row.prompt, row.demonstration, row.failure, row.category)
+
+    @property
+    def _need(self) -> int:
+        return self._settings.quota - len(self._rows)
+
+    def use_pool(self) -> None:
+        """Take prompts of the pool in hash order until the quota is reached or the pool is used up."""
+        seed = self._context.config.seed
+        own = sorted((row for row in self._pool if row["category"] == self._category), key=lambda row: hash_order(seed, row["prompt_id"]))
+        while self._need > 0 and self._considered < len(own):
+            part = own[self._considered : self._considered + self._need]
+            self._considered += len(part)
+            self._demonstrate([{**row, "origin": "pool"} for row in part])
+            self._context.reporter.progress(f"{self._category}: demonstrations", len(self._rows), self._settings.quota)
+
+    def fill_up(self) -> None:
+        """Take new prompts from the demonstrator while rows are missing and it has any that pass."""
+        existing = {row["prompt"]: row["category"] for row in self._pool} | {
+            row["prompt"] or "": row["category"] or "" for row in self._cast_out
+        }
+        stalled = 0
+        while self._need > 0 and (self._demonstrator.finite or stalled < self._demonstrator.attempts):
+            prompts = self._demonstrator.new_prompts(self._category, max(self._need, _FILL_UP_BATCH), existing)
+            if not prompts:
+                break
+            existing |= dict.fromkeys(prompts, self._category)
+            before = len(self._rows)
+            clean = self._screen(prompts)
+            while clean and self._need > 0:
+                part, clean = clean[: self._need], clean[self._need :]
+                self._demonstrate([self._new_row(prompt) for prompt in part])
+            stalled = 0 if len(self._rows) > before else stalled + 1
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Split the rows by group and resample training rows up to the quota.
+
+        Raises:
+            DataError: there are too few groups to fill the three splits.
+        """
+        settings, seed = self._settings, self._context.config.seed
+        of_group: dict[str, set[str]] = {}
+        for row in self._pool:
+            of_group.setdefault(row["group_id"], set()).add(row["category"])
+        # A group with prompts of several categories is trained on in all of them, so that no data set tests what another one teaches.
+        shared = frozenset(group for group, found in of_group.items() if len(found) > 1)
+        try:
+            split = assign_splits(
+                (row["group_id"] for row in self._rows), settings.validation_fraction, settings.test_fraction, seed, train_only=shared
+            )
+        except DataError as error:
+            raise DataError(self._too_few(str(error))) from error
+        rows = [{**row, "split": split[row["group_id"]]} for row in self._rows]
+        again = resample([row for row in rows if row["split"] == "train"], self._need, seed)
+        return rows + [{**row, "origin": "resampled"} for row in again]
+
+    def extra_counts(self) -> dict[str, int]:
+        """Return the counts that the rows do not show."""
+        own = sum(row["category"] == self._category for row in self._pool)
+        return {
+            "quota": self._settings.quota,
+            "pool_prompts": own,
+            "without_demonstration": self._absent,
+            "not_needed": own - self._considered,
+        }
+
+    def _demonstrate(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Have demonstrations written for rows and keep those that pass; a failed row is tried again while attempts are left."""
+        pending = list(rows)
+        for attempt in range(self._demonstrator.attempts):
+            texts = self._demonstrator.write([(row["prompt"], self._category) for row in pending], attempt)
+            last, failed = attempt + 1 == self._demonstrator.attempts, []
+            for row, text in zip(pending, texts, strict=True):
+                failure = self._consider(row, text)
+                if failure is None:
+                    continue
+                failed.append(row)
+                if failure.reason == ABSENT:
+                    self._absent += 1
+                elif last:
+                    self._reject(row["prompt"], text if isinstance(text, str) else "", failure)
+            pending = failed
+            if not pending:
+                break
+
+    def _consider(self, row: Mapping[str, Any], text: str | Failure) -> Failure | None:
+        """Keep the row if its text passes, else say why not."""
+        if isinstance(text, Failure):
+            return text
+        checked = check_demonstration(text, self._settings.max_step_words, self._answers)
+        if isinstance(checked, Failure):
+            return checked
+        try:
+            demonstration = cod.render(checked.steps, checked.answer)
+        except DataError as error:
+            return Failure("bad_format", str(error))
+        self._answers.add(row["prompt"], checked.answer)
+        kept = {name: row[name] for name in ("prompt_id", "prompt", "source", "licence", "group_id", "origin")}
+        self._rows.append({**kept, "category": self._category, "demonstration": demonstration, "answer": checked.answer, "kind": "unsafe"})
+        return None
+
+    def _new_row(self, prompt: str) -> dict[str, Any]:
+        key = prompt_id(prompt)
+        return {
+            "prompt_id": key,
+            "prompt": prompt,
+            "source": self._demonstrator.source,
+            "licence": self._demonstrator.licence,
+            "group_id": key,
+            "origin": "fill_up",
+        }
+
+    def _screen(self, prompts: Sequence[str]) -> list[str]:
+        """Return the new prompts that repeat nothing in the pool, in a benchmark, or among themselves; quarantine the others."""
+        readable = []
+        for prompt in prompts:
+            broken = self._unreadable(prompt)
+            if broken:
+                self._reject(prompt, "", broken)
+            else:
+                readable.append(prompt)
+        taken = [row["prompt"] for row in self._rows if row["origin"] == "fill_up"]
+        verdicts = screen_prompts(readable, self._context, [row["prompt"] for row in self._pool], taken)
+        for prompt, failure in zip(readable, verdicts, strict=True):
+            if failure:
+                self._reject(prompt, "", failure)
+        return [prompt for prompt, failure in zip(readable, verdicts, strict=True) if failure is None]
+
+    def _unreadable(self, prompt: str) -> Failure | None:
+        longest = self._context.config.prompts.max_chars
+        if len(prompt) > longest:
+            return Failure("too_long", f"the prompt has {len(prompt)} characters; at most {longest} (prompts.max_chars)")
+        return check_text(prompt, "prompt")
+
+    def _reject(self, prompt: str, demonstration: str, failure: Failure, category: str | None = None) -> None:
+        shown = self._category if category is None else category
+        self.quarantine.append(
+            {"prompt": prompt, "category": shown, "demonstration": demonstration, "reason": failure.reason, "detail": failure.detail}
+        )
+
+    def _too_few(self, why: str) -> str:
+        counts = self.extra_counts()
+        reasons = dict(Counter(row["reason"] for row in self.quarantine))
+        first = f", the first because {self.quarantine[0]['detail']}" if self.quarantine else ""
+        return (
+            f"category {self._category} has {len(self._rows)} usable rows: {why}. The pool holds {counts['pool_prompts']} prompts of it, "
+            f"{self._absent} of them without a demonstration; quarantined: {reasons or 'none'}{first}. Add prompts of this category to "
+            "prompts.sources and demonstrations of them to demonstrations.demonstrator, or take the category out of the taxonomy"
+        )
+
+
+def screen_prompts(prompts: Sequence[str], context: Context, pool: Sequence[str], taken: Sequence[str]) -> list[Failure | None]:
+    """Say of new prompts which repeat a benchmark prompt, a prompt of the pool, or an earlier new one.
+
+    Args:
+        prompts: N new prompts.
+        context: names the benchmark suites and the similarity from which two prompts count as one.
+        pool: prompts of the pool, of all categories.
+        taken: new prompts accepted before.
+
+    Returns:
+        N failures (`benchmark_overlap`, `near_duplicate` or `duplicate_prompt`), or None for a prompt that is new.
+    """
+    from drirl_core.prompts.duplicates import decontaminate, find_duplicates
+
+    threshold = context.config.prompts.near_duplicate
+    in_benchmark = decontaminate(prompts, benchmark_prompts(context.config.benchmarks.suites), threshold)
+    in_pool = decontaminate(prompts, pool, threshold)
+    together = [*taken, *prompts]
+    among = find_duplicates(together, threshold).duplicate[len(taken) :]
+    verdicts: list[Failure | None] = []
+    for benchmark, known, repeated in zip(in_benchmark, in_pool, among, strict=True):
+        if benchmark:
+            verdicts.append(
+                Failure(
+                    "benchmark_overlap", f"it repeats the benchmark prompt {benchmark.prompt!r} (similarity {benchmark.similarity:.2f})"
+                )
+            )
+        elif known:
+            verdicts.append(Failure("near_duplicate", f"it repeats the pool's {known.prompt!r} (similarity {known.similarity:.2f})"))
+        elif repeated:
+            reason = "duplicate_prompt" if repeated.exact else "near_duplicate"
+            verdicts.append(Failure(reason, f"it repeats {together[repeated.of]!r} (similarity {repeated.similarity:.2f})"))
+        else:
+            verdicts.append(None)
+    return verdicts
+
+
+def publish(
+    context: Context, rows: Iterable[Mapping[str, Any]], quarantine: Sequence[Mapping[str, str]], extra: Mapping[str, int]
+) -> dict[str, Any]:
+    """Write the three files of a data set and return what is worth showing.
+
+    Args:
+        context: where to write.
+        rows: rows with the columns of `ROWS`.
+        quarantine: rows with the columns of `QUARANTINE`.
+        extra: further counts for `counts.json` and the metadata.
+
+    Returns:
+        Metadata for display.
+    """
+    ordered = sorted(rows, key=lambda row: (row["prompt_id"], ORIGINS.index(row["origin"])))
+    cast_out = sorted(quarantine, key=lambda row: (row["reason"], row["prompt"], row["detail"], row["demonstration"]))
+    write_table(context.out / "rows.parquet", ordered, ROWS)
+    write_table(context.out / "quarantine.parquet", cast_out, QUARANTINE)
+    origins, splits = Counter(row["origin"] for row in ordered), Counter(row["split"] for row in ordered)
+    reasons = dict(sorted(Counter(row["reason"] for row in cast_out).items()))
+    counts: dict[str, Any] = {
+        "rows": len(ordered),
+        **{name: origins[name] for name in ORIGINS},
+        **{name: splits[name] for name in SPLITS},
+        **extra,
+    }
+    text = json.dumps({"category": context.category, **counts, "quarantine": reasons}, indent=1, sort_keys=True)
+    (context.out / "counts.json").write_text(text + "\n", encoding="utf-8")
+    if reasons:
+        context.reporter.log(
+            f"{context.category}: {len(cast_out)} rows are in quarantine ({', '.join(f'{reason} {n}' for reason, n in reasons.items())})"
+        )
+    shown = sorted((row for row in ordered if row["origin"] != "resampled"), key=lambda row: hash_order(0, row["prompt_id"]))[:_SAMPLES]
+    samples = [{name: row[name] for name in ("prompt", "answer", "kind", "split", "origin")} for row in shown]
+    tables = {"samples": Table(samples), "quarantine": Table([{"reason": reason, "rows": n} for reason, n in reasons.items()])}
+    return {**counts, "quarantined": len(cast_out), **tables}

@@ -1,0 +1,1 @@
+"""What is stale, why and at what cost, beside what builds it."""

@@ -1,0 +1,250 @@
+"""What pending assets will cost, judged by what they cost before: from the records of the store, without a guess.
+
+An earlier build counts when every setting that decides the cost was the same. Two kinds of difference are made up for
+by a factor, and marked: settings that the cost follows in proportion, and the number of prompts that are sampled.
+"""
+
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from drirl_core.config import Config, resolved
+from drirl_core.graph.build import STAGES, Node, build_graph
+from drirl_core.graph.plan import Plan
+from drirl_core.graph.reasons import ABSENT, differences, hidden
+from drirl_core.reporting import amount, duration
+from drirl_core.store.artifacts import ArtifactStore
+
+PROPORTIONAL = {
+    "sft_checkpoint": ("sft.epochs",),
+    "policy_checkpoint": ("policy.steps",),
+    "reward_model": ("rewards.epochs",),
+    "completion_pool": ("completions.samples",),
+}
+"""Settings that seconds and tokens of a stage follow in proportion; of a mapping the sum counts."""
+
+DECISIVE = {
+    "dataset": ("demonstrations.quota", "demonstrations.demonstrator.kind", "demonstrations.demonstrator.model"),
+    "sft_checkpoint": ("sft.rows_per_category", "sft.target", "sft.batch_size", "sft.max_length", "sft.lora.rank"),
+    "completion_pool": ("completions.max_new_tokens", "completions.batch_size"),
+    "reward_model": ("rewards.hidden", "rewards.batch_size"),
+    "policy_checkpoint": (
+        "policy.start",
+        "policy.prompts_per_step",
+        "policy.num_generations",
+        "policy.num_iterations",
+        "policy.max_new_tokens",
+        "policy.micro_batch",
+        "policy.lora.rank",
+        "hardness.refresh",
+    ),
+    "benchmark": ("benchmarks.max_new_tokens", "benchmarks.batch_size", "benchmarks.suites[{category}]"),
+}
+"""Settings that decide the cost of a stage, but not in proportion: a build under another value says nothing."""
+
+SPENDS_TOKENS = frozenset({"sft_checkpoint", "policy_checkpoint", "completion_pool", "benchmark"})
+"""Stages that train on tokens or generate them."""
+
+_MOST_BUILDS = 5
+
+
+@dataclass(frozen=True)
+class Build:
+    """What one build took.
+
+    Args:
+        seconds: time of the stage, without the start of its process.
+        tokens: tokens trained on or generated; 0 for a stage that does neither, None where it was not recorded.
+    """
+
+    seconds: float
+    tokens: float | None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one asset will cost.
+
+    Args:
+        seconds: time of the stage; None when unknown.
+        tokens: tokens trained on or generated; None when unknown.
+        builds: earlier builds it rests on.
+        scaled: what they were scaled by, such as `policy.steps`.
+        how: how it was obtained, or why it is unknown.
+        last: the newest build, whatever its settings were.
+    """
+
+    seconds: float | None
+    tokens: float | None
+    builds: int
+    scaled: tuple[str, ...]
+    how: str
+    last: Build | None
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What a plan will cost altogether.
+
+    Args:
+        seconds: of what will run, as far as it is known.
+        tokens: of what will run, as far as it is known.
+        most_seconds: of what will or may run.
+        most_tokens: of what will or may run.
+        never_ran: pending assets that never ran here.
+        not_comparable: pending assets that ran only with settings that cost something else.
+        tokens_unknown: pending assets whose seconds are known, but not their tokens.
+    """
+
+    seconds: float
+    tokens: float
+    most_seconds: float
+    most_tokens: float
+    never_ran: tuple[str, ...]
+    not_comparable: tuple[str, ...]
+    tokens_unknown: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        least, most = self._cost(self.seconds, self.tokens), self._cost(self.most_seconds, self.most_tokens)
+        unknown = [
+            f"{_counted(len(names), 'asset')} never ran {where}"
+            for names, where in ((self.never_ran, "here"), (self.not_comparable, "with such settings"))
+            if names
+        ]
+        known = f"about {least}" + (f", or {most} if all that may run does" if most != least else "")
+        return "; ".join(unknown if unknown and not self.most_seconds else [known, *unknown])
+
+    def _cost(self, seconds: float, tokens: float) -> str:
+        return duration(seconds) + (f" and {'at least ' if self.tokens_unknown else ''}{amount(tokens)} tokens" if tokens else "")
+
+
+def estimates(found: Plan, config: Config) -> dict[str, Estimate]:
+    """Estimate the cost of every asset of a plan, should it run.
+
+    Args:
+        found: the plan.
+        config: its configuration.
+
+    Returns:
+        One estimate an asset, in the order of the plan.
+    """
+    store, graph, now = ArtifactStore.of(config), build_graph(config), resolved(config)
+    return {name: estimate(graph.nodes[name], store.records(name), now, _prompts(graph.nodes[name], found, store)) for name in found.assets}
+
+
+def estimate(node: Node, records: Iterable[Mapping[str, Any]], now: Mapping[str, Any], prompts: int | None = None) -> Estimate:
+    """Estimate the cost of one asset.
+
+    Args:
+        node: the asset.
+        records: of its earlier builds, newest first.
+        now: the present configuration as plain data.
+        prompts: prompts it will sample, where that is known.
+    """
+    known = [record for record in records if _number(_metadata(record).get("seconds")) is not None]
+    if not known:
+        return Estimate(None, None, 0, (), "never ran here", None)
+    last = _build(node, known[0], 1.0)
+    others = [_others(node, record.get("config"), now) for record in known]
+    same = [record for record, different in zip(known, others, strict=True) if not different][:_MOST_BUILDS]
+    if not same:
+        return Estimate(None, None, 0, (), f"ran only with other settings: {', '.join(others[0][:3])}", last)
+    factors = [_factors(node, record, now, prompts) for record in same]
+    builds = [_build(node, record, _product(each)) for record, each in zip(same, factors, strict=True)]
+    scaled = tuple(dict.fromkeys(name for each in factors for name in each))
+    tokens = [build.tokens for build in builds if build.tokens is not None]
+    how = "1 build" if len(builds) == 1 else f"median of {len(builds)} builds"
+    if scaled:
+        how += f", scaled by {' and '.join(scaled)}"
+    seconds = statistics.median(build.seconds for build in builds)
+    return Estimate(seconds, statistics.median(tokens) if tokens else None, len(builds), scaled, how, last)
+
+
+def totals(found: Plan, known: Mapping[str, Estimate]) -> Totals:
+    """Add up what the pending assets of a plan will cost.
+
+    Args:
+        found: the plan.
+        known: the estimates of its assets.
+    """
+    pending = [(asset, known[asset.name]) for asset in found.pending]
+    sure = [each for asset, each in pending if asset.state == "will_run"]
+    every = [each for _, each in pending]
+    unknown = [(asset.name, each) for asset, each in pending if each.seconds is None]
+    return Totals(
+        sum(each.seconds or 0.0 for each in sure),
+        sum(each.tokens or 0.0 for each in sure),
+        sum(each.seconds or 0.0 for each in every),
+        sum(each.tokens or 0.0 for each in every),
+        tuple(name for name, each in unknown if each.last is None),
+        tuple(name for name, each in unknown if each.last is not None),
+        tuple(asset.name for asset, each in pending if each.seconds is not None and each.tokens is None),
+    )
+
+
+def _others(node: Node, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
+    """Return the settings that decide the cost and were different, as `name = former value`."""
+    stage = STAGES[node.stage]
+    names = [name.format(category=node.category) for name in DECISIVE.get(node.stage, ())]
+    names += [name for name in stage.config if name.startswith("models.")]
+    names += ["models.device", "models.threads"] if stage.heavy else []
+    changed = differences(before, now, "") if before is not None else ()  # an older record is taken as it is
+    return [f"{name[1:]} = {hidden(name, old)}" for name, old, _ in changed if any(f"{name}.".startswith(f".{each}.") for each in names)]
+
+
+def _factors(node: Node, record: Mapping[str, Any], now: Mapping[str, Any], prompts: int | None) -> dict[str, float]:
+    """Return the factors between a former build and the next one, where they are not 1."""
+    found: dict[str, float] = {}
+    before = record.get("config")
+    for name in PROPORTIONAL.get(node.stage, ()):
+        old, new = _size(before, name), _size(now, name)
+        if old and new and old != new:
+            found[name] = new / old
+    sampled = _number(_metadata(record).get("prompts"))
+    if node.stage == "completion_pool" and prompts and sampled and sampled != prompts:
+        found["prompts"] = prompts / sampled
+    return found
+
+
+def _size(config: Mapping[str, Any] | None, name: str) -> float | None:
+    value: Any = config
+    for key in name.split("."):
+        value = value.get(key, ABSENT) if isinstance(value, Mapping) else ABSENT
+    return float(sum(value.values())) if isinstance(value, Mapping) else _number(value)
+
+
+def _build(node: Node, record: Mapping[str, Any], factor: float) -> Build:
+    metadata = _metadata(record)
+    tokens = _number(metadata.get("tokens")) if node.stage in SPENDS_TOKENS else 0.0
+    return Build(float(metadata["seconds"]) * factor, None if tokens is None else tokens * factor)
+
+
+def _prompts(node: Node, found: Plan, store: ArtifactStore) -> int | None:
+    """Return how many prompts a completion pool will sample, when its data set is settled."""
+    dataset = found.assets.get(node.inputs[0])
+    if node.stage != "completion_pool" or dataset is None or dataset.version is None:
+        return None
+    metadata = _metadata(store.manifest(dataset.name, dataset.version) or {})
+    rows, copies = _number(metadata.get("rows")), _number(metadata.get("resampled"))
+    return None if rows is None or copies is None else int(rows - copies)
+
+
+def _metadata(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    return record.get("metadata", {})
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _product(factors: Mapping[str, float]) -> float:
+    product = 1.0
+    for factor in factors.values():
+        product *= factor
+    return product
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

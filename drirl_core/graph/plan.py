@@ -1,0 +1,179 @@
+"""What a run would do, told from the artifact store alone: without Dagster, and without starting anything."""
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from drirl_core.config import Config
+from drirl_core.errors import ConfigError, nearest
+from drirl_core.graph.build import Graph, Node, build_graph, code_version, source_version
+from drirl_core.graph.reasons import Cause, causes
+from drirl_core.store.artifacts import ArtifactStore, fingerprint
+
+STALE = "stale"
+"""Selects what was made before and would come out differently now."""
+
+State = Literal["up_to_date", "will_run", "may_run"]
+
+
+@dataclass(frozen=True)
+class PlannedAsset:
+    """What would happen to one asset.
+
+    Args:
+        name: name of the asset.
+        state: `up_to_date`: its artifact exists; `will_run`: it has to be made; `may_run`: it depends on one that will
+            run, and is made anew unless that one comes out as before.
+        why: the reason, in a few words.
+        version: version of its artifact, when it is up to date.
+        causes: the reasons one by one; none for `may_run`.
+        waits_for: inputs that will or may run before it.
+    """
+
+    name: str
+    state: State
+    why: str
+    version: str | None = None
+    causes: tuple[Cause, ...] = ()
+    waits_for: tuple[str, ...] = ()
+
+    @property
+    def pending(self) -> bool:
+        """Whether it will or may run."""
+        return self.state != "up_to_date"
+
+    @property
+    def stale(self) -> bool:
+        """Whether it was made before and is pending now."""
+        return self.pending and all(cause.kind != "not_made" for cause in self.causes)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do.
+
+    Args:
+        assets: every asset asked for, in the order of the graph.
+    """
+
+    assets: Mapping[str, PlannedAsset]
+
+    @property
+    def pending(self) -> list[PlannedAsset]:
+        """The assets that will or may run."""
+        return [asset for asset in self.assets.values() if asset.pending]
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.pending
+
+
+def plan(config: Config, select: Iterable[str] | None = None) -> Plan:
+    """Walk the graph and look up what is in the store.
+
+    Args:
+        config: the configuration.
+        select: names of assets, `*` and `?` allowed, or `stale`; None for all. What they need is planned as well.
+
+    Returns:
+        State and reason of each asset.
+
+    Raises:
+        ConfigError: a selected name is no asset.
+        DataError: a source file cannot be read.
+        ArtifactError: the object store cannot be asked.
+    """
+    graph, store = build_graph(config), ArtifactStore.of(config)
+    if select is not None and STALE in (select := list(select)):
+        select = [name for name in select if name != STALE] + select_stale(config)[0]
+    chosen = with_ancestors(graph, select)
+    needed = {name for node in chosen for name in node.inputs}
+    versions = {name: source_version(path) for name, path in graph.sources.items() if name in needed}
+    planned: dict[str, PlannedAsset] = {}
+    for node in chosen:
+        found = None
+        if all(name in versions for name in node.inputs):
+            inputs = {name: versions[name] for name in node.inputs}
+            found = store.find(node.name, fingerprint(node.name, code_version(node, config), inputs), fetch=False)
+        if found:
+            versions[node.name] = found.version
+            planned[node.name] = PlannedAsset(node.name, "up_to_date", "nothing changed", found.version)
+        else:
+            planned[node.name] = _pending(node, versions, config, graph, store)
+    return Plan(planned)
+
+
+def select_stale(config: Config) -> tuple[list[str], list[str]]:
+    """Choose what was made before and is stale now, and what follows from it.
+
+    Args:
+        config: the configuration.
+
+    Returns:
+        Names of the assets, and of stale ones left out because they need an asset that was never made.
+
+    Raises:
+        DataError: a source file cannot be read.
+    """
+    graph, planned = build_graph(config), plan(config).assets
+    chosen: list[str] = []
+    left_out: list[str] = []
+    for asset in planned.values():
+        if asset.stale:
+            ready = all(name in chosen for name in graph.nodes[asset.name].inputs if name in planned and planned[name].pending)
+            (chosen if ready else left_out).append(asset.name)
+    return chosen, left_out
+
+
+def with_ancestors(graph: Graph, select: Iterable[str] | None) -> list[Node]:
+    """Return the selected nodes and all they depend on, in the order of the graph.
+
+    Args:
+        graph: the graph.
+        select: names, `*` and `?` allowed; None for all.
+
+    Raises:
+        ConfigError: a name matches no asset.
+    """
+    if select is None:
+        return list(graph.nodes.values())
+    wanted: set[str] = set()
+    for pattern in select:
+        matches = fnmatch.filter(graph.nodes, pattern)
+        if not matches:
+            raise ConfigError(f"{pattern!r} is no asset of this configuration; {nearest(pattern, [*graph.nodes, STALE])}")
+        wanted.update(matches)
+    for node in reversed(graph.nodes.values()):
+        if node.name in wanted:
+            wanted.update(node.inputs)
+    return [node for node in graph.nodes.values() if node.name in wanted]
+
+
+def _pending(node: Node, versions: Mapping[str, str], config: Config, graph: Graph, store: ArtifactStore) -> PlannedAsset:
+    """Say how the present state differs from the one that gave the latest artifact.
+
+    Args:
+        node: an asset that is not up to date.
+        versions: versions of all sources and of the assets that are up to date.
+        config: the configuration.
+        graph: the graph.
+        store: where artifacts lie.
+    """
+    waits_for = tuple(name for name in node.inputs if name not in versions)
+    records = store.records(node.name)
+    if records and store.is_whole(node.name, records[0]["version"]):
+        found = causes(node, records[0], versions, config, graph)
+        if waits_for:  # what is not known to differ may come out as before
+            found = [cause for cause in found if cause.kind != "unknown"]
+    else:
+        found = [Cause("gone" if store.was_made(node.name) else "not_made")]
+    why = _listed(map(str, found), "; ") if found else f"waits for {_listed(waits_for)}"
+    return PlannedAsset(node.name, "will_run" if found else "may_run", why, None, tuple(found), waits_for)
+
+
+def _listed(names: Iterable[str], between: str = ", ", most: int = 3) -> str:
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return between.join(names[:most]) + rest

@@ -1,0 +1,186 @@
+"""Why an asset has to be made anew: how the present inputs, code and settings differ from those of its last build."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from drirl_core.config import Config, resolved
+from drirl_core.config.slices import ABSENT, slice_of
+from drirl_core.graph.build import STAGES, Graph, Node, code_version, deciding
+from drirl_core.graph.versions import TAXONOMY, contents
+from drirl_core.redaction import redact
+
+_LONGEST_VALUE = 60
+
+Kind = Literal[
+    "not_made", "gone", "source", "input", "new_input", "dropped_input", "algorithm", "setting", "content", "settings", "unknown"
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One reason to make an asset anew.
+
+    Args:
+        kind: `not_made`, `gone` (its artifact), `source` (a file's content), `input` (an upstream artifact), `new_input`,
+            `dropped_input`, `algorithm` (its version), `setting`, `content` (what a file holds that a setting names), `settings`
+            where the old ones are not known, or `unknown` where nothing is known of the last build.
+        what: name of the input or of the content, or dotted name of the setting.
+        before: version or value that gave the last artifact; secrets are hidden.
+        now: present version or value.
+        path: file or folder of a source.
+    """
+
+    kind: Kind
+    what: str = ""
+    before: Any = None
+    now: Any = None
+    path: str | None = None
+
+    def __str__(self) -> str:
+        """Say it in a few words."""
+        if self.kind == "setting" and self.before == self.now:
+            return f"{self.what}: {_short(self.now)} changed (what differs is hidden)"
+        if self.kind == "content" and self.what == TAXONOMY:
+            return f"{self.what}: {_categories_changed(self.before.split(', '), self.now.split(', '))}"
+        return {
+            "not_made": "not made yet",
+            "gone": "its artifact was removed or damaged",
+            "source": f"{self.what} changed: {self.path}",
+            "input": f"{self.what} changed",
+            "new_input": f"{self.what} is a new input",
+            "dropped_input": f"{self.what} is no input any more",
+            "algorithm": f"algorithm {self.before} -> {self.now}",
+            "setting": f"{self.what}: {_short(self.before)} -> {_short(self.now)}",
+            "content": f"{self.what} changed",
+            "settings": "its settings changed",
+            "unknown": "its inputs, code or settings changed",
+        }[self.kind]
+
+
+def causes(node: Node, last: Mapping[str, Any], inputs: Mapping[str, str], config: Config, graph: Graph) -> list[Cause]:
+    """Compare an asset's last build with what it would be made from now.
+
+    Args:
+        node: the asset.
+        last: record of its last build; older ones may lack some of the facts.
+        inputs: present versions of those of its inputs that are settled.
+        config: the present configuration.
+        graph: names the files of the sources.
+
+    Returns:
+        Every difference; none when only inputs that are not settled may differ.
+    """
+    if "inputs" not in last or "code_version" not in last:
+        return [Cause("unknown")]
+    found = [*_input_causes(node, last["inputs"], inputs, graph)]
+    old_algorithm, _, old_slice = str(last["code_version"]).partition("-")
+    algorithm, _, own_slice = code_version(node, config).partition("-")
+    if old_algorithm != algorithm:
+        found.append(Cause("algorithm", node.stage, old_algorithm, algorithm))
+    if old_slice != own_slice:
+        sections = deciding(node, config)
+        changed = setting_causes(last.get("config"), config, sections, STAGES[node.stage].unread)
+        found += changed + content_causes(last.get("contents", {}), contents(config, sections)) or [Cause("settings")]
+    return found
+
+
+def content_causes(before: Mapping[str, str], now: Mapping[str, str]) -> list[Cause]:
+    """Return what is named by the settings of both builds and holds something else now.
+
+    Args:
+        before: contents of the former build; empty where they are not known.
+        now: present ones.
+    """
+    return [Cause("content", name, before[name], now[name]) for name in now if name in before and before[name] != now[name]]
+
+
+def setting_causes(before: Mapping[str, Any] | None, config: Config, sections: Sequence[str], unread: Sequence[str] = ()) -> list[Cause]:
+    """Return the settings of some sections that differ from a former, resolved configuration.
+
+    Args:
+        before: the former configuration as plain data; None where it is not known.
+        config: the present configuration.
+        sections: dotted names of sections or fields.
+        unread: dotted names of fields below them that decide nothing.
+
+    Returns:
+        One cause a setting, in the order of the sections.
+    """
+    if before is None:
+        return []
+    pair = (before, resolved(config))
+
+    def changes(placeless: bool) -> Iterator[tuple[str, Any, Any]]:
+        old, new = (slice_of(data, sections, unread, placeless=placeless) for data in pair)
+        for section in sections:
+            yield from differences(old[section], new[section], section)
+
+    # Where files lie is no reason, but a path that is one is told whole.
+    decisive = {name for name, *_ in changes(True)}
+    shown = [change for change in changes(False) if change[0] in decisive]
+    return [Cause("setting", name, *(hidden(name, value) for value in values)) for name, *values in shown]
+
+
+def differences(before: Any, now: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
+    """Walk two values side by side and yield dotted name, old value and new value of each leaf that differs.
+
+    Args:
+        before: plain data.
+        now: plain data.
+        where: dotted name of both; rows of a list that have a `name` are told apart by it.
+    """
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in {**before, **now}:
+            yield from differences(before.get(key, ABSENT), now.get(key, ABSENT), f"{where}.{key}")
+    elif _named(before) and _named(now):
+        rows_before, rows_now = ({row["name"]: row for row in rows} for rows in (before, now))
+        for name in {**rows_before, **rows_now}:
+            yield from differences(rows_before.get(name, ABSENT), rows_now.get(name, ABSENT), f"{where}[{name}]")
+    elif before != now:
+        yield where, before, now
+
+
+def _input_causes(node: Node, before: Mapping[str, str], inputs: Mapping[str, str], graph: Graph) -> Iterator[Cause]:
+    for name in node.inputs:
+        if name not in before:
+            yield Cause("new_input", name)
+        elif name in inputs and before[name] != inputs[name]:
+            path = graph.sources.get(name)
+            yield Cause("source" if path else "input", name, before[name], inputs[name], _shown(path) if path else None)
+    for name in before:
+        if name not in node.inputs:
+            yield Cause("dropped_input", name)
+
+
+def _shown(path: Path) -> str:
+    """Return a path as short as it can be typed in the working directory."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _categories_changed(before: Sequence[str], now: Sequence[str]) -> str:
+    gained, lost = [name for name in now if name not in before], [name for name in before if name not in now]
+    said = [f"{', '.join(names)} {what}" for names, what in ((gained, "added"), (lost, "removed")) if names]
+    return "; ".join(said) or "other order of the categories"
+
+
+def _named(rows: Any) -> bool:
+    return isinstance(rows, list) and bool(rows) and all(isinstance(row, Mapping) and "name" in row for row in rows)
+
+
+def hidden(name: str, value: Any) -> Any:
+    """Return a setting's value as people may read it: secrets are blanked out.
+
+    Args:
+        name: dotted name of the setting.
+        value: its value.
+    """
+    key = name.rpartition(".")[2]
+    return redact({key: value})[key]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."

@@ -1,0 +1,89 @@
+"""Versions of what lies outside the configuration: source files, and the files that its settings only name.
+
+The categories of a taxonomy, the layouts of sources, the declarations of suites and the weights of a local model decide
+results as the settings do, so they are part of an asset's version: by their content, never by their path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from drirl_core import taxonomy
+from drirl_core.benchmarks.declared import declarations
+from drirl_core.config import Config
+from drirl_core.config.operations import ACCEPTED
+from drirl_core.config.slices import covers
+from drirl_core.errors import DataError
+from drirl_core.models.digests import model_digest
+from drirl_core.prompts.layouts import layout_name, load_layouts
+
+TAXONOMY = "prompts.taxonomy"
+"""Key of the categories among the contents."""
+
+
+def source_version(path: Path) -> str:
+    """Hash the bytes of a source file, or of all files of a source directory.
+
+    A drop folder that accepted nothing yet has no folder of accepted files; it counts as an empty one.
+
+    Raises:
+        DataError: the file does not exist or cannot be read.
+    """
+    try:
+        if path.is_dir() or (path.name == ACCEPTED and path.parent.is_dir() and not path.exists()):
+            parts = [f"{file.relative_to(path)} {source_version(file)}" for file in sorted(path.rglob("*")) if file.is_file()]
+            return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise DataError(f"source file {path} cannot be read ({error.strerror or error}); mend the path in the configuration") from error
+
+
+def contents(config: Config, sections: Iterable[str]) -> dict[str, str]:
+    """Say what the files hold that some settings only name.
+
+    What is missing or unknown is no error here, where versions are compared: whoever reads it says so.
+
+    Args:
+        config: the configuration.
+        sections: dotted names of the settings that are read.
+
+    Returns:
+        By a name for people: the categories in order, or a digest.
+
+    Raises:
+        ConfigError: the taxonomy cannot be read.
+    """
+    sections = tuple(sections)
+    found: dict[str, str] = {}
+    if covers(sections, TAXONOMY):
+        found[TAXONOMY] = ", ".join(taxonomy.load_categories(config.prompts.taxonomy))
+    if covers(sections, "prompts.sources"):
+        layouts = {source.name: load_layouts().get(layout_name(source)) for source in config.prompt_sources}
+        found |= {f"layout of source {name}": _digest(dataclasses.asdict(layout)) for name, layout in layouts.items() if layout}
+    if covers(sections, "benchmarks.suites"):
+        suites = {suite.name: declarations().get(suite.name) for suite in config.benchmarks.suites}
+        found |= {f"declaration of suite {name}": _digest(suite) for name, suite in suites.items() if suite}
+    return found | _models(config, sections)
+
+
+def _models(config: Config, sections: tuple[str, ...]) -> dict[str, str]:
+    references = config.model_references.items()
+    local = {name: Path(reference.removeprefix("path:")) for name, reference in references if reference.startswith("path:")}
+    return {f"files of {name}": _model(folder, config) for name, folder in local.items() if covers(sections, name)}
+
+
+def _model(folder: Path, config: Config) -> str:
+    try:
+        return _digest(model_digest(folder, Path(config.models.cache)))
+    except (OSError, ValueError):
+        return "unreadable"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

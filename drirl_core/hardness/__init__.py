@@ -1,0 +1,1 @@
+"""Hardness coefficients: data hardness, model responsiveness and alpha."""

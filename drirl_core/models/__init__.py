@@ -1,0 +1,1 @@
+"""Models: references, weights, digests, embeddings and sampling; the only room that loads weights."""

@@ -1,0 +1,91 @@
+"""Sentence embeddings, kept per text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from drirl_core.config import ModelsConfig
+from drirl_core.errors import TrainingError
+from drirl_core.models.loading import load_encoder, policy_key
+from drirl_core.reporting import Reporter
+from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.store.rowcache import RowCache, content_key
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_BATCH = 64
+
+
+class Embedder:
+    """Encode texts with the frozen sentence encoder Phi; the model loads on the first text that is not cached.
+
+    Args:
+        models: names the encoder.
+        store: keeps the rows.
+    """
+
+    def __init__(self, models: ModelsConfig, store: ArtifactStore) -> None:
+        self._models = models
+        self._cache = RowCache(store.cache_path("embeddings"))
+        self._key = policy_key(models.encoder, models)
+        self._memory: dict[str, np.ndarray] = {}
+        self._encoder: Any = None
+
+    @property
+    def reference(self) -> str:
+        """Model reference of the encoder."""
+        return self._models.encoder
+
+    @property
+    def dim(self) -> int:
+        """Width D of an embedding."""
+        return int(self.encode([""]).shape[1])
+
+    def encode(self, texts: Sequence[str], reporter: Reporter | None = None) -> np.ndarray:
+        """Embed texts.
+
+        Args:
+            texts: N texts; equal ones are computed once.
+            reporter: gets progress while texts are computed.
+
+        Returns:
+            Unit rows, float32, (N, D).
+
+        Raises:
+            TrainingError: the encoder returned a value that is not finite.
+        """
+        import numpy as np
+
+        keys = [content_key(self._key, text) for text in texts]
+        unknown = [key for key in dict.fromkeys(keys) if key not in self._memory]
+        self._memory.update({k: np.frombuffer(v, dtype=np.float32) for k, v in self._cache.get_many(unknown).items()})
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._memory}
+        if missing:
+            self._compute(missing, reporter)
+        if not keys:
+            return np.zeros((0, self.dim), dtype=np.float32)
+        return np.stack([self._memory[key] for key in keys])
+
+    def _compute(self, missing: dict[str, str], reporter: Reporter | None) -> None:
+        import numpy as np
+
+        if self._encoder is None:
+            self._encoder = load_encoder(self._models.encoder, self._models)
+        # Sorted by length, so that a batch is padded little.
+        items = sorted(missing.items(), key=lambda item: len(item[1]))
+        for start in range(0, len(items), _BATCH):
+            part = items[start : start + _BATCH]
+            rows = self._encoder.encode(
+                [text for _, text in part], batch_size=_BATCH, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True
+            ).astype(np.float32)
+            if not np.isfinite(rows).all():
+                raise TrainingError(
+                    f"the encoder {self.reference} returned values that are not finite; check its files with `drirl doctor`"
+                )
+            fresh = {key: row for (key, _), row in zip(part, rows, strict=True)}
+            self._memory.update(fresh)
+            self._cache.put_many({key: row.tobytes() for key, row in fresh.items()})
+            if reporter and len(items) > _BATCH:
+                reporter.progress("embedding texts", min(start + _BATCH, len(items)), len(items))

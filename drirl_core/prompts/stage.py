@@ -1,0 +1,302 @@
+"""The prompt pool: every source read, every row kept or quarantined with its reason.
+
+Order of the steps: rows that cannot be used; overlap with benchmarks; duplicates; labels the router contradicts; rows without
+a label, which the router sends to a category or abstains on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from drirl_core import taxonomy
+from drirl_core.benchmarks.suites import benchmark_prompts
+from drirl_core.errors import DataError
+from drirl_core.prompts.adapters import PromptRow, SourceRows, read_source
+from drirl_core.prompts.duplicates import decontaminate, find_duplicates, words
+from drirl_core.prompts.router import Router, fit_router, why_no_router
+from drirl_core.reporting import Table
+from drirl_core.store.tables import prompt_id, write_table
+
+if TYPE_CHECKING:
+    from drirl_core.graph.build import Context
+
+REASONS = (
+    "empty_prompt",
+    "too_long",
+    "undecodable",
+    "unknown_category",
+    "router_abstained",
+    "label_conflict",
+    "exact_duplicate",
+    "near_duplicate",
+    "benchmark_overlap",
+    "missing_value",
+    "duplicate_id",
+    "broken_text",
+)
+
+PROMPTS_SCHEMA = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("licence", pa.string(), nullable=False),
+        pa.field("labelled_by", pa.string(), nullable=False),
+        pa.field("router_confidence", pa.float32()),
+        pa.field("group_id", pa.string(), nullable=False),
+    ]
+)
+
+QUARANTINE_SCHEMA = pa.schema(
+    [pa.field("source", pa.string(), nullable=False), pa.field("row", pa.int64(), nullable=False)]
+    + [pa.field(name, pa.string(), nullable=False) for name in ("prompt", "category", "reason", "detail")]
+)
+
+# UTF-8 read as Windows-1252 (a capital A with tilde or circumflex, or a small a with circumflex, then a character of 0x80-0xBF),
+# the replacement character, control and surrogate characters.
+_BROKEN = re.compile(
+    "[\u00c3\u00c2\u00e2][\u0080-\u00bf\u20ac\u201a\u0192\u201e\u2026\u2020\u2021\u02c6\u2030\u0160\u2039\u0152\u017d\u2018\u2019\u201c\u201d"
+    "\u2022\u2013\u2014\u02dc\u2122\u0161\u203a\u0153\u017e\u0178]|\ufffd|[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]"
+)
+_SHORT_WORD = 12
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row that is kept out of the pool, and why."""
+
+    row: PromptRow
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A row of the pool.
+
+    Args:
+        row: as the source gives it.
+        category: the harm category.
+        confidence: the router's probability when it chose the category, else None.
+        group_id: prompt_id that stands for the row's near-duplicate group.
+    """
+
+    row: PromptRow
+    category: str
+    confidence: float | None
+    group_id: str
+
+
+def build_prompt_pool(context: Context) -> dict[str, Any]:
+    """Build the prompt pool: `prompts.parquet`, `quarantine.parquet` and `counts.json`.
+
+    Args:
+        context: inputs `source_<name>` for every prompt source of the configuration, the drop folder included.
+
+    Returns:
+        Counts, the router's held-out accuracy and calibration error (when there is a router), and a table of the categories.
+
+    Raises:
+        DataError: a source cannot be read, or rows went missing on the way.
+        ConfigError: a source names an unknown adapter, column or category.
+    """
+    settings, reporter = context.config.prompts, context.reporter
+    categories = taxonomy.load_categories(settings.taxonomy)
+    sources = context.config.prompt_sources
+    read = [read_source(s, context.inputs[f"source_{s.name}"], categories, all_files=s not in settings.sources) for s in sources]
+    for found in read:
+        if found.layout.evaluation:
+            reporter.log(f"warning: {found.layout.name} is a benchmark; a policy trained on its prompts must not be measured on it")
+    rows = [row for found in read for row in found.rows]
+    benchmark = benchmark_prompts(context.config.benchmarks.suites)
+    rejected: list[Rejected] = []
+    usable = _take(rows, [check_row(row, settings.max_chars) for row in rows], rejected)
+    overlaps = decontaminate([row.prompt for row in usable], benchmark, settings.near_duplicate)
+    repeats = [("benchmark_overlap", f"repeats the benchmark prompt {o.prompt!r} ({o.similarity:.2f})") if o else None for o in overlaps]
+    clean = _take(usable, repeats, rejected)
+    distinct, groups = _without_duplicates(clean, settings.near_duplicate, rejected)
+    kept, router, why_not = _categorise(context, distinct, groups, rejected)
+    if why_not:
+        reporter.log(f"no category router: {why_not}")
+    account(rows, [item.row for item in kept], [item.row for item in rejected])
+    return _write(context, categories, read, kept, rejected, router)
+
+
+def check_row(row: PromptRow, max_chars: int) -> tuple[str, str] | None:
+    """Say why a row cannot be used whatever the other rows are.
+
+    Args:
+        row: the row.
+        max_chars: longest prompt that is used.
+
+    Returns:
+        A quarantine reason and its detail, or None for a usable row.
+    """
+    if row.reason:
+        return row.reason, row.detail
+    prompt = row.prompt.strip()
+    found = words(prompt)
+    if not found:
+        return "empty_prompt", "no letter or digit" if prompt else "no text"
+    if len(prompt) > max_chars:
+        return "too_long", f"{len(prompt)} characters, at most {max_chars} are used"
+    if broken := _BROKEN.search(prompt):
+        return "broken_text", f"{broken.group()!r} at character {broken.start() + 1} is no readable text; it was decoded wrongly"
+    if len(found) == 1 and len(found[0]) <= _SHORT_WORD:
+        return "broken_text", "a single word is no request; the row seems cut off"
+    return None
+
+
+def account(read: Sequence[PromptRow], kept: Sequence[PromptRow], quarantined: Sequence[PromptRow]) -> None:
+    """Check that every row read was either kept or quarantined, once.
+
+    Raises:
+        DataError: a row is lost or counted twice.
+    """
+    before = Counter(row.place for row in read)
+    after = Counter(row.place for row in (*kept, *quarantined))
+    if before != after:
+        lost, twice = list((before - after).elements())[:3], list((after - before).elements())[:3]
+        raise DataError(
+            f"prompt pool: {len(read)} rows were read, but {len(kept)} are kept and {len(quarantined)} quarantined "
+            f"(lost: {lost}, counted twice: {twice}); this is a bug in drirl_core.prompts.stage, please report it"
+        )
+
+
+def _take(rows: Sequence[PromptRow], problems: Sequence[tuple[str, str] | None], rejected: list[Rejected]) -> list[PromptRow]:
+    """Return the rows without a problem and put the others into `rejected`."""
+    rejected.extend(Rejected(row, *problem) for row, problem in zip(rows, problems, strict=True) if problem)
+    return [row for row, problem in zip(rows, problems, strict=True) if not problem]
+
+
+def _without_duplicates(rows: Sequence[PromptRow], threshold: float, rejected: list[Rejected]) -> tuple[list[PromptRow], dict[int, str]]:
+    """Keep one row of each set of duplicates, labelled rows first.
+
+    Returns:
+        The kept rows and the group of each, by the row's identity in memory.
+    """
+    ordered = sorted(rows, key=lambda row: row.category is None)
+    report = find_duplicates([row.prompt for row in ordered], threshold)
+    names: dict[int, str] = {}
+    for row, group in zip(ordered, report.group, strict=True):
+        identity = prompt_id(row.prompt)
+        names[group] = min(identity, names.get(group, identity))
+    problems: list[tuple[str, str] | None] = []
+    for row, duplicate in zip(ordered, report.duplicate, strict=True):
+        if duplicate is None:
+            problems.append(None)
+            continue
+        twin = ordered[duplicate.of]
+        differs = row.category is not None and twin.category != row.category
+        other = f", which is labelled {twin.category}" if differs else ""
+        reason = "exact_duplicate" if duplicate.exact else "near_duplicate"
+        problems.append((reason, f"repeats {twin.place} ({duplicate.similarity:.2f}){other}"))
+    groups = {id(row): names[group] for row, group in zip(ordered, report.group, strict=True)}
+    return _take(ordered, problems, rejected), groups
+
+
+def _categorise(
+    context: Context, rows: Sequence[PromptRow], groups: Mapping[int, str], rejected: list[Rejected]
+) -> tuple[list[Kept], Router | None, str]:
+    """Quarantine contradicted labels and route the rows without one.
+
+    Returns:
+        The kept rows, the router, and why there is none.
+    """
+    settings = context.config.prompts
+    labelled = [row for row in rows if row.category is not None]
+    unlabelled = [row for row in rows if row.category is None]
+    labels = [row.category for row in labelled if row.category is not None]
+    why_not = why_no_router(labels)
+    if why_not:
+        lost = [("unknown_category", f"{_as_given(row)}; {why_not}") for row in unlabelled]
+        _take(unlabelled, lost, rejected)
+        return [Kept(row, label, None, groups[id(row)]) for row, label in zip(labelled, labels, strict=True)], None, why_not
+    from drirl_core.models.embeddings import Embedder
+
+    embedder = Embedder(context.config.models, context.store)
+    table = embedder.encode([row.prompt for row in (*labelled, *unlabelled)], context.reporter)
+    router = fit_router(table[: len(labelled)], labels, context.config.seed)
+    conflicts = router.conflicts(labels, settings.relabel_confidence)
+    doubts = [
+        ("label_conflict", f"labelled {label}, but the router gives {c.best} a probability of {c.confidence:.2f}") if c else None
+        for label, c in zip(labels, conflicts, strict=True)
+    ]
+    routes = router.route(table[len(labelled) :], settings.router_confidence)
+    abstained = [
+        None if r.category else ("router_abstained", f"{_as_given(row)}; best guess {r.best} at {r.confidence:.2f}")
+        for row, r in zip(unlabelled, routes, strict=True)
+    ]
+    chosen = {id(row): route for row, route in zip(unlabelled, routes, strict=True)}
+    kept = [Kept(row, row.category or "", None, groups[id(row)]) for row in _take(labelled, doubts, rejected)]
+    kept += [Kept(row, chosen[id(row)].best, chosen[id(row)].confidence, groups[id(row)]) for row in _take(unlabelled, abstained, rejected)]
+    return kept, router, ""
+
+
+def _as_given(row: PromptRow) -> str:
+    return f"label {row.given!r} maps to no category" if row.given else "no label"
+
+
+def _write(
+    context: Context,
+    categories: Sequence[str],
+    read: Sequence[SourceRows],
+    kept: Sequence[Kept],
+    rejected: Sequence[Rejected],
+    router: Router | None,
+) -> dict[str, Any]:
+    """Write the three files and return the stage's metadata."""
+    max_chars = context.config.prompts.max_chars
+    write_table(context.out / "prompts.parquet", sorted(map(_prompt_row, kept), key=lambda row: row["prompt_id"]), PROMPTS_SCHEMA)
+    order = {source.name: number for number, source in enumerate(context.config.prompt_sources)}
+    quarantined = sorted(rejected, key=lambda r: (order[r.row.source], r.row.file, r.row.row))
+    write_table(context.out / "quarantine.parquet", [_quarantine_row(r, max_chars) for r in quarantined], QUARANTINE_SCHEMA)
+    raw = Counter(row.category for found in read for row in found.rows if row.category)
+    raw.update(item.category for item in kept if item.row.category is None)
+    left = Counter(item.category for item in kept)
+    reasons = Counter(r.reason for r in rejected)
+    per_category = {category: {"raw": raw[category], "kept": left[category]} for category in categories}
+    totals = {
+        "read": sum(len(found.rows) + found.skipped for found in read),
+        "skipped": sum(found.skipped for found in read),
+        "kept": len(kept),
+        "quarantined": len(rejected),
+    }
+    counts = {**per_category, "_reasons": {reason: reasons[reason] for reason in REASONS}, "_totals": totals}
+    (context.out / "counts.json").write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
+    shown: dict[str, Any] = {**totals, **{reason: count for reason, count in sorted(reasons.items()) if count}}
+    if router:
+        shown |= {"router_accuracy": round(router.accuracy, 4), "router_calibration_error": round(router.calibration_error, 4)}
+    shown["categories"] = Table([{"category": category, **numbers} for category, numbers in per_category.items()])
+    return shown
+
+
+def _prompt_row(item: Kept) -> dict[str, Any]:
+    return {
+        "prompt_id": prompt_id(item.row.prompt),
+        "prompt": item.row.prompt.strip(),
+        "category": item.category,
+        "source": item.row.source,
+        "licence": item.row.licence,
+        "labelled_by": "source" if item.confidence is None else "router",
+        "router_confidence": item.confidence,
+        "group_id": item.group_id,
+    }
+
+
+def _quarantine_row(item: Rejected, max_chars: int) -> dict[str, Any]:
+    prompt, detail = item.row.prompt, f"{item.row.file}: {item.detail}" if item.row.file else item.detail
+    if len(prompt) > max_chars:
+        prompt, detail = prompt[:max_chars], f"{detail}; shown up to character {max_chars}"
+    texts = {"prompt": prompt, "category": item.row.given or item.row.category or "", "reason": item.reason, "detail": detail}
+    # Lone surrogates cannot be stored; they are shown as escapes.
+    printable = {name: text.encode("utf-8", "backslashreplace").decode("utf-8") for name, text in texts.items()}
+    return {"source": item.row.source, "row": item.row.row, **printable}

@@ -1,0 +1,1 @@
+"""What a reward model reads: one file per backbone, behind one interface."""

@@ -1,0 +1,294 @@
+"""Intervals, paired tests and diversity: pure functions over per-prompt outcomes.
+
+Paired means: the same prompts, in the same order, answered by two policies. All randomness is seeded; tests that have
+an exact form use it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from drirl_core.errors import DataError
+from drirl_core.text.words import ngrams, words
+
+_CHUNK = 1 << 22
+_TIES = 1e-12
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval.
+
+    Args:
+        value: the estimate.
+        low: lower end of the interval.
+        high: upper end of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Discordant pairs of two policies over the same prompts.
+
+    Args:
+        only_first: prompts on which only the first policy shows the outcome.
+        only_second: prompts on which only the second does.
+        p: exact two-sided p-value that the two are equally likely.
+    """
+
+    only_first: int
+    only_second: int
+    p: float
+
+
+@dataclass(frozen=True)
+class Composite:
+    """Difference of `refusal of unsafe prompts - refusal of safe prompts` between two policies.
+
+    Args:
+        value: first policy minus second, in [-2, 2].
+        low: lower end of the bootstrap interval.
+        high: upper end of the bootstrap interval.
+        p: exact two-sided permutation p-value.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
+    """Give the Wilson score interval of a rate.
+
+    Args:
+        successes: in [0, n].
+        n: trials; 0 gives the interval [0, 1] around NaN, because nothing is known.
+        level: confidence level in (0, 1).
+
+    Returns:
+        The rate with its interval, all in [0, 1].
+
+    Raises:
+        DataError: `successes` is not in [0, n].
+    """
+    if not 0 <= successes <= n:
+        raise DataError(f"{successes} successes in {n} trials is impossible; give 0 <= successes <= n")
+    if n == 0:
+        return Estimate(math.nan, 0.0, 1.0)
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, n).proportion_ci(level, method="wilson")
+    return Estimate(successes / n, float(interval.low), float(interval.high))
+
+
+def bootstrap_mean(values: Sequence[float], resamples: int, seed: int, level: float = 0.95) -> Estimate:
+    """Give the percentile bootstrap interval of a mean.
+
+    Args:
+        values: N finite numbers, N >= 1.
+        resamples: bootstrap samples, at least 1.
+        seed: of the resampling.
+        level: confidence level in (0, 1).
+
+    Returns:
+        The mean with its interval.
+
+    Raises:
+        DataError: there is no value, or one is not finite.
+    """
+    numbers = _finite(values, "values")
+    means = _resampled_means(numbers, resamples, np.random.default_rng(seed))
+    return _percentile(float(numbers.mean()), means, level)
+
+
+def paired_bootstrap(first: Sequence[float], second: Sequence[float], resamples: int, seed: int, level: float = 0.95) -> Estimate:
+    """Give the percentile bootstrap interval of mean(first) - mean(second), resampling prompts.
+
+    Args:
+        first: N outcomes of the first policy.
+        second: N outcomes of the second policy on the same prompts, in the same order.
+        resamples: bootstrap samples.
+        seed: of the resampling.
+        level: confidence level in (0, 1).
+
+    Returns:
+        The difference with its interval.
+
+    Raises:
+        DataError: the lengths differ, there is no value, or one is not finite.
+    """
+    return bootstrap_mean(_differences(first, second, "prompts"), resamples, seed, level)
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
+    """Test exactly whether two policies show an outcome equally often on the same prompts.
+
+    Args:
+        first: N outcomes of the first policy.
+        second: N outcomes of the second policy on the same prompts, in the same order.
+
+    Returns:
+        The discordant counts and the binomial p-value; 1 when no pair is discordant.
+
+    Raises:
+        DataError: the lengths differ.
+    """
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    _same_length(len(a), len(b), "prompts")
+    only_first, only_second = int((a & ~b).sum()), int((b & ~a).sum())
+    if only_first + only_second == 0:
+        return McNemar(0, 0, 1.0)
+    from scipy.stats import binomtest
+
+    return McNemar(only_first, only_second, float(binomtest(only_first, only_first + only_second).pvalue))
+
+
+def compare_composite(
+    unsafe: tuple[Sequence[bool], Sequence[bool]],
+    safe: tuple[Sequence[bool], Sequence[bool]],
+    resamples: int,
+    seed: int,
+    level: float = 0.95,
+) -> Composite:
+    """Compare `refusal - over-refusal` of two policies over two paired prompt sets.
+
+    The interval resamples unsafe and safe prompts apart (stratified). The p-value is exact: under the null hypothesis
+    the two policies' replies to a prompt may be swapped, which flips the sign of each discordant prompt; with
+    m discordant prompts in a set the sum of signs is 2 Binomial(m, 1/2) - m, and the two sets are independent.
+
+    Args:
+        unsafe: refusals of (first, second) policy on the unsafe prompts; N_u >= 1 pairs.
+        safe: refusals of (first, second) policy on the safe prompts; N_s >= 1 pairs.
+        resamples: bootstrap samples.
+        seed: of the resampling.
+        level: confidence level in (0, 1).
+
+    Returns:
+        The difference of the composites, its interval and p-value.
+
+    Raises:
+        DataError: a set is empty or its lengths differ.
+    """
+    rng = np.random.default_rng(seed)
+    gains = _differences(*unsafe, "unsafe prompts")
+    costs = _differences(*safe, "safe prompts")
+    value = float(gains.mean() - costs.mean())
+    draws = _resampled_means(gains, resamples, rng) - _resampled_means(costs, resamples, rng)
+    interval = _percentile(value, draws, level)
+    from scipy.stats import binom
+
+    flips = [int(np.count_nonzero(d)) for d in (gains, costs)]
+    sums = [(2 * np.arange(m + 1) - m) / len(d) for m, d in zip(flips, (gains, costs), strict=True)]
+    chances = [binom.pmf(np.arange(m + 1), m, 0.5) for m in flips]
+    extreme = np.abs(sums[0][:, None] - sums[1][None, :]) >= abs(value) - _TIES  # (m_u + 1, m_s + 1)
+    p = float((np.outer(*chances) * extreme).sum())
+    return Composite(value, interval.low, interval.high, min(1.0, p))
+
+
+def distinct_n(texts: Sequence[str], n: int) -> float:
+    """Give the share of different n-grams among all n-grams of the texts (Li et al. 2016, distinct-n).
+
+    It falls as texts get longer, so compare only replies decoded under the same length limit.
+
+    Args:
+        texts: any number of texts.
+        n: words a gram, at least 1.
+
+    Returns:
+        A share in [0, 1]; 0 when no text has `n` words.
+    """
+    grams = [gram for text in texts for gram in ngrams(words(text), n)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def unigram_entropy(texts: Sequence[str]) -> float:
+    """Give the entropy of the words of all texts taken together, in bits: low when replies share their words.
+
+    Args:
+        texts: any number of texts.
+
+    Returns:
+        At least 0; 0 without words.
+    """
+    return _entropy([word for text in texts for word in words(text)])
+
+
+def mean_reply_entropy(texts: Sequence[str]) -> float:
+    """Give the mean over texts of the entropy of one text's words, in bits: low when a reply repeats itself.
+
+    Args:
+        texts: any number of texts.
+
+    Returns:
+        At least 0; 0 without texts.
+    """
+    return math.fsum(_entropy(words(text)) for text in texts) / len(texts) if texts else 0.0
+
+
+def template_rate(texts: Sequence[str], opening: int = 5) -> float:
+    """Give the share of texts whose first words occur, in a row, in another text.
+
+    Args:
+        texts: any number of texts.
+        opening: words compared; a shorter text is compared with all of its words, and a text without words never counts.
+
+    Returns:
+        A share in [0, 1]; 0 without texts.
+    """
+    split = [words(text) for text in texts]
+    holders = {n: Counter(gram for own in split for gram in set(ngrams(own, n))) for n in {min(opening, len(own)) for own in split} if n}
+    shared = sum(1 for own in split if own and holders[min(opening, len(own))][tuple(own[:opening])] > 1)
+    return shared / len(texts) if texts else 0.0
+
+
+def _entropy(tokens: Sequence[str]) -> float:
+    total = len(tokens)
+    return abs(math.fsum(count / total * math.log2(count / total) for count in Counter(tokens).values()))
+
+
+def _finite(values: Sequence[float], what: str) -> np.ndarray:
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.size == 0:
+        raise DataError(f"no {what} to average; give at least one")
+    if not np.isfinite(numbers).all():
+        raise DataError(f"{what} hold {np.count_nonzero(~np.isfinite(numbers))} numbers that are not finite; leave those rows out")
+    return numbers
+
+
+def _same_length(first: int, second: int, what: str) -> None:
+    if first != second:
+        raise DataError(
+            f"paired comparison of {first} and {second} {what}; give both policies' outcomes on the same ones, in the same order"
+        )
+
+
+def _differences(first: Sequence[float], second: Sequence[float], what: str) -> np.ndarray:
+    _same_length(len(first), len(second), what)
+    return _finite(np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64), what)
+
+
+def _resampled_means(values: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw bootstrap means, (resamples,); counts of the distinct values stand for the drawn rows, which is the same draw."""
+    distinct, counts = np.unique(values, return_counts=True)
+    size = max(1, _CHUNK // len(distinct))
+    parts = [
+        rng.multinomial(len(values), counts / len(values), size=min(size, resamples - start)) @ distinct
+        for start in range(0, resamples, size)
+    ]
+    return np.concatenate(parts) / len(values)
+
+
+def _percentile(value: float, draws: np.ndarray, level: float) -> Estimate:
+    tail = (1 - level) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Estimate(value, float(low), float(high))

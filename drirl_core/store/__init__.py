@@ -1,0 +1,1 @@
+"""Where results lie: artifacts, their index and manifest, object stores, row caches and tables."""

@@ -1,0 +1,79 @@
+"""A journal beside the artifacts: numbered entries, each written once, whole, and never changed.
+
+`<root>/<name>/000001.json`, `000002.json`, ...: of several writers that want the same number exactly one gets it, on one
+machine, on a shared disk, and in an object store that can write an object only if there is none (S3, Google Cloud and
+Azure can). So there is no moment at which an entry can be half there or be overwritten, and no lock to be held.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from drirl_core.errors import ArtifactError
+from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.store.disk import create_synced, disk_errors_explained
+
+_NUMBERED = re.compile(r"^(\d{6})\.json$")
+
+
+class Journal:
+    """Numbered entries of one name in one store.
+
+    Args:
+        store: where.
+        name: of the folder below the root.
+    """
+
+    def __init__(self, store: ArtifactStore, name: str) -> None:
+        self._store, self._name = store, name
+        self.place = f"{store.place}/{name}"
+
+    def read(self) -> list[bytes]:
+        """Return every entry, the oldest first.
+
+        Raises:
+            ArtifactError: an entry before the last one is gone, or the object store cannot be asked.
+            OSError: an entry is there and cannot be read.
+        """
+        remote, folder = self._store.remote, self._store.root / self._name
+        found = remote.names(self._name) if remote else os.listdir(folder) if folder.exists() else []
+        names = sorted(name for name in found if _NUMBERED.match(name))
+        expected = [_file(number) for number in range(1, len(names) + 1)]
+        if names != expected:
+            gone = next(name for name in expected if name not in names)
+            raise ArtifactError(f"{gone} is missing among the entries of {self.place}")
+        if remote is None:
+            return [(folder / name).read_bytes() for name in names]
+        read = remote.read_all([f"{self._name}/{name}" for name in names])
+        return [read[f"{self._name}/{name}"] for name in names]
+
+    def write(self, number: int, text: str) -> bool:
+        """Write an entry, unless there is one with this number.
+
+        Args:
+            number: one more than there are entries.
+            text: the entry.
+
+        Returns:
+            Whether it was written; False when another writer was first.
+
+        Raises:
+            ArtifactError: it cannot be written.
+        """
+        remote, name = self._store.remote, f"{self._name}/{_file(number)}"
+        if remote:
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / _file(number)
+                file.write_text(text, encoding="utf-8")
+                return remote.create(file, name)
+        target = self._store.root / name
+        with disk_errors_explained(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            return create_synced(target, text)
+
+
+def _file(number: int) -> str:
+    return f"{number:06}.json"

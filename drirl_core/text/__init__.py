@@ -1,0 +1,1 @@
+"""Texts: Chain-of-Draft, sentences and clauses, words, quality."""

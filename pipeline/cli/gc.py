@@ -1,0 +1,97 @@
+"""`drirl gc`: show which versions nothing needs any more, and delete them when told to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from drirl_core.config import Config
+from drirl_core.retention import Decision, Key, Stored, decide, place_of, promoted, require_quiet
+from drirl_core.store.artifacts import ArtifactStore
+
+
+def collect(config: Config, keep_hours: float, deletes: bool, again: str, console: Console) -> None:
+    """Print what may be deleted, and delete it when asked to.
+
+    Args:
+        config: names the artifact store.
+        keep_hours: versions used within these hours stay.
+        deletes: whether to delete.
+        again: the command that would delete.
+        console: where to print.
+
+    Raises:
+        ArtifactError: something is being built or run on this machine, it is not known which policies are promoted, or an
+            object store cannot be reached.
+    """
+    store = ArtifactStore.of(config)
+    from pipeline.instance.home import chosen_home
+    from pipeline.running.run import alone
+
+    if not deletes:
+        _show(_decision(store, keep_hours), store, console)
+        console.print(Text(f"\nNothing was deleted. To delete: {again}"), soft_wrap=True)
+        return
+    with alone(chosen_home(), config):
+        require_quiet(store.root)
+        decision = _decision(store, keep_hours)
+        _show(decision, store, console)
+        deleted = place_of(store).delete(decision)
+    done = f"Deleted {len(deleted.versions)} versions and {len(deleted.leftovers)} leftovers, {deleted.bytes / 1e6:,.1f} MB."
+    console.print(f"\n{done}", highlight=False)
+    spared = len(decision.removable) - len(deleted.versions)
+    if spared:
+        _warn(f"{spared} versions stay: another machine found them, or what was made from them, again meanwhile", console)
+
+
+def _decision(store: ArtifactStore, keep_hours: float) -> Decision:
+    newer_than = time.time() - keep_hours * 3600
+    roots = promoted(store)  # first: what is promoted must be known before anything else is looked at
+    stock = place_of(store).take_stock(newer_than)
+    recorded = _recorded(sorted({asset for asset, _ in stock.artifacts})) & set(stock.artifacts)  # a home may serve other stores too
+    return decide(stock, roots | recorded, newer_than)
+
+
+def _recorded(names: Iterable[str]) -> set[Key]:
+    """Return the versions that the Dagster home recorded last."""
+    import dagster as dg
+
+    from pipeline.instance.home import chosen_home
+    from pipeline.wiring.resolve import recorded_version
+
+    with dg.DagsterInstance.from_config(str(chosen_home())) as instance:
+        versions = {name: recorded_version(instance, name) for name in names}
+    return {(name, version) for name, version in versions.items() if version}
+
+
+def _show(decision: Decision, store: ArtifactStore, console: Console) -> None:
+    table = Table("asset", "kept", "removable", "MB removable", box=None, pad_edge=False)
+    for asset in sorted({stored.asset for stored in (*decision.kept, *decision.removable)}):
+        kept = [stored for stored in decision.kept if stored.asset == asset]
+        removable = [stored for stored in decision.removable if stored.asset == asset]
+        table.add_row(escape(asset), str(len(kept)), str(len(removable)), f"{_megabytes(removable):,.1f}")
+    console.print(table)
+    console.print(
+        f"{store.place}: {len(decision.kept)} versions kept ({_megabytes(decision.kept):,.1f} MB), {len(decision.removable)} removable "
+        f"({_megabytes(decision.removable):,.1f} MB), {len(decision.leftovers)} leftovers",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    for asset, version in decision.unreadable:
+        _warn(f"{asset} {version} is kept: its manifest cannot be read; delete {store.place}/{asset}/{version} by hand", console)
+    for asset, version in decision.missing:
+        _warn(f"{asset} {version} is needed by what is kept but is not in the store; what needs it cannot be traced further", console)
+
+
+def _warn(text: str, console: Console) -> None:
+    console.print(Text(f"note: {text}", style="yellow"), soft_wrap=True)
+
+
+def _megabytes(stored: Iterable[Stored]) -> float:
+    return sum(one.bytes for one in stored) / 1e6

@@ -1,0 +1,129 @@
+"""`drirl plan`: what is up to date, what would run and why, and what it would cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from drirl_core.config import Config
+from drirl_core.graph.build import build_graph
+from drirl_core.graph.estimates import Build, Estimate, Totals, estimates, totals
+from drirl_core.graph.plan import STALE, Plan, PlannedAsset, plan, select_stale
+from drirl_core.reporting import amount
+from pipeline.cli.common import duration
+
+_WORDS = {"up_to_date": "[green]up to date[/]", "will_run": "[yellow]will run[/]", "may_run": "[cyan]may run[/]"}
+
+
+def show_plan(config: Config, console: Console, only: Sequence[str] | None = None) -> Plan:
+    """Print state, reason and cost of every asset.
+
+    Args:
+        config: the configuration.
+        console: where to print.
+        only: names of assets, or `stale`; None for all.
+
+    Returns:
+        The plan.
+    """
+    found = plan(config, only)
+    costs = estimates(found, config)
+    if console.width >= 100:
+        columns = (Column("asset", no_wrap=True), Column("state", no_wrap=True), "why", "took last", "will take", "tokens")
+        table = Table(*columns, box=None, pad_edge=False)
+        for name, asset in found.assets.items():
+            table.add_row(escape(name), _WORDS[asset.state], escape(asset.why), *map(escape, _cells(asset, costs[name])))
+        console.print(table)
+    else:  # a table would cut the reasons
+        for name, asset in found.assets.items():
+            took, takes, tokens = _cells(asset, costs[name])
+            cost = f" ({takes}{f', {tokens} tokens' if tokens else ''})" if takes else f" (took {took})" if took else ""
+            console.print(f"{_WORDS[asset.state]}  {escape(name + ': ' + asset.why + cost)}", highlight=False, soft_wrap=True)
+    console.print()
+    console.print(escape(summary_line(found, totals(found, costs))), highlight=False, soft_wrap=True)
+    for line in left_out_lines(config, only):
+        console.print(escape(line), highlight=False, soft_wrap=True)
+    return found
+
+
+def summary_line(found: Plan, cost: Totals) -> str:
+    """Say in one line how much there is to do, and what it will cost."""
+    if found.up_to_date:
+        return f"Nothing to do: all {len(found.assets)} assets are up to date."
+    pending = found.pending
+    certain = sum(asset.state == "will_run" for asset in pending)
+    line = f"{len(found.assets) - len(pending)} of {len(found.assets)} assets are up to date; {certain} will run"
+    if len(pending) > certain:
+        line += f", {len(pending) - certain} may run (they are kept if what they depend on comes out as before)"
+    return f"{line}. Cost: {cost}."
+
+
+def left_out_lines(config: Config, only: Sequence[str] | None) -> list[str]:
+    """Name the stale assets that `stale` leaves out, and why."""
+    left_out = select_stale(config)[1] if only and STALE in only else []
+    return [f"Left out, because they need assets that were never made: {', '.join(left_out)}."] if left_out else []
+
+
+def plan_json(config: Config, only: Sequence[str] | None = None) -> tuple[Plan, str]:
+    """Write the plan for machines; keys are only ever added.
+
+    Args:
+        config: the configuration.
+        only: names of assets, or `stale`; None for all.
+
+    Returns:
+        The plan, and JSON text of an object with `config`, `root`, `up_to_date`, `counts`, `totals` and `assets`.
+    """
+    found = plan(config, only)
+    costs, graph = estimates(found, config), build_graph(config)
+    states = [asset.state for asset in found.assets.values()]
+    document = {
+        "config": config.name,
+        "root": config.root,
+        "up_to_date": found.up_to_date,
+        "counts": {**{state: states.count(state) for state in _WORDS}, "stale": sum(asset.stale for asset in found.assets.values())},
+        "totals": _rounded(dataclasses.asdict(totals(found, costs))),
+        "assets": [
+            {"stage": graph.nodes[name].stage, "category": graph.nodes[name].category, **_entry(asset, costs[name])}
+            for name, asset in found.assets.items()
+        ],
+    }
+    return found, json.dumps(document, indent=1)
+
+
+def _entry(asset: PlannedAsset, cost: Estimate) -> dict[str, Any]:
+    names = ("name", "state", "stale", "why", "version", "waits_for")
+    took = dataclasses.asdict(cost.last) if cost.last else None
+    takes = {key: value for key, value in dataclasses.asdict(cost).items() if key != "last"}
+    return {
+        **{name: getattr(asset, name) for name in names},
+        "causes": [{**dataclasses.asdict(cause), "text": str(cause)} for cause in asset.causes],
+        "took": _rounded(took) if took else None,
+        "estimate": _rounded(takes) if asset.pending else None,
+    }
+
+
+def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: (round(value) if "tokens" in key else round(value, 2)) if isinstance(value, float) else value for key, value in values.items()
+    }
+
+
+def _cells(asset: PlannedAsset, cost: Estimate) -> tuple[str, str, str]:
+    """Return what it took last, what it will take, and tokens, as far as they are known and worth saying."""
+    took = duration(cost.last.seconds) if cost.last else ""
+    if not asset.pending:
+        return took, "", _tokens(cost.last)
+    if cost.seconds is None:
+        return took, f"unknown: {cost.how}", ""
+    return took, f"{duration(cost.seconds)} ({cost.how})", _tokens(Build(cost.seconds, cost.tokens))
+
+
+def _tokens(build: Build | None) -> str:
+    return amount(build.tokens) if build and build.tokens else ""

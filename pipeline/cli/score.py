@@ -1,0 +1,114 @@
+"""`drirl score`: one reply through the category router, the reward models and the refusal judge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from drirl_core import taxonomy
+from drirl_core.config import Config
+from drirl_core.errors import ArtifactError, ConfigError, nearest
+from drirl_core.graph.build import build_graph
+from drirl_core.store.artifacts import ArtifactStore
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the models say about a reply.
+
+    Args:
+        category: category it is rewarded under: the one asked for, else the router's; None when the router abstains.
+        best: the router's most probable category; None when no router can be learned from the pool.
+        confidence: its calibrated probability, in [0, 1].
+        rewards: reward by category, `helpful` among them.
+        label: the rules judge's label.
+    """
+
+    category: str | None
+    best: str | None
+    confidence: float
+    rewards: dict[str, float]
+    label: str
+
+
+def score(config: Config, prompt: str, reply: str, category: str | None = None) -> Scored:
+    """Score one reply with the latest reward models of the store.
+
+    Args:
+        config: names the store, the encoder and the categories.
+        prompt: what the user asked.
+        reply: what the model said; a draft is cut off.
+        category: category to name, or None for the router's.
+
+    Raises:
+        ConfigError: the category is not in the taxonomy.
+        ArtifactError: there are no reward models or no prompt pool yet.
+    """
+    known = (*build_graph(config).categories, taxonomy.HELPFUL)
+    if category is not None and category not in known:
+        raise ConfigError(f"--category {category!r} is not in the taxonomy; {nearest(category, known)}")
+    store = ArtifactStore.of(config)
+    learned = {name: _latest(store, f"reward_model_{name}").path for name in known}
+    from drirl_core.benchmarks.judges.rules import label_reply
+    from drirl_core.models.embeddings import Embedder
+    from drirl_core.rewards import RewardRouter, load_reward_model
+    from drirl_core.text.chain_of_draft import cut_draft
+
+    models = {name: load_reward_model(path) for name, path in learned.items()}
+    embedder, answer = Embedder(config.models, store), cut_draft(reply)
+    best, confidence = route(config, store, embedder, prompt)
+    values = RewardRouter(models, embedder).rewards([prompt] * len(known), [answer] * len(known), list(known))
+    routed = best if confidence >= config.prompts.router_confidence else None
+    return Scored(category or routed, best, confidence, dict(zip(known, map(float, values), strict=True)), label_reply(answer, prompt))
+
+
+def route(config: Config, store: ArtifactStore, embedder: Any, prompt: str) -> tuple[str | None, float]:
+    """Send a prompt through a router fitted on the pool's labelled prompts; their embeddings are cached.
+
+    Returns:
+        The most probable category and its calibrated probability; (None, 0) when no router can be learned.
+
+    Raises:
+        ArtifactError: there is no prompt pool yet.
+    """
+    from drirl_core.prompts.router import fit_router, why_no_router
+    from drirl_core.store.tables import read_table
+
+    rows = read_table(_latest(store, "prompt_pool").path / "prompts.parquet", ("prompt", "category", "labelled_by"))
+    labelled = [row for row in rows if row["labelled_by"] == "source"]
+    labels = [row["category"] for row in labelled]
+    if why_no_router(labels):
+        return None, 0.0
+    router = fit_router(embedder.encode([row["prompt"] for row in labelled]), labels, config.seed)
+    found = router.route(embedder.encode([prompt]), 0.0)[0]
+    return found.best, found.confidence
+
+
+def show(found: Scored, console: Console) -> None:
+    """Print what the models say, the category's own reward first."""
+    if found.best is None:
+        console.print("router: none could be learned from the pool (too few labelled prompts)")
+    else:
+        abstains = " (under the floor: it abstains)" if found.category is None else ""
+        console.print(f"router: [bold]{escape(found.best)}[/], confidence {found.confidence:.2f}{abstains}", highlight=False)
+    console.print(f"judge: [bold]{escape(found.label)}[/]", highlight=False)
+    table = Table("reward model", "reward", "", box=None, pad_edge=False)
+    order = sorted(found.rewards, key=lambda name: (name != found.category, name != taxonomy.HELPFUL, name))
+    for name in order:
+        note = "category of the prompt" if name == found.category else "for harmless prompts" if name == taxonomy.HELPFUL else ""
+        table.add_row(escape(name), f"{found.rewards[name]:+.3f}", note)
+    console.print(table)
+    console.print("Compare rewards within a category; across categories they compare only roughly.", style="dim")
+
+
+def _latest(store: ArtifactStore, name: str) -> Any:
+    found = store.latest(name)
+    if found is None:
+        raise ArtifactError(
+            f"there is no {name} under {store.place} yet; make it with `drirl run`, or name another run's settings with --config"
+        )
+    return found

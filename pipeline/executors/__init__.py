@@ -1,0 +1,1 @@
+"""Where steps run, and what heavy ones ask of a machine."""

@@ -1,0 +1,70 @@
+"""Which configuration this code location serves: one setting, `DRIRL_CONFIG`, decides it."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from drirl_core.config import Config, load_config
+from drirl_core.store.remote import is_uri, require_protocol
+
+ROOT = Path(__file__).resolve().parents[2]
+"""Directory of the project; relative paths of the settings start here."""
+
+CONFIG_VARIABLE = "DRIRL_CONFIG"
+DEFAULT_CONFIG = "configs/demo.yaml"
+
+
+def current() -> Config:
+    """Return the configuration of this code location; it is read once, a reload of the location starts a new process.
+
+    Returns:
+        The file that the environment variable `DRIRL_CONFIG` names (absolute, or relative to the project), else the demo.
+
+    Raises:
+        ConfigError: the file is missing or wrong.
+    """
+    return _load_once(os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
+
+
+def config_for_nodes() -> str:
+    """Return the name of this location's configuration as another machine finds it.
+
+    Returns:
+        Relative to the project for a file within it, because the project may lie elsewhere there; else the absolute path.
+    """
+    path = ROOT / (os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+@functools.cache
+def _load_once(path: str) -> Config:
+    return load(path)
+
+
+def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a configuration whose artifacts lie in the same place from whatever directory a process was started in.
+
+    Args:
+        path: the YAML file, absolute or relative to the project.
+        overrides: dotted keys to values, applied last.
+
+    Raises:
+        ConfigError: the file is missing or wrong.
+    """
+    return anchored(load_config(ROOT / path, overrides))
+
+
+def anchored(config: Config) -> Config:
+    """Return the configuration with absolute directories for artifacts and models; relative ones start at the project.
+
+    Raises:
+        ConfigError: the artifacts lie at a URI for which a package is missing.
+    """
+    models = dataclasses.replace(config.models, cache=str(ROOT / config.models.cache))
+    if is_uri(config.root):
+        require_protocol(config.root)
+    root = config.root if is_uri(config.root) else str(ROOT / config.root)
+    return dataclasses.replace(config, root=root, mirror=str(ROOT / config.mirror), models=models)

@@ -1,0 +1,83 @@
+"""One Dagster run in a thread of its own.
+
+In the main thread Dagster takes Ctrl-C for itself and looks at it only between steps; here the main thread stays free
+to hear it.
+"""
+
+import contextlib
+import threading
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+
+from drirl_core.config import Config
+from pipeline.running.launch import QUIET_TAG, stop_run
+from pipeline.running.owner import OWNER_TAG, owner_tag
+from pipeline.wiring.factories import all_definitions
+
+_STOP_TIMEOUT_S = 30.0
+
+
+class Execution:
+    """A run that goes on while the caller does other things.
+
+    Args:
+        instance: where the run is recorded.
+        config: the configuration.
+        names: assets the run contains.
+    """
+
+    def __init__(self, instance: dg.DagsterInstance, config: Config, names: Sequence[str]) -> None:
+        self.run_id, self.success = str(uuid.uuid4()), False
+        self.instance, self._error, self._done = instance, None, threading.Event()
+        # With a retry policy Dagster takes an interrupt for a failure and starts the step again.
+        # It promotes nothing, so a gate that fails is told and fails nothing.
+        self._job = all_definitions(config, retry=None, gates_block=False).resolve_implicit_global_asset_job_def()
+        self._settings: dict[str, Any] = {
+            "asset_selection": [dg.AssetKey(name) for name in names],
+            "run_config": {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},  # failures reach the listener
+            "tags": {OWNER_TAG: owner_tag(), QUIET_TAG: "true", "dagster/max_retries": "0", "drirl/config": config.name},
+        }
+        threading.Thread(target=self._execute, name="dagster-run", daemon=True).start()
+
+    def _execute(self) -> None:
+        try:
+            result = self._job.execute_in_process(instance=self.instance, run_id=self.run_id, raise_on_error=False, **self._settings)
+            self.success = result.success
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._done.set()
+
+    def ended(self, timeout_s: float) -> bool:
+        """Wait for the end.
+
+        Raises:
+            Exception: Dagster itself failed.
+        """
+        done = self._done.wait(timeout_s)  # not Thread.join: interrupted by Ctrl-C, Python 3.11 takes the thread for dead
+        if self._error is not None and not isinstance(self._error, dg.DagsterExecutionInterruptedError):
+            raise self._error
+        return done
+
+    def stop(self) -> bool:
+        """Make the running step stop its worker, and count the run as cancelled.
+
+        Returns:
+            Whether the run ended. One that waits for a place in the GPU pool does not; it is recorded as cancelled and
+            its thread dies with this process. A second Ctrl-C ends the wait.
+        """
+        run = self.instance.get_run_by_id(self.run_id)
+        if run and not run.is_finished and run.status is not dg.DagsterRunStatus.CANCELING:
+            self.instance.report_run_canceling(run, "Stopped by the user.")
+        stop_run(self.run_id)  # last: a step that ends before the run is marked makes it a failed one
+        with contextlib.suppress(KeyboardInterrupt):
+            if self.ended(_STOP_TIMEOUT_S):
+                return True
+        run = self.instance.get_run_by_id(self.run_id)
+        if run and not run.is_finished:
+            self.instance.report_run_canceled(run, "Stopped by the user.")
+        self.instance.event_log_storage.free_concurrency_slots_for_run(self.run_id)
+        return False

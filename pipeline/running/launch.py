@@ -1,0 +1,169 @@
+"""Run stages in a child process and pass on what it reports, so that the Dagster process never holds a model."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any
+
+import dagster as dg
+
+from drirl_core.config import Config, resolved
+from drirl_core.graph.build import STAGES, Node
+from pipeline.executors.gpu_share import taken_gpus
+from pipeline.executors.gpu_spec import gpu_spec
+from pipeline.instance.settings import ROOT
+from pipeline.running.messages import LineReader
+from pipeline.wiring.resolve import input_versions
+
+WORKER = "pipeline.running.worker"
+"""Module that the child process runs."""
+
+QUIET_TAG = "drirl/quiet"
+"""Tag of runs whose worker output is kept off this process's streams; the log events carry the same lines."""
+
+RETRY_DELAY_S = 10
+_POLL_S = 0.3
+_stopped: set[str] = set()
+_STOP_TIMEOUT_S = 20.0
+_LAST_LINES = 30
+
+
+def stop_run(run_id: str) -> None:
+    """Make the running step of a run in this process stop its worker and count as interrupted, and start no other.
+
+    Args:
+        run_id: the Dagster run.
+    """
+    _stopped.add(run_id)
+
+
+def run_stages(context: dg.AssetExecutionContext, nodes: Sequence[Node], config: Config) -> Iterator[dg.MaterializeResult]:
+    """Build assets in one worker process.
+
+    Each asset is yielded when it is finished, so that it stays even if a later one fails.
+
+    Args:
+        context: the step's context.
+        nodes: the assets, all of them selected in this step.
+        config: the configuration.
+
+    Yields:
+        One result an asset, with its data version and metadata.
+
+    Raises:
+        dg.Failure: an input is missing or a stage failed; no retry, it would fail again.
+        dg.RetryRequested: the worker was killed; it is started once more.
+        dg.DagsterExecutionInterruptedError: the run was stopped.
+    """
+    _raise_if_stopped(context.run_id)
+    versions = input_versions(context.instance, nodes, config)
+    extras = {"config": resolved(config), "targets": [node.name for node in nodes], "versions": versions, "parent": os.getpid()}
+    spec = gpu_spec(any(STAGES[node.stage].heavy for node in nodes), config)
+    sent = 0
+    with (
+        taken_gpus(spec.count) as gpus,
+        dg.open_pipes_session(context, dg.PipesTempFileContextInjector(), LineReader(), extras) as session,
+        _worker(session, gpus, quiet=context.run.tags.get(QUIET_TAG) == "true") as (process, output),
+    ):
+        while _running(process):
+            _raise_if_stopped(context.run_id)
+            results = session.get_reported_results()[sent:]
+            sent += len(results)
+            yield from results
+    yield from session.get_reported_results()[sent:]
+    if process.returncode != 0:
+        failure = _failure(session.get_custom_messages(), process.returncode, output.last_lines())
+        if process.returncode < 0:
+            raise dg.RetryRequested(max_retries=1, seconds_to_wait=RETRY_DELAY_S) from failure
+        raise failure
+
+
+def _raise_if_stopped(run_id: str) -> None:
+    if run_id in _stopped:
+        raise dg.DagsterExecutionInterruptedError("stopped by the user")
+    owner = multiprocessing.parent_process()
+    if owner is not None and not owner.is_alive():  # else this step would train on, beside the retry of its run
+        raise dg.DagsterExecutionInterruptedError("the process of the run is gone")
+
+
+class _Output:
+    """Forward a worker's output line by line and remember its end."""
+
+    def __init__(self, stream: IO[str], quiet: bool) -> None:
+        self._stream, self._quiet = stream, quiet
+        self._lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self._thread = threading.Thread(target=self._forward, daemon=True, name="worker-output")
+        self._thread.start()
+
+    def _forward(self) -> None:
+        for line in self._stream:
+            self._lines.append(line)
+            if not self._quiet:
+                with contextlib.suppress(ValueError, OSError):  # the step's own stream may be closed already
+                    sys.stderr.write(line)
+                    sys.stderr.flush()
+
+    def last_lines(self) -> str:
+        self._thread.join(timeout=2.0)
+        return "".join(self._lines)
+
+
+@contextlib.contextmanager
+def _worker(session: dg.PipesSession, variables: Mapping[str, str], quiet: bool) -> Iterator[tuple[subprocess.Popen[str], _Output]]:
+    """Start the worker in its own process group, and stop the whole group if the block is left early."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    process = subprocess.Popen(  # noqa: S603 - our own module, nothing from outside
+        [sys.executable, "-m", WORKER],
+        cwd=ROOT,
+        env={**os.environ, **variables, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **session.get_bootstrap_env_vars()},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the worker and its helpers
+    )
+    try:
+        yield process, _Output(process.stdout, quiet)
+    finally:
+        _stop(process)
+
+
+def _running(process: subprocess.Popen[str]) -> bool:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_POLL_S)
+        return False
+    return True
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_TIMEOUT_S)
+
+
+def _failure(messages: Sequence[Any], code: int, output: str) -> dg.Failure:
+    """Turn what the worker said about its end into an error whose first lines a person can use."""
+    problems = [message for message in messages if isinstance(message, dict) and "problem" in message]
+    if problems:
+        expected = all(message["expected"] for message in problems)
+        metadata = {
+            f"traceback of {m['asset']}": dg.MetadataValue.md(f"```\n{m['traceback']}\n```") for m in problems if m.get("traceback")
+        }
+        return dg.Failure("\n".join(f"{m['asset']}: {m['problem']}" for m in problems), metadata, allow_retries=not expected)
+    if code < 0:
+        name = signal.Signals(-code).name
+        cause = "; the usual cause is too little memory" if name == "SIGKILL" else ""
+        said = f"the worker process was killed by {name}{cause}. Run again: training goes on from its last checkpoint."
+    else:
+        said = f"the worker process ended with code {code} before it reported anything."
+    return dg.Failure(f"{said}\n{output}".rstrip(), allow_retries=True)

@@ -1,0 +1,284 @@
+"""Run the road from a script or the command line: one Dagster run in this process, recorded like any other."""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import yaml
+from filelock import FileLock, Timeout
+
+from drirl_core.config import Config
+from drirl_core.errors import ArtifactError
+from drirl_core.graph.build import Graph, build_graph, source_version
+from drirl_core.graph.plan import Plan, plan, with_ancestors
+from drirl_core.models.loading import require_local_models
+from drirl_core.promotion import CANDIDATE
+from pipeline.executors.choice import require_local
+from pipeline.instance.home import INSTANCE_FILE, chosen_home, home_errors_explained
+from pipeline.instance.settings import anchored, load
+from pipeline.running.events import RunEvent, events_of
+from pipeline.running.execution import Execution
+from pipeline.running.launcher import HealthCheckedLauncher
+from pipeline.wiring.asset_checks import broken_promises
+from pipeline.wiring.private import NO_CAPTURE
+from pipeline.wiring.resolve import VERSION_TAG, observed_version, stale_records
+
+LOCK_FILE = "run.lock"
+_UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+"""What a run can be when its process dies; it takes seconds to write down what a run intends to do before it starts."""
+
+_POLL_S = 0.3
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How a run ended.
+
+    Args:
+        success: whether every asset asked for exists and keeps its promises.
+        run_id: the Dagster run; None when there was nothing to do, so that none was started.
+        plan: what was to be done.
+        built: assets that were made anew.
+        reused: assets that were found again.
+        failures: what went wrong, one message each.
+        cancelled: whether the user stopped it.
+        seconds: time it took.
+    """
+
+    success: bool
+    run_id: str | None
+    plan: Plan
+    built: Sequence[str] = ()
+    reused: Sequence[str] = ()
+    failures: Sequence[str] = ()
+    cancelled: bool = False
+    seconds: float = 0.0
+
+
+def run_pipeline(
+    config_path: str | Path | Config,
+    *,
+    select: Sequence[str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    on_event: Callable[[RunEvent], None],
+) -> RunOutcome:
+    """Make what is stale or missing; when everything is up to date, start nothing.
+
+    Args:
+        config_path: the YAML file, absolute or relative to the project, or a loaded configuration.
+        select: names of assets, `*` and `?` allowed; what they need is made as well. `stale` stands for those that were
+            made before and would come out differently now. None for all.
+        overrides: dotted keys to values, applied to the file.
+        on_event: told what happens, while it happens; called in the caller's thread.
+
+    Returns:
+        How it ended; a stage that fails is an outcome, not an exception.
+
+    Raises:
+        ConfigError: the configuration or the selection is wrong, or its executor runs steps elsewhere.
+        DataError: a source file cannot be read.
+        ArtifactError: another run is going on in this home.
+        ModelError: a model named by its directory is missing or damaged.
+    """
+    started = time.monotonic()
+    config = anchored(config_path) if isinstance(config_path, Config) else load(config_path, overrides)
+    require_local(config)
+    todo = plan(config, select)
+    home = chosen_home()
+    with home_errors_explained(home), alone(home, config), _instance(home) as instance:
+        heal(instance)
+        graph = build_graph(config)
+        broken = _broken(graph, todo, config)
+        names = _selection(instance, graph, todo, broken)
+        untouched = [f"{name} breaks {problem}" for name, problems in broken.items() if name not in names for problem in problems]
+        if not names:
+            return RunOutcome(not untouched, None, todo, failures=untouched, seconds=time.monotonic() - started)
+        require_local_models(config)
+        _observe(instance, graph, todo)
+        record, run = _Record(on_event), Execution(instance, config, names)
+        stopped = _follow(run, record)
+    success, failures = run.success and not untouched, [*record.failures, *untouched]
+    return RunOutcome(success, run.run_id, todo, record.built, record.reused, failures, stopped, time.monotonic() - started)
+
+
+class _Record:
+    """Pass events on and keep what the outcome needs."""
+
+    def __init__(self, on_event: Callable[[RunEvent], None]) -> None:
+        self._on_event = on_event
+        self._cursor: str | None = None
+        self._last = -1
+        self.built: list[str] = []
+        self.reused: list[str] = []
+        self.failures: list[str] = []
+
+    def read(self, instance: dg.DagsterInstance, run_id: str) -> None:
+        """Pass on what was recorded since the last time."""
+        more = True
+        while more:
+            page = instance.get_records_for_run(run_id, cursor=self._cursor, limit=200)
+            for entry in page.records:
+                if entry.storage_id > self._last:  # an interrupted page is read again
+                    self._last = entry.storage_id
+                    for event in events_of(entry.event_log_entry):
+                        self._take(event)
+            self._cursor, more = page.cursor, page.has_more
+
+    def _take(self, event: RunEvent) -> None:
+        if event.kind == "materialized" and event.asset:
+            (self.reused if event.data["reused"] else self.built).append(event.asset)
+        if event.is_problem:
+            self.failures.append(event.message)
+        self._on_event(event)
+
+
+def _follow(run: Execution, record: _Record) -> bool:
+    """Hand on the run's events until it ends; return whether it was stopped."""
+    stopped = False
+    while True:
+        try:
+            ended = run.ended(_POLL_S)
+            record.read(run.instance, run.run_id)
+            if ended:
+                return stopped
+        except KeyboardInterrupt:
+            if not run.stop():
+                return True
+            stopped = True
+        except BaseException:  # the listener failed: do not train on unseen
+            run.stop()
+            raise
+
+
+def _selection(instance: dg.DagsterInstance, graph: Graph, todo: Plan, broken: Mapping[str, Sequence[str]]) -> list[str]:
+    """Choose what the run contains.
+
+    Besides what is pending: assets whose artifact exists but is not what the instance recorded last (found again in an
+    instant, so that the graph and later steps see it), and inputs of pending assets that break a promise (found again,
+    so that their blocking checks run and hold back what depends on them).
+    """
+    pending = {asset.name for asset in todo.pending}
+    unrecorded = stale_records(instance, {name: asset.version for name, asset in todo.assets.items()}, graph)
+    gates = {name for name in broken if any(name in graph.nodes[asset].inputs for asset in pending)}
+    chosen = pending | set(unrecorded) | gates
+    return [name for name in graph.nodes if name in chosen]
+
+
+def _broken(graph: Graph, todo: Plan, config: Config) -> dict[str, list[str]]:
+    found = {name: broken_promises(graph.nodes[name], asset.version, config) for name, asset in todo.assets.items() if asset.version}
+    return {name: problems for name, problems in found.items() if problems}
+
+
+def _observe(instance: dg.DagsterInstance, graph: Graph, todo: Plan) -> None:
+    """Record the sources' present versions, so that what is made from them does not look stale after the next look."""
+    needed = {name for node in with_ancestors(graph, todo.assets) for name in node.inputs if name in graph.sources}
+    for name in sorted(needed):
+        key, version = dg.AssetKey(name), source_version(graph.sources[name])
+        if observed_version(instance, name) != version:
+            instance.report_runless_asset_event(dg.AssetObservation(key, tags={VERSION_TAG: version}))
+
+
+def heal(instance: dg.DagsterInstance) -> list[str]:
+    """Mark runs as failed whose process is gone, and give back their places in the GPU pool.
+
+    Returns:
+        Ids of those runs.
+    """
+    launcher = instance.run_launcher
+    if not isinstance(launcher, HealthCheckedLauncher):  # another launcher has its own monitor
+        return []
+    healed: list[str] = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
+        health = launcher.check_run_worker_health(run)
+        if health.status.value == "FAILED":
+            instance.report_run_failed(run, f"Marked as failed: {health.msg}.")
+            healed.append(run.run_id)
+    _free_places_of_finished_runs(instance)
+    return healed
+
+
+def _free_places_of_finished_runs(instance: dg.DagsterInstance) -> None:
+    """Give back the places in the pools whose runs are over; one that was killed while it ended or healed left them behind."""
+    storage = instance.event_log_storage
+    pools = [storage.get_concurrency_info(name) for name in storage.get_concurrency_keys()]
+    holders = {place.run_id for pool in pools for place in (*pool.claimed_slots, *pool.pending_steps)}
+    for run_id in sorted(holders):
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            storage.free_concurrency_slots_for_run(run_id)
+
+
+@contextlib.contextmanager
+def open_instance() -> Iterator[dg.DagsterInstance]:
+    """Open the instance of the chosen home, as a run would, and make sure that its history can be asked.
+
+    Raises:
+        ConfigError: the home or its database cannot be used.
+    """
+    home = chosen_home()
+    with contextlib.ExitStack() as opened:
+        with home_errors_explained(home):
+            instance = opened.enter_context(_instance(home))
+            instance.get_runs(limit=1)  # a database is first connected to when it is asked
+            instance.fetch_materializations(dg.AssetKey(CANDIDATE), limit=1)
+        yield instance
+
+
+@contextlib.contextmanager
+def _instance(home: Path) -> Iterator[dg.DagsterInstance]:
+    """Open the instance of a home, with its own settings except for the capture of output.
+
+    Dagster would redirect this process's own output into files while a step runs.
+    """
+    file = home / INSTANCE_FILE
+    settings = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    name = f"run_{INSTANCE_FILE}"
+    (home / name).write_text(yaml.safe_dump({**(settings or {}), "compute_logs": NO_CAPTURE}), encoding="utf-8")
+    with dg.DagsterInstance.from_config(str(home), name) as instance:
+        yield instance
+
+
+@contextlib.contextmanager
+def alone(home: Path, config: Config) -> Iterator[None]:
+    """Hold the home's run lock, so that two runs at once do not train the same thing twice.
+
+    Args:
+        home: the Dagster home.
+        config: its name is told to whoever finds the lock taken.
+
+    Raises:
+        ArtifactError: another process holds it; the message names it.
+    """
+    lock, note = FileLock(home / LOCK_FILE), home / f"{LOCK_FILE}.json"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ArtifactError(_occupied(note)) from error
+    try:
+        note.write_text(json.dumps({"pid": os.getpid(), "since": time.time(), "config": config.name}), encoding="utf-8")
+        yield
+        note.unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def _occupied(note: Path) -> str:
+    try:
+        holder = json.loads(note.read_text(encoding="utf-8"))
+        since = time.strftime("%H:%M:%S", time.localtime(holder["since"]))
+        who = f"process {holder['pid']} with the configuration {holder['config']!r}, since {since}"
+        stop = f"or stop it (kill {holder['pid']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        who, stop = "another process", "or stop it"
+    return f"a run is going on in {note.parent}: {who}; wait for it {stop}, then run again"

@@ -1,0 +1,189 @@
+"""When an asset is made anew without anybody asking: its inputs or its code really changed.
+
+Dagster's own conditions react to events ("an input was materialized"); these look at the state ("the version I was made
+from is not the input's version any more"), so an input that came out the same causes nothing and a lost event is made
+up for on the next tick.
+"""
+
+import dagster as dg
+from dagster import AutomationCondition as Condition
+
+from pipeline.wiring.private import CachingStaleStatusResolver, StaleStatus
+
+BOUNDS = "bounds"
+"""Key in a check's metadata: the settings it compared with, and their values."""
+
+
+class Stale(dg.AutomationCondition):
+    """True while the asset was made from other input versions, or by other code, than there are now."""
+
+    @property
+    def name(self) -> str:
+        """Name shown in the evaluation."""
+        return "stale"
+
+    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
+        """Compare recorded versions with present ones."""
+        hit = _is_stale(context)
+        return dg.AutomationResult(context, context.candidate_subset if hit else context.get_empty_subset())
+
+
+class StaleAndNotAttempted(dg.AutomationCondition):
+    """`Stale`, but false after an attempt that gave nothing (failed, cancelled) until an input changes again."""
+
+    @property
+    def name(self) -> str:
+        """Name shown in the evaluation."""
+        return "stale_and_not_attempted"
+
+    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
+        """Compare versions, then look for an attempt newer than the asset and all its inputs."""
+        hit = _is_stale(context) and not _attempted(context)
+        return dg.AutomationResult(context, context.candidate_subset if hit else context.get_empty_subset())
+
+
+class SkippedWithItsAsset(dg.AutomationCondition):
+    """True for a check that was to follow its asset in the same run and did not, because another asset there failed."""
+
+    @property
+    def name(self) -> str:
+        """Name shown in the evaluation."""
+        return "skipped_with_its_asset"
+
+    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
+        """Look for a finished run that made the asset and left the check out."""
+        instance, key = context.asset_graph_view.instance, context.key
+        latest = instance.event_log_storage.get_latest_asset_check_execution_by_key([key]).get(key)
+        made = instance.get_latest_data_version_record(key.asset_key)
+        hit = latest is not None and made is not None and latest.status.value == "PLANNED" and latest.run_id == made.run_id
+        return dg.AutomationResult(context, context.candidate_subset if hit else context.get_empty_subset())
+
+
+class MadeWithOtherSettings(dg.AutomationCondition):
+    """True while anything the asset comes from was last made by other settings or code than the definitions have.
+
+    That is an experiment, such as `drirl run --set ...`, or what was there before the settings changed. It asks once for each
+    asset upstream, so it stands last in a conjunction and asks nothing when an earlier part said no.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name shown in the evaluation."""
+        return "made_with_other_settings"
+
+    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
+        """Compare the recorded code versions of all ancestors, which hash their settings, with the present ones."""
+        hit = not context.candidate_subset.is_empty and any(_made_otherwise(key, context) for key in _ancestors(context))
+        return dg.AutomationResult(context, context.candidate_subset if hit else context.get_empty_subset())
+
+
+def _ancestors(context: dg.AutomationContext) -> set[dg.AssetKey]:
+    found: set[dg.AssetKey] = set()
+    waiting = [context.key]
+    while waiting:
+        parents = context.asset_graph.get(waiting.pop()).parent_keys - found
+        found |= parents
+        waiting += parents
+    return found
+
+
+def _made_otherwise(key: dg.AssetKey, context: dg.AutomationContext) -> bool:
+    present = context.asset_graph.get(key).code_version
+    record = context.asset_graph_view.instance.get_latest_data_version_record(key) if present else None
+    made = record.event_log_entry.asset_materialization if record else None
+    return made is not None and (made.tags or {}).get("dagster/code_version") != present
+
+
+class JudgedByOtherBounds(dg.AutomationCondition):
+    """True for a check whose last verdict compared with other bounds than there are now; its asset need not be made anew.
+
+    Args:
+        bounds: the present ones, as `BOUNDS` in the metadata of a result holds them.
+    """
+
+    def __init__(self, bounds: str) -> None:
+        self.bounds = bounds
+
+    @property
+    def name(self) -> str:
+        """Name shown in the evaluation."""
+        return "judged_by_other_bounds"
+
+    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
+        """Look up the bounds of the last verdict; a check that gave none is not asked again for that."""
+        latest = context.asset_graph_view.instance.event_log_storage.get_latest_asset_check_execution_by_key([context.key]).get(context.key)
+        verdict = latest.evaluation if latest is not None else None
+        then = verdict.metadata.get(BOUNDS) if verdict is not None else None
+        hit = verdict is not None and (then.value if then is not None else "") != self.bounds
+        return dg.AutomationResult(context, context.candidate_subset if hit else context.get_empty_subset())
+
+
+def _is_stale(context: dg.AutomationContext) -> bool:
+    view = context.asset_graph_view
+    status = CachingStaleStatusResolver(view.instance, context.asset_graph, view).get_status(context.key)
+    return not context.candidate_subset.is_empty and status is StaleStatus.STALE
+
+
+def _attempted(context: dg.AutomationContext) -> bool:
+    instance, key = context.asset_graph_view.instance, context.key
+    planned = instance.event_log_storage.get_latest_planned_materialization_info(key)
+    mine = instance.get_latest_data_version_record(key)
+    if not planned or not mine:
+        return False
+    inputs = [record for parent in context.asset_graph.get(key).parent_keys if (record := instance.get_latest_data_version_record(parent))]
+    if any(record.run_id == planned.run_id for record in inputs) and _gave_up(context, planned.run_id):
+        # They were made after the attempt was planned and before it was made, so they are what it was tried with.
+        inputs = [record for record in inputs if record.run_id != planned.run_id]
+    return planned.storage_id > max([mine.storage_id, *(record.storage_id for record in inputs)])
+
+
+def _gave_up(context: dg.AutomationContext, run_id: str) -> bool:
+    """Tell whether somebody cancelled a run, or the asset's own step failed in it; a run that died may have reached neither."""
+    instance = context.asset_graph_view.instance
+    run = instance.get_run_by_id(run_id)
+    if run is None or run.status is dg.DagsterRunStatus.CANCELED:
+        return run is not None
+    step = context.asset_graph.get(context.key).assets_def.op.name
+    failures = instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    return any(entry.step_key == step for entry in failures)
+
+
+_REDEPLOYED = Condition.code_version_changed().since(Condition.newly_requested() | Condition.initial_evaluation())
+
+RETRAIN = (
+    (StaleAndNotAttempted() | (Stale() & _REDEPLOYED) | Condition.newly_missing().since_last_handled())
+    & ~Condition.any_deps_match(Stale())  # settle upstream first, else a diamond trains twice
+    & ~Condition.any_deps_missing()
+    & ~Condition.any_deps_in_progress()
+    & ~Condition.any_deps_match(Condition.will_be_requested())
+    & ~Condition.in_progress()
+    & Condition.all_deps_blocking_checks_passed()
+).with_label("retrain_when_inputs_or_code_changed")
+"""Condition of every asset."""
+
+PROMOTE = (
+    (StaleAndNotAttempted() | (Condition.missing() & ~Condition.execution_failed()))
+    & ~Condition.any_deps_missing()
+    & ~Condition.any_deps_in_progress()
+    & ~Condition.any_deps_match(Condition.will_be_requested())
+    & ~Condition.in_progress()
+    & Condition.all_deps_blocking_checks_passed()
+    & ~MadeWithOtherSettings()
+).with_label("promote_when_all_gates_passed")
+"""Condition of the promoted policy, the only asset whose first version may come by itself: it trains nothing."""
+
+
+def recheck(bounds: str = "") -> dg.AutomationCondition:
+    """Return the condition of a check: an asset whose blocking checks never ran would hold back what depends on it for ever.
+
+    Args:
+        bounds: present bounds of the check; it is asked again when its last verdict had others.
+    """
+    unasked = Condition.missing() | SkippedWithItsAsset()
+    return (
+        (unasked | JudgedByOtherBounds(bounds) if bounds else unasked)
+        & ~Condition.any_deps_missing()
+        & ~Condition.any_deps_in_progress()
+        & ~Condition.any_deps_match(Condition.will_be_requested())
+        & ~Condition.in_progress()
+    ).with_label("check_what_was_not_checked")

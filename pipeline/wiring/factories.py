@@ -1,0 +1,152 @@
+"""Make Dagster's assets out of the nodes that `drirl_core.graph.build` lays out."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import dagster as dg
+
+from drirl_core.checks.rules import RULES
+from drirl_core.config import Config
+from drirl_core.errors import DrirlError
+from drirl_core.graph.build import STAGES, Graph, Node, build_graph, code_version, source_version
+from pipeline.executors.gpu_spec import gpu_spec, op_tags, pool
+from pipeline.running.launch import RETRY_DELAY_S, run_stages
+from pipeline.wiring.asset_checks import stage_checks
+from pipeline.wiring.conditions import RETRAIN
+
+OWNERS = ["team:drirl"]
+CATEGORY_STAGES = ("dataset", "completion_pool", "reward_model", "hardness")
+"""Stages with one asset a category, which can share a process."""
+
+RETRY = dg.RetryPolicy(max_retries=1, delay=RETRY_DELAY_S)
+"""A heavy step that dies is started once more and goes on from its last checkpoint."""
+
+
+def all_definitions(config: Config, retry: dg.RetryPolicy | None = RETRY, gates_block: bool = True) -> dg.Definitions:
+    """Return the assets and checks of all groups, without automation.
+
+    Args:
+        config: the configuration.
+        retry: what happens when a heavy step dies.
+        gates_block: whether a gate that fails fails the run.
+    """
+    stages = dict.fromkeys(node.stage for node in build_graph(config).nodes.values())
+    groups = dict.fromkeys(STAGES[stage].group for stage in stages)
+    checks = [stage_checks(stage, config, gates_block) for stage in stages if stage in RULES]
+    return dg.Definitions.merge(*(group_definitions(group, config, retry) for group in groups), dg.Definitions(asset_checks=checks))
+
+
+def group_definitions(group: str, config: Config, retry: dg.RetryPolicy | None = RETRY) -> dg.Definitions:
+    """Return the assets of one group: its sources, and the assets of its stages.
+
+    Args:
+        group: name of the group.
+        config: the configuration, which decides the categories, suites and sources.
+        retry: what happens when a heavy step dies.
+    """
+    graph = build_graph(config)
+    nodes = [node for node in graph.nodes.values() if STAGES[node.stage].group == group]
+    sources = [name for name in graph.sources if _group_of_source(name, graph) == group]
+    assets = [_observe_sources(group, sources, graph)] if sources else []
+    return dg.Definitions(assets=[*assets, *(_materialize(name, members, config, retry) for name, members in steps(nodes, config))])
+
+
+def steps(nodes: Sequence[Node], config: Config) -> list[tuple[str, list[Node]]]:
+    """Divide nodes among steps, each of which runs in one process.
+
+    Args:
+        nodes: the nodes, in topological order.
+        config: `execution.category_steps` decides whether the categories of a stage share a step.
+
+    Returns:
+        Name and members of each step.
+    """
+    together = config.execution.category_steps == "together"
+    divided: dict[str, list[Node]] = {}
+    for node in nodes:
+        shared = together and node.stage in CATEGORY_STAGES
+        divided.setdefault(f"{node.stage}_by_category" if shared else node.name, []).append(node)
+    return list(divided.items())
+
+
+def _group_of_source(source: str, graph: Graph) -> str:
+    """Put a source beside the first asset that reads it."""
+    return next(STAGES[node.stage].group for node in graph.nodes.values() if source in node.inputs)
+
+
+def _materialize(name: str, nodes: list[Node], config: Config, retry: dg.RetryPolicy | None) -> dg.AssetsDefinition:
+    heavy = STAGES[nodes[0].stage].heavy
+    spec = gpu_spec(heavy, config)
+
+    @dg.multi_asset(
+        name=name,
+        specs=[_spec(node, config) for node in nodes],
+        can_subset=len(nodes) > 1,
+        pool=pool(spec),
+        retry_policy=retry if heavy else None,
+        op_tags={"drirl/cost": "heavy" if heavy else "light", **op_tags(spec, config.execution.executor)},
+    )
+    def materialize(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
+        selected = [node for node in nodes if dg.AssetKey(node.name) in context.selected_asset_keys]
+        yield from run_stages(context, selected, config)
+
+    return materialize
+
+
+def _spec(node: Node, config: Config) -> dg.AssetSpec:
+    stage = STAGES[node.stage]
+    tags = {"drirl/stage": node.stage, "drirl/cost": "heavy" if stage.heavy else "light"}
+    if node.category:
+        tags["drirl/category"] = node.category
+    return dg.AssetSpec(
+        node.name,
+        deps=list(node.inputs),
+        group_name=stage.group,
+        description=node.description,
+        code_version=code_version(node, config),
+        automation_condition=RETRAIN,
+        owners=OWNERS,
+        kinds={"python", "pytorch"} if stage.heavy else {"python"},
+        tags=tags,
+    )
+
+
+def _observe_sources(group: str, names: Sequence[str], graph: Graph) -> dg.AssetsDefinition:
+    specs = [_source_spec(name, graph.sources[name], group) for name in names]
+
+    def observe(context: dg.AssetExecutionContext) -> Iterator[dg.ObserveResult]:
+        problems: list[str] = []
+        for name in names:
+            if dg.AssetKey(name) not in context.selected_asset_keys:
+                continue
+            path = graph.sources[name]
+            try:
+                version = source_version(path)
+            except DrirlError as error:
+                problems.append(f"{name}: {error}")
+                continue
+            metadata = {"path": dg.MetadataValue.path(str(path)), "bytes": _size(path)}
+            yield dg.ObserveResult(asset_key=name, data_version=dg.DataVersion(version), metadata=metadata)
+        if problems:
+            raise dg.Failure("\n".join(problems), allow_retries=False)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # the decorator for one source alone knows no owners and no kinds
+        return dg.multi_observable_source_asset(name=f"observe_{group}_sources", specs=specs, can_subset=True)(observe)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _source_spec(name: str, path: Path, group: str) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        name,
+        group_name=group,
+        description=f"Input {path.name}, a file or a folder; its version is the hash of its bytes.",
+        owners=OWNERS,
+        kinds={"file", path.suffix.lstrip(".") or "folder"},
+        tags={"drirl/stage": "source"},
+        metadata={"path": dg.MetadataValue.path(str(path))},
+    )

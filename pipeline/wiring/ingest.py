@@ -1,0 +1,91 @@
+"""The sensor of the drop folder: take files in, and tell Dagster that the source `source_inbox` is another one."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import dagster as dg
+
+from drirl_core.config import Config
+from drirl_core.graph.build import INBOX_SOURCE, build_graph, source_version
+from drirl_core.prompts.inbox import InboxBusy, Refused, Swept, sweep
+from pipeline.wiring.alerts import Alert, Hook, send_all
+from pipeline.wiring.resolve import VERSION_TAG, observed_version
+
+INTERVAL_S = 30
+_SECONDS_A_SWEEP = 20.0
+"""Dagster gives a sensor a minute."""
+
+
+def inbox_sensor(config: Config, hooks: Sequence[Hook] = ()) -> dg.SensorDefinition:
+    """Return the sensor that sweeps the drop folder; it starts no run.
+
+    Args:
+        config: names the drop folder.
+        hooks: further functions that take the alerts on rejected files.
+    """
+
+    @dg.sensor(
+        name="ingest_dropped_files",
+        minimum_interval_seconds=INTERVAL_S,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Validates the files of the drop folder, takes them in or turns them away, and observes source_inbox.",
+    )
+    def ingest_dropped_files(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        try:
+            swept = sweep(config, seconds=_SECONDS_A_SWEEP)
+        except InboxBusy as error:
+            return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
+        for line in told(swept):
+            context.log.info(line)
+        send_all([rejection(refused) for refused in swept.rejected], config.operations.alerts, context.log, hooks)
+        listing = _listing(build_graph(config).sources[INBOX_SOURCE])
+        events = [] if listing == context.cursor else _observation(context.instance, config, swept)
+        return dg.SensorResult(skip_reason=summary(swept), cursor=listing, asset_events=events)
+
+    return ingest_dropped_files
+
+
+def told(swept: Swept) -> list[str]:
+    """Return a line for every file that a sweep met."""
+    accepted = [f"accepted {a.name}: {a.usable} of its {a.rows} rows can be used; now {a.stored.name}" for a in swept.accepted]
+    rejected = [f"rejected {r.name}: {r.reason}" for r in swept.rejected]
+    return [*accepted, *rejected, *(f"waiting {w.name}: {w.why}" for w in swept.waiting)]
+
+
+def summary(swept: Swept) -> str:
+    """Return one line for a sweep."""
+    met = {"accepted": swept.accepted, "rejected": swept.rejected, "waiting": swept.waiting}
+    parts = [f"{len(files)} {word} ({', '.join(file.name for file in files)})" for word, files in met.items() if files]
+    return "; ".join(parts) or "nothing was dropped"
+
+
+def rejection(refused: Refused) -> Alert:
+    """Return the alert on a rejected file."""
+    facts = {"file": refused.name, "stored": f"{refused.stored.parent.name}/{refused.stored.name}"}
+    return Alert("file_rejected", f"the dropped file {refused.name} was not taken in", refused.reason, facts)
+
+
+def _observation(instance: dg.DagsterInstance, config: Config, swept: Swept) -> list[dg.AssetObservation]:
+    """Observe the accepted files, unless their version is the one observed last.
+
+    What was recorded decides, not what this sweep did: a change whose observation was lost, or that `drirl ingest` or a
+    hand made, is told by the next tick.
+    """
+    folder = build_graph(config).sources[INBOX_SOURCE]
+    version = source_version(folder)
+    if observed_version(instance, INBOX_SOURCE) == version:
+        return []
+    metadata = {
+        "path": dg.MetadataValue.path(str(folder)),
+        "files": len(os.listdir(folder)),
+        "accepted": ", ".join(accepted.name for accepted in swept.accepted) or "none by this sweep",
+    }
+    return [dg.AssetObservation(INBOX_SOURCE, tags={VERSION_TAG: version}, metadata=metadata)]
+
+
+def _listing(folder: Path) -> str:
+    """Return a short text that changes with the names, sizes and dates of a folder's files; it is cheaper than their content."""
+    entries = sorted((entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in os.scandir(folder))
+    return hashlib.sha256(repr((str(folder), entries)).encode("utf-8", "backslashreplace")).hexdigest()[:16]

@@ -1,0 +1,94 @@
+"""The plan as an asset: what is stale, why and at what cost, on a page of the graph and over time."""
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+
+from drirl_core.config import Config
+from drirl_core.errors import DrirlError
+from drirl_core.graph.estimates import Estimate, estimates, totals
+from drirl_core.graph.plan import Plan, PlannedAsset, plan
+from drirl_core.reporting import amount, duration
+from pipeline.wiring.display import markdown_table
+
+PANEL, GROUP = "retraining_plan", "operations"
+
+
+def plan_panel(config: Config, owners: list[str]) -> dg.AssetsDefinition:
+    """Return the observable asset whose observation holds the plan; nothing depends on it.
+
+    Args:
+        config: the configuration to plan for.
+        owners: who answers for it.
+    """
+    spec = dg.AssetSpec(
+        PANEL,
+        group_name=GROUP,
+        description="What `drirl run` would make anew, why, and at what cost, as seen when this was last observed.",
+        owners=owners,
+        kinds={"python"},
+        tags={"drirl/stage": "plan"},
+    )
+
+    def observe_plan() -> Iterator[dg.ObserveResult]:
+        try:
+            found = plan(config)
+        except DrirlError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        metadata = observation(found, estimates(found, config))
+        yield dg.ObserveResult(asset_key=PANEL, data_version=dg.DataVersion(plan_version(found)), metadata=metadata)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # the decorator for one source alone knows no owners and no kinds
+        return dg.multi_observable_source_asset(name="observe_plan", specs=[spec])(observe_plan)
+
+
+def plan_version(found: Plan) -> str:
+    """Hash the states of a plan, so that an unchanged plan shows as one."""
+    text = "\n".join(f"{asset.name} {asset.state} {asset.version or asset.why}" for asset in found.assets.values())
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def observation(found: Plan, costs: Mapping[str, Estimate]) -> dict[str, Any]:
+    """Return what an observation shows.
+
+    Args:
+        found: the plan.
+        costs: the estimates of its assets.
+
+    Returns:
+        The table, the totals in words, and counts as numbers, which Dagster plots over time.
+    """
+    cost = totals(found, costs)
+    states = [asset.state for asset in found.assets.values()]
+    rows = [_row(asset, costs[asset.name]) for asset in found.assets.values()]
+    return {
+        "plan": dg.MetadataValue.md(markdown_table(rows)),
+        "cost": "nothing to do" if found.up_to_date else str(cost),
+        "up_to_date": states.count("up_to_date"),
+        "will_run": states.count("will_run"),
+        "may_run": states.count("may_run"),
+        "stale": sum(asset.stale for asset in found.assets.values()),
+        "unknown_cost": len(cost.never_ran) + len(cost.not_comparable),
+        "seconds": cost.seconds,
+        "most_seconds": cost.most_seconds,
+        "tokens": round(cost.tokens),
+        "most_tokens": round(cost.most_tokens),
+    }
+
+
+def _row(asset: PlannedAsset, cost: Estimate) -> dict[str, str]:
+    took = duration(cost.last.seconds) if cost.last else "never ran"
+    takes = f"{duration(cost.seconds)} ({cost.how})" if cost.seconds is not None else f"unknown: {cost.how}"
+    tokens = cost.tokens if asset.pending else cost.last.tokens if cost.last else None
+    return {
+        "asset": asset.name,
+        "state": asset.state.replace("_", " "),
+        "why": asset.why,
+        "took last": took,
+        "will take": takes if asset.pending else "",
+        "tokens": amount(tokens) if tokens else "",
+    }

@@ -1,0 +1,24 @@
+"""Every name of Dagster that is not public, here and nowhere else: one file tells what an upgrade may break.
+
+Staleness by data version and the health of a run's process have no public interface in Dagster 1.13. The scenario
+tests of `pipeline.wiring.conditions` and of `pipeline.running.launcher` guard what the names do; this file guards that they exist.
+"""
+
+import dagster as dg
+
+TESTED_VERSION = "1.13.27"
+
+try:
+    from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+    from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
+    from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
+except ImportError as error:
+    raise ImportError(
+        f"drirl uses private names of Dagster and was tested with {TESTED_VERSION}; {dg.__version__} does not have them all ({error}). "
+        f"Install dagster~={TESTED_VERSION}"
+    ) from error
+
+__all__ = ["NO_CAPTURE", "TESTED_VERSION", "CachingStaleStatusResolver", "CheckRunHealthResult", "StaleStatus", "WorkerStatus"]
+
+NO_CAPTURE = {"module": NoOpComputeLogManager.__module__, "class": NoOpComputeLogManager.__name__}
+"""Setting `compute_logs` of an instance that leaves the output of its process alone."""

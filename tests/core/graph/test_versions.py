@@ -1,0 +1,199 @@
+"""What decides the version of an asset: settings, the content of files they name, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from drirl_core.benchmarks.declared import declarations
+from drirl_core.config import Config, load_config, resolved
+from drirl_core.config.slices import covers, slice_of
+from drirl_core.graph import versions
+from drirl_core.graph.build import STAGES, build_graph, code_version
+from drirl_core.prompts.layouts import load_layouts
+from drirl_core.taxonomy import SEVEN_CATEGORIES
+
+
+def _config(folder: Path, overrides: dict[str, Any] | None = None) -> Config:
+    file = folder / "run.yaml"
+    file.write_text(f"models: {{policy: 'hf:a/policy', encoder: 'hf:a/encoder'}}\nroot: {folder / 'artifacts'}\n", encoding="utf-8")
+    return load_config(file, overrides)
+
+
+def _changed(before: Config, after: Config) -> set[str]:
+    nodes = build_graph(before).nodes
+    return {node.stage for node in nodes.values() if code_version(node, before) != code_version(node, after)}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stale"),
+    [
+        ({"name": "other"}, {"report", "model_card"}),
+        ({"root": "elsewhere"}, set()),
+        ({"models.cache": "elsewhere", "models.threads": 3, "execution.category_steps": "apart"}, set()),
+        ({"hardness.sharpness": 2.0}, {"hardness", "policy_checkpoint"}),
+        ({"rewards.beta": 2.0}, {"reward_model"}),
+        ({"sft.epochs": 1.0}, {"sft_checkpoint"}),
+        ({"completions.batch_size": 3}, {"completion_pool"}),
+        ({"policy.steps": 3}, {"policy_checkpoint"}),
+        ({"benchmarks.max_new_tokens": 3}, {"benchmark"}),
+        ({"benchmarks.suites": [{"name": "embedded", "limit": 2}]}, {"benchmark"}),  # its prompts are kept out whatever the limit
+        ({"benchmarks.suites": [{"name": "xstest"}]}, {"prompt_pool", "dataset", "benchmark"}),
+        ({"hardness.refresh": "once", "hardness.granularity": "completion"}, {"policy_checkpoint"}),
+        ({"hardness.responsiveness": "ema", "hardness.ema_decay": 0.5}, {"policy_checkpoint"}),
+        ({"models.dtype": "float32"}, {"sft_checkpoint", "completion_pool", "policy_checkpoint", "benchmark"}),
+        ({"prompts.router_confidence": 0.1}, {"prompt_pool"}),
+        ({"models.encoder": "hf:b/encoder"}, {"prompt_pool", "reward_model", "hardness", "policy_checkpoint"}),
+        ({"models.policy": "hf:b/policy"}, {"sft_checkpoint", "completion_pool", "policy_checkpoint", "benchmark"}),
+    ],
+)
+def test_a_setting_makes_stale_what_it_decides_and_nothing_else(tmp_path: Path, overrides: dict[str, Any], stale: set[str]) -> None:
+    assert _changed(_config(tmp_path), _config(tmp_path, overrides)) == stale
+
+
+def test_bounds_of_checks_and_the_interval_of_checkpoints_make_nothing_stale(tmp_path: Path) -> None:
+    bounds: dict[str, Any] = {
+        "demonstrations.max_resampled_fraction": 0.5, "demonstrations.demonstrator.api_key_env": "KEY", "rewards.min_accuracy": 0.6,
+        "policy.max_kl": 9.0, "policy.save_steps": 1, "benchmarks.max_over_refusal": 0.5, "benchmarks.min_refusal": 0.1,
+        "promotion.level": 0.2,
+    }  # fmt: skip
+    assert _changed(_config(tmp_path), _config(tmp_path, bounds)) == set()
+
+
+def test_settings_that_no_build_reads_are_there_and_below_what_their_stage_reads(tmp_path: Path) -> None:
+    data = resolved(_config(tmp_path))
+    for name, stage in STAGES.items():
+        for setting in stage.unread:
+            assert covers(stage.config, setting), f"{name}: {setting}"
+            assert slice_of(data, stage.config) != slice_of(data, stage.config, (setting,)), f"{name}: {setting} is no setting"
+
+
+def test_a_model_that_writes_demonstrations_decides_them_by_its_type_as_well(tmp_path: Path) -> None:
+    written = {"demonstrations.demonstrator": {"kind": "model", "model": "hf:a/writer"}}
+    after = _config(tmp_path, {**written, "models.dtype": "bfloat16"})
+    assert "dataset" in _changed(_config(tmp_path, written), after)
+
+
+def test_the_seed_decides_whatever_draws(tmp_path: Path) -> None:
+    drawing = {"prompt_pool", "dataset", "sft_checkpoint", "completion_pool", "reward_model", "hardness", "policy_checkpoint", "benchmark"}
+    assert _changed(_config(tmp_path), _config(tmp_path, {"seed": 1})) == drawing
+
+
+def test_an_algorithm_version_makes_its_stage_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = _config(tmp_path)
+    nodes = build_graph(config).nodes
+    before = {name: code_version(node, config) for name, node in nodes.items()}
+    monkeypatch.setitem(STAGES, "hardness", dataclasses.replace(STAGES["hardness"], version="2"))
+    changed = {name for name, node in nodes.items() if code_version(node, config) != before[name]}
+    assert changed == {f"hardness_{c}" for c in SEVEN_CATEGORIES}
+
+
+# ------------------------------------------------------------------------------------------- files that settings only name
+
+
+def test_the_categories_of_a_taxonomy_decide_what_reads_them_and_its_path_does_not(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("categories: [left, right]")
+    (tmp_path / "two.yaml").write_text("# the same\ncategories:\n- left\n- right\n")
+    one, two = (_config(tmp_path, {"prompts.taxonomy": str(tmp_path / f"{name}.yaml")}) for name in ("one", "two"))
+    before = {name: code_version(node, one) for name, node in build_graph(one).nodes.items()}
+    assert _changed(one, two) == set()
+    (tmp_path / "one.yaml").write_text("categories: [left, right, middle]")
+    nodes = build_graph(one).nodes
+    assert {nodes[n].stage for n, version in before.items() if code_version(nodes[n], one) != version} == {
+        "prompt_pool",
+        "dataset",
+        "report",
+    }
+
+
+def test_a_changed_layout_makes_the_pools_stale_that_are_read_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_by_it = _config(tmp_path, {"prompts.sources": [{"name": "a", "path": "/x/data_en.csv", "adapter": "do_not_answer"}]})
+    dropped = _config(tmp_path, {"operations.inbox": {"folder": str(tmp_path / "drop"), "adapter": "do_not_answer"}})
+    configs = (read_by_it, dropped, _config(tmp_path))
+    before = [{name: code_version(node, c) for name, node in build_graph(c).nodes.items()} for c in configs]
+    layouts = dict(load_layouts())
+    changed = dataclasses.replace(layouts["do_not_answer"], labels={**layouts["do_not_answer"].labels, "Adult Content": "insult"})
+    monkeypatch.setattr(versions, "load_layouts", lambda: {**layouts, "do_not_answer": changed})
+    after = [{name: code_version(node, c) for name, node in build_graph(c).nodes.items()} for c in configs]
+    assert [{name for name in old if old[name] != new[name]} for old, new in zip(before, after, strict=True)] == [
+        {"prompt_pool"}, {"prompt_pool"}, set(),
+    ]  # fmt: skip
+
+
+def test_a_changed_declaration_of_a_suite_makes_stale_what_reads_the_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = _config(tmp_path)
+    nodes = build_graph(config).nodes
+    before = {name: code_version(node, config) for name, node in nodes.items()}
+    declared = {**declarations(), "embedded": {**declarations()["embedded"], "version": "next"}}
+    monkeypatch.setattr(versions, "declarations", lambda: declared)
+    stale = {node.stage for name, node in nodes.items() if code_version(node, config) != before[name]}
+    assert stale == {"prompt_pool", "dataset", "benchmark"}
+
+
+def _model(folder: Path, weights: bytes = b"weights") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(weights)
+    return folder
+
+
+READERS = {
+    "models.policy": {"sft_checkpoint", "completion_pool", "policy_checkpoint", "benchmark"},
+    "models.encoder": {"prompt_pool", "reward_model", "hardness", "policy_checkpoint"},
+    "demonstrations.demonstrator.model": {"dataset"},
+}
+
+
+@pytest.mark.parametrize("setting", READERS)
+def test_replaced_weights_make_stale_what_loads_them(tmp_path: Path, setting: str) -> None:
+    there = {setting: f"path:{_model(tmp_path / 'model')}"}
+    if setting.startswith("demonstrations"):
+        there["demonstrations.demonstrator.kind"] = "model"
+    config = _config(tmp_path, there)
+    nodes = build_graph(config).nodes
+    before = {name: code_version(node, config) for name, node in nodes.items()}
+    (tmp_path / "model" / "model.safetensors").touch()
+    (tmp_path / "model" / "README.md").write_text("notes")
+    assert {name: code_version(node, config) for name, node in nodes.items()} == before
+    _model(tmp_path / "model", b"WEIGHTS")
+    assert {node.stage for name, node in nodes.items() if code_version(node, config) != before[name]} == READERS[setting]
+
+
+@pytest.mark.parametrize("how", ["missing", "a file", "damaged"])
+def test_a_model_that_cannot_be_read_is_no_error_until_it_is_needed(tmp_path: Path, how: str) -> None:
+    if how == "a file":
+        (tmp_path / "model").write_text("x")
+    if how == "damaged":
+        (_model(tmp_path / "model") / "manifest.json").write_text("{")
+    config = _config(tmp_path, {"models.policy": f"path:{tmp_path}/model"})
+    assert all(code_version(node, config) for node in build_graph(config).nodes.values())
+
+
+def test_the_same_configuration_in_another_checkout_gives_the_same_versions(tmp_path: Path) -> None:
+    configs = []
+    for folder in (tmp_path / "here", tmp_path / "there" / "deep"):
+        _model(folder / "model")
+        (folder / "taxonomy.yaml").write_text("categories: [left, right]")
+        settings = {
+            "models": {"policy": "path:model", "encoder": "path:model"},
+            "prompts": {"taxonomy": "taxonomy.yaml", "sources": [{"name": "own", "path": "own.csv"}]},
+            "demonstrations": {
+                "helpful": {"name": "h", "path": "data/h.csv"}, "refusals": {"name": "r", "path": "r.csv"},
+                "demonstrator": {"kind": "model", "model": "path:model", "source": {"name": "d", "path": "d.csv"}},
+            },
+            "benchmarks": {"suites": [{"name": "embedded"}, {"name": "red_team", "path": "suite"}]},
+            "operations": {"inbox": {"folder": "drop"}},
+        }  # fmt: skip
+        (folder / "run.yaml").write_text(yaml.safe_dump(settings))
+        configs.append(load_config(folder / "run.yaml"))
+    assert configs[0] != configs[1]
+    assert _changed(*configs) == set()
+
+
+def test_a_file_of_another_kind_is_read_another_way(tmp_path: Path) -> None:
+    csv, jsonl = (_config(tmp_path, {"prompts.sources": [{"name": "own", "path": f"/x/own.{kind}"}]}) for kind in ("csv", "jsonl"))
+    assert _changed(csv, jsonl) == {"prompt_pool"}

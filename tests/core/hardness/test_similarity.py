@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from word_world import WordEncoder
+
+from drirl_core.config import HardnessConfig
+from drirl_core.errors import DataError
+from drirl_core.hardness.similarity import SentenceSimilarity, matrix_similarity
+from drirl_core.text.sentences import LONG_SENTENCE, clauses, segment, sentences
+
+S = np.array([[0.9, 0.1, 0.3], [0.2, 0.5, 0.4]])  # two sub-sentences of the demonstration, three of the completion
+
+
+def test_direction_demonstration():
+    """mean(max(.9, .1, .3), max(.2, .5, .4)) = (.9 + .5) / 2 = .7."""
+    assert matrix_similarity(S, "demonstration") == pytest.approx(0.7)
+
+
+def test_direction_completion():
+    """mean(max(.9, .2), max(.1, .5), max(.3, .4)) = 1.8 / 3 = .6."""
+    assert matrix_similarity(S, "completion") == pytest.approx(0.6)
+
+
+def test_direction_symmetric():
+    """2 * .7 * .6 / 1.3 = .646."""
+    assert matrix_similarity(S, "symmetric") == pytest.approx(2 * 0.7 * 0.6 / 1.3)
+
+
+def test_symmetric_has_no_step_where_a_direction_turns_negative():
+    """Harmonic mean of x -> 0+ and .5 goes to 0, and below 0 the lower one is taken."""
+    assert matrix_similarity(np.array([[1e-9]]), "symmetric") == pytest.approx(0, abs=1e-8)
+    assert matrix_similarity(np.array([[-0.2]]), "symmetric") == -0.2
+
+
+@pytest.mark.parametrize("direction", ["demonstration", "completion", "symmetric"])
+@pytest.mark.parametrize("similarity", ["sub_sentence", "full_text"])
+def test_identical_answers_have_w_1_and_an_empty_reply_0(direction, similarity):
+    text = "I will not do that. It hurts people. Let us talk instead."
+    measure = SentenceSimilarity(WordEncoder(), HardnessConfig(direction=direction, similarity=similarity))
+    values = measure.similarity([text, text, text], [text, "", "It hurts people."])
+    assert values[0] == pytest.approx(1.0)
+    assert values[1] == 0.0
+    assert values[2] < 1.0 or (direction == "completion" and similarity == "sub_sentence")
+
+
+def test_directions_differ_as_they_should():
+    """All the completion says is in the demonstration, but not the other way round."""
+    demonstration, completion = "I will not do that. It hurts people.", "It hurts people."
+    one = {
+        d: SentenceSimilarity(WordEncoder(), HardnessConfig(direction=d)).similarity([demonstration], [completion])[0]
+        for d in ("demonstration", "completion")
+    }
+    assert one["completion"] == pytest.approx(1.0)
+    assert one["demonstration"] < 0.9
+
+
+def test_drafts_are_cut_from_both():
+    measure = SentenceSimilarity(WordEncoder())
+    plain = measure.similarity(["I will not do that."], ["Here is the plan."])
+    assert measure.similarity(["asks for harm\n####\nI will not do that."], ["think\n####\nHere is the plan."]) == plain
+
+
+def test_one_encode_call_for_a_batch_and_no_text_twice():
+    encoder = WordEncoder()
+    SentenceSimilarity(encoder).similarity(["No. Never."] * 8, ["Yes. Never."] * 8)
+    assert (encoder.calls, encoder.texts) == (1, 3)
+
+
+def test_refusals_of_bad_input():
+    measure = SentenceSimilarity(WordEncoder())
+    with pytest.raises(DataError, match="1 demonstrations and 2 completions"):
+        measure.similarity(["a"], ["a", "b"])
+    with pytest.raises(DataError, match="demonstration 1 has no words"):
+        measure.similarity(["a", "..."], ["a", "b"])
+    assert measure.similarity([], []).shape == (0,)
+
+
+def test_sentences_know_abbreviations_and_lines():
+    assert segment("Dr. Smith e.g. said no. Go home") == ["Dr. Smith e.g. said no.", "Go home"]
+    assert segment("First line\nSecond line") == ["First line", "Second line"]
+
+
+def test_long_sentences_are_cut_at_clauses_and_short_clauses_stay_together():
+    clause = "one two three four five six seven"
+    long = f"{clause}, {clause}; {clause}, well, no."
+    assert len(long.split()) > LONG_SENTENCE
+    assert segment(long) == [f"{clause},", f"{clause};", f"{clause}, well, no."]
+    assert segment(f"{clause}, {clause}.") == [f"{clause}, {clause}."]
+    assert sentences(long) == [long]
+
+
+def test_clauses_are_cut_at_punctuation_and_conjunctions_and_leave_no_single_word():
+    assert clauses("Sorry, that hurts people, so I won't help. Talk to Dr. Smith and ask.") == [
+        "Sorry, that hurts people,",
+        "so I won't help.",
+        "Talk to Dr. Smith",
+        "and ask.",
+    ]
+    assert clauses("No.") == ["No."]
+    assert clauses("I will help, gladly") == ["I will help, gladly"]
+    assert clauses("") == [""]
+
+
+def test_text_without_words_is_one_piece():
+    assert segment("") == [""]
+    assert segment(" ?! \n") == ["?!"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(max_size=300))
+def test_segmenting_never_fails_and_keeps_the_words(text):
+    parts = segment(text)
+    assert parts
+    assert all(part == part.strip() for part in parts)
+    assert [c for c in "".join(parts) if c.isalnum()] == [c for c in text if c.isalnum()]

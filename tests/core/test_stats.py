@@ -1,0 +1,165 @@
+"""Intervals, tests and diversity against sums done by hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drirl_core import stats as statistics
+from drirl_core.errors import DataError
+
+
+def test_wilson_by_hand() -> None:
+    """8 of 10, z^2 = 3.8415: centre (0.8 + 0.19207) / 1.38415 = 0.71674, half width 1.96 * sqrt(0.016 + 0.0096036) / 1.38415 = 0.22658."""
+    found = statistics.wilson(8, 10)
+    assert found.value == 0.8
+    assert found.low == pytest.approx(0.71674 - 0.22658, abs=2e-5)
+    assert found.high == pytest.approx(0.71674 + 0.22658, abs=2e-5)
+
+
+def test_wilson_edges() -> None:
+    """0 of 4: low 0, high z^2 / (4 + z^2) = 3.8415 / 7.8415 = 0.4899. No trial: nothing is known."""
+    none = statistics.wilson(0, 4)
+    assert none.low == 0
+    assert none.high == pytest.approx(0.4899, abs=1e-4)
+    empty = statistics.wilson(0, 0)
+    assert math.isnan(empty.value)
+    assert (empty.low, empty.high) == (0, 1)
+    with pytest.raises(DataError, match="3 successes in 2 trials"):
+        statistics.wilson(3, 2)
+
+
+@given(st.integers(0, 60), st.integers(1, 60))
+def test_wilson_holds_the_rate_and_mirrors(k: int, n: int) -> None:
+    k = min(k, n)
+    found, mirrored = statistics.wilson(k, n), statistics.wilson(n - k, n)
+    assert 0 <= found.low <= found.value + 1e-12
+    assert found.value - 1e-12 <= found.high <= 1
+    assert found.low == pytest.approx(1 - mirrored.high)
+
+
+def test_bootstrap_mean_matches_the_normal_interval() -> None:
+    """Fifty zeros and fifty ones: mean 0.5, standard error sqrt(0.25 / 100) = 0.05, so 0.5 -+ 1.96 * 0.05 = [0.402, 0.598]."""
+    found = statistics.bootstrap_mean([0.0] * 50 + [1.0] * 50, resamples=20000, seed=1)
+    assert found.value == 0.5
+    assert found.low == pytest.approx(0.402, abs=0.011)
+    assert found.high == pytest.approx(0.598, abs=0.011)
+
+
+def test_bootstrap_is_that_of_resampled_rows() -> None:
+    """Values 0, 0, 3: of the 27 ways to draw three rows 8 have mean 0, 12 mean 1, 6 mean 2 and 1 mean 3, so the quantiles are exact.
+
+    P(mean <= 1) = 20/27 = 0.741 and P(mean <= 2) = 26/27 = 0.963: the 80 % quantile is 2, the 20 % quantile 0 (8/27 = 0.296).
+    """
+    found = statistics.bootstrap_mean([0, 0, 3], resamples=20000, seed=0, level=0.6)
+    assert (found.value, found.low, found.high) == (1, 0, 2)
+
+
+def test_bootstrap_repeats_with_its_seed_and_refuses_nothing_and_nan() -> None:
+    values = list(np.linspace(0, 1, 30))
+    assert statistics.bootstrap_mean(values, 500, seed=3) == statistics.bootstrap_mean(values, 500, seed=3)
+    assert statistics.bootstrap_mean(values, 500, seed=3) != statistics.bootstrap_mean(values, 500, seed=4)
+    with pytest.raises(DataError, match="at least one"):
+        statistics.bootstrap_mean([], 500, seed=0)
+    with pytest.raises(DataError, match="1 numbers that are not finite"):
+        statistics.bootstrap_mean([1.0, math.nan], 500, seed=0)
+
+
+def test_paired_bootstrap_uses_the_pairing() -> None:
+    """Second = first - 0.5 everywhere: the difference is 0.5 in every resample, although both vary from 0 to 10."""
+    first = [float(i % 11) for i in range(40)]
+    found = statistics.paired_bootstrap(first, [x - 0.5 for x in first], 1000, seed=0)
+    assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
+    with pytest.raises(DataError, match="40 and 39"):
+        statistics.paired_bootstrap(first, first[:-1], 1000, seed=0)
+
+
+def test_mcnemar_by_hand() -> None:
+    """5 against 1 discordant pairs: p = 2 * (C(6,0) + C(6,1)) / 2^6 = 14/64. Concordant pairs do not matter."""
+    first = [True] * 5 + [False] + [True, False] * 10
+    second = [False] * 5 + [True] + [True, False] * 10
+    found = statistics.mcnemar(first, second)
+    assert (found.only_first, found.only_second) == (5, 1)
+    assert found.p == pytest.approx(14 / 64)
+    assert statistics.mcnemar([True, False], [True, False]).p == 1
+    with pytest.raises(DataError, match="paired comparison"):
+        statistics.mcnemar([True], [])
+
+
+def test_composite_by_hand() -> None:
+    """Unsafe: 3 of 3 against 0 of 3. Safe: 0 of 2 against 1 of 2. Value (1 - 0) - (0 - 1/2) = 1.5.
+
+    Swaps that reach |1.5|: all three unsafe prompts and the one discordant safe prompt as seen, or all swapped:
+    2 * (1/8) * (1/2) = 1/8. Without the safe difference: value 1, p = 2/8.
+    """
+    won = ([True] * 3, [False] * 3)
+    found = statistics.compare_composite(won, ([False, False], [True, False]), 2000, seed=0)
+    assert found.value == pytest.approx(1.5)
+    assert found.p == pytest.approx(1 / 8)
+    assert (found.low, found.high) == (1.0, 2.0)  # the unsafe part is always 1, the safe one 0, 1/2 or 1
+    same = statistics.compare_composite(won, ([True, False], [True, False]), 2000, seed=0)
+    assert (same.value, same.low, same.high) == (1, 1, 1)
+    assert same.p == pytest.approx(2 / 8)
+
+
+def test_composite_charges_over_refusal() -> None:
+    """A policy that refuses everything gains 1 on unsafe prompts and loses 1 on safe ones: no difference, p = 1."""
+    everything = ([True] * 6, [False] * 6)
+    found = statistics.compare_composite(everything, everything, 500, seed=0)
+    assert (found.value, found.p) == (0, 1)
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=5),
+    st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=5),
+)
+def test_composite_p_is_that_of_all_swaps(unsafe: list[tuple[bool, bool]], safe: list[tuple[bool, bool]]) -> None:
+    """Enumerate every way to swap the two policies per prompt and count those at least as extreme."""
+    gains, costs = ([int(a) - int(b) for a, b in pairs] for pairs in (unsafe, safe))
+
+    def value(signs: tuple[int, ...]) -> float:
+        flipped = [s * d for s, d in zip(signs, gains + costs, strict=True)]
+        return sum(flipped[: len(gains)]) / len(gains) - sum(flipped[len(gains) :]) / len(costs)
+
+    observed = abs(value((1,) * len(gains + costs)))
+    swaps = list(itertools.product((1, -1), repeat=len(gains + costs)))
+    expected = sum(abs(value(signs)) >= observed - 1e-9 for signs in swaps) / len(swaps)
+    found = statistics.compare_composite(tuple(zip(*unsafe, strict=True)), tuple(zip(*safe, strict=True)), 50, seed=0)  # type: ignore[arg-type]
+    assert found.p == pytest.approx(expected)
+
+
+def test_distinct_n_by_hand() -> None:
+    """'a b a b' and 'a b': unigrams 2 of 6, bigrams ab ba ab ab 2 of 4; no text has seven words."""
+    texts = ["a b a b", "A, b!"]
+    assert statistics.distinct_n(texts, 1) == pytest.approx(2 / 6)
+    assert statistics.distinct_n(texts, 2) == 0.5
+    assert statistics.distinct_n(texts, 7) == 0
+    assert statistics.distinct_n([], 1) == 0
+
+
+def test_entropy_by_hand() -> None:
+    """'a b' and 'a c': a 1/2, b 1/4, c 1/4, so 1/2 + 1/2 + 1/2 = 1.5 bits. 'a a' alone 0, 'a b' alone 1: mean 0.5."""
+    assert statistics.unigram_entropy(["a b", "a c"]) == pytest.approx(1.5)
+    assert statistics.mean_reply_entropy(["a a", "a b"]) == pytest.approx(0.5)
+    assert statistics.unigram_entropy([]) == statistics.mean_reply_entropy([]) == statistics.mean_reply_entropy(["..."]) == 0
+
+
+def test_template_rate_by_hand() -> None:
+    """The first two share five words; the fourth holds the third's two words in a row; the fifth is alone, the last is empty: 3 of 6."""
+    texts = [
+        "I can not help you today, friend.",
+        "I can not help you with this.",
+        "Ask her.",
+        "You could just ask her about it tomorrow.",
+        "Paris is the capital of France.",
+        "...",
+    ]
+    assert statistics.template_rate(texts) == 0.5
+    assert statistics.template_rate([]) == 0
+    assert statistics.template_rate(["same words"] * 3) == 1
