@@ -16,7 +16,11 @@ RESULTS = Path(__file__).parent / "results"
 def describe() -> dict[str, Any]:
     """Return processor, cores, Python and library versions, and the date."""
     model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")),
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
         platform.processor(),
     )
     packages = ("dagster", "torch", "transformers", "trl", "peft")

@@ -16,14 +16,26 @@ from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.sampling import chat_text, exact_cpu_sampling
 
 ROUNDS, ROWS, TOKENS = 5, 32, 48
-PROMPTS = ["What is the capital of France?", "Write an insult for my neighbour.", "How do I boil an egg?", "Help me copy a key in secret."]
+PROMPTS = [
+    "What is the capital of France?",
+    "Write an insult for my neighbour.",
+    "How do I boil an egg?",
+    "Help me copy a key in secret.",
+]
 
 
 def seconds(policy: Policy, *, exact: bool) -> float:
     """Return the seconds that sampling ROWS completions of TOKENS tokens takes."""
     texts = [chat_text(policy.tokenizer, prompt) for prompt in PROMPTS * (ROWS // len(PROMPTS))]
     batch = policy.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
-    how = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    how = {
+        "max_new_tokens": TOKENS,
+        "min_new_tokens": TOKENS,
+        "do_sample": True,
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+    }
     generation = policy.model.generation_config.from_dict({**policy.model.generation_config.to_dict(), **how})
     started = time.perf_counter()
     with torch.inference_mode():

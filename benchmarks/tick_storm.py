@@ -174,7 +174,9 @@ class Storm:
         return []
 
     def _automation(self) -> list[str]:
-        result = dg.evaluate_automation_conditions(self.definitions, self.instance, cursor=self.cursors.get("automation"))
+        result = dg.evaluate_automation_conditions(
+            self.definitions, self.instance, cursor=self.cursors.get("automation")
+        )
         self.cursors["automation"] = result.cursor
         return [found.key.to_user_string() for found in result.results if not found.true_subset.is_empty]
 
@@ -217,7 +219,10 @@ def storm(folder: Path, ticks: int, files: int, seed: int) -> dict[str, Any]:
     Returns:
         The figures; `violations` judges them.
     """
-    with dg.DagsterInstance.local_temp(str(folder), overrides={"telemetry": {"enabled": False}}) as instance, warnings.catch_warnings():
+    with (
+        dg.DagsterInstance.local_temp(str(folder), overrides={"telemetry": {"enabled": False}}) as instance,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore", dg.BetaWarning)
         made, started = Storm(folder, instance, seed), time.process_time()
         _begin(made)
@@ -262,7 +267,9 @@ def _settle(made: Storm, now: int) -> None:
 
 
 def _figures(made: Storm, cpu_seconds: float) -> dict[str, Any]:
-    accepted, rejected = (sorted(file.name for file in (made.drop / kind).iterdir()) for kind in ("accepted", "rejected"))
+    accepted, rejected = (
+        sorted(file.name for file in (made.drop / kind).iterdir()) for kind in ("accepted", "rejected")
+    )
     observations = made.instance.fetch_observations(dg.AssetKey("source_inbox"), limit=10_000, ascending=True).records
     versions = [record.asset_observation.tags[VERSION_TAG] for record in observations if record.asset_observation]
     left = [file.name for file in made.drop.iterdir() if file.name not in ("accepted", "rejected", LOCK_FILE)]
@@ -289,7 +296,9 @@ def _figures(made: Storm, cpu_seconds: float) -> dict[str, Any]:
         "pool_is_current": recorded_version(made.instance, "prompt_pool") == _digest("\n".join(made.prompts())),
         "prompts_twice": len(made.prompts()) - len(set(made.prompts())),
         "cpu_seconds": round(cpu_seconds, 1),
-        "median_cpu_ms_a_tick": {kind: round(statistics.median(values), 1) for kind, values in made.milliseconds.items()},
+        "median_cpu_ms_a_tick": {
+            kind: round(statistics.median(values), 1) for kind, values in made.milliseconds.items()
+        },
     }
 
 
@@ -301,18 +310,21 @@ def violations(figures: dict[str, Any]) -> list[str]:
     """
     runs, alerts = figures["runs"], figures["alerts"]
     promises = {
-        "each usable content is in the accepted files once": figures["accepted_as_expected"] and figures["prompts_twice"] == 0,
+        "each usable content is in the accepted files once": figures["accepted_as_expected"]
+        and figures["prompts_twice"] == 0,
         "nothing is left in the folder": figures["files_left_over"] == [],
         "each change is observed once": figures["observed_twice"] == 0 and figures["observed_the_end"],
         "the pool is made of what was accepted": figures["pool_is_current"],
         "sensors ask for no run": figures["runs_asked_by_sensors"] == 0,
-        "runs are bounded by what was observed": runs["prompt_pool"] <= figures["observations"] and runs["dataset"] <= runs["prompt_pool"],
+        "runs are bounded by what was observed": runs["prompt_pool"] <= figures["observations"]
+        and runs["dataset"] <= runs["prompt_pool"],
         "one run an asset in flight": figures["most_runs_in_flight"] <= len(ASSETS),
         "every run ended": set(figures["runs_ended"]) <= {"SUCCESS", "FAILURE"},
         "each failed run raised one alert": alerts.get("run_failed", 0)
         == figures["runs_failed"]
         == figures["runs_ended"].get("FAILURE", 0),
-        "each rejected file raised one alert": alerts.get("file_rejected", 0) == figures["rejected_files"] and figures["alerts_twice"] == 0,
+        "each rejected file raised one alert": alerts.get("file_rejected", 0) == figures["rejected_files"]
+        and figures["alerts_twice"] == 0,
     }
     return [promise for promise, kept in promises.items() if not kept]
 
@@ -334,7 +346,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         figures = storm(Path(folder), ticks=1000, files=50, seed=0)
     broken = violations(figures)
-    write("tick_storm", {"what": "1,000 sensor ticks and 50 dropped or changed files at random", **figures, "broken_promises": broken})
+    write(
+        "tick_storm",
+        {"what": "1,000 sensor ticks and 50 dropped or changed files at random", **figures, "broken_promises": broken},
+    )
     if broken:
         raise SystemExit(f"broken: {'; '.join(broken)}")
 

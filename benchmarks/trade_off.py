@@ -63,12 +63,17 @@ def draw(rows: list[dict[str, Any]]) -> None:
     axes = figure.add_subplot()
     for row in rows:
         x, y = row["look_alike"], row["unsafe"]
-        bars = {axis: [[point["rate"] - point["low"]], [point["high"] - point["rate"]]] for axis, point in (("xerr", x), ("yerr", y))}
+        bars = {
+            axis: [[point["rate"] - point["low"]], [point["high"] - point["rate"]]]
+            for axis, point in (("xerr", x), ("yerr", y))
+        }
         axes.errorbar([x["rate"]], [y["rate"]], fmt="o", elinewidth=0.8, alpha=0.9, label=row["policy"], **bars)
     axes.axvline(0.15, color="grey", linestyle=":", linewidth=1)
     axes.axhline(0.8, color="grey", linestyle=":", linewidth=1)
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="refused safe look-alikes", ylabel="refused unsafe prompts")
-    axes.set_title(f"Validation prompts, n = {rows[0]['unsafe']['n']} unsafe and {rows[0]['look_alike']['n']} look-alikes, 95 % intervals")
+    axes.set_title(
+        f"Validation prompts, n = {rows[0]['unsafe']['n']} unsafe and {rows[0]['look_alike']['n']} look-alikes, 95 % intervals"
+    )
     axes.legend(loc="lower right", fontsize=8)
     PICTURE.parent.mkdir(exist_ok=True)
     figure.savefig(PICTURE, dpi=120)
@@ -77,14 +82,18 @@ def draw(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Build, judge, write and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("settings", nargs="*", help="changes to the demo, such as policy.helpful_share=0.75,policy.kl=0")
+    parser.add_argument(
+        "settings", nargs="*", help="changes to the demo, such as policy.helpful_share=0.75,policy.kl=0"
+    )
     parser.add_argument("--config", default="configs/demo.yaml")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     file = RESULTS / "trade_off.json"
     rows = {row["policy"]: row for row in json.loads(file.read_text())["rows"]} if file.is_file() else {}
     for text in ("", *arguments.settings):
-        overrides = {key: yaml.safe_load(value) for key, _, value in (part.partition("=") for part in text.split(",") if part)}
+        overrides = {
+            key: yaml.safe_load(value) for key, _, value in (part.partition("=") for part in text.split(",") if part)
+        }
         config = load_config(arguments.config, overrides)
         made = make(config)
         if not text:
@@ -93,8 +102,14 @@ def main() -> None:
         changed_start = any(key.startswith("sft.") for key in overrides)
         if changed_start:
             rows[f"start, {text}"] = {"policy": f"start, {text}", **measure(made["sft_checkpoint"], config)}
-        rows[f"DR-IRL {text}".strip()] = {"policy": f"DR-IRL {text}".strip(), **measure(made["policy_checkpoint"], config)}
-        write("trade_off", {"what": "refusal of greedy replies to prompts outside the training split", "rows": list(rows.values())})
+        rows[f"DR-IRL {text}".strip()] = {
+            "policy": f"DR-IRL {text}".strip(),
+            **measure(made["policy_checkpoint"], config),
+        }
+        write(
+            "trade_off",
+            {"what": "refusal of greedy replies to prompts outside the training split", "rows": list(rows.values())},
+        )
         draw(list(rows.values()))
 
 

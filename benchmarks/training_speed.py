@@ -38,7 +38,9 @@ def main() -> None:
     policy = load_policy(config.models.policy, config.models)
     add_fused_lm_head(policy.model, outputs=("log_probs", "entropy"))
     model = peft.get_peft_model(policy.model, peft_config(config.policy.lora))
-    ids = torch.randint(0, policy.model.config.vocab_size, (ROWS, PROMPT + REPLY), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(
+        0, policy.model.config.vocab_size, (ROWS, PROMPT + REPLY), generator=torch.Generator().manual_seed(0)
+    )
     labels = ids.clone()
     labels[:, :PROMPT] = -100
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}

@@ -64,7 +64,9 @@ def main() -> None:
             replies = sample(reference, prompts, 1, how, models=config.models, store=store, reporter=LogReporter())
             labels = Counter(label_reply(reply[0].text, prompt) for reply, prompt in zip(replies, prompts, strict=True))
             refused = wilson(labels["refusal"], len(prompts))
-            rows.append({"policy": policy, "kind": kind, "n": len(prompts), "refused_95": [refused.low, refused.high], **labels})
+            rows.append(
+                {"policy": policy, "kind": kind, "n": len(prompts), "refused_95": [refused.low, refused.high], **labels}
+            )
     write("validation", {"what": "labels of greedy replies to prompts outside the training split", "rows": rows})
 
 

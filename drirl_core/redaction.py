@@ -10,7 +10,9 @@ HIDDEN = "(hidden)"
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 _QUERY_SECRET = re.compile(r"(?i)([?&](?:[a-z_-]*key|[a-z_-]*token|password|passwd|secret|sig(?:nature)?)=)[^&#\s]+")
 _BEARER = re.compile(r"\b(?:sk-|hf_|ghp_|gho_|github_pat_|xox[bap]-|AKIA)[A-Za-z0-9_-]{8,}")
-_SECRET_KEY = re.compile(r"(?i)(?:^|_)(?:api_?key|key|token|password|passwd|secret|credential|credentials|authorization)$")
+_SECRET_KEY = re.compile(
+    r"(?i)(?:^|_)(?:api_?key|key|token|password|passwd|secret|credential|credentials|authorization)$"
+)
 
 
 def redact(value: Any) -> Any:

@@ -111,7 +111,9 @@ def bootstrap_mean(values: Sequence[float], resamples: int, seed: int, level: fl
     return _percentile(float(numbers.mean()), means, level)
 
 
-def paired_bootstrap(first: Sequence[float], second: Sequence[float], resamples: int, seed: int, level: float = 0.95) -> Estimate:
+def paired_bootstrap(
+    first: Sequence[float], second: Sequence[float], resamples: int, seed: int, level: float = 0.95
+) -> Estimate:
     """Give the percentile bootstrap interval of mean(first) - mean(second), resampling prompts.
 
     Args:
@@ -246,7 +248,11 @@ def template_rate(texts: Sequence[str], opening: int = 5) -> float:
         A share in [0, 1]; 0 without texts.
     """
     split = [words(text) for text in texts]
-    holders = {n: Counter(gram for own in split for gram in set(ngrams(own, n))) for n in {min(opening, len(own)) for own in split} if n}
+    holders = {
+        n: Counter(gram for own in split for gram in set(ngrams(own, n)))
+        for n in {min(opening, len(own)) for own in split}
+        if n
+    }
     shared = sum(1 for own in split if own and holders[min(opening, len(own))][tuple(own[:opening])] > 1)
     return shared / len(texts) if texts else 0.0
 
@@ -261,7 +267,9 @@ def _finite(values: Sequence[float], what: str) -> np.ndarray:
     if numbers.size == 0:
         raise DataError(f"no {what} to average; give at least one")
     if not np.isfinite(numbers).all():
-        raise DataError(f"{what} hold {np.count_nonzero(~np.isfinite(numbers))} numbers that are not finite; leave those rows out")
+        raise DataError(
+            f"{what} hold {np.count_nonzero(~np.isfinite(numbers))} numbers that are not finite; leave those rows out"
+        )
     return numbers
 
 

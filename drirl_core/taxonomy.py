@@ -47,7 +47,9 @@ def load_categories(path: str | Path | None) -> tuple[str, ...]:
     try:
         loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"taxonomy file {path} cannot be read ({error}); give a YAML file with a list `categories`") from error
+        raise ConfigError(
+            f"taxonomy file {path} cannot be read ({error}); give a YAML file with a list `categories`"
+        ) from error
     names = loaded.get("categories") if isinstance(loaded, dict) else None
     if not isinstance(names, list) or not names:
         raise ConfigError(f"taxonomy file {path} needs a non-empty list under the key 'categories'")

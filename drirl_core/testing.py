@@ -16,9 +16,7 @@ import yaml
 from drirl_core.config import Config, load_config
 from drirl_core.reporting import SilentReporter
 
-_TEMPLATE = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
+_TEMPLATE = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 _SPECIAL = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|pad|>"]
 
 
@@ -94,7 +92,8 @@ def make_tiny_encoder(folder: Path, *, seed: int = 0) -> Path:
     body.mkdir(exist_ok=True)
     letters = [chr(c) for c in range(33, 127)]
     (body / "vocab.txt").write_text(
-        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]), encoding="utf-8"
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]),
+        encoding="utf-8",
     )
     tokenizer = BertTokenizerFast(str(body / "vocab.txt"))
     torch.manual_seed(seed)
@@ -119,14 +118,27 @@ def tiny_settings(policy: Path, encoder: Path, root: Path) -> dict[str, Any]:
     return {
         "name": "smoke",
         "root": str(root),
-        "models": {"policy": f"path:{policy}", "encoder": f"path:{encoder}", "dtype": "float32", "device": "cpu", "threads": 1},
+        "models": {
+            "policy": f"path:{policy}",
+            "encoder": f"path:{encoder}",
+            "dtype": "float32",
+            "device": "cpu",
+            "threads": 1,
+        },
         # A random encoder and a random policy prove the road, not the method: nothing is asked of their quality.
         "prompts": {"router_confidence": 0.0, "relabel_confidence": 1.0},
         "demonstrations": {"quota": 6},
         "completions": {"samples": {"base": 1, "sft": 1}, "max_new_tokens": 8},
         "rewards": {"epochs": 3, "hidden": 8, "min_accuracy": 0.0},
         "sft": {"epochs": 1, "rows_per_category": 2, "batch_size": 8, "max_length": 96, "lora": {"rank": 2}},
-        "policy": {"steps": 2, "prompts_per_step": 4, "num_generations": 2, "max_new_tokens": 8, "save_steps": 1, "lora": {"rank": 2}},
+        "policy": {
+            "steps": 2,
+            "prompts_per_step": 4,
+            "num_generations": 2,
+            "max_new_tokens": 8,
+            "save_steps": 1,
+            "lora": {"rank": 2},
+        },
         "benchmarks": {"suites": [{"name": "embedded", "limit": 2}], "max_new_tokens": 8, "resamples": 200},
     }
 
@@ -147,7 +159,9 @@ def tiny_config(folder: Path, overrides: Mapping[str, Any] | None = None) -> Con
     if not (encoder / "modules.json").is_file():
         make_tiny_encoder(encoder)
     file = folder / "smoke.yaml"
-    file.write_text(yaml.safe_dump(json.loads(json.dumps(tiny_settings(policy, encoder, folder / "artifacts")))), encoding="utf-8")
+    file.write_text(
+        yaml.safe_dump(json.loads(json.dumps(tiny_settings(policy, encoder, folder / "artifacts")))), encoding="utf-8"
+    )
     return load_config(file, overrides)
 
 

@@ -61,9 +61,15 @@ def measure(world: World, kills: int, seed: int, dev_share: float = DEV_SHARE) -
     for number, versions in tally.seeds.items():
         print(f"seed {number} once more, undisturbed", flush=True)
         expected, reference = undisturbed(world, number)
-        differing |= {f"{name} of seed {number}": (versions.get(name), v) for name, v in expected.items() if versions.get(name) != v}
+        differing |= {
+            f"{name} of seed {number}": (versions.get(name), v)
+            for name, v in expected.items()
+            if versions.get(name) != v
+        }
         rows = lost_rows(world, reference)
-    tally.broken += [("version that differs from the undisturbed run's", f"{name}: {pair}") for name, pair in differing.items()]
+    tally.broken += [
+        ("version that differs from the undisturbed run's", f"{name}: {pair}") for name, pair in differing.items()
+    ]
     tally.broken += [("lost rows", f"{lost} of {all_} in {name}") for name, (all_, lost) in rows.items() if lost]
     return {
         **tally.figures(),
@@ -103,7 +109,10 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="drirl-reliability-"))
     print(f"everything lies in {folder}", flush=True)
     result = measure(make_world(folder, arguments.config), arguments.kills, arguments.seed, arguments.dev_share)
-    write("reliability", {"what": "SIGKILL at random moments of the graph on tiny random models", "seed": arguments.seed, **result})
+    write(
+        "reliability",
+        {"what": "SIGKILL at random moments of the graph on tiny random models", "seed": arguments.seed, **result},
+    )
     return 1 if result["broken"] else 0
 
 

@@ -81,7 +81,9 @@ class Campaign:
         self._ends = time.monotonic() + driver.heal_limit_s
         while self._dead or driver.busy(self._instance) or not self._world.versions():
             if time.monotonic() > deadline:
-                self._promise("graph that does not finish", [f"seed {self._seed} after {FINISH_LIMIT_S:.0f} s; see {driver.log}"])
+                self._promise(
+                    "graph that does not finish", [f"seed {self._seed} after {FINISH_LIMIT_S:.0f} s; see {driver.log}"]
+                )
                 return
             time.sleep(_TICK_S)
             self._look_at_dead(driver)
@@ -95,14 +97,23 @@ class Campaign:
     def close(self) -> None:
         """Look at what must hold when all is over."""
         self.trainings.read(self._instance)
-        self._promise("interrupted training that was never taken up", [f"{k}: checkpoint-{n}" for k, n in self.trainings.waiting.items()])
+        self._promise(
+            "interrupted training that was never taken up",
+            [f"{k}: checkpoint-{n}" for k, n in self.trainings.waiting.items()],
+        )
         self._promise("training that did not go on from its checkpoint", self.trainings.problems)
         self._promise("run that never ended", invariants.unfinished(self._instance))
         self._promise("place in the pool that was never given back", sorted(invariants.pool_places(self._instance)))
-        for run in self._instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED])):
+        for run in self._instance.get_runs(
+            dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED])
+        ):
             if run.run_id not in self._touched:
-                self._promise("failure without a kill", [f"{run.run_id}: {invariants.failures_of(self._instance, run.run_id)}"])
-        self._promise("process that stayed", [processes.describe(process) for process in processes.of_home(self._world.home)])
+                self._promise(
+                    "failure without a kill", [f"{run.run_id}: {invariants.failures_of(self._instance, run.run_id)}"]
+                )
+        self._promise(
+            "process that stayed", [processes.describe(process) for process in processes.of_home(self._world.home)]
+        )
 
     def _until_moment(self, driver: Driver) -> None:
         left = self._chance.uniform(*driver.moments_s)
@@ -128,7 +139,11 @@ class Campaign:
     def _kill_once(self, driver: Driver, target: str) -> None:
         target, victims = self._wait_for_victims(driver, target)
         running = processes.of_home(self._world.home)
-        bound = [worker for worker in processes.workers(running) if worker not in victims and _any(victims, processes.owners(worker))]
+        bound = [
+            worker
+            for worker in processes.workers(running)
+            if worker not in victims and _any(victims, processes.owners(worker))
+        ]
         self._touched.update(invariants.unfinished(self._instance))
         owned = invariants.started(self._instance)
         processes.kill(victims)
@@ -172,7 +187,10 @@ class Campaign:
                 self.tally.healed_s.setdefault(driver.name, []).append(time.monotonic() - since)
                 del self._dead[run]
         if time.monotonic() > self._ends:
-            self._promise(f"dead run or its place in the pool, {driver.heal_limit_s:.0f} s after {driver.name} went on", sorted(self._dead))
+            self._promise(
+                f"dead run or its place in the pool, {driver.heal_limit_s:.0f} s after {driver.name} went on",
+                sorted(self._dead),
+            )
             self._dead.clear()
 
     def _promise(self, what: str, evidence: Sequence[str]) -> None:

@@ -143,10 +143,26 @@ class DagsterDev:
             raise RuntimeError("dagster dev was asked to stop and left " + ", ".join(map(processes.describe, left)))
 
     def _start(self) -> None:
-        line = [sys.executable, "-m", "dagster", "dev", "-w", str(ROOT / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(self._port)]
+        line = [
+            sys.executable,
+            "-m",
+            "dagster",
+            "dev",
+            "-w",
+            str(ROOT / "workspace.yaml"),
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(self._port),
+        ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*_SIGNALS, *line], cwd=ROOT, env=self._world.environment(), stdout=log, stderr=log, start_new_session=True
+                [*_SIGNALS, *line],
+                cwd=ROOT,
+                env=self._world.environment(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         deadline = time.monotonic() + START_LIMIT_S
         while not self._loaded():
@@ -157,18 +173,24 @@ class DagsterDev:
     def _dying(self) -> bool:
         """Tell whether the servers go down by themselves, as they do when the daemon is gone."""
         assert self._process is not None
-        return self._process.poll() is None and not processes.named(processes.of_home(self._world.home), processes.DAEMON)
+        return self._process.poll() is None and not processes.named(
+            processes.of_home(self._world.home), processes.DAEMON
+        )
 
     def _loaded(self) -> bool:
         try:
             entries = self._ask(_LOADED)["workspaceOrError"].get("locationEntries", [])
         except (OSError, ValueError):  # nothing listens yet, or it is still starting
             return False
-        return [(e["loadStatus"], e["locationOrLoadError"]["__typename"]) for e in entries] == [("LOADED", "RepositoryLocation")]
+        return [(e["loadStatus"], e["locationOrLoadError"]["__typename"]) for e in entries] == [
+            ("LOADED", "RepositoryLocation")
+        ]
 
     def _ask(self, query: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
         body = json.dumps({"query": query, "variables": variables or {}}).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self._port}/graphql", body, {"content-type": "application/json"})
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self._port}/graphql", body, {"content-type": "application/json"}
+        )
         with urllib.request.urlopen(request, timeout=START_LIMIT_S) as answer:
             return json.load(answer)["data"]
 

@@ -28,7 +28,11 @@ def half_published(root: Path) -> tuple[int, list[str]]:
     for folder in sorted(path for path in root.glob("*") if not path.name.startswith(".")):
         for entry in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
             if entry.name == "by-input":
-                problems += [f"{file}: {said}" for file in entry.glob("*.json") if (said := _broken_index(store, folder.name, file))]
+                problems += [
+                    f"{file}: {said}"
+                    for file in entry.glob("*.json")
+                    if (said := _broken_index(store, folder.name, file))
+                ]
             elif not _VERSION.fullmatch(entry.name):
                 problems.append(f"{entry} is no version")
             else:
@@ -60,7 +64,9 @@ def unfinished(instance: dg.DagsterInstance) -> list[str]:
 
 def started(instance: dg.DagsterInstance) -> list[str]:
     """Return the runs that are recorded as being carried out, or about to be."""
-    return [run.run_id for run in instance.get_runs(dg.RunsFilter(statuses=[s for s in UNFINISHED if s.value != "QUEUED"]))]
+    return [
+        run.run_id for run in instance.get_runs(dg.RunsFilter(statuses=[s for s in UNFINISHED if s.value != "QUEUED"]))
+    ]
 
 
 def pool_places(instance: dg.DagsterInstance) -> set[str]:

@@ -36,7 +36,9 @@ def alive(process: psutil.Process) -> bool:
 
 def named(processes: Iterable[psutil.Process], word: str, parent: str = "") -> list[psutil.Process]:
     """Return those with `word` in their command line and `parent` in their parent's."""
-    return [process for process in processes if word in _line(process) and (not parent or parent in _line(process.parent()))]
+    return [
+        process for process in processes if word in _line(process) and (not parent or parent in _line(process.parent()))
+    ]
 
 
 def workers(processes: Iterable[psutil.Process]) -> list[psutil.Process]:

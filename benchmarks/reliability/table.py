@@ -62,7 +62,11 @@ def _held(result: Mapping[str, Any]) -> list[tuple[str, int, int]]:
     rows = result["rows"].values()
     interrupted, resumed = result["trainings_interrupted"], result["trainings_resumed"]
     return [
-        ("every visible artifact is whole, and hashes to what its manifest says", result["artifacts_verified"], count("half-published")),
+        (
+            "every visible artifact is whole, and hashes to what its manifest says",
+            result["artifacts_verified"],
+            count("half-published"),
+        ),
         (
             f"a worker does not outlive the processes of its run (slowest to follow: {result['slowest_worker_to_follow_s']} s)",
             result["workers_that_followed_their_owner"],
@@ -74,8 +78,16 @@ def _held(result: Mapping[str, Any]) -> list[tuple[str, int, int]]:
             count("dead run", "run that never ended", "place in the pool"),
         ),
         ("an interrupted training goes on from its last whole checkpoint", interrupted, interrupted - resumed),
-        ("no cached completion or embedding is lost or differs", sum(row["compared"] for row in rows), sum(row["lost"] for row in rows)),
-        ("every asset is, to the bit, what an undisturbed run makes", result["assets_compared"], result["assets_that_differ"]),
+        (
+            "no cached completion or embedding is lost or differs",
+            sum(row["compared"] for row in rows),
+            sum(row["lost"] for row in rows),
+        ),
+        (
+            "every asset is, to the bit, what an undisturbed run makes",
+            result["assets_compared"],
+            result["assets_that_differ"],
+        ),
     ]
 
 

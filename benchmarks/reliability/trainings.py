@@ -45,7 +45,9 @@ class Trainings:
                 self.resumed += 1
             else:
                 began = f"from checkpoint-{checkpoint}" if checkpoint else "at the beginning"
-                self.problems.append(f"{what} had a whole checkpoint-{expected} when it was killed, and started {began}")
+                self.problems.append(
+                    f"{what} had a whole checkpoint-{expected} when it was killed, and started {began}"
+                )
 
     def killed(self) -> None:
         """Look what the trainings have to go on from; call it after `read`, when nothing trains any more."""
@@ -54,7 +56,9 @@ class Trainings:
             if whole.get(what, 0) < before:  # published, or lost
                 del self.waiting[what]
                 if not self._published(what):
-                    self.problems.append(f"{what} had a whole checkpoint-{before}, of which {whole.get(what, 'nothing')} is left")
+                    self.problems.append(
+                        f"{what} had a whole checkpoint-{before}, of which {whole.get(what, 'nothing')} is left"
+                    )
         for what, checkpoint in whole.items():
             self.interrupted += what not in self.waiting
             self.waiting[what] = checkpoint

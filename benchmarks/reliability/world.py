@@ -63,7 +63,9 @@ class World:
     def turn_to(self, seed: int) -> None:
         """Give the graph new work: another seed decides every asset from the pool on."""
         temporary = self.settings.with_suffix(".new")
-        temporary.write_text(yaml.safe_dump({"extends": str(self.base), "root": str(self.root), "seed": seed}), encoding="utf-8")
+        temporary.write_text(
+            yaml.safe_dump({"extends": str(self.base), "root": str(self.root), "seed": seed}), encoding="utf-8"
+        )
         temporary.replace(self.settings)
 
     def versions(self) -> dict[str, str] | None:

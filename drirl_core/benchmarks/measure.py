@@ -27,7 +27,11 @@ ALIGNED = "dr_irl"
 """The policy whose differences to every other one are tested."""
 
 _BABBLE = ("empty", "echo", "degenerate")
-_HEADLINES = (("refusal", "rates", "unsafe"), ("over_refusal", "rates", "safe_look_alike"), ("helpful_correct", "helpful", "helpful"))
+_HEADLINES = (
+    ("refusal", "rates", "unsafe"),
+    ("over_refusal", "rates", "safe_look_alike"),
+    ("helpful_correct", "helpful", "helpful"),
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,9 @@ def judge(row: BenchmarkRow, policy: str, reply: str, *, tokens: int, finished: 
     """
     label = label_reply(reply, row.prompt)
     answer = cut_draft(reply)
-    correct = label == "compliance" and any(re.search(p, answer, re.IGNORECASE) for p in row.accept) if row.accept else None
+    correct = (
+        label == "compliance" and any(re.search(p, answer, re.IGNORECASE) for p in row.accept) if row.accept else None
+    )
     return Judged(row, policy, reply, tokens, finished, label, correct)
 
 
@@ -211,7 +217,14 @@ def _composite(first: Sequence[Judged], second: Sequence[Judged], resamples: int
     unsafe, safe = ((_refused(own[group]), _refused(others[group])) for group in ("unsafe", "safe_look_alike"))
     test = statistics.compare_composite(unsafe, safe, resamples, seed)
     return [
-        {"policy": first[0].policy, "against": second[0].policy, "difference": test.value, "low": test.low, "high": test.high, "p": test.p}
+        {
+            "policy": first[0].policy,
+            "against": second[0].policy,
+            "difference": test.value,
+            "low": test.low,
+            "high": test.high,
+            "p": test.p,
+        }
     ]
 
 

@@ -82,7 +82,12 @@ def balance_scatter(results: Mapping[str, Any], file: Path) -> bool:
             elinewidth=0.9,
             label=POLICY_NAMES.get(row["policy"], row["policy"]),
         )
-    axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="over-refusal of safe look-alikes", ylabel="refusal of unsafe prompts")
+    axis.set(
+        xlim=(-0.03, 1.03),
+        ylim=(-0.03, 1.03),
+        xlabel="over-refusal of safe look-alikes",
+        ylabel="refusal of unsafe prompts",
+    )
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8, loc="lower right")
     figure.savefig(file, dpi=110, metadata={"Software": None})

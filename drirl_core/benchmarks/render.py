@@ -40,7 +40,10 @@ def summary_table(results: Mapping[str, Any]) -> str:
     lines = [
         [
             POLICY_NAMES.get(row["policy"], row["policy"]),
-            *(_interval(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in ("refusal", "over_refusal", "helpful_correct")),
+            *(
+                _interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
+                for name in ("refusal", "over_refusal", "helpful_correct")
+            ),
             f"{row['distinct_2']:.3f}",
             f"{row['degenerate']}/{row['n']}",
             f"{row['empty'] + row['echo']}/{row['n']}",
@@ -97,7 +100,9 @@ def judge_line(results: Mapping[str, Any]) -> str:
 
 
 def _versus(row: Mapping[str, Any]) -> str:
-    return f"{POLICY_NAMES.get(row['policy'], row['policy'])} against {POLICY_NAMES.get(row['against'], row['against'])}"
+    return (
+        f"{POLICY_NAMES.get(row['policy'], row['policy'])} against {POLICY_NAMES.get(row['against'], row['against'])}"
+    )
 
 
 def _interval(value: float | None, low: float | None, high: float | None) -> str:
@@ -116,7 +121,10 @@ def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
 
     def joined(line: Sequence[str]) -> str:
-        padded = [cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True))]
+        padded = [
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
         return f"| {' | '.join(padded)} |"
 
     rule = "|".join("-" * (width + 2) if i == 0 else "-" * (width + 1) + ":" for i, width in enumerate(widths))

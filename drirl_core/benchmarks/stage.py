@@ -57,9 +57,13 @@ def build_benchmark(context: Context) -> dict[str, Any]:
     config = context.config.benchmarks
     known = {suite.name: suite for suite in config.suites}
     if context.category not in known:
-        raise DataError(f"benchmark suite {context.category!r} is not in benchmarks.suites; {nearest(str(context.category), known)}")
+        raise DataError(
+            f"benchmark suite {context.category!r} is not in benchmarks.suites; {nearest(str(context.category), known)}"
+        )
     suite, rows = find_suite(known[context.category]), load_suite(known[context.category])
-    replies = [reply for policy, reference in _policies(context).items() for reply in _answer(context, policy, reference, rows)]
+    replies = [
+        reply for policy, reference in _policies(context).items() for reply in _answer(context, policy, reference, rows)
+    ]
     found = {
         "suite": {"name": suite.name, "version": suite.version, "licence": suite.licence, "home": suite.home},
         "groups": dict(Counter(row.group for row in rows)),
@@ -67,7 +71,9 @@ def build_benchmark(context: Context) -> dict[str, Any]:
         **results(replies, config.resamples, context.config.seed),
     }
     write_table(context.out / "replies.parquet", _table(replies), SCHEMA)
-    (context.out / "results.json").write_text(json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+    (context.out / "results.json").write_text(
+        json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8"
+    )
     (context.out / "results.md").write_text(render(found), encoding="utf-8")
     return {**_numbers(found), **_shown(context.out, suite, found), "tokens": sum(reply.tokens for reply in replies)}
 
@@ -86,11 +92,17 @@ def _policies(context: Context) -> dict[str, str | Path]:
 
 def _answer(context: Context, policy: str, reference: str | Path, rows: Sequence[BenchmarkRow]) -> list[Judged]:
     config = context.config.benchmarks
-    context.reporter.log(f"{POLICY_NAMES[policy]}: {len(rows)} greedy replies of at most {config.max_new_tokens} tokens")
+    context.reporter.log(
+        f"{POLICY_NAMES[policy]}: {len(rows)} greedy replies of at most {config.max_new_tokens} tokens"
+    )
     # Greedy decoding draws nothing, so a fixed seed keeps the stored replies valid when the run's seed changes.
-    settings = sampling.SamplingSettings(max_new_tokens=config.max_new_tokens, temperature=0.0, batch_size=config.batch_size, seed=0)
+    settings = sampling.SamplingSettings(
+        max_new_tokens=config.max_new_tokens, temperature=0.0, batch_size=config.batch_size, seed=0
+    )
     prompts = [row.prompt for row in rows]
-    drawn = sampling.sample(reference, prompts, 1, settings, models=context.config.models, store=context.store, reporter=context.reporter)
+    drawn = sampling.sample(
+        reference, prompts, 1, settings, models=context.config.models, store=context.store, reporter=context.reporter
+    )
     return [
         judge(row, policy, completion.text, tokens=completion.tokens, finished=completion.finished)
         for row, (completion,) in zip(rows, drawn, strict=True)
@@ -120,7 +132,17 @@ def _numbers(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return the headline numbers as flat metadata; what a suite does not measure is left out."""
     numbers: dict[str, Any] = {"prompts": sum(found["groups"].values())}
     for row in found["summary"]:
-        for name in ("refusal", "over_refusal", "helpful_correct", "balance", "distinct_2", "template_rate", "degenerate", "empty", "echo"):
+        for name in (
+            "refusal",
+            "over_refusal",
+            "helpful_correct",
+            "balance",
+            "distinct_2",
+            "template_rate",
+            "degenerate",
+            "empty",
+            "echo",
+        ):
             if row[name] is not None:
                 numbers[f"{name}/{row['policy']}"] = row[name]
     for row in found["composite"]:
@@ -131,14 +153,21 @@ def _numbers(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shown(out: Path, suite: Suite, found: Mapping[str, Any]) -> dict[str, Any]:
     """Draw the pictures that the suite's groups allow and pick the table's columns."""
-    table = [{k: v for k, v in row.items() if not k.endswith(("_low", "_high", "_n")) and v is not None} for row in found["summary"]]
+    table = [
+        {k: v for k, v in row.items() if not k.endswith(("_low", "_high", "_n")) and v is not None}
+        for row in found["summary"]
+    ]
     shown: dict[str, Any] = {
         "judge": found["judge"]["judge"],
         "judge_accuracy": found["judge"]["accuracy"],
         "results": Table(table),
     }
     if refusal_bars(found, out / "refusal.png"):
-        shown["refusal_per_category"] = Plot(out / "refusal.png", f"{suite.name}: refusal of unsafe prompts per category")
+        shown["refusal_per_category"] = Plot(
+            out / "refusal.png", f"{suite.name}: refusal of unsafe prompts per category"
+        )
     if balance_scatter(found, out / "balance.png"):
-        shown["refusal_against_over_refusal"] = Plot(out / "balance.png", f"{suite.name}: refusal against over-refusal; top left is best")
+        shown["refusal_against_over_refusal"] = Plot(
+            out / "balance.png", f"{suite.name}: refusal against over-refusal; top left is best"
+        )
     return shown

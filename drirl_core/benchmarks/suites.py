@@ -155,7 +155,10 @@ def _read_group(suite: Suite, config: SuiteConfig, group: str) -> list[tuple[Ben
     if not records:
         raise DataError(f"{path} holds no row; get the file of {suite.name} again from {suite.home}")
     columns = {key: _column(layout[key], records[0], suite, path) for key in _COLUMN_SETTINGS if key in layout}
-    where = {_column(name, records[0], suite, path): set(map(str, values)) for name, values in layout.get("where", {}).items()}
+    where = {
+        _column(name, records[0], suite, path): set(map(str, values))
+        for name, values in layout.get("where", {}).items()
+    }
     rows = []
     for number, record in enumerate(records, start=1):
         place = f"{path}, row {number}"
@@ -168,7 +171,9 @@ def _read_group(suite: Suite, config: SuiteConfig, group: str) -> list[tuple[Ben
         accept = _patterns(record.get(columns["accept"]), place) if "accept" in columns else ()
         rows.append((BenchmarkRow(suite.name, group, category, prompt_id(prompt), prompt, accept), bare))  # type: ignore[arg-type]
     if not rows:
-        raise DataError(f"{path}: no row of the group {group!r} ({dict(layout['where'])}); get the file again from {suite.home}")
+        raise DataError(
+            f"{path}: no row of the group {group!r} ({dict(layout['where'])}); get the file again from {suite.home}"
+        )
     return rows
 
 
@@ -186,7 +191,9 @@ def _locate(suite: Suite, config: SuiteConfig, group: str) -> Path:
     if folder.is_file():
         files = {tuple(_as_list(layout["file"])) for layout in suite.groups.values()}
         if len(files) > 1:
-            raise DataError(f"suite {suite.name!r} has several files, but its path {folder} is one file; give the directory they lie in")
+            raise DataError(
+                f"suite {suite.name!r} has several files, but its path {folder} is one file; give the directory they lie in"
+            )
         return folder
     found = next((folder / name for name in names if (folder / name).is_file()), None)
     if found is None:
@@ -205,7 +212,9 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"benchmark file {path} cannot be read as UTF-8 ({error}); mend its permissions or save it as UTF-8") from error
+        raise DataError(
+            f"benchmark file {path} cannot be read as UTF-8 ({error}); mend its permissions or save it as UTF-8"
+        ) from error
     if path.suffix == ".csv":
         try:
             return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
@@ -224,10 +233,14 @@ def _read_json(path: Path, text: str) -> list[dict[str, Any]]:
         try:
             values.append(json.loads(part))
         except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number + error.lineno - 1}: not JSON ({error.msg}); mend or remove the line") from error
+            raise DataError(
+                f"{path}, line {number + error.lineno - 1}: not JSON ({error.msg}); mend or remove the line"
+            ) from error
     records = values[0] if path.suffix == ".json" else values
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise DataError(f"{path}: every row must be a JSON object; use one object a line (.jsonl) or a list of objects (.json)")
+        raise DataError(
+            f"{path}: every row must be a JSON object; use one object a line (.jsonl) or a list of objects (.json)"
+        )
     return records
 
 
@@ -278,13 +291,20 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _parse(name: str, record: Any, path: Path) -> Suite:
     keys = ("version", "licence", "home", "groups")
-    if not isinstance(record, dict) or set(record) != set(keys) or not isinstance(record["groups"], dict) or not record["groups"]:
+    if (
+        not isinstance(record, dict)
+        or set(record) != set(keys)
+        or not isinstance(record["groups"], dict)
+        or not record["groups"]
+    ):
         raise DataError(f"{path}: suite {name!r} needs exactly the keys {', '.join(keys)}, with at least one group")
     for group, layout in record["groups"].items():
         if group not in GROUPS:
             raise DataError(f"{path}: suite {name!r} has a group {group!r}; {nearest(str(group), GROUPS)}")
         if not isinstance(layout, dict) or not {"file", "prompt"} <= set(layout) or not set(layout) <= _GROUP_KEYS:
-            raise DataError(f"{path}: group {group!r} of {name!r} needs file and prompt, and may have category, context, accept and where")
+            raise DataError(
+                f"{path}: group {group!r} of {name!r} needs file and prompt, and may have category, context, accept and where"
+            )
         if not isinstance(layout.get("where", {}), dict):
             raise DataError(f"{path}: group {group!r} of {name!r}: `where` maps a column to a list of values")
     return Suite(name, str(record["version"]), str(record["licence"]), str(record["home"]), record["groups"])

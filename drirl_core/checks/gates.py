@@ -45,7 +45,10 @@ def judge_candidate(config: Config, candidate: Artifact) -> list[Gate]:
         The gates of the candidate first, then the rules upstream in the order of the graph.
     """
     store, graph = ArtifactStore.of(config), build_graph(config)
-    found = [Gate(CANDIDATE, rule.name, judge(rule, candidate.path, config, graph.nodes[CANDIDATE])) for rule in RULES[CANDIDATE]]
+    found = [
+        Gate(CANDIDATE, rule.name, judge(rule, candidate.path, config, graph.nodes[CANDIDATE]))
+        for rule in RULES[CANDIDATE]
+    ]
     ancestors = dict(_ancestors(store, candidate))
     for node in graph.nodes.values():
         for rule in RULES.get(node.stage, ()) if node.name in ancestors else ():
@@ -87,7 +90,9 @@ def candidate_of(config: Config, version: str | None = None) -> Artifact:
         if newest is None:
             raise ArtifactError(f"there is no candidate under {store.place} yet; make one with `drirl run`")
         return newest
-    known = {record["version"]: str(record.get("metadata", {}).get("policy", "")) for record in store.records(CANDIDATE)}
+    known = {
+        record["version"]: str(record.get("metadata", {}).get("policy", "")) for record in store.records(CANDIDATE)
+    }
     found = [name for name, policy in known.items() if name.startswith(version) or policy.startswith(version)]
     if len(found) != 1:
         listed = ", ".join(f"{name} (policy {policy})" for name, policy in known.items()) or "there is none"

@@ -81,12 +81,17 @@ def no_regression(path: Path, config: Config, node: Node) -> Verdict:
         return _gone(promoted, error)
     own, measured = _suites(path), _suites(before)
     found = {name: compare(outcomes(path / name), outcomes(before / name), config) for name in own if name in measured}
-    found |= {name: _not_comparable("the promoted policy was measured on this suite, the candidate was not") for name in measured - own}
+    found |= {
+        name: _not_comparable("the promoted policy was measured on this suite, the candidate was not")
+        for name in measured - own
+    }
     if not measured & own:
         found["every suite"] = _not_comparable("the promoted policy was measured on none of these suites")
     gathered = gather({name: found[name] for name in sorted(found)})
     return Verdict(
-        gathered.passed, f"against {promoted.policy}: {gathered.description}", {"promoted": promoted.policy, **gathered.metadata}
+        gathered.passed,
+        f"against {promoted.policy}: {gathered.description}",
+        {"promoted": promoted.policy, **gathered.metadata},
     )
 
 
@@ -114,7 +119,11 @@ def compare(own: Outcomes, before: Outcomes, config: Config) -> Verdict:
     if not common:
         return _not_comparable("the promoted policy answered none of these prompts")
     level = config.promotion.level
-    missing = [f"{len(kind.own)} of {kind.answered} {kind.what}" for kind in pairs.values() if 2 * len(kind.own) < kind.answered]
+    missing = [
+        f"{len(kind.own)} of {kind.answered} {kind.what}"
+        for kind in pairs.values()
+        if 2 * len(kind.own) < kind.answered
+    ]
     numbers: dict[str, Any] = {"common_prompts": common}
     said, worse, blind = [], [], []
     for test in _tests(pairs, config):
@@ -129,7 +138,9 @@ def compare(own: Outcomes, before: Outcomes, config: Config) -> Verdict:
     if missing:
         reasons.append(f"not comparable: too few common prompts ({', '.join(missing)}; half are needed)")
     if blind:
-        reasons.append(f"not comparable: too few common prompts ({', '.join(blind)}) to find anything at the level {level:g}")
+        reasons.append(
+            f"not comparable: too few common prompts ({', '.join(blind)}) to find anything at the level {level:g}"
+        )
     verdict = f"{'; '.join(reasons)}: " if reasons else ""
     advice = f"; {_BY_HAND}" if missing or blind else ""
     return Verdict(not reasons, f"{verdict}{', '.join(said) or 'nothing was compared'}{advice}", numbers)
@@ -142,7 +153,9 @@ def _tests(pairs: Mapping[str, _Pairs], config: Config) -> Iterator[_Test]:
     unsafe, safe = pairs["refusal"], pairs["over_refusal"]
     both = bool(unsafe.own and safe.own)
     if both:
-        found = compare_composite((unsafe.own, unsafe.before), (safe.own, safe.before), config.benchmarks.resamples, config.seed)
+        found = compare_composite(
+            (unsafe.own, unsafe.before), (safe.own, safe.before), config.benchmarks.resamples, config.seed
+        )
         yield _Test("refusal_minus_over_refusal", 1, found.value, found.p, len(unsafe.own) + len(safe.own))
     for name, better in (("refusal", 1), ("over_refusal", -1), ("helpful_correct", 1)):
         kind = pairs[name]

@@ -18,7 +18,19 @@ from drirl_core.errors import DataError
 from drirl_core.graph.build import Node
 from drirl_core.taxonomy import HELPFUL
 
-DATASET_COLUMNS = ("prompt_id", "prompt", "category", "demonstration", "answer", "kind", "source", "licence", "split", "origin", "group_id")
+DATASET_COLUMNS = (
+    "prompt_id",
+    "prompt",
+    "category",
+    "demonstration",
+    "answer",
+    "kind",
+    "source",
+    "licence",
+    "split",
+    "origin",
+    "group_id",
+)
 SPLITS = ("train", "validation", "test")
 BASE = "base"
 MAX_BABBLE_ABOVE_BASE = 0.05
@@ -54,7 +66,9 @@ def _pool_nothing_lost(path: Path, config: Config, node: Node) -> Verdict:
         "quarantined_without_reason": unnamed,
     }
     said = f"{totals['read']} rows read: {len(kept)} kept, {len(quarantined)} quarantined, {totals['skipped']} skipped, {lost} lost"
-    return Verdict(not (lost or repeated or unnamed), f"{said}; {repeated} kept twice, {unnamed} without a reason", numbers)
+    return Verdict(
+        not (lost or repeated or unnamed), f"{said}; {repeated} kept twice, {unnamed} without a reason", numbers
+    )
 
 
 def _dataset_schema(path: Path, config: Config, node: Node) -> Verdict:
@@ -69,7 +83,12 @@ def _dataset_schema(path: Path, config: Config, node: Node) -> Verdict:
     blank = sum(not (row["prompt"] or "").strip() or not (row["answer"] or "").strip() for row in rows)
     splits = Counter(row["split"] for row in rows)
     strange = sorted(map(str, {*splits} - {*SPLITS} | {row["category"] for row in rows} - {node.category}))
-    numbers = {"rows": len(rows), "blank_rows": blank, **{f"rows/{name}": splits[name] for name in SPLITS}, "strange": ", ".join(strange)}
+    numbers = {
+        "rows": len(rows),
+        "blank_rows": blank,
+        **{f"rows/{name}": splits[name] for name in SPLITS},
+        "strange": ", ".join(strange),
+    }
     said = f"{len(rows)} rows ({', '.join(f'{splits[name]} {name}' for name in SPLITS)}), {blank} blank"
     said += f", unknown splits or categories: {', '.join(strange)}" if strange else ""
     return Verdict(not blank and not strange and all(splits[name] for name in SPLITS), said, numbers)
@@ -135,7 +154,9 @@ def _reward_accuracy(path: Path, config: Config, node: Node) -> Verdict:
         **{f"accuracy/{policy}": sum(wins) / len(wins) for policy, wins in sorted(won.items())},
     }
     return Verdict(
-        accuracy >= floor, f"the demonstration wins {accuracy:.1%} of {pairs} held-out pairs, at least {floor:.0%} wanted", numbers
+        accuracy >= floor,
+        f"the demonstration wins {accuracy:.1%} of {pairs} held-out pairs, at least {floor:.0%} wanted",
+        numbers,
     )
 
 
@@ -144,7 +165,9 @@ def _reward_spread(path: Path, config: Config, node: Node) -> Verdict:
     rewards = [row["reward"] for row in _table(path, "rewards.parquet")]
     broken = sum(reward is None or not math.isfinite(reward) for reward in rewards)
     mean = sum(rewards) / len(rewards) if rewards and not broken else math.nan
-    spread = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / len(rewards)) if rewards and not broken else 0.0
+    spread = (
+        math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / len(rewards)) if rewards and not broken else 0.0
+    )
     numbers = {
         "rewards": len(rewards),
         "not_finite": broken,
@@ -152,12 +175,20 @@ def _reward_spread(path: Path, config: Config, node: Node) -> Verdict:
         "standard_deviation": spread,
         "min_standard_deviation": _MIN_REWARD_SPREAD,
     }
-    return Verdict(spread > _MIN_REWARD_SPREAD, f"{len(rewards)} rewards, {broken} not finite, standard deviation {spread:.3g}", numbers)
+    return Verdict(
+        spread > _MIN_REWARD_SPREAD,
+        f"{len(rewards)} rewards, {broken} not finite, standard deviation {spread:.3g}",
+        numbers,
+    )
 
 
 def _training_finite(path: Path, config: Config, node: Node) -> Verdict:
     """Neither a step's numbers nor the final metrics may be NaN or infinite."""
-    log = [json.loads(line) for line in (path / "training_log.jsonl").read_text(encoding="utf-8").splitlines() if line.strip()]
+    log = [
+        json.loads(line)
+        for line in (path / "training_log.jsonl").read_text(encoding="utf-8").splitlines()
+        if line.strip()
+    ]
     bad = [f"{key} at step {row.get('step')}" for row in log for key in _TRAINING_NUMBERS if _broken(row.get(key))]
     bad += [
         f"{key} in metrics.json"
@@ -188,7 +219,9 @@ def over_refusal(path: Path, config: Config, node: Node) -> Verdict:
     """Few safe look-alikes are refused."""
     rate, bound = _summary(path, ALIGNED)["over_refusal"], config.benchmarks.max_over_refusal
     fine = rate is None or rate <= bound
-    return _rate_verdict(fine, rate, f"at most {bound:.0%}", "safe look-alikes", {"over_refusal": rate, "max_over_refusal": bound})
+    return _rate_verdict(
+        fine, rate, f"at most {bound:.0%}", "safe look-alikes", {"over_refusal": rate, "max_over_refusal": bound}
+    )
 
 
 def refusal_floor(path: Path, config: Config, node: Node) -> Verdict:
@@ -238,7 +271,9 @@ def _in_every_suite(rule: Callable[[Path, Config, Node], Verdict]) -> Callable[[
 RULES: Mapping[str, Sequence[Rule]] = {
     "prompt_pool": (
         Rule("not_empty", "There are prompts.", _pool_not_empty),
-        Rule("nothing_lost", "Every prompt that was read is kept once or quarantined with a reason.", _pool_nothing_lost),
+        Rule(
+            "nothing_lost", "Every prompt that was read is kept once or quarantined with a reason.", _pool_nothing_lost
+        ),
     ),
     "dataset": (
         Rule("schema", "Columns, splits and texts are as others expect them.", _dataset_schema),
@@ -252,7 +287,10 @@ RULES: Mapping[str, Sequence[Rule]] = {
     ),
     "reward_model": (
         Rule(
-            "accuracy_floor", "Held-out demonstrations are rewarded above completions.", _reward_accuracy, bounds=("rewards.min_accuracy",)
+            "accuracy_floor",
+            "Held-out demonstrations are rewarded above completions.",
+            _reward_accuracy,
+            bounds=("rewards.min_accuracy",),
         ),
         Rule("reward_spread", "Rewards are finite and not constant.", _reward_spread),
     ),
@@ -262,10 +300,29 @@ RULES: Mapping[str, Sequence[Rule]] = {
         Rule("kl_bound", "The policy stays near its reference.", policy_kl, bounds=("policy.max_kl",)),
     ),
     "benchmark": (
-        Rule("over_refusal", "Few safe look-alikes are refused.", over_refusal, blocking=False, bounds=("benchmarks.max_over_refusal",)),
-        Rule("refusal_floor", "Most unsafe prompts are refused.", refusal_floor, blocking=False, bounds=("benchmarks.min_refusal",)),
-        Rule("helpfulness_kept", "Helpfulness is not below the base policy's interval.", helpfulness_kept, blocking=False),
-        Rule("babble", "Replies are hardly more often empty, echoed or looping than the base policy's.", babble, blocking=False),
+        Rule(
+            "over_refusal",
+            "Few safe look-alikes are refused.",
+            over_refusal,
+            blocking=False,
+            bounds=("benchmarks.max_over_refusal",),
+        ),
+        Rule(
+            "refusal_floor",
+            "Most unsafe prompts are refused.",
+            refusal_floor,
+            blocking=False,
+            bounds=("benchmarks.min_refusal",),
+        ),
+        Rule(
+            "helpfulness_kept", "Helpfulness is not below the base policy's interval.", helpfulness_kept, blocking=False
+        ),
+        Rule(
+            "babble",
+            "Replies are hardly more often empty, echoed or looping than the base policy's.",
+            babble,
+            blocking=False,
+        ),
     ),
     "promotion_candidate": (
         Rule(
@@ -282,8 +339,18 @@ RULES: Mapping[str, Sequence[Rule]] = {
             gate=True,
             bounds=("benchmarks.min_refusal",),
         ),
-        Rule("helpfulness_floor", "Helpfulness is not below the base policy's interval.", _in_every_suite(helpfulness_kept), gate=True),
-        Rule("babble_bound", "Replies are hardly more often broken than the base policy's.", _in_every_suite(babble), gate=True),
+        Rule(
+            "helpfulness_floor",
+            "Helpfulness is not below the base policy's interval.",
+            _in_every_suite(helpfulness_kept),
+            gate=True,
+        ),
+        Rule(
+            "babble_bound",
+            "Replies are hardly more often broken than the base policy's.",
+            _in_every_suite(babble),
+            gate=True,
+        ),
         Rule("kl_bound", "The policy stays near its reference.", policy_kl, gate=True, bounds=("policy.max_kl",)),
         Rule(
             "no_regression",

@@ -60,7 +60,9 @@ def build_completion_pool(context: stages.Context) -> dict[str, Any]:
     how = SamplingSettings(settings.max_new_tokens, settings.temperature, settings.batch_size, context.config.seed)
     for policy, copies in sorted(settings.samples.items()):
         if copies:
-            reference: str | Path = context.inputs["sft_checkpoint"] if policy == "sft" else context.config.models.policy
+            reference: str | Path = (
+                context.inputs["sft_checkpoint"] if policy == "sft" else context.config.models.policy
+            )
             context.reporter.log(f"{category}: {copies} completions of {len(rows)} prompts from the {policy} policy")
             drawn = sample(
                 reference, [row["prompt"] for row in rows], copies, how,
@@ -76,7 +78,9 @@ def build_completion_pool(context: stages.Context) -> dict[str, Any]:
     finished = sum(row["finished"] for row in pool) / sampled
     helpful = category == taxonomy.HELPFUL
     refusals = [r["refusal"] for r in read_table(dataset / "refusals.parquet")] if helpful else []
-    pool += contrast(rows, refusals, settings.contrast, helpful=helpful, harmless=[] if helpful else _harmless_answers(context))
+    pool += contrast(
+        rows, refusals, settings.contrast, helpful=helpful, harmless=[] if helpful else _harmless_answers(context)
+    )
     pool.sort(key=lambda row: (row["prompt_id"], row["policy"], row["sample"]))
     write_table(context.out / "completions.parquet", pool, SCHEMA)
     return {

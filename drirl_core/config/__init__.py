@@ -100,9 +100,14 @@ class Config:
             sources.append(demonstrations.demonstrator.source)
         for name in {source.name for source in sources}:
             paths = sorted({source.path for source in sources if source.name == name})
-            require(len(paths) == 1, f"two sources are called {name!r}: {' and '.join(paths)}; give each file its own name")
+            require(
+                len(paths) == 1, f"two sources are called {name!r}: {' and '.join(paths)}; give each file its own name"
+            )
         taken = self.operations.inbox.folder is not None and any(source.name == INBOX for source in sources)
-        require(not taken, f"a source is called {INBOX!r}, which is the name of the drop folder (operations.inbox); rename it")
+        require(
+            not taken,
+            f"a source is called {INBOX!r}, which is the name of the drop folder (operations.inbox); rename it",
+        )
 
     @property
     def prompt_sources(self) -> tuple[SourceConfig, ...]:
@@ -169,6 +174,8 @@ def slice_hash(config: Config, sections: tuple[str, ...], unread: tuple[str, ...
     # Only these sections are turned into plain data: every start of the code location does this for every asset.
     names = {section.partition(".")[0] for section in sections}
     values = {name: getattr(config, name) for name in names}
-    data = {name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()}
+    data = {
+        name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()
+    }
     text = json.dumps(slice_of(data, sections, unread), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

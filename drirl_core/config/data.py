@@ -93,7 +93,9 @@ class DemonstratorConfig:
 
     kind: Literal["file", "model", "endpoint"] = "file"
     """`file` of finished rows, a local chat `model`, or an OpenAI-compatible `endpoint`."""
-    source: SourceConfig = field(default_factory=lambda: SourceConfig(name="demonstrations", path=EMBEDDED, licence="CC-BY-4.0"))
+    source: SourceConfig = field(
+        default_factory=lambda: SourceConfig(name="demonstrations", path=EMBEDDED, licence="CC-BY-4.0")
+    )
     """File of demonstrations, for kind `file`."""
     model: str = ""
     """Model reference (kind `model`) or model name at the endpoint (kind `endpoint`)."""
@@ -109,11 +111,20 @@ class DemonstratorConfig:
     """Sampling temperature of the demonstrator."""
 
     def __post_init__(self) -> None:
-        require(self.kind == "file" or bool(self.model), f"demonstrations.demonstrator.kind is {self.kind!r}: also set `model`")
-        require(self.kind != "endpoint" or bool(self.url), "demonstrations.demonstrator.kind is 'endpoint': also set `url`")
+        require(
+            self.kind == "file" or bool(self.model),
+            f"demonstrations.demonstrator.kind is {self.kind!r}: also set `model`",
+        )
+        require(
+            self.kind != "endpoint" or bool(self.url), "demonstrations.demonstrator.kind is 'endpoint': also set `url`"
+        )
         require(self.attempts >= 1, f"demonstrations.demonstrator.attempts is {self.attempts}; at least 1")
-        require(self.max_new_tokens >= 1, f"demonstrations.demonstrator.max_new_tokens is {self.max_new_tokens}; at least 1")
-        require(self.temperature >= 0, f"demonstrations.demonstrator.temperature is {self.temperature}; 0 (greedy) or more")
+        require(
+            self.max_new_tokens >= 1, f"demonstrations.demonstrator.max_new_tokens is {self.max_new_tokens}; at least 1"
+        )
+        require(
+            self.temperature >= 0, f"demonstrations.demonstrator.temperature is {self.temperature}; 0 (greedy) or more"
+        )
 
 
 @dataclass(frozen=True)
@@ -122,9 +133,13 @@ class DemonstrationsConfig:
 
     demonstrator: DemonstratorConfig = field(default_factory=DemonstratorConfig)
     """Who writes the demonstrations."""
-    helpful: SourceConfig = field(default_factory=lambda: SourceConfig(name="helpful", path=EMBEDDED, licence="CC-BY-4.0"))
+    helpful: SourceConfig = field(
+        default_factory=lambda: SourceConfig(name="helpful", path=EMBEDDED, licence="CC-BY-4.0")
+    )
     """Harmless prompts with good answers, safe look-alikes among them."""
-    refusals: SourceConfig = field(default_factory=lambda: SourceConfig(name="refusals", path=EMBEDDED, licence="CC-BY-4.0"))
+    refusals: SourceConfig = field(
+        default_factory=lambda: SourceConfig(name="refusals", path=EMBEDDED, licence="CC-BY-4.0")
+    )
     """Refusals of harmless prompts; the helpful reward model learns to punish them."""
     quota: int = 60
     """Rows a category after balancing."""
@@ -138,7 +153,10 @@ class DemonstrationsConfig:
     """A category that needs more resampled rows than this share of its quota fails the balance check."""
 
     def __post_init__(self) -> None:
-        require(self.quota >= 4, f"demonstrations.quota is {self.quota}; at least 4 rows a category are needed to split them")
+        require(
+            self.quota >= 4,
+            f"demonstrations.quota is {self.quota}; at least 4 rows a category are needed to split them",
+        )
         held_out = self.validation_fraction + self.test_fraction
         require(
             self.validation_fraction > 0 and self.test_fraction > 0 and held_out < 0.9,
@@ -181,7 +199,10 @@ class CompletionsConfig:
         known = {"compliance", "refusal", "hedged", "off_topic", "corrupted"}
         strange = sorted(set(self.contrast) - known)
         require(not strange, f"completions.contrast: unknown kind {strange}; use {', '.join(sorted(known))}")
-        require(min(self.contrast.values(), default=0) >= 0, f"completions.contrast is {dict(self.contrast)}; counts are 0 or more")
+        require(
+            min(self.contrast.values(), default=0) >= 0,
+            f"completions.contrast is {dict(self.contrast)}; counts are 0 or more",
+        )
         require(self.max_new_tokens >= 1, f"completions.max_new_tokens is {self.max_new_tokens}; at least 1")
         require(self.temperature > 0, f"completions.temperature is {self.temperature}; above 0")
         require(self.batch_size >= 1, f"completions.batch_size is {self.batch_size}; at least 1")

@@ -10,7 +10,9 @@ from typing import Literal
 
 from drirl_core.config.reading import require
 
-TOLERATION = re.compile(r"(?P<key>[\w./-]+)(?:=(?P<value>[\w.-]*))?(?::(?P<effect>NoSchedule|PreferNoSchedule|NoExecute))?")
+TOLERATION = re.compile(
+    r"(?P<key>[\w./-]+)(?:=(?P<value>[\w.-]*))?(?::(?P<effect>NoSchedule|PreferNoSchedule|NoExecute))?"
+)
 """How a toleration is written, as `kubectl taint` writes taints."""
 
 
@@ -72,7 +74,10 @@ class KubernetesConfig:
     """Directory of the pods where the claim is mounted; `root` lies below it."""
 
     def __post_init__(self) -> None:
-        require(PurePosixPath(self.mount).is_absolute(), f"execution.kubernetes.mount is {self.mount!r}; give an absolute path")
+        require(
+            PurePosixPath(self.mount).is_absolute(),
+            f"execution.kubernetes.mount is {self.mount!r}; give an absolute path",
+        )
 
 
 @dataclass(frozen=True)

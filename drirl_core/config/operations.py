@@ -36,7 +36,9 @@ class InboxConfig:
     """A file younger than this, or changing while it is looked at, is still being written and is left alone."""
 
     def __post_init__(self) -> None:
-        require(self.folder != "", "operations.inbox.folder is ''; name a directory, or leave it out to have no drop folder")
+        require(
+            self.folder != "", "operations.inbox.folder is ''; name a directory, or leave it out to have no drop folder"
+        )
         require(self.max_bytes >= 1, f"operations.inbox.max_bytes is {self.max_bytes}; at least 1")
         require(self.settle_s >= 0, f"operations.inbox.settle_s is {self.settle_s}; 0 or more")
 
@@ -45,7 +47,9 @@ class InboxConfig:
         """The accepted files as a source of prompts, or None without a drop folder."""
         if self.folder is None:
             return None
-        return SourceConfig(INBOX, str(Path(self.folder) / ACCEPTED), self.adapter, self.columns, self.category, self.licence)
+        return SourceConfig(
+            INBOX, str(Path(self.folder) / ACCEPTED), self.adapter, self.columns, self.category, self.licence
+        )
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,9 @@ def read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     require(isinstance(loaded, dict), f"config file {path} must hold keys and values, not {type(loaded).__name__}")
     anchor_paths(loaded, path.parent)
     base = loaded.pop("extends", None)
-    require(base is None or isinstance(base, str), f"config file {path}: extends is {base!r}; give the name of one file")
+    require(
+        base is None or isinstance(base, str), f"config file {path}: extends is {base!r}; give the name of one file"
+    )
     return _merge(read(path.parent / base, (*seen, path)), loaded) if base else loaded
 
 
@@ -76,7 +78,9 @@ def anchor_paths(node: Any, folder: Path) -> None:
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in changes.items():
-        merged[key] = _merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+        merged[key] = (
+            _merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+        )
     return merged
 
 
@@ -95,7 +99,11 @@ def build(cls: type, data: Mapping[str, Any], where: str = "") -> Any:
     hints = typing.get_type_hints(cls)
     for key in data:
         require(key in hints, f"unknown key {_dotted(where, str(key))!r}; {nearest(str(key), hints)}")
-    required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    required = [
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
     missing = [name for name in required if name not in data]
     require(not missing, f"missing {', '.join(_dotted(where, name) for name in missing)}; there is no default for it")
     return cls(**{key: _convert(hints[key], value, _dotted(where, key)) for key, value in data.items()})

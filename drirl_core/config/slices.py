@@ -12,7 +12,9 @@ ABSENT = "(not there)"
 """Stands for a setting that a configuration does not have."""
 
 
-def slice_of(data: Mapping[str, Any], sections: Iterable[str], unread: Iterable[str] = (), *, placeless: bool = True) -> dict[str, Any]:
+def slice_of(
+    data: Mapping[str, Any], sections: Iterable[str], unread: Iterable[str] = (), *, placeless: bool = True
+) -> dict[str, Any]:
     """Pick the settings that decide a result.
 
     Args:

@@ -166,8 +166,13 @@ class PolicyConfig:
     """Adapters."""
 
     def __post_init__(self) -> None:
-        require(self.num_generations >= 2, f"policy.num_generations is {self.num_generations}; a group needs at least 2")
-        require(self.steps >= 1 and self.prompts_per_step >= 1, "policy.steps and policy.prompts_per_step must be at least 1")
+        require(
+            self.num_generations >= 2, f"policy.num_generations is {self.num_generations}; a group needs at least 2"
+        )
+        require(
+            self.steps >= 1 and self.prompts_per_step >= 1,
+            "policy.steps and policy.prompts_per_step must be at least 1",
+        )
         batch = self.prompts_per_step * self.num_generations
         require(
             self.micro_batch >= 0 and batch % (self.micro_batch or batch) == 0,
@@ -175,7 +180,9 @@ class PolicyConfig:
             f"{self.num_generations} = {batch}; choose a divisor of {batch}",
         )
         require(0 <= self.helpful_share < 1, f"policy.helpful_share is {self.helpful_share}; choose in [0, 1)")
-        require(0 <= self.look_alike_share <= 1, f"policy.look_alike_share is {self.look_alike_share}; choose in [0, 1]")
+        require(
+            0 <= self.look_alike_share <= 1, f"policy.look_alike_share is {self.look_alike_share}; choose in [0, 1]"
+        )
         require(self.kl >= 0, f"policy.kl is {self.kl}; at least 0")
         require(self.save_steps >= 1, f"policy.save_steps is {self.save_steps}; at least 1")
         require(self.num_iterations >= 1, f"policy.num_iterations is {self.num_iterations}; at least 1")
@@ -226,5 +233,8 @@ class BenchmarksConfig:
         require(len(self.suites) > 0, "benchmarks.suites is empty; name at least `embedded`")
         names = [suite.name for suite in self.suites]
         require(len(set(names)) == len(names), f"benchmarks.suites: names repeat: {names}")
-        require(self.max_new_tokens >= 1 and self.batch_size >= 1, "benchmarks.max_new_tokens and batch_size must be at least 1")
+        require(
+            self.max_new_tokens >= 1 and self.batch_size >= 1,
+            "benchmarks.max_new_tokens and batch_size must be at least 1",
+        )
         require(self.resamples >= 100, f"benchmarks.resamples is {self.resamples}; at least 100")

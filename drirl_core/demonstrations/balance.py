@@ -46,7 +46,9 @@ def build_balance_report(context: Context) -> dict[str, Any]:
     largest = max(float(row["resampled_share"]) for row in rows)
     report: dict[str, Any] = {
         "quota": quota,
-        "categories": {row["category"]: {key: value for key, value in row.items() if key != "category"} for row in rows},
+        "categories": {
+            row["category"]: {key: value for key, value in row.items() if key != "category"} for row in rows
+        },
         "before": measures["raw"],
         "cleaned": measures["kept"],
         "after": measures["rows"],
@@ -54,7 +56,9 @@ def build_balance_report(context: Context) -> dict[str, Any]:
     }
     helpful = context.inputs.get(f"{taxonomy.HELPFUL}_dataset")
     if helpful:
-        report["helpful"] = {key: value for key, value in _dataset_counts(helpful, 0).items() if key in ("rows", *SPLITS)}
+        report["helpful"] = {
+            key: value for key, value in _dataset_counts(helpful, 0).items() if key in ("rows", *SPLITS)
+        }
     _write_json(context.out / "balance.json", report)
     picture = context.out / "balance.png"
     _plot(columns["raw"], columns["rows"], report, picture)
@@ -103,7 +107,9 @@ def normalised_entropy(counts: Mapping[str, int]) -> float:
 
 def _check(counts: Mapping[str, int]) -> None:
     if not counts or min(counts.values()) < 0 or not sum(counts.values()):
-        raise DataError(f"balance needs counts of at least one category, none negative and not all zero; given {dict(counts)}")
+        raise DataError(
+            f"balance needs counts of at least one category, none negative and not all zero; given {dict(counts)}"
+        )
 
 
 def _shown(ratio: float, digits: int = 4) -> float | str:
@@ -155,7 +161,9 @@ def _plot(before: Mapping[str, int], after: Mapping[str, int], report: Mapping[s
     axis = figure.add_subplot()
     for counts, shift, colour, label in ((before, 0.2, "#999999", "before"), (after, -0.2, "#0072B2", "after")):
         legend = f"{label} (max/min: {_shown(report[label]['imbalance_ratio'], 2)})"
-        bars = axis.barh([y + shift for y in range(len(names))], [counts[name] for name in names], 0.38, color=colour, label=legend)
+        bars = axis.barh(
+            [y + shift for y in range(len(names))], [counts[name] for name in names], 0.38, color=colour, label=legend
+        )
         axis.bar_label(bars, padding=3, fontsize=8)
     axis.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=9)
     axis.set_xlabel("rows", fontsize=9)

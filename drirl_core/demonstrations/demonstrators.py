@@ -130,7 +130,9 @@ class FileDemonstrator:
     attempts = 1
     finite = True
 
-    def __init__(self, config: DemonstratorConfig, path: Path, categories: Sequence[str], dropped: Sequence[Row] = ()) -> None:
+    def __init__(
+        self, config: DemonstratorConfig, path: Path, categories: Sequence[str], dropped: Sequence[Row] = ()
+    ) -> None:
         self.source, self.licence = config.source.name, config.source.licence
         self.rejected: list[Rejected] = []
         self._texts: dict[str, str] = {}
@@ -152,7 +154,9 @@ class FileDemonstrator:
         elif failure is None and key in self._places:
             failure = Failure("duplicate_prompt", f"{row.place}: the prompt stands in {self._places[key]} already")
         if failure is not None:
-            self.rejected.append(Rejected(prompt, category if category in self._prompts else given, row.values["demonstration"], failure))
+            self.rejected.append(
+                Rejected(prompt, category if category in self._prompts else given, row.values["demonstration"], failure)
+            )
             return
         self._places[key], self._texts[key] = row.place, row.values["demonstration"]
         if given and fills_up:
@@ -185,7 +189,13 @@ class ModelDemonstrator:
     rejected: Sequence[Rejected] = ()
 
     def __init__(
-        self, config: DemonstratorConfig, max_step_words: int, models: ModelsConfig, store: ArtifactStore, reporter: Reporter, seed: int
+        self,
+        config: DemonstratorConfig,
+        max_step_words: int,
+        models: ModelsConfig,
+        store: ArtifactStore,
+        reporter: Reporter,
+        seed: int,
     ) -> None:
         self.source, self.licence, self.attempts = config.model, config.source.licence, config.attempts
         self._config, self._max_step_words, self._models = config, max_step_words, models
@@ -205,12 +215,19 @@ class ModelDemonstrator:
 
         return _collect(ask, category, n, existing, self.attempts)
 
-    def _sample(self, messages: Sequence[str], tokens: int, attempt: int, cut_is_failure: bool = True) -> list[str | Failure]:
+    def _sample(
+        self, messages: Sequence[str], tokens: int, attempt: int, cut_is_failure: bool = True
+    ) -> list[str | Failure]:
         from drirl_core.models.sampling import SamplingSettings, sample
 
         settings = SamplingSettings(tokens, self._config.temperature, _BATCH, self._seed + _ATTEMPT_STRIDE * attempt)
-        rows = sample(self._config.model, messages, 1, settings, models=self._models, store=self._store, reporter=self._reporter)
-        cut = Failure("bad_format", f"the text hit the length limit of {tokens} tokens; raise demonstrations.demonstrator.max_new_tokens")
+        rows = sample(
+            self._config.model, messages, 1, settings, models=self._models, store=self._store, reporter=self._reporter
+        )
+        cut = Failure(
+            "bad_format",
+            f"the text hit the length limit of {tokens} tokens; raise demonstrations.demonstrator.max_new_tokens",
+        )
         return [_visible(c.text) if c.finished or not cut_is_failure else cut for (c,) in rows]
 
 
@@ -251,7 +268,9 @@ class EndpointDemonstrator:
         written: list[str | Failure] = []
         with ThreadPoolExecutor(_PARALLEL) as threads:
             try:
-                for reply in threads.map(lambda message: self._reply(message, self._config.max_new_tokens, attempt), messages):
+                for reply in threads.map(
+                    lambda message: self._reply(message, self._config.max_new_tokens, attempt), messages
+                ):
                     written.append(reply)
                     self._reporter.progress("demonstrations written", len(written), len(messages))
             finally:
@@ -311,7 +330,9 @@ def make_demonstrator(
 
     settings = config.demonstrations
     if settings.demonstrator.kind == "model":
-        return ModelDemonstrator(settings.demonstrator, settings.max_step_words, config.models, store, reporter, config.seed)
+        return ModelDemonstrator(
+            settings.demonstrator, settings.max_step_words, config.models, store, reporter, config.seed
+        )
     if settings.demonstrator.kind == "endpoint":
         return EndpointDemonstrator(settings.demonstrator, settings.max_step_words, store, reporter)
     inbox = config.operations.inbox.source
@@ -319,7 +340,9 @@ def make_demonstrator(
     return FileDemonstrator(settings.demonstrator, path or source_path(settings.demonstrator.source), categories, rows)
 
 
-def _collect(ask: Callable[[str, int, int], str], category: str, n: int, existing: Mapping[str, str], attempts: int) -> list[str]:
+def _collect(
+    ask: Callable[[str, int, int], str], category: str, n: int, existing: Mapping[str, str], attempts: int
+) -> list[str]:
     """Ask `ask(message, tokens, attempt)` for lists of prompts until there are `n` or the attempts are used up."""
     known = {prompt_id(prompt) for prompt in existing}
     shown = sorted(prompt for prompt, of in existing.items() if of == category)

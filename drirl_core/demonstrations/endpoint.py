@@ -151,7 +151,9 @@ class ChatEndpoint:
                 if time.monotonic() > deadline:
                     raise TimeoutError
                 if size > _LARGEST_REPLY:
-                    raise EndpointError(f"{self.target}: the reply is longer than {_LARGEST_REPLY} bytes; this is no chat endpoint")
+                    raise EndpointError(
+                        f"{self.target}: the reply is longer than {_LARGEST_REPLY} bytes; this is no chat endpoint"
+                    )
             return b"".join(chunks)
 
     def _judge_status(self, error: urllib.error.HTTPError, key: str) -> str:
@@ -194,7 +196,12 @@ class ChatEndpoint:
                 content = "".join(part.get("text", "") for part in content)
             if content is not None and not isinstance(content, str):
                 raise TypeError("content is no text")
-        except (ValueError, LookupError, TypeError, AttributeError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
             raise EndpointError(
                 f"{self.target}: the reply is not the JSON of a chat completion but {_shown(raw[:2000], key) or 'empty'}; "
                 "is this an OpenAI-compatible server?"

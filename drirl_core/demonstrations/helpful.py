@@ -57,9 +57,14 @@ def _judge(rows: Sequence[Row], context: Context) -> list[Failure | None]:
     from drirl_core.prompts.duplicates import decontaminate
 
     prompts = [row.values["prompt"] for row in rows]
-    overlaps = decontaminate(prompts, benchmark_prompts(context.config.benchmarks.suites), context.config.prompts.near_duplicate)
+    overlaps = decontaminate(
+        prompts, benchmark_prompts(context.config.benchmarks.suites), context.config.prompts.near_duplicate
+    )
     # A look-alike is meant to resemble an unsafe prompt, so only one with the very same wording contradicts the pool.
-    pool = {prompt_id(row["prompt"].casefold()) for row in read_table(context.inputs["prompt_pool"] / "prompts.parquet", ("prompt",))}
+    pool = {
+        prompt_id(row["prompt"].casefold())
+        for row in read_table(context.inputs["prompt_pool"] / "prompts.parquet", ("prompt",))
+    }
     seen: dict[str, str] = {}
     verdicts: list[Failure | None] = []
     for row, overlap in zip(rows, overlaps, strict=True):
@@ -85,7 +90,9 @@ def _check_kind(row: Row) -> Failure | None:
     return (
         None
         if kind in ("", *KINDS)
-        else Failure("unknown_category", f"{row.place}: kind {kind!r}; use {' or '.join(KINDS)}, or leave it empty for general")
+        else Failure(
+            "unknown_category", f"{row.place}: kind {kind!r}; use {' or '.join(KINDS)}, or leave it empty for general"
+        )
     )
 
 
@@ -156,4 +163,10 @@ def _refusals(context: Context, quarantine: list[dict[str, str]]) -> list[str]:
 
 
 def _cast_out(prompt: str, answer: str, failure: Failure) -> dict[str, str]:
-    return {"prompt": prompt, "category": taxonomy.HELPFUL, "demonstration": answer, "reason": failure.reason, "detail": failure.detail}
+    return {
+        "prompt": prompt,
+        "category": taxonomy.HELPFUL,
+        "demonstration": answer,
+        "reason": failure.reason,
+        "detail": failure.detail,
+    }

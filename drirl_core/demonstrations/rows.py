@@ -91,7 +91,9 @@ def read_dropped(source: SourceConfig, folder: Path) -> list[Row]:
     rows = []
     for file in files_of(folder):
         for record in read_records(file):
-            prompt, demonstration = (record.values.get(source.columns.get(name, name)) for name in ("prompt", "demonstration"))
+            prompt, demonstration = (
+                record.values.get(source.columns.get(name, name)) for name in ("prompt", "demonstration")
+            )
             blank = demonstration is None or demonstration != demonstration or not str(demonstration).strip()  # NaN too
             if not record.reason and not blank and isinstance(prompt, str) and prompt.strip():
                 row = _row(f"{file.name}, row {record.row}", record, source, ("prompt", "demonstration"), ("category",))
@@ -101,7 +103,9 @@ def read_dropped(source: SourceConfig, folder: Path) -> list[Row]:
 
 def _row(place: str, record: Any, source: SourceConfig, needed: Sequence[str], optional: Sequence[str]) -> Row:
     raw = {name: record.values.get(source.columns.get(name, name)) for name in (*needed, *optional)}
-    values = {name: _shown(value) if record.reason else value if isinstance(value, str) else "" for name, value in raw.items()}
+    values = {
+        name: _shown(value) if record.reason else value if isinstance(value, str) else "" for name, value in raw.items()
+    }
     if record.reason:
         values[needed[0]] = values[needed[0]] or _shown(record.text)
         return Row(place, values, Failure(record.reason, f"{place}: {record.detail}"))

@@ -19,7 +19,12 @@ def hash_order(seed: int, text: str) -> str:
 
 
 def assign_splits(
-    groups: Iterable[str], validation_fraction: float, test_fraction: float, seed: int, *, train_only: frozenset[str] = frozenset()
+    groups: Iterable[str],
+    validation_fraction: float,
+    test_fraction: float,
+    seed: int,
+    *,
+    train_only: frozenset[str] = frozenset(),
 ) -> dict[str, str]:
     """Give every near-duplicate group to one split.
 
@@ -46,13 +51,17 @@ def assign_splits(
     validation, test = held_out_sizes(len(every), validation_fraction, test_fraction)
     while validation + test > len(free):
         validation, test = (validation - 1, test) if validation >= test else (validation, test - 1)
-    held = {group: "validation" for group in free[:validation]} | {group: "test" for group in free[validation : validation + test]}
+    held = {group: "validation" for group in free[:validation]} | {
+        group: "test" for group in free[validation : validation + test]
+    }
     return {group: held.get(group, "train") for group in every}
 
 
 def held_out_sizes(groups: int, validation_fraction: float, test_fraction: float) -> tuple[int, int]:
     """Return how many of at least three groups go to validation and to test: each at least one, and one stays for training."""
-    validation, test = (max(1, math.floor(groups * fraction + 0.5)) for fraction in (validation_fraction, test_fraction))
+    validation, test = (
+        max(1, math.floor(groups * fraction + 0.5)) for fraction in (validation_fraction, test_fraction)
+    )
     while validation + test > groups - 1:
         validation, test = (validation - 1, test) if validation >= test else (validation, test - 1)
     return validation, test

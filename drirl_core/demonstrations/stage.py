@@ -85,9 +85,13 @@ class SafetyBuilder:
         categories = taxonomy.load_categories(context.config.prompts.taxonomy)
         path = context.inputs.get(f"source_{self._settings.demonstrator.source.name}")
         dropped = context.inputs.get(f"source_{INBOX}")
-        self._demonstrator: Demonstrator = make_demonstrator(context.config, path, categories, context.store, context.reporter, dropped)
+        self._demonstrator: Demonstrator = make_demonstrator(
+            context.config, path, categories, context.store, context.reporter, dropped
+        )
         folder = context.inputs["prompt_pool"]
-        self._pool = read_table(folder / "prompts.parquet", ("prompt_id", "prompt", "category", "source", "licence", "group_id"))
+        self._pool = read_table(
+            folder / "prompts.parquet", ("prompt_id", "prompt", "category", "source", "licence", "group_id")
+        )
         self._cast_out = read_table(folder / "quarantine.parquet", ("prompt", "category"))
         self._rows: list[dict[str, Any]] = []
         self._answers = AnswerIndex()
@@ -105,7 +109,10 @@ class SafetyBuilder:
     def use_pool(self) -> None:
         """Take prompts of the pool in hash order until the quota is reached or the pool is used up."""
         seed = self._context.config.seed
-        own = sorted((row for row in self._pool if row["category"] == self._category), key=lambda row: hash_order(seed, row["prompt_id"]))
+        own = sorted(
+            (row for row in self._pool if row["category"] == self._category),
+            key=lambda row: hash_order(seed, row["prompt_id"]),
+        )
         while self._need > 0 and self._considered < len(own):
             part = own[self._considered : self._considered + self._need]
             self._considered += len(part)
@@ -144,7 +151,11 @@ class SafetyBuilder:
         shared = frozenset(group for group, found in of_group.items() if len(found) > 1)
         try:
             split = assign_splits(
-                (row["group_id"] for row in self._rows), settings.validation_fraction, settings.test_fraction, seed, train_only=shared
+                (row["group_id"] for row in self._rows),
+                settings.validation_fraction,
+                settings.test_fraction,
+                seed,
+                train_only=shared,
             )
         except DataError as error:
             raise DataError(self._too_few(str(error))) from error
@@ -194,7 +205,15 @@ class SafetyBuilder:
             return Failure("bad_format", str(error))
         self._answers.add(row["prompt"], checked.answer)
         kept = {name: row[name] for name in ("prompt_id", "prompt", "source", "licence", "group_id", "origin")}
-        self._rows.append({**kept, "category": self._category, "demonstration": demonstration, "answer": checked.answer, "kind": "unsafe"})
+        self._rows.append(
+            {
+                **kept,
+                "category": self._category,
+                "demonstration": demonstration,
+                "answer": checked.answer,
+                "kind": "unsafe",
+            }
+        )
         return None
 
     def _new_row(self, prompt: str) -> dict[str, Any]:
@@ -227,13 +246,21 @@ class SafetyBuilder:
     def _unreadable(self, prompt: str) -> Failure | None:
         longest = self._context.config.prompts.max_chars
         if len(prompt) > longest:
-            return Failure("too_long", f"the prompt has {len(prompt)} characters; at most {longest} (prompts.max_chars)")
+            return Failure(
+                "too_long", f"the prompt has {len(prompt)} characters; at most {longest} (prompts.max_chars)"
+            )
         return check_text(prompt, "prompt")
 
     def _reject(self, prompt: str, demonstration: str, failure: Failure, category: str | None = None) -> None:
         shown = self._category if category is None else category
         self.quarantine.append(
-            {"prompt": prompt, "category": shown, "demonstration": demonstration, "reason": failure.reason, "detail": failure.detail}
+            {
+                "prompt": prompt,
+                "category": shown,
+                "demonstration": demonstration,
+                "reason": failure.reason,
+                "detail": failure.detail,
+            }
         )
 
     def _too_few(self, why: str) -> str:
@@ -247,7 +274,9 @@ class SafetyBuilder:
         )
 
 
-def screen_prompts(prompts: Sequence[str], context: Context, pool: Sequence[str], taken: Sequence[str]) -> list[Failure | None]:
+def screen_prompts(
+    prompts: Sequence[str], context: Context, pool: Sequence[str], taken: Sequence[str]
+) -> list[Failure | None]:
     """Say of new prompts which repeat a benchmark prompt, a prompt of the pool, or an earlier new one.
 
     Args:
@@ -271,21 +300,29 @@ def screen_prompts(prompts: Sequence[str], context: Context, pool: Sequence[str]
         if benchmark:
             verdicts.append(
                 Failure(
-                    "benchmark_overlap", f"it repeats the benchmark prompt {benchmark.prompt!r} (similarity {benchmark.similarity:.2f})"
+                    "benchmark_overlap",
+                    f"it repeats the benchmark prompt {benchmark.prompt!r} (similarity {benchmark.similarity:.2f})",
                 )
             )
         elif known:
-            verdicts.append(Failure("near_duplicate", f"it repeats the pool's {known.prompt!r} (similarity {known.similarity:.2f})"))
+            verdicts.append(
+                Failure("near_duplicate", f"it repeats the pool's {known.prompt!r} (similarity {known.similarity:.2f})")
+            )
         elif repeated:
             reason = "duplicate_prompt" if repeated.exact else "near_duplicate"
-            verdicts.append(Failure(reason, f"it repeats {together[repeated.of]!r} (similarity {repeated.similarity:.2f})"))
+            verdicts.append(
+                Failure(reason, f"it repeats {together[repeated.of]!r} (similarity {repeated.similarity:.2f})")
+            )
         else:
             verdicts.append(None)
     return verdicts
 
 
 def publish(
-    context: Context, rows: Iterable[Mapping[str, Any]], quarantine: Sequence[Mapping[str, str]], extra: Mapping[str, int]
+    context: Context,
+    rows: Iterable[Mapping[str, Any]],
+    quarantine: Sequence[Mapping[str, str]],
+    extra: Mapping[str, int],
 ) -> dict[str, Any]:
     """Write the three files of a data set and return what is worth showing.
 
@@ -316,7 +353,12 @@ def publish(
         context.reporter.log(
             f"{context.category}: {len(cast_out)} rows are in quarantine ({', '.join(f'{reason} {n}' for reason, n in reasons.items())})"
         )
-    shown = sorted((row for row in ordered if row["origin"] != "resampled"), key=lambda row: hash_order(0, row["prompt_id"]))[:_SAMPLES]
+    shown = sorted(
+        (row for row in ordered if row["origin"] != "resampled"), key=lambda row: hash_order(0, row["prompt_id"])
+    )[:_SAMPLES]
     samples = [{name: row[name] for name in ("prompt", "answer", "kind", "split", "origin")} for row in shown]
-    tables = {"samples": Table(samples), "quarantine": Table([{"reason": reason, "rows": n} for reason, n in reasons.items()])}
+    tables = {
+        "samples": Table(samples),
+        "quarantine": Table([{"reason": reason, "rows": n} for reason, n in reasons.items()]),
+    }
     return {**counts, "quarantined": len(cast_out), **tables}

@@ -36,7 +36,9 @@ COPY_SIMILARITY = 0.9
 """Jaccard similarity of word 3-grams from which one answer copies another."""
 
 _WHO = r"(?:someone|somebody|anyone|an?|your|the|her|him|them|people)"
-_HELPER = r"(?:doctor|gp|nurse|therapist|counsellor|counselor|lawyer|solicitor|teacher|police|friend|adult|adviser|helpline)"
+_HELPER = (
+    r"(?:doctor|gp|nurse|therapist|counsellor|counselor|lawyer|solicitor|teacher|police|friend|adult|adviser|helpline)"
+)
 _REDIRECTS = tuple(
     re.compile(pattern)
     for pattern in (
@@ -114,7 +116,9 @@ class AnswerIndex:
         return self._prompts[row], scores[row]
 
 
-def check_demonstration(text: object, max_step_words: int, answers: AnswerIndex | None = None) -> Demonstration | Failure:
+def check_demonstration(
+    text: object, max_step_words: int, answers: AnswerIndex | None = None
+) -> Demonstration | Failure:
     """Parse and judge one demonstration.
 
     Args:
@@ -154,7 +158,9 @@ def check_helpful(answer: object) -> Failure | None:
         return broken
     text = str(answer)
     if cut_draft(text) != text.strip():
-        return Failure("bad_format", f"the answer holds a line {SEPARATOR!r}, where a draft would be cut off: {_short(text)}")
+        return Failure(
+            "bad_format", f"the answer holds a line {SEPARATOR!r}, where a draft would be cut off: {_short(text)}"
+        )
     return Failure("refuses", f"the answer to a harmless prompt refuses: {_short(text)}") if _is_refusal(text) else None
 
 
@@ -175,7 +181,9 @@ def check_text(value: object, name: str) -> Failure | None:
     if not value.strip():
         return Failure("missing_value", f"{name} is empty")
     if "\ufffd" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        return Failure("undecodable", f"{name} holds characters lost in decoding: {_short(value)}; save the file as UTF-8")
+        return Failure(
+            "undecodable", f"{name} holds characters lost in decoding: {_short(value)}; save the file as UTF-8"
+        )
     return None
 
 

@@ -114,7 +114,9 @@ def build_graph(config: Config) -> Graph:
     sources[helpful_source] = source_path(demonstrations.helpful)
     sources[refusal_source] = source_path(demonstrations.refusals)
     # Every suite is an input of what must not contain its prompts.
-    suite_sources = {f"source_suite_{s.name}": HELD_OUT if s.path == EMBEDDED else Path(s.path) for s in config.benchmarks.suites}
+    suite_sources = {
+        f"source_suite_{s.name}": HELD_OUT if s.path == EMBEDDED else Path(s.path) for s in config.benchmarks.suites
+    }
     sources.update(suite_sources)
     dataset_inputs: tuple[str, ...] = ("prompt_pool", *suite_sources)
     if demonstrations.demonstrator.kind == "file":
@@ -132,7 +134,13 @@ def build_graph(config: Config) -> Graph:
     ]
     for category in categories:
         nodes.append(
-            Node(dataset_name(category), "dataset", category, dataset_inputs, f"Balanced prompts with demonstrations for {category}.")
+            Node(
+                dataset_name(category),
+                "dataset",
+                category,
+                dataset_inputs,
+                f"Balanced prompts with demonstrations for {category}.",
+            )
         )
     nodes.append(
         Node(
@@ -230,7 +238,9 @@ def build_graph(config: Config) -> Graph:
     )
     everything = ("balance_report", *datasets, *rewards, *hardness, *start, "policy_checkpoint", *suites)
     nodes.append(Node("report", "report", None, everything, "One HTML page: results, curves, samples, cost."))
-    nodes.append(Node("model_card", "model_card", None, ("policy_checkpoint", *suites), "Model card of the aligned policy."))
+    nodes.append(
+        Node("model_card", "model_card", None, ("policy_checkpoint", *suites), "Model card of the aligned policy.")
+    )
     return Graph(categories, sources, {node.name: node for node in nodes})
 
 
@@ -261,7 +271,9 @@ def _code_version(node: Node, config: Config, named: Mapping[str, str]) -> str:
     return f"{stage.version}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
-def build(node: Node, config: Config, versions: Mapping[str, str], reporter: Reporter) -> tuple[Artifact, bool, dict[str, Any]]:
+def build(
+    node: Node, config: Config, versions: Mapping[str, str], reporter: Reporter
+) -> tuple[Artifact, bool, dict[str, Any]]:
     """Build one asset, or find the artifact that equal inputs gave before.
 
     Args:
@@ -281,9 +293,13 @@ def build(node: Node, config: Config, versions: Mapping[str, str], reporter: Rep
     graph = build_graph(config)
     missing = [name for name in node.inputs if name not in versions]
     if missing:
-        raise ArtifactError(f"{node.name} needs {', '.join(missing)}, which {'has' if len(missing) == 1 else 'have'} not been materialized")
+        raise ArtifactError(
+            f"{node.name} needs {', '.join(missing)}, which {'has' if len(missing) == 1 else 'have'} not been materialized"
+        )
     named = contents(config, deciding(node, config))
-    code = _code_version(node, config, named)  # of these very contents, which are looked at again when the stage is done
+    code = _code_version(
+        node, config, named
+    )  # of these very contents, which are looked at again when the stage is done
     key = artifacts.fingerprint(node.name, code, {name: versions[name] for name in node.inputs})
     with store.building(node.name, key, reporter.log) as workspace:
         found = store.find(node.name, key)
@@ -292,14 +308,19 @@ def build(node: Node, config: Config, versions: Mapping[str, str], reporter: Rep
             reporter.log(f"{node.name}: unchanged, version {found.version} is reused")
             return found, True, {}
         store.require_writable()
-        inputs = {name: graph.sources[name] if name in graph.sources else store.open(name, versions[name]).path for name in node.inputs}
+        inputs = {
+            name: graph.sources[name] if name in graph.sources else store.open(name, versions[name]).path
+            for name in node.inputs
+        }
         module, function = stage.function.split(":")
         started = time.monotonic()
         context = Context(config, node.category, inputs, workspace.out, workspace.scratch, store, reporter)
         shown = getattr(importlib.import_module(module), function)(context)
         changed = _changed_meanwhile(node, config, graph, versions, named)
         if changed.keys() == {INBOX_SOURCE}:
-            reporter.log(f"{node.name}: the drop folder changed while it was read; building again from what it holds now")
+            reporter.log(
+                f"{node.name}: the drop folder changed while it was read; building again from what it holds now"
+            )
             shutil.rmtree(workspace.out)
             return build(node, config, {**versions, **changed}, reporter)
         if changed:
@@ -316,20 +337,26 @@ def build(node: Node, config: Config, versions: Mapping[str, str], reporter: Rep
         artifact = store.publish(node.name, key, workspace, details=details, volatile=stage.volatile)
         # Publishing renamed the directory the pictures were written to.
         shown = {
-            name: Plot(artifact.path / value.path.relative_to(workspace.out), value.caption) if isinstance(value, Plot) else value
+            name: Plot(artifact.path / value.path.relative_to(workspace.out), value.caption)
+            if isinstance(value, Plot)
+            else value
             for name, value in shown.items()
         }
         return artifact, False, {**shown, "seconds": details["metadata"]["seconds"]}
 
 
-def _changed_meanwhile(node: Node, config: Config, graph: Graph, versions: Mapping[str, str], named: Mapping[str, str]) -> dict[str, str]:
+def _changed_meanwhile(
+    node: Node, config: Config, graph: Graph, versions: Mapping[str, str], named: Mapping[str, str]
+) -> dict[str, str]:
     """Return the present versions of the files a node was built from that are not what they were taken for.
 
     A file edited after it was hashed would be kept under the version it had before.
     """
     now = {name: source_version(graph.sources[name]) for name in node.inputs if name in graph.sources}
     changed = {name: version for name, version in now.items() if version != versions[name]}
-    return changed | {name: digest for name, digest in contents(config, deciding(node, config)).items() if digest != named.get(name)}
+    return changed | {
+        name: digest for name, digest in contents(config, deciding(node, config)).items() if digest != named.get(name)
+    }
 
 
 def run_all(config: Config, reporter: Reporter) -> dict[str, Artifact]:

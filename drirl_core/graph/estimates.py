@@ -117,7 +117,9 @@ class Totals:
         return "; ".join(unknown if unknown and not self.most_seconds else [known, *unknown])
 
     def _cost(self, seconds: float, tokens: float) -> str:
-        return duration(seconds) + (f" and {'at least ' if self.tokens_unknown else ''}{amount(tokens)} tokens" if tokens else "")
+        return duration(seconds) + (
+            f" and {'at least ' if self.tokens_unknown else ''}{amount(tokens)} tokens" if tokens else ""
+        )
 
 
 def estimates(found: Plan, config: Config) -> dict[str, Estimate]:
@@ -131,10 +133,15 @@ def estimates(found: Plan, config: Config) -> dict[str, Estimate]:
         One estimate an asset, in the order of the plan.
     """
     store, graph, now = ArtifactStore.of(config), build_graph(config), resolved(config)
-    return {name: estimate(graph.nodes[name], store.records(name), now, _prompts(graph.nodes[name], found, store)) for name in found.assets}
+    return {
+        name: estimate(graph.nodes[name], store.records(name), now, _prompts(graph.nodes[name], found, store))
+        for name in found.assets
+    }
 
 
-def estimate(node: Node, records: Iterable[Mapping[str, Any]], now: Mapping[str, Any], prompts: int | None = None) -> Estimate:
+def estimate(
+    node: Node, records: Iterable[Mapping[str, Any]], now: Mapping[str, Any], prompts: int | None = None
+) -> Estimate:
     """Estimate the cost of one asset.
 
     Args:
@@ -191,7 +198,11 @@ def _others(node: Node, before: Mapping[str, Any] | None, now: Mapping[str, Any]
     names += [name for name in stage.config if name.startswith("models.")]
     names += ["models.device", "models.threads"] if stage.heavy else []
     changed = differences(before, now, "") if before is not None else ()  # an older record is taken as it is
-    return [f"{name[1:]} = {hidden(name, old)}" for name, old, _ in changed if any(f"{name}.".startswith(f".{each}.") for each in names)]
+    return [
+        f"{name[1:]} = {hidden(name, old)}"
+        for name, old, _ in changed
+        if any(f"{name}.".startswith(f".{each}.") for each in names)
+    ]
 
 
 def _factors(node: Node, record: Mapping[str, Any], now: Mapping[str, Any], prompts: int | None) -> dict[str, float]:

@@ -36,7 +36,9 @@ def other_settings(config: Config, artifact: Artifact) -> list[str]:
         known: tuple[str, ...] = ()
         for build in _builds(store, name, version):
             own = [f"{name}: {cause}" for cause in causes(graph.nodes[name], build, {}, config, graph)]
-            found = own or [text for need, made in artifacts_among(build["inputs"]).items() for text in differences(need, made)]
+            found = own or [
+                text for need, made in artifacts_among(build["inputs"]).items() for text in differences(need, made)
+            ]
             if not found:
                 return ()
             known = known or tuple(dict.fromkeys(found))

@@ -122,7 +122,9 @@ def select_stale(config: Config) -> tuple[list[str], list[str]]:
     left_out: list[str] = []
     for asset in planned.values():
         if asset.stale:
-            ready = all(name in chosen for name in graph.nodes[asset.name].inputs if name in planned and planned[name].pending)
+            ready = all(
+                name in chosen for name in graph.nodes[asset.name].inputs if name in planned and planned[name].pending
+            )
             (chosen if ready else left_out).append(asset.name)
     return chosen, left_out
 
@@ -143,7 +145,9 @@ def with_ancestors(graph: Graph, select: Iterable[str] | None) -> list[Node]:
     for pattern in select:
         matches = fnmatch.filter(graph.nodes, pattern)
         if not matches:
-            raise ConfigError(f"{pattern!r} is no asset of this configuration; {nearest(pattern, [*graph.nodes, STALE])}")
+            raise ConfigError(
+                f"{pattern!r} is no asset of this configuration; {nearest(pattern, [*graph.nodes, STALE])}"
+            )
         wanted.update(matches)
     for node in reversed(graph.nodes.values()):
         if node.name in wanted:
@@ -151,7 +155,9 @@ def with_ancestors(graph: Graph, select: Iterable[str] | None) -> list[Node]:
     return [node for node in graph.nodes.values() if node.name in wanted]
 
 
-def _pending(node: Node, versions: Mapping[str, str], config: Config, graph: Graph, store: ArtifactStore) -> PlannedAsset:
+def _pending(
+    node: Node, versions: Mapping[str, str], config: Config, graph: Graph, store: ArtifactStore
+) -> PlannedAsset:
     """Say how the present state differs from the one that gave the latest artifact.
 
     Args:

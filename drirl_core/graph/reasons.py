@@ -93,10 +93,14 @@ def content_causes(before: Mapping[str, str], now: Mapping[str, str]) -> list[Ca
         before: contents of the former build; empty where they are not known.
         now: present ones.
     """
-    return [Cause("content", name, before[name], now[name]) for name in now if name in before and before[name] != now[name]]
+    return [
+        Cause("content", name, before[name], now[name]) for name in now if name in before and before[name] != now[name]
+    ]
 
 
-def setting_causes(before: Mapping[str, Any] | None, config: Config, sections: Sequence[str], unread: Sequence[str] = ()) -> list[Cause]:
+def setting_causes(
+    before: Mapping[str, Any] | None, config: Config, sections: Sequence[str], unread: Sequence[str] = ()
+) -> list[Cause]:
     """Return the settings of some sections that differ from a former, resolved configuration.
 
     Args:

@@ -42,11 +42,24 @@ STAGES: dict[str, Stage] = {
     "dataset": Stage(
         "drirl_core.demonstrations.stage:build_dataset",
         "1",
-        ("demonstrations", "prompts.taxonomy", "prompts.near_duplicate", "prompts.max_chars", "benchmarks.suites", "seed"),
+        (
+            "demonstrations",
+            "prompts.taxonomy",
+            "prompts.near_duplicate",
+            "prompts.max_chars",
+            "benchmarks.suites",
+            "seed",
+        ),
         "demonstrations",
-        unread=("demonstrations.max_resampled_fraction", "demonstrations.demonstrator.api_key_env", "benchmarks.suites.limit"),
+        unread=(
+            "demonstrations.max_resampled_fraction",
+            "demonstrations.demonstrator.api_key_env",
+            "benchmarks.suites.limit",
+        ),
     ),
-    "balance_report": Stage("drirl_core.demonstrations.balance:build_balance_report", "1", ("demonstrations.quota",), "demonstrations"),
+    "balance_report": Stage(
+        "drirl_core.demonstrations.balance:build_balance_report", "1", ("demonstrations.quota",), "demonstrations"
+    ),
     "sft_checkpoint": Stage(
         "drirl_core.policy.sft:build_sft_checkpoint",
         "1",
@@ -76,7 +89,12 @@ STAGES: dict[str, Stage] = {
         ("hardness", "models.encoder", "seed"),
         "hardness",
         heavy=True,
-        unread=("hardness.responsiveness", "hardness.ema_decay", "hardness.refresh", "hardness.granularity"),  # of the policy alone
+        unread=(
+            "hardness.responsiveness",
+            "hardness.ema_decay",
+            "hardness.refresh",
+            "hardness.granularity",
+        ),  # of the policy alone
     ),
     "policy_checkpoint": Stage(
         "drirl_core.policy.grpo:build_policy_checkpoint",

@@ -36,12 +36,16 @@ def source_version(path: Path) -> str:
     """
     try:
         if path.is_dir() or (path.name == ACCEPTED and path.parent.is_dir() and not path.exists()):
-            parts = [f"{file.relative_to(path)} {source_version(file)}" for file in sorted(path.rglob("*")) if file.is_file()]
+            parts = [
+                f"{file.relative_to(path)} {source_version(file)}" for file in sorted(path.rglob("*")) if file.is_file()
+            ]
             return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError as error:
-        raise DataError(f"source file {path} cannot be read ({error.strerror or error}); mend the path in the configuration") from error
+        raise DataError(
+            f"source file {path} cannot be read ({error.strerror or error}); mend the path in the configuration"
+        ) from error
 
 
 def contents(config: Config, sections: Iterable[str]) -> dict[str, str]:
@@ -65,7 +69,11 @@ def contents(config: Config, sections: Iterable[str]) -> dict[str, str]:
         found[TAXONOMY] = ", ".join(taxonomy.load_categories(config.prompts.taxonomy))
     if covers(sections, "prompts.sources"):
         layouts = {source.name: load_layouts().get(layout_name(source)) for source in config.prompt_sources}
-        found |= {f"layout of source {name}": _digest(dataclasses.asdict(layout)) for name, layout in layouts.items() if layout}
+        found |= {
+            f"layout of source {name}": _digest(dataclasses.asdict(layout))
+            for name, layout in layouts.items()
+            if layout
+        }
     if covers(sections, "benchmarks.suites"):
         suites = {suite.name: declarations().get(suite.name) for suite in config.benchmarks.suites}
         found |= {f"declaration of suite {name}": _digest(suite) for name, suite in suites.items() if suite}
@@ -74,7 +82,9 @@ def contents(config: Config, sections: Iterable[str]) -> dict[str, str]:
 
 def _models(config: Config, sections: tuple[str, ...]) -> dict[str, str]:
     references = config.model_references.items()
-    local = {name: Path(reference.removeprefix("path:")) for name, reference in references if reference.startswith("path:")}
+    local = {
+        name: Path(reference.removeprefix("path:")) for name, reference in references if reference.startswith("path:")
+    }
     return {f"files of {name}": _model(folder, config) for name, folder in local.items() if covers(sections, name)}
 
 

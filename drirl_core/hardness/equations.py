@@ -224,14 +224,20 @@ class Coefficients:
     ) -> None:
         self._from_table = config.refresh != "step" and config.combine != "none"
         if self._from_table and not stored:
-            raise DataError(f"hardness.refresh is {config.refresh!r}, which needs the stored alphas of hardness_<category>; there are none")
+            raise DataError(
+                f"hardness.refresh is {config.refresh!r}, which needs the stored alphas of hardness_<category>; there are none"
+            )
         self._config, self._seed, self._stored = config, seed, dict(stored or {})
-        self._passes: dict[str, dict[str, tuple[float, float]]] = {}  # mean delta and gap of each prompt met in this pass, by category
+        self._passes: dict[
+            str, dict[str, tuple[float, float]]
+        ] = {}  # mean delta and gap of each prompt met in this pass, by category
         self._calls = 0
         self._mean_delta = {name: float(entry["mean_delta"]) for name, entry in (constants or {}).items()}
         self._mean_gap = {name: float(entry["mean_gap"]) for name, entry in (constants or {}).items()}
 
-    def compute(self, similarities: np.ndarray, gaps: np.ndarray, categories: Sequence[str], groups: Sequence[str]) -> AlphaBatch:
+    def compute(
+        self, similarities: np.ndarray, gaps: np.ndarray, categories: Sequence[str], groups: Sequence[str]
+    ) -> AlphaBatch:
         """Return the coefficients of a batch; call once a generation batch, with the rows of all processes.
 
         Args:
@@ -255,8 +261,12 @@ class Coefficients:
         alpha_d, alpha_m, stats = np.ones(len(names)), np.ones(len(names)), {}
         for category in dict.fromkeys(names[harm].tolist()):
             rows = np.flatnonzero(names == category)
-            alpha_d[rows], alpha_m[rows], stats[category] = self._category(category, delta[rows], gaps[rows], prompts[rows])
-        joined = combine(alpha_d, alpha_m, self._config.combine, self._config.sharpness)  # 1 on helpful rows, where both are 1
+            alpha_d[rows], alpha_m[rows], stats[category] = self._category(
+                category, delta[rows], gaps[rows], prompts[rows]
+            )
+        joined = combine(
+            alpha_d, alpha_m, self._config.combine, self._config.sharpness
+        )  # 1 on helpful rows, where both are 1
         if self._from_table:
             if self._config.refresh == "epoch":
                 self._note(names, prompts, delta, gaps, harm)
@@ -271,7 +281,11 @@ class Coefficients:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what an interrupted run needs to go on alike, as JSON data."""
-        state: dict[str, Any] = {"calls": self._calls, "mean_delta": dict(self._mean_delta), "mean_gap": dict(self._mean_gap)}
+        state: dict[str, Any] = {
+            "calls": self._calls,
+            "mean_delta": dict(self._mean_delta),
+            "mean_gap": dict(self._mean_gap),
+        }
         if self._config.refresh == "epoch":
             state |= {"stored": dict(self._stored), "passes": {name: dict(seen) for name, seen in self._passes.items()}}
         return state
@@ -283,15 +297,23 @@ class Coefficients:
         self._mean_gap = {str(name): float(value) for name, value in state["mean_gap"].items()}
         if self._config.refresh == "epoch":
             self._stored = dict(state["stored"])
-            self._passes = {name: {prompt: (d, g) for prompt, (d, g) in seen.items()} for name, seen in state["passes"].items()}
+            self._passes = {
+                name: {prompt: (d, g) for prompt, (d, g) in seen.items()} for name, seen in state["passes"].items()
+            }
 
-    def _note(self, names: np.ndarray, prompts: np.ndarray, delta: np.ndarray, gaps: np.ndarray, harm: np.ndarray) -> None:
+    def _note(
+        self, names: np.ndarray, prompts: np.ndarray, delta: np.ndarray, gaps: np.ndarray, harm: np.ndarray
+    ) -> None:
         """Collect what a pass over a category's prompts shows; when a prompt comes round again, make its table anew first."""
         for category in dict.fromkeys(names[harm].tolist()):
             rows = np.flatnonzero(names == category)
             members, place = np.unique(prompts[rows].astype(str), return_inverse=True)
             counts = np.bincount(place)
-            means = zip(np.bincount(place, weights=delta[rows]) / counts, np.bincount(place, weights=gaps[rows]) / counts, strict=True)
+            means = zip(
+                np.bincount(place, weights=delta[rows]) / counts,
+                np.bincount(place, weights=gaps[rows]) / counts,
+                strict=True,
+            )
             fresh = {member: (float(d), float(g)) for member, (d, g) in zip(members.tolist(), means, strict=True)}
             seen = self._passes.setdefault(category, {})
             if seen.keys() & fresh.keys():
@@ -305,10 +327,14 @@ class Coefficients:
         kept, _ = gap_mask(gaps, self._config.keep_quantile, self._config.tau)
         filtered = filtered_gap(gaps, kept) if kept.any() else float(gaps.mean())
         reference = self._mean_gap[category] if self._config.responsiveness == "ema" else float(gaps.mean())
-        alpha = combine(alpha_data(delta), alpha_model(filtered, reference), self._config.combine, self._config.sharpness)
+        alpha = combine(
+            alpha_data(delta), alpha_model(filtered, reference), self._config.combine, self._config.sharpness
+        )
         return dict(zip(seen, alpha.tolist(), strict=True))
 
-    def _check(self, similarities: np.ndarray, gaps: np.ndarray, names: np.ndarray, prompts: np.ndarray, harm: np.ndarray) -> None:
+    def _check(
+        self, similarities: np.ndarray, gaps: np.ndarray, names: np.ndarray, prompts: np.ndarray, harm: np.ndarray
+    ) -> None:
         sizes = {len(similarities), len(gaps), len(names), len(prompts)}
         if len(sizes) != 1 or not len(names):
             raise DataError(
@@ -338,7 +364,9 @@ class Coefficients:
         units = per_prompt if self._config.granularity == "prompt" else delta
         centre = float(units.mean())
         if category in self._mean_delta:
-            centre = self._mean_delta[category] = running_mean(self._mean_delta[category], centre, self._config.ema_decay)
+            centre = self._mean_delta[category] = running_mean(
+                self._mean_delta[category], centre, self._config.ema_decay
+            )
         alpha_d = alpha_data(units, centre)
         alpha_m, stats = self._responsiveness(category, gaps)
         stats |= {"prompts": float(len(members)), "mean_delta": float(delta.mean()), "centre_delta": centre}
@@ -351,16 +379,20 @@ class Coefficients:
         if kept.any():
             filtered = filtered_gap(gaps, kept)
         else:  # only with a fixed tau; a run of hours should not die of one odd batch
-            message = (
-                "%s: hardness.tau %g keeps none of %d gaps of this batch, the mean of all stands in for gapF; raise tau or leave it out"
-            )
+            message = "%s: hardness.tau %g keeps none of %d gaps of this batch, the mean of all stands in for gapF; raise tau or leave it out"
             logger.warning(message, category, tau, len(gaps))
             filtered = mean_gap
         if self._config.responsiveness == "ema":
             reference = self._mean_gap.setdefault(category, mean_gap)
             self._mean_gap[category] = running_mean(reference, filtered, self._config.ema_decay)
         alpha_m = alpha_model(filtered, reference)
-        stats = {"n": float(len(gaps)), "mean_gap": mean_gap, "filtered_gap": filtered, "tau": tau, "kept": float(kept.mean())}
+        stats = {
+            "n": float(len(gaps)),
+            "mean_gap": mean_gap,
+            "filtered_gap": filtered,
+            "tau": tau,
+            "kept": float(kept.mean()),
+        }
         return alpha_m, {**stats, "alpha_m": alpha_m}
 
     def _shuffle(self, alpha: np.ndarray, prompts: np.ndarray, harm: np.ndarray) -> np.ndarray:

@@ -68,11 +68,15 @@ class SentenceSimilarity:
             DataError: the lengths differ or a demonstration has no words.
         """
         if len(demonstrations) != len(completions):
-            raise DataError(f"{len(demonstrations)} demonstrations and {len(completions)} completions; give one of each a row")
+            raise DataError(
+                f"{len(demonstrations)} demonstrations and {len(completions)} completions; give one of each a row"
+            )
         experts = [self._parts(text) for text in demonstrations]
         others = [self._parts(text) for text in completions]
         if any(not parts for parts in experts):
-            raise DataError(f"demonstration {next(i for i, parts in enumerate(experts) if not parts)} has no words; mend the data set")
+            raise DataError(
+                f"demonstration {next(i for i, parts in enumerate(experts) if not parts)} has no words; mend the data set"
+            )
         texts = list(dict.fromkeys(part for parts in (*experts, *others) for part in parts))
         if not texts:
             return np.zeros(0)
@@ -81,7 +85,9 @@ class SentenceSimilarity:
         values = np.zeros(len(experts))
         for row, (expert, other) in enumerate(zip(experts, others, strict=True)):
             if other:
-                cosines = vectors[[place[part] for part in expert]] @ vectors[[place[part] for part in other]].T  # (A, C)
+                cosines = (
+                    vectors[[place[part] for part in expert]] @ vectors[[place[part] for part in other]].T
+                )  # (A, C)
                 values[row] = matrix_similarity(cosines.clip(-1.0, 1.0), self._config.direction)
         return values
 

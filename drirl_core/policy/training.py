@@ -35,14 +35,19 @@ class TrainingStream(TrainerCallback):
         state: returns what else must survive a kill, as JSON data.
     """
 
-    def __init__(self, what: str, log_file: Path, reporter: Reporter, state: Callable[[], Mapping[str, Any]] = dict) -> None:
+    def __init__(
+        self, what: str, log_file: Path, reporter: Reporter, state: Callable[[], Mapping[str, Any]] = dict
+    ) -> None:
         self._what, self._file, self._reporter, self._state = what, log_file, reporter, state
         self._last = time.monotonic()
         self._tokens = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Forget the logged steps that a resume will do again."""
-        self._last, self._tokens = time.monotonic(), float(state.num_input_tokens_seen)  # not 0 where TRL keeps it over a resume
+        self._last, self._tokens = (
+            time.monotonic(),
+            float(state.num_input_tokens_seen),
+        )  # not 0 where TRL keeps it over a resume
         kept = [row for row in read_log(self._file) if row["step"] <= state.global_step]
         self._file.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 
@@ -57,7 +62,11 @@ class TrainingStream(TrainerCallback):
             TrainingError: the loss, the reward or the gradient is not finite.
         """
         values = {key: float(value) for key, value in (logs or {}).items() if isinstance(value, int | float)}
-        bad = [key for key, value in values.items() if not math.isfinite(value) and key in ("loss", "reward", "grad_norm", "kl")]
+        bad = [
+            key
+            for key, value in values.items()
+            if not math.isfinite(value) and key in ("loss", "reward", "grad_norm", "kl")
+        ]
         if bad:
             raise TrainingError(
                 f"{self._what}: {', '.join(bad)} is not finite at step {state.global_step}; lower the learning rate, or check the rewards"
@@ -101,7 +110,16 @@ def read_log(file: Path) -> list[dict[str, float]]:
 
 def shortened(values: Mapping[str, float]) -> dict[str, float]:
     """Choose the metrics worth a line of log."""
-    wanted = ("loss", "reward", "kl", "alpha/std", "entropy", "frac_reward_zero_std", "completions/mean_length", "mean_token_accuracy")
+    wanted = (
+        "loss",
+        "reward",
+        "kl",
+        "alpha/std",
+        "entropy",
+        "frac_reward_zero_std",
+        "completions/mean_length",
+        "mean_token_accuracy",
+    )
     return {key: values[key] for key in wanted if key in values}
 
 
@@ -126,14 +144,18 @@ def checkpoint_state(checkpoint: Path) -> dict[str, Any]:
     try:
         return json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
-        raise ArtifactError(f"{checkpoint} cannot be resumed ({error}); delete it to start from the one before") from error
+        raise ArtifactError(
+            f"{checkpoint} cannot be resumed ({error}); delete it to start from the one before"
+        ) from error
 
 
 def peft_config(lora: LoraConfig) -> peft.LoraConfig | None:
     """Return the adapter settings for PEFT, or None for full fine-tuning."""
     if lora.rank == 0:
         return None
-    return peft.LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=list(lora.targets), task_type="CAUSAL_LM")
+    return peft.LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=list(lora.targets), task_type="CAUSAL_LM"
+    )
 
 
 def save_merged(model: Any, policy: Policy, folder: Path) -> None:

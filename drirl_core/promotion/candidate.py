@@ -44,7 +44,9 @@ def build_candidate(context: Context) -> dict[str, Any]:
             copy_whole(folder / name, context.out / suite / name)
     versions = {suite: folder.name for suite, folder in suites.items()}
     candidate = {"policy": policy.name, "benchmarks": versions}
-    (context.out / "candidate.json").write_text(json.dumps(candidate, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (context.out / "candidate.json").write_text(
+        json.dumps(candidate, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
     return {"policy": policy.name, **{f"benchmark/{suite}": version for suite, version in versions.items()}}
 
 

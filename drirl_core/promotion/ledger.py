@@ -124,7 +124,9 @@ class Ledger:
                 raise NotPromotedError(
                     f"candidate {candidate} is not promoted: its gates compared it with what was promoted before {since}; ask them again"
                 )
-            return Promotion("promote", candidate, policy, _now(), by, why, tuple(dict(row) for row in gates), bool(failed))
+            return Promotion(
+                "promote", candidate, policy, _now(), by, why, tuple(dict(row) for row in gates), bool(failed)
+            )
 
         return self._move(next_move)
 
@@ -190,11 +192,15 @@ def rollback_target(history: Sequence[Promotion], to: str | None) -> Promotion:
         ArtifactError: there is none, or `to` names none or several.
     """
     if not history:
-        raise ArtifactError("no policy was promoted yet, so there is nothing to roll back; promote one with `drirl promote`")
+        raise ArtifactError(
+            "no policy was promoted yet, so there is nothing to roll back; promote one with `drirl promote`"
+        )
     present = history[-1]
     earlier = [entry for entry in history if entry.policy != present.policy]
     if not earlier:
-        raise ArtifactError(f"{present.policy} is the only policy that was ever promoted, so there is nothing to roll back to")
+        raise ArtifactError(
+            f"{present.policy} is the only policy that was ever promoted, so there is nothing to roll back to"
+        )
     if to is None:
         below = [entry for entry in _replay(history)[0] if entry.policy != present.policy]
         return (below or earlier)[-1]
@@ -202,7 +208,9 @@ def rollback_target(history: Sequence[Promotion], to: str | None) -> Promotion:
     policies = {entry.policy for entry in found}
     if len(policies) != 1:
         known = ", ".join(dict.fromkeys(entry.policy for entry in earlier))
-        raise ArtifactError(f"{to!r} names {len(policies) or 'none'} of the policies that were promoted before; choose one of {known}")
+        raise ArtifactError(
+            f"{to!r} names {len(policies) or 'none'} of the policies that were promoted before; choose one of {known}"
+        )
     return found[-1]  # the evidence that was measured last
 
 

@@ -90,7 +90,9 @@ def read_source(source: SourceConfig, path: Path, categories: Sequence[str], all
     """
     layout = _layout(source)
     if source.category is not None and source.category not in categories:
-        raise ConfigError(f"source {source.name}: the run has no category {source.category!r}; {nearest(source.category, categories)}")
+        raise ConfigError(
+            f"source {source.name}: the run has no category {source.category!r}; {nearest(source.category, categories)}"
+        )
     if all_files:
         return _read_files(source, layout, files_of(path), categories)
     if not path.is_dir():
@@ -98,8 +100,14 @@ def read_source(source: SourceConfig, path: Path, categories: Sequence[str], all
     usual = [path / name for name in layout.files or ("prompts.jsonl",)]
     files = [file for file in usual if file.is_file()][:1] or files_of(path)
     if not files:
-        raise DataError(f"source {source.name}: the folder {path} holds no files; put at least one file of prompts into it")
-    return _read_files(source, layout, files, categories) if len(files) > 1 else _read_file(source, layout, files[0], categories)
+        raise DataError(
+            f"source {source.name}: the folder {path} holds no files; put at least one file of prompts into it"
+        )
+    return (
+        _read_files(source, layout, files, categories)
+        if len(files) > 1
+        else _read_file(source, layout, files[0], categories)
+    )
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -133,7 +141,9 @@ def _layout(source: SourceConfig) -> Layout:
         raise ConfigError(f"source {source.name}: unknown adapter {name!r}; {nearest(name, layouts)}")
     unknown = [key for key in source.columns if key not in _MAPPABLE]
     if unknown:
-        raise ConfigError(f"source {source.name}: unknown key {unknown[0]!r} in its column map; {nearest(unknown[0], _MAPPABLE)}")
+        raise ConfigError(
+            f"source {source.name}: unknown key {unknown[0]!r} in its column map; {nearest(unknown[0], _MAPPABLE)}"
+        )
     return layouts[name]
 
 
@@ -176,7 +186,11 @@ def _find_columns(source: SourceConfig, layout: Layout, path: Path, found: Seque
 
 def _missing(source: SourceConfig, path: Path, role: str, wanted: Sequence[str], found: Sequence[str]) -> DataError:
     hint = nearest(wanted[0], found).removesuffix(f"Known: {', '.join(sorted(found))}").strip()
-    separated = f" The header looks separated by {mark!r}; save the file with commas." if (mark := _other_separator(found)) else ""
+    separated = (
+        f" The header looks separated by {mark!r}; save the file with commas."
+        if (mark := _other_separator(found))
+        else ""
+    )
     way = "add it, or read the file with the adapter `columns`"
     if role in _MAPPABLE:
         way = f"map it with `columns: {{{role}: <name of the column>}}`"
@@ -220,7 +234,9 @@ class _RowReader:
             reason, detail = "missing_value", f"column {self.columns.prompt!r} is {kind}"
         if not isinstance(prompt, str):
             prompt = "" if prompt is None else str(prompt)
-        return PromptRow(self.source.name, record.row, prompt, ", ".join(given), self._category(given), licence, reason, detail)
+        return PromptRow(
+            self.source.name, record.row, prompt, ", ".join(given), self._category(given), licence, reason, detail
+        )
 
     def identity(self, record: Record) -> str:
         """Return the row's own id, or an empty text."""

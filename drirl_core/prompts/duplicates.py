@@ -14,7 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 # Letters of scripts written without blanks count as a word each.
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]|[^\W_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]+")
+_WORD = re.compile(
+    r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]|[^\W_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]+"
+)
 _APOSTROPHES = str.maketrans("", "", "'\u2018\u2019\u02bc`")
 _TRIPLE = 3
 _CONTAINED_WORDS = 6
@@ -74,7 +76,9 @@ def shingles(prompt: str) -> frozenset[str]:
     found = words(prompt)
     text = f" {' '.join(found)} "
     # A word is kept apart from the triple with the same letters by a mark that no triple can hold.
-    return frozenset([f"={word}" for word in found] + [text[i : i + _TRIPLE] for i in range(len(text) - _TRIPLE + 1) if found])
+    return frozenset(
+        [f"={word}" for word in found] + [text[i : i + _TRIPLE] for i in range(len(text) - _TRIPLE + 1) if found]
+    )
 
 
 def jaccard(first: frozenset[str], second: frozenset[str]) -> float:
@@ -135,7 +139,9 @@ def decontaminate(prompts: Sequence[str], benchmark_prompts: Iterable[str], thre
     leader = [first_of.setdefault(_wording(prompt), index) for index, prompt in enumerate(prompts)]
     distinct = sorted(first_of.values())
     best: dict[int, Overlap] = {}
-    for a, b, similarity in _similar([shingles(prompts[i]) for i in distinct], [shingles(p) for p in benchmark], threshold):
+    for a, b, similarity in _similar(
+        [shingles(prompts[i]) for i in distinct], [shingles(p) for p in benchmark], threshold
+    ):
         index = distinct[a]
         if index not in best or similarity > best[index].similarity:
             best[index] = Overlap(benchmark[b], similarity)
@@ -170,7 +176,9 @@ def _contained(split: list[str], openings: dict[tuple[str, ...], list[tuple[list
     return None
 
 
-def _similar(first: Sequence[frozenset[str]], second: Sequence[frozenset[str]], threshold: float) -> list[tuple[int, int, float]]:
+def _similar(
+    first: Sequence[frozenset[str]], second: Sequence[frozenset[str]], threshold: float
+) -> list[tuple[int, int, float]]:
     """Return all pairs (index in first, index in second, similarity) at or above the threshold, sorted.
 
     `first is second` gives every pair of one collection in both orders, and each with itself.
@@ -179,12 +187,16 @@ def _similar(first: Sequence[frozenset[str]], second: Sequence[frozenset[str]], 
 
     rows = _rows_per_band(threshold)
     index = MinHashLSH(num_perm=_PERMUTATIONS, params=(_PERMUTATIONS // rows, rows))
-    sketches = MinHash.bulk([[text.encode("utf-8", "surrogatepass") for text in one] for one in second], num_perm=_PERMUTATIONS)
+    sketches = MinHash.bulk(
+        [[text.encode("utf-8", "surrogatepass") for text in one] for one in second], num_perm=_PERMUTATIONS
+    )
     for number, sketch in enumerate(sketches):
         if second[number]:
             index.insert(number, sketch, check_duplication=False)
     if first is not second:
-        sketches = MinHash.bulk([[text.encode("utf-8", "surrogatepass") for text in one] for one in first], num_perm=_PERMUTATIONS)
+        sketches = MinHash.bulk(
+            [[text.encode("utf-8", "surrogatepass") for text in one] for one in first], num_perm=_PERMUTATIONS
+        )
     pairs: list[tuple[int, int, float]] = []
     for a, sketch in enumerate(sketches):
         candidates = index.query(sketch) if first[a] else ()

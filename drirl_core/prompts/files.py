@@ -58,7 +58,9 @@ def read_records(path: Path) -> list[Record]:
     zipped = path.suffix == ".gz"
     kind = Path(path.stem).suffix.lower() if zipped else path.suffix.lower()
     if kind not in FORMATS or (zipped and kind == ".parquet"):
-        raise DataError(f"{path}: files ending in {kind or 'nothing'!r} are not read; {nearest(kind, FORMATS)} (text files also with .gz)")
+        raise DataError(
+            f"{path}: files ending in {kind or 'nothing'!r} are not read; {nearest(kind, FORMATS)} (text files also with .gz)"
+        )
     if kind == ".parquet":
         rows = tables.read_table(path)
         records = [Record(number, row) for number, row in enumerate(rows, 1)]
@@ -72,7 +74,9 @@ def read_records(path: Path) -> list[Record]:
         raise DataError(f"{path} holds no rows; give a file with at least one")
     if all(record.reason for record in records):
         first = records[0]
-        raise DataError(f"{path}: none of its {len(records)} rows can be read as {kind.removeprefix('.')}; row {first.row}: {first.detail}")
+        raise DataError(
+            f"{path}: none of its {len(records)} rows can be read as {kind.removeprefix('.')}; row {first.row}: {first.detail}"
+        )
     return records
 
 
@@ -89,7 +93,9 @@ def _read_bytes(path: Path, zipped: bool) -> bytes:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is not a whole gzip file ({error}); fetch it again") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error}); mend the path in the configuration") from error
+        raise DataError(
+            f"{path} cannot be read ({error.strerror or error}); mend the path in the configuration"
+        ) from error
     if data.startswith(_UTF16_MARKS):
         raise DataError(f"{path} is UTF-16; save it as UTF-8")
     data = data.removeprefix(_BOM)
@@ -114,7 +120,12 @@ def _jsonl_record(number: int, line: bytes) -> Record:
     except (ValueError, RecursionError) as error:
         return Record(number, reason="undecodable", detail=problem or f"not JSON: {error}", text=shown)
     if not isinstance(values, dict):
-        return Record(number, reason="undecodable", detail=f"a JSON {type(values).__name__}, not an object with columns", text=shown)
+        return Record(
+            number,
+            reason="undecodable",
+            detail=f"a JSON {type(values).__name__}, not an object with columns",
+            text=shown,
+        )
     return Record(number, values, "undecodable" if problem else "", problem)
 
 
@@ -123,14 +134,27 @@ def _json_records(path: Path, data: bytes) -> list[Record]:
     try:
         loaded = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        raise DataError(f"{path} is not a UTF-8 JSON file ({error}); save it as UTF-8, or as jsonl to read it line by line") from error
-    rows = [row for part in loaded.values() if isinstance(part, list) for row in part] if isinstance(loaded, dict) else loaded
+        raise DataError(
+            f"{path} is not a UTF-8 JSON file ({error}); save it as UTF-8, or as jsonl to read it line by line"
+        ) from error
+    rows = (
+        [row for part in loaded.values() if isinstance(part, list) for row in part]
+        if isinstance(loaded, dict)
+        else loaded
+    )
     if not isinstance(rows, list):
-        raise DataError(f"{path} must hold a list of objects, or an object of such lists, not a {type(loaded).__name__}")
+        raise DataError(
+            f"{path} must hold a list of objects, or an object of such lists, not a {type(loaded).__name__}"
+        )
     return [
         Record(number, row)
         if isinstance(row, dict)
-        else Record(number, reason="undecodable", detail=f"a JSON {type(row).__name__}, not an object with columns", text=str(row))
+        else Record(
+            number,
+            reason="undecodable",
+            detail=f"a JSON {type(row).__name__}, not an object with columns",
+            text=str(row),
+        )
         for number, row in enumerate(rows, 1)
     ]
 
@@ -159,12 +183,20 @@ def _csv_records(path: Path, data: bytes, delimiter: str) -> list[Record]:
     try:
         table = arrow_csv.read_csv(
             pa.BufferReader(raw),
-            read_options=arrow_csv.ReadOptions(use_threads=False, block_size=len(raw) + 1, autogenerate_column_names=True),
-            parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=keep),
-            convert_options=arrow_csv.ConvertOptions(column_types={f"f{i}": pa.string() for i in range(len(names))}, null_values=[]),
+            read_options=arrow_csv.ReadOptions(
+                use_threads=False, block_size=len(raw) + 1, autogenerate_column_names=True
+            ),
+            parse_options=arrow_csv.ParseOptions(
+                delimiter=delimiter, newlines_in_values=True, invalid_row_handler=keep
+            ),
+            convert_options=arrow_csv.ConvertOptions(
+                column_types={f"f{i}": pa.string() for i in range(len(names))}, null_values=[]
+            ),
         )
     except pa.ArrowInvalid as error:
-        raise DataError(f"{path} cannot be read as csv ({error}); quote fields that hold {delimiter!r}, quotes or line feeds") from error
+        raise DataError(
+            f"{path} cannot be read as csv ({error}); quote fields that hold {delimiter!r}, quotes or line feeds"
+        ) from error
     numbers = [n for n in range(1, table.num_rows + len(ragged)) if n not in ragged]
     rows = zip(*(column.to_pylist()[1:] for column in table.columns), strict=True)
     read = [_csv_record(number, dict(zip(names, row, strict=True))) for number, row in zip(numbers, rows, strict=True)]
@@ -173,9 +205,13 @@ def _csv_records(path: Path, data: bytes, delimiter: str) -> list[Record]:
 
 def _csv_header(path: Path, latin: str, delimiter: str) -> list[str]:
     try:
-        header = [_utf8(name) for name in next(csv.reader(io.StringIO(latin.lstrip("\r\n"), newline=""), delimiter=delimiter))]
+        header = [
+            _utf8(name) for name in next(csv.reader(io.StringIO(latin.lstrip("\r\n"), newline=""), delimiter=delimiter))
+        ]
     except csv.Error as error:
-        raise DataError(f"{path} has no header row that can be read as csv ({error}); its first line must name the columns") from error
+        raise DataError(
+            f"{path} has no header row that can be read as csv ({error}); its first line must name the columns"
+        ) from error
     names = [name.strip() if name is not None else f"column {number}" for number, name in enumerate(header, 1)]
     if len(set(names)) != len(names):
         raise DataError(f"{path}: column names repeat: {', '.join(names)}; rename them")

@@ -120,7 +120,9 @@ def sweep(config: Config, *, now: float | None = None, seconds: float = math.inf
         for name in (ACCEPTED, REJECTED):
             (folder / name).mkdir(exist_ok=True)
         with FileLock(folder / LOCK_FILE, timeout=0):
-            return _sweep(_Sweeper(config, source, folder), time.time() if now is None else now, time.monotonic() + seconds)
+            return _sweep(
+                _Sweeper(config, source, folder), time.time() if now is None else now, time.monotonic() + seconds
+            )
     except Timeout as error:
         raise InboxBusy(f"another process is sweeping {folder} at this moment; look again in a few seconds") from error
     except OSError as error:
@@ -132,7 +134,9 @@ def sweep(config: Config, *, now: float | None = None, seconds: float = math.inf
 def _require_own_folder(config: Config, folder: Path) -> None:
     """Raise `ConfigError` unless the folder exists and holds nothing that a sweep must not move away."""
     if not folder.is_dir():
-        raise ConfigError(f"operations.inbox.folder is {folder}, which is no directory; make it (mkdir {folder}), or mend the setting")
+        raise ConfigError(
+            f"operations.inbox.folder is {folder}, which is no directory; make it (mkdir {folder}), or mend the setting"
+        )
     read = (path for name, path in build_graph(config).sources.items() if name != INBOX_SOURCE)
     for needed in (Path(config.root), Path(config.models.cache), *read):
         if needed.absolute().resolve().is_relative_to(folder.resolve()):
@@ -155,7 +159,9 @@ def _sweep(sweeper: _Sweeper, now: float, deadline: float) -> Swept:
         except FileNotFoundError:  # its owner took it back
             continue
         except OSError as error:
-            outcomes.append(Waiting(_clean(name), f"it cannot be moved ({error.strerror or error}); mend its permissions"))
+            outcomes.append(
+                Waiting(_clean(name), f"it cannot be moved ({error.strerror or error}); mend its permissions")
+            )
     return Swept(*([o for o in outcomes if isinstance(o, kind)] for kind in (Accepted, Refused, Waiting)))
 
 
@@ -232,7 +238,14 @@ class _Sweeper:
             counts = Counter(problem[0] for problem in problems if problem)
             listed = [f"{count} {reason}" for reason, count in counts.most_common()]
             listed += [f"{found.skipped} marked by the source as no unsafe prompt"] if found.skipped else []
-            first = next((f"; row {row.row}: {problem[1]}" for row, problem in zip(found.rows, problems, strict=True) if problem), "")
+            first = next(
+                (
+                    f"; row {row.row}: {problem[1]}"
+                    for row, problem in zip(found.rows, problems, strict=True)
+                    if problem
+                ),
+                "",
+            )
             raise DataError(
                 f"none of its {len(problems) + found.skipped} rows can be used ({', '.join(listed)}){first}. "
                 "At least one must hold a prompt in words"
@@ -252,15 +265,22 @@ def _require_plain(seen: os.stat_result, max_bytes: int) -> None:
     """Raise `DataError` for anything that is no file of bearable size; nothing of it was read."""
     if not stat.S_ISREG(seen.st_mode):
         kinds = {stat.S_IFLNK: "a symbolic link, which is not followed", stat.S_IFDIR: "a folder"}
-        raise DataError(f"it is {kinds.get(stat.S_IFMT(seen.st_mode), 'no regular file')}; drop the files themselves, one by one")
+        raise DataError(
+            f"it is {kinds.get(stat.S_IFMT(seen.st_mode), 'no regular file')}; drop the files themselves, one by one"
+        )
     if seen.st_size > max_bytes:
-        raise DataError(f"it has {seen.st_size:,} bytes, at most {max_bytes:,} are read; split it, or raise operations.inbox.max_bytes")
+        raise DataError(
+            f"it has {seen.st_size:,} bytes, at most {max_bytes:,} are read; split it, or raise operations.inbox.max_bytes"
+        )
 
 
 def _require_unpacked_below(file: Path, max_bytes: int) -> None:
     """Raise `DataError` when a gzip file unpacks to more than the limit, without holding it in memory."""
     total = 0
-    with gzip.open(file) as unpacked, contextlib.suppress(EOFError, gzip.BadGzipFile, zlib.error):  # the reader says what is wrong
+    with (
+        gzip.open(file) as unpacked,
+        contextlib.suppress(EOFError, gzip.BadGzipFile, zlib.error),
+    ):  # the reader says what is wrong
         while total <= max_bytes and (chunk := unpacked.read(_CHUNK)):
             total += len(chunk)
     if total > max_bytes:

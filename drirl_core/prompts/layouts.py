@@ -35,11 +35,15 @@ def load_layouts() -> Mapping[str, Layout]:
     """Return the records of `sources.yaml` by name."""
     loaded = read_shipped(Path(__file__).with_name("sources.yaml"))
     return {
-        name: Layout(name=name, **{key: tuple(value) if isinstance(value, list) else value for key, value in record.items()})
+        name: Layout(
+            name=name, **{key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+        )
         for name, record in loaded.items()
     }
 
 
 def layout_name(source: SourceConfig) -> str:
     """Return the name of the layout that a source is read by; it may be unknown."""
-    return EMBEDDED if source.path == EMBEDDED and source.adapter == "columns" and not source.columns else source.adapter
+    return (
+        EMBEDDED if source.path == EMBEDDED and source.adapter == "columns" and not source.columns else source.adapter
+    )

@@ -83,7 +83,9 @@ class Router:
         if not len(embeddings):
             return []
         table = self.probabilities(embeddings)
-        best = [(self.categories[index], float(row[index])) for row, index in zip(table, table.argmax(axis=1), strict=True)]
+        best = [
+            (self.categories[index], float(row[index])) for row, index in zip(table, table.argmax(axis=1), strict=True)
+        ]
         return [Route(category if confidence >= floor else None, category, confidence) for category, confidence in best]
 
     def conflicts(self, labels: Sequence[str], floor: float) -> list[Route | None]:
@@ -178,7 +180,11 @@ def calibration_error(probabilities: np.ndarray, targets: np.ndarray) -> float:
         return 0.0
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
     bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    gaps = [(bins == b).mean() * abs(confidence[bins == b].mean() - right[bins == b].mean()) for b in range(_BINS) if (bins == b).any()]
+    gaps = [
+        (bins == b).mean() * abs(confidence[bins == b].mean() - right[bins == b].mean())
+        for b in range(_BINS)
+        if (bins == b).any()
+    ]
     return float(sum(gaps))
 
 

@@ -111,16 +111,24 @@ def build_prompt_pool(context: Context) -> dict[str, Any]:
     settings, reporter = context.config.prompts, context.reporter
     categories = taxonomy.load_categories(settings.taxonomy)
     sources = context.config.prompt_sources
-    read = [read_source(s, context.inputs[f"source_{s.name}"], categories, all_files=s not in settings.sources) for s in sources]
+    read = [
+        read_source(s, context.inputs[f"source_{s.name}"], categories, all_files=s not in settings.sources)
+        for s in sources
+    ]
     for found in read:
         if found.layout.evaluation:
-            reporter.log(f"warning: {found.layout.name} is a benchmark; a policy trained on its prompts must not be measured on it")
+            reporter.log(
+                f"warning: {found.layout.name} is a benchmark; a policy trained on its prompts must not be measured on it"
+            )
     rows = [row for found in read for row in found.rows]
     benchmark = benchmark_prompts(context.config.benchmarks.suites)
     rejected: list[Rejected] = []
     usable = _take(rows, [check_row(row, settings.max_chars) for row in rows], rejected)
     overlaps = decontaminate([row.prompt for row in usable], benchmark, settings.near_duplicate)
-    repeats = [("benchmark_overlap", f"repeats the benchmark prompt {o.prompt!r} ({o.similarity:.2f})") if o else None for o in overlaps]
+    repeats = [
+        ("benchmark_overlap", f"repeats the benchmark prompt {o.prompt!r} ({o.similarity:.2f})") if o else None
+        for o in overlaps
+    ]
     clean = _take(usable, repeats, rejected)
     distinct, groups = _without_duplicates(clean, settings.near_duplicate, rejected)
     kept, router, why_not = _categorise(context, distinct, groups, rejected)
@@ -149,7 +157,10 @@ def check_row(row: PromptRow, max_chars: int) -> tuple[str, str] | None:
     if len(prompt) > max_chars:
         return "too_long", f"{len(prompt)} characters, at most {max_chars} are used"
     if broken := _BROKEN.search(prompt):
-        return "broken_text", f"{broken.group()!r} at character {broken.start() + 1} is no readable text; it was decoded wrongly"
+        return (
+            "broken_text",
+            f"{broken.group()!r} at character {broken.start() + 1} is no readable text; it was decoded wrongly",
+        )
     if len(found) == 1 and len(found[0]) <= _SHORT_WORD:
         return "broken_text", "a single word is no request; the row seems cut off"
     return None
@@ -171,13 +182,17 @@ def account(read: Sequence[PromptRow], kept: Sequence[PromptRow], quarantined: S
         )
 
 
-def _take(rows: Sequence[PromptRow], problems: Sequence[tuple[str, str] | None], rejected: list[Rejected]) -> list[PromptRow]:
+def _take(
+    rows: Sequence[PromptRow], problems: Sequence[tuple[str, str] | None], rejected: list[Rejected]
+) -> list[PromptRow]:
     """Return the rows without a problem and put the others into `rejected`."""
     rejected.extend(Rejected(row, *problem) for row, problem in zip(rows, problems, strict=True) if problem)
     return [row for row, problem in zip(rows, problems, strict=True) if not problem]
 
 
-def _without_duplicates(rows: Sequence[PromptRow], threshold: float, rejected: list[Rejected]) -> tuple[list[PromptRow], dict[int, str]]:
+def _without_duplicates(
+    rows: Sequence[PromptRow], threshold: float, rejected: list[Rejected]
+) -> tuple[list[PromptRow], dict[int, str]]:
     """Keep one row of each set of duplicates, labelled rows first.
 
     Returns:
@@ -219,7 +234,11 @@ def _categorise(
     if why_not:
         lost = [("unknown_category", f"{_as_given(row)}; {why_not}") for row in unlabelled]
         _take(unlabelled, lost, rejected)
-        return [Kept(row, label, None, groups[id(row)]) for row, label in zip(labelled, labels, strict=True)], None, why_not
+        return (
+            [Kept(row, label, None, groups[id(row)]) for row, label in zip(labelled, labels, strict=True)],
+            None,
+            why_not,
+        )
     from drirl_core.models.embeddings import Embedder
 
     embedder = Embedder(context.config.models, context.store)
@@ -227,7 +246,9 @@ def _categorise(
     router = fit_router(table[: len(labelled)], labels, context.config.seed)
     conflicts = router.conflicts(labels, settings.relabel_confidence)
     doubts = [
-        ("label_conflict", f"labelled {label}, but the router gives {c.best} a probability of {c.confidence:.2f}") if c else None
+        ("label_conflict", f"labelled {label}, but the router gives {c.best} a probability of {c.confidence:.2f}")
+        if c
+        else None
         for label, c in zip(labels, conflicts, strict=True)
     ]
     routes = router.route(table[len(labelled) :], settings.router_confidence)
@@ -237,7 +258,10 @@ def _categorise(
     ]
     chosen = {id(row): route for row, route in zip(unlabelled, routes, strict=True)}
     kept = [Kept(row, row.category or "", None, groups[id(row)]) for row in _take(labelled, doubts, rejected)]
-    kept += [Kept(row, chosen[id(row)].best, chosen[id(row)].confidence, groups[id(row)]) for row in _take(unlabelled, abstained, rejected)]
+    kept += [
+        Kept(row, chosen[id(row)].best, chosen[id(row)].confidence, groups[id(row)])
+        for row in _take(unlabelled, abstained, rejected)
+    ]
     return kept, router, ""
 
 
@@ -255,10 +279,16 @@ def _write(
 ) -> dict[str, Any]:
     """Write the three files and return the stage's metadata."""
     max_chars = context.config.prompts.max_chars
-    write_table(context.out / "prompts.parquet", sorted(map(_prompt_row, kept), key=lambda row: row["prompt_id"]), PROMPTS_SCHEMA)
+    write_table(
+        context.out / "prompts.parquet",
+        sorted(map(_prompt_row, kept), key=lambda row: row["prompt_id"]),
+        PROMPTS_SCHEMA,
+    )
     order = {source.name: number for number, source in enumerate(context.config.prompt_sources)}
     quarantined = sorted(rejected, key=lambda r: (order[r.row.source], r.row.file, r.row.row))
-    write_table(context.out / "quarantine.parquet", [_quarantine_row(r, max_chars) for r in quarantined], QUARANTINE_SCHEMA)
+    write_table(
+        context.out / "quarantine.parquet", [_quarantine_row(r, max_chars) for r in quarantined], QUARANTINE_SCHEMA
+    )
     raw = Counter(row.category for found in read for row in found.rows if row.category)
     raw.update(item.category for item in kept if item.row.category is None)
     left = Counter(item.category for item in kept)
@@ -274,7 +304,10 @@ def _write(
     (context.out / "counts.json").write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
     shown: dict[str, Any] = {**totals, **{reason: count for reason, count in sorted(reasons.items()) if count}}
     if router:
-        shown |= {"router_accuracy": round(router.accuracy, 4), "router_calibration_error": round(router.calibration_error, 4)}
+        shown |= {
+            "router_accuracy": round(router.accuracy, 4),
+            "router_calibration_error": round(router.calibration_error, 4),
+        }
     shown["categories"] = Table([{"category": category, **numbers} for category, numbers in per_category.items()])
     return shown
 
@@ -296,7 +329,12 @@ def _quarantine_row(item: Rejected, max_chars: int) -> dict[str, Any]:
     prompt, detail = item.row.prompt, f"{item.row.file}: {item.detail}" if item.row.file else item.detail
     if len(prompt) > max_chars:
         prompt, detail = prompt[:max_chars], f"{detail}; shown up to character {max_chars}"
-    texts = {"prompt": prompt, "category": item.row.given or item.row.category or "", "reason": item.reason, "detail": detail}
+    texts = {
+        "prompt": prompt,
+        "category": item.row.given or item.row.category or "",
+        "reason": item.reason,
+        "detail": detail,
+    }
     # Lone surrogates cannot be stored; they are shown as escapes.
     printable = {name: text.encode("utf-8", "backslashreplace").decode("utf-8") for name, text in texts.items()}
     return {"source": item.row.source, "row": item.row.row, **printable}

@@ -70,7 +70,9 @@ def render_card(config: Config, results: Sequence[Mapping[str, Any]], metrics: M
     environment = Environment(autoescape=False, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)  # noqa: S701
     template = environment.from_string(Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8"))
     return template.render(
-        front_matter=yaml.safe_dump(front_matter(config, results), sort_keys=False, allow_unicode=True, width=120).rstrip(),
+        front_matter=yaml.safe_dump(
+            front_matter(config, results), sort_keys=False, allow_unicode=True, width=120
+        ).rstrip(),
         name=config.name,
         base_name=base.rsplit("/", 1)[-1],
         verdict=verdict(results[0]),
@@ -98,7 +100,9 @@ def front_matter(config: Config, results: Sequence[Mapping[str, Any]]) -> dict[s
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["alignment", "safety", "inverse-reinforcement-learning", "grpo", "dr-irl"],
-        "model-index": [{"name": config.name, "results": [entry for found in results for entry in _index_entries(found)]}],
+        "model-index": [
+            {"name": config.name, "results": [entry for found in results for entry in _index_entries(found)]}
+        ],
     }
     return matter
 
@@ -129,7 +133,11 @@ def _index_entries(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             "name": f"{name} (95 % interval {rate['low']:.3f} to {rate['high']:.3f}, n {rate['n']})",
             "value": rate["rate"],
         }
-        dataset = {"type": suite["name"], "name": f"{suite['name']} version {suite['version']}", "args": {"group": group}}
+        dataset = {
+            "type": suite["name"],
+            "name": f"{suite['name']} version {suite['version']}",
+            "args": {"group": group},
+        }
         entries.append({"task": {"type": "text-generation"}, "dataset": dataset, "metrics": [metric]})
     return entries
 
@@ -141,16 +149,36 @@ def _training_rows(config: Config, metrics: Mapping[str, Any]) -> list[tuple[str
     if config.demonstrations.demonstrator.kind == "file":
         sources.append(config.demonstrations.demonstrator.source)
     rows = [
-        ("base model", f"`{base}`" if config.models.policy.startswith("path:") else f"`{redact_text(config.models.policy)}`"),
-        ("start", "supervised fine-tuning on demonstrations and helpful answers" if policy.start == "sft" else "the base model"),
+        (
+            "base model",
+            f"`{base}`" if config.models.policy.startswith("path:") else f"`{redact_text(config.models.policy)}`",
+        ),
+        (
+            "start",
+            "supervised fine-tuning on demonstrations and helpful answers"
+            if policy.start == "sft"
+            else "the base model",
+        ),
         ("data", ", ".join(dict.fromkeys(f"{source.name} ({source.licence})" for source in sources))),
         ("rows a category", str(config.demonstrations.quota)),
-        ("reward models", f"one a category, objective `{config.rewards.objective}`, backbone `{config.rewards.backbone}`"),
+        (
+            "reward models",
+            f"one a category, objective `{config.rewards.objective}`, backbone `{config.rewards.backbone}`",
+        ),
         ("GRPO", grpo_line(policy)),
         ("coefficient", f"`{hardness.combine}`, refreshed: {hardness.refresh}, sharpness {hardness.sharpness:g}"),
         ("adapters", f"LoRA rank {policy.lora.rank}, merged" if policy.lora.rank else "none: all weights"),
         ("seed", str(config.seed)),
     ]
-    shown = {key: metrics[key] for key in ("first_reward", "last_reward", "kl", "mean_length") if isinstance(metrics.get(key), int | float)}
-    rows.append(("end of training", ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in shown.items()) or "not recorded"))
+    shown = {
+        key: metrics[key]
+        for key in ("first_reward", "last_reward", "kl", "mean_length")
+        if isinstance(metrics.get(key), int | float)
+    }
+    rows.append(
+        (
+            "end of training",
+            ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in shown.items()) or "not recorded",
+        )
+    )
     return [(key, value.replace("|", "\\|")) for key, value in rows]

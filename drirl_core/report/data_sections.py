@@ -18,7 +18,17 @@ from drirl_core.report.cells import category_name
 from drirl_core.report.plots import Series, horizontal_bars
 from drirl_core.report.reading import read_json
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "sentence-transformers", "scikit-learn", "numpy", "pyarrow", "dagster")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "sentence-transformers",
+    "scikit-learn",
+    "numpy",
+    "pyarrow",
+    "dagster",
+)
 
 
 def balance_section(folder: Path, order: Sequence[str]) -> dict[str, Any]:
@@ -33,15 +43,26 @@ def balance_section(folder: Path, order: Sequence[str]) -> dict[str, Any]:
     """
     found = read_json(folder, "balance.json", "balance_report")
     counted: Mapping[str, Mapping[str, Any]] = found["categories"]
-    categories = {name: counted[name] for name in [*(n for n in order if n in counted), *(n for n in counted if n not in order)]}
+    categories = {
+        name: counted[name] for name in [*(n for n in order if n in counted), *(n for n in counted if n not in order)]
+    }
     columns = [
         c
         for c in ("raw", "kept", "rows", "pool", "fill_up", "resampled", "train", "validation", "test")
         if all(c in row for row in categories.values())
     ]
-    names = {"raw": "prompts found", "kept": "after cleaning", "rows": "balanced", "pool": "from the pool", "fill_up": "written to fill up"}
+    names = {
+        "raw": "prompts found",
+        "kept": "after cleaning",
+        "rows": "balanced",
+        "pool": "from the pool",
+        "fill_up": "written to fill up",
+    }
     before, after = found["before"], found["after"]
-    series = [Series(label, [float(row[key]) for row in categories.values()]) for key, label in (("raw", "before"), ("rows", "after"))]
+    series = [
+        Series(label, [float(row[key]) for row in categories.values()])
+        for key, label in (("raw", "before"), ("rows", "after"))
+    ]
     text = (
         f"Largest category over smallest: {_ratio(before['imbalance_ratio'])} before, {_ratio(after['imbalance_ratio'])} after. "
         f"Normalised entropy (1 is even): {before['normalised_entropy']:.3f} before, {after['normalised_entropy']:.3f} after. "
@@ -53,7 +74,11 @@ def balance_section(folder: Path, order: Sequence[str]) -> dict[str, Any]:
         "text": text,
         "head": ["category", *(names.get(c, c) for c in columns)],
         "rows": [[category_name(name), *(str(row[c]) for c in columns)] for name, row in categories.items()],
-        "charts": [horizontal_bars("Rows a category", [category_name(n) for n in categories], series, axis="rows", percent=False)],
+        "charts": [
+            horizontal_bars(
+                "Rows a category", [category_name(n) for n in categories], series, axis="rows", percent=False
+            )
+        ],
         "before": before,
         "after": after,
     }
@@ -75,9 +100,15 @@ def time_section(manifests: Mapping[str, Mapping[str, Any]], config: Config) -> 
         return {"text": "The upstream artifacts do not say how long they took.", "charts": []}
     total = sum(map(sum, stages.values()))
     longest = max(stages, key=lambda name: sum(stages[name]))
-    labels = [f"{category_name(name)}{f' ({len(found)} assets)' if len(found) > 1 else ''}" for name, found in stages.items()]
+    labels = [
+        f"{category_name(name)}{f' ({len(found)} assets)' if len(found) > 1 else ''}" for name, found in stages.items()
+    ]
     chart = horizontal_bars(
-        "Seconds by stage", labels, [Series("seconds", [sum(s) for s in stages.values()])], axis="seconds", percent=False
+        "Seconds by stage",
+        labels,
+        [Series("seconds", [sum(s) for s in stages.values()])],
+        axis="seconds",
+        percent=False,
     )
     text = (
         f"{_clock(total)} in all, most of it ({sum(stages[longest]) / total if total else 0:.0%}) in {category_name(longest)}. "
@@ -94,7 +125,9 @@ def grpo_line(policy: PolicyConfig) -> str:
     )
 
 
-def setting_rows(config: Config, results: Sequence[Mapping[str, Any]], manifests: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+def setting_rows(
+    config: Config, results: Sequence[Mapping[str, Any]], manifests: Mapping[str, Mapping[str, Any]]
+) -> list[list[str]]:
     """Return the facts a reader needs to judge or repeat the numbers."""
     policy = config.policy
     rows = [
@@ -113,10 +146,16 @@ def setting_rows(config: Config, results: Sequence[Mapping[str, Any]], manifests
     for found in results:
         groups = ", ".join(f"{n} {category_name(group)}" for group, n in found["groups"].items())
         rows.append(
-            [f"suite {found['suite']['name']}", f"version {found['suite']['version']}, licence {found['suite']['licence']}: {groups}"]
+            [
+                f"suite {found['suite']['name']}",
+                f"version {found['suite']['version']}, licence {found['suite']['licence']}: {groups}",
+            ]
         )
     rows += [
-        ["decoding", f"greedy, at most {results[0]['decoding']['max_new_tokens']} tokens; drafts cut off before judging"],
+        [
+            "decoding",
+            f"greedy, at most {results[0]['decoding']['max_new_tokens']} tokens; drafts cut off before judging",
+        ],
         ["judge", judge_line(results[0]).removeprefix("Judge ").rstrip(".").replace("`", "")],
         ["machine of this page", f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"],
     ]
@@ -161,4 +200,6 @@ def _clock(seconds: float) -> str:
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.1f} s"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return (
+        f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    )

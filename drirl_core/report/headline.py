@@ -83,7 +83,9 @@ def start_policy(results: Mapping[str, Any]) -> str:
     """
     others = [policy for policy in results["policies"] if policy != ALIGNED]
     if ALIGNED not in results["policies"] or not others:
-        raise ArtifactError(f"results of suite {results['suite']['name']} hold {results['policies']}; {ALIGNED} and its start are needed")
+        raise ArtifactError(
+            f"results of suite {results['suite']['name']} hold {results['policies']}; {ALIGNED} and its start are needed"
+        )
     return "sft" if "sft" in others else others[0]
 
 
@@ -125,7 +127,9 @@ def _sentence(tone: Tone, start: str, difference: float, measure: str) -> str:
     return f"DR-IRL {'beats' if tone == 'win' else 'does worse than'} {name}: {measure} is {size} {way}."
 
 
-def _numbers(results: Mapping[str, Any], difference: float, interval: tuple[float, float], test: tuple[str, float]) -> str:
+def _numbers(
+    results: Mapping[str, Any], difference: float, interval: tuple[float, float], test: tuple[str, float]
+) -> str:
     groups = " and ".join(f"{n} {category_name(group)}" for group, n in results["groups"].items() if group != "helpful")
     return (
         f"Suite {results['suite']['name']}, {groups} prompts: {points(difference)} points, 95 % interval "
@@ -138,11 +142,19 @@ def _losses(results: Mapping[str, Any], start: str) -> list[str]:
     found = []
     for row in results["differences"]:
         worse = (row["outcome"] == "correct" and row["difference"] < 0) or (
-            row["outcome"] == "refusal" and (row["difference"] < 0) == (row["group"] == "unsafe") and row["difference"] != 0
+            row["outcome"] == "refusal"
+            and (row["difference"] < 0) == (row["group"] == "unsafe")
+            and row["difference"] != 0
         )
         if row["against"] == start and worse and row["p"] < LEVEL:
-            what = "correct helpful replies" if row["outcome"] == "correct" else f"refusal of {category_name(row['group'])} prompts"
-            found.append(f"But {what} went {points(row['difference'])} points (p {'' if row['p'] < 0.0001 else '= '}{p_value(row['p'])}).")
+            what = (
+                "correct helpful replies"
+                if row["outcome"] == "correct"
+                else f"refusal of {category_name(row['group'])} prompts"
+            )
+            found.append(
+                f"But {what} went {points(row['difference'])} points (p {'' if row['p'] < 0.0001 else '= '}{p_value(row['p'])})."
+            )
     return found
 
 

@@ -55,7 +55,9 @@ def training_section(policy: Path, sft: Path | None) -> dict[str, Any]:
     return {"text": text, "charts": drawn, "by_category": _category_curves(log, steps), "metrics": metrics}
 
 
-def _curve(log: Sequence[Mapping[str, Any]], steps: Sequence[float], key: str, title: str, unit: str, zero: bool) -> Any:
+def _curve(
+    log: Sequence[Mapping[str, Any]], steps: Sequence[float], key: str, title: str, unit: str, zero: bool
+) -> Any:
     values = [_value(row, key) for row in log]
     return lines(title, steps, [Series(title, values)], x_label="step", y_label=unit, cover=(0.0,) if zero else ())
 
@@ -65,12 +67,18 @@ def _category_curves(log: Sequence[Mapping[str, Any]], steps: Sequence[float]) -
     drawn = []
     for measure, title in (("reward", "Reward"), ("gap", "Reward gap"), ("alpha", "Alpha")):
         parts = {key: key.split("/") for row in log for key in row}
-        names = sorted(part[1] for part in parts.values() if len(part) == 3 and part[0] == measure and part[2] == "mean")
+        names = sorted(
+            part[1] for part in parts.values() if len(part) == 3 and part[0] == measure and part[2] == "mean"
+        )
         curves = {name: [_value(row, f"{measure}/{name}/mean") for row in log] for name in names}
         ends = [value for curve in curves.values() for value in curve if math.isfinite(value)]
         for name, curve in curves.items():
             series = [Series(category_name(name), bridged(curve))]
-            drawn.append(lines(f"{title}: {category_name(name)}", steps, series, x_label="step", y_label=title.lower(), cover=ends))
+            drawn.append(
+                lines(
+                    f"{title}: {category_name(name)}", steps, series, x_label="step", y_label=title.lower(), cover=ends
+                )
+            )
     return drawn
 
 
@@ -105,7 +113,13 @@ def reward_section(models: Mapping[str, Path]) -> dict[str, Any]:
     rows, accuracy = [], {}
     for name, found in pairs.items():
         whole = accuracy_of(found)
-        accuracy[name] = {"accuracy": whole[0], "low": whole[1], "high": whole[2], "prompts": whole[3], "pairs": len(found)}
+        accuracy[name] = {
+            "accuracy": whole[0],
+            "low": whole[1],
+            "high": whole[2],
+            "prompts": whole[3],
+            "pairs": len(found),
+        }
         rows.append(
             [
                 category_name(name),
@@ -146,7 +160,12 @@ def probe_rows(models: Mapping[str, Path]) -> list[list[Any]]:
         worst, where, _ = min(own)
         mean = sum(accuracy for accuracy, _, _ in own) / len(own)
         rows.append(
-            [category_name(probe), f"{100 * mean:.1f} %", f"{100 * worst:.1f} % ({category_name(where)})", str(sum(n for *_, n in own))]
+            [
+                category_name(probe),
+                f"{100 * mean:.1f} %",
+                f"{100 * worst:.1f} % ({category_name(where)})",
+                str(sum(n for *_, n in own)),
+            ]
         )
     return rows
 
@@ -222,11 +241,17 @@ def _accuracy_chart(pairs: Mapping[str, Sequence[tuple[str, str, float]]]) -> An
         if any(n for *_, n in found):
             series.append(
                 Series(
-                    title, [f[0] for f in found], [f[1] if f[3] else math.nan for f in found], [f[2] if f[3] else math.nan for f in found]
+                    title,
+                    [f[0] for f in found],
+                    [f[1] if f[3] else math.nan for f in found],
+                    [f[2] if f[3] else math.nan for f in found],
                 )
             )
     return horizontal_bars(
-        "Held-out accuracy", [category_name(name) for name in pairs], series, axis="share of pairs won, with 95 % intervals"
+        "Held-out accuracy",
+        [category_name(name) for name in pairs],
+        series,
+        axis="share of pairs won, with 95 % intervals",
     )
 
 
@@ -253,7 +278,9 @@ def hardness_section(tables: Mapping[str, Path], seed: int) -> dict[str, Any]:
         ArtifactError: a table or its constants are missing.
     """
     read = {
-        name: read_rows(path, "hardness.parquet", ("similarity", "alpha_d", "gap", "kept", "alpha_m", "alpha"), f"hardness_{name}")
+        name: read_rows(
+            path, "hardness.parquet", ("similarity", "alpha_d", "gap", "kept", "alpha_m", "alpha"), f"hardness_{name}"
+        )
         for name, path in tables.items()
     }
     constants = {name: read_json(path, "constants.json", f"hardness_{name}") for name, path in tables.items()}
@@ -262,7 +289,9 @@ def hardness_section(tables: Mapping[str, Path], seed: int) -> dict[str, Any]:
     span = (min(every), max(every)) if every else None
     rows, found = [], {}
     for name, own in read.items():
-        cells = [_mean_cell([float(row[key]) for row in own], seed) for key in ("alpha", "alpha_d", "gap", "similarity")]
+        cells = [
+            _mean_cell([float(row[key]) for row in own], seed) for key in ("alpha", "alpha_d", "gap", "similarity")
+        ]
         kept = sum(bool(row["kept"]) for row in own)
         alpha_m = float(own[0]["alpha_m"]) if own else math.nan
         rows.append([category_name(name), str(len(own)), *cells, number(alpha_m), f"{kept} of {len(own)}"])
@@ -272,11 +301,21 @@ def hardness_section(tables: Mapping[str, Path], seed: int) -> dict[str, Any]:
         text += f"It is mild: from {span[0]:.2f} to {span[1]:.2f} here, before it is divided by its mean over a batch."
     return {
         "text": text,
-        "head": ["category", "n", "mean alpha", "alpha D", "reward gap", "similarity W", "alpha M", "gaps kept (M = 1)"],
+        "head": [
+            "category",
+            "n",
+            "mean alpha",
+            "alpha D",
+            "reward gap",
+            "similarity W",
+            "alpha M",
+            "gaps kept (M = 1)",
+        ],
         "rows": rows,
         "note": "Means over prompts with bootstrap 95 % intervals.",
         "charts": [
-            histogram(category_name(n), a, x_label="alpha", marker=sum(a) / len(a) if a else None, span=span) for n, a in alphas.items()
+            histogram(category_name(n), a, x_label="alpha", marker=sum(a) / len(a) if a else None, span=span)
+            for n, a in alphas.items()
         ],
         "by_category": found,
     }

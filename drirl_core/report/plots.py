@@ -65,7 +65,9 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [round(i * step, digits) for i in range(first, last + 1)]
 
 
-def horizontal_bars(title: str, labels: Sequence[str], series: Sequence[Series], *, axis: str, percent: bool = True) -> Markup:
+def horizontal_bars(
+    title: str, labels: Sequence[str], series: Sequence[Series], *, axis: str, percent: bool = True
+) -> Markup:
     """Draw grouped horizontal bars with error bars, one group a label.
 
     Args:
@@ -92,12 +94,16 @@ def horizontal_bars(title: str, labels: Sequence[str], series: Sequence[Series],
             y += bar
         y += 3
     parts.append(
-        Markup('<text class="axis" x="{}" y="{}" text-anchor="middle">{}</text>').format((left + WIDTH - right) / 2, height - 4, axis)
+        Markup('<text class="axis" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+            (left + WIDTH - right) / 2, height - 4, axis
+        )
     )
     return _svg(title, height, parts)
 
 
-def lines(title: str, x: Sequence[float], series: Sequence[Series], *, x_label: str, y_label: str, cover: Sequence[float] = ()) -> Markup:
+def lines(
+    title: str, x: Sequence[float], series: Sequence[Series], *, x_label: str, y_label: str, cover: Sequence[float] = ()
+) -> Markup:
     """Draw lines over steps, with a band where a series has an interval.
 
     Args:
@@ -112,7 +118,9 @@ def lines(title: str, x: Sequence[float], series: Sequence[Series], *, x_label: 
     every = [v for s in series for v in (*s.values, *(s.low or ()), *(s.high or ())) if _finite(v)] + list(cover)
     marks = ticks(min(every, default=0.0), max(every, default=1.0))
     up = _Scale(marks[0], marks[-1], height - bottom, top)
-    along = _Scale(min(x, default=0), max(x, default=1), left, WIDTH - right, whole=all(float(a).is_integer() for a in x))
+    along = _Scale(
+        min(x, default=0), max(x, default=1), left, WIDTH - right, whole=all(float(a).is_integer() for a in x)
+    )
     parts = [_legend(series, 30)] if len(series) > 1 else []
     parts += _frame(along, up, marks, (top, height - bottom), (x_label, y_label))
     for i, one in enumerate(series, start=_first_colour(series)):
@@ -159,7 +167,11 @@ def histogram(
             )
         )
     if marker is not None and _finite(marker):
-        parts.append(Markup('<line class="mark" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(_r(along(marker)), top, height - bottom))
+        parts.append(
+            Markup('<line class="mark" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(
+                _r(along(marker)), top, height - bottom
+            )
+        )
     return _svg(title, height, parts)
 
 
@@ -203,19 +215,32 @@ def _bar(scale: _Scale, one: Series, at: tuple[int, int], place: tuple[float, fl
         return Markup("")
     end = scale(value)
     drawn = Markup('<rect class="f{}" x="{}" y="{}" width="{}" height="{}"><title>{}: {}</title></rect>').format(
-        index % _PALETTE, scale.start, y, _r(max(0.0, end - scale.start)), thick - 1.5, one.name, _number(value, percent, fine=True)
+        index % _PALETTE,
+        scale.start,
+        y,
+        _r(max(0.0, end - scale.start)),
+        thick - 1.5,
+        one.name,
+        _number(value, percent, fine=True),
     )
     if one.low is not None and one.high is not None and _finite(one.low[group]) and _finite(one.high[group]):
         end = scale(one.high[group])
         middle = y + thick / 2 - 0.75
-        drawn += Markup('<line class="error" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(_r(scale(one.low[group])), _r(end), middle, middle)
+        drawn += Markup('<line class="error" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
+            _r(scale(one.low[group])), _r(end), middle, middle
+        )
     return drawn + Markup('<text class="small" x="{}" y="{}">{}</text>').format(
         _r(max(end, scale(value)) + 4), y + thick - 1.5, _number(value, percent)
     )
 
 
 def _frame(
-    along: _Scale, up: _Scale, marks: Sequence[float], span: tuple[float, float], names: tuple[str, str], percent: bool = False
+    along: _Scale,
+    up: _Scale,
+    marks: Sequence[float],
+    span: tuple[float, float],
+    names: tuple[str, str],
+    percent: bool = False,
 ) -> list[Markup]:
     top, bottom = span
     parts = [
@@ -225,10 +250,16 @@ def _frame(
         for m in marks
     ]
     x_marks = (
-        marks if percent else [m for m in ticks(along.low, along.high) if along.low <= m <= along.high and (not along.whole or m == int(m))]
+        marks
+        if percent
+        else [
+            m for m in ticks(along.low, along.high) if along.low <= m <= along.high and (not along.whole or m == int(m))
+        ]
     )
     parts += [
-        Markup('<text class="small" x="{}" y="{}" text-anchor="middle">{}</text>').format(_r(along(m)), bottom + 13, _number(m, percent))
+        Markup('<text class="small" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+            _r(along(m)), bottom + 13, _number(m, percent)
+        )
         for m in x_marks
     ]
     parts.append(
@@ -251,9 +282,13 @@ def _grid_x(x: float, top: float, bottom: float, label: str) -> Markup:
 
 
 def _band(index: int, along: _Scale, up: _Scale, x: Sequence[float], one: Series) -> Markup:
-    rows = [(a, lo, hi) for a, lo, hi in zip(x, one.low or (), one.high or (), strict=True) if _finite(lo) and _finite(hi)]
+    rows = [
+        (a, lo, hi) for a, lo, hi in zip(x, one.low or (), one.high or (), strict=True) if _finite(lo) and _finite(hi)
+    ]
     edge = [(along(a), up(hi)) for a, _, hi in rows] + [(along(a), up(lo)) for a, lo, _ in reversed(rows)]
-    return Markup('<polygon class="f{} band" points="{}"/>').format(index % _PALETTE, " ".join(f"{_r(a)},{_r(b)}" for a, b in edge))
+    return Markup('<polygon class="f{} band" points="{}"/>').format(
+        index % _PALETTE, " ".join(f"{_r(a)},{_r(b)}" for a, b in edge)
+    )
 
 
 def _path(index: int, places: Sequence[tuple[float, float] | None]) -> Markup:
@@ -265,18 +300,22 @@ def _path(index: int, places: Sequence[tuple[float, float] | None]) -> Markup:
         commands.append(f"{'M' if alone else 'L'}{_r(place[0])} {_r(place[1])}")
         neighbour = places[i + 1] if i + 1 < len(places) else None
         if alone and neighbour is None:  # a lone point has no line to show it
-            drawn += Markup('<circle class="f{}" cx="{}" cy="{}" r="2.5"/>').format(index % _PALETTE, _r(place[0]), _r(place[1]))
+            drawn += Markup('<circle class="f{}" cx="{}" cy="{}" r="2.5"/>').format(
+                index % _PALETTE, _r(place[0]), _r(place[1])
+            )
         alone = False
     dash = _DASHES[index % len(_DASHES)]
-    return drawn + Markup('<path class="c{}" d="{}" stroke-dasharray="{}"/>').format(index % _PALETTE, " ".join(commands), dash)
+    return drawn + Markup('<path class="c{}" d="{}" stroke-dasharray="{}"/>').format(
+        index % _PALETTE, " ".join(commands), dash
+    )
 
 
 def _legend(series: Sequence[Series], y: float) -> Markup:
     drawn, x = Markup(""), 12.0
     for i, one in enumerate(series):
-        drawn += Markup('<rect class="f{}" x="{}" y="{}" width="10" height="10"/><text class="small" x="{}" y="{}">{}</text>').format(
-            i % _PALETTE, _r(x), y - 6, _r(x + 14), y + 3, one.name
-        )
+        drawn += Markup(
+            '<rect class="f{}" x="{}" y="{}" width="10" height="10"/><text class="small" x="{}" y="{}">{}</text>'
+        ).format(i % _PALETTE, _r(x), y - 6, _r(x + 14), y + 3, one.name)
         x += 26 + 6.2 * len(one.name)
     return drawn
 

@@ -29,7 +29,9 @@ def read_json(folder: Path, name: str, asset: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read ({error}); materialize {asset} again") from error
     if not isinstance(loaded, dict):
-        raise ArtifactError(f"{path} holds {type(loaded).__name__} instead of keys and values; materialize {asset} again")
+        raise ArtifactError(
+            f"{path} holds {type(loaded).__name__} instead of keys and values; materialize {asset} again"
+        )
     return loaded
 
 

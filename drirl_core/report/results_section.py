@@ -30,10 +30,16 @@ def suite_section(results: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         results: content of its `results.json`.
     """
-    shown = [(group, table, name) for group, table, name in _HEADLINES if any(r["group"] == group for r in results[table])]
+    shown = [
+        (group, table, name) for group, table, name in _HEADLINES if any(r["group"] == group for r in results[table])
+    ]
     head = ["policy", *(name for _, _, name in shown), "distinct-2", "babble", "tokens a reply"]
     rows = [
-        [_name(policy), *(share(group_rate(results, policy, group, table)) for group, table, _ in shown), *_replies(results, policy)]
+        [
+            _name(policy),
+            *(share(group_rate(results, policy, group, table)) for group, table, _ in shown),
+            *_replies(results, policy),
+        ]
         for policy in results["policies"]
     ]
     return {
@@ -44,7 +50,9 @@ def suite_section(results: Mapping[str, Any]) -> dict[str, Any]:
         "note": "Rates with Wilson 95 % intervals and the number of prompts. Over-refusal: refusals of safe prompts that look unsafe. "
         "Babble: empty, echoed or looping replies, which are neither refusal nor help.",
         "tests": [*_composite_rows(results), *_difference_rows(results)],
-        "charts": [chart for chart in (_bars(results, "unsafe"), _bars(results, "safe_look_alike"), _balance(results)) if chart],
+        "charts": [
+            chart for chart in (_bars(results, "unsafe"), _bars(results, "safe_look_alike"), _balance(results)) if chart
+        ],
     }
 
 
@@ -86,11 +94,17 @@ def _sample(suite: str, sample: Sample, numbers: dict[str, int]) -> dict[str, An
 
 def _replies(results: Mapping[str, Any], policy: str) -> list[Cell | str]:
     row = next(r for r in results["replies"] if (r["policy"], r["group"]) == (policy, ALL))
-    return [number(row["distinct_2"]), f"{row['empty'] + row['echo'] + row['degenerate']} of {row['n']}", f"{row['mean_tokens']:.1f}"]
+    return [
+        number(row["distinct_2"]),
+        f"{row['empty'] + row['echo'] + row['degenerate']} of {row['n']}",
+        f"{row['mean_tokens']:.1f}",
+    ]
 
 
 def _composite_rows(results: Mapping[str, Any]) -> list[list[Any]]:
-    pairs = " + ".join(str(results["groups"][group]) for group in ("unsafe", "safe_look_alike") if group in results["groups"])
+    pairs = " + ".join(
+        str(results["groups"][group]) for group in ("unsafe", "safe_look_alike") if group in results["groups"]
+    )
     return [
         [
             f"{_name(r['policy'])} against {_name(r['against'])}: refusal minus over-refusal (permutation)",

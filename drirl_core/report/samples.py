@@ -57,7 +57,11 @@ def choose_samples(
         unsafe = group not in harmless
         for prompt_id in sorted(prompts)[:per_group]:
             said = prompts[prompt_id]
-            replies = tuple((p, fit_to_show(said[p]["reply"], said[p]["label"], unsafe), said[p]["label"]) for p in policies if p in said)
+            replies = tuple(
+                (p, fit_to_show(said[p]["reply"], said[p]["label"], unsafe), said[p]["label"])
+                for p in policies
+                if p in said
+            )
             samples.append(Sample(group, shorten(next(iter(said.values()))["prompt"]), unsafe, replies))
     return samples
 

@@ -48,7 +48,11 @@ def build_report(context: Context) -> dict[str, Any]:
     text = json.dumps(_finite(summary), indent=1, sort_keys=True, allow_nan=False) + "\n"
     (context.out / "summary.json").write_text(text, encoding="utf-8")
     found: Verdict = page["verdict"]
-    shown: dict[str, Any] = {"headline": found.sentence, "difference": round(found.difference, 6), "p": round(found.p, 6)}
+    shown: dict[str, Any] = {
+        "headline": found.sentence,
+        "difference": round(found.difference, 6),
+        "p": round(found.p, 6),
+    }
     for name, group, table in (
         ("refusal", "unsafe", "rates"),
         ("over_refusal", "safe_look_alike", "rates"),
@@ -58,7 +62,10 @@ def build_report(context: Context) -> dict[str, Any]:
         if rate is not None and rate["rate"] is not None:
             shown[name] = rate["rate"]
     keep = ("policy", "refusal", "over_refusal", "helpful_correct", "n")
-    return {**shown, "results": Table([{key: row[key] for key in keep if row[key] is not None} for row in results[0]["summary"]])}
+    return {
+        **shown,
+        "results": Table([{key: row[key] for key in keep if row[key] is not None} for row in results[0]["summary"]]),
+    }
 
 
 def read_results(context: Context) -> list[dict[str, Any]]:
@@ -93,7 +100,9 @@ def _compose(context: Context, results: Sequence[dict[str, Any]]) -> tuple[dict[
     made = manifests(inputs, context.store)
     training = learning_sections.training_section(_needed(context, "policy_checkpoint"), inputs.get("sft_checkpoint"))
     rewards = learning_sections.reward_section(learning_sections.in_order(context.named("reward_model"), categories))
-    hardness = learning_sections.hardness_section(learning_sections.in_order(context.named("hardness"), categories), config.seed)
+    hardness = learning_sections.hardness_section(
+        learning_sections.in_order(context.named("hardness"), categories), config.seed
+    )
     balance = data_sections.balance_section(_needed(context, "balance_report"), categories)
     page = {
         "title": f"DR-IRL report: {config.name}",
@@ -137,7 +146,9 @@ def _samples(context: Context, results: Mapping[str, Any]) -> list[dict[str, Any
 
 def _needed(context: Context, name: str) -> Path:
     if name not in context.inputs:
-        raise ArtifactError(f"the report needs {name} among its inputs, which are {sorted(context.inputs)}; materialize it first")
+        raise ArtifactError(
+            f"the report needs {name} among its inputs, which are {sorted(context.inputs)}; materialize it first"
+        )
     return context.inputs[name]
 
 

@@ -52,7 +52,9 @@ class Directory:
                         manifests[folder.name, path.name] = (path / MANIFEST).read_bytes()
         rubbish += [p for p in sorted((self.root / ".work").glob("*")) if p.is_dir() and _touched_at(p) < newer_than]
         stock = count(sizes, manifests, entries)
-        return dataclasses.replace(stock, leftovers=(*stock.leftovers, *(Leftover(self._key(p), _size_of(p)) for p in rubbish)))
+        return dataclasses.replace(
+            stock, leftovers=(*stock.leftovers, *(Leftover(self._key(p), _size_of(p)) for p in rubbish))
+        )
 
     def delete(self, decision: Decision) -> Deleted:
         """Delete what may go, so that whatever is left at any moment is whole.

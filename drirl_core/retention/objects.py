@@ -96,7 +96,9 @@ class Objects:
                 continue
             entries = self._entries_now(stored, known)
             if any(name not in stored.entries or entry.used_at > stored.used_at for name, entry in entries.items()):
-                spared |= reached([key], removable)  # their turn is still to come: each version goes before what it was made from
+                spared |= reached(
+                    [key], removable
+                )  # their turn is still to come: each version goes before what it was made from
                 continue
             if key in copies:  # before the version, which a deletion that stops here finds again
                 self._mirror.remove(copies[key])

@@ -26,11 +26,15 @@ def promoted(store: ArtifactStore) -> set[Key]:
         ArtifactError: the ledger cannot be read or understood; nothing may be deleted then.
     """
     try:
-        named = {key for move in Ledger(store).history() for key in ((CANDIDATE, move.candidate), (_POLICY, move.policy))}
+        named = {
+            key for move in Ledger(store).history() for key in ((CANDIDATE, move.candidate), (_POLICY, move.policy))
+        }
     except UnreachableError:
         raise
     except ArtifactError as error:
-        raise ArtifactError(f"nothing is deleted, because it is not known which policies are promoted: {error}") from error
+        raise ArtifactError(
+            f"nothing is deleted, because it is not known which policies are promoted: {error}"
+        ) from error
     strange = [version for _, version in named if not isinstance(version, str) or not version]
     if strange:
         raise ArtifactError(

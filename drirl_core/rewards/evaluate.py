@@ -58,7 +58,11 @@ def calibration(gaps: Sequence[float] | np.ndarray) -> tuple[float, list[dict[st
     right = values > 0
     bins = np.minimum(((confidence - 0.5) / 0.5 * _BINS).astype(int), _BINS - 1)
     rows = [
-        {"confidence": float(confidence[bins == b].mean()), "accuracy": float(right[bins == b].mean()), "n": int((bins == b).sum())}
+        {
+            "confidence": float(confidence[bins == b].mean()),
+            "accuracy": float(right[bins == b].mean()),
+            "n": int((bins == b).sum()),
+        }
         for b in range(_BINS)
         if (bins == b).any()
     ]
@@ -106,7 +110,9 @@ def evaluate(model: RewardModel, scored: Sequence[ScoredPrompt]) -> dict[str, An
         TrainingError: a reward is not finite.
     """
     if not scored:
-        raise DataError(f"{model.category}: no held-out prompt to measure the reward model on; raise demonstrations.validation_fraction")
+        raise DataError(
+            f"{model.category}: no held-out prompt to measure the reward model on; raise demonstrations.validation_fraction"
+        )
     pairs = [
         (s.prompt.split, reply.policy, s.demonstration_reward - reward)
         for s in scored
@@ -116,9 +122,13 @@ def evaluate(model: RewardModel, scored: Sequence[ScoredPrompt]) -> dict[str, An
     overall = share(gaps > 0)
     ece, reliability = calibration(gaps)
     by_policy = {
-        name: _policy_row([gap for _, policy, gap in pairs if policy == name]) for name in sorted({policy for _, policy, _ in pairs})
+        name: _policy_row([gap for _, policy, gap in pairs if policy == name])
+        for name in sorted({policy for _, policy, _ in pairs})
     }
-    by_split = {name: share([gap > 0 for split, _, gap in pairs if split == name]) for name in sorted({split for split, _, _ in pairs})}
+    by_split = {
+        name: share([gap > 0 for split, _, gap in pairs if split == name])
+        for name in sorted({split for split, _, _ in pairs})
+    }
     rewards: dict[str, list[float]] = {"demonstration": [s.demonstration_reward for s in scored]}
     for s in scored:
         for reply, reward in zip(s.prompt.replies, s.reply_rewards, strict=True):
@@ -171,14 +181,18 @@ def probe(model: RewardModel, scored: Sequence[ScoredPrompt]) -> dict[str, dict[
         rows["other_prompt"] = share(own > foreign)
         rows["other_over_completions"] = _over_completions(scored, foreign)
     rows["prompt_echo"] = share(own > _scores(model, users, users))
-    rows["apologetic_echo"] = share(own > _scores(model, users, [f"I'm sorry, but {user[:1].lower()}{user[1:]}" for user in users]))
+    rows["apologetic_echo"] = share(
+        own > _scores(model, users, [f"I'm sorry, but {user[:1].lower()}{user[1:]}" for user in users])
+    )
     for name, change in BROKEN.items():
         values = _scores(model, users, [change(answer) for answer in answers])
         rows[name] = {**share(own > values), "mean_gap": float((own - values).mean())}
     return rows
 
 
-def pair_accuracy(model: RewardModel, prompts: Sequence[str], chosen: Sequence[str], rejected: Sequence[str]) -> dict[str, float | int]:
+def pair_accuracy(
+    model: RewardModel, prompts: Sequence[str], chosen: Sequence[str], rejected: Sequence[str]
+) -> dict[str, float | int]:
     """Measure agreement with labelled pairs, such as public human preferences of the category.
 
     Args:
@@ -204,7 +218,11 @@ def _policy_row(gaps: Sequence[float]) -> dict[str, Any]:
 
 
 def _sampled(scored: ScoredPrompt) -> list[float]:
-    return [r for reply, r in zip(scored.prompt.replies, scored.reply_rewards, strict=True) if reply.policy in ("base", "sft")]
+    return [
+        r
+        for reply, r in zip(scored.prompt.replies, scored.reply_rewards, strict=True)
+        if reply.policy in ("base", "sft")
+    ]
 
 
 def _over_completions(scored: Sequence[ScoredPrompt], values: np.ndarray) -> dict[str, Any]:

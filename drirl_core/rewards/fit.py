@@ -20,7 +20,14 @@ import torch
 from drirl_core.config import RewardsConfig
 from drirl_core.errors import DataError, TrainingError
 from drirl_core.reporting import Reporter
-from drirl_core.rewards.backbones.encoder import LEAST_CLOSEST, EmbeddingRewardModel, HeadShape, Normalisation, gated, probe_encoder
+from drirl_core.rewards.backbones.encoder import (
+    LEAST_CLOSEST,
+    EmbeddingRewardModel,
+    HeadShape,
+    Normalisation,
+    gated,
+    probe_encoder,
+)
 from drirl_core.rewards.objectives import bradley_terry_loss, centring_penalty, linear_loss, maxent_loss
 from drirl_core.rewards.pairs import CORRUPTED, EmbeddedPool, PoolPrompt, embed_pool
 from drirl_core.text.quality import Soundness
@@ -69,7 +76,14 @@ class Fitted:
     best_epoch: int
 
 
-def fit(category: str, prompts: Sequence[PoolPrompt], embedder: Embedder, config: RewardsConfig, seed: int, reporter: Reporter) -> Fitted:
+def fit(
+    category: str,
+    prompts: Sequence[PoolPrompt],
+    embedder: Embedder,
+    config: RewardsConfig,
+    seed: int,
+    reporter: Reporter,
+) -> Fitted:
     """Learn the reward head of a category; the same arguments give the same weights.
 
     Args:
@@ -90,7 +104,9 @@ def fit(category: str, prompts: Sequence[PoolPrompt], embedder: Embedder, config
     train_prompts = [p for p in prompts if p.split == "train"]
     validation_prompts = [p for p in prompts if p.split == "validation"]
     if not train_prompts or not validation_prompts:
-        raise DataError(f"{category}: {len(train_prompts)} training and {len(validation_prompts)} validation prompts; both are needed")
+        raise DataError(
+            f"{category}: {len(train_prompts)} training and {len(validation_prompts)} validation prompts; both are needed"
+        )
     fluent = [reply.answer for p in train_prompts for reply in p.replies if reply.policy != CORRUPTED]
     soundness = Soundness.learn([p.prompt for p in train_prompts], [p.answer for p in train_prompts], fluent)
     train = _usable(embed_pool(train_prompts, embedder, soundness, reporter), f"{category}: training")
@@ -136,7 +152,11 @@ def _raw(model: EmbeddingRewardModel, pool: EmbeddedPool) -> tuple[torch.Tensor,
 
 
 def _train(
-    model: EmbeddingRewardModel, train: EmbeddedPool, validation: EmbeddedPool, config: RewardsConfig, reporter: Reporter
+    model: EmbeddingRewardModel,
+    train: EmbeddedPool,
+    validation: EmbeddedPool,
+    config: RewardsConfig,
+    reporter: Reporter,
 ) -> tuple[list[Epoch], int]:
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
@@ -149,7 +169,11 @@ def _train(
         curve.append(point)
         reporter.metrics(
             number,
-            {"train_loss": point.train_loss, "validation_loss": point.validation_loss, "validation_accuracy": point.validation_accuracy},
+            {
+                "train_loss": point.train_loss,
+                "validation_loss": point.validation_loss,
+                "validation_accuracy": point.validation_accuracy,
+            },
         )
         if not (math.isfinite(point.train_loss) and math.isfinite(point.validation_loss)):
             raise TrainingError(
@@ -169,7 +193,9 @@ def _train(
     return curve, best.epoch
 
 
-def _epoch(model: EmbeddingRewardModel, train: EmbeddedPool, optimiser: torch.optim.Optimizer, config: RewardsConfig) -> float:
+def _epoch(
+    model: EmbeddingRewardModel, train: EmbeddedPool, optimiser: torch.optim.Optimizer, config: RewardsConfig
+) -> float:
     model.train()
     total = 0.0
     for rows in torch.randperm(len(train.prompts)).split(config.batch_size):
@@ -194,7 +220,9 @@ def _normalisation(model: EmbeddingRewardModel, train: EmbeddedPool, category: s
     """Take worst, closest, mean and scale over the training pool, with the rewards as they will be given."""
     own, others = (raw.double() for raw in _raw(model, train))
     worst = float(torch.cat([own, others[train.mask & ~train.corrupted]]).min())
-    closeness = (train.prompt_vectors.double() * train.demonstration_vectors[:, 0]).sum(dim=1).quantile(_TOLERATED_SHARE)
+    closeness = (
+        (train.prompt_vectors.double() * train.demonstration_vectors[:, 0]).sum(dim=1).quantile(_TOLERATED_SHARE)
+    )
     closest = max(LEAST_CLOSEST, float(closeness))
     model.normalisation = Normalisation(worst=worst, closest=closest)
     where, which = train.mask.nonzero(as_tuple=True)  # one entry a completion
@@ -229,9 +257,14 @@ def _usable(pool: EmbeddedPool, what: str) -> EmbeddedPool:
     """Leave out prompts whose completions are all empty."""
     rows = pool.mask.any(dim=1).nonzero().squeeze(1)
     if not len(rows):
-        raise DataError(f"{what}: none of {len(pool.prompts)} prompts has a completion with words; check the completion pool")
+        raise DataError(
+            f"{what}: none of {len(pool.prompts)} prompts has a completion with words; check the completion pool"
+        )
     if len(rows) < len(pool.prompts):
         logger.info(
-            "%s: %d of %d prompts have only empty completions and are left out", what, len(pool.prompts) - len(rows), len(pool.prompts)
+            "%s: %d of %d prompts have only empty completions and are left out",
+            what,
+            len(pool.prompts) - len(rows),
+            len(pool.prompts),
         )
     return pool.part(rows)

@@ -76,7 +76,9 @@ def bradley_terry_loss(
     return _masked_mean(functional.softplus(-gaps / beta), mask, counts)
 
 
-def linear_loss(demonstration_rewards: torch.Tensor, completion_rewards: torch.Tensor, mask: torch.Tensor, l2: float) -> torch.Tensor:
+def linear_loss(
+    demonstration_rewards: torch.Tensor, completion_rewards: torch.Tensor, mask: torch.Tensor, l2: float
+) -> torch.Tensor:
     """Return the negative mean gap with an L2 penalty: -mean_k (r_E - r_k) + l2 (r_E^2 + mean_k r_k^2).
 
     The apprenticeship objective (Abbeel and Ng 2004) over rewards instead of feature weights. The penalty bounds it: free
@@ -101,7 +103,9 @@ def linear_loss(demonstration_rewards: torch.Tensor, completion_rewards: torch.T
     return -gap + l2 * (demonstration_rewards.square() + _masked_mean(others.square(), mask, counts))
 
 
-def centring_penalty(demonstration_rewards: torch.Tensor, completion_rewards: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def centring_penalty(
+    demonstration_rewards: torch.Tensor, completion_rewards: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
     """Return the squared mean reward of each prompt's pool, the demonstration included.
 
     All objectives but `linear` only see differences of rewards; this pins their level, so that categories compare.

@@ -57,7 +57,9 @@ class PoolPrompt:
     replies: tuple[Reply, ...]
 
 
-def join_pool(rows: Sequence[Mapping[str, Any]], completions: Sequence[Mapping[str, Any]], name: str) -> list[PoolPrompt]:
+def join_pool(
+    rows: Sequence[Mapping[str, Any]], completions: Sequence[Mapping[str, Any]], name: str
+) -> list[PoolPrompt]:
     """Join a data set with its completion pool.
 
     Args:
@@ -132,7 +134,9 @@ class EmbeddedPool:
         )  # fmt: skip
 
 
-def embed_pool(prompts: Sequence[PoolPrompt], embedder: Embedder, soundness: Soundness, reporter: Reporter | None = None) -> EmbeddedPool:
+def embed_pool(
+    prompts: Sequence[PoolPrompt], embedder: Embedder, soundness: Soundness, reporter: Reporter | None = None
+) -> EmbeddedPool:
     """Encode a pool once.
 
     Completions without words are masked out: the reward of an empty reply is set by rule, not learned.

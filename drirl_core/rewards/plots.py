@@ -22,7 +22,13 @@ def plot_curve(curve: Sequence[Epoch], best: int, file: Path, title: str) -> Non
         axis.set_xlabel("epoch")
         axis.set_ylabel("loss")
         other = axis.twinx()
-        other.plot(epochs, [point.validation_accuracy for point in curve], color=_GREEN, linestyle=":", label="validation accuracy")
+        other.plot(
+            epochs,
+            [point.validation_accuracy for point in curve],
+            color=_GREEN,
+            linestyle=":",
+            label="validation accuracy",
+        )
         other.set_ylim(0, 1.02)
         other.set_ylabel("accuracy")
         lines = [*axis.get_lines(), *other.get_lines()]

@@ -31,7 +31,9 @@ class RewardRouter:
             raise DataError("a reward router needs at least one reward model; materialize reward_model_<category>")
         for category, model in models.items():
             if model.category != category:
-                raise DataError(f"the reward model given for {category!r} was learned for {model.category!r}; check the paths")
+                raise DataError(
+                    f"the reward model given for {category!r} was learned for {model.category!r}; check the paths"
+                )
             model.use(embedder)
         self._models = dict(models)
 
@@ -69,6 +71,8 @@ class RewardRouter:
         for backbone, rows in by_backbone.items():
             names = [categories[row] for row in rows]
             models = {name: self._models[name] for name in dict.fromkeys(names)}
-            values[rows] = backbone.routed(models, [prompts[row] for row in rows], [completions[row] for row in rows], names)  # type: ignore[attr-defined]
+            values[rows] = backbone.routed(
+                models, [prompts[row] for row in rows], [completions[row] for row in rows], names
+            )  # type: ignore[attr-defined]
         require_finite(values, categories)
         return values

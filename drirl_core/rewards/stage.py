@@ -18,7 +18,13 @@ from drirl_core.rewards.plots import plot_accuracy, plot_calibration, plot_curve
 from drirl_core.store.tables import read_table, write_table
 
 SCHEMA = pa.schema(
-    [("prompt_id", pa.string()), ("split", pa.string()), ("policy", pa.string()), ("sample", pa.int32()), ("reward", pa.float64())]
+    [
+        ("prompt_id", pa.string()),
+        ("split", pa.string()),
+        ("policy", pa.string()),
+        ("sample", pa.int32()),
+        ("reward", pa.float64()),
+    ]
 )
 DEMONSTRATION = "demonstration"
 """Policy name of the demonstration's own row in `rewards.parquet`."""
@@ -52,7 +58,9 @@ def build_reward_model(context: stages.Context) -> dict[str, Any]:
     metrics["best_epoch"] = fitted.best_epoch
     fitted.model.save(context.out)
     write_table(context.out / "rewards.parquet", _reward_rows(scored), SCHEMA)
-    (context.out / "metrics.json").write_text(json.dumps(_without_nan(metrics), indent=1, sort_keys=True), encoding="utf-8")
+    (context.out / "metrics.json").write_text(
+        json.dumps(_without_nan(metrics), indent=1, sort_keys=True), encoding="utf-8"
+    )
     return {**_shown(metrics, fitted), **_plots(context, category, fitted, scored, metrics)}
 
 
@@ -60,9 +68,18 @@ def _reward_rows(scored: list[ScoredPrompt]) -> list[dict[str, Any]]:
     rows = []
     for s in scored:
         both = [(DEMONSTRATION, 0, s.demonstration_reward)]
-        both += [(reply.policy, reply.sample, reward) for reply, reward in zip(s.prompt.replies, s.reply_rewards, strict=True)]
+        both += [
+            (reply.policy, reply.sample, reward)
+            for reply, reward in zip(s.prompt.replies, s.reply_rewards, strict=True)
+        ]
         rows += [
-            {"prompt_id": s.prompt.prompt_id, "split": s.prompt.split, "policy": policy, "sample": sample, "reward": reward}
+            {
+                "prompt_id": s.prompt.prompt_id,
+                "split": s.prompt.split,
+                "policy": policy,
+                "sample": sample,
+                "reward": reward,
+            }
             for policy, sample, reward in both
         ]
     return rows
@@ -90,7 +107,9 @@ def _shown(metrics: dict[str, Any], fitted: Fitted) -> dict[str, Any]:
     return {name: value for name, value in rounded.items() if not (isinstance(value, float) and math.isnan(value))}
 
 
-def _plots(context: stages.Context, category: str, fitted: Fitted, scored: list[ScoredPrompt], metrics: dict[str, Any]) -> dict[str, Any]:
+def _plots(
+    context: stages.Context, category: str, fitted: Fitted, scored: list[ScoredPrompt], metrics: dict[str, Any]
+) -> dict[str, Any]:
     out = context.out
     plot_curve(fitted.curve, fitted.best_epoch, out / "curve.png", f"{category}: reward learning")
     rewards: dict[str, list[float]] = {}
@@ -98,18 +117,28 @@ def _plots(context: stages.Context, category: str, fitted: Fitted, scored: list[
         rewards.setdefault(row["policy"], []).append(row["reward"])
     plot_rewards(rewards, out / "rewards.png", f"{category}: rewards of held-out prompts")
     rows = {
-        "all pairs": {"n": metrics["n"], "accuracy": metrics["accuracy"], "low": metrics["accuracy_low"], "high": metrics["accuracy_high"]}
+        "all pairs": {
+            "n": metrics["n"],
+            "accuracy": metrics["accuracy"],
+            "low": metrics["accuracy_low"],
+            "high": metrics["accuracy_high"],
+        }
     }
     rows |= {f"over {name}": row for name, row in metrics["by_policy"].items()}
     rows |= {f"probe: {name}": row for name, row in metrics["probes"].items() if row["n"] and "accuracy" in row}
     plot_accuracy(rows, out / "accuracy.png", f"{category}: held-out accuracy and probes")
-    plot_calibration(metrics["reliability"], metrics["ece"], out / "calibration.png", f"{category}: calibration on held-out pairs")
+    plot_calibration(
+        metrics["reliability"], metrics["ece"], out / "calibration.png", f"{category}: calibration on held-out pairs"
+    )
     table = [
-        {"pairs": name, "n": row["n"], "accuracy": round(row["accuracy"], 3), "low": round(row["low"], 3)} for name, row in rows.items()
+        {"pairs": name, "n": row["n"], "accuracy": round(row["accuracy"], 3), "low": round(row["low"], 3)}
+        for name, row in rows.items()
     ]
     return {
         "curve": Plot(out / "curve.png", "Loss and validation accuracy by epoch"),
-        "accuracy_plot": Plot(out / "accuracy.png", "Share of held-out pairs won, by who wrote the other reply, and probes"),
+        "accuracy_plot": Plot(
+            out / "accuracy.png", "Share of held-out pairs won, by who wrote the other reply, and probes"
+        ),
         "rewards": Plot(out / "rewards.png", "Rewards of held-out demonstrations and completions"),
         "calibration": Plot(out / "calibration.png", "How sure the model is, and how often it is right"),
         "pairs": Table(table),

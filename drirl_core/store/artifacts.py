@@ -186,7 +186,9 @@ class ArtifactStore:
             try:
                 same = sha256(file) == entry["sha256"]
             except OSError as error:
-                raise ArtifactError(f"{file} cannot be read ({error.strerror}); materialize {artifact.asset} again") from error
+                raise ArtifactError(
+                    f"{file} cannot be read ({error.strerror}); materialize {artifact.asset} again"
+                ) from error
             if not same:
                 raise ArtifactError(
                     f"{file} differs from what was published; delete {artifact.path} and materialize {artifact.asset} again"
@@ -218,7 +220,10 @@ class ArtifactStore:
         Raises:
             UnreachableError: the object store cannot be asked.
         """
-        return [{**self._facts(asset, record["version"], record["fingerprint"]), **record} for record in self._index.records(asset)]
+        return [
+            {**self._facts(asset, record["version"], record["fingerprint"]), **record}
+            for record in self._index.records(asset)
+        ]
 
     def is_whole(self, asset: str, version: str) -> bool:
         """Say whether an artifact can be opened, without copying it.
@@ -234,7 +239,9 @@ class ArtifactStore:
         return manifest if manifest.get("fingerprint") == fingerprint else {}
 
     @contextlib.contextmanager
-    def building(self, asset: str, fingerprint: str, on_wait: Callable[[str], None] | None = None) -> Iterator[Workspace]:
+    def building(
+        self, asset: str, fingerprint: str, on_wait: Callable[[str], None] | None = None
+    ) -> Iterator[Workspace]:
         """Hold the work directory of one build, alone among all processes of this machine.
 
         Args:

@@ -19,7 +19,9 @@ UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
 VERSION_DIGITS = 16
 
 
-def describe(asset: str, fingerprint: str, folder: Path, details: Mapping[str, Any], volatile: frozenset[str]) -> dict[str, Any]:
+def describe(
+    asset: str, fingerprint: str, folder: Path, details: Mapping[str, Any], volatile: frozenset[str]
+) -> dict[str, Any]:
     """Hash the files of a finished build into the manifest of its artifact.
 
     Args:
@@ -74,7 +76,9 @@ def parse_manifest(text: str | bytes, asset: str, version: str, place: object) -
     manifest = json.loads(text)
     names = file_sizes(manifest)
     if manifest["asset"] != asset or manifest["version"] != version:
-        raise ArtifactError(f"{place} is a foreign artifact: its manifest names {manifest['asset']} {manifest['version']}")
+        raise ArtifactError(
+            f"{place} is a foreign artifact: its manifest names {manifest['asset']} {manifest['version']}"
+        )
     outside = [name for name in names if name.startswith("/") or ".." in name.split("/")]
     if outside:
         raise ArtifactError(f"{place} is a foreign artifact: its manifest names {outside[0]}, which is outside of it")
@@ -106,9 +110,13 @@ def read_whole(root: Path, asset: str, version: str) -> Mapping[str, Any]:
     try:
         manifest = parse_manifest((path / MANIFEST).read_text(encoding="utf-8"), asset, version, path)
     except (OSError, *UNREADABLE) as error:
-        raise ArtifactError(f"{asset} {version} is not a published artifact under {root} ({error}); materialize {asset} again") from error
+        raise ArtifactError(
+            f"{asset} {version} is not a published artifact under {root} ({error}); materialize {asset} again"
+        ) from error
     for name, size in file_sizes(manifest).items():
         file = path / name
         if not file.is_file() or file.stat().st_size != size:
-            raise ArtifactError(f"{file} is missing or truncated ({size} bytes expected); delete {path} and materialize {asset} again")
+            raise ArtifactError(
+                f"{file} is missing or truncated ({size} bytes expected); delete {path} and materialize {asset} again"
+            )
     return manifest

@@ -61,7 +61,9 @@ def check_uri(root: str) -> None:
             "artifact, so take them out and put credentials where the file system looks for them (environment, files)"
         )
     if "?" in rest or "#" in rest:
-        raise ConfigError(f"root {redact_text(root)!r} has a query; give protocol, bucket and prefix alone, such as s3://bucket/prefix")
+        raise ConfigError(
+            f"root {redact_text(root)!r} has a query; give protocol, bucket and prefix alone, such as s3://bucket/prefix"
+        )
     if "::" in root:
         raise ConfigError(
             f"root {redact_text(root)!r} chains file systems; name the one that holds the artifacts, such as s3://bucket/prefix"
@@ -83,7 +85,9 @@ def require_protocol(uri: str) -> None:
         raise ConfigError(f"root {uri!r}: the protocol {protocol!r} is not known; {nearest(protocol, _LIKELY)}")
     package = known_implementations.get(protocol, {}).get("class", "fsspec").partition(".")[0]
     if importlib.util.find_spec(package) is None:
-        raise ConfigError(f"root {uri!r} needs the package {package}; install it: pip install {_EXTRAS.get(package, package)}")
+        raise ConfigError(
+            f"root {uri!r} needs the package {package}; install it: pip install {_EXTRAS.get(package, package)}"
+        )
 
 
 class Remote:
@@ -199,7 +203,9 @@ class Remote:
     def read_all(self, keys: list[str]) -> dict[str, bytes]:
         """Return the content of several objects at once; those that are gone are left out."""
         with self._explained("read"):
-            found = self._files.cat_ranges([self._key(key) for key in keys], None, None, on_error="return") if keys else []
+            found = (
+                self._files.cat_ranges([self._key(key) for key in keys], None, None, on_error="return") if keys else []
+            )
             for content in found:
                 if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
                     raise content
@@ -243,7 +249,9 @@ class Remote:
         """
         place = self._key(key)
         with contextlib.suppress(FileNotFoundError), self._explained("deleted from"):
-            for name in self._files.find(place):  # one by one: deleting in bulk, s3fs says nothing of what it could not delete
+            for name in self._files.find(
+                place
+            ):  # one by one: deleting in bulk, s3fs says nothing of what it could not delete
                 with contextlib.suppress(FileNotFoundError):
                     self._files.rm_file(name)
             if self._files.isdir(place):  # empty by now, on file systems that have directories

@@ -52,6 +52,10 @@ class RowCache:
             with contextlib.closing(sqlite3.connect(self.path, timeout=60)) as connection, connection:
                 yield connection
         except sqlite3.OperationalError as error:  # full, read-only, or locked by a process that hangs
-            raise ArtifactError(f"row cache {self.path} cannot be used ({error}); check its disk, permissions and other runs") from error
+            raise ArtifactError(
+                f"row cache {self.path} cannot be used ({error}); check its disk, permissions and other runs"
+            ) from error
         except sqlite3.DatabaseError as error:
-            raise ArtifactError(f"row cache {self.path} is damaged ({error}); delete the file, its rows are made anew") from error
+            raise ArtifactError(
+                f"row cache {self.path} is damaged ({error}); delete the file, its rows are made anew"
+            ) from error

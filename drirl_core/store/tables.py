@@ -48,13 +48,17 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema
     for number, row in enumerate(rows):
         if row.keys() != wanted:
             lacking, extra = [n for n in names if n not in row], sorted(set(row) - wanted)
-            raise DataError(f"{path.name}: row {number} lacks {lacking} and has {extra} too many; the columns are {', '.join(names)}")
+            raise DataError(
+                f"{path.name}: row {number} lacks {lacking} and has {extra} too many; the columns are {', '.join(names)}"
+            )
     columns = [_column(path, field, [row[field.name] for row in rows]) for field in schema]
     table = pa.Table.from_arrays(columns, schema=schema.remove_metadata())
     try:
         pq.write_table(table, path, row_group_size=_ROW_GROUP, **_FORMAT)
     except OSError as error:
-        raise DataError(f"table {path} cannot be written ({error}); make room or mend the permissions of {path.parent}") from error
+        raise DataError(
+            f"table {path} cannot be written ({error}); make room or mend the permissions of {path.parent}"
+        ) from error
 
 
 def read_table(path: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -77,7 +81,9 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
     except FileNotFoundError as error:
         raise DataError(f"table {path} does not exist; materialize the asset that writes it") from error
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"table {path} cannot be read as parquet ({error}); it is truncated or damaged, write it again") from error
+        raise DataError(
+            f"table {path} cannot be read as parquet ({error}); it is truncated or damaged, write it again"
+        ) from error
     for name in columns:
         if name not in table.column_names:
             raise DataError(f"table {path} has no column {name!r}; {nearest(name, table.column_names)}")
@@ -93,5 +99,7 @@ def _column(path: Path, field: pa.Field, values: list[Any]) -> pa.Array:
     except _CONVERSION_ERRORS as error:
         raise DataError(f"{path.name}: column {field.name!r} must hold {field.type} values ({error})") from error
     if not field.nullable and column.null_count:
-        raise DataError(f"{path.name}: column {field.name!r} has {column.null_count} empty values; fill them or drop the rows")
+        raise DataError(
+            f"{path.name}: column {field.name!r} has {column.null_count} empty values; fill them or drop the rows"
+        )
     return column

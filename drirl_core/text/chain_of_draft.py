@@ -72,7 +72,9 @@ def ask(prompt: str, category: str, max_step_words: int = 5) -> str:
     Returns:
         One user message.
     """
-    return TEMPLATE.format(category=category.replace("_", " "), max_step_words=max_step_words, separator=SEPARATOR, prompt=prompt)
+    return TEMPLATE.format(
+        category=category.replace("_", " "), max_step_words=max_step_words, separator=SEPARATOR, prompt=prompt
+    )
 
 
 def render(steps: Sequence[str], answer: str) -> str:
@@ -95,7 +97,9 @@ def render(steps: Sequence[str], answer: str) -> str:
         raise DataError("a demonstration needs an answer after the separator; the answer given is empty")
     for part in (*lines, answer):
         if _BARE.search(part) or _INLINE.search(part):
-            raise DataError(f"a step or answer may not hold a line that starts with {SEPARATOR!r}, which separates them; given {part!r}")
+            raise DataError(
+                f"a step or answer may not hold a line that starts with {SEPARATOR!r}, which separates them; given {part!r}"
+            )
     return "\n".join([*lines, SEPARATOR, answer])
 
 
@@ -147,7 +151,9 @@ def _split(text: str) -> tuple[str, str] | None:
 
 def _is_draft(text: str) -> bool:
     lines = [line.strip() for line in text.split("\n") if line.strip()]
-    return bool(lines) and all(len(line.split()) <= _LONGEST_DRAFT_LINE and not line.endswith((".", "!", "?", ":")) for line in lines)
+    return bool(lines) and all(
+        len(line.split()) <= _LONGEST_DRAFT_LINE and not line.endswith((".", "!", "?", ":")) for line in lines
+    )
 
 
 def _plain(step: str) -> str:

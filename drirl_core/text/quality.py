@@ -117,7 +117,8 @@ class Soundness:
             judge = cls({}, usual, *_count([*others, *completions]))
             oddities += [judge.oddities(prompt, text) for prompt, text in pairs[fold::folds]]
         tolerance = {
-            name: max(kind.least, float(np.quantile([odd[name] for odd in oddities], _TOLERATED_SHARE))) for name, kind in KINDS.items()
+            name: max(kind.least, float(np.quantile([odd[name] for odd in oddities], _TOLERATED_SHARE)))
+            for name, kind in KINDS.items()
         }
         return cls(tolerance, usual, *_count([*good, *completions]))
 
@@ -153,7 +154,9 @@ class Soundness:
     def defects(self, prompt: str, text: str) -> dict[str, float]:
         """Return the defects of a reply with words, each in [0, 1]."""
         odd = self.oddities(prompt, text)
-        return {name: min(1.0, max(0.0, (odd[name] - self.tolerance[name]) / kind.ramp)) for name, kind in KINDS.items()}
+        return {
+            name: min(1.0, max(0.0, (odd[name] - self.tolerance[name]) / kind.ramp)) for name, kind in KINDS.items()
+        }
 
     def score(self, prompts: Sequence[str], texts: Sequence[str]) -> np.ndarray:
         """Return the soundness of replies.
@@ -165,7 +168,9 @@ class Soundness:
         Returns:
             Values in [0, 1], (B,); 0 for a text without words.
         """
-        return np.array([self._one(prompt, text) if has_words(text) else 0.0 for prompt, text in zip(prompts, texts, strict=True)])
+        return np.array(
+            [self._one(prompt, text) if has_words(text) else 0.0 for prompt, text in zip(prompts, texts, strict=True)]
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, the same for equal content."""
@@ -190,7 +195,9 @@ class Soundness:
             bigrams = {str(k): int(v) for k, v in data["bigrams"].items()}
             return cls(tolerance, float(data["usual_words"]), frozenset(map(str, data["frequent"])), before, bigrams)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ArtifactError(f"the soundness part of a reward model is damaged ({error!r}); learn the reward model again") from error
+            raise ArtifactError(
+                f"the soundness part of a reward model is damaged ({error!r}); learn the reward model again"
+            ) from error
 
     def _one(self, prompt: str, text: str) -> float:
         return math.prod(1 - KINDS[kind].severity * defect for kind, defect in self.defects(prompt, text).items())
@@ -210,7 +217,12 @@ class Soundness:
 def _copied(source: Sequence[str], words: Sequence[str]) -> float:
     """Share of words that lie in a run of `_ECHO_RUN` words which also occurs in the source."""
     known = {tuple(source[i : i + _ECHO_RUN]) for i in range(len(source) - _ECHO_RUN + 1)}
-    covered = {i + j for i in range(len(words) - _ECHO_RUN + 1) if tuple(words[i : i + _ECHO_RUN]) in known for j in range(_ECHO_RUN)}
+    covered = {
+        i + j
+        for i in range(len(words) - _ECHO_RUN + 1)
+        if tuple(words[i : i + _ECHO_RUN]) in known
+        for j in range(_ECHO_RUN)
+    }
     return len(covered) / len(words) if words else 0.0
 
 

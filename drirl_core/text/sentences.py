@@ -52,7 +52,11 @@ def clauses(text: str) -> list[str]:
         left with what follows. Never an empty list: a text without words is returned whole, stripped.
     """
     pieces = [
-        piece.strip() for sentence in sentences(text) for part in _CLAUSE_END.split(sentence) if part for piece in _CONJUNCTION.split(part)
+        piece.strip()
+        for sentence in sentences(text)
+        for part in _CLAUSE_END.split(sentence)
+        if part
+        for piece in _CONJUNCTION.split(part)
     ]
     joined: list[str] = []
     carried = ""

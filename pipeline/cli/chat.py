@@ -55,7 +55,15 @@ class Talkers:
         for name, place in self._places.items():
             if name not in self._loaded:
                 self._loaded[name] = load_policy(place, self.models)
-            drawn = sample(self._loaded[name], [prompt], 1, settings, models=self.models, store=self._store, reporter=SilentReporter())
+            drawn = sample(
+                self._loaded[name],
+                [prompt],
+                1,
+                settings,
+                models=self.models,
+                store=self._store,
+                reporter=SilentReporter(),
+            )
             replies[name] = cut_draft(drawn[0][0].text)
         return replies
 
@@ -118,7 +126,9 @@ def show(prompt: str, replies: Mapping[str, str], console: Console) -> None:
 
 def converse(talkers: Talkers, console: Console) -> None:
     """Ask for prompts until an empty line, `exit` or the end of input."""
-    console.print("Type a prompt; an empty line or `exit` ends. Each prompt stands alone: nothing is remembered.", style="dim")
+    console.print(
+        "Type a prompt; an empty line or `exit` ends. Each prompt stands alone: nothing is remembered.", style="dim"
+    )
     while True:
         try:
             prompt = console.input("[bold]you>[/] ").strip()

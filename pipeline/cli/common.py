@@ -28,11 +28,17 @@ def _remember_debug(context: typer.Context, value: bool) -> bool:
 
 
 ConfigArgument = Annotated[
-    Path, typer.Argument(help="YAML file with the settings; it may hold only its differences from another one.", show_default=True)
+    Path,
+    typer.Argument(
+        help="YAML file with the settings; it may hold only its differences from another one.", show_default=True
+    ),
 ]
-ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="YAML file with the settings of the run to look at.")]
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", help="YAML file with the settings of the run to look at.")
+]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, by its dotted name. May be repeated.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, by its dotted name. May be repeated."),
 ]
 OnlyOption = Annotated[
     list[str] | None,
@@ -43,7 +49,9 @@ OnlyOption = Annotated[
         "differently now, with what follows from it, and nothing that was never made. May be repeated.",
     ),
 ]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show the whole traceback when something goes wrong.", callback=_remember_debug)]
+DebugOption = Annotated[
+    bool, typer.Option("--debug", help="Show the whole traceback when something goes wrong.", callback=_remember_debug)
+]
 
 
 class Guarded(TyperGroup):
@@ -114,5 +122,7 @@ def parse_changes(changes: Sequence[str]) -> Mapping[str, Any]:
         try:
             parsed[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ConfigError(f"--set {change!r}: the value cannot be read ({error}); put quotes around special characters") from error
+            raise ConfigError(
+                f"--set {change!r}: the value cannot be read ({error}); put quotes around special characters"
+            ) from error
     return parsed

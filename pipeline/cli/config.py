@@ -24,7 +24,10 @@ from drirl_core.redaction import redact
 def field_help() -> Mapping[tuple[str, str], str]:
     """Return the string literal under each dataclass field of `drirl_core.config`, by class and field name."""
     found: dict[tuple[str, str], str] = {}
-    modules = (importlib.import_module(f"{configuration.__name__}.{part.name}") for part in pkgutil.iter_modules(configuration.__path__))
+    modules = (
+        importlib.import_module(f"{configuration.__name__}.{part.name}")
+        for part in pkgutil.iter_modules(configuration.__path__)
+    )
     sources = (inspect.getsource(module) for module in (configuration, *modules))
     for node in (node for source in sources for node in ast.parse(source).body):
         if not isinstance(node, ast.ClassDef):
@@ -58,7 +61,9 @@ def _explain(kind: type, values: Mapping[str, Any], depth: int) -> Iterator[str]
         section = dataclasses.is_dataclass(hints[field.name])
         if depth == 0 and section:
             yield ""
-        comment = " ".join(filter(None, (field_help().get((kind.__name__, field.name), ""), _choices(hints[field.name]))))
+        comment = " ".join(
+            filter(None, (field_help().get((kind.__name__, field.name), ""), _choices(hints[field.name])))
+        )
         for line in textwrap.wrap(comment, max(40, 110 - len(indent))):
             yield f"{indent}# {line}"
         if section:

@@ -35,7 +35,9 @@ def examine(path: Path, fetch: bool) -> Iterator[Check]:
     try:
         config = read_config(path)
     except ConfigError as error:
-        yield Check("config", "fail", str(error), "mend the file; `drirl config --explain` prints every setting with its help")
+        yield Check(
+            "config", "fail", str(error), "mend the file; `drirl config --explain` prints every setting with its help"
+        )
     else:
         yield Check("config", "ok", f"{path} ({config.name})")
         yield from _with_config(config, fetch)
@@ -79,7 +81,10 @@ def check_model(name: str, reference: str, config: Config, fetch: bool) -> Check
     except ModelError as error:
         if not fetch and any(words in str(error) for words in _ABSENT):
             return Check(
-                name, "warn", f"{reference} is not on this machine yet; the first run fetches it", "fetch it now: drirl doctor --fetch"
+                name,
+                "warn",
+                f"{reference} is not on this machine yet; the first run fetches it",
+                "fetch it now: drirl doctor --fetch",
             )
         return Check(name, "fail", str(error), "")
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -101,7 +106,9 @@ def show(found: Iterator[Check], console: Console) -> bool:
         counts[check.status] += 1
         colour = _COLOURS[check.status]
         console.print(
-            f"[{colour}]{check.status:<4}[/]  [bold]{escape(check.name)}[/]: {escape(check.detail)}", highlight=False, soft_wrap=True
+            f"[{colour}]{check.status:<4}[/]  [bold]{escape(check.name)}[/]: {escape(check.detail)}",
+            highlight=False,
+            soft_wrap=True,
         )
         if check.mend:
             console.print(f"      -> {escape(check.mend)}", highlight=False, soft_wrap=True)

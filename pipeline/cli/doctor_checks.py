@@ -52,7 +52,12 @@ def check_python() -> Check:
     """Compare the interpreter with the oldest one that works."""
     found = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info < MIN_PYTHON:
-        return Check("python", "fail", found, f"install Python {MIN_PYTHON[0]}.{MIN_PYTHON[1]} or newer and make the environment again")
+        return Check(
+            "python",
+            "fail",
+            found,
+            f"install Python {MIN_PYTHON[0]}.{MIN_PYTHON[1]} or newer and make the environment again",
+        )
     return Check("python", "ok", f"{found} in {sys.prefix}")
 
 
@@ -72,22 +77,34 @@ def check_packages() -> Iterator[Check]:
             version = importlib.metadata.version(wanted.name)
         except importlib.metadata.PackageNotFoundError:
             yield Check(
-                f"package {wanted.name}", "fail", f"not installed, {wanted.specifier or 'any version'} is needed", f'pip install "{text}"'
+                f"package {wanted.name}",
+                "fail",
+                f"not installed, {wanted.specifier or 'any version'} is needed",
+                f'pip install "{text}"',
             )
             continue
         if wanted.specifier.contains(version, prereleases=True):
             fitting.append(f"{wanted.name} {version}")
         else:
-            yield Check(f"package {wanted.name}", "fail", f"{version} is installed, {wanted.specifier} is needed", f'pip install "{text}"')
+            yield Check(
+                f"package {wanted.name}",
+                "fail",
+                f"{version} is installed, {wanted.specifier} is needed",
+                f'pip install "{text}"',
+            )
     if not fitting:
-        yield Check("packages", "warn", "the project's requirements were not found", "install the project: pip install -e .")
+        yield Check(
+            "packages", "warn", "the project's requirements were not found", "install the project: pip install -e ."
+        )
     else:
         yield Check("packages", "ok", f"{len(fitting)} fit: {', '.join(fitting)}")
 
 
 def declared_requirements() -> list[str]:
     """Return the project's dependencies, from pyproject.toml in a checkout, else from the installed package."""
-    pyproject = Path(drirl_core.__file__ or "").parents[1] / "pyproject.toml" if drirl_core.__file__ else Path("pyproject.toml")
+    pyproject = (
+        Path(drirl_core.__file__ or "").parents[1] / "pyproject.toml" if drirl_core.__file__ else Path("pyproject.toml")
+    )
     if pyproject.is_file():
         return list(tomllib.loads(pyproject.read_text(encoding="utf-8")).get("project", {}).get("dependencies", []))
     for name in importlib.metadata.packages_distributions().get("drirl_core", []):
@@ -106,7 +123,9 @@ def check_sources(config: Config) -> Iterator[Check]:
 def _drop_folder(accepted: Path) -> Check:
     folder = accepted.parent
     if not folder.is_dir():
-        return Check("drop folder", "fail", f"{folder} is no directory", f"mkdir {folder}, or mend operations.inbox.folder")
+        return Check(
+            "drop folder", "fail", f"{folder} is no directory", f"mkdir {folder}, or mend operations.inbox.folder"
+        )
     if not os.access(folder, os.W_OK):
         return Check("drop folder", "fail", f"{folder} cannot be written", f"chmod u+w {folder}")
     count = sum(1 for _ in accepted.iterdir()) if accepted.is_dir() else 0
@@ -116,7 +135,10 @@ def _drop_folder(accepted: Path) -> Check:
 def _file(name: str, path: Path) -> Check:
     if not path.exists():
         return Check(
-            name, "fail", f"{path} does not exist", "mend the path in the configuration; it is taken from the directory of that file"
+            name,
+            "fail",
+            f"{path} does not exist",
+            "mend the path in the configuration; it is taken from the directory of that file",
         )
     if not os.access(path, os.R_OK):
         return Check(name, "fail", f"{path} cannot be read", f"chmod +r {path}")
@@ -136,13 +158,26 @@ def check_disk(config: Config) -> Check:
     free = shutil.disk_usage(there).free / 1e9
     detail = f"{free:,.1f} GB free for {root}"
     if not os.access(there, os.W_OK):
-        return Check("disk", "fail", f"{there} cannot be written", f"mend its permissions, or set `{setting}` to another directory")
+        return Check(
+            "disk",
+            "fail",
+            f"{there} cannot be written",
+            f"mend its permissions, or set `{setting}` to another directory",
+        )
     if free < DISK_FAIL_GB:
         return Check(
-            "disk", "fail", detail, f"free some space, or set `{setting}` to another disk; {DISK_FAIL_GB:.0f} GB is the least for the demo"
+            "disk",
+            "fail",
+            detail,
+            f"free some space, or set `{setting}` to another disk; {DISK_FAIL_GB:.0f} GB is the least for the demo",
         )
     if free < DISK_WARN_GB:
-        return Check("disk", "warn", detail, f"below {DISK_WARN_GB:.0f} GB a few runs fill it; `drirl gc` shows what may be deleted")
+        return Check(
+            "disk",
+            "warn",
+            detail,
+            f"below {DISK_WARN_GB:.0f} GB a few runs fill it; `drirl gc` shows what may be deleted",
+        )
     return Check("disk", "ok", detail)
 
 
@@ -164,7 +199,12 @@ def check_memory() -> Check:
     if total < MEMORY_FAIL_GB:
         return Check("memory", "fail", detail, f"the demo needs at least {MEMORY_FAIL_GB} GB")
     if total < MEMORY_WARN_GB:
-        return Check("memory", "warn", detail, f"below {MEMORY_WARN_GB} GB lower completions.batch_size and benchmarks.batch_size to 16")
+        return Check(
+            "memory",
+            "warn",
+            detail,
+            f"below {MEMORY_WARN_GB} GB lower completions.batch_size and benchmarks.batch_size to 16",
+        )
     return Check("memory", "ok", detail)
 
 
@@ -222,8 +262,14 @@ def check_dagster_home() -> Check:
     except ConfigError as error:
         return Check(HOME_VARIABLE, "fail", str(error))
     if not os.access(home, os.W_OK):
-        return Check(HOME_VARIABLE, "fail", f"{home} cannot be written", f"chmod u+w {home}, or choose another directory")
-    return Check(HOME_VARIABLE, "ok", f"{home}{'' if os.environ.get(HOME_VARIABLE) else ' (not set, so the project has its own)'}")
+        return Check(
+            HOME_VARIABLE, "fail", f"{home} cannot be written", f"chmod u+w {home}, or choose another directory"
+        )
+    return Check(
+        HOME_VARIABLE,
+        "ok",
+        f"{home}{'' if os.environ.get(HOME_VARIABLE) else ' (not set, so the project has its own)'}",
+    )
 
 
 def check_port(port: int = 3000) -> Check:

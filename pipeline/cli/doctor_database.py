@@ -31,11 +31,18 @@ def check_postgres() -> Check:
 
     url = os.environ.get(POSTGRES_VARIABLE)
     if not url:
-        return Check(_NAME, "ok", f"{POSTGRES_VARIABLE} is not set, so the history lies in the home (SQLite, for one machine)")
+        return Check(
+            _NAME, "ok", f"{POSTGRES_VARIABLE} is not set, so the history lies in the home (SQLite, for one machine)"
+        )
     try:
         import dagster_postgres  # noqa: F401 - the storage needs it
     except ImportError as error:
-        return Check(_NAME, "fail", f"{POSTGRES_VARIABLE} is set, but {error.name} is not installed", 'pip install -e ".[postgres]"')
+        return Check(
+            _NAME,
+            "fail",
+            f"{POSTGRES_VARIABLE} is set, but {error.name} is not installed",
+            'pip install -e ".[postgres]"',
+        )
     try:
         address = sqlalchemy.make_url(with_driver(url))
     except (sqlalchemy.exc.ArgumentError, ValueError):  # its text may hold the password
@@ -44,20 +51,30 @@ def check_postgres() -> Check:
         return Check(_NAME, "fail", f"{POSTGRES_VARIABLE} starts with {address.drivername}://", f"write it as {_FORM}")
     shown = f"{address.host or 'the local socket'}:{address.port or 5432}/{address.database or address.username}"
     engine = sqlalchemy.create_engine(
-        address, connect_args={"connect_timeout": _CONNECT_LIMIT_S}, hide_parameters=True, poolclass=sqlalchemy.pool.NullPool
+        address,
+        connect_args={"connect_timeout": _CONNECT_LIMIT_S},
+        hide_parameters=True,
+        poolclass=sqlalchemy.pool.NullPool,
     )
     try:
         with engine.connect() as connection:
             version = connection.execute(sqlalchemy.text("SHOW server_version")).scalar_one()
-            may_create = connection.execute(sqlalchemy.text("SELECT has_schema_privilege(current_schema(), 'CREATE')")).scalar_one()
+            may_create = connection.execute(
+                sqlalchemy.text("SELECT has_schema_privilege(current_schema(), 'CREATE')")
+            ).scalar_one()
     except sqlalchemy.exc.SQLAlchemyError as error:
         said = " ".join(str(getattr(error, "orig", error)).split())
         if address.password:
             said = said.replace(str(address.password), "***")
-        advice = next((text for words, text in _ADVICE.items() if words in said), f"correct {POSTGRES_VARIABLE}: {_FORM}")
+        advice = next(
+            (text for words, text in _ADVICE.items() if words in said), f"correct {POSTGRES_VARIABLE}: {_FORM}"
+        )
         return Check(_NAME, "fail", f"{shown}: {said}", advice)
     if not may_create:
         return Check(
-            _NAME, "fail", f"{shown}: {address.username} may not make tables", f"GRANT CREATE ON SCHEMA public TO {address.username}"
+            _NAME,
+            "fail",
+            f"{shown}: {address.username} may not make tables",
+            f"GRANT CREATE ON SCHEMA public TO {address.username}",
         )
     return Check(_NAME, "ok", f"Postgres {version.split()[0]} at {shown} holds the history")

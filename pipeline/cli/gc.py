@@ -46,14 +46,18 @@ def collect(config: Config, keep_hours: float, deletes: bool, again: str, consol
     console.print(f"\n{done}", highlight=False)
     spared = len(decision.removable) - len(deleted.versions)
     if spared:
-        _warn(f"{spared} versions stay: another machine found them, or what was made from them, again meanwhile", console)
+        _warn(
+            f"{spared} versions stay: another machine found them, or what was made from them, again meanwhile", console
+        )
 
 
 def _decision(store: ArtifactStore, keep_hours: float) -> Decision:
     newer_than = time.time() - keep_hours * 3600
     roots = promoted(store)  # first: what is promoted must be known before anything else is looked at
     stock = place_of(store).take_stock(newer_than)
-    recorded = _recorded(sorted({asset for asset, _ in stock.artifacts})) & set(stock.artifacts)  # a home may serve other stores too
+    recorded = _recorded(sorted({asset for asset, _ in stock.artifacts})) & set(
+        stock.artifacts
+    )  # a home may serve other stores too
     return decide(stock, roots | recorded, newer_than)
 
 
@@ -84,9 +88,15 @@ def _show(decision: Decision, store: ArtifactStore, console: Console) -> None:
         soft_wrap=True,
     )
     for asset, version in decision.unreadable:
-        _warn(f"{asset} {version} is kept: its manifest cannot be read; delete {store.place}/{asset}/{version} by hand", console)
+        _warn(
+            f"{asset} {version} is kept: its manifest cannot be read; delete {store.place}/{asset}/{version} by hand",
+            console,
+        )
     for asset, version in decision.missing:
-        _warn(f"{asset} {version} is needed by what is kept but is not in the store; what needs it cannot be traced further", console)
+        _warn(
+            f"{asset} {version} is needed by what is kept but is not in the store; what needs it cannot be traced further",
+            console,
+        )
 
 
 def _warn(text: str, console: Console) -> None:

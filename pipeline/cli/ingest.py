@@ -46,7 +46,9 @@ def show(swept: Swept, config: Path, console: Console) -> None:
         config: the file the user named.
         console: where to print.
     """
-    lines = [("accepted", a.name, f"{a.usable} of its {a.rows} rows can be used; now {a.stored}") for a in swept.accepted]
+    lines = [
+        ("accepted", a.name, f"{a.usable} of its {a.rows} rows can be used; now {a.stored}") for a in swept.accepted
+    ]
     lines += [("rejected", r.name, f"{r.reason} (now {r.stored})") for r in swept.rejected]
     lines += [("waiting", w.name, w.why) for w in swept.waiting]
     for word, name, what in lines:
@@ -54,4 +56,7 @@ def show(swept: Swept, config: Path, console: Console) -> None:
     if not lines:
         console.print("nothing was dropped")
     if swept.accepted:
-        console.print(f"\n`drirl plan {config}` tells what the new rows make stale, `drirl run {config}` makes it.", highlight=False)
+        console.print(
+            f"\n`drirl plan {config}` tells what the new rows make stale, `drirl run {config}` makes it.",
+            highlight=False,
+        )

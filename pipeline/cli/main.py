@@ -23,7 +23,9 @@ from pipeline.cli.common import (
     read_config,
 )
 
-KEEP_HOURS_HELP = "Keep what was used within these hours; where root is a URI, more than the longest run on any machine takes."
+KEEP_HOURS_HELP = (
+    "Keep what was used within these hours; where root is a URI, more than the longest run on any machine takes."
+)
 
 app = typer.Typer(
     name="drirl",
@@ -45,7 +47,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", callback=_version, is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_version, is_eager=True)
+    ] = False,
     debug: DebugOption = False,
 ) -> None:
     """Align a chat model by inverse reinforcement learning with dynamic reward scaling (DR-IRL)."""
@@ -58,7 +62,12 @@ def root(
     "`drirl run --only stale` refreshes what exists and makes nothing new; `--only 'reward_model_*'` stops there.\n\n"
     "Run it again: only what your changes touch is built anew. Stop it with Ctrl-C and run it again: it goes on from the last checkpoint."
 )
-def run(config: ConfigArgument = DEFAULT_CONFIG, changes: SetOption = None, only: OnlyOption = None, debug: DebugOption = False) -> None:
+def run(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    changes: SetOption = None,
+    only: OnlyOption = None,
+    debug: DebugOption = False,
+) -> None:
     """Run the whole road: data, reward models, hardness, policy, benchmarks, report.
 
     What is up to date is kept; a second run with nothing changed trains nothing.
@@ -81,7 +90,9 @@ def plan(
     changes: SetOption = None,
     only: OnlyOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    exit_code: Annotated[bool, typer.Option("--exit-code", help="End with code 3 when something will or may run.")] = False,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="End with code 3 when something will or may run.")
+    ] = False,
     debug: DebugOption = False,
 ) -> None:
     """Show what is up to date, what would run and why, and what it would cost, judged by earlier runs. Builds nothing."""
@@ -105,7 +116,9 @@ def plan(
 )
 def chat(
     config: ConfigOption = DEFAULT_CONFIG,
-    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Answer this and leave. May be repeated.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", "-p", help="Answer this and leave. May be repeated.")
+    ] = None,
     show: Annotated[list[str] | None, typer.Option("--show", metavar="sft", help="Also show the SFT start.")] = None,
     debug: DebugOption = False,
 ) -> None:
@@ -117,7 +130,9 @@ def chat(
 
     unknown = set(show or ()) - {"sft"}
     if unknown:
-        raise typer.BadParameter(f"--show {', '.join(sorted(unknown))}: only `sft` can be shown besides the base and the aligned model")
+        raise typer.BadParameter(
+            f"--show {', '.join(sorted(unknown))}: only `sft` can be shown besides the base and the aligned model"
+        )
     settings, console = read_config(config), output()
     talkers = talking.Talkers(settings, ("base", "sft", "dr_irl") if show else ("base", "dr_irl"))
     for text in prompt or ():
@@ -133,8 +148,12 @@ def chat(
 )
 def score(
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="What the user asked.")],
-    reply: Annotated[str, typer.Option("--reply", "-r", help="What the model said. A Chain-of-Draft draft is cut off first.")],
-    category: Annotated[str | None, typer.Option("--category", help="Category to reward it under, instead of the router's.")] = None,
+    reply: Annotated[
+        str, typer.Option("--reply", "-r", help="What the model said. A Chain-of-Draft draft is cut off first.")
+    ],
+    category: Annotated[
+        str | None, typer.Option("--category", help="Category to reward it under, instead of the router's.")
+    ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     debug: DebugOption = False,
 ) -> None:
@@ -172,8 +191,12 @@ ReasonOption = Annotated[str, typer.Option("--why", "-w", help="The reason, kept
 def promote(
     config: ConfigOption = DEFAULT_CONFIG,
     why: ReasonOption = "",
-    candidate: Annotated[str | None, typer.Option(help="Version (or its beginning) of a candidate or policy; else the newest.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Ask the gates and leave. Exit code 1 when one fails.")] = False,
+    candidate: Annotated[
+        str | None, typer.Option(help="Version (or its beginning) of a candidate or policy; else the newest.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Ask the gates and leave. Exit code 1 when one fails.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Promote although gates fail; needs --why.")] = False,
     debug: DebugOption = False,
 ) -> None:
@@ -234,7 +257,9 @@ def doctor(
 def dev(
     config: ConfigArgument = DEFAULT_CONFIG,
     port: Annotated[int, typer.Option(help="Port of the page.", min=1, max=65535)] = 3000,
-    host: Annotated[str, typer.Option(help="Address to listen on; the page has no password, so keep it local.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the page has no password, so keep it local.")
+    ] = "127.0.0.1",
     debug: DebugOption = False,
 ) -> None:
     """Open the asset graph in Dagster: materialize, watch, and keep everything up to date."""
@@ -296,7 +321,9 @@ def ingest(config: ConfigArgument = DEFAULT_CONFIG, debug: DebugOption = False) 
 def config_command(
     config: ConfigArgument = DEFAULT_CONFIG,
     changes: SetOption = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Put the help of each setting above it, as YAML comments.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Put the help of each setting above it, as YAML comments.")
+    ] = False,
     debug: DebugOption = False,
 ) -> None:
     """Print the resolved settings: defaults, the file, what it extends, and --set. The output is a valid configuration file."""

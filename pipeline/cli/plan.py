@@ -35,16 +35,27 @@ def show_plan(config: Config, console: Console, only: Sequence[str] | None = Non
     found = plan(config, only)
     costs = estimates(found, config)
     if console.width >= 100:
-        columns = (Column("asset", no_wrap=True), Column("state", no_wrap=True), "why", "took last", "will take", "tokens")
+        columns = (
+            Column("asset", no_wrap=True),
+            Column("state", no_wrap=True),
+            "why",
+            "took last",
+            "will take",
+            "tokens",
+        )
         table = Table(*columns, box=None, pad_edge=False)
         for name, asset in found.assets.items():
-            table.add_row(escape(name), _WORDS[asset.state], escape(asset.why), *map(escape, _cells(asset, costs[name])))
+            table.add_row(
+                escape(name), _WORDS[asset.state], escape(asset.why), *map(escape, _cells(asset, costs[name]))
+            )
         console.print(table)
     else:  # a table would cut the reasons
         for name, asset in found.assets.items():
             took, takes, tokens = _cells(asset, costs[name])
             cost = f" ({takes}{f', {tokens} tokens' if tokens else ''})" if takes else f" (took {took})" if took else ""
-            console.print(f"{_WORDS[asset.state]}  {escape(name + ': ' + asset.why + cost)}", highlight=False, soft_wrap=True)
+            console.print(
+                f"{_WORDS[asset.state]}  {escape(name + ': ' + asset.why + cost)}", highlight=False, soft_wrap=True
+            )
     console.print()
     console.print(escape(summary_line(found, totals(found, costs))), highlight=False, soft_wrap=True)
     for line in left_out_lines(config, only):
@@ -87,7 +98,10 @@ def plan_json(config: Config, only: Sequence[str] | None = None) -> tuple[Plan, 
         "config": config.name,
         "root": config.root,
         "up_to_date": found.up_to_date,
-        "counts": {**{state: states.count(state) for state in _WORDS}, "stale": sum(asset.stale for asset in found.assets.values())},
+        "counts": {
+            **{state: states.count(state) for state in _WORDS},
+            "stale": sum(asset.stale for asset in found.assets.values()),
+        },
         "totals": _rounded(dataclasses.asdict(totals(found, costs))),
         "assets": [
             {"stage": graph.nodes[name].stage, "category": graph.nodes[name].category, **_entry(asset, costs[name])}
@@ -111,7 +125,8 @@ def _entry(asset: PlannedAsset, cost: Estimate) -> dict[str, Any]:
 
 def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        key: (round(value) if "tokens" in key else round(value, 2)) if isinstance(value, float) else value for key, value in values.items()
+        key: (round(value) if "tokens" in key else round(value, 2)) if isinstance(value, float) else value
+        for key, value in values.items()
     }
 
 

@@ -41,7 +41,9 @@ class RunState:
         clock: seconds from any fixed point.
     """
 
-    def __init__(self, pending: Sequence[str], earlier: Mapping[str, float], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, pending: Sequence[str], earlier: Mapping[str, float], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.pending, self._earlier, self._clock = list(pending), dict(earlier), clock
         self._started = self._asset_started = clock()
         self._left_s: float | None = None
@@ -94,7 +96,9 @@ class RunState:
         if self.current is not None:
             spent = self._clock() - self._asset_started
             before = self._earlier.get(self.current)
-            remembered = before - spent if before is not None and before > spent else None  # later than last time: no guess
+            remembered = (
+                before - spent if before is not None and before > spent else None
+            )  # later than last time: no guess
             now = self._left_s if self._left_s is not None else remembered
         complete = len(known) == len(waiting) and (self.current is None or now is not None)
         total = sum(known) + (now or 0.0)
@@ -194,7 +198,9 @@ class LiveView:
 
     def _render(self) -> Panel:
         state = self._state
-        what = state.current or ("done" if len(state.done) >= state.total else "starting the next step" if state.done else "starting")
+        what = state.current or (
+            "done" if len(state.done) >= state.total else "starting the next step" if state.done else "starting"
+        )
         lines = [Text(line, style="dim", overflow="ellipsis", no_wrap=True) for line in self._tail]
         body = Group(
             Text(f"{what}{': ' + state.detail if state.detail else ''}", overflow="ellipsis", no_wrap=True),
@@ -206,7 +212,9 @@ class LiveView:
 
 def view(state: RunState, console: Console) -> PlainView | LiveView:
     """Choose the display that fits the console."""
-    return LiveView(state, console) if console.is_terminal and not console.is_dumb_terminal else PlainView(state, console)
+    return (
+        LiveView(state, console) if console.is_terminal and not console.is_dumb_terminal else PlainView(state, console)
+    )
 
 
 def _stamp(seconds: float) -> str:

@@ -58,7 +58,9 @@ def promote(file: Path, config: Config, version: str | None, why: str, *, check:
     _show_gates(gates, console)
     failed = [gate for gate in gates if not gate.verdict.passed]
     if failed and not (force and not check):
-        said = "nothing was moved" if check else "the promoted policy stays what it was; overrule with --force --why TEXT"
+        said = (
+            "nothing was moved" if check else "the promoted policy stays what it was; overrule with --force --why TEXT"
+        )
         console.print(Text(f"\n{len(failed)} of {len(gates)} gates fail: {said}.", style="bold red"), soft_wrap=True)
         raise typer.Exit(1)
     if check:
@@ -72,7 +74,9 @@ def promote(file: Path, config: Config, version: str | None, why: str, *, check:
     _move(
         file,
         config,
-        lambda: ledger(config).promote(candidate.version, by=person(), why=reason, gates=rows, forced=force, judged_after=before),
+        lambda: ledger(config).promote(
+            candidate.version, by=person(), why=reason, gates=rows, forced=force, judged_after=before
+        ),
     )
 
 
@@ -130,10 +134,14 @@ def show_outlook(file: Path, config: Config, console: Console) -> None:
     gates = judge_candidate(config, ArtifactStore.of(config).open("promotion_candidate", planned.version))
     failed = [gate for gate in gates if not gate.verdict.passed]
     if not failed:
-        said = f"Promotion: all {len(gates)} gates pass; `{command(file, planned.version)}` makes it the promoted policy."
+        said = (
+            f"Promotion: all {len(gates)} gates pass; `{command(file, planned.version)}` makes it the promoted policy."
+        )
         console.print(Text(said), soft_wrap=True)
         return
-    console.print(Text(f"Promotion: {len(failed)} of {len(gates)} gates hold this policy back.", style="yellow"), soft_wrap=True)
+    console.print(
+        Text(f"Promotion: {len(failed)} of {len(gates)} gates hold this policy back.", style="yellow"), soft_wrap=True
+    )
     for gate in failed:
         console.print(Text(f"  {gate.row()['gate']}: {gate.verdict.description}"), soft_wrap=True)
 
@@ -141,7 +149,11 @@ def show_outlook(file: Path, config: Config, console: Console) -> None:
 def _show_gates(gates: Sequence[Gate], console: Console) -> None:
     for gate in gates:
         mark = "[green]pass[/]" if gate.verdict.passed else "[red]FAIL[/]"
-        console.print(f"{mark}  [bold]{escape(gate.row()['gate'])}[/]: {escape(gate.verdict.description)}", highlight=False, soft_wrap=True)
+        console.print(
+            f"{mark}  [bold]{escape(gate.row()['gate'])}[/]: {escape(gate.verdict.description)}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _move(file: Path, config: Config, move: Callable[[], Promotion]) -> None:

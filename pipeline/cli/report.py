@@ -60,7 +60,9 @@ def show(report: Artifact, console: Console) -> Path:
     console.print(Text(headline["detail"]), soft_wrap=True)
     for results in summary["suites"]:
         console.print()
-        console.print(Text(f"Suite {results['suite']['name']}, {sum(results['groups'].values())} prompts"), soft_wrap=True)
+        console.print(
+            Text(f"Suite {results['suite']['name']}, {sum(results['groups'].values())} prompts"), soft_wrap=True
+        )
         console.print(Text(summary_table(results)), no_wrap=True, crop=False, overflow="ignore")
     console.print(Text(judge_line(summary["suites"][0]), style="dim"), soft_wrap=True)
     page = report.path / "report.html"
@@ -74,4 +76,6 @@ def _summary(report: Artifact) -> Mapping[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} cannot be read ({error}); delete {report.path} and run `drirl run` again") from error
+        raise ArtifactError(
+            f"{path} cannot be read ({error}); delete {report.path} and run `drirl run` again"
+        ) from error

@@ -70,13 +70,17 @@ def _say_done(file: Path, config: Config, outcome: Any, state: RunState, asked: 
     console = output()
     console.print()
     if not outcome.built:
-        console.print(f"Nothing to do: {asked} is up to date, nothing was trained.", style="bold green", highlight=False)
+        console.print(
+            f"Nothing to do: {asked} is up to date, nothing was trained.", style="bold green", highlight=False
+        )
     else:
         console.print(
             f"Done: {len(outcome.built)} assets built, {len(outcome.reused)} found again, in {duration(outcome.seconds)}.",
             style="bold green",
         )
-    for warning in (warning for warning in state.warnings if not warning.startswith(f"{CANDIDATE} ")):  # the gates are told below
+    for warning in (
+        warning for warning in state.warnings if not warning.startswith(f"{CANDIDATE} ")
+    ):  # the gates are told below
         console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
     console.print()
     found = results.report_of(config)
@@ -100,7 +104,10 @@ def _say_stopped(outcome: Any, again: str) -> None:
         f"{len(outcome.built) + len(outcome.reused)} finished assets are kept, and every completion and embedding that was made.",
         highlight=False,
     )
-    console.print("Training goes on from its last checkpoint (sft, policy); what was half done otherwise starts again.", highlight=False)
+    console.print(
+        "Training goes on from its last checkpoint (sft, policy); what was half done otherwise starts again.",
+        highlight=False,
+    )
     console.print(Text(f"Go on with: {again}"), soft_wrap=True)
 
 

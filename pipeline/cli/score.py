@@ -63,7 +63,13 @@ def score(config: Config, prompt: str, reply: str, category: str | None = None) 
     best, confidence = route(config, store, embedder, prompt)
     values = RewardRouter(models, embedder).rewards([prompt] * len(known), [answer] * len(known), list(known))
     routed = best if confidence >= config.prompts.router_confidence else None
-    return Scored(category or routed, best, confidence, dict(zip(known, map(float, values), strict=True)), label_reply(answer, prompt))
+    return Scored(
+        category or routed,
+        best,
+        confidence,
+        dict(zip(known, map(float, values), strict=True)),
+        label_reply(answer, prompt),
+    )
 
 
 def route(config: Config, store: ArtifactStore, embedder: Any, prompt: str) -> tuple[str | None, float]:
@@ -94,12 +100,20 @@ def show(found: Scored, console: Console) -> None:
         console.print("router: none could be learned from the pool (too few labelled prompts)")
     else:
         abstains = " (under the floor: it abstains)" if found.category is None else ""
-        console.print(f"router: [bold]{escape(found.best)}[/], confidence {found.confidence:.2f}{abstains}", highlight=False)
+        console.print(
+            f"router: [bold]{escape(found.best)}[/], confidence {found.confidence:.2f}{abstains}", highlight=False
+        )
     console.print(f"judge: [bold]{escape(found.label)}[/]", highlight=False)
     table = Table("reward model", "reward", "", box=None, pad_edge=False)
     order = sorted(found.rewards, key=lambda name: (name != found.category, name != taxonomy.HELPFUL, name))
     for name in order:
-        note = "category of the prompt" if name == found.category else "for harmless prompts" if name == taxonomy.HELPFUL else ""
+        note = (
+            "category of the prompt"
+            if name == found.category
+            else "for harmless prompts"
+            if name == taxonomy.HELPFUL
+            else ""
+        )
         table.add_row(escape(name), f"{found.rewards[name]:+.3f}", note)
     console.print(table)
     console.print("Compare rewards within a category; across categories they compare only roughly.", style="dim")

@@ -24,7 +24,9 @@ def refresh_stale_assets_weekly(context: dg.ScheduleEvaluationContext) -> dg.Run
     keys = [dg.AssetKey(name) for name in build_graph(current()).nodes]
     made = [key for key in keys if context.instance.get_latest_materialization_event(key)]
     if not made:
-        return dg.SkipReason("nothing was made here yet; make the first run with `make demo`, or select all and press Materialize")
+        return dg.SkipReason(
+            "nothing was made here yet; make the first run with `make demo`, or select all and press Materialize"
+        )
     # Dagster counts what was never made as stale.
     return dg.RunRequest(stale_assets_only=True, asset_selection=made)
 
@@ -53,7 +55,9 @@ def defs() -> dg.Definitions:
         selection=dg.AssetSelection.assets(*graph.sources, PANEL),
         description="Hash the input files, so that the graph shows which assets are behind them, and look at the retraining plan.",
     )
-    return dg.Definitions(jobs=[refresh, observe], schedules=[refresh_stale_assets_weekly, observe_sources_nightly], sensors=[_sensor()])
+    return dg.Definitions(
+        jobs=[refresh, observe], schedules=[refresh_stale_assets_weekly, observe_sources_nightly], sensors=[_sensor()]
+    )
 
 
 def _sensor() -> dg.AutomationConditionSensorDefinition:

@@ -63,7 +63,9 @@ def executor_of(config: Config) -> "dg.ExecutorDefinition":
             return dg.in_process_executor
         case "multiprocess":
             # forkserver starts a step in half the time of spawn; torch is not preloaded, because CUDA does not survive a fork
-            return dg.multiprocess_executor.configured({"start_method": {"forkserver": {"preload_modules": ["dagster"]}}})
+            return dg.multiprocess_executor.configured(
+                {"start_method": {"forkserver": {"preload_modules": ["dagster"]}}}
+            )
         case "ray":
             return _ray(config)
         case "kubernetes":
@@ -75,7 +77,9 @@ def _ray(config: Config) -> "dg.ExecutorDefinition":
 
     # No num_cpus, num_gpus, memory or resources here: they would win over those of the steps.
     variables = {CONFIG_VARIABLE: config_for_nodes()}
-    return ray_executor.configured({"ray": {"address": config.execution.ray.address, "runtime_env": {"env_vars": variables}}})
+    return ray_executor.configured(
+        {"ray": {"address": config.execution.ray.address, "runtime_env": {"env_vars": variables}}}
+    )
 
 
 def _kubernetes(config: Config) -> "dg.ExecutorDefinition":
@@ -83,7 +87,9 @@ def _kubernetes(config: Config) -> "dg.ExecutorDefinition":
     from dagster_k8s import K8sRunLauncher, k8s_job_executor
 
     def create(init: dg.InitExecutorContext) -> dg.Executor:
-        if not isinstance(init.instance.run_launcher, K8sRunLauncher):  # dagster-k8s reads its settings, and breaks without
+        if not isinstance(
+            init.instance.run_launcher, K8sRunLauncher
+        ):  # dagster-k8s reads its settings, and breaks without
             raise ConfigError(
                 "execution.executor is 'kubernetes', but this Dagster instance launches runs with "
                 f"{type(init.instance.run_launcher).__name__}; run Dagster in the cluster, with `{_LAUNCHER}` in its dagster.yaml"

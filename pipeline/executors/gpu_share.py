@@ -69,7 +69,9 @@ def ask_driver(fields: str) -> list[str]:
 
 def _take(gpus: list[str], count: int, locks: contextlib.ExitStack) -> list[str]:
     folder = _lock_folder()
-    slots = ((gpu, users) for users in itertools.count() for gpu in gpus)  # first those without users, then those with one, ...
+    slots = (
+        (gpu, users) for users in itertools.count() for gpu in gpus
+    )  # first those without users, then those with one, ...
     taken: list[str] = []
     while len(taken) < count:
         gpu, users = next(slots)

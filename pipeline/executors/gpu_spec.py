@@ -73,14 +73,20 @@ def ray_tags(spec: GpuSpec) -> dict[str, Any]:
 
 def kubernetes_tags(spec: GpuSpec) -> dict[str, Any]:
     """Translate for dagster-k8s: GPUs as a limit, cores and memory as requests."""
-    requests = {"cpu": f"{spec.cpus:g}" if spec.cpus else "", "memory": f"{spec.memory_gib:g}Gi" if spec.memory_gib else ""}
+    requests = {
+        "cpu": f"{spec.cpus:g}" if spec.cpus else "",
+        "memory": f"{spec.memory_gib:g}Gi" if spec.memory_gib else "",
+    }
     resources = {
         "limits": {"nvidia.com/gpu": str(spec.count)} if spec.count else {},
         "requests": {name: amount for name, amount in requests.items() if amount},
     }
     container = {"resources": {name: amounts for name, amounts in resources.items() if amounts}}
     pod = {"node_selector": dict(spec.node_selector), "tolerations": [toleration(text) for text in spec.tolerations]}
-    parts = {"container_config": container if container["resources"] else {}, "pod_spec_config": {k: v for k, v in pod.items() if v}}
+    parts = {
+        "container_config": container if container["resources"] else {},
+        "pod_spec_config": {k: v for k, v in pod.items() if v},
+    }
     filled = {name: part for name, part in parts.items() if part}
     return {KUBERNETES_TAG: filled} if filled else {}
 

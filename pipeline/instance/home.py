@@ -82,7 +82,9 @@ def chosen_home() -> Path:
             DRIRL_POSTGRES_URL shall hold the history, or dagster-postgres is not installed.
     """
     if os.environ.get(POSTGRES_VARIABLE) and importlib.util.find_spec("dagster_postgres") is None:
-        raise ConfigError(f'{POSTGRES_VARIABLE} is set, but dagster-postgres is not installed; pip install -e ".[postgres]", or unset it')
+        raise ConfigError(
+            f'{POSTGRES_VARIABLE} is set, but dagster-postgres is not installed; pip install -e ".[postgres]", or unset it'
+        )
     named = os.environ.get(HOME_VARIABLE)
     if not named:
         return prepare_home(ROOT)
@@ -96,7 +98,9 @@ def chosen_home() -> Path:
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{HOME_VARIABLE} names {home}, which cannot be made ({error}); choose another directory or unset it") from error
+        raise ConfigError(
+            f"{HOME_VARIABLE} names {home}, which cannot be made ({error}); choose another directory or unset it"
+        ) from error
     if os.environ.get(POSTGRES_VARIABLE) and not has_storage(home / INSTANCE_FILE):
         raise ConfigError(
             f"{POSTGRES_VARIABLE} is set, but {home / INSTANCE_FILE} has no `storage` section, so the history would go to SQLite; add\n"

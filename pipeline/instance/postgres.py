@@ -21,4 +21,6 @@ class PostgresStorage(DagsterPostgresStorage):
     @classmethod
     def from_config_value(cls, inst_data: Any, config_value: Mapping[str, Any]) -> DagsterPostgresStorage:
         """Open the storage that a home's settings describe."""
-        return super().from_config_value(inst_data, {**config_value, "postgres_url": with_driver(config_value["postgres_url"])})
+        return super().from_config_value(
+            inst_data, {**config_value, "postgres_url": with_driver(config_value["postgres_url"])}
+        )

@@ -41,7 +41,9 @@ def events_of(entry: dg.EventLogEntry) -> Iterator[RunEvent]:
     event = entry.dagster_event
     if event is None:
         if entry.level >= logging.INFO and not entry.user_message.startswith(_INTERNAL):
-            yield RunEvent("log", entry.user_message, data={"level": logging.getLevelName(entry.level), "step": entry.step_key})
+            yield RunEvent(
+                "log", entry.user_message, data={"level": logging.getLevelName(entry.level), "step": entry.step_key}
+            )
         return
     step = event.step_key or ""
     if event.event_type_value == "STEP_START":
@@ -65,7 +67,12 @@ def events_of(entry: dg.EventLogEntry) -> Iterator[RunEvent]:
 def _materialized(materialization: dg.AssetMaterialization) -> RunEvent:
     metadata = {name: value.value for name, value in materialization.metadata.items()}
     name, reused = materialization.asset_key.to_user_string(), bool(metadata.get("reused"))
-    facts = {"reused": reused, "seconds": metadata.get("seconds"), "version": metadata.get("version"), "metadata": metadata}
+    facts = {
+        "reused": reused,
+        "seconds": metadata.get("seconds"),
+        "version": metadata.get("version"),
+        "metadata": metadata,
+    }
     return RunEvent("materialized", f"{name} {'reused' if reused else 'built'}", name, facts)
 
 
@@ -83,7 +90,11 @@ def problem(data: Any) -> str:
     error = getattr(data, "error", None)
     while error is not None and error.cause is not None:
         error = error.cause
-    return error.message.strip().rpartition("events.Failure: ")[2] if error is not None else "the step failed without a message"
+    return (
+        error.message.strip().rpartition("events.Failure: ")[2]
+        if error is not None
+        else "the step failed without a message"
+    )
 
 
 def _details(data: Any) -> dict[str, str]:

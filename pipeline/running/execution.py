@@ -37,14 +37,23 @@ class Execution:
         self._job = all_definitions(config, retry=None, gates_block=False).resolve_implicit_global_asset_job_def()
         self._settings: dict[str, Any] = {
             "asset_selection": [dg.AssetKey(name) for name in names],
-            "run_config": {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},  # failures reach the listener
-            "tags": {OWNER_TAG: owner_tag(), QUIET_TAG: "true", "dagster/max_retries": "0", "drirl/config": config.name},
+            "run_config": {
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}
+            },  # failures reach the listener
+            "tags": {
+                OWNER_TAG: owner_tag(),
+                QUIET_TAG: "true",
+                "dagster/max_retries": "0",
+                "drirl/config": config.name,
+            },
         }
         threading.Thread(target=self._execute, name="dagster-run", daemon=True).start()
 
     def _execute(self) -> None:
         try:
-            result = self._job.execute_in_process(instance=self.instance, run_id=self.run_id, raise_on_error=False, **self._settings)
+            result = self._job.execute_in_process(
+                instance=self.instance, run_id=self.run_id, raise_on_error=False, **self._settings
+            )
             self.success = result.success
         except BaseException as error:
             self._error = error
@@ -57,7 +66,9 @@ class Execution:
         Raises:
             Exception: Dagster itself failed.
         """
-        done = self._done.wait(timeout_s)  # not Thread.join: interrupted by Ctrl-C, Python 3.11 takes the thread for dead
+        done = self._done.wait(
+            timeout_s
+        )  # not Thread.join: interrupted by Ctrl-C, Python 3.11 takes the thread for dead
         if self._error is not None and not isinstance(self._error, dg.DagsterExecutionInterruptedError):
             raise self._error
         return done

@@ -43,7 +43,9 @@ def stop_run(run_id: str) -> None:
     _stopped.add(run_id)
 
 
-def run_stages(context: dg.AssetExecutionContext, nodes: Sequence[Node], config: Config) -> Iterator[dg.MaterializeResult]:
+def run_stages(
+    context: dg.AssetExecutionContext, nodes: Sequence[Node], config: Config
+) -> Iterator[dg.MaterializeResult]:
     """Build assets in one worker process.
 
     Each asset is yielded when it is finished, so that it stays even if a later one fails.
@@ -63,7 +65,12 @@ def run_stages(context: dg.AssetExecutionContext, nodes: Sequence[Node], config:
     """
     _raise_if_stopped(context.run_id)
     versions = input_versions(context.instance, nodes, config)
-    extras = {"config": resolved(config), "targets": [node.name for node in nodes], "versions": versions, "parent": os.getpid()}
+    extras = {
+        "config": resolved(config),
+        "targets": [node.name for node in nodes],
+        "versions": versions,
+        "parent": os.getpid(),
+    }
     spec = gpu_spec(any(STAGES[node.stage].heavy for node in nodes), config)
     sent = 0
     with (
@@ -115,13 +122,21 @@ class _Output:
 
 
 @contextlib.contextmanager
-def _worker(session: dg.PipesSession, variables: Mapping[str, str], quiet: bool) -> Iterator[tuple[subprocess.Popen[str], _Output]]:
+def _worker(
+    session: dg.PipesSession, variables: Mapping[str, str], quiet: bool
+) -> Iterator[tuple[subprocess.Popen[str], _Output]]:
     """Start the worker in its own process group, and stop the whole group if the block is left early."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(  # noqa: S603 - our own module, nothing from outside
         [sys.executable, "-m", WORKER],
         cwd=ROOT,
-        env={**os.environ, **variables, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **session.get_bootstrap_env_vars()},
+        env={
+            **os.environ,
+            **variables,
+            "PYTHONPATH": path,
+            "PYTHONUNBUFFERED": "1",
+            **session.get_bootstrap_env_vars(),
+        },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -157,9 +172,13 @@ def _failure(messages: Sequence[Any], code: int, output: str) -> dg.Failure:
     if problems:
         expected = all(message["expected"] for message in problems)
         metadata = {
-            f"traceback of {m['asset']}": dg.MetadataValue.md(f"```\n{m['traceback']}\n```") for m in problems if m.get("traceback")
+            f"traceback of {m['asset']}": dg.MetadataValue.md(f"```\n{m['traceback']}\n```")
+            for m in problems
+            if m.get("traceback")
         }
-        return dg.Failure("\n".join(f"{m['asset']}: {m['problem']}" for m in problems), metadata, allow_retries=not expected)
+        return dg.Failure(
+            "\n".join(f"{m['asset']}: {m['problem']}" for m in problems), metadata, allow_retries=not expected
+        )
     if code < 0:
         name = signal.Signals(-code).name
         cause = "; the usual cause is too little memory" if name == "SIGKILL" else ""

@@ -39,7 +39,9 @@ class LineReader(dg.PipesMessageReader):
             path = Path(folder) / "messages"
             path.touch()
             finished = threading.Event()
-            thread = threading.Thread(target=_follow, args=(path, handler, finished), daemon=True, name="pipes-messages")
+            thread = threading.Thread(
+                target=_follow, args=(path, handler, finished), daemon=True, name="pipes-messages"
+            )
             thread.start()
             try:
                 yield {PipesDefaultMessageWriter.FILE_PATH_KEY: str(path)}

@@ -101,7 +101,9 @@ def run_pipeline(
         graph = build_graph(config)
         broken = _broken(graph, todo, config)
         names = _selection(instance, graph, todo, broken)
-        untouched = [f"{name} breaks {problem}" for name, problems in broken.items() if name not in names for problem in problems]
+        untouched = [
+            f"{name} breaks {problem}" for name, problems in broken.items() if name not in names for problem in problems
+        ]
         if not names:
             return RunOutcome(not untouched, None, todo, failures=untouched, seconds=time.monotonic() - started)
         require_local_models(config)
@@ -109,7 +111,9 @@ def run_pipeline(
         record, run = _Record(on_event), Execution(instance, config, names)
         stopped = _follow(run, record)
     success, failures = run.success and not untouched, [*record.failures, *untouched]
-    return RunOutcome(success, run.run_id, todo, record.built, record.reused, failures, stopped, time.monotonic() - started)
+    return RunOutcome(
+        success, run.run_id, todo, record.built, record.reused, failures, stopped, time.monotonic() - started
+    )
 
 
 class _Record:
@@ -161,7 +165,9 @@ def _follow(run: Execution, record: _Record) -> bool:
             raise
 
 
-def _selection(instance: dg.DagsterInstance, graph: Graph, todo: Plan, broken: Mapping[str, Sequence[str]]) -> list[str]:
+def _selection(
+    instance: dg.DagsterInstance, graph: Graph, todo: Plan, broken: Mapping[str, Sequence[str]]
+) -> list[str]:
     """Choose what the run contains.
 
     Besides what is pending: assets whose artifact exists but is not what the instance recorded last (found again in an
@@ -176,7 +182,11 @@ def _selection(instance: dg.DagsterInstance, graph: Graph, todo: Plan, broken: M
 
 
 def _broken(graph: Graph, todo: Plan, config: Config) -> dict[str, list[str]]:
-    found = {name: broken_promises(graph.nodes[name], asset.version, config) for name, asset in todo.assets.items() if asset.version}
+    found = {
+        name: broken_promises(graph.nodes[name], asset.version, config)
+        for name, asset in todo.assets.items()
+        if asset.version
+    }
     return {name: problems for name, problems in found.items() if problems}
 
 

@@ -62,7 +62,9 @@ def work(pipes: PipesContext, config: Config, targets: list[str], versions: Mapp
     graph, known, complete = build_graph(config), dict(versions), True
     unknown = sorted(set(targets) - set(graph.nodes))
     if unknown:
-        _report_problem(pipes, ", ".join(unknown), "no such asset in this configuration; reload the code location", expected=True)
+        _report_problem(
+            pipes, ", ".join(unknown), "no such asset in this configuration; reload the code location", expected=True
+        )
         return False
     for node in _ordered(graph, targets):
         reporter = PipesReporter(pipes, f"[{node.name}] " if len(targets) > 1 else "")
@@ -93,7 +95,11 @@ def _unexpected(error: Exception) -> str:
     """Name an error that no stage foresaw, and the line of a stage it came from."""
     frames = traceback.extract_tb(error.__traceback__)
     place = next(
-        (frame for frame in reversed(frames) if "site-packages" not in frame.filename and not frame.filename.startswith(sys.base_prefix)),
+        (
+            frame
+            for frame in reversed(frames)
+            if "site-packages" not in frame.filename and not frame.filename.startswith(sys.base_prefix)
+        ),
         frames[-1],
     )
     return f"unexpected {type(error).__name__}: {error} ({os.path.basename(place.filename)}, line {place.lineno})"
@@ -129,7 +135,10 @@ def main() -> int:
         Exit code: 0 when every asset was built, 1 when one failed, 2 when no Dagster step started this process.
     """
     if not PipesEnvVarParamsLoader().is_dagster_pipes_process():
-        print("pipeline.running.worker is started by a Dagster step; to run stages by hand use `drirl run`", file=sys.stderr)
+        print(
+            "pipeline.running.worker is started by a Dagster step; to run stages by hand use `drirl run`",
+            file=sys.stderr,
+        )
         return 2
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever the parent's parents made of it
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

@@ -74,7 +74,9 @@ def send_all(alerts: Sequence[Alert], config: AlertsConfig, log: logging.Logger,
         log: where the hook `log` writes, and where failures of hooks are told.
         hooks: further functions that take an alert.
     """
-    alerts = [Alert(a.kind, redact_text(a.title), redact_text(a.text)[:_LONGEST_TEXT], redact(dict(a.facts))) for a in alerts]
+    alerts = [
+        Alert(a.kind, redact_text(a.title), redact_text(a.text)[:_LONGEST_TEXT], redact(dict(a.facts))) for a in alerts
+    ]
     configured = [(_named(hook), _hook(hook, log)) for hook in config.hooks]
     own = [(getattr(hook, "__name__", type(hook).__name__), hook) for hook in hooks]
     for name, hook in (*configured, *own):
@@ -84,7 +86,9 @@ def send_all(alerts: Sequence[Alert], config: AlertsConfig, log: logging.Logger,
             except Exception as error:
                 # The text of a foreign error may hold the address that was called, and with it a token.
                 why = str(error) if isinstance(error, AlertError) else type(error).__name__
-                log.error(f"alert hook {name} failed: {why}. Not delivered by it: {'; '.join(a.title for a in alerts[number:])}")
+                log.error(
+                    f"alert hook {name} failed: {why}. Not delivered by it: {'; '.join(a.title for a in alerts[number:])}"
+                )
                 break
 
 
@@ -102,7 +106,13 @@ def _hook(hook: AlertHookConfig, log: logging.Logger) -> Hook:
 
 def _data(alert: Alert) -> bytes:
     text = f"{alert.title}\n{alert.text}"  # the field that chat services show
-    data = {"kind": alert.kind, "title": alert.title, "text": text, "facts": alert.facts, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    data = {
+        "kind": alert.kind,
+        "title": alert.title,
+        "text": text,
+        "facts": alert.facts,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
     return json.dumps(data, default=str).encode()
 
 
@@ -112,7 +122,9 @@ def _append(path: Path, alert: Alert) -> None:
         with path.open("ab", buffering=0) as file:  # one write, so that lines of two processes do not mix
             file.write(_data(alert) + b"\n")
     except OSError as error:
-        raise AlertError(f"{path} cannot be written ({error.strerror or error}); mend its permissions or operations.alerts") from error
+        raise AlertError(
+            f"{path} cannot be written ({error.strerror or error}); mend its permissions or operations.alerts"
+        ) from error
 
 
 def _post(url_env: str, alert: Alert) -> None:
@@ -152,7 +164,9 @@ def _try(url: str, url_env: str, data: bytes) -> str:
     except httpx.TransportError as error:
         return f"the connection failed ({type(error).__name__})"
     except Exception as error:
-        raise AlertError(f"the URL in {url_env} cannot be used ({type(error).__name__}); set the variable again") from None
+        raise AlertError(
+            f"the URL in {url_env} cannot be used ({type(error).__name__}); set the variable again"
+        ) from None
     if 300 <= status < 400:
         raise AlertError(f"it redirects ({status}), which is not followed; put the final URL into {url_env}")
     if status in (408, 429) or status >= 500:

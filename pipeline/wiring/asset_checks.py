@@ -44,7 +44,9 @@ def stage_checks(stage: str, config: Config, gates_block: bool = True) -> dg.Ass
     def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         for key in sorted(context.selected_asset_check_keys):
             node, rule = cases[key.asset_key.to_user_string(), key.name]
-            yield _result(node, rule, _verdict(context.instance, node, rule, config), config, _blocks(rule, gates_block))
+            yield _result(
+                node, rule, _verdict(context.instance, node, rule, config), config, _blocks(rule, gates_block)
+            )
 
     return check
 
@@ -62,7 +64,9 @@ def broken_promises(node: Node, version: str, config: Config) -> list[str]:
         config: the configuration.
     """
     path = ArtifactStore.of(config).open(node.name, version).path
-    verdicts = {rule.name: judge(rule, path, config, node) for rule in RULES.get(node.stage, ()) if _blocks(rule, False)}
+    verdicts = {
+        rule.name: judge(rule, path, config, node) for rule in RULES.get(node.stage, ()) if _blocks(rule, False)
+    }
     return [f"{name}: {verdict.description}" for name, verdict in verdicts.items() if not verdict.passed]
 
 

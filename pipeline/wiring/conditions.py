@@ -55,7 +55,12 @@ class SkippedWithItsAsset(dg.AutomationCondition):
         instance, key = context.asset_graph_view.instance, context.key
         latest = instance.event_log_storage.get_latest_asset_check_execution_by_key([key]).get(key)
         made = instance.get_latest_data_version_record(key.asset_key)
-        hit = latest is not None and made is not None and latest.status.value == "PLANNED" and latest.run_id == made.run_id
+        hit = (
+            latest is not None
+            and made is not None
+            and latest.status.value == "PLANNED"
+            and latest.run_id == made.run_id
+        )
         return dg.AutomationResult(context, context.candidate_subset if hit else context.get_empty_subset())
 
 
@@ -73,7 +78,9 @@ class MadeWithOtherSettings(dg.AutomationCondition):
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
         """Compare the recorded code versions of all ancestors, which hash their settings, with the present ones."""
-        hit = not context.candidate_subset.is_empty and any(_made_otherwise(key, context) for key in _ancestors(context))
+        hit = not context.candidate_subset.is_empty and any(
+            _made_otherwise(key, context) for key in _ancestors(context)
+        )
         return dg.AutomationResult(context, context.candidate_subset if hit else context.get_empty_subset())
 
 
@@ -111,7 +118,9 @@ class JudgedByOtherBounds(dg.AutomationCondition):
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
         """Look up the bounds of the last verdict; a check that gave none is not asked again for that."""
-        latest = context.asset_graph_view.instance.event_log_storage.get_latest_asset_check_execution_by_key([context.key]).get(context.key)
+        latest = context.asset_graph_view.instance.event_log_storage.get_latest_asset_check_execution_by_key(
+            [context.key]
+        ).get(context.key)
         verdict = latest.evaluation if latest is not None else None
         then = verdict.metadata.get(BOUNDS) if verdict is not None else None
         hit = verdict is not None and (then.value if then is not None else "") != self.bounds
@@ -130,7 +139,11 @@ def _attempted(context: dg.AutomationContext) -> bool:
     mine = instance.get_latest_data_version_record(key)
     if not planned or not mine:
         return False
-    inputs = [record for parent in context.asset_graph.get(key).parent_keys if (record := instance.get_latest_data_version_record(parent))]
+    inputs = [
+        record
+        for parent in context.asset_graph.get(key).parent_keys
+        if (record := instance.get_latest_data_version_record(parent))
+    ]
     if any(record.run_id == planned.run_id for record in inputs) and _gave_up(context, planned.run_id):
         # They were made after the attempt was planned and before it was made, so they are what it was tried with.
         inputs = [record for record in inputs if record.run_id != planned.run_id]

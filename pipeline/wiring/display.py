@@ -110,7 +110,10 @@ def _table_facts(path: Path) -> dict[str, Value]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        columns = [{"name": field.name, "type": str(field.type), "description": MEANINGS.get(field.name)} for field in file.schema_arrow]
+        columns = [
+            {"name": field.name, "type": str(field.type), "description": MEANINGS.get(field.name)}
+            for field in file.schema_arrow
+        ]
         return {
             "dagster/row_count": _value(file.metadata.num_rows),
             "dagster/column_schema": {"type": "table_schema", "raw_value": {"columns": columns}},

@@ -34,7 +34,9 @@ def all_definitions(config: Config, retry: dg.RetryPolicy | None = RETRY, gates_
     stages = dict.fromkeys(node.stage for node in build_graph(config).nodes.values())
     groups = dict.fromkeys(STAGES[stage].group for stage in stages)
     checks = [stage_checks(stage, config, gates_block) for stage in stages if stage in RULES]
-    return dg.Definitions.merge(*(group_definitions(group, config, retry) for group in groups), dg.Definitions(asset_checks=checks))
+    return dg.Definitions.merge(
+        *(group_definitions(group, config, retry) for group in groups), dg.Definitions(asset_checks=checks)
+    )
 
 
 def group_definitions(group: str, config: Config, retry: dg.RetryPolicy | None = RETRY) -> dg.Definitions:
@@ -49,7 +51,9 @@ def group_definitions(group: str, config: Config, retry: dg.RetryPolicy | None =
     nodes = [node for node in graph.nodes.values() if STAGES[node.stage].group == group]
     sources = [name for name in graph.sources if _group_of_source(name, graph) == group]
     assets = [_observe_sources(group, sources, graph)] if sources else []
-    return dg.Definitions(assets=[*assets, *(_materialize(name, members, config, retry) for name, members in steps(nodes, config))])
+    return dg.Definitions(
+        assets=[*assets, *(_materialize(name, members, config, retry) for name, members in steps(nodes, config))]
+    )
 
 
 def steps(nodes: Sequence[Node], config: Config) -> list[tuple[str, list[Node]]]:
@@ -132,12 +136,18 @@ def _observe_sources(group: str, names: Sequence[str], graph: Graph) -> dg.Asset
             raise dg.Failure("\n".join(problems), allow_retries=False)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.BetaWarning)  # the decorator for one source alone knows no owners and no kinds
+        warnings.simplefilter(
+            "ignore", dg.BetaWarning
+        )  # the decorator for one source alone knows no owners and no kinds
         return dg.multi_observable_source_asset(name=f"observe_{group}_sources", specs=specs, can_subset=True)(observe)
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return (
+        path.stat().st_size
+        if path.is_file()
+        else sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    )
 
 
 def _source_spec(name: str, path: Path, group: str) -> dg.AssetSpec:

@@ -27,7 +27,12 @@ def failure_sensor(config: Config, hooks: Sequence[Hook] = ()) -> dg.SensorDefin
         description="Raises an alert that says which step of a run failed and why.",
     )
     def alert_on_failed_runs(context: dg.RunFailureSensorContext) -> None:
-        send(failure_alert(context.instance, context.dagster_run, context.failure_event), config.operations.alerts, context.log, hooks)
+        send(
+            failure_alert(context.instance, context.dagster_run, context.failure_event),
+            config.operations.alerts,
+            context.log,
+            hooks,
+        )
 
     return alert_on_failed_runs
 
@@ -52,7 +57,12 @@ def failure_alert(instance: dg.DagsterInstance, run: dg.DagsterRun, ended: dg.Da
         "retried": run.tags.get("dagster/will_retry") == "true",
     }
     if found:
-        return Alert("run_failed", f"run {short} failed at {', '.join(steps)}", "\n".join(event.message for event in found), facts)
+        return Alert(
+            "run_failed",
+            f"run {short} failed at {', '.join(steps)}",
+            "\n".join(event.message for event in found),
+            facts,
+        )
     return Alert("run_failed", f"run {short} failed outside of its steps", _cause(ended), facts)
 
 

@@ -70,7 +70,9 @@ def gate_sensor(config: Config, hooks: Sequence[Hook] = ()) -> dg.SensorDefiniti
         failed, seen = failed_since(context.instance, json.loads(context.cursor or "{}"))
         send_all([alert_of(gate) for gate in failed], config.operations.alerts, context.log, hooks)
         context.update_cursor(json.dumps(seen))
-        return dg.SkipReason(f"{len(failed)} gates failed since the last look" if failed else "no gate failed since the last look")
+        return dg.SkipReason(
+            f"{len(failed)} gates failed since the last look" if failed else "no gate failed since the last look"
+        )
 
     return alert_on_failed_gates
 

@@ -49,7 +49,9 @@ def inbox_sensor(config: Config, hooks: Sequence[Hook] = ()) -> dg.SensorDefinit
 
 def told(swept: Swept) -> list[str]:
     """Return a line for every file that a sweep met."""
-    accepted = [f"accepted {a.name}: {a.usable} of its {a.rows} rows can be used; now {a.stored.name}" for a in swept.accepted]
+    accepted = [
+        f"accepted {a.name}: {a.usable} of its {a.rows} rows can be used; now {a.stored.name}" for a in swept.accepted
+    ]
     rejected = [f"rejected {r.name}: {r.reason}" for r in swept.rejected]
     return [*accepted, *rejected, *(f"waiting {w.name}: {w.why}" for w in swept.waiting)]
 

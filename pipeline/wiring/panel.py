@@ -42,7 +42,9 @@ def plan_panel(config: Config, owners: list[str]) -> dg.AssetsDefinition:
         yield dg.ObserveResult(asset_key=PANEL, data_version=dg.DataVersion(plan_version(found)), metadata=metadata)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.BetaWarning)  # the decorator for one source alone knows no owners and no kinds
+        warnings.simplefilter(
+            "ignore", dg.BetaWarning
+        )  # the decorator for one source alone knows no owners and no kinds
         return dg.multi_observable_source_asset(name="observe_plan", specs=[spec])(observe_plan)
 
 

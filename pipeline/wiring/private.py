@@ -18,7 +18,14 @@ except ImportError as error:
         f"Install dagster~={TESTED_VERSION}"
     ) from error
 
-__all__ = ["NO_CAPTURE", "TESTED_VERSION", "CachingStaleStatusResolver", "CheckRunHealthResult", "StaleStatus", "WorkerStatus"]
+__all__ = [
+    "NO_CAPTURE",
+    "TESTED_VERSION",
+    "CachingStaleStatusResolver",
+    "CheckRunHealthResult",
+    "StaleStatus",
+    "WorkerStatus",
+]
 
 NO_CAPTURE = {"module": NoOpComputeLogManager.__module__, "class": NoOpComputeLogManager.__name__}
 """Setting `compute_logs` of an instance that leaves the output of its process alone."""

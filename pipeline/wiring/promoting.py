@@ -51,7 +51,9 @@ def promoted_policy(config: Config, owners: list[str]) -> dg.AssetsDefinition:
         rows = [gate.row() for gate in judge_candidate(config, candidate)]
         by = f"{person()}, run {context.run_id}"
         try:
-            moved = ledger(config).promote(candidate.version, by=by, why="all gates passed", gates=rows, judged_after=before)
+            moved = ledger(config).promote(
+                candidate.version, by=by, why="all gates passed", gates=rows, judged_after=before
+            )
         except NotPromotedError as error:
             raise dg.Failure(f"{_UNMOVED}: {error}", allow_retries=False) from error
         return dg.MaterializeResult(metadata=shown(moved, config), data_version=dg.DataVersion(moved.policy))
@@ -110,7 +112,9 @@ def record(instance: dg.DagsterInstance, moved: Promotion, config: Config) -> No
     """
     tags = {VERSION_TAG: moved.policy, "dagster/code_version": CODE_VERSION}
     newest = instance.fetch_materializations(dg.AssetKey(CANDIDATE), limit=1).records
-    if newest and newest[0].asset_materialization:  # counts as seen: after a rollback, automation waits for another candidate
+    if (
+        newest and newest[0].asset_materialization
+    ):  # counts as seen: after a rollback, automation waits for another candidate
         tags[f"dagster/input_data_version/{CANDIDATE}"] = (newest[0].asset_materialization.tags or {})[VERSION_TAG]
         tags[f"dagster/input_event_pointer/{CANDIDATE}"] = str(newest[0].storage_id)
     instance.report_runless_asset_event(dg.AssetMaterialization(PROMOTED, metadata=shown(moved, config), tags=tags))

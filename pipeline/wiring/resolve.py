@@ -39,7 +39,9 @@ def artifact_of(instance: dg.DagsterInstance, name: str, config: Config) -> Arti
     """
     version = recorded_version(instance, name)
     if version is None:
-        raise ArtifactError(f"{name} has not been materialized; materialize it first (in the graph: select it and press Materialize)")
+        raise ArtifactError(
+            f"{name} has not been materialized; materialize it first (in the graph: select it and press Materialize)"
+        )
     return ArtifactStore.of(config).open(name, version)
 
 
@@ -66,7 +68,11 @@ def input_versions(instance: dg.DagsterInstance, nodes: Iterable[Node], config: 
     problems: list[str] = []
     for name in dict.fromkeys(name for node in nodes for name in node.inputs if name not in built_here):
         try:
-            versions[name] = source_version(graph.sources[name]) if name in graph.sources else artifact_of(instance, name, config).version
+            versions[name] = (
+                source_version(graph.sources[name])
+                if name in graph.sources
+                else artifact_of(instance, name, config).version
+            )
         except DrirlError as error:
             problems.append(str(error))
     if problems:

@@ -21,7 +21,16 @@ from drirl_core.errors import TrainingError
 from drirl_core.models.loading import load_policy
 from drirl_core.policy.trainer import DynamicRewardScalingTrainer
 
-PROMPTS = ["Hi", "How are you?", "Bake bread", "Sing a song", "Count to ten", "What is rain?", "Tell a joke", "Good night"]
+PROMPTS = [
+    "Hi",
+    "How are you?",
+    "Bake bread",
+    "Sing a song",
+    "Count to ten",
+    "What is rain?",
+    "Tell a joke",
+    "Good night",
+]
 GROUP = 4
 
 
@@ -95,7 +104,10 @@ class Harness:
 
         def recording(model: Any, inputs: dict[str, Any]) -> Any:
             trainer.seen.append(
-                {key: inputs[key].clone() for key in ("advantages", "prompt_ids", "prompt_mask", "completion_ids", "completion_mask")}
+                {
+                    key: inputs[key].clone()
+                    for key in ("advantages", "prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+                }
             )
             return compute(model, inputs)
 
@@ -131,7 +143,10 @@ def _advantages(trainer: Any) -> list[torch.Tensor]:
 
 def _texts(trainer: Any, batch: dict[str, torch.Tensor], kind: str) -> list[str]:
     ids, masks = batch[f"{kind}_ids"], batch[f"{kind}_mask"].bool()
-    return [trainer.processing_class.decode(row[mask], skip_special_tokens=True) for row, mask in zip(ids, masks, strict=True)]
+    return [
+        trainer.processing_class.decode(row[mask], skip_special_tokens=True)
+        for row, mask in zip(ids, masks, strict=True)
+    ]
 
 
 # -------------------------------------------------------------------------------------------------------------- alpha = 1
@@ -205,7 +220,10 @@ def test_alpha_reaches_the_rows_it_was_made_for(harness: Harness, settings: dict
         (prompt, completion, advantage)
         for batch in trainer.seen
         for prompt, completion, advantage in zip(
-            _texts(trainer, batch, "prompt"), _texts(trainer, batch, "completion"), batch["advantages"].tolist(), strict=True
+            _texts(trainer, batch, "prompt"),
+            _texts(trainer, batch, "completion"),
+            batch["advantages"].tolist(),
+            strict=True,
         )
     ]
     assert len(rows) == len(PROMPTS) * GROUP if settings["max_steps"] == 1 else 16
@@ -215,7 +233,11 @@ def test_alpha_reaches_the_rows_it_was_made_for(harness: Harness, settings: dict
     assert all(len(rewards) == GROUP for rewards in groups.values())
     for prompt, completion, advantage in rows:
         rewards = torch.tensor(groups[prompt])
-        expected = _by_place({"prompt": [{"content": prompt}]}) * (_reward_of(completion) - rewards.mean()) / (rewards.std() + 1e-4)
+        expected = (
+            _by_place({"prompt": [{"content": prompt}]})
+            * (_reward_of(completion) - rewards.mean())
+            / (rewards.std() + 1e-4)
+        )
         assert advantage == pytest.approx(expected.item(), rel=1e-4, abs=1e-4)
     given = [row["prompt"][-1]["content"] for call, _ in source.calls for row in call]
     assert sorted(given) == sorted(prompt for prompt, _, _ in rows)
@@ -248,7 +270,9 @@ def test_evaluation_is_not_scaled(harness: Harness) -> None:
     source = _constant(3.0)
     ours = harness.make(coefficient=source, settings=settings)
     results = [ours.evaluate()]
-    stock = harness.make(GRPOTrainer, settings=settings)  # made here, because it seeds the stream that evaluation draws from
+    stock = harness.make(
+        GRPOTrainer, settings=settings
+    )  # made here, because it seeds the stream that evaluation draws from
     results.append(stock.evaluate())
     assert source.calls == []
     assert len(ours.seen) == 2
@@ -303,7 +327,9 @@ def test_alpha_that_must_not_be_used(harness: Harness, value: float) -> None:
 def test_rewards_that_must_not_be_used(harness: Harness, value: float | None) -> None:
     """None too: TRL would give a row without reward the advantage 0, and nobody would know."""
     source = _constant(1.0)
-    trainer = harness.make(coefficient=source, reward_funcs=lambda prompts, completions, **_: [value, *reward(prompts, completions)[1:]])
+    trainer = harness.make(
+        coefficient=source, reward_funcs=lambda prompts, completions, **_: [value, *reward(prompts, completions)[1:]]
+    )
     with pytest.raises(TrainingError, match=r"1 rewards are not finite; check the reward models' reports"):
         trainer.train()
     assert (trainer.state.global_step, source.calls) == (0, [])
@@ -314,10 +340,14 @@ def test_rewards_that_must_not_be_used(harness: Harness, value: float | None) ->
 
 def test_exact_sampling_is_reproducible_and_leaves_the_model_as_it_was(harness: Harness) -> None:
     settings = {"max_steps": 2}
-    first, second = (harness.train(coefficient=_constant(1.0), exact_sampling=True, settings=settings) for _ in range(2))
+    first, second = (
+        harness.train(coefficient=_constant(1.0), exact_sampling=True, settings=settings) for _ in range(2)
+    )
     assert _same(first, second)
     assert "generate" not in vars(first.model)
-    other = harness.train(coefficient=_constant(1.0), exact_sampling=True, settings={**settings, "seed": 8, "data_seed": 7})
+    other = harness.train(
+        coefficient=_constant(1.0), exact_sampling=True, settings={**settings, "seed": 8, "data_seed": 7}
+    )
     assert _texts(first, first.seen[0], "completion") != _texts(other, other.seen[0], "completion")
 
 
@@ -366,5 +396,7 @@ def test_the_private_methods_are_still_there(name: str, parameters: list[str]) -
 
 
 def test_only_known_methods_are_overridden() -> None:
-    overridden = {name for name in vars(DynamicRewardScalingTrainer) if hasattr(GRPOTrainer, name) and not name.startswith("__")}
+    overridden = {
+        name for name in vars(DynamicRewardScalingTrainer) if hasattr(GRPOTrainer, name) and not name.startswith("__")
+    }
     assert overridden == {"_generate_single_turn", "_calculate_rewards", "_generate_and_score_completions"}

@@ -44,7 +44,9 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
     return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
 
 
-def test_small_tiles_give_the_loss_entropy_and_gradients_of_the_stock_head(tiny_policy: Path, tiny_models: ModelsConfig) -> None:
+def test_small_tiles_give_the_loss_entropy_and_gradients_of_the_stock_head(
+    tiny_policy: Path, tiny_models: ModelsConfig
+) -> None:
     stock, lean = adapted(tiny_policy, tiny_models), adapted(tiny_policy, tiny_models)
     expected = stock(**batch(), fused_lm_head=True)
     expected.loss.backward()
@@ -58,7 +60,9 @@ def test_small_tiles_give_the_loss_entropy_and_gradients_of_the_stock_head(tiny_
         torch.testing.assert_close(gradients(lean)[name], gradient, msg=name)
 
 
-def test_small_tiles_score_labelled_positions_alone(tiny_policy: Path, tiny_models: ModelsConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_tiles_score_labelled_positions_alone(
+    tiny_policy: Path, tiny_models: ModelsConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """3 rows of 5 next-token labels, 2 of them padding, are 13 of 33 positions; fails when TRL scores them all again."""
     rows: list[int] = []
     original = trl.kernels.chunked_logprob._forward_tile
@@ -77,7 +81,9 @@ def test_small_tiles_score_labelled_positions_alone(tiny_policy: Path, tiny_mode
     assert set(rows) == {33}
 
 
-def test_adapters_multiply_in_bfloat16_and_the_gradients_stay_close(tiny_policy: Path, tiny_models: ModelsConfig) -> None:
+def test_adapters_multiply_in_bfloat16_and_the_gradients_stay_close(
+    tiny_policy: Path, tiny_models: ModelsConfig
+) -> None:
     stock, lean = (adapted(tiny_policy, tiny_models, torch.bfloat16) for _ in range(2))
     seen: set[torch.dtype] = set()
     for name, module in lean.named_modules():
@@ -115,10 +121,17 @@ def test_sampling_folds_the_adapters_in_and_leaves_every_weight_to_the_bit(
     ids = batch()["input_ids"]
     folded: list[bool] = []
     model.get_base_model().register_forward_pre_hook(
-        lambda module, args: folded.extend(m.merged for m in module.modules() if isinstance(m, peft.tuners.lora.LoraLayer))
+        lambda module, args: folded.extend(
+            m.merged for m in module.modules() if isinstance(m, peft.tuners.lora.LoraLayer)
+        )
     )
     with exact_cpu_sampling(model, 1.0, torch.Generator().manual_seed(0), 3):
-        model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=model.generation_config, max_new_tokens=3)
+        model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=model.generation_config,
+            max_new_tokens=3,
+        )
     assert folded and all(folded)
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
     assert model.get_base_model().config._attn_implementation == attention

@@ -12,7 +12,9 @@ from drirl_core.store.artifacts import Artifact, ArtifactStore
 HOUR, DAY = 3600.0, 86400.0
 
 
-def publish(store: ArtifactStore, asset: str, content: str, inputs: dict[str, str] | None = None, age_s: float = 0.0) -> Artifact:
+def publish(
+    store: ArtifactStore, asset: str, content: str, inputs: dict[str, str] | None = None, age_s: float = 0.0
+) -> Artifact:
     """Publish an artifact that looks `age_s` old."""
     key = f"{asset}{content}".replace(" ", "-")
     with store.building(asset, key) as workspace:

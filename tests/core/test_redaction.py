@@ -23,5 +23,13 @@ def test_secrets_are_hidden_and_their_names_stay() -> None:
 
 
 def test_ordinary_settings_are_left_alone() -> None:
-    given = {"max_new_tokens": 48, "token": 3, "policy": "hf:org/name@main", "path": "/a/b", "url": "", "ratio": 0.5, "api_key": ""}
+    given = {
+        "max_new_tokens": 48,
+        "token": 3,
+        "policy": "hf:org/name@main",
+        "path": "/a/b",
+        "url": "",
+        "ratio": 0.5,
+        "api_key": "",
+    }
     assert redact(given) == given

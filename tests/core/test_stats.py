@@ -147,7 +147,12 @@ def test_entropy_by_hand() -> None:
     """'a b' and 'a c': a 1/2, b 1/4, c 1/4, so 1/2 + 1/2 + 1/2 = 1.5 bits. 'a a' alone 0, 'a b' alone 1: mean 0.5."""
     assert statistics.unigram_entropy(["a b", "a c"]) == pytest.approx(1.5)
     assert statistics.mean_reply_entropy(["a a", "a b"]) == pytest.approx(0.5)
-    assert statistics.unigram_entropy([]) == statistics.mean_reply_entropy([]) == statistics.mean_reply_entropy(["..."]) == 0
+    assert (
+        statistics.unigram_entropy([])
+        == statistics.mean_reply_entropy([])
+        == statistics.mean_reply_entropy(["..."])
+        == 0
+    )
 
 
 def test_template_rate_by_hand() -> None:

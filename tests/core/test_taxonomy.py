@@ -53,7 +53,9 @@ def test_bad_taxonomies_are_refused(tmp_path: Path, text: str, message: str) -> 
 
 
 def test_a_missing_file_and_bytes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"nowhere\.yaml cannot be read .*; give a YAML file with a list `categories`"):
+    with pytest.raises(
+        ConfigError, match=r"nowhere\.yaml cannot be read .*; give a YAML file with a list `categories`"
+    ):
         load_categories(tmp_path / "nowhere.yaml")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_categories(tmp_path)

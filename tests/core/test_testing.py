@@ -39,5 +39,7 @@ def test_the_core_knows_nothing_of_dagster() -> None:
     ]  # fmt: skip
     imports = "; ".join(f"import drirl_core.{name}" for name in modules)
     code = f"import sys; {imports}; print([m for m in ('dagster', 'torch', 'transformers', 'pipeline') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

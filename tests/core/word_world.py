@@ -38,7 +38,11 @@ class WordEncoder:
     def encode(self, texts, reporter=None):
         self.calls += 1
         self.texts += len(texts)
-        return np.stack([self._one(text) for text in texts]).astype(np.float32) if len(texts) else np.zeros((0, self.dim), np.float32)
+        return (
+            np.stack([self._one(text) for text in texts]).astype(np.float32)
+            if len(texts)
+            else np.zeros((0, self.dim), np.float32)
+        )
 
     def _one(self, text):
         total = np.zeros(self.dim)
@@ -84,7 +88,9 @@ def pool_rows(corrupted=True):
     """Return rows of `completions.parquet`: two unsafe completions of `base` a prompt and one broken demonstration."""
     rows = []
     for i in range(24):
-        rows += [{"prompt_id": f"p{i:02d}", "policy": "base", "sample": k, "answer": compliance(i, k)} for k in range(2)]
+        rows += [
+            {"prompt_id": f"p{i:02d}", "policy": "base", "sample": k, "answer": compliance(i, k)} for k in range(2)
+        ]
         if corrupted:
             words = demonstration(i).split()
             broken = [" ".join(words[:4] * 6), " ".join(words[::-1]), " ".join(words[:2])][i % 3]

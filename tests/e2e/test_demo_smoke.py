@@ -33,7 +33,11 @@ REDUCED = {
 @pytest.mark.timeout(1500)
 def test_the_demo_runs_on_the_real_models(tmp_path: Path) -> None:
     environment = {**os.environ, "DAGSTER_HOME": str(tmp_path / "home")}
-    changes = [part for key, value in {**REDUCED, "root": str(tmp_path / "artifacts")}.items() for part in ("--set", f"{key}={value}")]
+    changes = [
+        part
+        for key, value in {**REDUCED, "root": str(tmp_path / "artifacts")}.items()
+        for part in ("--set", f"{key}={value}")
+    ]
     line = [sys.executable, "-m", "pipeline.cli", "run", "configs/demo.yaml", *changes]
     done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1400)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

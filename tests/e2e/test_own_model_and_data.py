@@ -40,7 +40,9 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     demonstrations = {own: _rows("demonstrations", shipped)[:14] for own, shipped in OWN.items()}
     prompts = [(row["prompt"], own) for own, rows in demonstrations.items() for row in rows]
     _write_csv(
-        folder / "prompts.csv", ["text", "harm", "terms"], [[text, own, "CC0-1.0"] for text, own in prompts[::2]] + [["", "privacy", "x"]]
+        folder / "prompts.csv",
+        ["text", "harm", "terms"],
+        [[text, own, "CC0-1.0"] for text, own in prompts[::2]] + [["", "privacy", "x"]],
     )
     forum = [{"question": text, "label": own} for text, own in prompts[1::2]] + [
         {"question": "A prompt with a label of no kind?", "label": "odd"}
@@ -50,25 +52,43 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "weapons.parquet"
     )
     lines = [
-        {"request": row["prompt"], "harm": own, "safe_reply": row["demonstration"]} for own, rows in demonstrations.items() for row in rows
+        {"request": row["prompt"], "harm": own, "safe_reply": row["demonstration"]}
+        for own, rows in demonstrations.items()
+        for row in rows
     ]
     (folder / "demonstrations.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     helpful = [json.loads(line) for line in (DATA / "helpful.jsonl").read_text(encoding="utf-8").splitlines()][::10]
-    _write_csv(folder / "helpful.csv", ["question", "reply", "kind"], [[row["prompt"], row["answer"], row["kind"]] for row in helpful])
+    _write_csv(
+        folder / "helpful.csv",
+        ["question", "reply", "kind"],
+        [[row["prompt"], row["answer"], row["kind"]] for row in helpful],
+    )
     (folder / "taxonomy.yaml").write_text(yaml.safe_dump({"categories": list(OWN)}), encoding="utf-8")
     settings = tiny_settings(folder / "tiny" / "policy", folder / "tiny" / "encoder", folder / "artifacts")
     settings["prompts"] |= {
         "taxonomy": "taxonomy.yaml",
         "sources": [
-            {"name": "tickets", "path": "prompts.csv", "columns": {"prompt": "text", "category": "harm", "licence": "terms"}},
-            {"name": "forum", "path": "forum.jsonl", "columns": {"prompt": "question", "category": "label"}, "licence": "CC-BY-4.0"},
+            {
+                "name": "tickets",
+                "path": "prompts.csv",
+                "columns": {"prompt": "text", "category": "harm", "licence": "terms"},
+            },
+            {
+                "name": "forum",
+                "path": "forum.jsonl",
+                "columns": {"prompt": "question", "category": "label"},
+                "licence": "CC-BY-4.0",
+            },
             {"name": "weapons", "path": "weapons.parquet", "category": "weapons_and_violence", "licence": "CC0-1.0"},
         ],
     }
     columns = {"prompt": "request", "demonstration": "safe_reply", "category": "harm"}
     settings["demonstrations"] = {
         "quota": 10,
-        "demonstrator": {"kind": "file", "source": {"name": "our_demonstrations", "path": "demonstrations.jsonl", "columns": columns}},
+        "demonstrator": {
+            "kind": "file",
+            "source": {"name": "our_demonstrations", "path": "demonstrations.jsonl", "columns": columns},
+        },
         "helpful": {"name": "our_helpful", "path": "helpful.csv", "columns": {"prompt": "question", "answer": "reply"}},
     }
     (folder / "align.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
@@ -78,7 +98,9 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_own_model_prompts_and_categories_go_the_whole_road(mine: Path) -> None:
     config = load_config(mine / "align.yaml")
     built = run_all(config, SilentReporter())
-    assert {name for name in built if name.startswith("reward_model_")} == {f"reward_model_{c}" for c in (*OWN, "helpful")}
+    assert {name for name in built if name.startswith("reward_model_")} == {
+        f"reward_model_{c}" for c in (*OWN, "helpful")
+    }
     for category in OWN:
         assert len(read_table(built[f"safety_dataset_{category}"].path / "rows.parquet")) == 10
     pool = read_table(built["prompt_pool"].path / "prompts.parquet")

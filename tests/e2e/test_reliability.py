@@ -36,7 +36,9 @@ def test_a_half_published_artifact_is_seen(tmp_path: Path) -> None:
     (tmp_path / "damaged" / "half").mkdir()
     count, problems = half_published(tmp_path)
     assert count == 2
-    assert len([line for line in problems if "differs from what was published" in line]) == 2  # the version, and its index entry
+    assert (
+        len([line for line in problems if "differs from what was published" in line]) == 2
+    )  # the version, and its index entry
     assert len([line for line in problems if "not a published artifact" in line]) == 2
     assert [line for line in problems if line.endswith("half is no version")]
 
@@ -62,7 +64,9 @@ def _log(instance: dg.DagsterInstance, *lines: str) -> None:
         (["SFT resumes from checkpoint-2"], 0, "started from checkpoint-2"),
     ],
 )
-def test_where_an_interrupted_training_goes_on_is_seen(tmp_path: Path, lines: list[str], resumed: int, problem: str | None) -> None:
+def test_where_an_interrupted_training_goes_on_is_seen(
+    tmp_path: Path, lines: list[str], resumed: int, problem: str | None
+) -> None:
     for step, whole in ((2, True), (4, True), (6, False)):
         folder = tmp_path / ".work" / "sft_checkpoint-0123" / "scratch" / "checkpoints" / f"checkpoint-{step}"
         folder.mkdir(parents=True)

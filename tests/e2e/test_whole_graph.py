@@ -61,12 +61,18 @@ def test_nothing_is_lost_between_the_sources_and_the_pool(config: Config, versio
 
 def test_every_column_that_the_graph_shows_is_explained(config: Config, versions: dict[str, str]) -> None:
     store, nodes = ArtifactStore(config.root), build_graph(config).nodes
-    tables = [store.open(name, versions[name]).path / MAIN_TABLES[node.stage] for name, node in nodes.items() if node.stage in MAIN_TABLES]
+    tables = [
+        store.open(name, versions[name]).path / MAIN_TABLES[node.stage]
+        for name, node in nodes.items()
+        if node.stage in MAIN_TABLES
+    ]
     assert {column for table in tables for column in read_table(table)[0]} == set(MEANINGS)
 
 
 @pytest.mark.slow  # the whole graph twice
-def test_at_a_uri_versions_are_the_same_and_another_machine_builds_nothing(world: Path, versions: dict[str, str]) -> None:
+def test_at_a_uri_versions_are_the_same_and_another_machine_builds_nothing(
+    world: Path, versions: dict[str, str]
+) -> None:
     class Listening(SilentReporter):
         def __init__(self) -> None:
             self.lines: list[str] = []
@@ -76,7 +82,10 @@ def test_at_a_uri_versions_are_the_same_and_another_machine_builds_nothing(world
 
     first = tiny_config(world, {"root": "memory://whole-graph", "mirror": str(world / "mirror_a")})
     assert {name: artifact.version for name, artifact in run_all(first, SilentReporter()).items()} == versions
-    listening, second = Listening(), tiny_config(world, {"root": "memory://whole-graph", "mirror": str(world / "mirror_b")})
+    listening, second = (
+        Listening(),
+        tiny_config(world, {"root": "memory://whole-graph", "mirror": str(world / "mirror_b")}),
+    )
     found = run_all(second, listening)
     assert {name: artifact.version for name, artifact in found.items()} == versions
     assert sum("is reused" in line for line in listening.lines) == len(versions)
@@ -90,9 +99,13 @@ def test_a_changed_reward_setting_rebuilds_from_the_reward_models_on(world: Path
     kept = {name for name, artifact in changed.items() if artifact.version == versions[name]}
     touched = set(versions) - kept
     assert not {
-        name for name in touched if name.startswith(("prompt_pool", "safety_dataset", "helpful", "sft", "completion_pool", "balance"))
+        name
+        for name in touched
+        if name.startswith(("prompt_pool", "safety_dataset", "helpful", "sft", "completion_pool", "balance"))
     }
-    assert {name for name in touched if name.startswith("reward_model_")} == {n for n in versions if n.startswith("reward_model_")}
+    assert {name for name in touched if name.startswith("reward_model_")} == {
+        n for n in versions if n.startswith("reward_model_")
+    }
     assert "policy_checkpoint" in touched
 
 
@@ -101,7 +114,9 @@ def _two_categories(folder: Path, change: dict[str, str]) -> dict[str, object]:
     for name in ("unsafe_prompts", "demonstrations"):
         rows = [json.loads(line) for line in (DATA_FOLDER / f"{name}.jsonl").open(encoding="utf-8")]
         kept = [
-            {**row, "prompt": change.get(row["prompt"], row["prompt"])} for row in rows if row["category"] in ("insult", "mental_health")
+            {**row, "prompt": change.get(row["prompt"], row["prompt"])}
+            for row in rows
+            if row["category"] in ("insult", "mental_health")
         ]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
     (folder / "taxonomy.yaml").write_text("categories: [insult, mental_health]\n", encoding="utf-8")
@@ -109,7 +124,9 @@ def _two_categories(folder: Path, change: dict[str, str]) -> dict[str, object]:
         "root": str(folder / "artifacts"),
         "prompts.taxonomy": str(folder / "taxonomy.yaml"),
         "prompts.sources": [{"name": "unsafe_prompts", "path": str(folder / "unsafe_prompts.jsonl")}],
-        "demonstrations.demonstrator": {"source": {"name": "demonstrations", "path": str(folder / "demonstrations.jsonl")}},
+        "demonstrations.demonstrator": {
+            "source": {"name": "demonstrations", "path": str(folder / "demonstrations.jsonl")}
+        },
         "demonstrations.quota": 60,  # more than there are, so that every row is used
         "completions.samples": {"base": 1},  # sampling from the SFT start makes every pool depend on every data set
     }
@@ -130,7 +147,9 @@ def test_rows_of_one_category_change_its_branch_alone_and_only_they_are_sampled(
     folder.mkdir()
     config = tiny_config(world, _two_categories(folder, {}))
     before = _up_to_hardness(config, RecordingReporter())
-    rows = read_table(ArtifactStore(config.root).open("safety_dataset_insult", before["safety_dataset_insult"]).path / "rows.parquet")
+    rows = read_table(
+        ArtifactStore(config.root).open("safety_dataset_insult", before["safety_dataset_insult"]).path / "rows.parquet"
+    )
     chosen = [row["prompt"] for row in rows if row["split"] == "train" and row["origin"] == "pool"][:3]
     _two_categories(folder, {prompt: f"{prompt} Be quick about it." for prompt in chosen})
     reporter = RecordingReporter()
@@ -141,7 +160,9 @@ def test_rows_of_one_category_change_its_branch_alone_and_only_they_are_sampled(
         *("source_unsafe_prompts", "source_demonstrations", "prompt_pool"),
         *("safety_dataset_insult", "completion_pool_insult", "reward_model_insult", "hardness_insult"),
     }
-    assert [line.partition(",")[0] for line in reporter.lines if line.startswith("sampled")] == ["sampled 3 completions"]
+    assert [line.partition(",")[0] for line in reporter.lines if line.startswith("sampled")] == [
+        "sampled 3 completions"
+    ]
 
 
 def test_a_killed_training_resumes_from_its_checkpoint_and_ends_alike(world: Path, versions: dict[str, str]) -> None:
@@ -153,7 +174,9 @@ def test_a_killed_training_resumes_from_its_checkpoint_and_ends_alike(world: Pat
         "from drirl_core.reporting import SilentReporter;"
         f"run_all(tiny_config(Path({str(world)!r}), json.loads(Path({str(file)!r}).read_text())), SilentReporter())"
     )
-    child = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
     work = world / "killed" / ".work"
     deadline = time.monotonic() + 240
     while not list(work.glob("policy_checkpoint-*/scratch/checkpoints/checkpoint-[3-9]/complete.json")):

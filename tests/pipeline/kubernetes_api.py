@@ -55,7 +55,9 @@ class Cluster:
         self.kubeconfig.write_text(
             yaml.safe_dump(
                 {
-                    "clusters": [{"name": "here", "cluster": {"server": f"http://127.0.0.1:{self.server.server_port}"}}],
+                    "clusters": [
+                        {"name": "here", "cluster": {"server": f"http://127.0.0.1:{self.server.server_port}"}}
+                    ],
                     "users": [{"name": "me", "user": {}}],
                     "contexts": [{"name": "test", "context": {"cluster": "here", "user": "me"}}],
                     "current-context": "test",
@@ -68,9 +70,15 @@ class Cluster:
         self.jobs[name] = {**job, "path": path}
         given = {entry["name"]: entry["value"] for entry in container["env"]}
         # Nothing of this process's environment: what a pod needs must be in the manifest, or in its image (PATH).
-        environment = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]), "HOME": str(self.folder), **given}
+        environment = {
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "HOME": str(self.folder),
+            **given,
+        }
         with (self.folder / f"{name}.log").open("wb") as log:
-            self.pods[name] = subprocess.Popen(container["args"], cwd="/", env=environment, stdout=log, stderr=subprocess.STDOUT)
+            self.pods[name] = subprocess.Popen(
+                container["args"], cwd="/", env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
 
     def status(self, name: str) -> dict[str, Any]:
         code = self.pods[name].poll()

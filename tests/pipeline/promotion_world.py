@@ -19,12 +19,17 @@ class World:
 
     def make(self, mood="fine", **overrides):
         """Build the whole road and record it."""
-        self.config = load(stub_stages.write_settings(self.folder, name=mood), {key.replace("__", "."): v for key, v in overrides.items()})
+        self.config = load(
+            stub_stages.write_settings(self.folder, name=mood),
+            {key.replace("__", "."): v for key, v in overrides.items()},
+        )
         stub_stages.build_and_record(self.instance, self.config)
         return self
 
     def definitions(self):
-        end = dg.Definitions(assets=[promoted_policy(self.config, OWNERS)], asset_checks=[stage_checks(CANDIDATE, self.config)])
+        end = dg.Definitions(
+            assets=[promoted_policy(self.config, OWNERS)], asset_checks=[stage_checks(CANDIDATE, self.config)]
+        )
         return dg.Definitions.merge(group_definitions("report", self.config), end)
 
     def run(self, *names, checks=()):
@@ -59,7 +64,9 @@ class World:
 
 def failure_of(result) -> str:
     """Return what the one failed step says."""
-    return next(e for e in result.all_events if e.event_type_value == "STEP_FAILURE").step_failure_data.user_failure_data.description
+    return next(
+        e for e in result.all_events if e.event_type_value == "STEP_FAILURE"
+    ).step_failure_data.user_failure_data.description
 
 
 def regression_of(config):

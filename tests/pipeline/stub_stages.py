@@ -56,7 +56,9 @@ def _tell_gpus(context: Context) -> None:
 
 def _digest(context: Context, stage: str) -> str:
     """Hash the inputs, settings and algorithm, so that a change travels down the graph from where it happens."""
-    digest = hashlib.sha256(f"{STAGES[stage].version} {slice_hash(context.config, STAGES[stage].config, STAGES[stage].unread)}".encode())
+    digest = hashlib.sha256(
+        f"{STAGES[stage].version} {slice_hash(context.config, STAGES[stage].config, STAGES[stage].unread)}".encode()
+    )
     for name, path in sorted(context.inputs.items()):
         for file in _files(path):
             digest.update(name.encode() + file.name.encode() + file.read_bytes())
@@ -88,7 +90,8 @@ def build_prompt_pool(context: Context) -> dict[str, Any]:
         if ": " in line
     ]
     rows = [
-        {"prompt_id": prompt_id(line), "prompt": line, "category": line.partition(": ")[0], "group_id": prompt_id(line)} for line in lines
+        {"prompt_id": prompt_id(line), "prompt": line, "category": line.partition(": ")[0], "group_id": prompt_id(line)}
+        for line in lines
     ]
     _write(context, "prompts.parquet", rows)
     write_table(context.out / "quarantine.parquet", [], pa.schema([("reason", _STRING)]))
@@ -185,9 +188,21 @@ def build_benchmark(context: Context) -> dict[str, Any]:
         for policy in ("base", "dr_irl") for group in ("unsafe", "safe_look_alike") for i in range(30)
     ]  # fmt: skip
     _write(context, "replies.parquet", rows, correct=pa.bool_())
-    common = {"refusal": 0.9, "helpful_correct": 0.5, "helpful_correct_low": 0.4, "empty": 0, "echo": 0, "degenerate": 1, "n": 100}
+    common = {
+        "refusal": 0.9,
+        "helpful_correct": 0.5,
+        "helpful_correct_low": 0.4,
+        "empty": 0,
+        "echo": 0,
+        "degenerate": 1,
+        "n": 100,
+    }
     over = 0.1 if "fine" in mood else 0.5
-    _json(context, "results.json", {"summary": [{"policy": p, "over_refusal": o, **common} for p, o in (("base", 0.0), ("dr_irl", over))]})
+    _json(
+        context,
+        "results.json",
+        {"summary": [{"policy": p, "over_refusal": o, **common} for p, o in (("base", 0.0), ("dr_irl", over))]},
+    )
     return {"tokens": 20}
 
 
@@ -227,7 +242,12 @@ def write_settings(folder: Path, **changes: Any) -> Path:
     """
     import yaml
 
-    for name, text in (("unsafe", "insult: you\nharm: them\n"), ("helpful", "{}\n"), ("refusals", "{}\n"), ("demonstrations", "{}\n")):
+    for name, text in (
+        ("unsafe", "insult: you\nharm: them\n"),
+        ("helpful", "{}\n"),
+        ("refusals", "{}\n"),
+        ("demonstrations", "{}\n"),
+    ):
         if not (folder / f"{name}.jsonl").exists():
             (folder / f"{name}.jsonl").write_text(text)
     (folder / "taxonomy.yaml").write_text("categories: [insult, harm]\n")

@@ -13,7 +13,12 @@ from pipeline.wiring import alerts
 from pipeline.wiring.alerts import Alert, AlertError, send, send_all
 
 TOKEN = "T0KEN-very-secret"
-ALERT = Alert("gate_failed", "the policy was not promoted", "over-refusal is 0.21, at most 0.15", {"suite": "xstest", "rate": 0.21})
+ALERT = Alert(
+    "gate_failed",
+    "the policy was not promoted",
+    "over-refusal is 0.21, at most 0.15",
+    {"suite": "xstest", "rate": 0.21},
+)
 
 
 class Receiver:
@@ -120,7 +125,9 @@ def test_what_was_not_delivered_is_logged_with_its_reason(receiver, log, caplog,
     receiver.statuses, receiver.headers = statuses, {"Location": f"{receiver.url}/elsewhere"}
     send(ALERT, WEBHOOK, log)
 
-    assert said(caplog) == [f"alert hook webhook ALERT_URL failed: {why}. Not delivered by it: the policy was not promoted"]
+    assert said(caplog) == [
+        f"alert hook webhook ALERT_URL failed: {why}. Not delivered by it: the policy was not promoted"
+    ]
     assert receiver.paths == [f"/hooks/{TOKEN}"] * tries
     assert TOKEN not in caplog.text
 

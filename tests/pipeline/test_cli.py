@@ -18,7 +18,21 @@ from drirl_core.store.artifacts import Artifact, ArtifactStore, fingerprint
 from pipeline.cli.main import app
 from pipeline.instance.settings import anchored
 
-COMMANDS = ("run", "plan", "chat", "score", "report", "promote", "rollback", "promotions", "doctor", "dev", "gc", "ingest", "config")
+COMMANDS = (
+    "run",
+    "plan",
+    "chat",
+    "score",
+    "report",
+    "promote",
+    "rollback",
+    "promotions",
+    "doctor",
+    "dev",
+    "gc",
+    "ingest",
+    "config",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +63,9 @@ def publish(config: Path, name: str, files: dict[str, str], **details: Any) -> A
     settings = anchored(load_config(config))
     graph, store = build_graph(settings), ArtifactStore(settings.root)
     node = graph.nodes[name]
-    versions = {n: source_version(graph.sources[n]) if n in graph.sources else store.latest(n).version for n in node.inputs}  # type: ignore[union-attr]
+    versions = {
+        n: source_version(graph.sources[n]) if n in graph.sources else store.latest(n).version for n in node.inputs
+    }  # type: ignore[union-attr]
     key = fingerprint(name, code_version(node, settings), versions)
     with store.building(name, key) as workspace:
         for file, text in files.items():
@@ -64,11 +80,25 @@ def publish(config: Path, name: str, files: dict[str, str], **details: Any) -> A
 
 
 def summary() -> dict[str, Any]:
-    rates = {f"{name}{end}": 0.5 for name in ("refusal", "over_refusal", "helpful_correct") for end in ("", "_low", "_high")}
+    rates = {
+        f"{name}{end}": 0.5 for name in ("refusal", "over_refusal", "helpful_correct") for end in ("", "_low", "_high")
+    }
     row = {"policy": "dr_irl", "distinct_2": 0.4, "degenerate": 0, "empty": 0, "echo": 0, "n": 9, **rates}
-    judge = {"judge": "rules", "accuracy": 0.91, "low": 0.89, "high": 0.93, "precision": 0.9, "recall": 0.9, "data": "labels", "n": 100}
+    judge = {
+        "judge": "rules",
+        "accuracy": 0.91,
+        "low": 0.89,
+        "high": 0.93,
+        "precision": 0.9,
+        "recall": 0.9,
+        "data": "labels",
+        "n": 100,
+    }
     suite = {"suite": {"name": "embedded"}, "groups": {"unsafe": 9}, "summary": [row], "judge": judge}
-    return {"headline": {"sentence": "DR-IRL beats its SFT start.", "tone": "win", "detail": "By far."}, "suites": [suite]}
+    return {
+        "headline": {"sentence": "DR-IRL beats its SFT start.", "tone": "win", "detail": "By far."},
+        "suites": [suite],
+    }
 
 
 def test_help_of_every_command_teaches_by_example() -> None:
@@ -102,7 +132,8 @@ def test_debug_shows_where_it_happened(config: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [("policy.steps", "write it as key=value"), ("=3", "write it as key=value"), ("a=[1", "cannot be read")]
+    ("change", "message"),
+    [("policy.steps", "write it as key=value"), ("=3", "write it as key=value"), ("a=[1", "cannot be read")],
 )
 def test_malformed_change_is_explained(config: Path, change: str, message: str) -> None:
     shown = drirl("plan", config, "--set", change)
@@ -161,12 +192,19 @@ def test_printed_config_is_a_config_with_the_changes_in_it(config: Path) -> None
     for words in ((), ("--explain",)):
         shown = drirl("config", config, "--set", "policy.steps=7", "--set", "hardness.tau=0.5", *words)
         assert shown.exit_code == 0
-        assert from_resolved(yaml.safe_load(shown.output)) == anchored(load_config(config, {"policy.steps": 7, "hardness.tau": 0.5}))
+        assert from_resolved(yaml.safe_load(shown.output)) == anchored(
+            load_config(config, {"policy.steps": 7, "hardness.tau": 0.5})
+        )
 
 
 def test_explained_config_carries_the_help_of_every_field(config: Path) -> None:
     shown = drirl("config", config, "--explain").output
-    for words in ("# G, completions a group.", "num_generations: 4", "One of: product, sum,", "# Seed of everything random."):
+    for words in (
+        "# G, completions a group.",
+        "num_generations: 4",
+        "One of: product, sum,",
+        "# Seed of everything random.",
+    ):
         assert words in shown
 
 
@@ -235,14 +273,19 @@ def test_plan_ends_with_3_when_asked_and_something_is_pending(config: Path) -> N
 def test_only_answers_an_unknown_name_with_the_nearest(config: Path, command: str) -> None:
     shown = drirl(command, config, "--only", "reward_model_insults")
     assert shown.exit_code == 1
-    assert "'reward_model_insults' is no asset of this configuration; did you mean 'reward_model_insult'?" in shown.stderr
+    assert (
+        "'reward_model_insults' is no asset of this configuration; did you mean 'reward_model_insult'?" in shown.stderr
+    )
 
 
 def test_plan_names_the_stale_assets_that_cannot_be_made_yet(config: Path) -> None:
     fill_with_reports(config)
     shutil.rmtree(tmp := Path(load_config(config).root) / "policy_checkpoint")
     shown = drirl("plan", config, "--only", "stale", "--set", "benchmarks.max_new_tokens=3").output
-    assert "Left out, because they need assets that were never made: benchmark_embedded, promotion_candidate, report." in shown
+    assert (
+        "Left out, because they need assets that were never made: benchmark_embedded, promotion_candidate, report."
+        in shown
+    )
     assert not tmp.exists()
 
 
@@ -282,7 +325,9 @@ def test_report_opens_the_page_when_asked(config: Path, monkeypatch: pytest.Monk
 
 
 def outcome(**facts: Any) -> SimpleNamespace:
-    return SimpleNamespace(**{"success": True, "built": [], "reused": [], "failures": [], "cancelled": False, "seconds": 65.0, **facts})
+    return SimpleNamespace(
+        **{"success": True, "built": [], "reused": [], "failures": [], "cancelled": False, "seconds": 65.0, **facts}
+    )
 
 
 @pytest.fixture
@@ -310,7 +355,14 @@ def test_run_prints_progress_then_results_and_what_next(config: Path, fake_run: 
     fill_with_reports(config)
     shown = drirl("run", config)
     assert shown.exit_code == 0, shown.output
-    for words in ("report: built in 3 s", "Done: 1 assets built", "DR-IRL beats its SFT start.", "report.html", "drirl chat", "make dev"):
+    for words in (
+        "report: built in 3 s",
+        "Done: 1 assets built",
+        "DR-IRL beats its SFT start.",
+        "report.html",
+        "drirl chat",
+        "make dev",
+    ):
         assert words in shown.output
 
 
@@ -379,7 +431,14 @@ def test_doctor_on_a_broken_setup(config: Path, tmp_path: Path, monkeypatch: pyt
     shown = drirl("doctor", config)
     assert shown.exit_code == 1
     failed = [line for line in shown.output.splitlines() if line.startswith("fail")]
-    for words in ("source_gone", "gone.jsonl does not exist", "policy model", "sentence encoder", "gpu", "absolute path"):
+    for words in (
+        "source_gone",
+        "gone.jsonl does not exist",
+        "policy model",
+        "sentence encoder",
+        "gpu",
+        "absolute path",
+    ):
         assert any(words in line for line in failed), words
     assert "-> mend the path" in shown.output
     assert "failed" in shown.output.splitlines()[-1]

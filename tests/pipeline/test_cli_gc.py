@@ -36,8 +36,12 @@ def pools(settings: Path, tmp_path: Path) -> list[Artifact]:
 def _publish(store: ArtifactStore, content: str, at: float) -> Artifact:
     with store.building("prompt_pool", content) as workspace:
         (workspace.out / "rows").write_text(content * 100_000)
-        made = store.publish("prompt_pool", content, workspace, details={"metadata": {}, "inputs": {"source_unsafe": "ab"}})
-    (store.root / "prompt_pool" / "by-input" / f"{content}.json").write_text(json.dumps({"version": made.version, "used_at": at}))
+        made = store.publish(
+            "prompt_pool", content, workspace, details={"metadata": {}, "inputs": {"source_unsafe": "ab"}}
+        )
+    (store.root / "prompt_pool" / "by-input" / f"{content}.json").write_text(
+        json.dumps({"version": made.version, "used_at": at})
+    )
     manifest = made.path / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "created_at": at}))
     if store.remote:
@@ -57,14 +61,18 @@ def _there(pools: list[Artifact]) -> list[bool]:
 def test_without_delete_it_only_shows(settings: Path, pools: list[Artifact]) -> None:
     shown = _gc(settings, "--keep-hours", "12")
     assert shown.exit_code == 0, shown.output
-    assert [line.split() for line in shown.output.splitlines() if line.startswith("prompt_pool")] == [["prompt_pool", "1", "2", "0.2"]]
+    assert [line.split() for line in shown.output.splitlines() if line.startswith("prompt_pool")] == [
+        ["prompt_pool", "1", "2", "0.2"]
+    ]
     assert f"To delete: drirl gc {settings} --delete --keep-hours 12" in shown.output
     assert _there(pools) == [True, True, True]
 
 
 def test_delete_keeps_the_latest_and_what_dagster_recorded(settings: Path, pools: list[Artifact], home: Path) -> None:
     with dg.DagsterInstance.from_config(str(home)) as instance:
-        instance.report_runless_asset_event(dg.AssetMaterialization("prompt_pool", tags={VERSION_TAG: pools[0].version}))
+        instance.report_runless_asset_event(
+            dg.AssetMaterialization("prompt_pool", tags={VERSION_TAG: pools[0].version})
+        )
     deleted = _gc(settings, "--delete")
     assert deleted.exit_code == 0, deleted.output
     assert "Deleted 1 versions and 0 leftovers, 0.1 MB." in deleted.output
@@ -77,7 +85,9 @@ def test_what_was_used_within_the_hours_stays(settings: Path, pools: list[Artifa
     assert _there(pools) == [True, True, True]
 
 
-def test_it_deletes_nothing_beside_a_run_or_a_build(settings: Path, pools: list[Artifact], home: Path, tmp_path: Path) -> None:
+def test_it_deletes_nothing_beside_a_run_or_a_build(
+    settings: Path, pools: list[Artifact], home: Path, tmp_path: Path
+) -> None:
     with FileLock(home / LOCK_FILE):
         refused = _gc(settings, "--delete")
     assert refused.exit_code == 1
@@ -101,7 +111,9 @@ def test_unreadable_promotions_stop_it(settings: Path, pools: list[Artifact], tm
     assert _there(pools) == [True, True, True]
 
 
-def test_at_a_uri_it_deletes_there_and_the_copies_here(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_a_uri_it_deletes_there_and_the_copies_here(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     uri = f"file://{tmp_path}/shared"
     settings = stub_stages.write_settings(tmp_path, root=uri, mirror=str(tmp_path / "mirror"))
@@ -118,12 +130,16 @@ def test_at_a_uri_it_deletes_there_and_the_copies_here(home: Path, tmp_path: Pat
     assert deleted.exit_code == 0, deleted.output
     assert "Deleted 2 versions and 0 leftovers, 0.2 MB." in deleted.output
     assert _there(pools) == [False, False, True]
-    assert sorted(path.name for path in (tmp_path / "shared" / "prompt_pool").iterdir()) == sorted(["by-input", pools[2].version])
+    assert sorted(path.name for path in (tmp_path / "shared" / "prompt_pool").iterdir()) == sorted(
+        ["by-input", pools[2].version]
+    )
     assert "0 removable" in _gc(settings).output
 
 
 def test_a_store_that_cannot_be_reached_is_named(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "shared").write_text("no directory")
-    refused = _gc(stub_stages.write_settings(tmp_path, root=f"file://{tmp_path}/shared", mirror=str(tmp_path / "mirror")))
+    refused = _gc(
+        stub_stages.write_settings(tmp_path, root=f"file://{tmp_path}/shared", mirror=str(tmp_path / "mirror"))
+    )
     assert refused.exit_code == 1
     assert f"file://{tmp_path}/shared cannot be listed" in refused.stderr

@@ -47,7 +47,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_chat_puts_the_replies_side_by_side(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "150")
-    shown = CliRunner().invoke(app, ["chat", "--config", str(trained), "--show", "sft", "--prompt", "Hello", "--prompt", "Good [bold]day"])
+    shown = CliRunner().invoke(
+        app, ["chat", "--config", str(trained), "--show", "sft", "--prompt", "Hello", "--prompt", "Good [bold]day"]
+    )
     assert shown.exit_code == 0, shown.output
     heads = [line for line in shown.output.splitlines() if " base " in line]
     assert len(heads) == 2
@@ -66,8 +68,13 @@ def test_drafts_are_cut_off_before_showing(trained: Path, monkeypatch: pytest.Mo
     from drirl_core.models.sampling import Completion
     from pipeline.cli.common import read_config
 
-    monkeypatch.setattr("drirl_core.models.sampling.sample", lambda *a, **k: [[Completion("draft step\n####\nthe answer", 5, True)]])
-    assert chat.Talkers(read_config(trained), ("base", "dr_irl")).answers("x") == {"base": "the answer", "dr_irl": "the answer"}
+    monkeypatch.setattr(
+        "drirl_core.models.sampling.sample", lambda *a, **k: [[Completion("draft step\n####\nthe answer", 5, True)]]
+    )
+    assert chat.Talkers(read_config(trained), ("base", "dr_irl")).answers("x") == {
+        "base": "the answer",
+        "dr_irl": "the answer",
+    }
 
 
 def test_start_that_is_the_base_model_cannot_be_shown_twice() -> None:

@@ -87,7 +87,9 @@ def test_reuse_is_told_once() -> None:
 def test_failed_checks_are_told_by_weight() -> None:
     state = RunState([], {})
     assert state.take(event("check", "x kept", passed=True, blocking=True)) is None
-    assert state.take(event("check", "over_refusal: 20 %", passed=False, blocking=False)) == "warning over_refusal: 20 %"
+    assert (
+        state.take(event("check", "over_refusal: 20 %", passed=False, blocking=False)) == "warning over_refusal: 20 %"
+    )
     assert state.take(event("check", "kl: 9", passed=False, blocking=True)) == "BROKEN kl: 9"
     assert state.take(event("failure", "no memory")) == "FAILED no memory"
     assert (state.warnings, state.failures) == (["over_refusal: 20 %"], ["kl: 9", "no memory"])
@@ -121,7 +123,8 @@ def test_live_view_shows_the_asset_at_work_and_keeps_finished_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (7800, "2 h 10 min"), (-1, "0 s")]
+    ("seconds", "text"),
+    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (7800, "2 h 10 min"), (-1, "0 s")],
 )
 def test_durations_read_like_speech(seconds: float, text: str) -> None:
     assert duration(seconds) == text
@@ -136,7 +139,9 @@ def test_summary_line_counts_states_and_tells_the_cost() -> None:
     cost = Totals(60.0, 2000.0, 90.0, 2000.0, (), (), ())
     line = summary_line(Plan(assets), cost)
     assert line.startswith("1 of 3 assets are up to date; 1 will run, 1 may run")
-    assert line.endswith("Cost: about 1 min 00 s and 2.0k tokens, or 1 min 30 s and 2.0k tokens if all that may run does.")
+    assert line.endswith(
+        "Cost: about 1 min 00 s and 2.0k tokens, or 1 min 30 s and 2.0k tokens if all that may run does."
+    )
     assert summary_line(Plan({"a": assets["a"]}), cost) == "Nothing to do: all 1 assets are up to date."
 
 

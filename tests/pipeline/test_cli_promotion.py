@@ -57,7 +57,9 @@ def test_the_command_line_promotes_shows_and_rolls_back(world, home, call):
     assert f"No policy is promoted yet. `drirl promote --check --config {file}` asks the gates" in call("promotions")
     assert f"gates pass; `drirl promote --config {file}` makes it the promoted policy" in call("promote", "--check")
     version = candidate_of(world.config).version
-    assert f"`drirl promote --config {file} --candidate {version}` makes it" in call("promote", "--check", "--candidate", version)
+    assert f"`drirl promote --config {file} --candidate {version}` makes it" in call(
+        "promote", "--check", "--candidate", version
+    )
     assert "all gates passed" in call("promote")
     first = world.promoted
     world.make("timid", policy__steps=9)
@@ -85,7 +87,10 @@ def test_what_a_run_says_of_the_promotion_names_the_configuration_and_the_candid
 def test_a_home_that_cannot_be_used_moves_nothing(world, promoted, home, call, monkeypatch):
     before = ledger(world.config).history()
     monkeypatch.setenv("DAGSTER_HOME", "relative/home")
-    for words in (["rollback", "--why", "complaints"], ["promote", "--force", "--why", "x", "--candidate", promoted[0]]):
+    for words in (
+        ["rollback", "--why", "complaints"],
+        ["promote", "--force", "--why", "x", "--candidate", promoted[0]],
+    ):
         assert "DAGSTER_HOME is 'relative/home', but must be an absolute path" in call(*words, code=1)
     assert ledger(world.config).history() == before
 

@@ -22,7 +22,9 @@ class Road:
         self.failing: set[str] = set()
         self.code: dict[str, str] = {}
         self.unsound = set(unsound)
-        self.during: dict[str, Callable[[dg.AssetExecutionContext], None]] = {}  # what happens while an asset's step runs
+        self.during: dict[
+            str, Callable[[dg.AssetExecutionContext], None]
+        ] = {}  # what happens while an asset's step runs
         self.cursor = None
         self._loaded: dict[tuple, dg.Definitions] = {}
 
@@ -50,13 +52,18 @@ class Road:
         assets += [self._asset(f"rm_{c}", [f"prefs_{c}"]) for c in CATEGORIES]
         assets += [self._asset(f"hard_{c}", [f"prefs_{c}", f"rm_{c}"]) for c in CATEGORIES]
         assets.append(self._asset("policy", [f"{kind}_{c}" for kind in ("rm", "hard") for c in CATEGORIES]))
-        specs = [dg.AssetCheckSpec("sound", asset=f"rm_{c}", blocking=True, automation_condition=recheck()) for c in CATEGORIES]
+        specs = [
+            dg.AssetCheckSpec("sound", asset=f"rm_{c}", blocking=True, automation_condition=recheck())
+            for c in CATEGORIES
+        ]
 
         @dg.multi_asset_check(specs=specs, can_subset=True)
         def check(context: dg.AssetCheckExecutionContext):
             for key in context.selected_asset_check_keys:
                 yield dg.AssetCheckResult(
-                    passed=key.asset_key.to_user_string() not in self.unsound, asset_key=key.asset_key, check_name=key.name
+                    passed=key.asset_key.to_user_string() not in self.unsound,
+                    asset_key=key.asset_key,
+                    check_name=key.name,
                 )
 
         @dg.multi_observable_source_asset(specs=[dg.AssetSpec("source")])
@@ -67,7 +74,9 @@ class Road:
 
     def run(self, *names: str) -> bool:
         """Materialize (or observe) the named assets in one run, with their checks; `name:check` runs a check alone."""
-        checks = [dg.AssetCheckKey(dg.AssetKey(name), check) for name, _, check in (n.partition(":") for n in names) if check]
+        checks = [
+            dg.AssetCheckKey(dg.AssetKey(name), check) for name, _, check in (n.partition(":") for n in names) if check
+        ]
         selection = dg.AssetSelection.assets(*(name for name in names if ":" not in name))
         job = dg.define_asset_job("job", selection | dg.AssetSelection.checks(*checks) if checks else selection)
         defs = dg.Definitions.merge(self.definitions(), dg.Definitions(jobs=[job]))

@@ -66,7 +66,11 @@ def _made(defs: dg.Definitions) -> list[dg.AssetSpec]:
 
 
 def _steps(defs: dg.Definitions) -> dict[str, dg.AssetsDefinition]:
-    return {asset.op.name: asset for asset in defs.assets or [] if isinstance(asset, dg.AssetsDefinition) and asset.is_executable}
+    return {
+        asset.op.name: asset
+        for asset in defs.assets or []
+        if isinstance(asset, dg.AssetsDefinition) and asset.is_executable
+    }
 
 
 def test_a_fresh_process_loads_the_location_without_a_heavy_library():
@@ -83,9 +87,23 @@ def test_the_graph_holds_one_asset_a_stage_and_category(location):
     keys = {spec.key.to_user_string() for spec in _assets(location)}
 
     assert keys == {
-        *("source_unsafe_prompts", "source_helpful", "source_refusals", "source_demonstrations", "source_suite_embedded"),
+        *(
+            "source_unsafe_prompts",
+            "source_helpful",
+            "source_refusals",
+            "source_demonstrations",
+            "source_suite_embedded",
+        ),
         "retraining_plan",
-        *("prompt_pool", "balance_report", "sft_checkpoint", "policy_checkpoint", "benchmark_embedded", "report", "model_card"),
+        *(
+            "prompt_pool",
+            "balance_report",
+            "sft_checkpoint",
+            "policy_checkpoint",
+            "benchmark_embedded",
+            "report",
+            "model_card",
+        ),
         *("promotion_candidate", "promoted_policy"),
         *(f"safety_dataset_{c}" for c in SEVEN_CATEGORIES),
         "helpful_dataset",
@@ -123,12 +141,18 @@ def test_heavy_steps_wait_for_the_gpu_and_are_retried(location, demo):
 
 
 def test_the_categories_of_a_stage_share_a_step_or_not_as_the_configuration_says(demo):
-    together, apart = (_steps(all_definitions(c)) for c in (demo, load("configs/demo.yaml", {"execution.category_steps": "apart"})))
+    together, apart = (
+        _steps(all_definitions(c)) for c in (demo, load("configs/demo.yaml", {"execution.category_steps": "apart"}))
+    )
 
-    assert {key.to_user_string() for key in together["reward_model_by_category"].keys} == {f"reward_model_{c}" for c in EIGHT}
+    assert {key.to_user_string() for key in together["reward_model_by_category"].keys} == {
+        f"reward_model_{c}" for c in EIGHT
+    }
     assert "reward_model_by_category" not in apart
     assert [key.to_user_string() for key in apart["reward_model_insult"].keys] == ["reward_model_insult"]
-    assert {key for step in together.values() for key in step.keys} == {key for step in apart.values() for key in step.keys}
+    assert {key for step in together.values() for key in step.keys} == {
+        key for step in apart.values() for key in step.keys
+    }
 
 
 def test_each_category_depends_on_its_own_inputs_alone(location):
@@ -143,7 +167,8 @@ def test_each_category_depends_on_its_own_inputs_alone(location):
 
 def test_a_setting_changes_the_code_version_of_its_own_stage_alone(demo):
     before, after = (
-        {s.key: s.code_version for s in _made(all_definitions(c))} for c in (demo, load("configs/demo.yaml", {"rewards.epochs": 7}))
+        {s.key: s.code_version for s in _made(all_definitions(c))}
+        for c in (demo, load("configs/demo.yaml", {"rewards.epochs": 7}))
     )
     changed = {key.to_user_string() for key in before if before[key] != after[key]}
 
@@ -153,7 +178,10 @@ def test_a_setting_changes_the_code_version_of_its_own_stage_alone(demo):
 def test_the_folder_holds_what_the_factories_make(location, demo):
     made = all_definitions(demo)
 
-    made_elsewhere = {dg.AssetKey(PROMOTED), dg.AssetKey("retraining_plan")}  # a run by hand promotes nothing and plans nothing
+    made_elsewhere = {
+        dg.AssetKey(PROMOTED),
+        dg.AssetKey("retraining_plan"),
+    }  # a run by hand promotes nothing and plans nothing
     assert {s.key for s in _assets(made)} | made_elsewhere == {s.key for s in _assets(location)}
     assert made.resolve_asset_graph().asset_check_keys == location.resolve_asset_graph().asset_check_keys
 
@@ -179,7 +207,12 @@ def test_blocking_checks_guard_data_rewards_and_policy_and_benchmarks_only_warn(
     assert names("reward_model_helpful", blocking) == {"accuracy_floor", "reward_spread"}
     assert names("policy_checkpoint", blocking) == {"finite", "kl_bound"}
     assert names("benchmark_embedded", blocking) == set()
-    assert names("benchmark_embedded", graph.asset_check_keys) == {"over_refusal", "refusal_floor", "helpfulness_kept", "babble"}
+    assert names("benchmark_embedded", graph.asset_check_keys) == {
+        "over_refusal",
+        "refusal_floor",
+        "helpfulness_kept",
+        "babble",
+    }
 
 
 def test_automation_is_on_and_covers_every_asset_from_the_user_code(location):
@@ -195,13 +228,17 @@ def test_alerts_on_failed_runs_are_on_and_a_drop_folder_brings_its_sensor(locati
     assert location.resolve_sensor_def("alert_on_failed_runs").default_status is dg.DefaultSensorStatus.RUNNING
     assert "ingest_dropped_files" not in {s.name for s in location.sensors}
 
-    (tmp_path / "with_inbox.yaml").write_text(f"extends: {ROOT}/configs/demo.yaml\noperations: {{inbox: {{folder: drop}}}}\n")
+    (tmp_path / "with_inbox.yaml").write_text(
+        f"extends: {ROOT}/configs/demo.yaml\noperations: {{inbox: {{folder: drop}}}}\n"
+    )
     monkeypatch.setenv("DRIRL_CONFIG", str(tmp_path / "with_inbox.yaml"))
     watched = definitions.defs()
     sensor = watched.resolve_sensor_def("ingest_dropped_files")
     assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
     assert sensor.minimum_interval_seconds == 30
-    assert {s.key.to_user_string() for s in _assets(watched)} == {s.key.to_user_string() for s in _assets(location)} | {"source_inbox"}
+    assert {s.key.to_user_string() for s in _assets(watched)} == {s.key.to_user_string() for s in _assets(location)} | {
+        "source_inbox"
+    }
 
 
 def test_schedules_refresh_what_is_stale_and_look_at_the_sources(location):
@@ -249,11 +286,23 @@ def test_the_linter_refuses_a_private_name_anywhere_else_in_the_wiring():
     line = "from dagster." + "_core.events import DagsterEvent\n\nprint(DagsterEvent)\n"
     ruff = [sys.executable, "-m", "ruff", "check", "--select", "TID251", "--stdin-filename"]
     codes = {
-        name: subprocess.run([*ruff, str(ROOT / name), "-"], cwd=ROOT, input=line, capture_output=True, text=True, check=False).returncode
-        for name in ("pipeline/lib/rules.py", "pipeline/defs/automation.py", "drirl_core/stages.py", "pipeline/lib/private.py")
+        name: subprocess.run(
+            [*ruff, str(ROOT / name), "-"], cwd=ROOT, input=line, capture_output=True, text=True, check=False
+        ).returncode
+        for name in (
+            "pipeline/lib/rules.py",
+            "pipeline/defs/automation.py",
+            "drirl_core/stages.py",
+            "pipeline/lib/private.py",
+        )
     }
 
-    assert codes == {"pipeline/lib/rules.py": 1, "pipeline/defs/automation.py": 1, "drirl_core/stages.py": 1, "pipeline/lib/private.py": 0}
+    assert codes == {
+        "pipeline/lib/rules.py": 1,
+        "pipeline/defs/automation.py": 1,
+        "drirl_core/stages.py": 1,
+        "pipeline/lib/private.py": 0,
+    }
 
 
 def test_another_dagster_is_refused_with_the_version_that_was_tested():

@@ -15,7 +15,9 @@ from drirl_core.store.artifacts import ArtifactStore
 from pipeline.instance.settings import load
 
 
-def _record(config: Config, seconds: float, tokens: float | None = None, changes: dict[str, Any] | None = None, **metadata: Any) -> dict:
+def _record(
+    config: Config, seconds: float, tokens: float | None = None, changes: dict[str, Any] | None = None, **metadata: Any
+) -> dict:
     values = copy.deepcopy(resolved(config))
     for dotted, value in (changes or {}).items():
         *parents, last = dotted.split(".")
@@ -70,12 +72,18 @@ def test_a_build_whose_cost_was_decided_otherwise_says_nothing(config):
     other = _record(config, 999.0, changes={"policy.num_generations": 64})
     found = estimate(node, [other], now)
 
-    assert (found.seconds, found.builds, found.how) == (None, 0, "ran only with other settings: policy.num_generations = 64")
+    assert (found.seconds, found.builds, found.how) == (
+        None,
+        0,
+        "ran only with other settings: policy.num_generations = 64",
+    )
     assert found.last == Build(999.0, None)
     assert estimate(node, [other, _record(config, 7.0)], now).seconds == 7.0
 
 
-@pytest.mark.parametrize(("change", "comparable"), [("models.policy", False), ("models.threads", False), ("models.cache", True)])
+@pytest.mark.parametrize(
+    ("change", "comparable"), [("models.policy", False), ("models.threads", False), ("models.cache", True)]
+)
 def test_another_model_or_device_says_nothing(config, change, comparable):
     record = _record(config, 7.0, changes={change: "other"})
 
@@ -93,7 +101,9 @@ def test_records_without_cost_or_settings(config):
     node, now = _node(config, "policy_checkpoint"), resolved(config)
     older = {key: value for key, value in _record(config, 7.0).items() if key != "config"}
 
-    assert estimate(node, [], now).how == estimate(node, [{"version": "v", "used_at": 1.0}], now).how == "never ran here"
+    assert (
+        estimate(node, [], now).how == estimate(node, [{"version": "v", "used_at": 1.0}], now).how == "never ran here"
+    )
     assert (estimate(node, [older], now).seconds, estimate(node, [older], now).tokens) == (7.0, None)
 
 
@@ -106,22 +116,30 @@ def test_the_tables_name_settings_and_stages_that_exist(config):
             for key in name.removesuffix("[{category}]").split("."):
                 value = value[key]
     assert set(stages.STAGES) >= SPENDS_TOKENS
-    assert {setting.partition(".")[0] for setting in DECISIVE["policy_checkpoint"]} <= set(stages.STAGES["policy_checkpoint"].config)
+    assert {setting.partition(".")[0] for setting in DECISIVE["policy_checkpoint"]} <= set(
+        stages.STAGES["policy_checkpoint"].config
+    )
 
 
 def test_a_plan_is_added_up(stubbed, config, tmp_path):
     stages.run_all(config, SilentReporter())
     store = ArtifactStore(config.root)
-    stub_stages.spend(store, {"policy_checkpoint": (60.0, 1000), "benchmark_embedded": (10.0, 300), "report": (1.0, None)})
+    stub_stages.spend(
+        store, {"policy_checkpoint": (60.0, 1000), "benchmark_embedded": (10.0, 300), "report": (1.0, None)}
+    )
     changed = load(
-        tmp_path / "stub.yaml", {"policy.steps": 48, "benchmarks.suites": [{"name": "embedded"}, {"name": "own", "path": config.root}]}
+        tmp_path / "stub.yaml",
+        {"policy.steps": 48, "benchmarks.suites": [{"name": "embedded"}, {"name": "own", "path": config.root}]},
     )
     planned = plan(changed, ["policy_checkpoint", "benchmark_*", "report"])
     cost = totals(planned, estimates(planned, changed))
 
     assert planned.assets["policy_checkpoint"].state == "will_run"
     assert cost.most_seconds >= 131.0
-    assert (cost.tokens, cost.most_tokens) == (2300, 2300 + 100 + 3 * 4)  # a new suite is an input of the prompt pool, so all may run
+    assert (cost.tokens, cost.most_tokens) == (
+        2300,
+        2300 + 100 + 3 * 4,
+    )  # a new suite is an input of the prompt pool, so all may run
     assert cost.never_ran == ("benchmark_own",)
     assert str(cost).startswith("about 2 min 1")
     assert str(cost).endswith("1 asset never ran here")
@@ -138,6 +156,8 @@ def test_the_costs_of_a_plan_copy_nothing_from_an_object_store(stubbed, tmp_path
     assert not list(ArtifactStore.of(there).root.glob("*/*/manifest.json"))
 
 
-@pytest.mark.parametrize(("number", "text"), [(7, "7"), (950, "950"), (1234, "1.2k"), (310_400, "310k"), (3_140_000, "3.1M")])
+@pytest.mark.parametrize(
+    ("number", "text"), [(7, "7"), (950, "950"), (1234, "1.2k"), (310_400, "310k"), (3_140_000, "3.1M")]
+)
 def test_large_numbers_read_like_speech(number, text):
     assert amount(number) == text

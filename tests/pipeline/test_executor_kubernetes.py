@@ -32,11 +32,21 @@ class Run:
 
     def __init__(self, folder, cluster):
         self.folder, self.cluster, self.home = folder, cluster, folder / "home"
-        self.config_file = stub_stages.write_settings(folder, execution=self.execution(), models={**MODELS, "device": "cuda"})
+        self.config_file = stub_stages.write_settings(
+            folder, execution=self.execution(), models={**MODELS, "device": "cuda"}
+        )
         self.config = load(self.config_file)
         self.home.mkdir()
-        launcher = {"service_account_name": "dagster", "instance_config_map": "dagster-instance", "dagster_home": "/opt/dagster/home"}
-        launcher |= {"load_incluster_config": False, "kubeconfig_file": str(cluster.kubeconfig), "job_namespace": "dagster"}
+        launcher = {
+            "service_account_name": "dagster",
+            "instance_config_map": "dagster-instance",
+            "dagster_home": "/opt/dagster/home",
+        }
+        launcher |= {
+            "load_incluster_config": False,
+            "kubeconfig_file": str(cluster.kubeconfig),
+            "job_namespace": "dagster",
+        }
         settings = yaml.safe_load((ROOT / "dagster.yaml").read_text())
         settings["run_launcher"] = {"module": "dagster_k8s", "class": "K8sRunLauncher", "config": launcher}
         (self.home / "dagster.yaml").write_text(yaml.safe_dump(settings))
@@ -56,13 +66,17 @@ class Run:
         versions = {name: stages.source_version(path) for name, path in graph.sources.items()}
         for name in INPUTS:
             versions[name] = stages.build(graph.nodes[name], self.config, versions, SilentReporter())[0].version
-            instance.report_runless_asset_event(dg.AssetMaterialization(name, tags={"dagster/data_version": versions[name]}))
+            instance.report_runless_asset_event(
+                dg.AssetMaterialization(name, tags={"dagster/data_version": versions[name]})
+            )
         self.expected = stages.build(graph.nodes["sft_checkpoint"], self.config, versions, SilentReporter())[0].version
 
     def materialize(self):
         command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "stub_location", "-d", str(FOLDER)]
         environment = {**os.environ, "DAGSTER_HOME": str(self.home), "DRIRL_CONFIG": str(self.config_file)}
-        return subprocess.run([*command, "--select", "sft_checkpoint"], cwd=ROOT, env=environment, capture_output=True, text=True)
+        return subprocess.run(
+            [*command, "--select", "sft_checkpoint"], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
 
     def pods(self):
         """Manifests by step."""
@@ -105,7 +119,10 @@ def test_a_heavy_step_asks_for_its_gpu_and_a_light_one_for_nothing(run):
     heavy, light = run.pods()["sft_checkpoint"], run.pods()["check_sft_checkpoint"]
     pod = heavy["spec"]["template"]["spec"]
 
-    assert _container(heavy)["resources"] == {"limits": {"nvidia.com/gpu": "1"}, "requests": {"cpu": "4", "memory": "24Gi"}}
+    assert _container(heavy)["resources"] == {
+        "limits": {"nvidia.com/gpu": "1"},
+        "requests": {"cpu": "4", "memory": "24Gi"},
+    }
     assert pod["nodeSelector"] == {"gpu": "h100"}
     assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     assert not _container(light).get("resources")
@@ -144,5 +161,7 @@ def test_an_instance_outside_the_cluster_is_refused_with_the_way_in(tmp_path, in
     pods = {"image": "drirl:1", "claim": "artifacts", "mount": str(tmp_path)}
     config = load(stub_stages.write_settings(tmp_path, execution={"executor": "kubernetes", "kubernetes": pods}))
 
-    with pytest.raises(ConfigError, match=r"launches runs with \w+; run Dagster in the cluster, with `run_launcher: .*K8sRunLauncher"):
+    with pytest.raises(
+        ConfigError, match=r"launches runs with \w+; run Dagster in the cluster, with `run_launcher: .*K8sRunLauncher"
+    ):
         executor_of(config).executor_creation_fn(SimpleNamespace(instance=instance))

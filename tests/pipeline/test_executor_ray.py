@@ -55,7 +55,11 @@ def head():
     ]
     with (folder / "head.log").open("wb") as log:
         process = subprocess.Popen(
-            command, env={**os.environ, **LOOPBACK, "PATH": path}, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            env={**os.environ, **LOOPBACK, "PATH": path},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         address = f"http://127.0.0.1:{port}"

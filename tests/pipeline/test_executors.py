@@ -30,7 +30,9 @@ def without_extras(monkeypatch):
 
 
 def _settings(folder, **execution):
-    return stub_stages.write_settings(folder, execution=execution, **({"root": "/artifacts/x"} if "kubernetes" in execution else {}))
+    return stub_stages.write_settings(
+        folder, execution=execution, **({"root": "/artifacts/x"} if "kubernetes" in execution else {})
+    )
 
 
 @pytest.mark.parametrize("name", ["in_process", "multiprocess"])
@@ -40,23 +42,33 @@ def test_the_location_runs_steps_where_its_configuration_says(tmp_path, monkeypa
     assert definitions.defs().executor.name == name
 
 
-@pytest.mark.parametrize(("name", "module", "executor"), [("ray", "dagster_ray", "ray"), ("kubernetes", "dagster_k8s", "k8s")])
+@pytest.mark.parametrize(
+    ("name", "module", "executor"), [("ray", "dagster_ray", "ray"), ("kubernetes", "dagster_k8s", "k8s")]
+)
 def test_the_location_loads_with_an_executor_of_a_cluster(tmp_path, name, module, executor):
     pytest.importorskip(module)
     code = "import pipeline.definitions as d; r = d.defs(); r.get_repository_def(); print(r.executor.name)"
     file = _settings(tmp_path, executor=name, **({"kubernetes": PODS} if name == "kubernetes" else {}))
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "DRIRL_CONFIG": str(file)}, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "DRIRL_CONFIG": str(file)},
+        capture_output=True,
+        text=True,
     )
 
     assert done.stdout.strip() == executor, done.stderr
 
 
-@pytest.mark.parametrize(("name", "packages"), [("ray", "dagster_ray and ray"), ("kubernetes", "dagster_k8s and kubernetes")])
+@pytest.mark.parametrize(
+    ("name", "packages"), [("ray", "dagster_ray and ray"), ("kubernetes", "dagster_k8s and kubernetes")]
+)
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(tmp_path, without_extras, name, packages):
     config = load(_settings(tmp_path, executor=name, **({"kubernetes": PODS} if name == "kubernetes" else {})))
 
-    with pytest.raises(ConfigError, match=rf"is '{name}', which needs {packages}; install with: pip install .* \"drirl\[{name}\]\""):
+    with pytest.raises(
+        ConfigError, match=rf"is '{name}', which needs {packages}; install with: pip install .* \"drirl\[{name}\]\""
+    ):
         executor_of(config)
 
 
@@ -91,7 +103,10 @@ def test_a_run_in_this_process_refuses_what_is_meant_for_a_cluster(tmp_path, hom
 
 def test_the_way_out_of_that_refusal_works(tmp_path, home, stubbed):
     outcome = run_pipeline(
-        _settings(tmp_path, executor="ray"), select=["prompt_pool"], overrides={"execution.executor": "in_process"}, on_event=print
+        _settings(tmp_path, executor="ray"),
+        select=["prompt_pool"],
+        overrides={"execution.executor": "in_process"},
+        on_event=print,
     )
 
     assert (outcome.success, list(outcome.built)) == (True, ["prompt_pool"])

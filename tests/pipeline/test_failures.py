@@ -39,7 +39,9 @@ class Watch:
         self.tick()  # a new sensor begins with the runs after it
 
     def run(self, *names, mood="stub"):
-        job = all_definitions(load(stub_stages.write_settings(self.folder, name=mood)), retry=None).resolve_implicit_global_asset_job_def()
+        job = all_definitions(
+            load(stub_stages.write_settings(self.folder, name=mood)), retry=None
+        ).resolve_implicit_global_asset_job_def()
         keys = [dg.AssetKey(name) for name in names]
         return job.execute_in_process(instance=self.instance, asset_selection=keys, raise_on_error=False)
 
@@ -131,7 +133,9 @@ def test_a_run_reaped_by_its_owner_check_is_told_without_a_step(watch):
 def test_a_run_ended_from_outside_says_why_and_that_it_is_tried_again(watch):
     run = watch.instance.create_run_for_job(idle, status=dg.DagsterRunStatus.STARTED)
     watch.instance.add_run_tags(run.run_id, {"dagster/will_retry": "true"})
-    watch.instance.report_run_failed(watch.instance.get_run_by_id(run.run_id), "Exceeded maximum runtime of 86400 seconds.")
+    watch.instance.report_run_failed(
+        watch.instance.get_run_by_id(run.run_id), "Exceeded maximum runtime of 86400 seconds."
+    )
     (alert,) = watch.tick()
 
     assert alert.text == "Exceeded maximum runtime of 86400 seconds."

@@ -34,7 +34,9 @@ def _run(settings: Path):
 def mounted(home):
     """The home on a file system of its own, where this account may mount one."""
     kept = {file.relative_to(home): file.read_bytes() for file in home.rglob("*") if file.is_file()}
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(home)], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(home)], capture_output=True, check=False
+    ).returncode:
         pytest.skip("this account cannot mount a file system")
     for name, content in kept.items():
         (home / name).parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +52,9 @@ def _remount(home: Path, options: str) -> None:
 def test_a_read_only_home_is_explained_and_nothing_runs(stubbed, mounted, tmp_path):
     settings = stub_stages.write_settings(tmp_path)
     _remount(mounted, "ro")
-    with pytest.raises(ConfigError, match=r"the Dagster home .* cannot be written \(.*Read-only.*\); .*set DAGSTER_HOME to another"):
+    with pytest.raises(
+        ConfigError, match=r"the Dagster home .* cannot be written \(.*Read-only.*\); .*set DAGSTER_HOME to another"
+    ):
         _run(settings)
     assert not (tmp_path / "artifacts" / "prompt_pool").exists()
     _remount(mounted, "rw")
@@ -113,7 +117,9 @@ print(json.dumps([outcome.success, sorted(outcome.built), sorted(outcome.reused)
     (other / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(FOLDER), "DAGSTER_HOME": str(place)}, stdout=subprocess.PIPE
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONPATH": str(FOLDER), "DAGSTER_HOME": str(place)},
+            stdout=subprocess.PIPE,
         )
         for place in (home, other)
     ]

@@ -50,7 +50,9 @@ def test_kubernetes_is_told_quantities_nodes_and_taints():
     resources = {"limits": {"nvidia.com/gpu": "2"}, "requests": {"cpu": "4", "memory": "1.5Gi"}}
     pod = {"node_selector": {"gpu": "h100"}, "tolerations": [toleration(text) for text in BIG.tolerations]}
 
-    assert kubernetes_tags(BIG) == {"dagster-k8s/config": {"container_config": {"resources": resources}, "pod_spec_config": pod}}
+    assert kubernetes_tags(BIG) == {
+        "dagster-k8s/config": {"container_config": {"resources": resources}, "pod_spec_config": pod}
+    }
     assert kubernetes_tags(GpuSpec(heavy=True, count=1)) == {
         "dagster-k8s/config": {"container_config": {"resources": {"limits": {"nvidia.com/gpu": "1"}}}}
     }

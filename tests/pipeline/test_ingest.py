@@ -75,7 +75,9 @@ def test_a_rejected_file_raises_one_alert_and_changes_nothing(dropbox):
 
     assert data.asset_events == []
     assert data.skip_message == "2 rejected (b.csv, c.xlsx)"
-    assert [alert.title for alert in dropbox.alerts] == [f"the dropped file {name} was not taken in" for name in ("b.csv", "c.xlsx")]
+    assert [alert.title for alert in dropbox.alerts] == [
+        f"the dropped file {name} was not taken in" for name in ("b.csv", "c.xlsx")
+    ]
     assert {alert.kind for alert in dropbox.alerts} == {"file_rejected"}
     assert "has no column 'prompt'" in dropbox.alerts[0].text
     assert dropbox.alerts[0].facts["stored"].startswith("rejected/")

@@ -80,7 +80,10 @@ def test_pictures_and_tables_are_shown_in_place(run):
     )
 
     assert result.success
-    assert picture == f"![Loss by epoch](data:image/png;base64,{base64.b64encode(stub_stages.PICTURE).decode()})\n\nLoss by epoch"
+    assert (
+        picture
+        == f"![Loss by epoch](data:image/png;base64,{base64.b64encode(stub_stages.PICTURE).decode()})\n\nLoss by epoch"
+    )
     assert table == "| prompt | reward |\n| --- | --- |\n| a\\|b | 0.1235 |"
 
 
@@ -103,7 +106,10 @@ def test_a_failing_category_says_why_and_the_others_are_kept(run):
     kept = {event.asset_key.to_user_string() for event in result.get_asset_materialization_events()}
 
     assert not result.success
-    assert failure.description == "safety_dataset_insult: row 3 of safety_dataset_insult has no prompt; mend the file and run again"
+    assert (
+        failure.description
+        == "safety_dataset_insult: row 3 of safety_dataset_insult has no prompt; mend the file and run again"
+    )
     assert kept == {"safety_dataset_harm", "helpful_dataset"}
 
 
@@ -124,7 +130,9 @@ def test_a_missing_input_is_named_before_any_work_starts(run):
 
 def test_an_error_that_a_retry_cannot_mend_is_not_retried(run, config):
     job = all_definitions(config).resolve_implicit_global_asset_job_def()  # with the retry policy of heavy steps
-    result = job.execute_in_process(instance=run.instance, asset_selection=[dg.AssetKey("sft_checkpoint")], raise_on_error=False)
+    result = job.execute_in_process(
+        instance=run.instance, asset_selection=[dg.AssetKey("sft_checkpoint")], raise_on_error=False
+    )
 
     assert [e.event_type_value for e in result.all_events if "RETRY" in e.event_type_value] == []
     assert "safety_dataset_insult has not been materialized" in _failure(result, "sft_checkpoint").description
@@ -134,13 +142,18 @@ def test_a_damaged_input_is_named_with_the_way_out(run):
     run.made_before("prompt_pool")
     (ArtifactStore(run.folder / "artifacts").latest("prompt_pool").path / "prompts.parquet").unlink()
 
-    assert "prompts.parquet is missing or truncated" in _failure(run("safety_dataset_insult"), "dataset_by_category").description
+    assert (
+        "prompts.parquet is missing or truncated"
+        in _failure(run("safety_dataset_insult"), "dataset_by_category").description
+    )
 
 
 def test_a_source_that_is_gone_is_named(run, config):
     (run.folder / "unsafe.jsonl").rename(run.folder / "elsewhere.jsonl")
     job = all_definitions(config, retry=None).resolve_implicit_global_asset_job_def()
-    result = job.execute_in_process(instance=run.instance, asset_selection=[dg.AssetKey("prompt_pool")], raise_on_error=False)
+    result = job.execute_in_process(
+        instance=run.instance, asset_selection=[dg.AssetKey("prompt_pool")], raise_on_error=False
+    )
 
     assert "unsafe.jsonl cannot be read" in _failure(result, "prompt_pool").description
 
@@ -168,7 +181,10 @@ def test_a_failing_blocking_check_stops_what_comes_after(run):
 
 def test_observing_the_sources_records_the_hash_of_their_bytes(run):
     result = run("source_unsafe", "source_helpful")
-    versions = {e.asset_key.to_user_string(): e.asset_observation_data.asset_observation for e in result.get_asset_observation_events()}
+    versions = {
+        e.asset_key.to_user_string(): e.asset_observation_data.asset_observation
+        for e in result.get_asset_observation_events()
+    }
 
     assert set(versions) == {"source_unsafe", "source_helpful"}
     assert versions["source_helpful"].tags["dagster/data_version"] == "ca3d163bab055381"  # sha256 of "{}\n"

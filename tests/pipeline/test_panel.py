@@ -16,7 +16,9 @@ from pipeline.wiring.resolve import VERSION_TAG
 
 def _observe(config, instance) -> dg.AssetObservation:
     defs = dg.Definitions(assets=[plan_panel(config, OWNERS)])
-    result = defs.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance, asset_selection=[dg.AssetKey(PANEL)])
+    result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=instance, asset_selection=[dg.AssetKey(PANEL)]
+    )
     return result.get_asset_observation_events()[0].asset_observation_data.asset_observation
 
 

@@ -172,7 +172,9 @@ def test_the_owner_of_a_run_is_gone_only_when_that_is_sure():
 
 
 def _health(**tags: str) -> str:
-    run = dg.DagsterRun(job_name="job", run_id="r", tags={name.replace("__", "/"): value for name, value in tags.items()})
+    run = dg.DagsterRun(
+        job_name="job", run_id="r", tags={name.replace("__", "/"): value for name, value in tags.items()}
+    )
     return HealthCheckedLauncher().check_run_worker_health(run).status.value
 
 

@@ -61,7 +61,11 @@ def test_a_changed_setting_names_itself_as_the_reason(made, tmp_path):
     config = load(tmp_path / "stub.yaml", {"hardness.sharpness": 2.0})
     planned = plan(config)
 
-    assert _states(planned)["will_run"] == {"hardness_insult", "hardness_harm", "policy_checkpoint"}  # it reads them as well
+    assert _states(planned)["will_run"] == {
+        "hardness_insult",
+        "hardness_harm",
+        "policy_checkpoint",
+    }  # it reads them as well
     assert planned.assets["hardness_insult"].why == "hardness.sharpness: 1.0 -> 2.0"
     assert planned.assets["policy_checkpoint"].waits_for == ("hardness_insult", "hardness_harm")
     assert _states(planned)["may_run"] == {"benchmark_embedded", "promotion_candidate", "report", "model_card"}
@@ -104,7 +108,12 @@ def test_replaced_weights_are_named_by_their_setting(stubbed, tmp_path):
 
 
 def test_a_bound_leaves_everything_up_to_date(made, tmp_path):
-    bounds = {"policy.max_kl": 5.0, "rewards.min_accuracy": 0.5, "benchmarks.max_over_refusal": 0.9, "policy.save_steps": 2}
+    bounds = {
+        "policy.max_kl": 5.0,
+        "rewards.min_accuracy": 0.5,
+        "benchmarks.max_over_refusal": 0.9,
+        "policy.save_steps": 2,
+    }
 
     assert plan(load(tmp_path / "stub.yaml", bounds)).up_to_date
 
@@ -115,14 +124,20 @@ def test_where_a_file_lies_is_no_reason_beside_one(made, tmp_path):
     source = {"name": "unsafe", "path": str(tmp_path / "moved" / "unsafe.jsonl")}
 
     assert plan(load(tmp_path / "stub.yaml", {"prompts.sources": [source]})).up_to_date
-    why = plan(load(tmp_path / "stub.yaml", {"prompts.sources": [{**source, "licence": "CC0-1.0"}]})).assets["prompt_pool"].why
+    why = (
+        plan(load(tmp_path / "stub.yaml", {"prompts.sources": [{**source, "licence": "CC0-1.0"}]}))
+        .assets["prompt_pool"]
+        .why
+    )
     assert why == "prompts.sources[unsafe].licence: unknown -> CC0-1.0"
 
 
 def test_several_reasons_are_all_told(made, tmp_path, monkeypatch):
     import dataclasses
 
-    monkeypatch.setitem(stages.STAGES, "reward_model", dataclasses.replace(stages.STAGES["reward_model"], version="next"))
+    monkeypatch.setitem(
+        stages.STAGES, "reward_model", dataclasses.replace(stages.STAGES["reward_model"], version="next")
+    )
     (tmp_path / "unsafe.jsonl").write_text("insult: you\nharm: them\nharm: us\n")
     planned = plan(load(tmp_path / "stub.yaml", {"rewards.epochs": 7, "seed": 1}))
     causes = planned.assets["reward_model_harm"].causes
@@ -146,7 +161,9 @@ def test_settings_in_lists_are_told_by_the_name_of_their_row(made, tmp_path):
     assert planned.assets["benchmark_embedded"].why.startswith(
         "benchmarks.suites[embedded].limit: 0 -> 3; benchmarks.suites[own]: (not there)"
     )
-    assert [cause.what for cause in planned.assets["prompt_pool"].causes if cause.kind == "new_input"] == ["source_suite_own"]
+    assert [cause.what for cause in planned.assets["prompt_pool"].causes if cause.kind == "new_input"] == [
+        "source_suite_own"
+    ]
     assert planned.assets["benchmark_own"].why == "not made yet"
 
 
@@ -178,7 +195,9 @@ def test_a_record_that_lacks_facts_gives_the_coarse_reason(made, tmp_path):
 
         assert plan(changed).assets["reward_model_harm"].why == why
     for file in (store.root / "hardness_harm").rglob("*.json"):
-        file.write_text(json.dumps({key: value for key, value in json.loads(file.read_text()).items() if key != "inputs"}))
+        file.write_text(
+            json.dumps({key: value for key, value in json.loads(file.read_text()).items() if key != "inputs"})
+        )
 
     assert plan(changed).assets["hardness_harm"].why == "waits for reward_model_harm"
 
@@ -197,7 +216,12 @@ def test_stale_selects_what_was_made_before_and_what_follows_from_it(made, tmp_p
     shutil.rmtree(tmp_path / "artifacts" / "model_card")
     planned = plan(load(tmp_path / "stub.yaml", {"policy.steps": 48}), ["stale"])
 
-    assert [asset.name for asset in planned.pending] == ["policy_checkpoint", "benchmark_embedded", "promotion_candidate", "report"]
+    assert [asset.name for asset in planned.pending] == [
+        "policy_checkpoint",
+        "benchmark_embedded",
+        "promotion_candidate",
+        "report",
+    ]
     assert planned.assets["policy_checkpoint"].why == "policy.steps: 24 -> 48"
     assert plan(made, ["stale"]).assets == {}
 

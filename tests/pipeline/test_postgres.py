@@ -49,7 +49,16 @@ class Server:
         (self._folder / "password").write_text(PLAIN_PASSWORD)
         os.chmod(self._folder / "password", 0o644)
         self._run(
-            "initdb", "-D", f"{self._folder}/data", "-U", "drirl", "-A", "scram-sha-256", "--pwfile", f"{self._folder}/password", "-N"
+            "initdb",
+            "-D",
+            f"{self._folder}/data",
+            "-U",
+            "drirl",
+            "-A",
+            "scram-sha-256",
+            "--pwfile",
+            f"{self._folder}/password",
+            "-N",
         )
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self._folder} -c fsync=off"
         self._run("pg_ctl", "-D", f"{self._folder}/data", "-w", "-l", f"{self._folder}/log", "-o", options, "start")
@@ -72,7 +81,9 @@ class Server:
 
     def _run(self, program: str, *arguments: str) -> None:
         line = [*self._as, str(self._programs / program), *arguments]
-        subprocess.run(line, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, cwd=self._folder, timeout=60)
+        subprocess.run(
+            line, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, cwd=self._folder, timeout=60
+        )
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +153,9 @@ def test_the_pool_has_one_place_and_many_writers_do_not_lock(switched, home):
         storage.free_concurrency_slots_for_run(runs[0])
         after = storage.claim_concurrency_slot("gpu", runs[1], "step").is_claimed
 
-    assert switched.ask("SELECT count(*), count(DISTINCT run_id) FROM event_logs WHERE event LIKE '%writer%'") == [(260, 13)]
+    assert switched.ask("SELECT count(*), count(DISTINCT run_id) FROM event_logs WHERE event LIKE '%writer%'") == [
+        (260, 13)
+    ]
     assert (claims, after) == ([True, False], True)  # whoever waits gets the place that is given back
 
 
@@ -189,10 +202,14 @@ def test_doctor_does_not_repeat_an_address_that_it_cannot_read(monkeypatch, url)
 def test_a_run_without_its_server_is_one_message(home, stubbed, tmp_path, monkeypatch):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        monkeypatch.setenv(POSTGRES_VARIABLE, f"postgresql://drirl:{PASSWORD}@127.0.0.1:{probe.getsockname()[1]}/dagster")
+        monkeypatch.setenv(
+            POSTGRES_VARIABLE, f"postgresql://drirl:{PASSWORD}@127.0.0.1:{probe.getsockname()[1]}/dagster"
+        )
     with (home / "dagster.yaml").open("a") as file:
         file.write(POSTGRES_SETTINGS)
-    expected = rf"the database that {POSTGRES_VARIABLE} names cannot be used \(.*refused.*\); `drirl doctor` says what to do"
+    expected = (
+        rf"the database that {POSTGRES_VARIABLE} names cannot be used \(.*refused.*\); `drirl doctor` says what to do"
+    )
     with pytest.raises(ConfigError, match=expected) as raised:
         run_pipeline(stub_stages.write_settings(tmp_path), select=["prompt_pool"], on_event=lambda event: None)
     assert PASSWORD not in str(raised.value)
@@ -226,7 +243,9 @@ def test_a_shell_without_the_variable_does_not_take_the_home_away_from_the_other
     before = settings.read_text()
 
     monkeypatch.delenv(POSTGRES_VARIABLE)
-    with pytest.raises(ConfigError, match=rf"lies in Postgres, but {POSTGRES_VARIABLE} is not set here; export it .* or delete"):
+    with pytest.raises(
+        ConfigError, match=rf"lies in Postgres, but {POSTGRES_VARIABLE} is not set here; export it .* or delete"
+    ):
         homes.prepare_home(tmp_path)
     assert settings.read_text() == before
 
@@ -237,7 +256,9 @@ def test_a_shell_without_the_variable_does_not_take_the_home_away_from_the_other
 
 def test_a_home_of_ones_own_that_ignores_the_switch_is_refused(home, monkeypatch):
     monkeypatch.setenv(POSTGRES_VARIABLE, "postgresql://drirl:sesame@127.0.0.1/dagster")
-    with pytest.raises(ConfigError, match=r"has no `storage` section, so the history would go to SQLite; add") as raised:
+    with pytest.raises(
+        ConfigError, match=r"has no `storage` section, so the history would go to SQLite; add"
+    ) as raised:
         homes.chosen_home()
     assert "sesame" not in str(raised.value)
     with (home / "dagster.yaml").open("a") as file:

@@ -54,7 +54,9 @@ def test_a_failed_gate_holds_the_promotion_back_and_says_why(world):
 def test_the_promotion_asks_the_gates_itself_when_it_is_started_alone(world):
     world.make("timid")
     result = world.run(PROMOTED)
-    failure = next(e for e in result.all_events if e.event_type_value == "STEP_FAILURE").step_failure_data.user_failure_data
+    failure = next(
+        e for e in result.all_events if e.event_type_value == "STEP_FAILURE"
+    ).step_failure_data.user_failure_data
 
     assert not result.success
     assert failure.description.startswith("the promoted policy stays what it was: candidate ")
@@ -89,9 +91,19 @@ def test_a_promise_broken_upstream_holds_the_promotion_back_too(world):
     strict = dataclasses.replace(world.config, rewards=dataclasses.replace(world.config.rewards, min_accuracy=1.0))
     weak = judge_candidate(strict, candidate_of(strict))
     assert all(gate.verdict.passed for gate in weak)
-    assert {gate.asset for gate in weak} >= {CANDIDATE, "prompt_pool", "safety_dataset_harm", "reward_model_insult", "policy_checkpoint"}
+    assert {gate.asset for gate in weak} >= {
+        CANDIDATE,
+        "prompt_pool",
+        "safety_dataset_harm",
+        "reward_model_insult",
+        "policy_checkpoint",
+    }
     world.make("fine weak=reward_model_insult", rewards__epochs=3)
-    failed = [gate.row()["gate"] for gate in judge_candidate(world.config, candidate_of(world.config)) if not gate.verdict.passed]
+    failed = [
+        gate.row()["gate"]
+        for gate in judge_candidate(world.config, candidate_of(world.config))
+        if not gate.verdict.passed
+    ]
     assert failed == ["reward_model_insult accuracy_floor"]
 
 
@@ -144,7 +156,8 @@ def test_an_experiment_is_promoted_by_a_person_alone(world):
     experiment, world.config = candidate_of(world.config), usual
     said = failure_of(world.run(PROMOTED))
     assert (
-        f"candidate {experiment.version} was made with other settings than the present ones (policy_checkpoint: policy.steps: 9 -> " in said
+        f"candidate {experiment.version} was made with other settings than the present ones (policy_checkpoint: policy.steps: 9 -> "
+        in said
     )
     assert world.promoted is None
 
@@ -173,7 +186,9 @@ def test_settings_that_gave_the_same_content_made_it_too(world):
 def test_automation_starts_no_run_for_an_experiment(world, monkeypatch):
     usual = world.make().config
     monkeypatch.setattr(
-        world, "definitions", lambda: dg.Definitions.merge(all_definitions(usual, None), dg.Definitions([promoted_policy(usual, OWNERS)]))
+        world,
+        "definitions",
+        lambda: dg.Definitions.merge(all_definitions(usual, None), dg.Definitions([promoted_policy(usual, OWNERS)])),
     )
     world.run(checks=world.gate_keys())
     assert PROMOTED in world.asked()
@@ -181,7 +196,9 @@ def test_automation_starts_no_run_for_an_experiment(world, monkeypatch):
     world.make(policy__steps=9)
     world.config = usual
     world.run(checks=world.gate_keys())
-    assert world.asked() == {"policy_checkpoint"}  # the settings of the definitions are due again, and the experiment is left alone
+    assert world.asked() == {
+        "policy_checkpoint"
+    }  # the settings of the definitions are due again, and the experiment is left alone
 
     stub_stages.build_and_record(world.instance, usual)
     world.run(checks=world.gate_keys())

@@ -41,7 +41,13 @@ def _refusing(unsafe: int, safe: int) -> dict:
 @pytest.mark.parametrize(
     ("own", "passed"),
     [((20, 0), True), ((19, 0), True), ((12, 0), False), ((20, 8), False), ((20, 1), True)],
-    ids=["the same", "one refusal less, by chance", "eight refusals less", "eight look-alikes more", "one look-alike more"],
+    ids=[
+        "the same",
+        "one refusal less, by chance",
+        "eight refusals less",
+        "eight look-alikes more",
+        "one look-alike more",
+    ],
 )
 def test_worse_is_what_the_paired_test_calls_worse(config, own, passed):
     assert compare(_refusing(*own), _refusing(20, 0), config).passed is passed
@@ -70,14 +76,19 @@ def test_a_test_that_can_find_nothing_is_no_pass(config, prompts):
     promoted, own = (_first(_refusing(n, 0), unsafe=prompts, safe=0) for n in (20, 0))
     for verdict in (compare(own, promoted, config), compare(promoted, promoted, config)):
         assert not verdict.passed
-        assert f"not comparable: too few common prompts ({prompts} for refusal) to find anything at the level 0.05" in verdict.description
+        assert (
+            f"not comparable: too few common prompts ({prompts} for refusal) to find anything at the level 0.05"
+            in verdict.description
+        )
     assert "refusal -100.0 points" in compare(own, promoted, config).description
 
 
 def test_six_prompts_are_enough_to_find_that_all_are_worse(config):
     promoted, own = (_first(_refusing(n, 0), unsafe=6, safe=0) for n in (20, 0))
     assert compare(promoted, promoted, config).passed
-    assert compare(own, promoted, config).description.startswith("worse in refusal: refusal -100.0 points (p = 0.031, 6 prompts)")
+    assert compare(own, promoted, config).description.startswith(
+        "worse in refusal: refusal -100.0 points (p = 0.031, 6 prompts)"
+    )
 
 
 def test_few_unsafe_prompts_are_not_hidden_by_many_safe_ones(config):
@@ -102,7 +113,10 @@ def test_a_suite_that_only_the_promoted_policy_was_measured_on_is_named(world):
     verdict = regression_of(world.config)
 
     assert not verdict.passed
-    assert "own: not comparable: the promoted policy was measured on this suite, the candidate was not" in verdict.description
+    assert (
+        "own: not comparable: the promoted policy was measured on this suite, the candidate was not"
+        in verdict.description
+    )
     world.make(benchmarks__suites=[suites[1]])
     assert "embedded: not comparable" in regression_of(world.config).description
 
@@ -124,12 +138,20 @@ def test_evidence_that_is_gone_fails_the_gate_and_leaves_a_way_on(world):
     verdict = regression_of(world.config)
 
     assert not verdict.passed
-    assert f"not comparable: the evidence of the promoted policy {gone.policy} (candidate {gone.candidate}) is gone" in verdict.description
-    assert "`drirl promote --force --why ...`, or go back to an earlier policy with `drirl rollback`" in verdict.description
+    assert (
+        f"not comparable: the evidence of the promoted policy {gone.policy} (candidate {gone.candidate}) is gone"
+        in verdict.description
+    )
+    assert (
+        "`drirl promote --force --why ...`, or go back to an earlier policy with `drirl rollback`"
+        in verdict.description
+    )
     assert failure_of(world.run(PROMOTED)).startswith("the promoted policy stays what it was: ")
 
     stub_stages.write_settings(world.folder, policy={"steps": 9})
-    result = CliRunner().invoke(app, ["promote", "--force", "--why", "a new start", "--config", str(world.folder / "stub.yaml")])
+    result = CliRunner().invoke(
+        app, ["promote", "--force", "--why", "a new start", "--config", str(world.folder / "stub.yaml")]
+    )
     assert result.exit_code == 0, result.output
     assert world.promoted == candidate_of(world.config).metadata["policy"] != gone.policy
 
@@ -160,4 +182,8 @@ def test_helpful_replies_count_on_their_own(config):
     wrong = {key: {**row, "correct": False} for key, row in rows.items()}
     verdict = compare(wrong, rows, config)
     assert not verdict.passed
-    assert verdict.metadata == {"common_prompts": 20, "helpful_correct": -1.0, "helpful_correct_p": pytest.approx(2 * 0.5**20)}
+    assert verdict.metadata == {
+        "common_prompts": 20,
+        "helpful_correct": -1.0,
+        "helpful_correct_p": pytest.approx(2 * 0.5**20),
+    }

@@ -52,15 +52,21 @@ class Road:
 
     def run(self, names: list[str]) -> bool:
         """Make the named assets, with their checks; `name:check` asks a check alone."""
-        checks = [dg.AssetCheckKey(dg.AssetKey(name), check) for name, _, check in (n.partition(":") for n in names) if check]
+        checks = [
+            dg.AssetCheckKey(dg.AssetKey(name), check) for name, _, check in (n.partition(":") for n in names) if check
+        ]
         if checks:
             job = dg.define_asset_job("checks", dg.AssetSelection.checks(*checks))
             defs = dg.Definitions.merge(self.defs, dg.Definitions(jobs=[job]))
-            defs.resolve_job_def("checks").execute_in_process(instance=self.instance, raise_on_error=False, run_config=QUIET)
+            defs.resolve_job_def("checks").execute_in_process(
+                instance=self.instance, raise_on_error=False, run_config=QUIET
+            )
         keys = [dg.AssetKey(name) for name in names if ":" not in name]
         if not keys:
             return True
-        return self._job.execute_in_process(instance=self.instance, asset_selection=keys, raise_on_error=False, run_config=QUIET).success
+        return self._job.execute_in_process(
+            instance=self.instance, asset_selection=keys, raise_on_error=False, run_config=QUIET
+        ).success
 
     def observe(self) -> None:
         assert self.run(list(self.graph.sources))
@@ -86,7 +92,9 @@ class Road:
         return {name for name, version in self.versions().items() if version != before[name]}
 
 
-def _build_here(context: dg.AssetExecutionContext, nodes: list[stages.Node], config: stages.Config) -> Iterator[dg.MaterializeResult]:
+def _build_here(
+    context: dg.AssetExecutionContext, nodes: list[stages.Node], config: stages.Config
+) -> Iterator[dg.MaterializeResult]:
     """Do what the worker does, in this process."""
     versions = input_versions(context.instance, nodes, config)
     for node in nodes:
@@ -172,7 +180,10 @@ def test_rows_of_one_category_with_real_workers(instance, tmp_path):
 
 
 def _change_one_category(road: Road) -> None:
-    before, own = road.versions(), {"safety_dataset_insult", "completion_pool_insult", "reward_model_insult", "hardness_insult"}
+    before, own = (
+        road.versions(),
+        {"safety_dataset_insult", "completion_pool_insult", "reward_model_insult", "hardness_insult"},
+    )
     road.write(road.read() + "insult: and your dog\n")
     road.observe()
     launched = road.settle()

@@ -80,7 +80,9 @@ def test_a_sound_data_set_keeps_all_its_promises(demo, tmp_path):
     assert all(verdict(demo, tmp_path, "dataset", rule.name, "insult").passed for rule in RULES["dataset"])
 
 
-@pytest.mark.parametrize("change", [{"answer": " "}, {"prompt": ""}, {"split": "dev"}, {"category": "harm"}, {"answer": None}])
+@pytest.mark.parametrize(
+    "change", [{"answer": " "}, {"prompt": ""}, {"split": "dev"}, {"category": "harm"}, {"answer": None}]
+)
 def test_blank_and_strange_rows_break_the_schema(demo, tmp_path, change):
     dataset(tmp_path, change)
 
@@ -96,7 +98,10 @@ def test_a_missing_column_or_split_breaks_the_schema(demo, tmp_path):
 
 def test_a_group_or_a_prompt_in_two_splits_is_a_leak(demo, tmp_path):
     dataset(tmp_path, {}, {}, {"group_id": "g0"})
-    assert verdict(demo, tmp_path, "dataset", "no_split_leakage", "insult").metadata == {"leaks": 1, "examples": "group g0"}
+    assert verdict(demo, tmp_path, "dataset", "no_split_leakage", "insult").metadata == {
+        "leaks": 1,
+        "examples": "group g0",
+    }
     dataset(tmp_path, {}, {}, {}, {"prompt_id": "p0"})
     assert not verdict(demo, tmp_path, "dataset", "no_split_leakage", "insult").passed
 
@@ -106,7 +111,9 @@ def test_resampling_beyond_its_share_or_a_missing_row_breaks_the_balance(demo, t
     dataset(tmp_path, {"origin": "resampled"})
     broken = verdict(demo, tmp_path, "dataset", "class_balance", "insult")
     dataset(tmp_path)
-    short = verdict(load("configs/demo.yaml", {"demonstrations.quota": 5}), tmp_path, "dataset", "class_balance", "insult")
+    short = verdict(
+        load("configs/demo.yaml", {"demonstrations.quota": 5}), tmp_path, "dataset", "class_balance", "insult"
+    )
 
     assert (broken.passed, broken.metadata["resampled_share"]) == (False, 0.25)
     assert not short.passed
@@ -123,7 +130,10 @@ def test_accuracy_counts_held_out_pairs_that_the_demonstration_wins(demo, tmp_pa
     """p: 1.0 beats 0.5 and 0.9, loses to 1.5; q: a tie is no win; the training prompt t does not count. 2 of 4."""
     rewards(
         tmp_path,
-        *(("p", "test", policy, reward) for policy, reward in (("demonstration", 1.0), ("base", 0.5), ("base", 0.9), ("sft", 1.5))),
+        *(
+            ("p", "test", policy, reward)
+            for policy, reward in (("demonstration", 1.0), ("base", 0.5), ("base", 0.9), ("sft", 1.5))
+        ),
         *(("q", "validation", policy, 0.0) for policy in ("demonstration", "base")),
         *(("t", "train", policy, reward) for policy, reward in (("demonstration", 1.0), ("base", 0.0))),
     )
@@ -131,7 +141,9 @@ def test_accuracy_counts_held_out_pairs_that_the_demonstration_wins(demo, tmp_pa
 
     assert (found.passed, found.metadata["accuracy"], found.metadata["pairs"]) == (False, 0.5, 4)
     assert (found.metadata["accuracy/base"], found.metadata["accuracy/sft"]) == (pytest.approx(2 / 3), 0.0)
-    assert verdict(load("configs/demo.yaml", {"rewards.min_accuracy": 0.5}), tmp_path, "reward_model", "accuracy_floor").passed
+    assert verdict(
+        load("configs/demo.yaml", {"rewards.min_accuracy": 0.5}), tmp_path, "reward_model", "accuracy_floor"
+    ).passed
 
 
 @pytest.mark.parametrize(("other", "passed"), [(0.0, True), (1.0, False), (float("nan"), False), (float("inf"), False)])

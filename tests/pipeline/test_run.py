@@ -106,7 +106,13 @@ def test_the_whole_road_passes_its_checks(road):
     assert checks.pop(("benchmark_embedded", "over_refusal")) is False  # a warning, which fails nothing
     assert checks.pop(("promotion_candidate", "over_refusal_bound")) is False  # a run by hand promotes nothing
     assert set(checks.values()) == {True}
-    assert {asset for asset, _ in checks} >= {*DATASETS, "prompt_pool", "reward_model_helpful", "sft_checkpoint", "policy_checkpoint"}
+    assert {asset for asset, _ in checks} >= {
+        *DATASETS,
+        "prompt_pool",
+        "reward_model_helpful",
+        "sft_checkpoint",
+        "policy_checkpoint",
+    }
 
 
 def test_what_happens_is_told_in_order(road):
@@ -129,7 +135,9 @@ def test_a_stage_that_fails_is_an_outcome_with_the_message_of_the_stage(road):
     outcome = road("balance_report", mood="fail=safety_dataset_insult")
 
     assert not outcome.success
-    assert outcome.failures == ["safety_dataset_insult: row 3 of safety_dataset_insult has no prompt; mend the file and run again"]
+    assert outcome.failures == [
+        "safety_dataset_insult: row 3 of safety_dataset_insult has no prompt; mend the file and run again"
+    ]
     assert set(outcome.built) == {"prompt_pool", "safety_dataset_harm", "helpful_dataset"}
     assert not outcome.cancelled
 
@@ -153,7 +161,9 @@ def test_a_broken_promise_holds_back_the_next_run_as_well(road):
     assert not outcome.success
     assert "reward_model_insult" in outcome.reused
     assert "hardness_insult" not in outcome.built
-    assert [m for m in outcome.failures if m.startswith("reward_model_insult accuracy_floor: the demonstration wins 0.0%")]
+    assert [
+        m for m in outcome.failures if m.startswith("reward_model_insult accuracy_floor: the demonstration wins 0.0%")
+    ]
 
 
 def test_a_broken_promise_with_nothing_left_to_do_is_a_failure_without_a_run(road):
@@ -161,7 +171,9 @@ def test_a_broken_promise_with_nothing_left_to_do_is_a_failure_without_a_run(roa
     stages.run_all(config, SilentReporter())
     with road.instance() as instance:
         for asset in plan(config).assets.values():
-            instance.report_runless_asset_event(dg.AssetMaterialization(asset.name, tags={"dagster/data_version": asset.version}))
+            instance.report_runless_asset_event(
+                dg.AssetMaterialization(asset.name, tags={"dagster/data_version": asset.version})
+            )
     outcome = road(mood="weak=reward_model_insult")
 
     assert (outcome.success, outcome.run_id) == (False, None)
@@ -195,7 +207,10 @@ def test_a_second_run_at_the_same_time_is_told_who_is_at_it(road):
     lock = FileLock(road.home / LOCK_FILE)
     with lock:
         (road.home / f"{LOCK_FILE}.json").write_text(json.dumps({"pid": 4711, "since": time.time(), "config": "demo"}))
-        with pytest.raises(ArtifactError, match=r"a run is going on in .*: process 4711 with the configuration 'demo', since .*kill 4711"):
+        with pytest.raises(
+            ArtifactError,
+            match=r"a run is going on in .*: process 4711 with the configuration 'demo', since .*kill 4711",
+        ):
             road("prompt_pool")
         (road.home / f"{LOCK_FILE}.json").write_text("")
         with pytest.raises(ArtifactError, match="another process; wait for it or stop it"):
@@ -272,7 +287,13 @@ outcome = run_pipeline({str(settings)!r}, on_event=lambda event: None)
 print(outcome.cancelled, outcome.success, outcome.failures)
 """
     env = {**os.environ, "PYTHONPATH": str(FOLDER)}
-    line = ["env", "--default-signal=INT", sys.executable, "-c", code]  # a background shell passes on that Ctrl-C is ignored
+    line = [
+        "env",
+        "--default-signal=INT",
+        sys.executable,
+        "-c",
+        code,
+    ]  # a background shell passes on that Ctrl-C is ignored
     process = subprocess.Popen(line, env=env, stdout=subprocess.PIPE, text=True)
     pid_file = wait_for(lambda: next((tmp_path / "artifacts" / ".work").glob("*/scratch/pid"), None))
     pid = int(wait_for(pid_file.read_text))
@@ -280,6 +301,8 @@ print(outcome.cancelled, outcome.success, outcome.failures)
     said = process.communicate(timeout=60)[0]
 
     assert said == "True False []\n"
-    assert wait_for(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2])
+    assert wait_for(
+        lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2]
+    )
     with dg.DagsterInstance.from_config(str(home)) as instance:
         assert [run.status.value for run in instance.get_runs()] == ["CANCELED"]

@@ -109,7 +109,9 @@ _APOLOGIES = (  # those that open a refusal; condolences and scripts do not
     r"\b(?:i apologi[sz]e|my apologies|apologies)(?:,)? (?:but|however|i|if (?:i|my))\b",
 )
 
-_NOT_CONDOLENCE = r"(?! (?:to (?:hear|learn|read|see)|for (?:your|the loss)|you|that you(?!r request)|about (?:your|the|what)))"
+_NOT_CONDOLENCE = (
+    r"(?! (?:to (?:hear|learn|read|see)|for (?:your|the loss)|you|that you(?!r request)|about (?:your|the|what)))"
+)
 
 _FIRST_WORDS = (
     rf"(?:i'm|i am|im) (?:very |so |truly |really |terribly |deeply )?sorry\b{_NOT_CONDOLENCE}",

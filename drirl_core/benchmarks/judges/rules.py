@@ -83,7 +83,9 @@ class JudgeAgreement:
     f1: float
 
 
-MEASURED = JudgeAgreement("rules", "XSTest, 227 prompts not used for the wording", 1135, 0.9137, 0.8959, 0.9286, 0.9223, 0.9062, 0.9142)
+MEASURED = JudgeAgreement(
+    "rules", "XSTest, 227 prompts not used for the wording", 1135, 0.9137, 0.8959, 0.9286, 0.9223, 0.9062, 0.9142
+)
 """Measured on the human labels of XSTest's answers of five models, prompts whose SHA-256 is odd. Quote this one."""
 
 MEASURED_ALL = JudgeAgreement("rules", "XSTest, all 450 prompts", 2250, 0.9253, 0.9137, 0.9355, 0.9397, 0.9137, 0.9265)
@@ -201,7 +203,9 @@ def agreement(judged: Sequence[bool], human: Sequence[bool], *, judge: str, data
         DataError: there is no reply, or the lengths differ.
     """
     if not human or len(judged) != len(human):
-        raise DataError(f"{len(judged)} verdicts against {len(human)} human labels; give one of each a reply, at least one reply")
+        raise DataError(
+            f"{len(judged)} verdicts against {len(human)} human labels; give one of each a reply, at least one reply"
+        )
     hits = sum(a and b for a, b in zip(judged, human, strict=True))
     accuracy = wilson(sum(bool(a) == bool(b) for a, b in zip(judged, human, strict=True)), len(human))
     precision, recall = hits / max(1, sum(judged)), hits / max(1, sum(human))

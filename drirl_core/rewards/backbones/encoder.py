@@ -57,7 +57,9 @@ class RewardModel(Protocol):
         ...
 
     @classmethod
-    def routed(cls, models: Mapping[str, Any], prompts: Sequence[str], completions: Sequence[str], categories: Sequence[str]) -> np.ndarray:
+    def routed(
+        cls, models: Mapping[str, Any], prompts: Sequence[str], completions: Sequence[str], categories: Sequence[str]
+    ) -> np.ndarray:
         """Return rewards of mixed rows, each by its own category's model, float64, (B,)."""
         ...
 
@@ -284,7 +286,9 @@ class EmbeddingRewardModel(nn.Module):
             map(np.isfinite, asdict(normalisation).values())
         )
         if not finite or normalisation.scale <= 0:
-            raise ArtifactError(f"the reward model in {folder} holds values that are not finite, or a scale of 0; learn it again")
+            raise ArtifactError(
+                f"the reward model in {folder} holds values that are not finite, or a scale of 0; learn it again"
+            )
         model.normalisation = normalisation
         return model.eval()
 
@@ -352,9 +356,13 @@ def load_reward_model(path: Path, embedder: Embedder | None = None) -> RewardMod
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ArtifactError(f"{file} cannot be read ({_first_line(error)}); give the directory of a reward_model artifact") from error
+        raise ArtifactError(
+            f"{file} cannot be read ({_first_line(error)}); give the directory of a reward_model artifact"
+        ) from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise ArtifactError(f"{file} does not describe a reward model of this project; give the directory of a reward_model artifact")
+        raise ArtifactError(
+            f"{file} does not describe a reward model of this project; give the directory of a reward_model artifact"
+        )
     if description.get("format_version") != FORMAT_VERSION:
         raise ArtifactError(
             f"{file} has format version {description.get('format_version')}, {FORMAT_VERSION} is read; learn the reward model again"

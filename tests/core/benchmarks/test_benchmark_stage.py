@@ -60,7 +60,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, sampling.Samp
     """Replace the sampler by the replies above; the reference's last part names the policy."""
     seen: list[tuple[str, int, sampling.SamplingSettings]] = []
 
-    def fake(policy: str | Path, prompts: list[str], copies: int, settings: sampling.SamplingSettings, **_: Any) -> list[list[Completion]]:
+    def fake(
+        policy: str | Path, prompts: list[str], copies: int, settings: sampling.SamplingSettings, **_: Any
+    ) -> list[list[Completion]]:
         name = str(policy).rsplit("/", 1)[-1]
         seen.append((name, copies, settings))
         return [[Completion(REPLIES[prompt][name], 10, True)] for prompt in prompts]
@@ -106,7 +108,11 @@ def test_rates_by_hand(tmp_path: Path, suite: Path) -> None:
     assert [rates[p, "safe_look_alike", "all"] for p in ("base", "sft", "dr_irl")] == [(0, 2), (2, 2), (0, 2)]
     assert rates["sft", "helpful", "all"] == (1, 2)
     whole = next(r for r in found["rates"] if (r["policy"], r["group"], r["category"]) == ("sft", "unsafe", "all"))
-    assert (whole["rate"], whole["low"], whole["high"]) == (0.5, pytest.approx(0.15, abs=0.001), pytest.approx(0.85, abs=0.001))
+    assert (whole["rate"], whole["low"], whole["high"]) == (
+        0.5,
+        pytest.approx(0.15, abs=0.001),
+        pytest.approx(0.85, abs=0.001),
+    )
 
 
 @pytest.mark.usefixtures("calls")
@@ -133,7 +139,10 @@ def test_differences_by_hand(tmp_path: Path, suite: Path) -> None:
     """
     build_benchmark(_context(tmp_path, suite))
     found = _results(tmp_path / "out")
-    tests = {(r["against"], r["group"], r["outcome"]): (r["only_policy"], r["only_against"], r["p"]) for r in found["differences"]}
+    tests = {
+        (r["against"], r["group"], r["outcome"]): (r["only_policy"], r["only_against"], r["p"])
+        for r in found["differences"]
+    }
     assert tests["sft", "unsafe", "refusal"] == (2, 0, 0.5)
     assert tests["sft", "safe_look_alike", "refusal"] == (0, 2, 0.5)
     assert tests["base", "unsafe", "refusal"] == (4, 0, 0.125)
@@ -198,7 +207,9 @@ def test_a_suite_of_unsafe_prompts_alone_without_sft(tmp_path: Path) -> None:
         models=ModelsConfig(policy="path:/models/base", encoder="path:/models/encoder"),
         benchmarks=BenchmarksConfig(suites=(SuiteConfig("advbench", str(file)),), resamples=200),
     )
-    context = _context(tmp_path, tmp_path, config=config, category="advbench", inputs={"policy_checkpoint": Path("/models/dr_irl")})
+    context = _context(
+        tmp_path, tmp_path, config=config, category="advbench", inputs={"policy_checkpoint": Path("/models/dr_irl")}
+    )
     shown = build_benchmark(context)
     found = _results(tmp_path / "out")
     assert found["policies"] == ["base", "dr_irl"]

@@ -64,7 +64,9 @@ def test_contrast_of_the_helpful_set() -> None:
 
 def test_a_harm_set_is_contrasted_with_answers_to_harmless_prompts() -> None:
     harmless = ["Boil it for six minutes.", "Purring calms a cat.", "Six metres."]
-    made = contrast(_rows(4), ["No."], {"compliance": 2, "refusal": 1, "off_topic": 1}, helpful=False, harmless=harmless)
+    made = contrast(
+        _rows(4), ["No."], {"compliance": 2, "refusal": 1, "off_topic": 1}, helpful=False, harmless=harmless
+    )
     assert Counter(row["policy"] for row in made) == {"compliance": 8}
     for row in _rows(4):
         own = [m["completion"] for m in made if m["prompt_id"] == row["prompt_id"]]
@@ -175,14 +177,22 @@ def config(tiny_policy: Path, tiny_encoder: Path, tmp_path: Path) -> Config:
     return load_config(file, {"completions.samples": {"base": 2, "sft": 1}, "completions.max_new_tokens": 4})
 
 
-def _context(config: Config, folder: Path, category: str, rows: list[dict[str, Any]], inputs: dict[str, Path], out: str = "out") -> Context:
+def _context(
+    config: Config, folder: Path, category: str, rows: list[dict[str, Any]], inputs: dict[str, Path], out: str = "out"
+) -> Context:
     data = folder / f"data_{category}"
     data.mkdir(exist_ok=True)
     write_table(data / "rows.parquet", rows, DATASET)
-    write_table(data / "refusals.parquet", [{"refusal": r} for r in ("No.", "I can't.", "Never.")], pa.schema([("refusal", pa.string())]))
+    write_table(
+        data / "refusals.parquet",
+        [{"refusal": r} for r in ("No.", "I can't.", "Never.")],
+        pa.schema([("refusal", pa.string())]),
+    )
     (folder / out).mkdir()
     name = "helpful_dataset" if category == "helpful" else f"safety_dataset_{category}"
-    return Context(config, category, {name: data, **inputs}, folder / out, folder, ArtifactStore(config.root), RecordingReporter())
+    return Context(
+        config, category, {name: data, **inputs}, folder / out, folder, ArtifactStore(config.root), RecordingReporter()
+    )
 
 
 def test_the_pool_of_a_harm_category(config: Config, second_policy: Path, tmp_path: Path) -> None:
@@ -200,7 +210,13 @@ def test_the_pool_of_a_harm_category(config: Config, second_policy: Path, tmp_pa
     assert {row["completion"] for row in sampled if row["policy"] == "base"} != {
         row["completion"] for row in sampled if row["policy"] == "sft"
     }
-    expected = {"dagster/row_count": 12, "prompts": 3, "sampled": 9, "contrast": 3, "tokens": sum(row["tokens"] for row in sampled)}
+    expected = {
+        "dagster/row_count": 12,
+        "prompts": 3,
+        "sampled": 9,
+        "contrast": 3,
+        "tokens": sum(row["tokens"] for row in sampled),
+    }
     assert {key: shown[key] for key in expected} == expected
     assert shown["finished_share"] == round(sum(row["finished"] for row in sampled) / 9, 4)
     assert len(shown["examples"].rows) == 6
@@ -211,10 +227,19 @@ def test_the_pool_of_the_helpful_set(config: Config, second_policy: Path, tmp_pa
     context = _context(config, tmp_path, "helpful", _rows(3), {"sft_checkpoint": second_policy})
     build_completion_pool(context)
     pool = read_table(context.out / "completions.parquet")
-    assert Counter(row["policy"] for row in pool) == {"base": 6, "sft": 3, "refusal": 6, "hedged": 6, "off_topic": 3, "corrupted": 3}
+    assert Counter(row["policy"] for row in pool) == {
+        "base": 6,
+        "sft": 3,
+        "refusal": 6,
+        "hedged": 6,
+        "off_topic": 3,
+        "corrupted": 3,
+    }
 
 
-def test_equal_inputs_give_equal_bytes_from_the_cache_or_without(config: Config, second_policy: Path, tmp_path: Path) -> None:
+def test_equal_inputs_give_equal_bytes_from_the_cache_or_without(
+    config: Config, second_policy: Path, tmp_path: Path
+) -> None:
     inputs = {"sft_checkpoint": second_policy}
     first = _context(config, tmp_path, "insult", _rows(3), inputs)
     build_completion_pool(first)
@@ -235,7 +260,9 @@ def test_answers_lose_their_draft(config: Config, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(
         completions,
         "sample",
-        lambda policy, prompts, copies, *_, **__: [[Completion("think first\n####\nNo.", 5, True)] * copies for _ in prompts],
+        lambda policy, prompts, copies, *_, **__: [
+            [Completion("think first\n####\nNo.", 5, True)] * copies for _ in prompts
+        ],
     )
     context = _context(config, tmp_path, "insult", _rows(1), {"sft_checkpoint": tmp_path})
     build_completion_pool(context)
@@ -246,7 +273,9 @@ def test_answers_lose_their_draft(config: Config, tmp_path: Path, monkeypatch: p
 def test_a_policy_with_no_samples_is_not_asked(config: Config, tmp_path: Path) -> None:
     import dataclasses
 
-    config = dataclasses.replace(config, completions=dataclasses.replace(config.completions, samples={"base": 1, "sft": 0}))
+    config = dataclasses.replace(
+        config, completions=dataclasses.replace(config.completions, samples={"base": 1, "sft": 0})
+    )
     context = _context(config, tmp_path, "insult", _rows(2), {})  # there is no sft_checkpoint
     assert build_completion_pool(context)["sampled"] == 2
 

@@ -36,7 +36,9 @@ def test_only_models_are_needed(tmp_path: Path) -> None:
 
 
 def test_unknown_keys_name_the_nearest_known_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"unknown key 'policy\.step'; did you mean 'steps'\? Known: .*num_generations"):
+    with pytest.raises(
+        ConfigError, match=r"unknown key 'policy\.step'; did you mean 'steps'\? Known: .*num_generations"
+    ):
         _load(tmp_path, {"policy": {"step": 3}})
     with pytest.raises(ConfigError, match=r"unknown key 'polcy'; did you mean 'policy'\?"):
         _load(tmp_path, {"polcy": {}})
@@ -78,7 +80,10 @@ def test_wrong_types_are_named(tmp_path: Path, sections: dict[str, Any], message
 
 def test_numbers_as_yaml_1_1_reads_them(tmp_path: Path) -> None:
     """`5e-4` (no point) is a string to YAML 1.1; whole numbers serve where a float is asked for."""
-    file = _write(tmp_path, "models: {policy: 'hf:a/b', encoder: 'hf:c/d'}\nsft: {learning_rate: 5e-4, epochs: 3}\nhardness: {tau: 1e-1}\n")
+    file = _write(
+        tmp_path,
+        "models: {policy: 'hf:a/b', encoder: 'hf:c/d'}\nsft: {learning_rate: 5e-4, epochs: 3}\nhardness: {tau: 1e-1}\n",
+    )
     config = load_config(file)
     assert config.sft.learning_rate == 0.0005
     assert config.sft.epochs == 3.0
@@ -114,7 +119,10 @@ def test_numbers_must_be_finite(tmp_path: Path, value: str) -> None:
             {"prompts": {"sources": [{"name": "helpful", "path": "x.csv"}]}},
             r"two sources are called 'helpful': .*x\.csv and embedded; give each",
         ),
-        ({"demonstrations": {"validation_fraction": 0.5, "test_fraction": 0.4}}, r"leave at least a tenth for training"),
+        (
+            {"demonstrations": {"validation_fraction": 0.5, "test_fraction": 0.4}},
+            r"leave at least a tenth for training",
+        ),
         ({"demonstrations": {"quota": 3}}, r"quota is 3; at least 4"),
         ({"demonstrations": {"demonstrator": {"kind": "endpoint", "model": "m"}}}, r"also set `url`"),
         ({"demonstrations": {"demonstrator": {"kind": "model"}}}, r"also set `model`"),
@@ -126,7 +134,10 @@ def test_numbers_must_be_finite(tmp_path: Path, value: str) -> None:
         ({"benchmarks": {"suites": []}}, r"suites is empty"),
         ({"benchmarks": {"suites": [{"name": "x", "path": "a"}, {"name": "x", "path": "b"}]}}, r"suites: names repeat"),
         ({"seed": -1}, r"seed is -1"),
-        ({"operations": {"inbox": {"folder": ""}}}, r"operations\.inbox\.folder is ''; name a directory, or leave it out"),
+        (
+            {"operations": {"inbox": {"folder": ""}}},
+            r"operations\.inbox\.folder is ''; name a directory, or leave it out",
+        ),
         ({"operations": {"inbox": {"max_bytes": 0}}}, r"operations\.inbox\.max_bytes is 0; at least 1"),
         ({"operations": {"inbox": {"settle_s": -1}}}, r"operations\.inbox\.settle_s is -1\.0; 0 or more"),
         (
@@ -134,7 +145,10 @@ def test_numbers_must_be_finite(tmp_path: Path, value: str) -> None:
             r"a source is called 'inbox', which is the name of the drop folder",
         ),
         ({"operations": {"alerts": {"hooks": [{"kind": "file"}]}}}, r"a hook of kind 'file' needs a `path`"),
-        ({"operations": {"alerts": {"hooks": [{"kind": "webhook"}]}}}, r"needs in `url_env` the NAME of an environment variable"),
+        (
+            {"operations": {"alerts": {"hooks": [{"kind": "webhook"}]}}},
+            r"needs in `url_env` the NAME of an environment variable",
+        ),
         (
             {"operations": {"alerts": {"hooks": [{"kind": "webhook", "url_env": "https://x/secret"}]}}},
             r"^((?!secret).)*the NAME of an environment variable((?!secret).)*$",
@@ -176,7 +190,12 @@ def test_extends_takes_one_file_name(tmp_path: Path) -> None:
 def test_overrides_come_last(tmp_path: Path) -> None:
     overrides = {"policy.steps": 4, "policy.lora.rank": 2, "seed": 7, "completions.samples": {"base": 3}}
     config = _load(tmp_path, {"policy": {"steps": 9}}, overrides)
-    assert (config.policy.steps, config.policy.lora.rank, config.seed, dict(config.completions.samples)) == (4, 2, 7, {"base": 3})
+    assert (config.policy.steps, config.policy.lora.rank, config.seed, dict(config.completions.samples)) == (
+        4,
+        2,
+        7,
+        {"base": 3},
+    )
     assert overrides["completions.samples"] == {"base": 3}  # left as it was
 
 
@@ -194,13 +213,20 @@ def test_paths_are_taken_from_the_file_that_names_them(tmp_path: Path, monkeypat
         tmp_path / "ground",
         {
             "models": {"policy": "path:weights", "encoder": "hf:org/encoder"},
-            "prompts": {"taxonomy": "mine.yaml", "sources": [{"name": "a", "path": "a.csv"}, {"name": "b", "path": "embedded"}]},
+            "prompts": {
+                "taxonomy": "mine.yaml",
+                "sources": [{"name": "a", "path": "a.csv"}, {"name": "b", "path": "embedded"}],
+            },
         },
         "ground.yaml",
     )
-    top = _write(tmp_path, {"extends": "ground/ground.yaml", "demonstrations": {"helpful": {"name": "h", "path": "h.jsonl"}}})
+    top = _write(
+        tmp_path, {"extends": "ground/ground.yaml", "demonstrations": {"helpful": {"name": "h", "path": "h.jsonl"}}}
+    )
     monkeypatch.chdir(tmp_path / "elsewhere")
-    config = load_config(top, {"models.encoder": "path:given", "benchmarks.suites": [{"name": "s", "path": "rows.csv"}]})
+    config = load_config(
+        top, {"models.encoder": "path:given", "benchmarks.suites": [{"name": "s", "path": "rows.csv"}]}
+    )
     assert config.models.policy == f"path:{tmp_path}/ground/weights"
     assert config.prompts.taxonomy == f"{tmp_path}/ground/mine.yaml"
     assert [source.path for source in config.prompts.sources] == [f"{tmp_path}/ground/a.csv", "embedded"]
@@ -257,7 +283,10 @@ def test_folders_and_files_of_operations_start_at_the_file_that_names_them(tmp_p
 def test_resolved_and_back(tmp_path: Path) -> None:
     config = _load(
         tmp_path,
-        {"hardness": {"tau": 0.25}, "prompts": {"sources": [{"name": "a", "path": "a.csv", "columns": {"prompt": "text"}}]}},
+        {
+            "hardness": {"tau": 0.25},
+            "prompts": {"sources": [{"name": "a", "path": "a.csv", "columns": {"prompt": "text"}}]},
+        },
         {"policy.lora.targets": ["q_proj"]},
     )
     data = resolved(config)

@@ -17,7 +17,11 @@ PODS = {"executor": "kubernetes", "kubernetes": {"image": "drirl:1", "claim": "a
 
 def _load(folder: Path, execution: dict[str, Any] | None = None, root: str = "/artifacts/runs") -> Config:
     file = folder / "run.yaml"
-    settings = {"models": {"policy": "hf:org/policy", "encoder": "hf:org/encoder"}, "root": root, "execution": execution or {}}
+    settings = {
+        "models": {"policy": "hf:org/policy", "encoder": "hf:org/encoder"},
+        "root": root,
+        "execution": execution or {},
+    }
     file.write_text(yaml.safe_dump(settings), encoding="utf-8")
     return load_config(file)
 
@@ -25,25 +29,43 @@ def _load(folder: Path, execution: dict[str, Any] | None = None, root: str = "/a
 @pytest.mark.parametrize(
     ("execution", "message"),
     [
-        ({"executor": "slurm"}, r"execution\.executor is 'slurm'; choose one of in_process, multiprocess, ray, kubernetes"),
+        (
+            {"executor": "slurm"},
+            r"execution\.executor is 'slurm'; choose one of in_process, multiprocess, ray, kubernetes",
+        ),
         ({"executor": "kubernetes"}, r"is 'kubernetes' but execution\.kubernetes\.image is not set; name the image"),
         ({"gpu": {"count": -1}}, r"execution\.gpu\.count is -1; at least 0"),
         ({"gpu": {"cpus": -0.5}}, r"execution\.gpu\.cpus is -0\.5; at least 0"),
         ({"gpu": {"memory_gib": -1}}, r"execution\.gpu\.memory_gib is -1\.0; at least 0"),
-        ({"gpu": {"tolerations": ["gpu:Sometimes"]}}, r"'gpu:Sometimes' is no toleration; write it as kubectl writes a taint"),
-        ({"gpu": {"node_selector": {"gpu": True}}}, r"execution\.gpu\.node_selector\.gpu is True \(bool\); give a text"),
-        ({"ray": {"address": "ray://head:10001"}}, r"execution\.ray\.address is 'ray://head:10001'; give the address of the jobs API"),
+        (
+            {"gpu": {"tolerations": ["gpu:Sometimes"]}},
+            r"'gpu:Sometimes' is no toleration; write it as kubectl writes a taint",
+        ),
+        (
+            {"gpu": {"node_selector": {"gpu": True}}},
+            r"execution\.gpu\.node_selector\.gpu is True \(bool\); give a text",
+        ),
+        (
+            {"ray": {"address": "ray://head:10001"}},
+            r"execution\.ray\.address is 'ray://head:10001'; give the address of the jobs API",
+        ),
         ({"kubernetes": {"mount": "artifacts"}}, r"execution\.kubernetes\.mount is 'artifacts'; give an absolute path"),
     ],
 )
-def test_contradictions_are_refused_before_anything_runs(tmp_path: Path, execution: dict[str, Any], message: str) -> None:
+def test_contradictions_are_refused_before_anything_runs(
+    tmp_path: Path, execution: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         _load(tmp_path, execution)
 
 
-@pytest.mark.parametrize(("root", "pods"), [(".drirl/artifacts", {}), ("/artifacts-too", {}), ("/artifacts/runs", {"claim": None})])
+@pytest.mark.parametrize(
+    ("root", "pods"), [(".drirl/artifacts", {}), ("/artifacts-too", {}), ("/artifacts/runs", {"claim": None})]
+)
 def test_artifacts_may_not_lie_on_the_pods_own_disk(tmp_path: Path, root: str, pods: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"goes with the pod that writes it; set execution\.kubernetes\.claim .* below /artifacts"):
+    with pytest.raises(
+        ConfigError, match=r"goes with the pod that writes it; set execution\.kubernetes\.claim .* below /artifacts"
+    ):
         _load(tmp_path, {**PODS, "kubernetes": {**PODS["kubernetes"], **pods}}, root)
 
 
@@ -56,8 +78,15 @@ def test_artifacts_may_lie_on_the_claim_or_in_a_bucket(tmp_path: Path, root: str
 
 def test_where_steps_run_makes_nothing_stale(tmp_path: Path) -> None:
     here = _load(tmp_path, {"executor": "in_process"})
-    elsewhere = _load(tmp_path, {**PODS, "category_steps": "apart", "gpu": {"count": 2, "node_selector": {"gpu": "h100"}}})
-    versions = [{node.name: code_version(node, config) for node in build_graph(config).nodes.values()} for config in (here, elsewhere)]
+    elsewhere = _load(
+        tmp_path, {**PODS, "category_steps": "apart", "gpu": {"count": 2, "node_selector": {"gpu": "h100"}}}
+    )
+    versions = [
+        {node.name: code_version(node, config) for node in build_graph(config).nodes.values()}
+        for config in (here, elsewhere)
+    ]
 
     assert versions[0] == versions[1]
-    assert not [stage for stage in STAGES.values() if any(section.partition(".")[0] == "execution" for section in stage.config)]
+    assert not [
+        stage for stage in STAGES.values() if any(section.partition(".")[0] == "execution" for section in stage.config)
+    ]

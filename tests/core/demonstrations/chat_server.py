@@ -15,7 +15,9 @@ Reply = tuple[int, dict[str, str], bytes]
 
 def chat(text: str | None, finish: str = "stop") -> bytes:
     """Return the body of a chat completion."""
-    return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": finish}]}).encode()
+    return json.dumps(
+        {"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": finish}]}
+    ).encode()
 
 
 @dataclass

@@ -20,7 +20,9 @@ from drirl_core.reporting import Plot, SilentReporter, Table
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import write_table
 
-COUNTS = st.dictionaries(st.sampled_from("abcdefg"), st.integers(0, 10**6), min_size=1).filter(lambda c: sum(c.values()) > 0)
+COUNTS = st.dictionaries(st.sampled_from("abcdefg"), st.integers(0, 10**6), min_size=1).filter(
+    lambda c: sum(c.values()) > 0
+)
 
 
 def test_imbalance_ratio_by_hand() -> None:
@@ -52,7 +54,9 @@ def test_measures_stay_in_range_and_ignore_scale(counts: dict[str, int], factor:
     assert 0 <= normalised_entropy(counts) <= 1
     assert normalised_entropy(scaled) == pytest.approx(normalised_entropy(counts))
     assert imbalance_ratio(counts) >= 1
-    assert imbalance_ratio(scaled) == imbalance_ratio(counts) or imbalance_ratio(scaled) == pytest.approx(imbalance_ratio(counts))
+    assert imbalance_ratio(scaled) == imbalance_ratio(counts) or imbalance_ratio(scaled) == pytest.approx(
+        imbalance_ratio(counts)
+    )
 
 
 def dataset(path: Path, origins: dict[str, int], held_out: int = 1) -> Path:
@@ -60,9 +64,12 @@ def dataset(path: Path, origins: dict[str, int], held_out: int = 1) -> Path:
     kinds = [origin for origin, n in origins.items() for _ in range(n)]
     splits = ["validation"] * held_out + ["test"] * held_out + ["train"] * (len(kinds) - 2 * held_out)
     rows = [
-        {"prompt_id": f"{i:016x}", "split": split, "origin": origin} for i, (split, origin) in enumerate(zip(splits, kinds, strict=True))
+        {"prompt_id": f"{i:016x}", "split": split, "origin": origin}
+        for i, (split, origin) in enumerate(zip(splits, kinds, strict=True))
     ]
-    write_table(path / "rows.parquet", rows, pa.schema([(name, pa.string()) for name in ("prompt_id", "split", "origin")]))
+    write_table(
+        path / "rows.parquet", rows, pa.schema([(name, pa.string()) for name in ("prompt_id", "split", "origin")])
+    )
     return path
 
 
@@ -116,7 +123,10 @@ def test_an_empty_category_is_null_in_json_and_words_in_the_metadata(tmp_path: P
     given_context = context(tmp_path, {"mental_health": 30})
     shown = build_balance_report(given_context)
     assert shown["imbalance_ratio_before"] == "a category is empty"
-    assert json.loads((given_context.out / "balance.json").read_text(encoding="utf-8"))["before"]["imbalance_ratio"] is None
+    assert (
+        json.loads((given_context.out / "balance.json").read_text(encoding="utf-8"))["before"]["imbalance_ratio"]
+        is None
+    )
 
 
 def test_a_damaged_pool_is_named(tmp_path: Path) -> None:

@@ -36,7 +36,11 @@ def pool(*keys: object, category: str = "insult") -> list[dict[str, str]]:
 
 
 def test_a_full_pool_gives_exactly_the_quota(tmp_path: Path) -> None:
-    world = World(tmp_path, pool=pool(*range(30)) + pool(*range(40, 45), category="mental_health"), written=demonstrations(*range(30)))
+    world = World(
+        tmp_path,
+        pool=pool(*range(30)) + pool(*range(40, 45), category="mental_health"),
+        written=demonstrations(*range(30)),
+    )
     rows, quarantine, counts, shown = build(world.context("insult"))
     assert len(rows) == shown["rows"] == counts["rows"] == 10
     assert {row["origin"] for row in rows} == {"pool"}
@@ -58,7 +62,11 @@ def test_a_full_pool_gives_exactly_the_quota(tmp_path: Path) -> None:
 def test_equal_inputs_in_any_order_give_equal_bytes_and_a_seed_other_rows(tmp_path: Path) -> None:
     world = World(tmp_path, pool=pool(*range(30)), written=demonstrations(*range(30)))
     turned = World(tmp_path, pool=world.pool[::-1], written=world.written[::-1])
-    contexts = [world.context("insult", "one"), turned.context("insult", "two"), world.context("insult", "three", seed=1)]
+    contexts = [
+        world.context("insult", "one"),
+        turned.context("insult", "two"),
+        world.context("insult", "three", seed=1),
+    ]
     made = [build(context)[0] for context in contexts]
     for name in ("rows.parquet", "quarantine.parquet", "counts.json"):
         assert (contexts[0].out / name).read_bytes() == (contexts[1].out / name).read_bytes()
@@ -71,7 +79,10 @@ def test_a_drop_with_demonstrations_adds_rows_and_one_without_adds_none(tmp_path
     context = world.context("insult")
     folder = tmp_path / "drop" / "accepted"
     folder.mkdir(parents=True)
-    worlds.jsonl(folder / "0a-x.jsonl", [*demonstrations("a", "b"), {"prompt": prompt("c"), "category": "insult", "demonstration": None}])
+    worlds.jsonl(
+        folder / "0a-x.jsonl",
+        [*demonstrations("a", "b"), {"prompt": prompt("c"), "category": "insult", "demonstration": None}],
+    )
     operations = OperationsConfig(inbox=InboxConfig(folder=str(folder.parent)))
     dropped = dataclasses.replace(
         context,
@@ -106,7 +117,10 @@ def test_new_prompts_are_screened_against_pool_benchmark_and_each_other(tmp_path
     near_pool = prompt(0).replace("?", " now?")
     near_new = prompt("a").replace("?", " now?")
     texts = [near_pool, worlds.BENCHMARK_PROMPT, prompt("a"), near_new, prompt("a").upper(), "x" * 201, prompt("other")]
-    new = [{"prompt": text, "category": "insult", "demonstration": worlds.demonstration(i)} for i, text in enumerate(texts, 100)]
+    new = [
+        {"prompt": text, "category": "insult", "demonstration": worlds.demonstration(i)}
+        for i, text in enumerate(texts, 100)
+    ]
     world = World(
         tmp_path,
         pool=pool(*range(5)) + pool("other", category="mental_health"),
@@ -157,13 +171,19 @@ def test_rows_of_no_known_category_go_to_the_first_data_set_only(tmp_path: Path)
     world = World(tmp_path, pool=everything, written=written)
     first = build(world.context("insult", "one", quota=6))[1]
     second = build(world.context("mental_health", "two", quota=6))[1]
-    assert [(row["prompt"], row["category"], row["reason"]) for row in first] == [(stray["prompt"], "insolence", "unknown_category")]
-    assert [(row["prompt"], row["category"], row["reason"]) for row in second] == [(other["prompt"], "mental_health", "missing_value")]
+    assert [(row["prompt"], row["category"], row["reason"]) for row in first] == [
+        (stray["prompt"], "insolence", "unknown_category")
+    ]
+    assert [(row["prompt"], row["category"], row["reason"]) for row in second] == [
+        (other["prompt"], "mental_health", "missing_value")
+    ]
 
 
 def test_an_empty_category_says_what_to_do(tmp_path: Path) -> None:
     world = World(tmp_path, pool=pool(*range(3)), written=demonstrations(*range(3)))
-    with pytest.raises(DataError, match=r"mental_health has 0 usable rows.*pool holds 0 prompts.*Add prompts of this category") as caught:
+    with pytest.raises(
+        DataError, match=r"mental_health has 0 usable rows.*pool holds 0 prompts.*Add prompts of this category"
+    ) as caught:
         build(world.context("mental_health"))
     assert "take the category out of the taxonomy" in str(caught.value)
 
@@ -172,7 +192,8 @@ def test_a_category_that_cannot_be_split_says_why(tmp_path: Path) -> None:
     written = [*demonstrations(0, 1), {"prompt": prompt(2), "category": "insult", "demonstration": "no draft"}]
     world = World(tmp_path, pool=pool(*range(4)), written=written)
     with pytest.raises(
-        DataError, match=r"2 usable rows.*at least 3 are needed.*4 prompts of it, 1 of them without.*'bad_format': 1.*no line '####'"
+        DataError,
+        match=r"2 usable rows.*at least 3 are needed.*4 prompts of it, 1 of them without.*'bad_format': 1.*no line '####'",
     ):
         build(world.context("insult"))
 
@@ -191,14 +212,22 @@ def test_a_group_that_reaches_into_another_category_is_trained_on(tmp_path: Path
     twins = [pool_row(prompt(f"twin {key}"), "mental_health", group=prompt_id(prompt(key))) for key in range(5)]
     world = World(tmp_path, pool=shared + free + twins, written=demonstrations(*range(8)))
     for seed in range(5):
-        rows = build(world.context("insult", f"run {seed}", seed=seed, quota=8, validation_fraction=0.3, test_fraction=0.3))[0]
+        rows = build(
+            world.context("insult", f"run {seed}", seed=seed, quota=8, validation_fraction=0.3, test_fraction=0.3)
+        )[0]
         assert {row["split"] for row in rows if row["group_id"] in {twin["group_id"] for twin in twins}} == {"train"}
         assert {row["split"] for row in rows} == {"train", "validation", "test"}
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.integers(0, 5), min_size=3, max_size=14).filter(lambda g: len(set(g)) >= 3), st.integers(0, 99), st.integers(4, 20))
-def test_no_group_is_in_two_splits(tmp_path_factory: pytest.TempPathFactory, groups: list[int], seed: int, quota: int) -> None:
+@given(
+    st.lists(st.integers(0, 5), min_size=3, max_size=14).filter(lambda g: len(set(g)) >= 3),
+    st.integers(0, 99),
+    st.integers(4, 20),
+)
+def test_no_group_is_in_two_splits(
+    tmp_path_factory: pytest.TempPathFactory, groups: list[int], seed: int, quota: int
+) -> None:
     rows = [pool_row(prompt(i), "insult", group=f"group {group}") for i, group in enumerate(groups)]
     world = World(tmp_path_factory.mktemp("world"), pool=rows, written=demonstrations(*range(len(groups))))
     context = world.context("insult", seed=seed, quota=quota)
@@ -216,21 +245,29 @@ def test_no_group_is_in_two_splits(tmp_path_factory: pytest.TempPathFactory, gro
     assert {row["split"] for row in made if row["origin"] == "resampled"} <= {"train"}
 
 
-def test_an_endpoint_writes_the_whole_data_set_and_mends_bad_drafts(serve: Callable[..., Server], tmp_path: Path) -> None:
+def test_an_endpoint_writes_the_whole_data_set_and_mends_bad_drafts(
+    serve: Callable[..., Server], tmp_path: Path
+) -> None:
     """Five pool prompts and quota eight: the model's first draft of one prompt complies, so it is asked again; three prompts are new."""
     tries: Counter[str] = Counter()
 
     def answer(message: str) -> tuple[int, dict[str, str], bytes]:
         if message.startswith("To teach"):
             tries["new"] += 1
-            return 200, {}, chat("\n".join(f"{number}. {prompt(('new', number, tries['new']))}" for number in range(1, 4)))
+            return (
+                200,
+                {},
+                chat("\n".join(f"{number}. {prompt(('new', number, tries['new']))}" for number in range(1, 4))),
+            )
         asked = message.splitlines()[-1]
         tries[asked] += 1
         complies = asked == prompt(0) and tries[asked] == 1
         return 200, {}, chat("1. asks for help\n####\nSure, here is how." if complies else worlds.demonstration(asked))
 
     server = serve(answer=answer)
-    world = World(tmp_path, pool=pool(*range(5)), demonstrator=DemonstratorConfig(kind="endpoint", model="writer", url=server.url))
+    world = World(
+        tmp_path, pool=pool(*range(5)), demonstrator=DemonstratorConfig(kind="endpoint", model="writer", url=server.url)
+    )
     rows, quarantine, _, _ = build(world.context("insult", quota=8))
     assert Counter(row["origin"] for row in rows) == {"pool": 5, "fill_up": 3}
     assert quarantine == []
@@ -248,7 +285,9 @@ def test_an_endpoint_that_only_complies_does_not_go_on_for_ever(serve: Callable[
 
     server = serve(answer=answer)
     world = World(
-        tmp_path, pool=pool(*range(5)), demonstrator=DemonstratorConfig(kind="endpoint", model="writer", url=server.url, attempts=2)
+        tmp_path,
+        pool=pool(*range(5)),
+        demonstrator=DemonstratorConfig(kind="endpoint", model="writer", url=server.url, attempts=2),
     )
     with pytest.raises(DataError, match="'complies'"):
         build(world.context("insult", quota=4))

@@ -42,7 +42,9 @@ KEY = "sk-very-secret-0123456789"
 
 
 def of_file(path: Path, **source: Any) -> FileDemonstrator:
-    return FileDemonstrator(DemonstratorConfig(source=SourceConfig(name="mine", path=str(path), **source)), path, CATEGORIES)
+    return FileDemonstrator(
+        DemonstratorConfig(source=SourceConfig(name="mine", path=str(path), **source)), path, CATEGORIES
+    )
 
 
 def jsonl(path: Path, *rows: dict[str, Any]) -> Path:
@@ -51,7 +53,10 @@ def jsonl(path: Path, *rows: dict[str, Any]) -> Path:
 
 
 def test_a_file_gives_its_demonstration_whatever_the_spacing(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "d.jsonl", {"prompt": "Mock  my\u0301 friend ", "category": "insult", "demonstration": "a\n####\nI can't."})
+    path = jsonl(
+        tmp_path / "d.jsonl",
+        {"prompt": "Mock  my\u0301 friend ", "category": "insult", "demonstration": "a\n####\nI can't."},
+    )
     written = of_file(path).write([("Mock m\u00fd friend", "insult"), ("another", "insult")])
     assert written[0] == "a\n####\nI can't."
     assert isinstance(written[1], Failure)
@@ -65,7 +70,9 @@ def test_files_of_three_kinds_are_read_through_the_column_map(tmp_path: Path, ki
     if kind == "jsonl":
         jsonl(path, row)
     elif kind == "csv":
-        path.write_text('question,type,reply\nmock him,Mental Health,"say ""no""\n####\nI can\'t, sorry."\n', encoding="utf-8")
+        path.write_text(
+            'question,type,reply\nmock him,Mental Health,"say ""no""\n####\nI can\'t, sorry."\n', encoding="utf-8"
+        )
     else:
         write_table(path, [row], pa.schema([(name, pa.string()) for name in row]))
     demonstrator = of_file(path, columns={"prompt": "question", "category": "type", "demonstration": "reply"})
@@ -82,7 +89,9 @@ def test_a_fixed_category_serves_files_without_one(tmp_path: Path) -> None:
 
 
 def test_new_prompts_of_a_file_are_its_unknown_ones_in_order(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "d.jsonl", *({"prompt": f"prompt {i}", "category": "insult", "demonstration": "x"} for i in range(5)))
+    path = jsonl(
+        tmp_path / "d.jsonl", *({"prompt": f"prompt {i}", "category": "insult", "demonstration": "x"} for i in range(5))
+    )
     assert of_file(path).new_prompts("insult", 2, {"prompt  1": "mental_health"}) == ["prompt 0", "prompt 2"]
 
 
@@ -103,10 +112,13 @@ def test_dropped_rows_bring_their_demonstrations_and_fill_up_nothing(tmp_path: P
     (folder / "0b-prompts.csv").write_text("text\nno demonstrations at all\n")
     config = Config(
         models=ModelsConfig(policy="path:none", encoder="path:none"),
-        demonstrations=DemonstrationsConfig(demonstrator=DemonstratorConfig(source=SourceConfig(name="mine", path=str(main)))),
+        demonstrations=DemonstrationsConfig(
+            demonstrator=DemonstratorConfig(source=SourceConfig(name="mine", path=str(main)))
+        ),
         operations=OperationsConfig(
             inbox=InboxConfig(
-                folder=str(tmp_path / "drop"), columns={"prompt": "text", "category": "label", "demonstration": "reply", "id": "number"}
+                folder=str(tmp_path / "drop"),
+                columns={"prompt": "text", "category": "label", "demonstration": "reply", "id": "number"},
             )
         ),
     )
@@ -115,7 +127,9 @@ def test_dropped_rows_bring_their_demonstrations_and_fill_up_nothing(tmp_path: P
         return make_demonstrator(config, main, CATEGORIES, ArtifactStore(tmp_path / "store"), SilentReporter(), dropped)
 
     demonstrator = make(folder)
-    prompts = [(prompt, "insult") for prompt in ("one", "two", "three", "four", "five", "six", "no demonstrations at all")]
+    prompts = [
+        (prompt, "insult") for prompt in ("one", "two", "three", "four", "five", "six", "no demonstrations at all")
+    ]
     written = [text if isinstance(text, str) else text.reason for text in demonstrator.write(prompts)]
     assert written == ["of the file", "of the drop", ABSENT, ABSENT, ABSENT, "the pool finds its category", ABSENT]
     assert demonstrator.new_prompts("insult", 9, {}) == ["one"]
@@ -171,7 +185,9 @@ def endpoint(server: Server, folder: Path, **settings: Any) -> EndpointDemonstra
     return EndpointDemonstrator(config, 5, ArtifactStore(folder), SilentReporter(), chat_endpoint)
 
 
-def test_an_endpoint_writes_in_order_and_each_reply_is_paid_for_once(serve: Callable[..., Server], tmp_path: Path) -> None:
+def test_an_endpoint_writes_in_order_and_each_reply_is_paid_for_once(
+    serve: Callable[..., Server], tmp_path: Path
+) -> None:
     server = serve(answer=lambda message: (200, {}, chat(f"<think>hm</think>\nabout {message.splitlines()[-1]}")))
     prompts = [(f"prompt {i}", "insult") for i in range(9)]
     wanted = [f"about prompt {i}" for i in range(9)]
@@ -183,8 +199,12 @@ def test_an_endpoint_writes_in_order_and_each_reply_is_paid_for_once(serve: Call
     assert "insult" in server.seen[0]["messages"][0]["content"]
 
 
-def test_a_prompt_the_endpoint_turns_down_does_not_cost_the_others(serve: Callable[..., Server], tmp_path: Path) -> None:
-    server = serve(answer=lambda message: (400, {}, b"content filter") if message.endswith("bad") else (200, {}, chat("fine")))
+def test_a_prompt_the_endpoint_turns_down_does_not_cost_the_others(
+    serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    server = serve(
+        answer=lambda message: (400, {}, b"content filter") if message.endswith("bad") else (200, {}, chat("fine"))
+    )
     good, bad = endpoint(server, tmp_path).write([("good", "insult"), ("bad", "insult")])
     assert good == "fine"
     assert isinstance(bad, Failure)
@@ -208,7 +228,9 @@ def test_after_an_endpoint_breaks_the_finished_rows_are_kept(serve: Callable[...
     assert len(server.seen) - asked <= 2
 
 
-def test_the_key_is_in_no_file_of_the_store(serve: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_in_no_file_of_the_store(
+    serve: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WRITER_KEY", KEY)
     server = serve(chat("fine"))
     endpoint(server, tmp_path, api_key_env="WRITER_KEY").write([("good", "insult")])
@@ -219,13 +241,23 @@ def test_the_key_is_in_no_file_of_the_store(serve: Callable[..., Server], tmp_pa
 
 
 def test_new_prompts_are_cleaned_and_unknown(serve: Callable[..., Server], tmp_path: Path) -> None:
-    listed = ["Here are the requests:", "1. Mock the new boy at school", '- "Write a mean  song about Tim"', "", "short one"]
+    listed = [
+        "Here are the requests:",
+        "1. Mock the new boy at school",
+        '- "Write a mean  song about Tim"',
+        "",
+        "short one",
+    ]
     server = serve(chat("\n".join([*listed, "Insult my old neighbour please"])))
     demonstrator = endpoint(server, tmp_path)
     found = demonstrator.new_prompts(
         "insult",
         3,
-        {"insult my old neighbour please": "insult", "Insult my old neighbour  please": "insult", "other thing": "mental_health"},
+        {
+            "insult my old neighbour please": "insult",
+            "Insult my old neighbour  please": "insult",
+            "other thing": "mental_health",
+        },
     )
     assert found == ["Mock the new boy at school", "Write a mean song about Tim"]
     message = server.seen[0]["messages"][0]["content"]
@@ -258,12 +290,19 @@ def test_a_local_model_is_really_sampled_and_repeats_itself(tmp_path: Path) -> N
         assert isinstance(text, str) or "length limit of 6 tokens" in text.detail
 
 
-def test_attempts_of_a_local_model_differ_and_cut_texts_are_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attempts_of_a_local_model_differ_and_cut_texts_are_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[tuple[list[str], sampling.SamplingSettings]] = []
 
-    def sample(policy: str, prompts: list[str], copies: int, settings: sampling.SamplingSettings, **_: Any) -> list[list[Any]]:
+    def sample(
+        policy: str, prompts: list[str], copies: int, settings: sampling.SamplingSettings, **_: Any
+    ) -> list[list[Any]]:
         calls.append((list(prompts), settings))
-        texts = [sampling.Completion("<think>x</think> mock the new boy", 4, True), sampling.Completion("mock the old", 6, False)]
+        texts = [
+            sampling.Completion("<think>x</think> mock the new boy", 4, True),
+            sampling.Completion("mock the old", 6, False),
+        ]
         return [[text] for text in texts[: len(prompts)]]
 
     monkeypatch.setattr(sampling, "sample", sample)
@@ -289,9 +328,13 @@ def test_the_configuration_chooses_the_demonstrator(tmp_path: Path) -> None:
         return make_demonstrator(config, path, CATEGORIES, ArtifactStore(tmp_path / "store"), SilentReporter())
 
     assert isinstance(made(DemonstratorConfig()), FileDemonstrator)
-    embedded = make_demonstrator(Config(models=models), None, SEVEN_CATEGORIES, ArtifactStore(tmp_path / "store"), SilentReporter())
+    embedded = make_demonstrator(
+        Config(models=models), None, SEVEN_CATEGORIES, ArtifactStore(tmp_path / "store"), SilentReporter()
+    )
     assert len(embedded.new_prompts("insult", 1000, {})) >= 60
     assert isinstance(made(DemonstratorConfig(kind="model", model="path:x")), ModelDemonstrator)
-    assert isinstance(made(DemonstratorConfig(kind="endpoint", model="m", url="http://127.0.0.1:1/v1")), EndpointDemonstrator)
+    assert isinstance(
+        made(DemonstratorConfig(kind="endpoint", model="m", url="http://127.0.0.1:1/v1")), EndpointDemonstrator
+    )
     with pytest.raises(ConfigError, match="http://"):
         made(DemonstratorConfig(kind="endpoint", model="m", url="ftp://x"))

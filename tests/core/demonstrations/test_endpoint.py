@@ -27,7 +27,9 @@ def test_a_reply_comes_back_and_the_request_has_the_agreed_form(serve: Callable[
     server = serve(chat("a\n####\nI can't."))
     assert ask(server) == "a\n####\nI can't."
     assert server.paths == ["/v1/chat/completions"]
-    assert server.seen == [{"model": "writer", "messages": [{"role": "user", "content": "hello"}], "temperature": 0.5, "max_tokens": 7}]
+    assert server.seen == [
+        {"model": "writer", "messages": [{"role": "user", "content": "hello"}], "temperature": 0.5, "max_tokens": 7}
+    ]
     assert "Authorization" not in server.headers[0]
 
 
@@ -70,7 +72,9 @@ def test_a_server_busy_to_the_end_is_an_error_with_the_count(serve: Callable[...
     assert len(server.seen) == 3
 
 
-@pytest.mark.parametrize(("status", "advice"), [(401, "api_key_env"), (403, "may not use"), (404, "/v1"), (405, "POST"), (418, "refused")])
+@pytest.mark.parametrize(
+    ("status", "advice"), [(401, "api_key_env"), (403, "may not use"), (404, "/v1"), (405, "POST"), (418, "refused")]
+)
 def test_a_refused_request_is_not_repeated_and_never_shows_the_key(
     serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, status: int, advice: str
 ) -> None:
@@ -86,7 +90,9 @@ def test_a_refused_request_is_not_repeated_and_never_shows_the_key(
     assert caught.value.__suppress_context__
 
 
-def test_a_redirect_is_not_followed_so_the_key_stays_here(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redirect_is_not_followed_so_the_key_stays_here(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WRITER_KEY", KEY)
     elsewhere = serve(chat("caught"))
     server = serve((302, {"Location": elsewhere.url}, b""))
@@ -107,7 +113,16 @@ def test_a_reply_cut_by_the_length_limit_is_not_used(serve: Callable[..., Server
 
 
 @pytest.mark.parametrize(
-    "body", [b"<html>hello</html>", b"", b"{}", b"[]", b'{"choices": []}', b'{"choices": [{"message": {"content": 3}}]}', b"\xff\xfe"]
+    "body",
+    [
+        b"<html>hello</html>",
+        b"",
+        b"{}",
+        b"[]",
+        b'{"choices": []}',
+        b'{"choices": [{"message": {"content": 3}}]}',
+        b"\xff\xfe",
+    ],
 )
 def test_a_reply_that_is_no_chat_completion_is_an_error(serve: Callable[..., Server], body: bytes) -> None:
     with pytest.raises(EndpointError, match="not the JSON of a chat completion"):
@@ -144,7 +159,8 @@ def test_nobody_listening_is_said_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "message"), [(None, "is not set"), ("  ", "is not set"), ("two words", "is no key"), (f"{KEY}\n{KEY}", "is no key")]
+    ("value", "message"),
+    [(None, "is not set"), ("  ", "is not set"), ("two words", "is no key"), (f"{KEY}\n{KEY}", "is no key")],
 )
 def test_a_bad_key_is_said_without_showing_it(monkeypatch: pytest.MonkeyPatch, value: str | None, message: str) -> None:
     monkeypatch.delenv("WRITER_KEY", raising=False)
@@ -156,7 +172,9 @@ def test_a_bad_key_is_said_without_showing_it(monkeypatch: pytest.MonkeyPatch, v
     assert value is None or not value.strip() or value.split()[0] not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "127.0.0.1:8000", "http://", "http://me:pass@host/v1", "https://host/v1?key=abc"])
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "127.0.0.1:8000", "http://", "http://me:pass@host/v1", "https://host/v1?key=abc"]
+)
 def test_a_bad_url_is_refused_without_showing_it(url: str) -> None:
     with pytest.raises(ConfigError) as caught:
         ChatEndpoint(url, "m")

@@ -22,7 +22,9 @@ def helpful(*keys: object, kind: str = "general") -> list[dict[str, Any]]:
     return [{"prompt": prompt(key), "kind": kind, "answer": f"It is {words(('helpful', key), 9)}."} for key in keys]
 
 
-def build(world: World, run: str = "run", **settings: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str], dict[str, Any]]:
+def build(
+    world: World, run: str = "run", **settings: Any
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str], dict[str, Any]]:
     context = world.context(taxonomy.HELPFUL, run, **settings)
     shown = build_dataset(context)
     refusals = [row["refusal"] for row in read_table(context.out / "refusals.parquet")]
@@ -60,7 +62,9 @@ def test_bad_rows_are_quarantined_with_the_reason(tmp_path: Path) -> None:
         {"prompt": prompt("d"), "kind": "general", "answer": "It is\n####\nfine."},
     ]
     refusals = [*REFUSALS, REFUSALS[0], {"refusal": "Boil it for six minutes."}, {"refusal": ""}]
-    world = World(tmp_path, pool=[worlds.pool_row(prompt("unsafe"))], helpful=helpful(*range(5)) + bad, refusals=refusals)
+    world = World(
+        tmp_path, pool=[worlds.pool_row(prompt("unsafe"))], helpful=helpful(*range(5)) + bad, refusals=refusals
+    )
     rows, quarantine, kept, _ = build(world)
     assert len(rows) == 5
     assert len(kept) == 2
@@ -73,7 +77,10 @@ def test_bad_rows_are_quarantined_with_the_reason(tmp_path: Path) -> None:
 
 def test_a_look_alike_may_resemble_an_unsafe_prompt(tmp_path: Path) -> None:
     world = World(
-        tmp_path, pool=[worlds.pool_row(prompt(0).replace("?", " now?"))], helpful=helpful(*range(4), kind="look_alike"), refusals=REFUSALS
+        tmp_path,
+        pool=[worlds.pool_row(prompt(0).replace("?", " now?"))],
+        helpful=helpful(*range(4), kind="look_alike"),
+        refusals=REFUSALS,
     )
     rows, quarantine, _, _ = build(world)
     assert len(rows) == 4
@@ -113,5 +120,8 @@ def test_too_few_rows_and_no_refusals_are_errors(tmp_path: Path) -> None:
 
 def test_order_does_not_matter(tmp_path: Path) -> None:
     rows = helpful(*range(12)) + helpful(*range(20, 30), kind="look_alike")
-    made = [build(World(tmp_path, helpful=given, refusals=REFUSALS), name)[0] for name, given in (("one", rows), ("two", rows[::-1]))]
+    made = [
+        build(World(tmp_path, helpful=given, refusals=REFUSALS), name)[0]
+        for name, given in (("one", rows), ("two", rows[::-1]))
+    ]
     assert made[0] == made[1]

@@ -16,7 +16,9 @@ FRACTION = st.floats(0.01, 0.44)
 
 
 @given(GROUPS, FRACTION, FRACTION, st.integers(0, 1000))
-def test_each_group_is_on_one_side_and_no_side_is_empty(groups: list[str], validation: float, test: float, seed: int) -> None:
+def test_each_group_is_on_one_side_and_no_side_is_empty(
+    groups: list[str], validation: float, test: float, seed: int
+) -> None:
     split = assign_splits(groups, validation, test, seed)
     assert split.keys() == set(groups)
     assert set(split.values()) == {"train", "validation", "test"}
@@ -24,7 +26,9 @@ def test_each_group_is_on_one_side_and_no_side_is_empty(groups: list[str], valid
 
 
 @given(GROUPS, FRACTION, FRACTION, st.integers(0, 10), st.data())
-def test_pinned_groups_are_trained_on(groups: list[str], validation: float, test: float, seed: int, data: st.DataObject) -> None:
+def test_pinned_groups_are_trained_on(
+    groups: list[str], validation: float, test: float, seed: int, data: st.DataObject
+) -> None:
     distinct = sorted(set(groups))
     pinned = frozenset(data.draw(st.sets(st.sampled_from(distinct), max_size=len(distinct) - 2)))
     split = assign_splits(groups, validation, test, seed, train_only=pinned)
@@ -49,7 +53,9 @@ def test_a_seed_gives_another_split() -> None:
     assert hash_order(0, "a") != hash_order(1, "a")
 
 
-@pytest.mark.parametrize(("groups", "pinned"), [([], ()), (["a", "b"], ()), (["a", "a", "b"], ()), (["a", "b", "c"], ("a", "b"))])
+@pytest.mark.parametrize(
+    ("groups", "pinned"), [([], ()), (["a", "b"], ()), (["a", "a", "b"], ()), (["a", "b", "c"], ("a", "b"))]
+)
 def test_too_few_groups_are_an_error(groups: list[str], pinned: tuple[str, ...]) -> None:
     with pytest.raises(DataError, match="cannot fill train, validation and test"):
         assign_splits(groups, 0.1, 0.1, 0, train_only=frozenset(pinned))
@@ -70,7 +76,9 @@ def test_no_row_is_drawn_twice_before_every_row_was_drawn(size: int, n: int, see
 
 def test_a_crowded_group_is_drawn_less() -> None:
     """Four rows of one group have weight 1/4 each, the lone row 1: it is drawn first with probability 1/2, not 1/5."""
-    first = Counter(resample(rows("crowd", "crowd", "crowd", "crowd", "lone"), 1, seed)[0]["group_id"] for seed in range(400))
+    first = Counter(
+        resample(rows("crowd", "crowd", "crowd", "crowd", "lone"), 1, seed)[0]["group_id"] for seed in range(400)
+    )
     assert 150 <= first["lone"] <= 250  # mean 200, standard deviation 10
 
 

@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drirl_core.demonstrations import validate
-from drirl_core.demonstrations.validate import AnswerIndex, Failure, check_demonstration, check_helpful, check_refusal, redirects
+from drirl_core.demonstrations.validate import (
+    AnswerIndex,
+    Failure,
+    check_demonstration,
+    check_helpful,
+    check_refusal,
+    redirects,
+)
 from drirl_core.text import chain_of_draft as cod
 
 DATA = Path(validate.__file__).parents[1] / "data"
@@ -26,7 +33,10 @@ def reason(text: object, index: AnswerIndex | None = None) -> str:
     ("text", "expected"),
     [
         (DRAFT + "I can't help with that, but a counsellor can.", "passes"),
-        (DRAFT + "That would wound her for years. Please talk to someone you trust before you write anything.", "passes"),
+        (
+            DRAFT + "That would wound her for years. Please talk to someone you trust before you write anything.",
+            "passes",
+        ),
         (DRAFT + "Let's write a kind card instead.", "passes"),
         ("I can't help with that.", "bad_format"),
         ("####\nI can't help with that.", "bad_format"),
@@ -66,7 +76,9 @@ def test_the_limit_of_words_a_step_is_a_setting() -> None:
 
 def test_exact_and_near_copies_of_an_answer_are_found() -> None:
     """23 words (`can't` counts as two) have 21 runs of three; one word more at the end makes 22 runs, 21 of them shared: 21/22."""
-    answer = "I can't help with that because nobody should be followed home at night, yet a safe walk app is free for you"
+    answer = (
+        "I can't help with that because nobody should be followed home at night, yet a safe walk app is free for you"
+    )
     index = AnswerIndex()
     index.add("first prompt", answer)
     assert index.nearest(answer) == ("first prompt", 1.0)
@@ -148,7 +160,9 @@ def test_every_embedded_demonstration_passes() -> None:
 def test_every_embedded_helpful_answer_passes_and_most_refusals_do() -> None:
     helpful = [json.loads(line)["answer"] for line in (DATA / "helpful.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [answer for answer in helpful if check_helpful(answer)] == []
-    refusals = [json.loads(line)["refusal"] for line in (DATA / "refusals.jsonl").read_text(encoding="utf-8").splitlines()]
+    refusals = [
+        json.loads(line)["refusal"] for line in (DATA / "refusals.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert sum(check_refusal(text) is None for text in refusals) >= 0.8 * len(refusals)
 
 

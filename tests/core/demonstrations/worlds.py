@@ -12,7 +12,14 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from drirl_core.config import Config, DemonstrationsConfig, DemonstratorConfig, ModelsConfig, PromptsConfig, SourceConfig
+from drirl_core.config import (
+    Config,
+    DemonstrationsConfig,
+    DemonstratorConfig,
+    ModelsConfig,
+    PromptsConfig,
+    SourceConfig,
+)
 from drirl_core.graph.build import Context
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.artifacts import ArtifactStore
@@ -40,7 +47,14 @@ def demonstration(key: object) -> str:
 
 def pool_row(text: str, category: str = "insult", group: str = "") -> dict[str, str]:
     key = prompt_id(text)
-    return {"prompt_id": key, "prompt": text, "category": category, "source": "wild", "licence": "CC0", "group_id": group or key}
+    return {
+        "prompt_id": key,
+        "prompt": text,
+        "category": category,
+        "source": "wild",
+        "licence": "CC0",
+        "group_id": group or key,
+    }
 
 
 def jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
@@ -69,10 +83,14 @@ class World:
         folder = self.folder / run
         (folder / "pool").mkdir(parents=True)
         (folder / "out").mkdir()
-        write_table(folder / "pool" / "prompts.parquet", self.pool, pa.schema([(name, pa.string()) for name in POOL_COLUMNS]))
+        write_table(
+            folder / "pool" / "prompts.parquet", self.pool, pa.schema([(name, pa.string()) for name in POOL_COLUMNS])
+        )
         columns = pa.schema([("prompt", pa.string()), ("category", pa.string())])
         write_table(folder / "pool" / "quarantine.parquet", self.cast_out, columns)
-        (folder / "taxonomy.yaml").write_text(yaml.safe_dump({"categories": ["insult", "mental_health"]}), encoding="utf-8")
+        (folder / "taxonomy.yaml").write_text(
+            yaml.safe_dump({"categories": ["insult", "mental_health"]}), encoding="utf-8"
+        )
         files = {name: jsonl(folder / f"{name}.jsonl", getattr(self, field)) for name, field in _FILES.items()}
         sources = {name: SourceConfig(name=name, path=str(path), licence="CC-BY-4.0") for name, path in files.items()}
         demonstrator = self.demonstrator or DemonstratorConfig(source=sources["demonstrations"])
@@ -81,7 +99,10 @@ class World:
             seed=seed,
             prompts=PromptsConfig(taxonomy=str(folder / "taxonomy.yaml"), max_chars=200),
             demonstrations=DemonstrationsConfig(
-                demonstrator=demonstrator, helpful=sources["helpful"], refusals=sources["refusals"], **{"quota": 10, **settings}
+                demonstrator=demonstrator,
+                helpful=sources["helpful"],
+                refusals=sources["refusals"],
+                **{"quota": 10, **settings},
             ),
         )
         inputs = {"prompt_pool": folder / "pool", **{f"source_{name}": path for name, path in files.items()}}

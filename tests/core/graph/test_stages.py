@@ -24,7 +24,9 @@ from drirl_core.testing import RecordingReporter
 
 def _config(folder: Path, overrides: dict[str, Any] | None = None) -> Config:
     file = folder / "run.yaml"
-    file.write_text(f"models: {{policy: 'hf:a/policy', encoder: 'hf:a/encoder'}}\nroot: {folder / 'artifacts'}\n", encoding="utf-8")
+    file.write_text(
+        f"models: {{policy: 'hf:a/policy', encoder: 'hf:a/encoder'}}\nroot: {folder / 'artifacts'}\n", encoding="utf-8"
+    )
     return load_config(file, overrides)
 
 
@@ -48,7 +50,15 @@ def test_names_of_the_demo_graph(tmp_path: Path) -> None:
     """One pool; 8 data sets, completion pools and reward models; 7 hardness tables; 2 policies; 1 suite; 3 reports; 1 candidate."""
     graph = build_graph(_config(tmp_path))
     every = (*SEVEN_CATEGORIES, "helpful")
-    expected = {"prompt_pool", "balance_report", "sft_checkpoint", "policy_checkpoint", "benchmark_embedded", "report", "model_card"}
+    expected = {
+        "prompt_pool",
+        "balance_report",
+        "sft_checkpoint",
+        "policy_checkpoint",
+        "benchmark_embedded",
+        "report",
+        "model_card",
+    }
     expected.add("promotion_candidate")
     expected |= {f"safety_dataset_{c}" for c in SEVEN_CATEGORIES} | {"helpful_dataset"}
     expected |= {f"{kind}_{c}" for kind in ("completion_pool", "reward_model") for c in every}
@@ -69,7 +79,9 @@ def test_start_from_base_has_no_supervised_stage(tmp_path: Path) -> None:
 def test_pools_wait_for_the_supervised_start_only_when_they_sample_it(tmp_path: Path) -> None:
     sampled = build_graph(_config(tmp_path)).nodes["completion_pool_insult"]
     assert "sft_checkpoint" in sampled.inputs
-    alone = build_graph(_config(tmp_path, {"completions.samples": {"base": 2, "sft": 0}})).nodes["completion_pool_insult"]
+    alone = build_graph(_config(tmp_path, {"completions.samples": {"base": 2, "sft": 0}})).nodes[
+        "completion_pool_insult"
+    ]
     assert "sft_checkpoint" not in alone.inputs
 
 
@@ -91,7 +103,11 @@ def test_another_taxonomy_changes_the_graph(tmp_path: Path) -> None:
 def test_the_policy_needs_everything_it_uses(tmp_path: Path) -> None:
     inputs = build_graph(_config(tmp_path)).nodes["policy_checkpoint"].inputs
     every = (*SEVEN_CATEGORIES, "helpful")
-    wanted = {stages.dataset_name(c) for c in every} | {f"reward_model_{c}" for c in every} | {f"hardness_{c}" for c in SEVEN_CATEGORIES}
+    wanted = (
+        {stages.dataset_name(c) for c in every}
+        | {f"reward_model_{c}" for c in every}
+        | {f"hardness_{c}" for c in SEVEN_CATEGORIES}
+    )
     assert set(inputs) == wanted | {"sft_checkpoint"}
 
 
@@ -128,7 +144,10 @@ def test_a_drop_folder_is_an_input_of_the_pool_and_of_the_data_sets(tmp_path: Pa
     assert graph.sources["source_inbox"] == tmp_path / "drop" / "accepted"
     assert readers == {"prompt_pool", "dataset"}
     assert "source_inbox" not in graph.nodes["helpful_dataset"].inputs
-    asked = {"demonstrations.demonstrator": {"kind": "model", "model": "hf:a/b"}, "operations.inbox.folder": str(tmp_path)}
+    asked = {
+        "demonstrations.demonstrator": {"kind": "model", "model": "hf:a/b"},
+        "operations.inbox.folder": str(tmp_path),
+    }
     graph = build_graph(_config(tmp_path, asked))
     assert {node.name for node in graph.nodes.values() if "source_inbox" in node.inputs} == {"prompt_pool"}
 
@@ -201,7 +220,10 @@ def test_the_version_of_a_directory_follows_its_files(tmp_path: Path) -> None:
 
 
 def test_a_missing_source_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere\.csv cannot be read \(No such file or directory\); mend the path in the configuration"):
+    with pytest.raises(
+        DataError,
+        match=r"nowhere\.csv cannot be read \(No such file or directory\); mend the path in the configuration",
+    ):
         source_version(tmp_path / "nowhere.csv")
 
 
@@ -223,7 +245,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Context]:
         given = {name: path.read_text() for name, path in sorted(context.inputs.items()) if path.is_file()}
         (context.out / "made.txt").write_text(f"{context.category} {given} {context.config.seed}")
         (context.out / "plot.png").write_bytes(b"png")
-        return {"rows": 3, "share": 0.5, "kind": "x", "plot": Plot(context.out / "plot.png", "a plot"), "table": Table([{"a": 1}])}
+        return {
+            "rows": 3,
+            "share": 0.5,
+            "kind": "x",
+            "plot": Plot(context.out / "plot.png", "a plot"),
+            "table": Table([{"a": 1}]),
+        }
 
     module = types.ModuleType("probe_stage")
     module.stage = stage  # type: ignore[attr-defined]
@@ -252,7 +280,9 @@ def config(tmp_path: Path) -> Config:
     return _config(tmp_path, {"prompts.sources": [{"name": "unsafe_prompts", "path": str(tmp_path / "prompts.csv")}]})
 
 
-def test_build_gives_the_stage_its_context_and_keeps_what_it_reports(config: Config, calls: list[Context], tmp_path: Path) -> None:
+def test_build_gives_the_stage_its_context_and_keeps_what_it_reports(
+    config: Config, calls: list[Context], tmp_path: Path
+) -> None:
     artifact, reused, shown = build(NODE, config, {**_now(config), "unrelated": "v9"}, SilentReporter())
     assert not reused
     context = calls[0]
@@ -308,14 +338,19 @@ def test_inputs_that_are_artifacts_are_opened(config: Config, calls: list[Contex
 def test_inputs_nobody_built_are_named(config: Config) -> None:
     node = build_graph(config).nodes["hardness_insult"]
     with pytest.raises(
-        ArtifactError, match=r"hardness_insult needs completion_pool_insult, reward_model_insult, which have not been materialized"
+        ArtifactError,
+        match=r"hardness_insult needs completion_pool_insult, reward_model_insult, which have not been materialized",
     ):
         build(node, config, {"safety_dataset_insult": "x"}, SilentReporter())
-    with pytest.raises(ArtifactError, match=r"hardness_insult needs reward_model_insult, which has not been materialized"):
+    with pytest.raises(
+        ArtifactError, match=r"hardness_insult needs reward_model_insult, which has not been materialized"
+    ):
         build(node, config, {"safety_dataset_insult": "x", "completion_pool_insult": "y"}, SilentReporter())
 
 
-def test_a_failed_stage_leaves_no_artifact(config: Config, calls: list[Context], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_stage_leaves_no_artifact(
+    config: Config, calls: list[Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def failing(context: Context) -> dict[str, Any]:
         (context.out / "half.txt").write_text("half")
         raise DataError("bad row 7")
@@ -336,7 +371,10 @@ def test_a_source_edited_before_it_was_read_is_not_kept_under_the_version_before
 ) -> None:
     before = _now(config)
     (tmp_path / "prompts.csv").write_text("prompt\nbye\n")
-    with pytest.raises(DataError, match=r"probe is not kept, because source_unsafe_prompts \(.*prompts\.csv\) changed while it was read"):
+    with pytest.raises(
+        DataError,
+        match=r"probe is not kept, because source_unsafe_prompts \(.*prompts\.csv\) changed while it was read",
+    ):
         build(NODE, config, before, SilentReporter())
     assert ArtifactStore(config.root).latest("probe") is None
     artifact, reused, _ = build(NODE, config, _now(config), SilentReporter())
@@ -348,7 +386,9 @@ def test_a_model_replaced_while_it_is_used_is_not_kept(
     config: Config, calls: list[Context], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(STAGES, "probe", dataclasses.replace(STAGES["probe"], config=("models.policy",)))
-    local = dataclasses.replace(config, models=dataclasses.replace(config.models, policy=f"path:{_model(tmp_path / 'model')}"))
+    local = dataclasses.replace(
+        config, models=dataclasses.replace(config.models, policy=f"path:{_model(tmp_path / 'model')}")
+    )
     plain = sys.modules["probe_stage"].stage
 
     def while_it_changes(context: Context) -> dict[str, Any]:
@@ -364,7 +404,9 @@ def test_a_model_replaced_while_it_is_used_is_not_kept(
 
 def test_named_inputs_by_prefix(config: Config, tmp_path: Path) -> None:
     names = ("reward_model_a", "reward_model_b_c", "hardness_a", "sft_checkpoint", "rewarding")
-    context = Context(config, None, {n: Path(n) for n in names}, tmp_path, tmp_path, ArtifactStore(tmp_path), SilentReporter())
+    context = Context(
+        config, None, {n: Path(n) for n in names}, tmp_path, tmp_path, ArtifactStore(tmp_path), SilentReporter()
+    )
     assert context.named("reward_model") == {"a": Path("reward_model_a"), "b_c": Path("reward_model_b_c")}
     assert context.named("sft_checkpoint") == {"": Path("sft_checkpoint")}
     assert context.named("nothing") == {}

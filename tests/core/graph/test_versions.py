@@ -20,7 +20,9 @@ from drirl_core.taxonomy import SEVEN_CATEGORIES
 
 def _config(folder: Path, overrides: dict[str, Any] | None = None) -> Config:
     file = folder / "run.yaml"
-    file.write_text(f"models: {{policy: 'hf:a/policy', encoder: 'hf:a/encoder'}}\nroot: {folder / 'artifacts'}\n", encoding="utf-8")
+    file.write_text(
+        f"models: {{policy: 'hf:a/policy', encoder: 'hf:a/encoder'}}\nroot: {folder / 'artifacts'}\n", encoding="utf-8"
+    )
     return load_config(file, overrides)
 
 
@@ -41,7 +43,10 @@ def _changed(before: Config, after: Config) -> set[str]:
         ({"completions.batch_size": 3}, {"completion_pool"}),
         ({"policy.steps": 3}, {"policy_checkpoint"}),
         ({"benchmarks.max_new_tokens": 3}, {"benchmark"}),
-        ({"benchmarks.suites": [{"name": "embedded", "limit": 2}]}, {"benchmark"}),  # its prompts are kept out whatever the limit
+        (
+            {"benchmarks.suites": [{"name": "embedded", "limit": 2}]},
+            {"benchmark"},
+        ),  # its prompts are kept out whatever the limit
         ({"benchmarks.suites": [{"name": "xstest"}]}, {"prompt_pool", "dataset", "benchmark"}),
         ({"hardness.refresh": "once", "hardness.granularity": "completion"}, {"policy_checkpoint"}),
         ({"hardness.responsiveness": "ema", "hardness.ema_decay": 0.5}, {"policy_checkpoint"}),
@@ -51,7 +56,9 @@ def _changed(before: Config, after: Config) -> set[str]:
         ({"models.policy": "hf:b/policy"}, {"sft_checkpoint", "completion_pool", "policy_checkpoint", "benchmark"}),
     ],
 )
-def test_a_setting_makes_stale_what_it_decides_and_nothing_else(tmp_path: Path, overrides: dict[str, Any], stale: set[str]) -> None:
+def test_a_setting_makes_stale_what_it_decides_and_nothing_else(
+    tmp_path: Path, overrides: dict[str, Any], stale: set[str]
+) -> None:
     assert _changed(_config(tmp_path), _config(tmp_path, overrides)) == stale
 
 
@@ -69,7 +76,9 @@ def test_settings_that_no_build_reads_are_there_and_below_what_their_stage_reads
     for name, stage in STAGES.items():
         for setting in stage.unread:
             assert covers(stage.config, setting), f"{name}: {setting}"
-            assert slice_of(data, stage.config) != slice_of(data, stage.config, (setting,)), f"{name}: {setting} is no setting"
+            assert slice_of(data, stage.config) != slice_of(data, stage.config, (setting,)), (
+                f"{name}: {setting} is no setting"
+            )
 
 
 def test_a_model_that_writes_demonstrations_decides_them_by_its_type_as_well(tmp_path: Path) -> None:
@@ -79,7 +88,16 @@ def test_a_model_that_writes_demonstrations_decides_them_by_its_type_as_well(tmp
 
 
 def test_the_seed_decides_whatever_draws(tmp_path: Path) -> None:
-    drawing = {"prompt_pool", "dataset", "sft_checkpoint", "completion_pool", "reward_model", "hardness", "policy_checkpoint", "benchmark"}
+    drawing = {
+        "prompt_pool",
+        "dataset",
+        "sft_checkpoint",
+        "completion_pool",
+        "reward_model",
+        "hardness",
+        "policy_checkpoint",
+        "benchmark",
+    }
     assert _changed(_config(tmp_path), _config(tmp_path, {"seed": 1})) == drawing
 
 
@@ -110,13 +128,19 @@ def test_the_categories_of_a_taxonomy_decide_what_reads_them_and_its_path_does_n
     }
 
 
-def test_a_changed_layout_makes_the_pools_stale_that_are_read_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read_by_it = _config(tmp_path, {"prompts.sources": [{"name": "a", "path": "/x/data_en.csv", "adapter": "do_not_answer"}]})
+def test_a_changed_layout_makes_the_pools_stale_that_are_read_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_by_it = _config(
+        tmp_path, {"prompts.sources": [{"name": "a", "path": "/x/data_en.csv", "adapter": "do_not_answer"}]}
+    )
     dropped = _config(tmp_path, {"operations.inbox": {"folder": str(tmp_path / "drop"), "adapter": "do_not_answer"}})
     configs = (read_by_it, dropped, _config(tmp_path))
     before = [{name: code_version(node, c) for name, node in build_graph(c).nodes.items()} for c in configs]
     layouts = dict(load_layouts())
-    changed = dataclasses.replace(layouts["do_not_answer"], labels={**layouts["do_not_answer"].labels, "Adult Content": "insult"})
+    changed = dataclasses.replace(
+        layouts["do_not_answer"], labels={**layouts["do_not_answer"].labels, "Adult Content": "insult"}
+    )
     monkeypatch.setattr(versions, "load_layouts", lambda: {**layouts, "do_not_answer": changed})
     after = [{name: code_version(node, c) for name, node in build_graph(c).nodes.items()} for c in configs]
     assert [{name for name in old if old[name] != new[name]} for old, new in zip(before, after, strict=True)] == [
@@ -124,7 +148,9 @@ def test_a_changed_layout_makes_the_pools_stale_that_are_read_by_it(tmp_path: Pa
     ]  # fmt: skip
 
 
-def test_a_changed_declaration_of_a_suite_makes_stale_what_reads_the_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_declaration_of_a_suite_makes_stale_what_reads_the_suite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = _config(tmp_path)
     nodes = build_graph(config).nodes
     before = {name: code_version(node, config) for name, node in nodes.items()}
@@ -160,7 +186,9 @@ def test_replaced_weights_make_stale_what_loads_them(tmp_path: Path, setting: st
     (tmp_path / "model" / "README.md").write_text("notes")
     assert {name: code_version(node, config) for name, node in nodes.items()} == before
     _model(tmp_path / "model", b"WEIGHTS")
-    assert {node.stage for name, node in nodes.items() if code_version(node, config) != before[name]} == READERS[setting]
+    assert {node.stage for name, node in nodes.items() if code_version(node, config) != before[name]} == READERS[
+        setting
+    ]
 
 
 @pytest.mark.parametrize("how", ["missing", "a file", "damaged"])
@@ -195,5 +223,7 @@ def test_the_same_configuration_in_another_checkout_gives_the_same_versions(tmp_
 
 
 def test_a_file_of_another_kind_is_read_another_way(tmp_path: Path) -> None:
-    csv, jsonl = (_config(tmp_path, {"prompts.sources": [{"name": "own", "path": f"/x/own.{kind}"}]}) for kind in ("csv", "jsonl"))
+    csv, jsonl = (
+        _config(tmp_path, {"prompts.sources": [{"name": "own", "path": f"/x/own.{kind}"}]}) for kind in ("csv", "jsonl")
+    )
     assert _changed(csv, jsonl) == {"prompt_pool"}

@@ -168,7 +168,13 @@ def test_the_filter_in_a_batch_by_hand():
     batch = compute(HardnessConfig(keep_quantile=0.5))
     assert batch.alpha_m == pytest.approx([s(1.5) / s(1.75)] * 4 + [1.0, 1.0])
     stats = batch.stats["insult"]
-    assert (stats["filtered_gap"], stats["tau"], stats["kept"], stats["n"], stats["prompts"]) == (1.5, 0.5625, 0.5, 4, 2)
+    assert (stats["filtered_gap"], stats["tau"], stats["kept"], stats["n"], stats["prompts"]) == (
+        1.5,
+        0.5625,
+        0.5,
+        4,
+        2,
+    )
     raw = batch.alpha_d * batch.alpha_m
     assert batch.alpha == pytest.approx(raw / raw.mean())
 
@@ -181,7 +187,9 @@ def test_granularity_completion_by_hand():
 
 def test_categories_are_centred_apart():
     """Two prompts of two categories, one each: alphaD = alphaM = 1, so alpha = 1 everywhere."""
-    batch = Coefficients(HardnessConfig(), 0).compute(np.array([0.1, 0.9]), np.array([5.0, -5.0]), ["x", "y"], ["a", "b"])
+    batch = Coefficients(HardnessConfig(), 0).compute(
+        np.array([0.1, 0.9]), np.array([5.0, -5.0]), ["x", "y"], ["a", "b"]
+    )
     assert batch.alpha.tolist() == [1.0, 1.0]
 
 
@@ -209,8 +217,12 @@ def test_ema_compares_with_the_running_mean_and_then_moves_it():
 
 def test_ema_may_start_from_the_stored_mean():
     """R = 0 stored: alphaM = s(2) / s(0)."""
-    coefficients = Coefficients(HardnessConfig(responsiveness="ema"), 0, constants={"insult": {"mean_delta": 0.4, "mean_gap": 0.0}})
-    assert coefficients.compute(np.array([0.5]), np.array([2.0]), ["insult"], ["a"]).alpha_m == pytest.approx([s(2) / 0.5])
+    coefficients = Coefficients(
+        HardnessConfig(responsiveness="ema"), 0, constants={"insult": {"mean_delta": 0.4, "mean_gap": 0.0}}
+    )
+    assert coefficients.compute(np.array([0.5]), np.array([2.0]), ["insult"], ["a"]).alpha_m == pytest.approx(
+        [s(2) / 0.5]
+    )
 
 
 def test_none_is_exactly_one():
@@ -263,7 +275,10 @@ def test_state_survives_as_json():
         one.compute(W, GAPS, CATEGORIES, GROUPS)
     resumed = Coefficients(config, 3, constants=constants)
     resumed.load_state_dict(json.loads(json.dumps(broken.state_dict())))
-    assert resumed.compute(W, GAPS, CATEGORIES, GROUPS).alpha.tolist() == whole.compute(W, GAPS, CATEGORIES, GROUPS).alpha.tolist()
+    assert (
+        resumed.compute(W, GAPS, CATEGORIES, GROUPS).alpha.tolist()
+        == whole.compute(W, GAPS, CATEGORIES, GROUPS).alpha.tolist()
+    )
     assert resumed.state_dict() == whole.state_dict()
     assert whole.state_dict()["calls"] == 2
 

@@ -74,7 +74,9 @@ def test_categories_have_passes_of_their_own() -> None:
     _step(coefficients, [("a", 0.9, 1.0)])
     for _ in range(3):
         _step(coefficients, [("z", 0.9, 1.0)], category="other")  # three passes over the only prompt of `other`
-    np.testing.assert_allclose(_step(coefficients, [("b", 0.9, 1.0), ("c", 0.9, 1.0)]).alpha, [1.2, 0.8])  # 1.5 and 1 over their mean
+    np.testing.assert_allclose(
+        _step(coefficients, [("b", 0.9, 1.0), ("c", 0.9, 1.0)]).alpha, [1.2, 0.8]
+    )  # 1.5 and 1 over their mean
 
 
 def test_a_killed_run_goes_on_alike() -> None:

@@ -38,7 +38,14 @@ def reply(key, angle, sample=0, policy="base"):
 
 # Prompt a: completions at 0 and 60 degrees, W = (1 + .5) / 2 = .75. Prompt b: at 90 twice, W = 0. Gaps: a 1, b 3.
 DATASET = [row("a"), row("b"), row("c", "test"), row("a", origin="resampled")]
-COMPLETIONS = [reply("b", 90), reply("b", 90, 1), reply("a", 0), reply("a", 60, 1), reply("c", 0), reply("a", 0, policy="corrupted")]
+COMPLETIONS = [
+    reply("b", 90),
+    reply("b", 90, 1),
+    reply("a", 0),
+    reply("a", 60, 1),
+    reply("c", 0),
+    reply("a", 0, policy="corrupted"),
+]
 SCORES = [
     ("a", "demonstration", 0, 2.0),
     ("a", "base", 0, 0.5),
@@ -61,7 +68,9 @@ def build(tmp_path, monkeypatch):
         write_table(tmp_path / "pool/completions.parquet", completions, POOL)
         rewards = [{"prompt_id": p, "split": "train", "policy": q, "sample": k, "reward": r} for p, q, k, r in scores]
         write_table(tmp_path / "rewards/rewards.parquet", rewards, REWARDS)
-        config = Config(models=ModelsConfig(policy="path:x", encoder="path:y"), hardness=HardnessConfig(**settings), seed=seed)
+        config = Config(
+            models=ModelsConfig(policy="path:x", encoder="path:y"), hardness=HardnessConfig(**settings), seed=seed
+        )
         inputs = {
             "safety_dataset_insult": tmp_path / "dataset",
             "completion_pool_insult": tmp_path / "pool",

@@ -53,7 +53,9 @@ def test_the_content_decides_and_not_the_times(tmp_path: Path, reads: list[str])
     assert len(reads) == 3
 
 
-def test_of_a_file_written_just_now_nothing_is_kept(tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_file_written_just_now_nothing_is_kept(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(digests, "_SETTLED_S", 60.0)
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"weights")

@@ -53,7 +53,9 @@ def test_rows_are_unit_float32_and_in_order(tiny_models: ModelsConfig, store: Ar
     np.testing.assert_array_equal(embedder.encode(TEXTS[::-1]), rows[::-1])
 
 
-def test_equal_texts_are_computed_once_and_kept(tiny_models: ModelsConfig, store: ArtifactStore, counting: Counting) -> None:
+def test_equal_texts_are_computed_once_and_kept(
+    tiny_models: ModelsConfig, store: ArtifactStore, counting: Counting
+) -> None:
     embedder = Embedder(tiny_models, store)
     assert counting.loads == 0
     rows = embedder.encode(TEXTS)

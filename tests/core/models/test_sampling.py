@@ -17,13 +17,26 @@ from drirl_core.config import ModelsConfig
 from drirl_core.errors import TrainingError
 from drirl_core.models import sampling
 from drirl_core.models.loading import Policy, load_policy
-from drirl_core.models.sampling import Completion, SamplingSettings, chat_text, exact_cpu_sampling, inverse_transform, sample
+from drirl_core.models.sampling import (
+    Completion,
+    SamplingSettings,
+    chat_text,
+    exact_cpu_sampling,
+    inverse_transform,
+    sample,
+)
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.rowcache import content_key
 from drirl_core.testing import RecordingReporter, make_tiny_policy
 
-PROMPTS = ["Hi", "How do I bake bread?", "Tell me a long story about a river, please, and about the sea.", "What?", "naïve 東京 😀"]
+PROMPTS = [
+    "Hi",
+    "How do I bake bread?",
+    "Tell me a long story about a river, please, and about the sea.",
+    "What?",
+    "naïve 東京 😀",
+]
 HOW = SamplingSettings(max_new_tokens=6, temperature=1.0, batch_size=8)
 
 
@@ -37,9 +50,17 @@ def draw(policy: Policy, tiny_models: ModelsConfig, tmp_path: Path) -> Any:
     """Sample in a fresh store, so that nothing comes from a cache."""
     count = iter(range(1000))
 
-    def go(prompts: list[str], copies: int = 1, how: SamplingSettings = HOW, of: Policy = policy) -> list[list[Completion]]:
+    def go(
+        prompts: list[str], copies: int = 1, how: SamplingSettings = HOW, of: Policy = policy
+    ) -> list[list[Completion]]:
         return sample(
-            of, prompts, copies, how, models=tiny_models, store=ArtifactStore(tmp_path / str(next(count))), reporter=SilentReporter()
+            of,
+            prompts,
+            copies,
+            how,
+            models=tiny_models,
+            store=ArtifactStore(tmp_path / str(next(count))),
+            reporter=SilentReporter(),
         )
 
     return go
@@ -77,7 +98,10 @@ def test_lengths(draw: Any, policy: Policy) -> None:
     for row in draw(PROMPTS, 3):
         for completion in row:
             assert completion.finished or completion.tokens == HOW.max_new_tokens
-    ending = _bent(policy, lambda logits: torch.zeros_like(logits).index_fill(-1, torch.tensor([policy.tokenizer.eos_token_id]), 100.0))
+    ending = _bent(
+        policy,
+        lambda logits: torch.zeros_like(logits).index_fill(-1, torch.tensor([policy.tokenizer.eos_token_id]), 100.0),
+    )
     assert draw(["Hi"], of=ending) == [[Completion("", 1, True)]]
 
 
@@ -92,11 +116,17 @@ def test_kept_rows_load_no_model(
     monkeypatch.setattr(sampling, "load_policy", lambda *args: loads.append("load") or load_policy(*args))
     decoded: list[int] = []
     decode = sampling._decode
-    monkeypatch.setattr(sampling, "_decode", lambda p, texts, *rest: decoded.append(len(texts)) or decode(p, texts, *rest))
+    monkeypatch.setattr(
+        sampling, "_decode", lambda p, texts, *rest: decoded.append(len(texts)) or decode(p, texts, *rest)
+    )
 
-    def go(prompts: list[str], copies: int = 2, how: SamplingSettings = HOW) -> tuple[list[list[Completion]], list[str]]:
+    def go(
+        prompts: list[str], copies: int = 2, how: SamplingSettings = HOW
+    ) -> tuple[list[list[Completion]], list[str]]:
         reporter = RecordingReporter()
-        return sample(tiny_policy, prompts, copies, how, models=tiny_models, store=store, reporter=reporter), reporter.lines
+        return sample(
+            tiny_policy, prompts, copies, how, models=tiny_models, store=store, reporter=reporter
+        ), reporter.lines
 
     first, lines = go(PROMPTS[:3])
     assert (loads, decoded, len(lines)) == (["load"], [6], 1)
@@ -115,10 +145,20 @@ def test_kept_rows_load_no_model(
     assert loads == ["load"]
 
 
-def test_other_weights_in_the_same_place_are_loaded_anew(tmp_path: Path, tiny_models: ModelsConfig, store: ArtifactStore) -> None:
+def test_other_weights_in_the_same_place_are_loaded_anew(
+    tmp_path: Path, tiny_models: ModelsConfig, store: ArtifactStore
+) -> None:
     folder = tmp_path / "policy"
     first, again, other = (
-        sample(make_tiny_policy(folder, seed=seed), ["Hi"], 1, HOW, models=tiny_models, store=store, reporter=SilentReporter())
+        sample(
+            make_tiny_policy(folder, seed=seed),
+            ["Hi"],
+            1,
+            HOW,
+            models=tiny_models,
+            store=store,
+            reporter=SilentReporter(),
+        )
         for seed in (0, 0, 1)
     )
     assert first == again != other
@@ -146,7 +186,9 @@ def test_rows_sampled_before_a_crash_are_kept(
 
 def test_progress_reaches_the_end(policy: Policy, tiny_models: ModelsConfig, store: ArtifactStore) -> None:
     reporter = RecordingReporter()
-    sample(policy, PROMPTS, 1, dataclasses.replace(HOW, batch_size=2), models=tiny_models, store=store, reporter=reporter)
+    sample(
+        policy, PROMPTS, 1, dataclasses.replace(HOW, batch_size=2), models=tiny_models, store=store, reporter=reporter
+    )
     assert reporter.done == {"completions": (5, 5)}
     assert reporter.lines[-1].startswith("sampled 5 completions, ")
 
@@ -164,7 +206,9 @@ def test_greedy_is_hugging_face_greedy(draw: Any, policy: Policy) -> None:
 
 
 def test_a_cold_temperature_comes_to_greedy(draw: Any) -> None:
-    assert draw(PROMPTS, 1, dataclasses.replace(HOW, temperature=1e-4)) == draw(PROMPTS, 1, dataclasses.replace(HOW, temperature=0.0))
+    assert draw(PROMPTS, 1, dataclasses.replace(HOW, temperature=1e-4)) == draw(
+        PROMPTS, 1, dataclasses.replace(HOW, temperature=0.0)
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- inverse transform
@@ -220,7 +264,9 @@ def test_draws_follow_the_softmax() -> None:
     generator = torch.Generator().manual_seed(0)
     logits, draws, temperature = torch.randn(20, generator=generator), 20_000, 0.7
     uniforms = torch.rand(draws, 1, generator=generator, dtype=torch.float64)
-    masked = inverse_transform(temperature, uniforms, 1)(torch.zeros(draws, 1, dtype=torch.long), logits.expand(draws, -1))
+    masked = inverse_transform(temperature, uniforms, 1)(
+        torch.zeros(draws, 1, dtype=torch.long), logits.expand(draws, -1)
+    )
     counts = torch.bincount(masked.argmax(dim=1), minlength=20).double()
     expected = torch.softmax(logits.double() / temperature, 0) * draws
     statistic = ((counts - expected) ** 2 / expected).sum().item()
@@ -240,7 +286,11 @@ def test_first_tokens_of_a_policy_follow_its_softmax(draw: Any, policy: Policy) 
     tokens = policy.tokenizer(text, return_tensors="pt", add_special_tokens=False)
     with torch.no_grad():
         probabilities = torch.softmax(sharp.model(**tokens).logits[0, -1].double(), 0)
-    drawn = [c.text for start in range(0, 3000, 1000) for c in sampling._decode(sharp, [text] * 1000, keys[start : start + 1000], how)]
+    drawn = [
+        c.text
+        for start in range(0, 3000, 1000)
+        for c in sampling._decode(sharp, [text] * 1000, keys[start : start + 1000], how)
+    ]
     names = [policy.tokenizer.decode([i], skip_special_tokens=True).strip() for i in range(len(probabilities))]
     expected: dict[str, float] = {}
     for name, probability in zip(names, probabilities.tolist(), strict=True):
@@ -266,7 +316,9 @@ def _bent(policy: Policy, change: Any) -> Policy:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_logits_that_are_not_finite_stop_the_run(draw: Any, policy: Policy, value: float) -> None:
     broken = _bent(policy, lambda logits: logits.index_fill(-1, torch.tensor([7]), value))
-    with pytest.raises(TrainingError, match=r"the policy's logits are not finite; its weights are damaged or training diverged"):
+    with pytest.raises(
+        TrainingError, match=r"the policy's logits are not finite; its weights are damaged or training diverged"
+    ):
         draw(["Hi"], of=broken)
 
 
@@ -274,7 +326,9 @@ def test_logits_that_are_not_finite_stop_the_run(draw: Any, policy: Policy, valu
 
 
 def _generate(model: Any, tokens: Any, count: int = 5) -> torch.Tensor:
-    settings = GenerationConfig(max_new_tokens=count, do_sample=True, temperature=0.9, top_k=0, top_p=1.0, pad_token_id=260)
+    settings = GenerationConfig(
+        max_new_tokens=count, do_sample=True, temperature=0.9, top_k=0, top_p=1.0, pad_token_id=260
+    )
     return model.generate(**tokens, generation_config=settings)
 
 

@@ -57,7 +57,9 @@ def write_inputs(folder: Path, models: ModelsConfig) -> dict[str, Path]:
             inputs[name].mkdir(parents=True)
         write_table(inputs[dataset_name(category)] / "rows.parquet", rows, ROWS)
         write_table(
-            inputs[dataset_name(category)] / "refusals.parquet", [{"refusal": "I can't do that."}], pa.schema([("refusal", pa.string())])
+            inputs[dataset_name(category)] / "refusals.parquet",
+            [{"refusal": "I can't do that."}],
+            pa.schema([("refusal", pa.string())]),
         )
         torch.manual_seed(number)
         shape = HeadShape(category, models.encoder, len(probe), 4, 0.0)

@@ -54,7 +54,9 @@ def test_what_the_stage_makes(world: Any, capsys: pytest.CaptureFixture[str]) ->
     log = read_log(context.out / "training_log.jsonl")
     assert [row["step"] for row in log] == [1, 2, 3, 4]
     for row in log:
-        assert {"loss", "reward", "kl", "alpha/mean", "alpha/min", "alpha/max", "gap/helpful/mean", "entropy"} <= set(row)
+        assert {"loss", "reward", "kl", "alpha/mean", "alpha/min", "alpha/max", "gap/helpful/mean", "entropy"} <= set(
+            row
+        )
         assert row["alpha/mean"] == pytest.approx(1.0)
         assert not any(key.startswith("time/") or key == "step_time" for key in row)
     times = read_log(context.out / "times.jsonl")
@@ -123,7 +125,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(world: Any, overrides: dict[st
 @pytest.mark.usefixtures("no_curves")
 def test_a_run_killed_after_its_last_step_only_has_to_save(world: Any) -> None:
     with pytest.raises(Killed):
-        build_policy_checkpoint(world.context("run", {"policy.steps": 2, "policy.save_steps": 1}, reporter=KillingReporter(2)))
+        build_policy_checkpoint(
+            world.context("run", {"policy.steps": 2, "policy.save_steps": 1}, reporter=KillingReporter(2))
+        )
     context = world.context("run", {"policy.steps": 2, "policy.save_steps": 1})
     shown = build_policy_checkpoint(context)
     assert shown["steps"] == 2
@@ -132,7 +136,9 @@ def test_a_run_killed_after_its_last_step_only_has_to_save(world: Any) -> None:
 def test_a_reward_that_goes_bad_stops_the_run(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from drirl_core.policy import scoring
 
-    monkeypatch.setattr(scoring.RolloutScorer, "reward", lambda self, prompts, completions, **_: [float("nan")] * len(prompts))
+    monkeypatch.setattr(
+        scoring.RolloutScorer, "reward", lambda self, prompts, completions, **_: [float("nan")] * len(prompts)
+    )
     context = world.context("run")
     with pytest.raises(TrainingError, match="rewards are not finite"):
         build_policy_checkpoint(context)
@@ -145,7 +151,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(world: Any, monkeypatch: pytest
 
     compute = module.DynamicRewardScalingTrainer._compute_loss
     monkeypatch.setattr(
-        module.DynamicRewardScalingTrainer, "_compute_loss", lambda self, model, inputs: compute(self, model, inputs) * float("nan")
+        module.DynamicRewardScalingTrainer,
+        "_compute_loss",
+        lambda self, model, inputs: compute(self, model, inputs) * float("nan"),
     )
     context = world.context("run", {"policy.kl": 0.0})
     with pytest.raises(TrainingError, match=r"GRPO: .*loss.* is not finite at step 1"):

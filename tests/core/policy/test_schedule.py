@@ -18,10 +18,16 @@ from drirl_core.policy.grpo import grpo_arguments, schedule, training_prompts
 from drirl_core.store.tables import write_table
 
 
-def _prompts(sizes: dict[str, int], kinds: tuple[str, ...] = ("general", "look_alike")) -> dict[str, list[dict[str, Any]]]:
+def _prompts(
+    sizes: dict[str, int], kinds: tuple[str, ...] = ("general", "look_alike")
+) -> dict[str, list[dict[str, Any]]]:
     return {
         category: [
-            {"prompt_id": f"{category} {i}", "category": category, "kind": kinds[i % len(kinds)] if category == "helpful" else "unsafe"}
+            {
+                "prompt_id": f"{category} {i}",
+                "category": category,
+                "kind": kinds[i % len(kinds)] if category == "helpful" else "unsafe",
+            }
             for i in range(size)
         ]
         for category, size in sizes.items()
@@ -37,16 +43,22 @@ SEVEN = {f"category_{i}": 5 for i in range(7)}
 
 def test_a_step_of_eight_by_hand() -> None:
     """Half of 8 are harmless: 2 general and 2 look-alike; the other 4 go on through the seven categories in turn."""
-    rows = schedule(_prompts({**SEVEN, "helpful": 6}), PolicyConfig(steps=7, prompts_per_step=8, helpful_share=0.5), seed=0)
+    rows = schedule(
+        _prompts({**SEVEN, "helpful": 6}), PolicyConfig(steps=7, prompts_per_step=8, helpful_share=0.5), seed=0
+    )
     assert len(rows) == 56
     for step in _steps(rows, 8):
         assert Counter(row["kind"] for row in step) == {"unsafe": 4, "general": 2, "look_alike": 2}
         assert len({row["category"] for row in step}) == 5  # four harm categories and the helpful one
-    assert Counter(row["category"] for row in rows if row["category"] != "helpful") == dict.fromkeys(SEVEN, 4)  # 28 rows, 4 of each
+    assert Counter(row["category"] for row in rows if row["category"] != "helpful") == dict.fromkeys(
+        SEVEN, 4
+    )  # 28 rows, 4 of each
 
 
 def test_a_category_shows_all_its_prompts_before_it_repeats_one() -> None:
-    rows = schedule(_prompts({"a": 5, "helpful": 4}), PolicyConfig(steps=10, prompts_per_step=2, helpful_share=0.5), seed=3)
+    rows = schedule(
+        _prompts({"a": 5, "helpful": 4}), PolicyConfig(steps=10, prompts_per_step=2, helpful_share=0.5), seed=3
+    )
     shown = [row["prompt_id"] for row in rows if row["category"] == "a"]
     assert set(shown[:5]) == set(shown[5:]) == {f"a {i}" for i in range(5)}
     assert shown[:5] != shown[5:]  # each pass in another order
@@ -86,7 +98,9 @@ def test_the_seed_changes_the_order_and_nothing_else() -> None:
 
 def test_look_alikes_alone() -> None:
     rows = schedule(
-        _prompts({"a": 3, "helpful": 3}, kinds=("look_alike",)), PolicyConfig(steps=2, prompts_per_step=4, helpful_share=0.5), 0
+        _prompts({"a": 3, "helpful": 3}, kinds=("look_alike",)),
+        PolicyConfig(steps=2, prompts_per_step=4, helpful_share=0.5),
+        0,
     )
     assert Counter(row["kind"] for row in rows) == {"unsafe": 4, "look_alike": 4}
 
@@ -117,7 +131,9 @@ def test_a_data_set_without_training_rows_is_named(world: Any, tmp_path: Path) -
 
 def test_settings_in_the_words_of_trl(tmp_path: Path) -> None:
     common = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
-    how = PolicyConfig(steps=5, prompts_per_step=6, num_generations=4, micro_batch=8, kl=0.1, num_iterations=2, save_steps=3)
+    how = PolicyConfig(
+        steps=5, prompts_per_step=6, num_generations=4, micro_batch=8, kl=0.1, num_iterations=2, save_steps=3
+    )
     made = grpo_arguments(how, common)
     assert (made.max_steps, made.save_steps) == (10, 6)  # optimiser steps; checkpoints fall between generations
     assert (made.per_device_train_batch_size, made.gradient_accumulation_steps) == (8, 3)

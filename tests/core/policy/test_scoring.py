@@ -65,7 +65,10 @@ REPLIES = ["xx", "x think\n####\nzzz", "y", "yy", "anything", "xyz"]
 
 
 def _score(
-    scorer: RolloutScorer, rows: list[dict[str, Any]] = ROWS, replies: list[str] = REPLIES, gather: Any = lambda local: local
+    scorer: RolloutScorer,
+    rows: list[dict[str, Any]] = ROWS,
+    replies: list[str] = REPLIES,
+    gather: Any = lambda local: local,
 ) -> torch.Tensor:
     completions = [[{"role": "assistant", "content": reply}] for reply in replies]
     columns = {"category": [row["category"] for row in rows], "prompt_id": [row["prompt_id"] for row in rows]}
@@ -74,14 +77,18 @@ def _score(
 
 
 def _make(config: HardnessConfig | None = None, router: Router | None = None, **more: Any) -> RolloutScorer:
-    return RolloutScorer(router or Router(), Similarity(), Coefficients(config or HardnessConfig(keep_quantile=1.0), 0, **more))  # type: ignore[arg-type]
+    return RolloutScorer(
+        router or Router(), Similarity(), Coefficients(config or HardnessConfig(keep_quantile=1.0), 0, **more)
+    )  # type: ignore[arg-type]
 
 
 def test_rewards_are_routed_and_see_the_answer_only() -> None:
     router = Router()
     scorer = _make(router=router)
     completions = [[{"role": "assistant", "content": reply}] for reply in REPLIES]
-    rewards = scorer.reward([row["prompt"] for row in ROWS], completions, category=[row["category"] for row in ROWS], other_column=[1] * 6)
+    rewards = scorer.reward(
+        [row["prompt"] for row in ROWS], completions, category=[row["category"] for row in ROWS], other_column=[1] * 6
+    )
     assert rewards == [2.0, 3.0, 101.0, 102.0, 1008.0, 1003.0]  # "zzz" is three letters long: its draft does not count
     assert router.asked[1] == ("prompt a", "zzz", "insult")
 
@@ -112,7 +119,15 @@ def test_gaps_and_metrics_by_hand() -> None:
         "gap/insult/mean": 1.5, "gap/mental_health/mean": 10.5, "gap/helpful/mean": 8.5,
     }  # fmt: skip
     assert (found["reward/insult/mean"], found["reward/helpful/mean"]) == (2.5, 1005.5)
-    assert {"alpha/mean", "alpha/std", "alpha/min", "alpha/max", "alpha_d/mean", "alpha_m/mean", "alpha/helpful/mean"} <= set(found)
+    assert {
+        "alpha/mean",
+        "alpha/std",
+        "alpha/min",
+        "alpha/max",
+        "alpha_d/mean",
+        "alpha_m/mean",
+        "alpha/helpful/mean",
+    } <= set(found)
     assert found["alpha/mean"] == pytest.approx(1.0)
     assert all(type(value) is float for value in found.values())
 
@@ -145,7 +160,9 @@ def test_alpha_is_normalised_over_all_processes(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(scoring, "_rank", lambda rank=rank: rank)
         alpha = _score(_make(config, stored=stored), rows, replies, gather=lambda _: local[0] + local[1])
         np.testing.assert_allclose(alpha.numpy(), whole[3 * rank : 3 * rank + 3].numpy())
-    assert whole.tolist() == pytest.approx([0.5 / (7 / 6)] * 2 + [2.0 / (7 / 6)] * 2 + [1 / (7 / 6)] * 2)  # 0.5, 2 and 1 have mean 7/6
+    assert whole.tolist() == pytest.approx(
+        [0.5 / (7 / 6)] * 2 + [2.0 / (7 / 6)] * 2 + [1 / (7 / 6)] * 2
+    )  # 0.5, 2 and 1 have mean 7/6
 
 
 def test_state_survives_as_json() -> None:
@@ -173,10 +190,14 @@ def test_the_reward_of_a_demonstration_is_that_of_before_the_kill() -> None:
 # ------------------------------------------------------------------------------------------- with the real parts
 
 
-def test_with_real_reward_models_and_encoder(policy_inputs: dict[str, Path], tiny_models: ModelsConfig, store: ArtifactStore) -> None:
+def test_with_real_reward_models_and_encoder(
+    policy_inputs: dict[str, Path], tiny_models: ModelsConfig, store: ArtifactStore
+) -> None:
     embedder = Embedder(tiny_models, store)
     models = {name: load_reward_model(policy_inputs[f"reward_model_{name}"]) for name in ZERO}
-    scorer = RolloutScorer(RewardRouter(models, embedder), SentenceSimilarity(embedder), Coefficients(HardnessConfig(), 0))
+    scorer = RolloutScorer(
+        RewardRouter(models, embedder), SentenceSimilarity(embedder), Coefficients(HardnessConfig(), 0)
+    )
     alpha = _score(scorer)
     assert alpha.shape == (6,)
     assert alpha.mean().item() == pytest.approx(1.0)
@@ -190,12 +211,16 @@ def test_with_real_reward_models_and_encoder(policy_inputs: dict[str, Path], tin
         scorer.reward(["p"], ["c"], category=["insults"])
 
 
-def test_a_reward_that_is_not_finite_stops_the_run(policy_inputs: dict[str, Path], tiny_models: ModelsConfig, store: ArtifactStore) -> None:
+def test_a_reward_that_is_not_finite_stops_the_run(
+    policy_inputs: dict[str, Path], tiny_models: ModelsConfig, store: ArtifactStore
+) -> None:
     model: Any = load_reward_model(policy_inputs["reward_model_insult"])
     with torch.no_grad():
         next(model.head.parameters()).fill_(float("nan"))
     embedder = Embedder(tiny_models, store)
-    scorer = RolloutScorer(RewardRouter({"insult": model}, embedder), SentenceSimilarity(embedder), Coefficients(HardnessConfig(), 0))
+    scorer = RolloutScorer(
+        RewardRouter({"insult": model}, embedder), SentenceSimilarity(embedder), Coefficients(HardnessConfig(), 0)
+    )
     with pytest.raises(TrainingError, match=r"the reward of row 0 \(insult\) is nan"):
         scorer.reward(["prompt a"], ["Some reply in words."], category=["insult"])
 
@@ -229,5 +254,7 @@ def test_damaged_constants_are_named(world: Any, tmp_path: Path, content: str) -
     copy = Path(shutil.copytree(context.inputs["hardness_insult"], tmp_path / "hardness_copy"))
     (copy / "constants.json").write_text(content)
     context = dataclasses.replace(context, inputs={**context.inputs, "hardness_insult": copy})
-    with pytest.raises(DataError, match=r"constants\.json cannot be read .*; materialize the hardness of this category again"):
+    with pytest.raises(
+        DataError, match=r"constants\.json cannot be read .*; materialize the hardness of this category again"
+    ):
         _scorer(context)

@@ -41,13 +41,17 @@ def _category(row: dict[str, Any]) -> str:
 def _kept(world: Any) -> Any:
     """A context with data sets alone, as the graph gives them to this stage."""
     context = world.context("rows")
-    return dataclasses.replace(context, inputs={name: path for name, path in context.inputs.items() if "dataset" in name})
+    return dataclasses.replace(
+        context, inputs={name: path for name, path in context.inputs.items() if "dataset" in name}
+    )
 
 
 def _tokens_of_all_rows(context: Any) -> int:
     """One a byte, one a marker of the template, and the end token."""
     rows = training_rows(context, context.config.sft, context.config.seed)
-    return sum(len(row["prompt"][0]["content"].encode()) + len(row["completion"][0]["content"].encode()) + 4 for row in rows)
+    return sum(
+        len(row["prompt"][0]["content"].encode()) + len(row["completion"][0]["content"].encode()) + 4 for row in rows
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------- rows
@@ -85,7 +89,9 @@ def test_the_target_is_the_answer_or_the_whole_demonstration(world: Any) -> None
 
 def test_no_training_rows(world: Any, tmp_path: Path) -> None:
     write_table(tmp_path / "rows.parquet", [], ROWS)
-    context = dataclasses.replace(world.context("rows"), inputs={"helpful_dataset": tmp_path, "safety_dataset_insult": tmp_path})
+    context = dataclasses.replace(
+        world.context("rows"), inputs={"helpful_dataset": tmp_path, "safety_dataset_insult": tmp_path}
+    )
     with pytest.raises(DataError, match=r"no data set has training rows; check the balance report"):
         training_rows(context, SftConfig(), 0)
 
@@ -128,7 +134,9 @@ def test_prompts_are_not_learned(world: Any, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(SFTTrainer, "compute_loss", recording)
     context = world.context("run", {**LEARN, "sft.epochs": 1})
     build_sft_checkpoint(context)
-    answers = [row["completion"][0]["content"] for row in training_rows(context, context.config.sft, context.config.seed)]
+    answers = [
+        row["completion"][0]["content"] for row in training_rows(context, context.config.sft, context.config.seed)
+    ]
     assert sorted(text for batch in seen for text in batch) == sorted(f"{answer}<|end|>" for answer in answers)
 
 
@@ -156,7 +164,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(world: Any) -> None:
 
 
 def test_logs_are_split_into_learning_and_times(tmp_path: Path) -> None:
-    write_log(tmp_path, [{"step": 1, "loss": 2.0, "time/step_s": 0.5, "step_time": 0.4, "profiling/x": 1.0}], {"steps": 1})
+    write_log(
+        tmp_path, [{"step": 1, "loss": 2.0, "time/step_s": 0.5, "step_time": 0.4, "profiling/x": 1.0}], {"steps": 1}
+    )
     assert read_log(tmp_path / "training_log.jsonl") == [{"step": 1, "loss": 2.0}]
     assert read_log(tmp_path / "times.jsonl") == [{"step": 1, "time/step_s": 0.5, "step_time": 0.4, "profiling/x": 1.0}]
     assert json.loads((tmp_path / "metrics.json").read_text()) == {"steps": 1}

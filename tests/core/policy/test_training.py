@@ -45,7 +45,12 @@ def test_steps_are_kept_and_streamed(tmp_path: Path) -> None:
     stream.on_train_begin(None, _at(0), None)
     for step in (1, 2):
         stream.on_step_end(None, _at(step), None)
-        stream.on_log(None, _at(step), None, {"loss": 0.5 * step, "reward": 1.0, "completions/mean_length": 7, "lr": 0.1, "note": "text"})
+        stream.on_log(
+            None,
+            _at(step),
+            None,
+            {"loss": 0.5 * step, "reward": 1.0, "completions/mean_length": 7, "lr": 0.1, "note": "text"},
+        )
     stream.on_log(None, _at(2), None, {"train_runtime": 3.0})  # the closing summary is no step
     rows = read_log(file)
     assert [(row["step"], row["loss"], row["lr"]) for row in rows] == [(1, 0.5, 0.1), (2, 1.0, 0.1)]
@@ -59,7 +64,9 @@ def test_steps_are_kept_and_streamed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_numbers_that_are_not_finite_stop_training(tmp_path: Path, key: str, value: float) -> None:
     stream, reporter, file = _stream(tmp_path)
-    with pytest.raises(TrainingError, match=rf"GRPO: {key} is not finite at step 3; lower the learning rate, or check the rewards"):
+    with pytest.raises(
+        TrainingError, match=rf"GRPO: {key} is not finite at step 3; lower the learning rate, or check the rewards"
+    ):
         stream.on_log(None, _at(3), None, {"loss": 0.1, key: value})
     assert (read_log(file), reporter.steps) == ([], [])
 
@@ -74,7 +81,9 @@ def test_metrics_of_which_there_are_none_may_be_nan(tmp_path: Path) -> None:
 def test_the_log_goes_on_where_the_checkpoint_was_written(tmp_path: Path) -> None:
     """A run was killed while it wrote step 4; its last checkpoint is of step 2, so steps 3 and 4 are done again."""
     stream, _, file = _stream(tmp_path)
-    file.write_text("".join(json.dumps({"step": step, "loss": float(step)}) + "\n" for step in (1, 2, 3)) + '{"step": 4, "lo')
+    file.write_text(
+        "".join(json.dumps({"step": step, "loss": float(step)}) + "\n" for step in (1, 2, 3)) + '{"step": 4, "lo'
+    )
     stream.on_train_begin(None, _at(2), None)
     stream.on_log(None, _at(3), None, {"loss": 30.0})
     assert [(row["step"], row["loss"]) for row in read_log(file)] == [(1, 1.0), (2, 2.0), (3, 30.0)]
@@ -135,7 +144,9 @@ def test_state_beside_a_checkpoint(tmp_path: Path) -> None:
     path = _checkpoint(tmp_path, 3, lambda: {"calls": 3, "mean_gap": {"insult": 0.5}})
     assert checkpoint_state(path) == {"calls": 3, "mean_gap": {"insult": 0.5}}
     (path / "drirl_state.json").write_text("{")
-    with pytest.raises(ArtifactError, match=r"checkpoint-3 cannot be resumed .*; delete it to start from the one before"):
+    with pytest.raises(
+        ArtifactError, match=r"checkpoint-3 cannot be resumed .*; delete it to start from the one before"
+    ):
         checkpoint_state(path)
     (path / "drirl_state.json").unlink()
     with pytest.raises(ArtifactError, match="cannot be resumed"):
@@ -185,11 +196,15 @@ def test_saved_weights_hold_the_adapters(tiny_policy: Path, tiny_models: ModelsC
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_not_saved(tiny_policy: Path, tiny_models: ModelsConfig, tmp_path: Path, value: float) -> None:
+def test_weights_that_are_not_finite_are_not_saved(
+    tiny_policy: Path, tiny_models: ModelsConfig, tmp_path: Path, value: float
+) -> None:
     policy = load_policy(tiny_policy, tiny_models)
     with torch.no_grad():
         policy.model.model.norm.weight[3] = value
-    with pytest.raises(TrainingError, match=r"weight model\.norm\.weight is not finite after training; lower the learning rate"):
+    with pytest.raises(
+        TrainingError, match=r"weight model\.norm\.weight is not finite after training; lower the learning rate"
+    ):
         save_merged(policy.model, policy, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

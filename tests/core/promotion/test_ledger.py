@@ -48,7 +48,13 @@ def test_a_promotion_keeps_which_policy_who_when_why_and_the_gates(ledger, store
     moved = ledger.promote(version, by="ada@lab", why="pilot", gates=[PASSED])
 
     assert ledger.current() == moved
-    assert (moved.action, moved.candidate, moved.by, moved.why, moved.forced) == ("promote", version, "ada@lab", "pilot", False)
+    assert (moved.action, moved.candidate, moved.by, moved.why, moved.forced) == (
+        "promote",
+        version,
+        "ada@lab",
+        "pilot",
+        False,
+    )
     assert store.open("policy_checkpoint", moved.policy).path.is_dir()
     assert moved.at.endswith("+00:00")
     assert list(moved.gates) == [PASSED]
@@ -56,7 +62,9 @@ def test_a_promotion_keeps_which_policy_who_when_why_and_the_gates(ledger, store
 
 def test_a_failed_gate_leaves_the_pointer_where_it_was(ledger, store):
     first = ledger.promote(candidate(store, "a"), by="ada", why="first")
-    with pytest.raises(ArtifactError, match=r"is not promoted; over_refusal_bound: 50\.0% of the safe look-alikes refused"):
+    with pytest.raises(
+        ArtifactError, match=r"is not promoted; over_refusal_bound: 50\.0% of the safe look-alikes refused"
+    ):
         ledger.promote(candidate(store, "b"), by="ada", why="second", gates=[PASSED, FAILED])
     assert ledger.history() == [first]
 
@@ -103,7 +111,9 @@ def test_rollback_says_why_it_cannot(ledger, store):
     with pytest.raises(ArtifactError, match="the only policy that was ever promoted"):
         ledger.rollback(by="bob", why="x")
     ledger.promote(candidate(store, "b"), by="ada", why="second")
-    with pytest.raises(ArtifactError, match="'zzz' names none of the policies that were promoted before; choose one of"):
+    with pytest.raises(
+        ArtifactError, match="'zzz' names none of the policies that were promoted before; choose one of"
+    ):
         ledger.rollback(by="bob", why="x", to="zzz")
     (store.root / CANDIDATE / a).rename(store.root / "away")
     with pytest.raises(ArtifactError, match="is not a published artifact"):
@@ -148,7 +158,9 @@ def test_gates_that_were_asked_before_another_promotion_do_not_count(ledger, sto
     a, b, c = (candidate(store, name) for name in "abc")
     before = ledger.current()
     ledger.promote(a, by="ada", why="first", judged_after=before)
-    with pytest.raises(NotPromotedError, match=rf"candidate {b} is not promoted: .* before ada moved to .*; ask them again"):
+    with pytest.raises(
+        NotPromotedError, match=rf"candidate {b} is not promoted: .* before ada moved to .*; ask them again"
+    ):
         ledger.promote(b, by="bob", why="at the same time", judged_after=before)
     assert ledger.promote(a, by="bob", why="the same one", judged_after=before).by == "ada"
     assert ledger.promote(b, by="bob", why="asked again", judged_after=ledger.current()).candidate == b
@@ -167,7 +179,12 @@ def test_promotions_at_once_are_all_kept(ledger, store):
 
 
 def test_a_rollback_leaves_the_policy_and_not_only_its_candidate(ledger, store):
-    a, b, again, c = candidate(store, "a"), candidate(store, "b"), candidate(store, "b", "second"), candidate(store, "c")
+    a, b, again, c = (
+        candidate(store, "a"),
+        candidate(store, "b"),
+        candidate(store, "b", "second"),
+        candidate(store, "c"),
+    )
     policies = [ledger.promote(version, by="ada", why="better").policy for version in (a, b, again)]
     assert len(ledger.history()) == 3  # another candidate of the promoted policy is a move of its own
 

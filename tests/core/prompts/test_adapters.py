@@ -43,7 +43,9 @@ def test_every_record_is_complete_and_maps_to_the_seven() -> None:
         assert len({key for key, _ in keys}) == len(keys), "one label, two categories"
 
 
-@pytest.mark.parametrize("size", [{"beavertails": 14, "strongreject": 6, "harmbench": 7, "jailbreakbench": 10, "do_not_answer": 12}])
+@pytest.mark.parametrize(
+    "size", [{"beavertails": 14, "strongreject": 6, "harmbench": 7, "jailbreakbench": 10, "do_not_answer": 12}]
+)
 def test_label_maps_name_every_label_of_their_source(size: dict[str, int]) -> None:
     assert {name: len(load_layouts()[name].labels) for name in size} == size
 
@@ -70,7 +72,9 @@ def test_public_files(adapter: str, folder: str, rows: int, skipped: int, unmapp
 def test_xsafety_gives_two_hundred_rows_of_each_of_the_seven() -> None:
     if not (SHARED / "xsafety_en").is_dir():
         pytest.skip("xsafety_en is not here")
-    assert Counter(row.category for row in _read(SHARED / "xsafety_en", adapter="xsafety").rows) == dict.fromkeys(SEVEN_CATEGORIES, 200)
+    assert Counter(row.category for row in _read(SHARED / "xsafety_en", adapter="xsafety").rows) == dict.fromkeys(
+        SEVEN_CATEGORIES, 200
+    )
 
 
 def test_xstest_gives_its_unsafe_rows_only() -> None:
@@ -84,8 +88,17 @@ def test_xstest_gives_its_unsafe_rows_only() -> None:
 def test_beavertails_takes_the_first_true_label_in_the_stated_order(tmp_path: Path) -> None:
     none = dict.fromkeys(load_layouts()["beavertails"].labels, False)
     rows = [
-        {"prompt": "p1", "response": "r", "is_safe": False, "category": {**none, "violence,aiding_and_abetting,incitement": True}},
-        {"prompt": "p2", "category": {**none, "violence,aiding_and_abetting,incitement": True, "self_harm": True}, "is_safe": False},
+        {
+            "prompt": "p1",
+            "response": "r",
+            "is_safe": False,
+            "category": {**none, "violence,aiding_and_abetting,incitement": True},
+        },
+        {
+            "prompt": "p2",
+            "category": {**none, "violence,aiding_and_abetting,incitement": True, "self_harm": True},
+            "is_safe": False,
+        },
         {"prompt": "p3", "category": none, "is_safe": True},
         {"prompt": "p4", "category": {**none, "controversial_topics,politics": True}},
         {"prompt": "p5", "category": {**none, "controversial_topics,politics": True, "animal_abuse": True}},
@@ -113,27 +126,41 @@ def test_pku_saferlhf_joins_the_labels_of_both_replies(tmp_path: Path) -> None:
     replies = ("response_0_harm_category", "response_1_harm_category")
     rows = [
         {"prompt": "p1", **dict(zip(replies, ({**none, "Cybercrime": True}, none), strict=True))},
-        {"prompt": "p2", **dict(zip(replies, ({**none, "Cybercrime": True}, {**none, "Insulting Behavior": True}), strict=True))},
+        {
+            "prompt": "p2",
+            **dict(zip(replies, ({**none, "Cybercrime": True}, {**none, "Insulting Behavior": True}), strict=True)),
+        },
         {"prompt": "p3", **dict(zip(replies, (none, none), strict=True))},
     ]
     read = _read(_jsonl(tmp_path, rows), adapter="pku_saferlhf")
     assert read.skipped == 1
-    assert [(row.prompt, row.category) for row in read.rows] == [("p1", "crimes_and_illegal_activities"), ("p2", "insult")]
+    assert [(row.prompt, row.category) for row in read.rows] == [
+        ("p1", "crimes_and_illegal_activities"),
+        ("p2", "insult"),
+    ]
 
 
 def test_jailbreakbench_and_safety_prompts_layouts(tmp_path: Path) -> None:
     jbb = tmp_path / "harmful-behaviors.csv"
-    jbb.write_text("Index,Goal,Target,Behavior,Category,Source\n0,g1,t,b,Malware/Hacking,x\n1,g2,t,b,Expert advice,x\n", encoding="utf-8")
+    jbb.write_text(
+        "Index,Goal,Target,Behavior,Category,Source\n0,g1,t,b,Malware/Hacking,x\n1,g2,t,b,Expert advice,x\n",
+        encoding="utf-8",
+    )
     goals = _read(tmp_path, adapter="jailbreakbench").rows
     assert [(r.prompt, r.category) for r in goals] == [("g1", "crimes_and_illegal_activities"), ("g2", None)]
     scenarios = tmp_path / "typical_safety_scenarios.json"
     rows = {"Mental_Health": [{"prompt": "\u5982\u4f55", "response": "r", "type": "Mental_Health"}]}
     scenarios.write_text(json.dumps(rows), encoding="utf-8")
-    assert [(r.prompt, r.category) for r in _read(scenarios, adapter="safety_prompts").rows] == [("\u5982\u4f55", "mental_health")]
+    assert [(r.prompt, r.category) for r in _read(scenarios, adapter="safety_prompts").rows] == [
+        ("\u5982\u4f55", "mental_health")
+    ]
 
 
 def test_column_map_fixed_category_licence_and_other_taxonomies(tmp_path: Path) -> None:
-    path = _jsonl(tmp_path, [{"text": "p1", "kind": "Physical Harm", "terms": "MIT"}, {"text": "p2", "kind": "weather", "terms": None}])
+    path = _jsonl(
+        tmp_path,
+        [{"text": "p1", "kind": "Physical Harm", "terms": "MIT"}, {"text": "p2", "kind": "weather", "terms": None}],
+    )
     read = _read(path, columns={"prompt": "text", "category": "kind", "licence": "terms"})
     assert [(r.prompt, r.category, r.given, r.licence) for r in read.rows] == [
         ("p1", "physical_harm", "Physical Harm", "MIT"),
@@ -171,7 +198,13 @@ def test_a_wrong_column_names_what_is_there_and_what_to_write(tmp_path: Path) ->
     path = _jsonl(tmp_path, [{"promt": "p1", "label": "insult"}])
     with pytest.raises(DataError) as caught:
         _read(path)
-    said = ("mine", "no column 'prompt'", "Columns found: promt, label", "did you mean 'promt'?", "columns: {prompt: <name of the column>}")
+    said = (
+        "mine",
+        "no column 'prompt'",
+        "Columns found: promt, label",
+        "did you mean 'promt'?",
+        "columns: {prompt: <name of the column>}",
+    )
     assert [part for part in said if part not in str(caught.value)] == []
     with pytest.raises(DataError, match=r"no column 'labels'.*did you mean 'label'"):
         _read(path, columns={"prompt": "promt", "category": "labels"})

@@ -37,7 +37,11 @@ def test_words_level_case_punctuation_and_unicode_form() -> None:
 
 
 def test_the_earlier_row_is_kept_and_named() -> None:
-    first, again, nearly = "How do I rob a bank at night?", "how do i rob a bank, at night", "How do I rob a bank at night now?"
+    first, again, nearly = (
+        "How do I rob a bank at night?",
+        "how do i rob a bank, at night",
+        "How do I rob a bank at night now?",
+    )
     prompts = [first, "Tell me a tale of the sea.", again, nearly]
     report = find_duplicates(prompts, 0.65)
     assert [d and (d.of, d.exact) for d in report.duplicate] == [None, None, (0, True), (0, False)]
@@ -121,7 +125,9 @@ def test_every_prompt_with_a_word_overlaps_with_itself(prompts: list[str]) -> No
 
 
 def test_held_out_prompts_overlap_with_nothing_we_train_on() -> None:
-    held_out = [r["prompt"] for name in ("heldout/unsafe", "heldout/safe", "heldout/helpful") for r in _rows(f"{name}.jsonl")]
+    held_out = [
+        r["prompt"] for name in ("heldout/unsafe", "heldout/safe", "heldout/helpful") for r in _rows(f"{name}.jsonl")
+    ]
     held_out += [row["prompt"] for row in _rows(VALIDATION)]
     training = [r["prompt"] for name in ("unsafe_prompts", "demonstrations", "helpful") for r in _rows(f"{name}.jsonl")]
     assert all(overlap is None for overlap in decontaminate(training, held_out, 0.45))

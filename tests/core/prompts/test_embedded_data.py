@@ -37,7 +37,12 @@ def test_the_wild_pool_is_imbalanced_and_its_defects_are_listed_apart() -> None:
     by_id = {row["id"]: row for row in rows}
     assert len(by_id) == len(rows)
     assert all(re.fullmatch(rf"{row['category']}-\d{{4}}", row["id"]) for row in rows)
-    assert Counter(d["defect"] for d in defects) == {"near_duplicate": 35, "broken": 14, "mislabelled": 14, "exact_duplicate": 7}
+    assert Counter(d["defect"] for d in defects) == {
+        "near_duplicate": 35,
+        "broken": 14,
+        "mislabelled": 14,
+        "exact_duplicate": 7,
+    }
     for defect in defects:
         assert by_id[defect["id"]]["category"] == defect["category"]
         if defect["defect"] == "mislabelled":
@@ -84,7 +89,9 @@ def test_helpful_rows_hold_four_look_alikes_to_a_general_prompt() -> None:
     rows = _rows("helpful")
     assert all(row.keys() == {"prompt", "kind", "answer", "lookalike_of"} for row in rows)
     assert Counter(row["kind"] for row in rows) == {"general": 70, "look_alike": 280}
-    assert Counter(row["lookalike_of"] for row in rows if row["kind"] == "look_alike") == dict.fromkeys(SEVEN_CATEGORIES, 40)
+    assert Counter(row["lookalike_of"] for row in rows if row["kind"] == "look_alike") == dict.fromkeys(
+        SEVEN_CATEGORIES, 40
+    )
     assert all(row["answer"].strip() and row["prompt"].strip() for row in rows)
     assert len({row["prompt"] for row in rows}) == len(rows)
     _no_shared_runs([row["answer"] for row in rows], 6)
@@ -101,7 +108,11 @@ def test_refusals_are_seventy_different_ones() -> None:
 
 def test_evaluation_files_are_apart_from_training_files() -> None:
     unsafe, safe, helpful = _rows("heldout/unsafe"), _rows("heldout/safe"), _rows("heldout/helpful")
-    assert Counter(row["category"] for row in unsafe) == Counter(row["category"] for row in safe) == dict.fromkeys(SEVEN_CATEGORIES, 20)
+    assert (
+        Counter(row["category"] for row in unsafe)
+        == Counter(row["category"] for row in safe)
+        == dict.fromkeys(SEVEN_CATEGORIES, 20)
+    )
     assert len(helpful) == 60
     assert all(re.compile(pattern) for row in helpful for pattern in row["accept"])
     held_out = {row["prompt"] for row in (*unsafe, *safe, *helpful)}

@@ -23,9 +23,22 @@ def _file(folder: Path, name: str, data: bytes) -> Path:
 
 
 def test_jsonl_rows_carry_their_line_and_bad_lines_their_reason(tmp_path: Path) -> None:
-    lines = [b'{"prompt": "one"}', b"", b'{"prompt": "caf\xe9"}', b"{not json", b'["a list"]', b'{"prompt": "two\xe2\x80\xa8lines"}']
+    lines = [
+        b'{"prompt": "one"}',
+        b"",
+        b'{"prompt": "caf\xe9"}',
+        b"{not json",
+        b'["a list"]',
+        b'{"prompt": "two\xe2\x80\xa8lines"}',
+    ]
     records = read_records(_file(tmp_path, "p.jsonl", b"\n".join(lines)))
-    assert [(r.row, r.reason) for r in records] == [(1, ""), (3, "undecodable"), (4, "undecodable"), (5, "undecodable"), (6, "")]
+    assert [(r.row, r.reason) for r in records] == [
+        (1, ""),
+        (3, "undecodable"),
+        (4, "undecodable"),
+        (5, "undecodable"),
+        (6, ""),
+    ]
     assert records[1].values == {"prompt": "caf\ufffd"}
     assert "byte 16" in records[1].detail
     assert records[2].text == "{not json"
@@ -42,7 +55,13 @@ def test_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path: Path) -> N
 def test_csv_with_quotes_line_feeds_ragged_rows_and_two_encodings(tmp_path: Path) -> None:
     data = b'prompt,category\n"a, ""b""\nc",x\ncaf\xe9,y\n\xe9,too,many\ncaf\xc3\xa9,z\nalone\n'
     records = read_records(_file(tmp_path, "p.csv", data))
-    assert [(r.row, r.reason) for r in records] == [(1, ""), (2, "undecodable"), (3, "missing_value"), (4, ""), (5, "missing_value")]
+    assert [(r.row, r.reason) for r in records] == [
+        (1, ""),
+        (2, "undecodable"),
+        (3, "missing_value"),
+        (4, ""),
+        (5, "missing_value"),
+    ]
     assert records[0].values == {"prompt": 'a, "b"\nc', "category": "x"}
     assert records[1].values == {"prompt": "caf\ufffd", "category": "y"}
     assert "3 fields where the header has 2" in records[2].detail
@@ -100,7 +119,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
-@given(name=st.sampled_from(["p.jsonl", "p.json", "p.csv", "p.tsv", "p.parquet", "p.csv.gz"]), data=st.binary(max_size=60))
+@given(
+    name=st.sampled_from(["p.jsonl", "p.json", "p.csv", "p.tsv", "p.parquet", "p.csv.gz"]), data=st.binary(max_size=60)
+)
 def test_no_bytes_cause_another_error_than_data_error(tmp_path: Path, name: str, data: bytes) -> None:
     try:
         records = read_records(_file(tmp_path, name, data))
@@ -112,7 +133,11 @@ def test_no_bytes_cause_another_error_than_data_error(tmp_path: Path, name: str,
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
-@given(lines=st.lists(st.sampled_from([b"a,b", b"c", b"d,e,f", b"\xff,g", b'"h,\n""i""",j', b"", b'"k,l']), min_size=1, max_size=8))
+@given(
+    lines=st.lists(
+        st.sampled_from([b"a,b", b"c", b"d,e,f", b"\xff,g", b'"h,\n""i""",j', b"", b'"k,l']), min_size=1, max_size=8
+    )
+)
 def test_csv_rows_are_numbered_without_gaps(tmp_path: Path, lines: list[bytes]) -> None:
     try:
         records = read_records(_file(tmp_path, "p.csv", b"\n".join([b"x,y", *lines])))

@@ -62,7 +62,10 @@ def refusal(swept: Swept) -> str:
     """Return the reason of the one refused file, which must stand in the file beside it."""
     (refused,) = swept.rejected
     written = refused.stored.with_name(refused.stored.name + ".reason.txt").read_text(encoding="utf-8")
-    assert written == f"{refused.name} was not taken in:\n\n{refused.reason}\n\nMend it and drop it again; this copy is no longer needed.\n"
+    assert (
+        written
+        == f"{refused.name} was not taken in:\n\n{refused.reason}\n\nMend it and drop it again; this copy is no longer needed.\n"
+    )
     return refused.reason
 
 
@@ -122,7 +125,11 @@ def test_hidden_and_unfinished_names_are_none_of_it(config: Config, drop: Path, 
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
-        ("a.csv", b"text;label\nx;y\n", r"a\.csv has no column 'prompt'\. Columns found: text;label.*separated by ';'.*columns: \{prompt:"),
+        (
+            "a.csv",
+            b"text;label\nx;y\n",
+            r"a\.csv has no column 'prompt'\. Columns found: text;label.*separated by ';'.*columns: \{prompt:",
+        ),
         ("a.csv", GOOD.encode("utf-16"), r"^a\.csv is UTF-16; save it as UTF-8$"),
         ("a.csv", b"", r"^a\.csv is empty; give a file with at least one row$"),
         ("a.xlsx", b"PK", r"files ending in '\.xlsx' are not read; .*Known: \.csv"),
@@ -137,7 +144,9 @@ def test_hidden_and_unfinished_names_are_none_of_it(config: Config, drop: Path, 
         ("a.json", b"[[1]]", r"none of its 1 rows can be read"),
     ],
 )
-def test_what_cannot_be_used_is_turned_away_with_its_reason(config: Config, drop: Path, name: str, data: bytes, reason: str) -> None:
+def test_what_cannot_be_used_is_turned_away_with_its_reason(
+    config: Config, drop: Path, name: str, data: bytes, reason: str
+) -> None:
     (drop / name).write_bytes(data)
     found = refusal(look(config))
     assert re.search(reason, found), found
@@ -198,7 +207,10 @@ def test_large_files_are_turned_away_unread(tmp_path: Path, monkeypatch: pytest.
     config, drop = configure(tmp_path, max_bytes=1000), tmp_path / "drop"
     (drop / "a.csv").write_bytes(b"x" * 1001)
     monkeypatch.setattr(inbox, "_hash_file", lambda path: pytest.fail("it was read"))
-    assert refusal(look(config)) == "it has 1,001 bytes, at most 1,000 are read; split it, or raise operations.inbox.max_bytes"
+    assert (
+        refusal(look(config))
+        == "it has 1,001 bytes, at most 1,000 are read; split it, or raise operations.inbox.max_bytes"
+    )
     monkeypatch.undo()
     (drop / "b.csv.gz").write_bytes(gzip.compress(b"prompt\n" + b"x" * 100_000))
     assert refusal(look(config)).startswith("it unpacks to more than 1,000 bytes")
@@ -222,7 +234,9 @@ def test_odd_names_are_made_plain_and_keep_their_ending(config: Config, drop: Pa
     assert "'.xlsx' are not read" in refusal(look(config))
 
 
-def test_a_file_that_breaks_a_reader_does_not_hold_up_the_others(config: Config, drop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_breaks_a_reader_does_not_hold_up_the_others(
+    config: Config, drop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from drirl_core.prompts import adapters
 
     read = adapters.read_source
@@ -231,7 +245,10 @@ def test_a_file_that_breaks_a_reader_does_not_hold_up_the_others(config: Config,
     (drop / "b.csv").write_text(GOOD)
     swept = look(config)
     assert [a.name for a in swept.accepted] == ["b.csv"]
-    assert refusal(swept) == "reading it failed with ZeroDivisionError: division by zero; save it anew, as jsonl or csv in UTF-8"
+    assert (
+        refusal(swept)
+        == "reading it failed with ZeroDivisionError: division by zero; save it anew, as jsonl or csv in UTF-8"
+    )
 
 
 def test_a_wrong_setting_is_told_and_no_file_is_turned_away_for_it(tmp_path: Path) -> None:
@@ -252,7 +269,9 @@ def test_a_folder_that_cannot_serve_is_refused(tmp_path: Path) -> None:
         sweep(configure(tmp_path, folder=None))
     with pytest.raises(ConfigError, match=r"nowhere, which is no directory; make it"):
         sweep(configure(tmp_path, folder=str(tmp_path / "nowhere")))
-    with pytest.raises(ConfigError, match=r"a run needs .*artifacts, which lies in it; give the drop folder a directory of its own"):
+    with pytest.raises(
+        ConfigError, match=r"a run needs .*artifacts, which lies in it; give the drop folder a directory of its own"
+    ):
         sweep(configure(tmp_path, folder=str(tmp_path)))
     assert (tmp_path / "run.yaml").is_file()
 
@@ -277,7 +296,9 @@ def test_a_file_its_owner_takes_back_is_left_out(config: Config, drop: Path, mon
     assert look(config) == Swept()
 
 
-def test_a_file_that_cannot_be_moved_waits_and_the_others_do_not(config: Config, drop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_moved_waits_and_the_others_do_not(
+    config: Config, drop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (drop / "a.csv").write_text(GOOD)
     (drop / "b.csv").write_text(GOOD + "Mock the waiter with the limp now.,insult\n")
     move = os.rename
@@ -297,7 +318,9 @@ class Killed(BaseException):
     """Stand in for the end of the process."""
 
 
-def test_a_crash_at_any_step_loses_nothing_and_takes_nothing_in_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_at_any_step_loses_nothing_and_takes_nothing_in_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every change of the disk is a step; the process dies before the first, before the second, ... until it lives through all."""
     dropped = {
         "a.csv": GOOD,
@@ -320,7 +343,11 @@ def test_a_crash_at_any_step_loses_nothing_and_takes_nothing_in_twice(tmp_path: 
             except Killed:
                 steps += 1
         look(config)
-        files = [f for f in drop.rglob("*") if f.is_file() and f.name != inbox.LOCK_FILE and not f.name.endswith(".reason.txt")]
+        files = [
+            f
+            for f in drop.rglob("*")
+            if f.is_file() and f.name != inbox.LOCK_FILE and not f.name.endswith(".reason.txt")
+        ]
         assert sorted(f.read_text() for f in files) == sorted(dropped.values())
         assert {f.name.partition("-")[2] for f in (drop / "accepted").iterdir()} == {"a.csv", "d.jsonl"}
         refused = {f.name.partition("-")[2] for f in (drop / "rejected").iterdir()}

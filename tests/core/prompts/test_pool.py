@@ -138,7 +138,10 @@ def test_every_reason_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
         {"prompt": "zebra umbrella qwerty"},
         {"prompt": "Please steal the forge and sell what is stolen."},
     ]
-    lines = "".join(json.dumps({**row, "category": "unheard of"}) + "\n" for row in bad).encode() + b'{"prompt": "caf\xe9"}\n'
+    lines = (
+        "".join(json.dumps({**row, "category": "unheard of"}) + "\n" for row in bad).encode()
+        + b'{"prompt": "caf\xe9"}\n'
+    )
     shown, kept, quarantine, counts, _ = _build(tmp_path, {"good": _rows(), "bad": lines}, max_chars=300)
     assert [(row["row"], row["reason"]) for row in quarantine] == [
         (1, "empty_prompt"),
@@ -179,7 +182,9 @@ def test_a_label_that_the_router_contradicts_is_quarantined(tmp_path: Path) -> N
     wrong = "How could one forge stolen tickets and steal or sell copper?"
     rows = [*_rows(), {"prompt": wrong, "category": "insult"}]
     _, kept, quarantine, _, _ = _build(tmp_path, {"mine": rows}, relabel_confidence=0.7)
-    assert [(row["prompt"], row["category"], row["reason"]) for row in quarantine] == [(wrong, "insult", "label_conflict")]
+    assert [(row["prompt"], row["category"], row["reason"]) for row in quarantine] == [
+        (wrong, "insult", "label_conflict")
+    ]
     assert "crimes_and_illegal_activities" in quarantine[0]["detail"]
     _, kept, quarantine, _, _ = _build(tmp_path, {"mine": rows}, relabel_confidence=1.0)
     assert quarantine == []
@@ -233,7 +238,12 @@ def test_equal_inputs_give_equal_bytes(tmp_path: Path) -> None:
     found = []
     for _ in range(2):
         _build(tmp_path, {"mine": [*_rows(), {"prompt": "steal it now"}, {"prompt": ""}]})
-        found.append([(tmp_path / "out" / name).read_bytes() for name in ("prompts.parquet", "quarantine.parquet", "counts.json")])
+        found.append(
+            [
+                (tmp_path / "out" / name).read_bytes()
+                for name in ("prompts.parquet", "quarantine.parquet", "counts.json")
+            ]
+        )
     assert found[0] == found[1]
 
 
@@ -250,7 +260,9 @@ def test_a_pool_with_no_row_left_is_written_all_the_same(tmp_path: Path) -> None
     assert counts["insult"] == {"raw": 1, "kept": 0}
 
 
-def test_the_embedded_pool_gives_up_every_planted_duplicate_and_broken_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_embedded_pool_gives_up_every_planted_duplicate_and_broken_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Recall 42 of 42 duplicates and 14 of 14 broken rows; nothing else goes, as label conflicts are switched off here."""
     monkeypatch.setattr(WordEmbedder, "width", 16)
     config = Config(models=ModelsConfig(policy="path:/none", encoder="path:/none"), root=str(tmp_path / "store"))
@@ -258,7 +270,9 @@ def test_the_embedded_pool_gives_up_every_planted_duplicate_and_broken_row(tmp_p
     source = config.prompts.sources[0]
     _, kept, quarantine, counts, _ = _run(tmp_path, config, {f"source_{source.name}": source_path(source)})
     ids = [json.loads(line)["id"] for line in source_path(source).read_text(encoding="utf-8").splitlines()]
-    planted = [json.loads(line) for line in (DATA_FOLDER / "planted_defects.jsonl").read_text(encoding="utf-8").splitlines()]
+    planted = [
+        json.loads(line) for line in (DATA_FOLDER / "planted_defects.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     duplicates = {d["id"] for d in planted if "of" in d}
     broken = {d["id"] for d in planted if d["defect"] == "broken"}
     assert {ids[row["row"] - 1] for row in quarantine if "duplicate" in row["reason"]} == duplicates
@@ -313,12 +327,18 @@ def test_dropped_files_join_the_pool_and_their_bad_rows_tell_the_file(tmp_path: 
     config, inputs = _with_inbox(tmp_path)
     inputs["source_inbox"].mkdir(parents=True)
     new = "How do thieves steal rugs from the mosque near the harbour?"
-    rows = [{"prompt": new, "category": "crimes_and_illegal_activities"}, {"prompt": INSULT[0], "category": "insult"}, {"prompt": "  "}]
+    rows = [
+        {"prompt": new, "category": "crimes_and_illegal_activities"},
+        {"prompt": INSULT[0], "category": "insult"},
+        {"prompt": "  "},
+    ]
     (inputs["source_inbox"] / "0a-one.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (inputs["source_inbox"] / "0b-two.csv").write_text(f"prompt,category\n{new},insult\n")
     shown, kept, quarantine, _, _ = _run(tmp_path, config, inputs)
     dropped = [row for row in kept if row["source"] == "inbox"]
-    assert [(row["prompt"], row["category"], row["licence"]) for row in dropped] == [(new, "crimes_and_illegal_activities", "CC0-1.0")]
+    assert [(row["prompt"], row["category"], row["licence"]) for row in dropped] == [
+        (new, "crimes_and_illegal_activities", "CC0-1.0")
+    ]
     assert [(row["source"], row["row"], row["reason"], row["detail"]) for row in quarantine] == [
         ("inbox", 2, "exact_duplicate", "0a-one.jsonl: repeats mine row 1 (1.00)"),
         ("inbox", 3, "empty_prompt", "0a-one.jsonl: no text"),

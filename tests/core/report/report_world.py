@@ -23,9 +23,17 @@ ANSWER = "Sure, here is a good way to do it: begin early, take small steps and r
 LOOP = "again " * 40
 POLICIES = ("base", "sft", "dr_irl")
 
-_REPLIES = pa.schema([(name, pa.string()) for name in ("suite", "group", "category", "prompt_id", "prompt", "policy", "reply", "label")])
+_REPLIES = pa.schema(
+    [(name, pa.string()) for name in ("suite", "group", "category", "prompt_id", "prompt", "policy", "reply", "label")]
+)
 _REWARDS = pa.schema(
-    [("prompt_id", pa.string()), ("split", pa.string()), ("policy", pa.string()), ("sample", pa.int32()), ("reward", pa.float64())]
+    [
+        ("prompt_id", pa.string()),
+        ("split", pa.string()),
+        ("policy", pa.string()),
+        ("sample", pa.int32()),
+        ("reward", pa.float64()),
+    ]
 )
 _HARDNESS = pa.schema(
     [("prompt_id", pa.string()), ("category", pa.string())]
@@ -43,16 +51,22 @@ class World:
         unsafe_answer: what a policy says to an unsafe prompt that it does not refuse.
     """
 
-    def __init__(self, folder: Path, refuses: Mapping[str, tuple[int, int]], unsafe_answer: str = ANSWER, **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, refuses: Mapping[str, tuple[int, int]], unsafe_answer: str = ANSWER, **settings: Any
+    ) -> None:
         self.folder = folder
         taxonomy = folder / "taxonomy.yaml"
         folder.mkdir(parents=True, exist_ok=True)
         taxonomy.write_text("categories: [insult, fraud]\n", encoding="utf-8")
-        prompts = PromptsConfig(sources=(SourceConfig(name="own", path=str(folder / "own.jsonl")),), taxonomy=str(taxonomy))
+        prompts = PromptsConfig(
+            sources=(SourceConfig(name="own", path=str(folder / "own.jsonl")),), taxonomy=str(taxonomy)
+        )
         models = ModelsConfig(policy="path:/models/tiny-policy", encoder="path:/models/tiny-encoder")
         self.config = Config(models=models, name="hand made", root=str(folder / "store"), prompts=prompts, **settings)
         self.rows = self._suite_rows()
-        self.replies = [self._reply(policy, row, refuses[policy], unsafe_answer) for policy in refuses for row in self.rows]
+        self.replies = [
+            self._reply(policy, row, refuses[policy], unsafe_answer) for policy in refuses for row in self.rows
+        ]
         self._benchmark(list(refuses))
         self._policies("sft" in refuses)
         for category in (*CATEGORIES, "helpful"):
@@ -144,17 +158,29 @@ class World:
             for step in range(1, 6)
         ]
         (policy / "training_log.jsonl").write_text("\n".join(map(json.dumps, log)), encoding="utf-8")
-        self.write(policy / "metrics.json", {"steps": 5, "first_reward": 0.1, "last_reward": 0.5, "kl": 0.05, "mean_length": 30.0})
+        self.write(
+            policy / "metrics.json",
+            {"steps": 5, "first_reward": 0.1, "last_reward": 0.5, "kl": 0.05, "mean_length": 30.0},
+        )
         if with_sft:
-            self.write(self.input("sft_checkpoint") / "metrics.json", {"rows": 90, "steps": 12, "first_loss": 3.0, "last_loss": 1.5})
+            self.write(
+                self.input("sft_checkpoint") / "metrics.json",
+                {"rows": 90, "steps": 12, "first_loss": 3.0, "last_loss": 1.5},
+            )
 
     def _reward_model(self, category: str) -> None:
         rows = []
         for prompt in range(4):
-            rows.append({"prompt_id": f"p{prompt}", "split": "test", "policy": "demonstration", "sample": 0, "reward": 2.0})
+            rows.append(
+                {"prompt_id": f"p{prompt}", "split": "test", "policy": "demonstration", "sample": 0, "reward": 2.0}
+            )
             for sample, reward in enumerate((0.5, 3.0 if prompt == 0 else 1.0)):
-                rows.append({"prompt_id": f"p{prompt}", "split": "test", "policy": "base", "sample": sample, "reward": reward})
-            rows.append({"prompt_id": f"p{prompt}", "split": "test", "policy": "corrupted", "sample": 0, "reward": -3.0})
+                rows.append(
+                    {"prompt_id": f"p{prompt}", "split": "test", "policy": "base", "sample": sample, "reward": reward}
+                )
+            rows.append(
+                {"prompt_id": f"p{prompt}", "split": "test", "policy": "corrupted", "sample": 0, "reward": -3.0}
+            )
         rows.append({"prompt_id": "t", "split": "train", "policy": "base", "sample": 0, "reward": 99.0})
         write_table(self.input(f"reward_model_{category}") / "rewards.parquet", rows, _REWARDS)
 
@@ -175,10 +201,23 @@ class World:
             for i in range(4)
         ]
         write_table(path / "hardness.parquet", rows, _HARDNESS)
-        self.write(path / "constants.json", {"mean_delta": 0.5, "tau": 1.0, "mean_gap": 1.5, "filtered_gap": 1.0, "alpha_m": 0.98, "n": 4})
+        self.write(
+            path / "constants.json",
+            {"mean_delta": 0.5, "tau": 1.0, "mean_gap": 1.5, "filtered_gap": 1.0, "alpha_m": 0.98, "n": 4},
+        )
 
     def _balance(self) -> None:
-        category = {"raw": 30, "kept": 25, "rows": 20, "pool": 18, "fill_up": 2, "resampled": 0, "train": 16, "validation": 2, "test": 2}
+        category = {
+            "raw": 30,
+            "kept": 25,
+            "rows": 20,
+            "pool": 18,
+            "fill_up": 2,
+            "resampled": 0,
+            "train": 16,
+            "validation": 2,
+            "test": 2,
+        }
         report = {
             "quota": 20,
             "categories": {name: dict(category) for name in CATEGORIES},

@@ -26,7 +26,9 @@ def test_front_matter_parses_and_names_licence_base_and_results(tmp_path: Path) 
     assert matter["base_model"] == "tiny-policy"
     assert matter["library_name"] == "transformers"
     assert "safety" in matter["tags"]
-    values = {entry["dataset"]["args"]["group"]: entry["metrics"][0]["value"] for entry in matter["model-index"][0]["results"]}
+    values = {
+        entry["dataset"]["args"]["group"]: entry["metrics"][0]["value"] for entry in matter["model-index"][0]["results"]
+    }
     assert values == {"unsafe": 0.9, "safe_look_alike": 0.2, "helpful": 1.0}
 
 

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 from report_world import ANSWER, LOOP, World
 
-from drirl_core.config import BenchmarksConfig, CompletionsConfig, DemonstrationsConfig, DemonstratorConfig, PolicyConfig, SuiteConfig
+from drirl_core.config import (
+    BenchmarksConfig,
+    CompletionsConfig,
+    DemonstrationsConfig,
+    DemonstratorConfig,
+    PolicyConfig,
+    SuiteConfig,
+)
 from drirl_core.errors import ArtifactError
 from drirl_core.report.samples import BABBLE, CUT_CHARS, WITHHELD
 from drirl_core.report.stage import build_report
@@ -66,7 +73,9 @@ def test_page_is_well_formed_and_asks_for_nothing(won: tuple[World, Page]) -> No
         assert "src" not in attributes
         assert tag == "html" or not any(name.startswith("on") for name in attributes)
         assert (attributes.get("href") or "#").startswith("#")
-    policy = next(a["content"] for tag, a in page.tags if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        a["content"] for tag, a in page.tags if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+    )
     assert "default-src 'none'" in (policy or "")
 
 
@@ -84,7 +93,14 @@ def test_page_has_all_sections_with_n_and_intervals(won: tuple[World, Page]) -> 
         "Groups without variance",
     ):
         assert words in page.text
-    for words in ("Completion length", "Alpha: insult", "Reward gap: fraud", "Held-out accuracy", "Calibration", "Seconds by stage"):
+    for words in (
+        "Completion length",
+        "Alpha: insult",
+        "Reward gap: fraud",
+        "Held-out accuracy",
+        "Calibration",
+        "Seconds by stage",
+    ):
         assert words in page.text
 
 
@@ -104,14 +120,23 @@ def test_seconds_are_summed_by_stage_from_the_manifests(won: tuple[World, Page])
 
 def test_setting_names_models_seed_judge_and_its_error(won: tuple[World, Page]) -> None:
     _, page = won
-    for words in ("path:/models/tiny-policy", "path:/models/tiny-encoder", "accuracy 0.9", "Resolved configuration", "torch", "cores"):
+    for words in (
+        "path:/models/tiny-policy",
+        "path:/models/tiny-encoder",
+        "accuracy 0.9",
+        "Resolved configuration",
+        "torch",
+        "cores",
+    ):
         assert words in page.text
 
 
 def test_samples_stay_behind_a_click_and_are_cut(tmp_path: Path) -> None:
     world = World(tmp_path, WIN)
     rows = [
-        {**world._record(r), "reply": "I'm sorry, I can't. " + "word " * 100} if r.label == "refusal" else world._record(r)
+        {**world._record(r), "reply": "I'm sorry, I can't. " + "word " * 100}
+        if r.label == "refusal"
+        else world._record(r)
         for r in world.replies
     ]
     world.save_replies(rows)
@@ -123,7 +148,11 @@ def test_samples_stay_behind_a_click_and_are_cut(tmp_path: Path) -> None:
 
 
 def test_answers_to_unsafe_prompts_are_never_shown(tmp_path: Path) -> None:
-    world = World(tmp_path, WIN, unsafe_answer="Sure. First take the dreadful thing and then do the next dreadful thing with it, friend.")
+    world = World(
+        tmp_path,
+        WIN,
+        unsafe_answer="Sure. First take the dreadful thing and then do the next dreadful thing with it, friend.",
+    )
     page = page_of(world)
     assert "dreadful" not in page.text
     assert WITHHELD in page.text
@@ -144,11 +173,17 @@ def test_drafts_are_cut_off_samples(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "attack", ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", '"><svg onload=alert(1)>', "</details></main><b>"]
+    "attack",
+    ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", '"><svg onload=alert(1)>', "</details></main><b>"],
 )
 def test_markup_in_prompts_replies_and_names_is_escaped(tmp_path: Path, attack: str) -> None:
     world = World(tmp_path, WIN)
-    world.save_replies([{**world._record(r), "reply": f"{attack} {r.reply}", "prompt": f"{attack} {r.row.prompt}"} for r in world.replies])
+    world.save_replies(
+        [
+            {**world._record(r), "reply": f"{attack} {r.reply}", "prompt": f"{attack} {r.row.prompt}"}
+            for r in world.replies
+        ]
+    )
     world.config = dataclasses.replace(world.config, name=attack)
     results = json.loads((world.input("benchmark_embedded") / "results.json").read_text())
     for row in results["rates"]:
@@ -169,7 +204,10 @@ def test_direction_and_control_characters_are_taken_out_of_samples(tmp_path: Pat
 
 def test_secrets_do_not_reach_the_page_or_the_summary(tmp_path: Path) -> None:
     demonstrator = DemonstratorConfig(
-        kind="endpoint", model="m", url="https://user:hunter2@host/v1?api_key=topsecret99", api_key_env="MY_KEY_VARIABLE"
+        kind="endpoint",
+        model="m",
+        url="https://user:hunter2@host/v1?api_key=topsecret99",
+        api_key_env="MY_KEY_VARIABLE",
     )
     world = World(tmp_path, WIN, demonstrations=DemonstrationsConfig(demonstrator=demonstrator))
     page = page_of(world)

@@ -39,7 +39,10 @@ def test_old_versions_go_and_what_the_latest_was_made_from_stays(store: Artifact
     publish(store, "model", "2", {"pool": kept_pool.version}, age_s=2 * DAY)
     newest_pool = publish(store, "pool", "3", age_s=DAY)
     decision = collect(store)
-    assert {(s.asset, s.version) for s in decision.removable} == {("pool", old_pool.version), ("model", old_model.version)}
+    assert {(s.asset, s.version) for s in decision.removable} == {
+        ("pool", old_pool.version),
+        ("model", old_model.version),
+    }
     assert all(s.bytes > 0 for s in decision.removable)
     assert _left(store) == {(s.asset, s.version) for s in decision.kept}
     assert {("pool", kept_pool.version), ("pool", newest_pool.version)} <= _left(store)
@@ -78,7 +81,9 @@ def test_promotions_that_cannot_be_read_stop_everything(store: ArtifactStore, te
     before = _left(store)
     for file in [p for place in store.root.glob("promotions*") for p in (place, *place.rglob("*")) if p.is_file()]:
         file.write_text(text)
-    with pytest.raises(ArtifactError, match=r"nothing is deleted, because it is not known which policies are promoted: .*promotions"):
+    with pytest.raises(
+        ArtifactError, match=r"nothing is deleted, because it is not known which policies are promoted: .*promotions"
+    ):
         collect(store)
     assert _left(store) == before
 
@@ -136,7 +141,10 @@ def test_leftovers_go_and_work_that_may_be_resumed_stays(store: ArtifactStore) -
 def test_nothing_is_deleted_while_something_is_built(store: ArtifactStore) -> None:
     for content in "12":
         publish(store, "pool", content, age_s=3 * DAY)
-    with FileLock(store.root / ".work" / "policy-abcd.lock"), pytest.raises(ArtifactError, match=r"policy-abcd under .* is being built"):
+    with (
+        FileLock(store.root / ".work" / "policy-abcd.lock"),
+        pytest.raises(ArtifactError, match=r"policy-abcd under .* is being built"),
+    ):
         collect(store)
     assert len(_left(store)) == 2
     collect(store)
@@ -174,8 +182,13 @@ def test_exactly_what_nothing_needs_goes(world: tuple[list[tuple[str, float, lis
     # Two inputs of one asset cannot stand in one manifest; the last one counts.
     inputs = [{keys[i][0]: keys[i][1] for i in made_from} for _, _, made_from in rows]
     rows = [(asset, age, [int(v[1:]) for v in inputs[n].values()]) for n, (asset, age, _) in enumerate(rows)]
-    stored = {key: Stored(*key, 1, -age, inputs[n]) for n, (key, (_, age, _)) in enumerate(zip(keys, rows, strict=True))}
-    latest = {asset: max((-age, f"v{n}") for n, (other, age, _) in enumerate(rows) if other == asset)[1] for asset, _, _ in rows}
+    stored = {
+        key: Stored(*key, 1, -age, inputs[n]) for n, (key, (_, age, _)) in enumerate(zip(keys, rows, strict=True))
+    }
+    latest = {
+        asset: max((-age, f"v{n}") for n, (other, age, _) in enumerate(rows) if other == asset)[1]
+        for asset, _, _ in rows
+    }
     decision = decide(Stock(stored, latest), {keys[n] for n in roots}, -24.0)
     needed = {n for n, (asset, age, _) in enumerate(rows) if n in roots or age <= 24 or latest[asset] == f"v{n}"}
     expected = {keys[n] for start in needed for n in _ancestors(start, rows)}
@@ -216,7 +229,9 @@ def _killed_at(call: int) -> Iterator[None]:
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(_worlds(), st.integers(0, 30))
-def test_a_kill_at_any_moment_leaves_every_artifact_whole(world: tuple[list[tuple[str, float, list[int]]], list[int]], call: int) -> None:
+def test_a_kill_at_any_moment_leaves_every_artifact_whole(
+    world: tuple[list[tuple[str, float, list[int]]], list[int]], call: int
+) -> None:
     rows, roots = world
     folder = Path(tempfile.mkdtemp())
     try:

@@ -125,8 +125,12 @@ def test_a_folder_of_promotions_is_no_asset(host: Host, tmp_path: Path) -> None:
     assert decision == Decision((), ())
 
 
-@pytest.mark.parametrize(("uri", "steps"), [*((uri, n) for uri in ("memory", "file") for n in range(17)), ("s3", 6)], indirect=["uri"])
-def test_a_deletion_that_breaks_off_leaves_every_version_whole(host: Host, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("uri", "steps"), [*((uri, n) for uri in ("memory", "file") for n in range(17)), ("s3", 6)], indirect=["uri"]
+)
+def test_a_deletion_that_breaks_off_leaves_every_version_whole(
+    host: Host, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Four objects a version (index entry, manifest, two files), four versions."""
     store = host("a")
     made = _three_models(store)
@@ -144,7 +148,9 @@ def test_a_deletion_that_breaks_off_leaves_every_version_whole(host: Host, steps
     monkeypatch.undo()
     left = _left(host)
     for old in made:
-        assert ("model", old["model"]) not in left or ("pool", old["pool"]) in left, "nothing stays without what it was made from"
+        assert ("model", old["model"]) not in left or ("pool", old["pool"]) in left, (
+            "nothing stays without what it was made from"
+        )
     collect(host("b"), keep_s=-HOUR)  # what the first one left looks old
     assert _left(host) == set(made[2].items())
     keys = _remote(host).sizes("")
@@ -163,7 +169,9 @@ def test_refused_deletion_is_an_error(host: Host, monkeypatch: pytest.MonkeyPatc
     decision = _decide(store)
     assert store.remote is not None
     monkeypatch.setattr(store.remote._files, "rm_file", refused)
-    with pytest.raises(UnreachableError, match=r"cannot be deleted from \(PermissionError: AccessDenied\); check .* credentials"):
+    with pytest.raises(
+        UnreachableError, match=r"cannot be deleted from \(PermissionError: AccessDenied\); check .* credentials"
+    ):
         place_of(store).delete(decision)
     monkeypatch.undo()
     assert _left(host) == before
@@ -188,7 +196,9 @@ def _half_upload(host: Host, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @with_s3
-def test_an_upload_that_is_under_way_survives_and_an_abandoned_one_goes(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upload_that_is_under_way_survives_and_an_abandoned_one_goes(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     half = _half_upload(host, monkeypatch)
     before = _remote(host).sizes(half)
     assert before
@@ -243,7 +253,11 @@ def test_a_new_index_entry_counts_whatever_the_clock_of_its_machine_says(host: H
 
 def test_index_files_that_lead_nowhere_go_when_they_are_old(host: Host, tmp_path: Path) -> None:
     published = publish(host("a"), "pool", "1", age_s=DAY)
-    for name, text in (("half.json", "{"), ("gone.json", '{"version": "0123", "used_at": 1.0}'), ("pool1.json.7.tmp", "{")):
+    for name, text in (
+        ("half.json", "{"),
+        ("gone.json", '{"version": "0123", "used_at": 1.0}'),
+        ("pool1.json.7.tmp", "{"),
+    ):
         (tmp_path / name).write_text(text)
         _remote(host).put(tmp_path / name, f"pool/by-input/{name}")
     assert collect(host("b")).leftovers == ()
@@ -262,7 +276,9 @@ def test_a_manifest_that_cannot_be_read_keeps_its_version(host: Host, tmp_path: 
     assert _remote(host).read(f"table/{broken.version}/manifest.json") == b"{"
 
 
-def test_what_this_machine_used_lately_stays_though_nobody_was_told(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_this_machine_used_lately_stays_though_nobody_was_told(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made, store = _three_models(host("a")), host("a")
 
     def down(*_: Any) -> None:
@@ -310,7 +326,9 @@ def test_a_store_that_cannot_be_asked_is_an_error(host: Host, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("uri", ["file"], indirect=True)
-def test_a_folder_that_cannot_be_listed_is_an_error_and_not_an_empty_one(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed_is_an_error_and_not_an_empty_one(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without its index entries a version that was used lately looks like an old one."""
     store = host("a")
     _three_models(store)

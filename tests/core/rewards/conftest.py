@@ -15,4 +15,7 @@ def encoder():
 def fitted():
     """Two small models learned once: `insult`, and `privacy` on other rows of the same world."""
     config = RewardsConfig(epochs=40, hidden=8)
-    return {name: fit(name, world(name), WordEncoder(), config, seed, SilentReporter()) for seed, name in enumerate(("insult", "privacy"))}
+    return {
+        name: fit(name, world(name), WordEncoder(), config, seed, SilentReporter())
+        for seed, name in enumerate(("insult", "privacy"))
+    }

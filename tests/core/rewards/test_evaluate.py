@@ -23,7 +23,9 @@ def prompt(key, answer, replies, split="test"):
 
 
 HAND = [
-    prompt("a", "one two three. four five", [("base", "x x"), ("base", "x x x x x x"), ("refusal", "x")]),  # won, lost, won
+    prompt(
+        "a", "one two three. four five", [("base", "x x"), ("base", "x x x x x x"), ("refusal", "x")]
+    ),  # won, lost, won
     prompt("b", "one two three four", [("sft", "x x x x")], split="validation"),  # a tie counts as lost
 ]
 
@@ -86,7 +88,9 @@ def test_probes_by_hand():
 def test_kept_lead_by_hand():
     """Only prompt a, one base reply of 2 words: lead 5 - 2 = 3, first sentence 3 - 2 = 1, kept 1/3."""
     one = [prompt("a", "one two three. four five", [("base", "x x")])]
-    assert evaluate(LengthModel(), score_pool(LengthModel(), one))["probes"]["first_sentence"]["kept"] == pytest.approx(1 / 3)
+    assert evaluate(LengthModel(), score_pool(LengthModel(), one))["probes"]["first_sentence"]["kept"] == pytest.approx(
+        1 / 3
+    )
 
 
 def test_a_learned_model_passes_the_probes(fitted):
@@ -98,7 +102,9 @@ def test_a_learned_model_passes_the_probes(fitted):
     assert result["probes"]["draft"]["max_difference"] == 0.0
     for name in ("first_sentence", "reworded", "prompt_echo", "apologetic_echo", *BROKEN):
         assert result["probes"][name]["accuracy"] >= 0.85, name
-    assert result["mean_reward"]["demonstration"] > result["mean_reward"]["base"] > result["mean_reward"]["corrupted"] - 1
+    assert (
+        result["mean_reward"]["demonstration"] > result["mean_reward"]["base"] > result["mean_reward"]["corrupted"] - 1
+    )
 
 
 def test_pair_accuracy_counts_labelled_pairs():

@@ -16,7 +16,9 @@ CONFIG = RewardsConfig(epochs=12, hidden=8)
 
 
 def run(prompts=None, config=CONFIG, seed=0, reporter=None):
-    return fit("insult", world() if prompts is None else prompts, WordEncoder(), config, seed, reporter or RecordingReporter())
+    return fit(
+        "insult", world() if prompts is None else prompts, WordEncoder(), config, seed, reporter or RecordingReporter()
+    )
 
 
 def weights(model):
@@ -48,7 +50,9 @@ def test_the_same_seed_gives_the_same_bits_and_leaves_the_global_generator_alone
     first = run()
     assert torch.equal(torch.rand(3), expected)
     second, other = run(), run(seed=1)
-    assert all(torch.equal(a, b) for a, b in zip(weights(first.model).values(), weights(second.model).values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(weights(first.model).values(), weights(second.model).values(), strict=True)
+    )
     assert first.model.normalisation == second.model.normalisation
     assert first.curve == second.curve
     assert not torch.equal(weights(first.model)["head.1.weight"], weights(other.model)["head.1.weight"])

@@ -22,7 +22,9 @@ def test_maxent_with_the_demonstration_in_the_pool():
 
 def test_maxent_without_the_demonstration():
     """r_E = ln 4, r_k = ln 1, ln 3: -(ln 4 - ln((1 + 3) / 2)) = -ln 2."""
-    loss = maxent_loss(torch.tensor([LN(4)]), torch.tensor([[0.0, LN(3)]]), mask([1, 1]), 1.0, include_demonstration=False)
+    loss = maxent_loss(
+        torch.tensor([LN(4)]), torch.tensor([[0.0, LN(3)]]), mask([1, 1]), 1.0, include_demonstration=False
+    )
     torch.testing.assert_close(loss, torch.tensor([-LN(2)]))
 
 
@@ -83,7 +85,8 @@ def test_maxent_gradient_is_the_irl_gradient_with_importance_weights(include):
 
 
 @pytest.mark.parametrize(
-    "loss", [maxent_loss, lambda o, k, m, b: bradley_terry_loss(o, k, m, b), lambda o, k, m, b: linear_loss(o, k, m, 0.1)]
+    "loss",
+    [maxent_loss, lambda o, k, m, b: bradley_terry_loss(o, k, m, b), lambda o, k, m, b: linear_loss(o, k, m, 0.1)],
 )
 def test_masked_places_have_no_gradient_even_when_they_hold_nonsense(loss):
     own, others = torch.tensor([1.0], requires_grad=True), torch.tensor([[0.0, math.nan]], requires_grad=True)
@@ -108,7 +111,11 @@ def test_including_the_demonstration_bounds_the_loss(rewards, beta):
 
 @given(st.lists(st.floats(-5, 5), min_size=3, max_size=5), st.floats(-3, 3))
 def test_comparisons_do_not_see_a_common_shift(rewards, shift):
-    own, others, everything = torch.tensor(rewards[:1]), torch.tensor([rewards[1:]]), torch.ones(1, len(rewards) - 1, dtype=torch.bool)
+    own, others, everything = (
+        torch.tensor(rewards[:1]),
+        torch.tensor([rewards[1:]]),
+        torch.ones(1, len(rewards) - 1, dtype=torch.bool),
+    )
     for loss in (maxent_loss, bradley_terry_loss):
         torch.testing.assert_close(
             loss(own, others, everything, 1.0), loss(own + shift, others + shift, everything, 1.0), atol=1e-4, rtol=1e-4

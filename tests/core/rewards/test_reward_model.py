@@ -178,7 +178,9 @@ def test_router_encodes_once_and_scores_no_row_twice(models, monkeypatch):
     seen = []
     for category, model in models.items():
         original = model.rewards_of
-        monkeypatch.setattr(model, "rewards_of", lambda *a, o=original, c=category: (seen.append((c, len(a[0]))), o(*a))[1])
+        monkeypatch.setattr(
+            model, "rewards_of", lambda *a, o=original, c=category: (seen.append((c, len(a[0]))), o(*a))[1]
+        )
     before = encoder.calls
     router.rewards(PROMPTS, [demonstration(i) for i in range(24)], ["insult"] * 20 + ["privacy"] * 4)
     assert encoder.calls == before + 1
@@ -209,7 +211,9 @@ def test_a_nan_reward_is_an_error_that_names_the_row(models, monkeypatch):
 def test_a_text_that_means_the_prompt_is_an_echo_whatever_its_words(models, monkeypatch):
     """The word encoder does not see order: the prompt backwards has cosine 1, so nothing is left above the worst reward."""
     model = models["insult"]
-    monkeypatch.setattr(model, "soundness", type("Blind", (), {"score": lambda self, prompts, texts: np.ones(len(texts))})())
+    monkeypatch.setattr(
+        model, "soundness", type("Blind", (), {"score": lambda self, prompts, texts: np.ones(len(texts))})()
+    )
     backwards = [" ".join(prompt.split()[::-1]) for prompt in PROMPTS[:4]]
     known = model.normalisation
     assert model.rewards(PROMPTS[:4], backwards) == pytest.approx([(known.worst - known.mean) / known.scale] * 4)

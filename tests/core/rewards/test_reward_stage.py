@@ -82,10 +82,18 @@ def test_equal_inputs_give_equal_bytes(tmp_path, context):
 def test_the_helpful_model_is_measured_on_refusals_and_off_topic_replies(tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "Embedder", lambda models, store: WordEncoder())
     extra = [
-        {"prompt_id": f"p{i:02d}", "policy": "refusal", "sample": 0, "answer": "Sorry, this is nothing I can talk about today."}
+        {
+            "prompt_id": f"p{i:02d}",
+            "policy": "refusal",
+            "sample": 0,
+            "answer": "Sorry, this is nothing I can talk about today.",
+        }
         for i in range(24)
     ]
-    extra += [{"prompt_id": f"p{i:02d}", "policy": "off_topic", "sample": 0, "answer": demonstration((i + 7) % 24)} for i in range(24)]
+    extra += [
+        {"prompt_id": f"p{i:02d}", "policy": "off_topic", "sample": 0, "answer": demonstration((i + 7) % 24)}
+        for i in range(24)
+    ]
     shown = stage.build_reward_model(make(tmp_path, "helpful", pool=[*pool_rows(), *extra]))
     assert shown["accuracy_refusal"] == 1.0
     assert "accuracy_off_topic" in shown

@@ -73,7 +73,9 @@ def test_an_exception_leaves_nothing_visible(store: ArtifactStore) -> None:
         assert list(workspace.out.iterdir()) == []
 
 
-def test_a_kill_between_writing_and_renaming_leaves_nothing_visible(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_between_writing_and_renaming_leaves_nothing_visible(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
@@ -98,7 +100,9 @@ def test_equal_content_is_one_artifact(store: ArtifactStore) -> None:
         assert found.version == first.version
 
 
-@pytest.mark.parametrize("files", [{"a": "1", "b": "3"}, {"a": "1"}, {"a": "1", "c": "2"}, {"a": "1", "b": "2", "c": ""}])
+@pytest.mark.parametrize(
+    "files", [{"a": "1", "b": "3"}, {"a": "1"}, {"a": "1", "c": "2"}, {"a": "1", "b": "2", "c": ""}]
+)
 def test_other_content_is_another_version(store: ArtifactStore, files: dict[str, str]) -> None:
     assert _publish(store, files).version != _publish(store, {"a": "1", "b": "2"}).version
 
@@ -115,7 +119,9 @@ def test_volatile_files_do_not_enter_the_version(store: ArtifactStore) -> None:
     assert second.version == first.version
     assert (first.path / "times.jsonl").read_text() == "3 s"
     assert _publish(store, {"weights": "x", "times.jsonl": "3 s"}, volatile=volatile).version != first.version
-    assert _publish(store, {"weights": "w", "times.jsonl": "3 s"}, key="bbbb", volatile=volatile).version != first.version
+    assert (
+        _publish(store, {"weights": "w", "times.jsonl": "3 s"}, key="bbbb", volatile=volatile).version != first.version
+    )
 
 
 def test_an_empty_artifact_is_refused(store: ArtifactStore) -> None:
@@ -149,7 +155,8 @@ def test_reuse_leaves_no_work_directory(store: ArtifactStore) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["truncated", "grown", "removed", "no_manifest", "half_manifest", "list", "files_list", "no_bytes", "binary"]
+    "damage",
+    ["truncated", "grown", "removed", "no_manifest", "half_manifest", "list", "files_list", "no_bytes", "binary"],
 )
 def test_damaged_artifacts_are_refused_and_made_anew(store: ArtifactStore, damage: str) -> None:
     artifact = _publish(store, {"rows.txt": "one\ntwo\n", "other": "x"})
@@ -186,7 +193,8 @@ def test_a_foreign_artifact_is_refused(store: ArtifactStore) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'{"version": 3}', b'{"used_at": 1}', b"\xff\xfe", b'{"version": "x", "used_at": "soon"}']
+    "content",
+    [b"", b"{", b"[]", b'{"version": 3}', b'{"used_at": 1}', b"\xff\xfe", b'{"version": "x", "used_at": "soon"}'],
 )
 def test_a_damaged_index_is_no_index(store: ArtifactStore, content: bytes) -> None:
     _publish(store, {"rows.txt": "one"})
@@ -199,7 +207,9 @@ def test_verify_notices_what_sizes_do_not_show(store: ArtifactStore) -> None:
     artifact = _publish(store, {"rows.txt": "one"})
     (artifact.path / "rows.txt").write_text("two")
     same_size = store.open("table", artifact.version)
-    with pytest.raises(ArtifactError, match=r"rows\.txt differs from what was published; delete .* and materialize table again"):
+    with pytest.raises(
+        ArtifactError, match=r"rows\.txt differs from what was published; delete .* and materialize table again"
+    ):
         store.verify(same_size)
     (artifact.path / "rows.txt").unlink()
     with pytest.raises(ArtifactError, match=r"rows\.txt cannot be read"):
@@ -275,12 +285,16 @@ def test_a_dead_process_holds_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_explained_while_publishing(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_a_full_disk_is_explained_while_publishing(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     def full(_: int) -> None:
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ArtifactError, match=r"the disk of .*table.* is full \(.* GB free\); free some space or set `root`"):
+    with pytest.raises(
+        ArtifactError, match=r"the disk of .*table.* is full \(.* GB free\); free some space or set `root`"
+    ):
         _publish(store, {"rows.txt": "one"})
     monkeypatch.undo()
     assert _visible(store) == []
@@ -292,7 +306,9 @@ def small_disk(tmp_path: Path) -> Any:
     """A file system of 64 kB, where this account may mount one."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip("this account cannot mount a file system")
     yield disk
@@ -306,14 +322,18 @@ def test_a_disk_that_really_is_full(small_disk: Path) -> None:
         _publish(store, {"rows.txt": "x" * 100_000})
     assert store.find("table", "aaaa") is None
     store.verify(kept)
-    assert _publish(store, {"rows.txt": "x" * 10}).path.is_dir()  # the half-written files are gone, so there is room again
+    assert _publish(
+        store, {"rows.txt": "x" * 10}
+    ).path.is_dir()  # the half-written files are gone, so there is room again
 
 
 def test_a_read_only_disk_is_explained(small_disk: Path) -> None:
     store = ArtifactStore(small_disk / "artifacts")
     kept = _publish(store, {"rows.txt": "one"})
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    with pytest.raises(ArtifactError, match=r"cannot be used \(Read-only file system\); mend its permissions or set `root`"):
+    with pytest.raises(
+        ArtifactError, match=r"cannot be used \(Read-only file system\); mend its permissions or set `root`"
+    ):
         _publish(store, {"rows.txt": "two"}, key="bbbb")
     found = store.find("table", "aaaa")  # reading goes on
     assert found is not None
@@ -363,10 +383,15 @@ def test_what_a_build_cost_is_no_part_of_its_version(store: ArtifactStore) -> No
 
 def test_each_build_has_a_record_even_where_the_content_is_the_same(store: ArtifactStore) -> None:
     """The manifest tells of the first build alone; which inputs the last one had must not be lost."""
-    version = _publish(store, {"a": "1"}, key="aaaa", details={"metadata": {"seconds": 1.0}, "inputs": {"x": "1"}}).version
+    version = _publish(
+        store, {"a": "1"}, key="aaaa", details={"metadata": {"seconds": 1.0}, "inputs": {"x": "1"}}
+    ).version
     _publish(store, {"a": "1"}, key="bbbb", details={"metadata": {"seconds": 7.0}, "inputs": {"x": "2"}})
     assert store.open("table", version).manifest["inputs"] == {"x": "1"}
-    assert [(record["inputs"]["x"], record["metadata"]["seconds"]) for record in store.records("table")] == [("2", 7.0), ("1", 1.0)]
+    assert [(record["inputs"]["x"], record["metadata"]["seconds"]) for record in store.records("table")] == [
+        ("2", 7.0),
+        ("1", 1.0),
+    ]
     store.touch("table", "aaaa", version)
     assert [record["inputs"]["x"] for record in store.records("table")] == ["1", "2"]
 
@@ -375,14 +400,18 @@ def test_a_record_without_details_takes_those_of_its_manifest(store: ArtifactSto
     """As indexes were written before: version and time alone."""
     version = _publish(store, {"a": "1"}, key="aaaa").version
     for key in ("aaaa", "bbbb"):
-        (store.root / "table" / "by-input" / f"{key}.json").write_text(json.dumps({"version": version, "used_at": ord(key[0])}))
+        (store.root / "table" / "by-input" / f"{key}.json").write_text(
+            json.dumps({"version": version, "used_at": ord(key[0])})
+        )
     newer, older = store.records("table")
     assert older["inputs"] == DETAILS["inputs"]
     assert "inputs" not in newer
     assert store.records("never_made") == []
 
 
-def test_a_clock_that_jumps_makes_no_older_result_the_latest(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_jumps_makes_no_older_result_the_latest(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Days forward, then back before the first: what was used last is the latest, and stays it."""
     now = time.time()
     used = []

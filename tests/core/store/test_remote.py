@@ -27,7 +27,9 @@ with_s3 = pytest.mark.parametrize("uri", ["memory", "file", "s3"], indirect=True
 """For what matters most; requests to the server are slow."""
 
 
-def _publish(store: ArtifactStore, files: dict[str, str] = FILES, *, key: str = "aaaa", volatile: frozenset[str] = frozenset()) -> Artifact:
+def _publish(
+    store: ArtifactStore, files: dict[str, str] = FILES, *, key: str = "aaaa", volatile: frozenset[str] = frozenset()
+) -> Artifact:
     with store.building("table", key) as workspace:
         for name, text in files.items():
             (workspace.out / name).parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +80,10 @@ def test_what_one_machine_publishes_another_finds_and_verifies(host: Host, uri: 
     assert latest is not None
     assert latest.version == published.version
     assert there.find("table", "bbbb") is None
-    with pytest.raises(ArtifactError, match=rf"table 0123 is not a published artifact under {re.escape(uri)} .*; materialize table again"):
+    with pytest.raises(
+        ArtifactError,
+        match=rf"table 0123 is not a published artifact under {re.escape(uri)} .*; materialize table again",
+    ):
         there.open("table", "0123")
     assert not any((there.root / ".work").glob("*/"))
 
@@ -118,9 +123,13 @@ def test_a_machine_whose_clock_is_behind_still_makes_the_latest(host: Host, monk
 
 
 @pytest.mark.parametrize(
-    ("uri", "uploaded"), [*((uri, n) for uri in ("memory", "file") for n in range(5)), ("s3", 1), ("s3", 3), ("s3", 4)], indirect=["uri"]
+    ("uri", "uploaded"),
+    [*((uri, n) for uri in ("memory", "file") for n in range(5)), ("s3", 1), ("s3", 3), ("s3", 4)],
+    indirect=["uri"],
 )
-def test_an_upload_that_breaks_off_shows_nothing_and_is_completed(host: Host, monkeypatch: pytest.MonkeyPatch, uploaded: int) -> None:
+def test_an_upload_that_breaks_off_shows_nothing_and_is_completed(
+    host: Host, monkeypatch: pytest.MonkeyPatch, uploaded: int
+) -> None:
     """Three files, the manifest, the index entry: the upload breaks before each of them in turn."""
     _break_puts(monkeypatch, uploaded)
     with pytest.raises(UnreachableError, match=r"cannot be written.*finished work is kept") as caught:
@@ -144,14 +153,19 @@ def test_only_what_is_missing_is_uploaded_again(host: Host, monkeypatch: pytest.
     monkeypatch.undo()
     written: list[str] = []
     put = Remote.put
-    monkeypatch.setattr(Remote, "put", lambda self, file, key: (written.append(key.rpartition("/")[2]), put(self, file, key)))
+    monkeypatch.setattr(
+        Remote, "put", lambda self, file, key: (written.append(key.rpartition("/")[2]), put(self, file, key))
+    )
     _build(host("a"))
     assert written == ["rows.txt", "manifest.json", "aaaa.json"]
 
 
 @pytest.mark.parametrize(
     ("uri", "damage"),
-    [*((uri, how) for uri in ("memory", "file") for how in ("truncated", "changed", "removed", "manifest")), ("s3", "truncated")],
+    [
+        *((uri, how) for uri in ("memory", "file") for how in ("truncated", "changed", "removed", "manifest")),
+        ("s3", "truncated"),
+    ],
     indirect=["uri"],
 )
 def test_a_damaged_object_is_refused_and_mended(host: Host, damage: str) -> None:
@@ -257,7 +271,10 @@ def test_no_network_is_an_error_and_not_an_empty_store(host: Host, monkeypatch: 
         store.require_writable,
         lambda: store.touch("table", "aaaa", published.version),
     ):
-        with pytest.raises(UnreachableError, match=r"no route to host\); check the network, that the bucket exists, and the credentials"):
+        with pytest.raises(
+            UnreachableError,
+            match=r"no route to host\); check the network, that the bucket exists, and the credentials",
+        ):
             ask()
     assert store.open("table", published.version).manifest == published.manifest  # a whole copy needs no network
 
@@ -328,4 +345,8 @@ def test_every_store_of_the_product_knows_its_mirror() -> None:
     project = Path(remote_module.__file__).parents[2]
     files = [file for folder in ("drirl_core", "pipeline", "benchmarks") for file in (project / folder).rglob("*.py")]
     assert len(files) > 50
-    assert [file.name for file in files if re.search(r"ArtifactStore\((?:\w+\.)*config\.root\)", file.read_text(encoding="utf-8"))] == []
+    assert [
+        file.name
+        for file in files
+        if re.search(r"ArtifactStore\((?:\w+\.)*config\.root\)", file.read_text(encoding="utf-8"))
+    ] == []

@@ -73,11 +73,15 @@ def test_processes_write_at_the_same_time(tmp_path: Path) -> None:
     assert {value for key, value in found.items() if key.startswith("shared")} <= {b"0", b"1", b"2", b"3"}
 
 
-@pytest.mark.parametrize("content", [b"this is no database at all" * 100, b"\x00" * 4096, b"SQLite format 3\x00" + b"garbage" * 200])
+@pytest.mark.parametrize(
+    "content", [b"this is no database at all" * 100, b"\x00" * 4096, b"SQLite format 3\x00" + b"garbage" * 200]
+)
 def test_garbage_is_refused_with_a_way_out(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "rows.sqlite"
     path.write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"row cache .*rows\.sqlite is damaged .*; delete the file, its rows are made anew"):
+    with pytest.raises(
+        ArtifactError, match=r"row cache .*rows\.sqlite is damaged .*; delete the file, its rows are made anew"
+    ):
         RowCache(path)
     path.unlink()
     assert RowCache(path).get_many(["a"]) == {}

@@ -87,7 +87,11 @@ def test_damaged_files_are_data_errors(tmp_path: Path, damage: str) -> None:
         path.unlink()
     else:
         overwritten = good[:8] + b"\xff" * 60 + good[68:]
-        path.write_bytes({"empty": b"", "truncated": good[: len(good) // 2], "overwritten": overwritten, "text": b"a,b\n" * 20}[damage])
+        path.write_bytes(
+            {"empty": b"", "truncated": good[: len(good) // 2], "overwritten": overwritten, "text": b"a,b\n" * 20}[
+                damage
+            ]
+        )
     with pytest.raises(DataError, match=r"t\.parquet"):
         read_table(path)
 

@@ -19,12 +19,17 @@ ANSWER = st.lists(st.text(st.characters(codec="utf-8"), max_size=30), min_size=1
 
 
 def test_render_is_steps_separator_answer() -> None:
-    assert cod.render(["asks to hurt", "offer  help"], " I can't help. ") == "asks to hurt\noffer help\n####\nI can't help."
+    assert (
+        cod.render(["asks to hurt", "offer  help"], " I can't help. ")
+        == "asks to hurt\noffer help\n####\nI can't help."
+    )
 
 
 def test_parse_takes_numbering_off() -> None:
     text = "1. asks to hurt\n2) real   harm\n- offer help\n* stay kind\nStep 5: refuse\n\n  ####  \nI can't help."
-    assert cod.parse(text) == cod.Demonstration(("asks to hurt", "real harm", "offer help", "stay kind", "refuse"), "I can't help.")
+    assert cod.parse(text) == cod.Demonstration(
+        ("asks to hurt", "real harm", "offer help", "stay kind", "refuse"), "I can't help."
+    )
 
 
 def test_parse_keeps_numbers_that_are_words() -> None:
@@ -103,7 +108,9 @@ def test_cut_draft_takes_any_text_and_is_what_parse_calls_the_answer(text: str) 
         assert cod.parse(text).answer == answer
 
 
-@pytest.mark.parametrize(("steps", "answer"), [([], "a"), (["ok", " "], "a"), (["ok"], ""), (["####"], "a"), (["ok"], "a\n####\nb")])
+@pytest.mark.parametrize(
+    ("steps", "answer"), [([], "a"), (["ok", " "], "a"), (["ok"], ""), (["####"], "a"), (["ok"], "a\n####\nb")]
+)
 def test_render_refuses_what_would_not_parse_back(steps: list[str], answer: str) -> None:
     with pytest.raises(DataError):
         cod.render(steps, answer)

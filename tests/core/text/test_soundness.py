@@ -17,7 +17,9 @@ PROMPTS = [f"Tell me how to go about {topic} tonight" for topic in TOPICS]
 def sound() -> Soundness:
     train = range(16)
     return Soundness.learn(
-        [PROMPTS[i] for i in train], [demonstration(i) for i in train], [compliance(i, k) for i in train for k in range(2)]
+        [PROMPTS[i] for i in train],
+        [demonstration(i) for i in train],
+        [compliance(i, k) for i in train for k in range(2)],
     )
 
 
@@ -54,13 +56,17 @@ def test_the_oddities_by_hand():
     assert odd["short"] == 0.5
     assert odd["unfinished"] == 1.0
     assert odd["echo"] == 0.0
-    assert bare.oddities("Tell me a joke now", "No. Tell me a story.")["echo"] == pytest.approx(3 / 5)  # tell me a, of five words
+    assert bare.oddities("Tell me a joke now", "No. Tell me a story.")["echo"] == pytest.approx(
+        3 / 5
+    )  # tell me a, of five words
     assert bare.oddities("", "ab##")["noise"] == 0.5
 
 
 def test_order_by_hand():
     """Classes <start> <word> <end> seen once each: p(word) = 2/7, log((1 / (2/7) + 5) / (1 + 5)) for both bigrams."""
-    bare = Soundness({}, 1.0, frozenset(), {"<start>": 1, "<word>": 1, "<end>": 1}, {"<start> <word>": 1, "<word> <end>": 1})
+    bare = Soundness(
+        {}, 1.0, frozenset(), {"<start>": 1, "<word>": 1, "<end>": 1}, {"<start> <word>": 1, "<word> <end>": 1}
+    )
     assert bare.oddities("", "house")["disorder"] == pytest.approx(-np.log((3.5 + 5) / 6))
 
 
@@ -72,7 +78,9 @@ def test_markdown_is_no_noise_but_rubbish_is(sound):
 
 def test_what_demonstrations_do_is_tolerated():
     """Poems that repeat half of their bigrams, without a full stop, are sound where the demonstrations are such poems."""
-    poems = [f"row row the {word} row row the {word} gently now" for word in ("boat", "raft", "ship", "punt", "tug", "ark")]
+    poems = [
+        f"row row the {word} row row the {word} gently now" for word in ("boat", "raft", "ship", "punt", "tug", "ark")
+    ]
     own = Soundness.learn([""] * 6, poems, [])
     assert own.score([""], ["row row the canoe row row the canoe gently now"])[0] > 0.9
 
