@@ -17,7 +17,8 @@ from drirl_core import taxonomy
 from drirl_core.config import PolicyConfig
 from drirl_core.errors import DataError
 from drirl_core.graph import build as stages
-from drirl_core.hardness.equations import Coefficients, SentenceSimilarity
+from drirl_core.hardness.coefficients import Coefficients
+from drirl_core.hardness.similarity import SentenceSimilarity
 from drirl_core.models.embeddings import Embedder
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.policy.plots import curve_plot

@@ -17,7 +17,8 @@ from drirl_core.text.chain_of_draft import cut_draft
 if TYPE_CHECKING:
     import torch
 
-    from drirl_core.hardness.equations import AlphaBatch, Coefficients, SentenceSimilarity
+    from drirl_core.hardness.coefficients import AlphaBatch, Coefficients
+    from drirl_core.hardness.similarity import SentenceSimilarity
     from drirl_core.rewards import RewardRouter
 
 

@@ -14,7 +14,9 @@ import torch
 
 from drirl_core.config import HardnessConfig, ModelsConfig
 from drirl_core.errors import DataError, TrainingError
-from drirl_core.hardness.equations import Coefficients, SentenceSimilarity, alpha_data, normalise
+from drirl_core.hardness.coefficients import Coefficients
+from drirl_core.hardness.equations import alpha_data, normalise
+from drirl_core.hardness.similarity import SentenceSimilarity
 from drirl_core.models.embeddings import Embedder
 from drirl_core.policy import scoring
 from drirl_core.policy.grpo import _scorer, training_prompts
