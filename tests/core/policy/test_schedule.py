@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drirl_core.config import PolicyConfig
-from drirl_core.demonstrations.stage import ROWS
+from drirl_core.demonstrations.publish import ROWS
 from drirl_core.errors import DataError
 from drirl_core.policy.grpo import grpo_arguments
 from drirl_core.policy.schedule import schedule, training_prompts

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from drirl_core.config import SftConfig
-from drirl_core.demonstrations.stage import ROWS
+from drirl_core.demonstrations.publish import ROWS
 from drirl_core.errors import DataError
 from drirl_core.models.loading import load_policy
 from drirl_core.policy.sft import build_sft_checkpoint, training_rows
