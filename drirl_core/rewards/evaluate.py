@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from drirl_core.errors import DataError
-from drirl_core.rewards.backbones.encoder import RewardModel, require_finite
+from drirl_core.rewards.model import RewardModel, require_finite
 from drirl_core.rewards.pairs import PoolPrompt
 from drirl_core.rewards.probes import BROKEN, SAME_MEANING
 from drirl_core.stats import wilson
