@@ -190,23 +190,6 @@ def probe(model: RewardModel, scored: Sequence[ScoredPrompt]) -> dict[str, dict[
     return rows
 
 
-def pair_accuracy(
-    model: RewardModel, prompts: Sequence[str], chosen: Sequence[str], rejected: Sequence[str]
-) -> dict[str, float | int]:
-    """Measure agreement with labelled pairs, such as public human preferences of the category.
-
-    Args:
-        model: the model.
-        prompts: n user messages.
-        chosen: the preferred replies.
-        rejected: the others.
-
-    Returns:
-        `n`, `accuracy`, `low` and `high`.
-    """
-    return share(_scores(model, prompts, chosen) > _scores(model, prompts, rejected))
-
-
 def _scores(model: RewardModel, prompts: Sequence[str], texts: Sequence[str]) -> np.ndarray:
     values = model.rewards(prompts, texts)
     require_finite(values, [model.category] * len(values))

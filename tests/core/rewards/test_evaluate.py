@@ -3,7 +3,7 @@ import pytest
 from word_world import world
 
 from drirl_core.errors import DataError
-from drirl_core.rewards.evaluate import ScoredPrompt, calibration, evaluate, pair_accuracy, score_pool, share
+from drirl_core.rewards.evaluate import ScoredPrompt, calibration, evaluate, score_pool, share
 from drirl_core.rewards.pairs import PoolPrompt, Reply
 from drirl_core.rewards.probes import BROKEN, first_sentence, reword
 
@@ -105,10 +105,6 @@ def test_a_learned_model_passes_the_probes(fitted):
     assert (
         result["mean_reward"]["demonstration"] > result["mean_reward"]["base"] > result["mean_reward"]["corrupted"] - 1
     )
-
-
-def test_pair_accuracy_counts_labelled_pairs():
-    assert pair_accuracy(LengthModel(), ["q", "q"], ["a b", "a"], ["a", "a b"])["accuracy"] == 0.5
 
 
 def test_nothing_held_out_is_an_error():
