@@ -146,6 +146,32 @@ def test_entropy_by_hand() -> None:
     )
 
 
+def test_calibration_by_hand() -> None:
+    """One at 0.8 that is right, one at 0.6 that is wrong: 1/2 |0.8 - 1| + 1/2 |0.6 - 0| = 0.1 + 0.3 = 0.4."""
+    error, rows = statistics.calibration([0.8, 0.6], [True, False], bins=10)
+    assert error == pytest.approx(0.4)
+    assert rows == [{"confidence": 0.6, "accuracy": 0.0, "n": 1}, {"confidence": 0.8, "accuracy": 1.0, "n": 1}]
+    assert statistics.calibration([1.0], [True], bins=10)[0] == 0
+    with pytest.raises(DataError, match="2 confidences and 1 outcomes"):
+        statistics.calibration([0.8, 0.6], [True], bins=10)
+
+
+def test_calibration_of_pairs_by_hand() -> None:
+    """Gaps ln 3 (confidence 0.75, right) and -ln 3 (0.75, wrong): one bin, accuracy 0.5, error 0.25."""
+    error, rows = statistics.pair_calibration([math.log(3), -math.log(3)])
+    assert error == pytest.approx(0.25)
+    assert rows == [{"confidence": pytest.approx(0.75), "accuracy": 0.5, "n": 2}]
+    assert statistics.pair_calibration([1000.0])[1][0]["confidence"] == 1.0  # no overflow
+    assert math.isnan(statistics.pair_calibration([])[0])
+
+
+def test_calibration_weighs_bins_by_pairs() -> None:
+    """Three sure and right (gap 50: 0 off), one of gap 0 (confidence 0.5, wrong: 0.5 off): error 0.125."""
+    error, rows = statistics.pair_calibration([50, 50, 50, 0.0])
+    assert error == pytest.approx(0.125)
+    assert [row["n"] for row in rows] == [1, 3]
+
+
 def test_template_rate_by_hand() -> None:
     """The first two share five words; the fourth holds the third's two words in a row; the fifth is alone, the last is empty: 3 of 6."""
     texts = [
