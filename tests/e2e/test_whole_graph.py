@@ -14,12 +14,12 @@ import pytest
 
 from drirl_core.config import Config
 from drirl_core.graph.build import DATA_FOLDER, build, build_graph, run_all, source_version
+from drirl_core.graph.tables import MAIN_TABLES
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import read_table
 from drirl_core.testing import RecordingReporter, tiny_config
 from pipeline.wiring.columns import MEANINGS
-from pipeline.wiring.display import MAIN_TABLES
 
 ROOT = Path(__file__).parents[2]
 
