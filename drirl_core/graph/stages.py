@@ -34,7 +34,7 @@ TIMES = frozenset({"times.jsonl"})
 STAGES: dict[str, Stage] = {
     "prompt_pool": Stage(
         "drirl_core.prompts.stage:build_prompt_pool",
-        "1",
+        "2",
         ("prompts", "benchmarks.suites", "models.encoder", "seed"),
         "prompts",
         unread=("benchmarks.suites.limit",),
@@ -85,7 +85,7 @@ STAGES: dict[str, Stage] = {
     ),
     "hardness": Stage(
         "drirl_core.hardness.stage:build_hardness",
-        "1",
+        "2",
         ("hardness", "models.encoder", "seed"),
         "hardness",
         heavy=True,
@@ -98,7 +98,7 @@ STAGES: dict[str, Stage] = {
     ),
     "policy_checkpoint": Stage(
         "drirl_core.policy.grpo:build_policy_checkpoint",
-        "1",
+        "2",
         ("policy", "hardness", "models.policy", "models.encoder", "models.dtype", "seed"),
         "policy",
         heavy=True,

@@ -19,22 +19,16 @@ Shapes: N units (prompts or completions) and G gaps of a category, B rows of a b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from scipy.special import expit
 
 from drirl_core.config import HardnessConfig
 from drirl_core.errors import TrainingError
 
 Combine = Literal["product", "sum", "data", "model", "none", "shuffled"]
 Direction = Literal["demonstration", "completion", "symmetric"]
-
-
-def sigmoid(x: Any) -> np.ndarray:
-    """Return 1 / (1 + exp(-x)) without overflow, float64, of the shape of `x`."""
-    values = np.asarray(x, dtype=np.float64)
-    small = np.exp(-np.abs(values))
-    return np.where(values >= 0, 1.0, small) / (1.0 + small)
 
 
 def matrix_similarity(cosines: np.ndarray, direction: Direction) -> float:
@@ -74,7 +68,7 @@ def alpha_data(delta: np.ndarray, mean_delta: float | None = None) -> np.ndarray
     Returns:
         (N,), above 0, growing with delta; about 0.87 to 1.12 for cosines as they occur.
     """
-    return sigmoid(delta) / sigmoid(np.mean(delta) if mean_delta is None else mean_delta)
+    return expit(delta) / expit(np.mean(delta) if mean_delta is None else mean_delta)
 
 
 def gap_mask(gaps: np.ndarray, keep_quantile: float, tau: float | None = None) -> tuple[np.ndarray, float]:
@@ -126,7 +120,7 @@ def alpha_model(filtered: float, mean_gap: float) -> float:
         filtered: gapF of the category.
         mean_gap: mean gap of the category: of the same gaps (`filtered`), or a running mean (`ema`).
     """
-    return float(sigmoid(filtered) / sigmoid(mean_gap))
+    return float(expit(filtered) / expit(mean_gap))
 
 
 def running_mean(previous: float, value: float, decay: float) -> float:

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from drirl_core.config import Config, load_config
+from drirl_core.config import Config, load_config, place
 from drirl_core.errors import ConfigError, DrirlError
 from drirl_core.reporting import duration as duration
-from pipeline.instance.settings import ROOT, anchored
+from pipeline.instance.settings import anchored
 
 DEFAULT_CONFIG = Path("configs/demo.yaml")
 _DEBUG = "drirl.debug"
@@ -104,8 +104,7 @@ def read_config(path: Path, changes: Sequence[str] | None = None) -> Config:
 
 def find_config(path: Path) -> Path:
     """Return the file a user means: in the working directory, else in the project; as given when it is in neither."""
-    in_project = ROOT / path
-    return in_project if not path.exists() and in_project.exists() else path
+    return place.find_config(path)
 
 
 def parse_changes(changes: Sequence[str]) -> Mapping[str, Any]:

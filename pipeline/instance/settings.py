@@ -1,16 +1,14 @@
 """Which configuration this code location serves: one setting, `DRIRL_CONFIG`, decides it."""
 
-import dataclasses
 import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from drirl_core.config import Config, load_config
-from drirl_core.store.remote import is_uri, require_protocol
+from drirl_core.config import Config, load_config, place
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = place.PROJECT
 """Directory of the project; relative paths of the settings start here."""
 
 CONFIG_VARIABLE = "DRIRL_CONFIG"
@@ -63,8 +61,4 @@ def anchored(config: Config) -> Config:
     Raises:
         ConfigError: the artifacts lie at a URI for which a package is missing.
     """
-    models = dataclasses.replace(config.models, cache=str(ROOT / config.models.cache))
-    if is_uri(config.root):
-        require_protocol(config.root)
-    root = config.root if is_uri(config.root) else str(ROOT / config.root)
-    return dataclasses.replace(config, root=root, mirror=str(ROOT / config.mirror), models=models)
+    return place.anchored(config)

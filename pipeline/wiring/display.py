@@ -7,19 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from drirl_core.graph.tables import MAIN_TABLES
 from drirl_core.reporting import Plot, Table
 from drirl_core.store.artifacts import Artifact
 from pipeline.wiring.columns import MEANINGS
-
-MAIN_TABLES = {
-    "prompt_pool": "prompts.parquet",
-    "dataset": "rows.parquet",
-    "completion_pool": "completions.parquet",
-    "reward_model": "rewards.parquet",
-    "hardness": "hardness.parquet",
-    "benchmark": "replies.parquet",
-}
-"""The table whose rows and columns stand for the asset, by stage."""
 
 _LARGEST_PICTURE = 400_000
 _MOST_PICTURES = 8

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from drirl_core import open_table
 from drirl_core.config import Config
 from drirl_core.graph.build import DATA_FOLDER, build, build_graph, run_all, source_version
+from drirl_core.graph.tables import MAIN_TABLES
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import read_table
+from drirl_core.taxonomy import SEVEN_CATEGORIES
 from drirl_core.testing import RecordingReporter, tiny_config
 from pipeline.wiring.columns import MEANINGS
-from pipeline.wiring.display import MAIN_TABLES
 
 ROOT = Path(__file__).parents[2]
 
@@ -212,3 +217,56 @@ def test_the_command_line_runs_the_graph_once_and_then_nothing(world: Path) -> N
     second = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert second.returncode == 0, second.stderr[-2000:]
     assert "up to date" in second.stdout
+
+
+NOTEBOOK = ROOT / "docs" / "how-to" / "notebook.md"
+
+
+def test_the_study_in_the_notebook_guide_runs_in_twenty_lines(
+    world: Path, versions: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", NOTEBOOK.read_text(encoding="utf-8"), re.DOTALL)
+    assert sum(bool(line.strip()) for block in blocks for line in block.splitlines()) <= 20
+    (tmp_path / "configs").mkdir()
+    shutil.copy(world / "smoke.yaml", tmp_path / "configs" / "demo.yaml")  # the run that the guide opens by default
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    names: dict[str, Any] = {}
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"{NOTEBOOK.name}, block {number + 1}", "exec"), names)
+
+    replies = open_table("benchmark_embedded").to_dict("records")
+    labels = {(row["prompt_id"], row["policy"]): row["label"] for row in replies}
+    prompts = {row["prompt_id"] for row in replies}
+    assert set(names["verdicts"].columns) == {"base", "sft", "dr_irl"}
+    assert len(names["verdicts"]) == len(prompts)
+    assert set(names["changed"]["prompt_id"]) == {p for p in prompts if labels[p, "sft"] != labels[p, "dr_irl"]}
+    alphas = open_table("hardness_insult")["alpha"]
+    assert set(names["study"].index) == set(SEVEN_CATEGORIES)
+    assert names["study"].loc["insult", "alpha"] == pytest.approx(alphas.mean())
+    assert names["study"].loc["insult", "prompts"] == len(alphas)
+    assert names["log"].index.tolist() == [1, 2]
+    assert "gap/helpful/mean" in names["log"].columns
+
+
+def test_the_notebook_guide_lists_every_table_of_a_run(config: Config, versions: dict[str, str]) -> None:
+    listed: dict[str, set[str]] = {}
+    main: dict[str, str] = {}
+    asset = ""
+    for cells in re.findall(r"^\| (`[^`]+`)? ?\| (\*\*)?`([^`]+)`", NOTEBOOK.read_text(encoding="utf-8"), re.MULTILINE):
+        asset = cells[0].strip("`") or asset
+        listed.setdefault(asset, set()).add(cells[2])
+        if cells[1]:
+            main[asset] = cells[2]
+    store, nodes = ArtifactStore(config.root), build_graph(config).nodes
+    for name, version in versions.items():
+        files = store.open(name, version).manifest["files"]
+        made = {file for file in files if file.endswith((".parquet", ".jsonl")) and file != "times.jsonl"}
+        generic = re.sub(rf"_({'|'.join(SEVEN_CATEGORIES)})$", "_<category>", name)
+        generic = {"benchmark_embedded": "benchmark_<suite>"}.get(generic, generic)
+        generic = re.sub(r"^(completion_pool|reward_model)_helpful$", r"\1_<category>", generic)
+        if nodes[name].stage != "promotion_candidate":  # copies of the benchmarks' replies
+            assert made == listed.get(generic, set()), name
+            assert MAIN_TABLES.get(nodes[name].stage) == main.get(generic), name
+        for table in made:
+            assert len(open_table(name, config=config, table=table, version=version).columns), (name, table)

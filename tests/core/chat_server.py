@@ -1,4 +1,4 @@
-"""A real chat endpoint on this machine that plays a script; for the tests of this folder."""
+"""A real HTTP server on this machine that plays a script, and the body of a chat completion."""
 
 from __future__ import annotations
 
