@@ -27,7 +27,7 @@ from drirl_core.config.execution import ExecutionConfig
 from drirl_core.config.operations import INBOX, AlertHookConfig, AlertsConfig, InboxConfig, OperationsConfig
 from drirl_core.config.promotion import PromotionConfig
 from drirl_core.config.reading import EMBEDDED, anchor_paths, build, read, require
-from drirl_core.config.slices import slice_of
+from drirl_core.config.slices import quiet, slice_of
 from drirl_core.config.training import (
     BenchmarksConfig,
     HardnessConfig,
@@ -177,5 +177,6 @@ def slice_hash(config: Config, sections: tuple[str, ...], unread: tuple[str, ...
     data = {
         name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()
     }
-    text = json.dumps(slice_of(data, sections, unread), sort_keys=True)
+    without = [*unread, *(dotted for name, value in values.items() for dotted in quiet(value, name))]
+    text = json.dumps(slice_of(data, sections, without), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

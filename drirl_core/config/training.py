@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from drirl_core.config.reading import EMBEDDED, require
+from drirl_core.config.reading import EMBEDDED, added, require
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,15 @@ class LoraConfig:
     """Scale numerator."""
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Names of the adapted layers."""
+    first_layer: float = added(0.0)
+    """Share of the depth below which nothing is adapted. The middle of a model already tells an unsafe prompt from a safe
+    one; adapters above it keep that, and the update needs no gradient below. 0 adapts every layer."""
 
     def __post_init__(self) -> None:
         require(self.rank >= 0, f"lora.rank is {self.rank}; 0 for full fine-tuning or a positive rank")
         require(self.rank == 0 or bool(self.targets), "lora.targets is empty; name the layers to adapt")
         require(self.alpha >= 1, f"lora.alpha is {self.alpha}; at least 1")
+        require(0 <= self.first_layer < 1, f"lora.first_layer is {self.first_layer}; a share of the depth in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,9 @@ class PolicyConfig:
     """Clip range."""
     loss: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = "grpo"
     """How token losses are averaged."""
+    scale_rewards: Literal["group", "batch", "none"] = added("group")
+    """What the centred rewards of a group are divided by: their own standard deviation (the paper), that of the batch, or
+    nothing. With `group`, a group whose completions are all alike gets advantages of unit size made of reward noise."""
     save_steps: int = 8
     """Steps between checkpoints, from which a killed run resumes."""
     max_kl: float = 2.0

@@ -36,6 +36,11 @@ class Policy:
     device: torch.device
     key: str
 
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return int(self.model.config.get_text_config().num_hidden_layers)
+
 
 def device_of(models: ModelsConfig) -> torch.device:
     """Return the device the settings ask for.
