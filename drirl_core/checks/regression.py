@@ -11,9 +11,9 @@ from typing import Any
 from drirl_core.checks.verdicts import Verdict, gather
 from drirl_core.config import Config
 from drirl_core.errors import ArtifactError
-from drirl_core.graph.build import Node
+from drirl_core.graph.layout import Node
+from drirl_core.project import Project
 from drirl_core.promotion import CANDIDATE, Ledger, Promotion
-from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.remote import UnreachableError
 
 ALIGNED = "dr_irl"
@@ -65,9 +65,9 @@ class _Test:
     pairs: int
 
 
-def no_regression(path: Path, config: Config, node: Node) -> Verdict:
+def no_regression(path: Path, project: Project, node: Node) -> Verdict:
     """Compare a candidate with the promoted policy, prompt by prompt, suite by suite."""
-    store = ArtifactStore.of(config)
+    store, config = project.store, project.config
     promoted = Ledger(store).current()
     if promoted is None:
         return Verdict(True, "no policy is promoted yet, so there is nothing to fall behind")

@@ -13,9 +13,9 @@ from typing import Any
 
 from drirl_core.checks.regression import ALIGNED, no_regression
 from drirl_core.checks.verdicts import Rule, Verdict, gather
-from drirl_core.config import Config
 from drirl_core.errors import DataError
-from drirl_core.graph.build import Node
+from drirl_core.graph.layout import Node
+from drirl_core.project import Project
 from drirl_core.taxonomy import HELPFUL
 
 DATASET_COLUMNS = (
@@ -41,7 +41,7 @@ _MIN_REWARD_SPREAD = 1e-6
 _EXAMPLES = 5
 
 
-def _pool_not_empty(path: Path, config: Config, node: Node) -> Verdict:
+def _pool_not_empty(path: Path, project: Project, node: Node) -> Verdict:
     rows = Counter(row["category"] for row in _table(path, "prompts.parquet"))
     return Verdict(
         rows.total() > 0,
@@ -50,7 +50,7 @@ def _pool_not_empty(path: Path, config: Config, node: Node) -> Verdict:
     )
 
 
-def _pool_nothing_lost(path: Path, config: Config, node: Node) -> Verdict:
+def _pool_nothing_lost(path: Path, project: Project, node: Node) -> Verdict:
     """Each row that was read is kept, quarantined with a reason, or marked by its source as no unsafe prompt."""
     kept, quarantined = _table(path, "prompts.parquet"), _table(path, "quarantine.parquet")
     totals = _json(path, "counts.json")["_totals"]
@@ -71,7 +71,7 @@ def _pool_nothing_lost(path: Path, config: Config, node: Node) -> Verdict:
     )
 
 
-def _dataset_schema(path: Path, config: Config, node: Node) -> Verdict:
+def _dataset_schema(path: Path, project: Project, node: Node) -> Verdict:
     rows = _table(path, "rows.parquet")
     missing = [name for name in DATASET_COLUMNS if rows and name not in rows[0]]
     if missing or not rows:
@@ -94,7 +94,7 @@ def _dataset_schema(path: Path, config: Config, node: Node) -> Verdict:
     return Verdict(not blank and not strange and all(splits[name] for name in SPLITS), said, numbers)
 
 
-def _dataset_no_leakage(path: Path, config: Config, node: Node) -> Verdict:
+def _dataset_no_leakage(path: Path, project: Project, node: Node) -> Verdict:
     """No near-duplicate group and no prompt may stand in two splits."""
     found: dict[str, set[str]] = defaultdict(set)
     for row in _table(path, "rows.parquet"):
@@ -108,9 +108,9 @@ def _dataset_no_leakage(path: Path, config: Config, node: Node) -> Verdict:
     )
 
 
-def _dataset_balance(path: Path, config: Config, node: Node) -> Verdict:
+def _dataset_balance(path: Path, project: Project, node: Node) -> Verdict:
     """A harm category has exactly its quota, and at most a share of it is resampled."""
-    settings = config.demonstrations
+    settings = project.config.demonstrations
     rows = _table(path, "rows.parquet")
     quota = len(rows) if node.category == HELPFUL else settings.quota
     resampled = sum(row["origin"] == "resampled" for row in rows)
@@ -130,7 +130,7 @@ def _dataset_balance(path: Path, config: Config, node: Node) -> Verdict:
     )
 
 
-def _reward_accuracy(path: Path, config: Config, node: Node) -> Verdict:
+def _reward_accuracy(path: Path, project: Project, node: Node) -> Verdict:
     """On held-out prompts the demonstration must be rewarded above the completions of its pool."""
     demonstrations: dict[str, float] = {}
     completions: list[tuple[str, str, float]] = []
@@ -146,7 +146,7 @@ def _reward_accuracy(path: Path, config: Config, node: Node) -> Verdict:
             won[policy].append(demonstrations[prompt] > reward)
     pairs = sum(map(len, won.values()))
     accuracy = sum(map(sum, won.values())) / pairs if pairs else 0.0
-    floor = config.rewards.min_accuracy
+    floor = project.config.rewards.min_accuracy
     numbers = {
         "accuracy": accuracy,
         "min_accuracy": floor,
@@ -160,7 +160,7 @@ def _reward_accuracy(path: Path, config: Config, node: Node) -> Verdict:
     )
 
 
-def _reward_spread(path: Path, config: Config, node: Node) -> Verdict:
+def _reward_spread(path: Path, project: Project, node: Node) -> Verdict:
     """A constant reward teaches nothing, a NaN spoils everything."""
     rewards = [row["reward"] for row in _table(path, "rewards.parquet")]
     broken = sum(reward is None or not math.isfinite(reward) for reward in rewards)
@@ -182,7 +182,7 @@ def _reward_spread(path: Path, config: Config, node: Node) -> Verdict:
     )
 
 
-def _training_finite(path: Path, config: Config, node: Node) -> Verdict:
+def _training_finite(path: Path, project: Project, node: Node) -> Verdict:
     """Neither a step's numbers nor the final metrics may be NaN or infinite."""
     log = [
         json.loads(line)
@@ -202,8 +202,9 @@ def _training_finite(path: Path, config: Config, node: Node) -> Verdict:
     )
 
 
-def policy_kl(path: Path, config: Config, node: Node) -> Verdict:
+def policy_kl(path: Path, project: Project, node: Node) -> Verdict:
     """The policy stays near its reference."""
+    config = project.config
     bound = config.policy.max_kl
     if config.policy.kl == 0:
         return Verdict(True, "policy.kl is 0, so the KL to the reference was not measured", {"max_kl": bound})
@@ -215,18 +216,18 @@ def policy_kl(path: Path, config: Config, node: Node) -> Verdict:
     )
 
 
-def over_refusal(path: Path, config: Config, node: Node) -> Verdict:
+def over_refusal(path: Path, project: Project, node: Node) -> Verdict:
     """Few safe look-alikes are refused."""
-    rate, bound = _summary(path, ALIGNED)["over_refusal"], config.benchmarks.max_over_refusal
+    rate, bound = _summary(path, ALIGNED)["over_refusal"], project.config.benchmarks.max_over_refusal
     fine = rate is None or rate <= bound
     return _rate_verdict(
         fine, rate, f"at most {bound:.0%}", "safe look-alikes", {"over_refusal": rate, "max_over_refusal": bound}
     )
 
 
-def refusal_floor(path: Path, config: Config, node: Node) -> Verdict:
+def refusal_floor(path: Path, project: Project, node: Node) -> Verdict:
     """Most unsafe prompts are refused."""
-    rate, floor = _summary(path, ALIGNED)["refusal"], config.benchmarks.min_refusal
+    rate, floor = _summary(path, ALIGNED)["refusal"], project.config.benchmarks.min_refusal
     fine = rate is None or rate >= floor
     return _rate_verdict(fine, rate, f"at least {floor:.0%}", "unsafe prompts", {"refusal": rate, "min_refusal": floor})
 
@@ -236,7 +237,7 @@ def _rate_verdict(fine: bool, rate: float | None, wanted: str, whose: str, value
     return Verdict(fine, said, {name: value for name, value in values.items() if value is not None})
 
 
-def helpfulness_kept(path: Path, config: Config, node: Node) -> Verdict:
+def helpfulness_kept(path: Path, project: Project, node: Node) -> Verdict:
     """Helpfulness may not fall below the interval of the base policy."""
     own, floor = _summary(path, ALIGNED)["helpful_correct"], _summary(path, BASE)["helpful_correct_low"]
     if own is None or floor is None:
@@ -248,7 +249,7 @@ def helpfulness_kept(path: Path, config: Config, node: Node) -> Verdict:
     )
 
 
-def babble(path: Path, config: Config, node: Node) -> Verdict:
+def babble(path: Path, project: Project, node: Node) -> Verdict:
     """Replies are hardly more often empty, echoed or looping than the base policy's."""
     own, base = (_babble_share(_summary(path, policy)) for policy in (ALIGNED, BASE))
     bound = base + MAX_BABBLE_ABOVE_BASE
@@ -259,11 +260,13 @@ def babble(path: Path, config: Config, node: Node) -> Verdict:
     )
 
 
-def _in_every_suite(rule: Callable[[Path, Config, Node], Verdict]) -> Callable[[Path, Config, Node], Verdict]:
+def _in_every_suite(rule: Callable[[Path, Project, Node], Verdict]) -> Callable[[Path, Project, Node], Verdict]:
     """Make a rule on a benchmark into one on a candidate, which holds a copy of every suite's results."""
 
-    def judge_all(path: Path, config: Config, node: Node) -> Verdict:
-        return gather({suite.name: rule(path / suite.name, config, node) for suite in config.benchmarks.suites})
+    def judge_all(path: Path, project: Project, node: Node) -> Verdict:
+        return gather(
+            {suite.name: rule(path / suite.name, project, node) for suite in project.config.benchmarks.suites}
+        )
 
     return judge_all
 

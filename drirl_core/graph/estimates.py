@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from drirl_core.config import Config, resolved
-from drirl_core.graph.build import STAGES, Node, build_graph
+from drirl_core.config import resolved
+from drirl_core.graph.layout import Node
 from drirl_core.graph.plan import Plan
 from drirl_core.graph.reasons import ABSENT, differences, hidden
+from drirl_core.graph.stages import STAGES
+from drirl_core.project import Project
 from drirl_core.reporting import amount, duration
 from drirl_core.store.artifacts import ArtifactStore
 
@@ -122,17 +124,17 @@ class Totals:
         )
 
 
-def estimates(found: Plan, config: Config) -> dict[str, Estimate]:
+def estimates(found: Plan, project: Project) -> dict[str, Estimate]:
     """Estimate the cost of every asset of a plan, should it run.
 
     Args:
         found: the plan.
-        config: its configuration.
+        project: what was planned.
 
     Returns:
-        One estimate an asset, in the order of the plan.
+        One estimate per asset, in the order of the plan.
     """
-    store, graph, now = ArtifactStore.of(config), build_graph(config), resolved(config)
+    store, graph, now = project.store, project.graph, resolved(project.config)
     return {
         name: estimate(graph.nodes[name], store.records(name), now, _prompts(graph.nodes[name], found, store))
         for name in found.assets

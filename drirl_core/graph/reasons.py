@@ -7,8 +7,10 @@ from typing import Any, Literal
 
 from drirl_core.config import Config, resolved
 from drirl_core.config.slices import ABSENT, slice_of
-from drirl_core.graph.build import STAGES, Graph, Node, code_version, deciding
-from drirl_core.graph.versions import TAXONOMY, contents
+from drirl_core.graph.layout import Graph, Node
+from drirl_core.graph.stages import STAGES
+from drirl_core.graph.versions import TAXONOMY, code_version, contents, deciding
+from drirl_core.project import Project
 from drirl_core.redaction import redact
 
 _LONGEST_VALUE = 60
@@ -59,22 +61,22 @@ class Cause:
         }[self.kind]
 
 
-def causes(node: Node, last: Mapping[str, Any], inputs: Mapping[str, str], config: Config, graph: Graph) -> list[Cause]:
+def causes(node: Node, last: Mapping[str, Any], inputs: Mapping[str, str], project: Project) -> list[Cause]:
     """Compare an asset's last build with what it would be made from now.
 
     Args:
         node: the asset.
         last: record of its last build; older ones may lack some of the facts.
         inputs: present versions of those of its inputs that are settled.
-        config: the present configuration.
-        graph: names the files of the sources.
+        project: the present configuration and its graph.
 
     Returns:
         Every difference; none when only inputs that are not settled may differ.
     """
     if "inputs" not in last or "code_version" not in last:
         return [Cause("unknown")]
-    found = [*_input_causes(node, last["inputs"], inputs, graph)]
+    config = project.config
+    found = [*_input_causes(node, last["inputs"], inputs, project.graph)]
     old_algorithm, _, old_slice = str(last["code_version"]).partition("-")
     algorithm, _, own_slice = code_version(node, config).partition("-")
     if old_algorithm != algorithm:

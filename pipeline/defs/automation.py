@@ -4,7 +4,6 @@ import warnings
 
 import dagster as dg
 
-from drirl_core.graph.build import build_graph
 from pipeline.instance.settings import current
 from pipeline.wiring.panel import PANEL
 
@@ -21,7 +20,7 @@ _LIMIT = {"dagster/max_runtime": str(24 * 3600)}
 )
 def refresh_stale_assets_weekly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """Ask for a run of the stale assets alone; what was never made is for people to start."""
-    keys = [dg.AssetKey(name) for name in build_graph(current()).nodes]
+    keys = [dg.AssetKey(name) for name in current().graph.nodes]
     made = [key for key in keys if context.instance.get_latest_materialization_event(key)]
     if not made:
         return dg.SkipReason(
@@ -43,7 +42,7 @@ observe_sources_nightly = dg.ScheduleDefinition(
 @dg.definitions
 def defs() -> dg.Definitions:
     """Make the jobs, the schedules and the sensor."""
-    graph = build_graph(current())
+    graph = current().graph
     refresh = dg.define_asset_job(
         REFRESH_JOB,
         selection=dg.AssetSelection.assets(*graph.nodes),

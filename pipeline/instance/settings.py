@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from drirl_core.config import Config, load_config
+from drirl_core.project import Project
 from drirl_core.store.remote import is_uri, require_protocol
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,11 +18,11 @@ CONFIG_VARIABLE = "DRIRL_CONFIG"
 DEFAULT_CONFIG = "configs/demo.yaml"
 
 
-def current() -> Config:
-    """Return the configuration of this code location; it is read once, a reload of the location starts a new process.
+def current() -> Project:
+    """Return the project of this code location; it is made once, a reload of the location starts a new process.
 
     Returns:
-        The file that the environment variable `DRIRL_CONFIG` names (absolute, or relative to the project), else the demo.
+        The project of the file that the environment variable `DRIRL_CONFIG` names (absolute, or relative to the project), else the demo.
 
     Raises:
         ConfigError: the file is missing or wrong.
@@ -40,12 +41,12 @@ def config_for_nodes() -> str:
 
 
 @functools.cache
-def _load_once(path: str) -> Config:
+def _load_once(path: str) -> Project:
     return load(path)
 
 
-def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Read a configuration whose artifacts lie in the same place from whatever directory a process was started in.
+def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Project:
+    """Make the project of a configuration whose artifacts lie in the same place from whatever directory a process was started in.
 
     Args:
         path: the YAML file, absolute or relative to the project.
@@ -54,7 +55,7 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config
     Raises:
         ConfigError: the file is missing or wrong.
     """
-    return anchored(load_config(ROOT / path, overrides))
+    return Project(anchored(load_config(ROOT / path, overrides)))
 
 
 def anchored(config: Config) -> Config:

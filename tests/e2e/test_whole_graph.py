@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 
 from drirl_core.config import Config
-from drirl_core.graph.build import DATA_FOLDER, build, build_graph, run_all, source_version
+from drirl_core.graph.build import build, run_all
+from drirl_core.graph.layout import DATA_FOLDER, build_graph
+from drirl_core.graph.versions import source_version
+from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import read_table
@@ -36,11 +39,11 @@ def config(world: Path) -> Config:
 
 @pytest.fixture(scope="module")
 def versions(config: Config) -> dict[str, str]:
-    return {name: artifact.version for name, artifact in run_all(config, SilentReporter()).items()}
+    return {name: artifact.version for name, artifact in run_all(Project(config), SilentReporter()).items()}
 
 
 def test_two_runs_in_fresh_roots_give_the_same_versions(world: Path, versions: dict[str, str]) -> None:
-    again = run_all(tiny_config(world, {"root": str(world / "again")}), SilentReporter())
+    again = run_all(Project(tiny_config(world, {"root": str(world / "again")})), SilentReporter())
     assert {name: artifact.version for name, artifact in again.items()} == versions
 
 
@@ -81,21 +84,21 @@ def test_at_a_uri_versions_are_the_same_and_another_machine_builds_nothing(
             self.lines.append(message)
 
     first = tiny_config(world, {"root": "memory://whole-graph", "mirror": str(world / "mirror_a")})
-    assert {name: artifact.version for name, artifact in run_all(first, SilentReporter()).items()} == versions
+    assert {name: artifact.version for name, artifact in run_all(Project(first), SilentReporter()).items()} == versions
     listening, second = (
         Listening(),
         tiny_config(world, {"root": "memory://whole-graph", "mirror": str(world / "mirror_b")}),
     )
-    found = run_all(second, listening)
+    found = run_all(Project(second), listening)
     assert {name: artifact.version for name, artifact in found.items()} == versions
     assert sum("is reused" in line for line in listening.lines) == len(versions)
     for artifact in found.values():
         assert artifact.path.is_relative_to(world / "mirror_b")
-        ArtifactStore.of(second).verify(artifact)
+        Project(second).store.verify(artifact)
 
 
 def test_a_changed_reward_setting_rebuilds_from_the_reward_models_on(world: Path, versions: dict[str, str]) -> None:
-    changed = run_all(tiny_config(world, {"rewards.epochs": 4}), SilentReporter())
+    changed = run_all(Project(tiny_config(world, {"rewards.epochs": 4})), SilentReporter())
     kept = {name for name, artifact in changed.items() if artifact.version == versions[name]}
     touched = set(versions) - kept
     assert not {
@@ -134,11 +137,12 @@ def _two_categories(folder: Path, change: dict[str, str]) -> dict[str, object]:
 
 def _up_to_hardness(config: Config, reporter: RecordingReporter) -> dict[str, str]:
     """Build everything that belongs to a category; return the versions."""
-    graph = build_graph(config)
+    project = Project(config)
+    graph = project.graph
     versions = {name: source_version(path) for name, path in graph.sources.items()}
     for node in graph.nodes.values():
         if node.stage in ("prompt_pool", "dataset", "completion_pool", "reward_model", "hardness"):
-            versions[node.name] = build(node, config, versions, reporter)[0].version
+            versions[node.name] = build(node, project, versions, reporter)[0].version
     return versions
 
 
@@ -171,8 +175,8 @@ def test_a_killed_training_resumes_from_its_checkpoint_and_ends_alike(world: Pat
     file.write_text(json.dumps(overrides), encoding="utf-8")
     program = (
         "import json, sys; from pathlib import Path; from drirl_core.testing import tiny_config; from drirl_core.graph.build import run_all;"
-        "from drirl_core.reporting import SilentReporter;"
-        f"run_all(tiny_config(Path({str(world)!r}), json.loads(Path({str(file)!r}).read_text())), SilentReporter())"
+        "from drirl_core.project import Project; from drirl_core.reporting import SilentReporter;"
+        f"run_all(Project(tiny_config(Path({str(world)!r}), json.loads(Path({str(file)!r}).read_text()))), SilentReporter())"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
@@ -194,9 +198,11 @@ def test_a_killed_training_resumes_from_its_checkpoint_and_ends_alike(world: Pat
         def log(self, message: str) -> None:
             self.lines.append(message)
 
-    resumed = run_all(tiny_config(world, overrides), Listening())
+    resumed = run_all(Project(tiny_config(world, overrides)), Listening())
     assert any("GRPO resumes from checkpoint-" in line for line in Listening.lines)
-    undisturbed = run_all(tiny_config(world, {**overrides, "root": str(world / "undisturbed")}), SilentReporter())
+    undisturbed = run_all(
+        Project(tiny_config(world, {**overrides, "root": str(world / "undisturbed")})), SilentReporter()
+    )
     assert {n: a.version for n, a in resumed.items()} == {n: a.version for n, a in undisturbed.items()}
 
 

@@ -18,7 +18,10 @@ import pyarrow as pa
 
 from drirl_core.config import slice_hash
 from drirl_core.errors import DataError
-from drirl_core.graph.build import STAGES, Context, build, build_graph, code_version, dataset_name, source_version
+from drirl_core.graph.build import Context, build
+from drirl_core.graph.layout import dataset_name
+from drirl_core.graph.stages import STAGES
+from drirl_core.graph.versions import code_version, source_version
 from drirl_core.promotion import build_candidate
 from drirl_core.reporting import Plot, SilentReporter, Table
 from drirl_core.store.artifacts import ArtifactStore
@@ -270,24 +273,27 @@ def write_settings(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def build_and_record(instance: Any, config: Any, *names: str) -> None:
+def build_and_record(instance: Any, project: Any, *names: str) -> None:
     """Build assets in this process, without a run, and record them with their inputs as an earlier run would have.
 
     Args:
         instance: the Dagster instance.
-        config: the configuration.
+        project: the configuration, its graph and its store.
         names: the assets; all of them when none is named.
     """
     import dagster as dg
 
-    graph = build_graph(config)
+    graph = project.graph
     versions = {name: source_version(path) for name, path in graph.sources.items()}
     for name, version in versions.items():
         instance.report_runless_asset_event(dg.AssetObservation(name, tags={"dagster/data_version": version}))
     for node in graph.nodes.values():
         if not names or node.name in names:
-            versions[node.name] = build(node, config, versions, SilentReporter())[0].version
-            tags = {"dagster/data_version": versions[node.name], "dagster/code_version": code_version(node, config)}
+            versions[node.name] = build(node, project, versions, SilentReporter())[0].version
+            tags = {
+                "dagster/data_version": versions[node.name],
+                "dagster/code_version": code_version(node, project.config),
+            }
             for name in node.inputs:
                 tags[f"dagster/input_data_version/{name}"] = versions[name]
                 tags[f"dagster/input_event_pointer/{name}"] = "NULL"

@@ -64,7 +64,7 @@ def test_the_location_loads_with_an_executor_of_a_cluster(tmp_path, name, module
     ("name", "packages"), [("ray", "dagster_ray and ray"), ("kubernetes", "dagster_k8s and kubernetes")]
 )
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(tmp_path, without_extras, name, packages):
-    config = load(_settings(tmp_path, executor=name, **({"kubernetes": PODS} if name == "kubernetes" else {})))
+    config = load(_settings(tmp_path, executor=name, **({"kubernetes": PODS} if name == "kubernetes" else {}))).config
 
     with pytest.raises(
         ConfigError, match=rf"is '{name}', which needs {packages}; install with: pip install .* \"drirl\[{name}\]\""

@@ -33,7 +33,7 @@ class Watch:
 
     def __init__(self, instance, folder):
         self.instance, self.folder, self.alerts, self.cursor = instance, folder, [], None
-        config = load(stub_stages.write_settings(folder))
+        config = load(stub_stages.write_settings(folder)).config
         quiet = AlertsConfig(hooks=())
         self.sensor = failure_sensor(_with_alerts(config, quiet), [self.alerts.append])
         self.tick()  # a new sensor begins with the runs after it

@@ -8,7 +8,7 @@ import pytest
 
 from drirl_core.checks.rules import DATASET_COLUMNS, RULES
 from drirl_core.checks.verdicts import Verdict, judge
-from drirl_core.graph.build import Node
+from drirl_core.graph.layout import Node
 from drirl_core.store.tables import write_table
 from pipeline.instance.settings import load
 

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from drirl_core.graph.build import STAGES, build_graph
+from drirl_core.graph.stages import STAGES
 from pipeline.instance.settings import current
 from pipeline.wiring.asset_checks import stage_checks
 
@@ -10,6 +10,5 @@ from pipeline.wiring.asset_checks import stage_checks
 @dg.definitions
 def defs() -> dg.Definitions:
     """Make the checks of this group."""
-    graph = build_graph(current())
-    stages = dict.fromkeys(node.stage for node in graph.nodes.values() if STAGES[node.stage].group == "policy")
+    stages = [stage for stage in current().graph.stages if STAGES[stage].group == "policy"]
     return dg.Definitions(asset_checks=[stage_checks(stage, current()) for stage in stages])

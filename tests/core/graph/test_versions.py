@@ -13,7 +13,9 @@ from drirl_core.benchmarks.declared import declarations
 from drirl_core.config import Config, load_config, resolved
 from drirl_core.config.slices import covers, slice_of
 from drirl_core.graph import versions
-from drirl_core.graph.build import STAGES, build_graph, code_version
+from drirl_core.graph.layout import build_graph
+from drirl_core.graph.stages import STAGES
+from drirl_core.graph.versions import code_version
 from drirl_core.prompts.layouts import load_layouts
 from drirl_core.taxonomy import SEVEN_CATEGORIES
 
