@@ -25,7 +25,7 @@ from pipeline.instance.settings import ROOT
 SETTINGS = {
     "sft": {"epochs": 20, "batch_size": 32},
     "policy": {"steps": 60, "save_steps": 2},
-    "benchmarks": {"min_refusal": 0.0},
+    "checks": {"min_refusal": 0.0},
     "promotion": {"automatic": False},
 }
 """Changes to the tiny settings: trainings of some seconds that save a checkpoint every step or two, and no gate that a random

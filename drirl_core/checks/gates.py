@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from drirl_core.checks.rules import RULES
+from drirl_core.checks.asking import rules_of
 from drirl_core.checks.verdicts import Verdict, judge
 from drirl_core.errors import ArtifactError
 from drirl_core.project import Project
@@ -46,11 +46,11 @@ def judge_candidate(project: Project, candidate: Artifact) -> list[Gate]:
     store, graph = project.store, project.graph
     found = [
         Gate(CANDIDATE, rule.name, judge(rule, candidate.path, project, graph.nodes[CANDIDATE]))
-        for rule in RULES[CANDIDATE]
+        for rule in rules_of(CANDIDATE)
     ]
     ancestors = dict(_ancestors(store, candidate))
     for node in graph.nodes.values():
-        for rule in RULES.get(node.stage, ()) if node.name in ancestors else ():
+        for rule in rules_of(node.stage) if node.name in ancestors else ():
             if rule.blocking:
                 path = store.open(node.name, ancestors[node.name]).path
                 found.append(Gate(node.name, rule.name, judge(rule, path, project, node)))

@@ -104,7 +104,7 @@ def compare(own: Outcomes, before: Outcomes, config: Config) -> Verdict:
     Args:
         own: the candidate's outcomes.
         before: the promoted policy's.
-        config: `promotion.level` and `benchmarks.resamples`.
+        config: `checks.promotion_level` and `benchmarks.resamples`.
 
     Returns:
         A verdict that fails when a test finds the candidate worse, when a test has too few prompts to find anything at
@@ -118,7 +118,7 @@ def compare(own: Outcomes, before: Outcomes, config: Config) -> Verdict:
     common = sum(key in before and before[key]["group"] == row["group"] for key, row in own.items())
     if not common:
         return _not_comparable("the promoted policy answered none of these prompts")
-    level = config.promotion.level
+    level = config.checks.promotion_level
     missing = [
         f"{len(kind.own)} of {kind.answered} {kind.what}"
         for kind in pairs.values()

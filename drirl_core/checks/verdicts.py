@@ -35,8 +35,8 @@ class Rule:
         description: what is promised.
         judge: looks at the artifact's directory, the project and the node.
         blocking: whether nothing may be built on an artifact that breaks it; else it is a warning.
-        gate: whether it guards the promotion of a policy alone: an artifact that breaks it is a sound result all the same.
-        bounds: dotted settings that it compares with and that make nothing anew: when one changes, it is asked again.
+        gate: whether it guards the promotion of a policy alone: an artifact that breaks it is a valid result.
+        bounds: dotted settings of the section `checks` that it compares with: when one changes, it is asked again.
     """
 
     name: str

@@ -1,11 +1,10 @@
 """Build assets: one of them into a published artifact, or all of them in order.
 
-The Dagster project wires the same functions, so that a stage runs alike under `dagster dev`, from Python and from tests.
+Dagster's wiring calls the same functions, so that a stage runs alike under `dagster dev`, from Python and from tests.
 """
 
 from __future__ import annotations
 
-import importlib
 import shutil
 import time
 from collections.abc import Mapping
@@ -13,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from drirl_core.checks.asking import require_kept
 from drirl_core.config import Config, resolved
 from drirl_core.errors import ArtifactError, DataError
 from drirl_core.graph.layout import INBOX_SOURCE, Graph, Node, dataset_name
-from drirl_core.graph.stages import STAGES
+from drirl_core.graph.stages import STAGES, lazy
 from drirl_core.graph.versions import code_version, contents, deciding, source_version
 from drirl_core.project import Project
 from drirl_core.reporting import Plot, Reporter
@@ -81,9 +81,8 @@ def build(
     store = project.store
     missing = [name for name in node.inputs if name not in versions]
     if missing:
-        raise ArtifactError(
-            f"{node.name} needs {', '.join(missing)}, which {'has' if len(missing) == 1 else 'have'} not been materialized"
-        )
+        have = "has" if len(missing) == 1 else "have"
+        raise ArtifactError(f"{node.name} needs {', '.join(missing)}, which {have} not been materialized")
     inputs = {name: versions[name] for name in node.inputs}
     named = contents(project.config, deciding(node, project.config))
     code = code_version(node, project.config, named)  # of these contents, which are looked at again when it is done
@@ -119,11 +118,25 @@ def build(
 
 
 def run_all(project: Project, reporter: Reporter) -> dict[str, Artifact]:
-    """Build every asset in order, in this process and without Dagster."""
+    """Build every asset in order, in this process and without Dagster, and stop at the first that breaks a check.
+
+    Args:
+        project: the configuration, its graph and its store.
+        reporter: where to send progress.
+
+    Returns:
+        The artifacts by name of the asset.
+
+    Raises:
+        CheckError: an artifact breaks a blocking check: leakage between splits, a reward model below its floor, NaN.
+            Gates of a promotion stop nothing here.
+        DrirlError: a source cannot be read, or a stage failed; the message says how to fix it.
+    """
     versions = {name: source_version(path) for name, path in project.graph.sources.items()}
     built: dict[str, Artifact] = {}
     for node in project.graph.nodes.values():
         built[node.name], _, _ = build(node, project, versions, reporter)
+        require_kept(node, built[node.name].path, project)
         versions[node.name] = built[node.name].version
     return built
 
@@ -147,8 +160,7 @@ def _run(
         node.suite,
         project.graph,
     )
-    module, function = STAGES[node.stage].function.split(":")
-    return getattr(importlib.import_module(module), function)(context)
+    return lazy(STAGES[node.stage].function)(context)
 
 
 def _changed_meanwhile(

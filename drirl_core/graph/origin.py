@@ -11,10 +11,10 @@ from drirl_core.store.manifest import artifacts_among
 
 
 def other_settings(project: Project, artifact: Artifact) -> list[str]:
-    """Say how the settings and algorithms that made an artifact, and all it was made from, differ from the present ones.
+    """Say how the settings and algorithms that made an artifact, and all its inputs, differ from the present ones.
 
-    Data do not count: rows that arrive while a policy trains make its candidate no experiment. Where different settings gave
-    the same content, it is enough that the present ones are among them.
+    Data do not count: rows that arrive while a policy trains make its candidate no experiment. Where different settings
+    gave the same content, it is enough that the present ones are among them.
 
     Args:
         project: the present configuration, its graph and its store.

@@ -80,8 +80,8 @@ def plan(project: Project, select: Iterable[str] | None = None) -> Plan:
 
     Args:
         project: the configuration, its graph and its store.
-        select: names of assets, `*` and `?` allowed, or `stale`: what was made before and would come out differently now,
-            with what follows from it; None for all. What they need is planned as well.
+        select: names of assets, `*` and `?` allowed, or `stale`: what was made before and would come out differently
+            now, with what follows from it; None for all. What they need is planned as well.
 
     Returns:
         State and reason of each asset.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drirl_core.config import Config, resolved
+from drirl_core.config.checks import MOVED
 from drirl_core.config.slices import ABSENT, slice_of
 from drirl_core.graph.layout import Graph, Node
 from drirl_core.graph.stages import STAGES
@@ -16,8 +17,18 @@ from drirl_core.redaction import redact
 _LONGEST_VALUE = 60
 
 Kind = Literal[
-    "not_made", "gone", "source", "input", "new_input", "dropped_input", "algorithm", "setting", "content", "settings", "unknown"
-]  # fmt: skip
+    "not_made",
+    "gone",
+    "source",
+    "input",
+    "new_input",
+    "dropped_input",
+    "algorithm",
+    "setting",
+    "content",
+    "settings",
+    "unknown",
+]
 
 
 @dataclass(frozen=True)
@@ -25,9 +36,10 @@ class Cause:
     """One reason to make an asset anew.
 
     Args:
-        kind: `not_made`, `gone` (its artifact), `source` (a file's content), `input` (an upstream artifact), `new_input`,
-            `dropped_input`, `algorithm` (its version), `setting`, `content` (what a file holds that a setting names), `settings`
-            where the old ones are not known, or `unknown` where nothing is known of the last build.
+        kind: `not_made`, `gone` (its artifact), `source` (a file's content), `input` (an upstream artifact),
+            `new_input`, `dropped_input`, `algorithm` (its version), `setting`, `content` (what a file holds that a
+            setting names), `settings` where the old ones are not known, or `unknown` where nothing is known of the last
+            build.
         what: name of the input or of the content, or dotted name of the setting.
         before: version or value that gave the last artifact; secrets are hidden.
         now: present version or value.
@@ -117,6 +129,7 @@ def setting_causes(
     if before is None:
         return []
     pair = (before, resolved(config))
+    unread = (*unread, *MOVED)  # bounds of checks that an earlier version kept in these sections decide nothing
 
     def changes(placeless: bool) -> Iterator[tuple[str, Any, Any]]:
         old, new = (slice_of(data, sections, unread, placeless=placeless) for data in pair)

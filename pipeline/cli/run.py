@@ -75,7 +75,7 @@ def _say_done(file: Path, project: Project, outcome: Any, state: RunState, asked
         )
     else:
         console.print(
-            f"Done: {len(outcome.built)} assets built, {len(outcome.reused)} found again, in {duration(outcome.seconds)}.",
+            f"Done: {len(outcome.built)} assets built, {len(outcome.reused)} reused, in {duration(outcome.seconds)}.",
             style="bold green",
         )
     for warning in (

@@ -22,7 +22,8 @@ def current() -> Project:
     """Return the project of this code location; it is made once, a reload of the location starts a new process.
 
     Returns:
-        The project of the file that the environment variable `DRIRL_CONFIG` names (absolute, or relative to the project), else the demo.
+        The project of the file that the environment variable `DRIRL_CONFIG` names (absolute, or relative to the
+        checkout), else of the demo.
 
     Raises:
         ConfigError: the file is missing or wrong.
@@ -34,7 +35,7 @@ def config_for_nodes() -> str:
     """Return the name of this location's configuration as another machine finds it.
 
     Returns:
-        Relative to the project for a file within it, because the project may lie elsewhere there; else the absolute path.
+        Relative to the checkout for a file within it, because that may lie elsewhere there; else the absolute path.
     """
     path = ROOT / (os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
@@ -46,7 +47,7 @@ def _load_once(path: str) -> Project:
 
 
 def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Project:
-    """Make the project of a configuration whose artifacts lie in the same place from whatever directory a process was started in.
+    """Make the project of a configuration; its artifacts lie in the same place wherever a process was started.
 
     Args:
         path: the YAML file, absolute or relative to the project.

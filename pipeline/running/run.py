@@ -13,6 +13,7 @@ import dagster as dg
 import yaml
 from filelock import FileLock, Timeout
 
+from drirl_core.checks.asking import broken_promises, rules_of
 from drirl_core.config import Config
 from drirl_core.errors import ArtifactError
 from drirl_core.graph.layout import Graph
@@ -27,7 +28,6 @@ from pipeline.instance.settings import anchored, load
 from pipeline.running.events import RunEvent, events_of
 from pipeline.running.execution import Execution
 from pipeline.running.launcher import HealthCheckedLauncher
-from pipeline.wiring.asset_checks import broken_promises
 from pipeline.wiring.private import NO_CAPTURE
 from pipeline.wiring.resolve import VERSION_TAG, observed_version, stale_records
 
@@ -220,9 +220,9 @@ def _selection(
 
 def _broken(todo: Plan, project: Project) -> dict[str, list[str]]:
     found = {
-        name: broken_promises(project.graph.nodes[name], asset.version, project)
+        name: broken_promises(project.graph.nodes[name], project.store.open(name, asset.version).path, project)
         for name, asset in todo.assets.items()
-        if asset.version
+        if asset.version and rules_of(project.graph.nodes[name].stage)
     }
     return {name: problems for name, problems in found.items() if problems}
 

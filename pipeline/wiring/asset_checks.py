@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from drirl_core.checks.rules import RULES
+from drirl_core.checks.asking import rules_of
 from drirl_core.checks.verdicts import Rule, Verdict, judge
 from drirl_core.errors import DrirlError
 from drirl_core.graph.layout import Node
@@ -20,12 +20,12 @@ def stage_checks(stage: str, project: Project, gates_block: bool = True) -> dg.A
     """Return the checks of all assets of a stage as one step.
 
     Args:
-        stage: key into `STAGES` and `RULES`.
+        stage: key into `STAGES`.
         project: the configuration, which holds the bounds, its graph and its store.
         gates_block: whether a gate that fails fails the run; where a run promotes nothing, it is only told.
     """
     config = project.config
-    cases = {(node.name, rule.name): (node, rule) for node in project.graph.of(stage) for rule in RULES[stage]}
+    cases = {(node.name, rule.name): (node, rule) for node in project.graph.of(stage) for rule in rules_of(stage)}
     specs = [
         dg.AssetCheckSpec(
             rule.name,
@@ -52,21 +52,6 @@ def stage_checks(stage: str, project: Project, gates_block: bool = True) -> dg.A
 
 def _blocks(rule: Rule, gates_block: bool) -> bool:
     return rule.blocking and (gates_block or not rule.gate)
-
-
-def broken_promises(node: Node, version: str, project: Project) -> list[str]:
-    """Return what a published artifact breaks of the blocking rules of its stage, gates left out.
-
-    Args:
-        node: the asset.
-        version: version of the artifact.
-        project: the configuration, which holds the bounds, its graph and its store.
-    """
-    path = project.store.open(node.name, version).path
-    verdicts = {
-        rule.name: judge(rule, path, project, node) for rule in RULES.get(node.stage, ()) if _blocks(rule, False)
-    }
-    return [f"{name}: {verdict.description}" for name, verdict in verdicts.items() if not verdict.passed]
 
 
 def _verdict(instance: dg.DagsterInstance, node: Node, rule: Rule, project: Project) -> Verdict:

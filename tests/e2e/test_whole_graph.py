@@ -15,14 +15,13 @@ import pytest
 from drirl_core.config import Config
 from drirl_core.graph.build import build, run_all
 from drirl_core.graph.layout import DATA_FOLDER, build_graph
+from drirl_core.graph.stages import STAGES
 from drirl_core.graph.versions import source_version
 from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import read_table
 from drirl_core.testing import RecordingReporter, tiny_config
-from pipeline.wiring.columns import MEANINGS
-from pipeline.wiring.display import MAIN_TABLES
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,13 +62,13 @@ def test_nothing_is_lost_between_the_sources_and_the_pool(config: Config, versio
 
 
 def test_every_column_that_the_graph_shows_is_explained(config: Config, versions: dict[str, str]) -> None:
-    store, nodes = ArtifactStore(config.root), build_graph(config).nodes
-    tables = [
-        store.open(name, versions[name]).path / MAIN_TABLES[node.stage]
-        for name, node in nodes.items()
-        if node.stage in MAIN_TABLES
-    ]
-    assert {column for table in tables for column in read_table(table)[0]} == set(MEANINGS)
+    project = Project(config)
+    for name, node in project.graph.nodes.items():
+        table = STAGES[node.stage].table
+        if table:
+            rows = read_table(project.store.open(name, versions[name]).path / table.file)
+            assert list(rows[0]) == list(table.columns), name
+            assert all(table.columns.values()), name
 
 
 @pytest.mark.slow  # the whole graph twice

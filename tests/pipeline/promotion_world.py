@@ -7,7 +7,7 @@ from drirl_core.checks.gates import candidate_of, judge_candidate
 from drirl_core.promotion import CANDIDATE
 from pipeline.instance.settings import load
 from pipeline.wiring.asset_checks import stage_checks
-from pipeline.wiring.factories import OWNERS, group_definitions
+from pipeline.wiring.factories import OWNERS, group_assets
 from pipeline.wiring.promoting import ledger, promoted_policy
 
 
@@ -30,7 +30,7 @@ class World:
         end = dg.Definitions(
             assets=[promoted_policy(self.project, OWNERS)], asset_checks=[stage_checks(CANDIDATE, self.project)]
         )
-        return dg.Definitions.merge(group_definitions("report", self.project), end)
+        return dg.Definitions.merge(dg.Definitions(assets=group_assets("report", self.project)), end)
 
     def run(self, *names, checks=()):
         selection = dg.AssetSelection.assets(*names) if names else dg.AssetSelection.checks(*checks)

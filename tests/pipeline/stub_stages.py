@@ -2,7 +2,7 @@
 
 `install` puts them in the place of the real ones, in the test process and, through `stub_worker`, in the worker. What a
 run shall do wrong is named in the configuration's `name`, which decides no version: `fail=<asset>`, `crash=<asset>`,
-`kill=<asset>`, `sleep=<asset>`, `weak=<asset>`, separated by blanks.
+`kill=<asset>`, `sleep=<asset>`, `weak=<asset>`, `leak=<asset>`, `nan=<asset>`, separated by blanks.
 """
 
 import dataclasses
@@ -51,6 +51,10 @@ def _misbehave(context: Context) -> None:
     if wanted.get("sleep") == asset:
         (context.scratch / "pid").write_text(str(os.getpid()))
         time.sleep(120)
+
+
+def _wanted(context: Context, what: str) -> bool:
+    return f"{what}={context.out.parent.name.rpartition('-')[0]}" in context.config.name.split()
 
 
 def _tell_gpus(context: Context) -> None:
@@ -119,6 +123,8 @@ def build_dataset(context: Context) -> dict[str, Any]:
         }
         for p, split in zip(prompts, SPLITS, strict=True)
     ]  # fmt: skip
+    if _wanted(context, "leak"):
+        rows[0]["group_id"] = rows[-1]["group_id"]
     _write(context, "rows.parquet", rows)
     return {"rows": len(rows)}
 
@@ -140,7 +146,7 @@ def build_completion_pool(context: Context) -> dict[str, Any]:
 def build_reward_model(context: Context) -> dict[str, Any]:
     """Demonstration above completion, unless the model shall be weak."""
     _misbehave(context)
-    weak = f"weak=reward_model_{context.category}" in context.config.name.split()
+    weak = _wanted(context, "weak")
     rows = [
         {"prompt_id": "p", "split": "test", "policy": policy, "sample": 0, "reward": reward}
         for policy, reward in (("demonstration", -1.0 if weak else 1.0), ("base", 0.0))
@@ -161,8 +167,9 @@ def build_hardness(context: Context) -> dict[str, Any]:
 def _trained(context: Context, stage: str) -> dict[str, Any]:
     _misbehave(context)
     _tell_gpus(context)
+    loss = float("nan") if _wanted(context, "nan") else 0.5
     (context.out / "model.safetensors").write_text(_digest(context, stage))
-    (context.out / "training_log.jsonl").write_text(json.dumps({"step": 1, "loss": 0.5, "kl": 0.01}) + "\n")
+    (context.out / "training_log.jsonl").write_text(json.dumps({"step": 1, "loss": loss, "kl": 0.01}) + "\n")
     _json(context, "metrics.json", {"kl": 0.01, "last_reward": 1.0})
     for step in range(2):
         context.reporter.metrics(step, {"loss": 0.5})

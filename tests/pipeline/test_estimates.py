@@ -7,8 +7,9 @@ import pytest
 import stub_stages
 
 from drirl_core.config import Config, resolved
+from drirl_core.config.slices import covers
 from drirl_core.graph.build import run_all
-from drirl_core.graph.estimates import DECISIVE, PROPORTIONAL, SPENDS_TOKENS, Build, estimate, estimates, totals
+from drirl_core.graph.estimates import Build, estimate, estimates, totals
 from drirl_core.graph.layout import Node
 from drirl_core.graph.plan import plan
 from drirl_core.graph.stages import STAGES
@@ -109,18 +110,27 @@ def test_records_without_cost_or_settings(config):
     assert (estimate(node, [older], now).seconds, estimate(node, [older], now).tokens) == (7.0, None)
 
 
-def test_the_tables_name_settings_and_stages_that_exist(config):
-    known = resolved(config)
-    for stage, names in [*PROPORTIONAL.items(), *DECISIVE.items()]:
-        assert stage in STAGES
-        for name in names:
-            value = known
-            for key in name.removesuffix("[{category}]").split("."):
-                value = value[key]
-    assert set(STAGES) >= SPENDS_TOKENS
-    assert {setting.partition(".")[0] for setting in DECISIVE["policy_checkpoint"]} <= set(
-        STAGES["policy_checkpoint"].config
-    )
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_cost_follows_settings_that_exist_and_decide_the_stage(config, stage):
+    cost = STAGES[stage].cost
+    for name in (*cost.proportional, *cost.decisive):
+        value = resolved(config)
+        for key in name.removesuffix("[{member}]").split("."):
+            value = value[key]
+        assert covers(STAGES[stage].config, name.removesuffix("[{member}]"))
+
+
+def test_another_limit_of_its_own_suite_says_nothing_and_that_of_others_does_not_matter(config):
+    node = _node(config, "benchmark_embedded")
+    own, others = ([{"name": "embedded", "limit": 3}], [{"name": "embedded"}, {"name": "other", "limit": 3}])
+    before = resolved(config)["benchmarks"]["suites"][0]
+    records = {
+        name: _record(config, 7.0, changes={"benchmarks.suites": [{**before, **suite} for suite in suites]})
+        for name, suites in (("own", own), ("others", others))
+    }
+
+    assert estimate(node, [records["own"]], resolved(config)).seconds is None
+    assert estimate(node, [records["others"]], resolved(config)).seconds == 7.0
 
 
 def test_a_plan_is_added_up(stubbed, project, tmp_path):

@@ -162,7 +162,7 @@ def test_a_hook_that_fails_does_not_fail_the_sensor(watch):
     def broken(alert):
         raise RuntimeError("no")
 
-    watch.sensor = failure_sensor(load(stub_stages.write_settings(watch.folder)), [broken, watch.alerts.append])
+    watch.sensor = failure_sensor(load(stub_stages.write_settings(watch.folder)).config, [broken, watch.alerts.append])
     watch.run("prompt_pool", mood="fail=prompt_pool")
 
     assert len(watch.tick()) == 1

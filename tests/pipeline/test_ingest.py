@@ -11,7 +11,7 @@ from drirl_core.graph.versions import source_version
 from drirl_core.project import Project
 from drirl_core.prompts import inbox
 from pipeline.instance.settings import load
-from pipeline.wiring.factories import group_definitions
+from pipeline.wiring.factories import group_assets
 from pipeline.wiring.ingest import inbox_sensor
 from pipeline.wiring.resolve import VERSION_TAG, observed_version
 
@@ -146,7 +146,7 @@ def test_a_failing_hook_does_not_keep_a_file_from_being_observed(dropbox):
 
 @pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 def test_automation_makes_the_pool_anew_after_a_drop_and_only_then(stubbed, dropbox):
-    defs = group_definitions("prompts", dropbox.project)
+    defs = dg.Definitions(assets=group_assets("prompts", dropbox.project))
     job = defs.resolve_implicit_global_asset_job_def()
     cursor = None
 
@@ -170,7 +170,7 @@ def test_automation_makes_the_pool_anew_after_a_drop_and_only_then(stubbed, drop
 
 
 def test_the_source_can_be_observed_before_anything_was_swept(dropbox):
-    job = group_definitions("prompts", dropbox.project).resolve_implicit_global_asset_job_def()
+    job = dg.Definitions(assets=group_assets("prompts", dropbox.project)).resolve_implicit_global_asset_job_def()
     result = job.execute_in_process(instance=dropbox.instance, asset_selection=[dg.AssetKey("source_inbox")])
     (event,) = result.get_asset_observation_events()
 

@@ -9,6 +9,7 @@ import pytest
 import stub_stages
 from places import ROOT
 
+from drirl_core.checks.asking import broken_promises
 from drirl_core.errors import ConfigError, DataError
 from drirl_core.graph.build import run_all
 from drirl_core.graph.plan import plan
@@ -109,9 +110,9 @@ def test_replaced_weights_are_named_by_their_setting(stubbed, tmp_path):
 
 def test_a_bound_leaves_everything_up_to_date(made, tmp_path):
     bounds = {
-        "policy.max_kl": 5.0,
-        "rewards.min_accuracy": 0.5,
-        "benchmarks.max_over_refusal": 0.9,
+        "checks.max_kl": 5.0,
+        "checks.min_accuracy": 0.5,
+        "checks.max_over_refusal": 0.9,
         "policy.save_steps": 2,
     }
 
@@ -289,12 +290,10 @@ def test_planning_needs_no_dagster():
     assert done.stdout.split() == ["False", "False"]
 
 
-def test_the_stub_road_keeps_every_promise(made):
+def test_the_stub_stages_keep_every_promise(made):
     """The stubs stand for the real stages in other tests, so their artifacts must pass the real rules."""
-    from pipeline.wiring.asset_checks import broken_promises
-
     graph, store = made.graph, made.store
-    broken = {name: broken_promises(node, store.latest(name).version, made) for name, node in graph.nodes.items()}
+    broken = {name: broken_promises(node, store.latest(name).path, made) for name, node in graph.nodes.items()}
 
     assert {name: problems for name, problems in broken.items() if problems} == {}
     assert stub_stages.SPLITS.count("train") == 2

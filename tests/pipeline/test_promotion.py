@@ -91,7 +91,7 @@ def test_a_policy_that_does_worse_on_the_same_prompts_is_not_promoted(world):
 def test_a_promise_broken_upstream_holds_the_promotion_back_too(world):
     world.make()
     config = world.project.config
-    strict = Project(dataclasses.replace(config, rewards=dataclasses.replace(config.rewards, min_accuracy=1.0)))
+    strict = Project(dataclasses.replace(config, checks=dataclasses.replace(config.checks, min_accuracy=1.0)))
     weak = judge_candidate(strict, candidate_of(strict))
     assert all(gate.verdict.passed for gate in weak)
     assert {gate.asset for gate in weak} >= {

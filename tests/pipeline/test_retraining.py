@@ -167,7 +167,7 @@ def test_a_new_algorithm_makes_its_stage_and_what_follows_anew(road):
 def test_a_bound_asks_its_checks_again_and_makes_nothing_anew(road):
     before = road.versions()
     for bound, passes in ((0.001, False), (2.0, True)):
-        road.deploy(policy__max_kl=bound)
+        road.deploy(checks__max_kl=bound)
 
         assert road.settle() == Counter(["policy_checkpoint:kl_bound", "promotion_candidate:kl_bound"])
         asked = road.instance.event_log_storage.get_latest_asset_check_execution_by_key([KL_BOUND])[KL_BOUND].evaluation

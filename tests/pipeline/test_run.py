@@ -81,10 +81,17 @@ def test_a_bound_is_judged_anew_without_a_build(road):
     weak = "weak=reward_model_harm"
     failed = road("reward_model_harm", mood=weak)
     strict = road("reward_model_harm", mood=weak)
-    lenient = road("reward_model_harm", mood=weak, rewards__min_accuracy=0.0)
+    lenient = road("reward_model_harm", mood=weak, checks__min_accuracy=0.0)
 
     assert (failed.success, strict.success, strict.built) == (False, False, ())
     assert (lenient.success, lenient.built, lenient.reused) == (True, (), ())
+
+
+def _weak(road):
+    """Build the graph with a reward model that breaks its promise, under a bound that lets it pass."""
+    settings = stub_stages.write_settings(road.folder, name="weak=reward_model_insult")
+    run_all(load(settings, {"checks.min_accuracy": 0.0}), SilentReporter())
+    return load(settings)
 
 
 @pytest.mark.parametrize("name", ["policy", "encoder"])
@@ -152,8 +159,7 @@ def test_the_next_run_does_only_what_the_failed_one_left(road):
 
 def test_a_broken_promise_holds_back_the_next_run_as_well(road):
     """The artifact exists, so it is not made again; its check is, and what depends on it still waits."""
-    project = load(stub_stages.write_settings(road.folder, name="weak=reward_model_insult"))
-    run_all(project, SilentReporter())
+    project = _weak(road)
     card = project.config.root + "/hardness_insult"
     os.rename(card, card + ".away")
     outcome = road("hardness_insult", mood="weak=reward_model_insult")
@@ -167,8 +173,7 @@ def test_a_broken_promise_holds_back_the_next_run_as_well(road):
 
 
 def test_a_broken_promise_with_nothing_left_to_do_is_a_failure_without_a_run(road):
-    project = load(stub_stages.write_settings(road.folder, name="weak=reward_model_insult"))
-    run_all(project, SilentReporter())
+    project = _weak(road)
     with road.instance() as instance:
         for asset in plan(project).assets.values():
             instance.report_runless_asset_event(

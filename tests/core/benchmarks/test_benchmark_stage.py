@@ -71,10 +71,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, sampling.Samp
     return seen
 
 
-def _context(tmp_path: Path, suite: Path, out: str = "out", **changes: Any) -> Context:
+def _context(tmp_path: Path, rows: Path, out: str = "out", **changes: Any) -> Context:
     config = Config(
         models=ModelsConfig(policy="path:/models/base", encoder="path:/models/encoder"),
-        benchmarks=BenchmarksConfig(suites=(SuiteConfig("embedded", str(suite)),), max_new_tokens=33, resamples=500),
+        benchmarks=BenchmarksConfig(suites=(SuiteConfig("embedded", str(rows)),), max_new_tokens=33, resamples=500),
     )
     folder = tmp_path / out
     folder.mkdir()
