@@ -20,7 +20,7 @@ def defs() -> dg.Definitions:
     Raises:
         ConfigError: the configuration is wrong, or packages of its executor are missing.
     """
-    return dg.Definitions.merge(load_folder(), dg.Definitions(executor=executor_of(current())))
+    return dg.Definitions.merge(load_folder(), dg.Definitions(executor=executor_of(current().config)))
 
 
 def load_folder() -> dg.Definitions:

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from places import ROOT
 
-from drirl_core.graph.build import STAGES, build_graph
+from drirl_core.graph.stages import STAGES
 from drirl_core.taxonomy import HELPFUL, SEVEN_CATEGORIES
 from pipeline import definitions
 from pipeline.executors.gpu_spec import GPU_POOL
@@ -42,7 +42,7 @@ EIGHT = [*SEVEN_CATEGORIES, HELPFUL]
 
 @pytest.fixture(scope="module")
 def demo():
-    """The demo's configuration."""
+    """The demo's project."""
     return load("configs/demo.yaml")
 
 
@@ -128,7 +128,7 @@ def test_each_made_asset_carries_its_code_version_and_condition(location):
 
 
 def test_heavy_steps_wait_for_the_gpu_and_are_retried(location, demo):
-    graph = build_graph(demo)
+    graph = demo.graph
     heavy = {node.name for node in graph.nodes.values() if STAGES[node.stage].heavy}
     for name, step in _steps(location).items():
         if name.startswith("observe_"):
