@@ -90,3 +90,13 @@ class OperationsConfig:
     """Drop folder."""
     alerts: AlertsConfig = field(default_factory=AlertsConfig)
     """Alerts."""
+    source_url: str | None = None
+    """Web address of the directory that holds drirl_core, at a branch or commit, such as
+    https://github.com/me/drirl/blob/main: the graph links assets to their code there. Without it they link to files of
+    the machine that serves the graph."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.source_url is None or self.source_url.startswith(("https://", "http://")),
+            f"operations.source_url is {self.source_url!r}; give an address that starts with https://, or leave it out",
+        )

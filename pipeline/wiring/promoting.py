@@ -11,6 +11,7 @@ from drirl_core.config import Config
 from drirl_core.graph.origin import other_settings
 from drirl_core.promotion import CANDIDATE, Ledger, NotPromotedError, Promotion, left_by_rollback
 from drirl_core.store.artifacts import Artifact, ArtifactStore
+from pipeline.wiring.code_references import code_references
 from pipeline.wiring.conditions import PROMOTE
 from pipeline.wiring.display import markdown_table
 from pipeline.wiring.resolve import VERSION_TAG, artifact_of
@@ -41,6 +42,7 @@ def promoted_policy(config: Config, owners: list[str]) -> dg.AssetsDefinition:
         owners=owners,
         kinds={"python"},
         tags={"drirl/stage": PROMOTED, "drirl/cost": "light"},
+        metadata=code_references(f"{__name__}:promoted_policy", config),
     )
     def promote(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         candidate, history = artifact_of(context.instance, CANDIDATE, config), ledger(config).history()
