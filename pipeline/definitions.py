@@ -20,6 +20,7 @@ OWN_MODULES = (
     "completions.assets",
     "demonstrations.assets",
     "demonstrations.checks",
+    "freshness",
     "hardness.assets",
     "operations.assets",
     "policy.assets",

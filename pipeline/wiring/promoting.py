@@ -14,6 +14,7 @@ from drirl_core.store.artifacts import Artifact, ArtifactStore
 from pipeline.wiring.code_references import code_references
 from pipeline.wiring.conditions import PROMOTE
 from pipeline.wiring.display import markdown_table
+from pipeline.wiring.freshness import promoted_freshness
 from pipeline.wiring.resolve import VERSION_TAG, artifact_of
 
 PROMOTED = "promoted_policy"
@@ -39,6 +40,7 @@ def promoted_policy(config: Config, owners: list[str]) -> dg.AssetsDefinition:
         description="The policy that may be used: the newest candidate whose gates all passed. `drirl rollback` moves it back.",
         code_version=CODE_VERSION,
         automation_condition=PROMOTE if config.promotion.automatic else None,
+        freshness_policy=promoted_freshness(config),
         owners=owners,
         kinds={"python"},
         tags={"drirl/stage": PROMOTED, "drirl/cost": "light"},
