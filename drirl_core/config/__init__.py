@@ -25,7 +25,14 @@ from drirl_core.config.data import (
     SourceConfig,
 )
 from drirl_core.config.execution import ExecutionConfig
-from drirl_core.config.operations import INBOX, AlertHookConfig, AlertsConfig, InboxConfig, OperationsConfig
+from drirl_core.config.operations import (
+    INBOX,
+    AlertHookConfig,
+    AlertsConfig,
+    FreshnessConfig,
+    InboxConfig,
+    OperationsConfig,
+)
 from drirl_core.config.promotion import PromotionConfig
 from drirl_core.config.reading import EMBEDDED, anchor_paths, build, read, require
 from drirl_core.config.slices import quiet, slice_of
@@ -41,10 +48,11 @@ from drirl_core.config.training import (
 from drirl_core.store.remote import check_uri
 
 __all__ = [
-    "EMBEDDED", "INBOX", "AlertHookConfig", "AlertsConfig", "BenchmarksConfig", "ChecksConfig", "CompletionsConfig", "Config", "DemonstrationsConfig",
-    "DemonstratorConfig", "ExecutionConfig", "HardnessConfig", "InboxConfig", "LoraConfig", "ModelsConfig", "OperationsConfig",
-    "PolicyConfig", "PromotionConfig", "PromptsConfig", "RewardsConfig", "SftConfig", "SourceConfig", "SuiteConfig", "from_resolved",
-    "load_config", "resolved", "slice_hash",
+    "EMBEDDED", "INBOX", "AlertHookConfig", "AlertsConfig", "BenchmarksConfig", "ChecksConfig", "CompletionsConfig", "Config",
+    "DemonstrationsConfig", "DemonstratorConfig", "ExecutionConfig", "FreshnessConfig", "HardnessConfig", "InboxConfig",
+    "LoraConfig", "ModelsConfig", "OperationsConfig", "PolicyConfig", "PromotionConfig", "PromptsConfig",
+    "RewardsConfig", "SftConfig", "SourceConfig", "SuiteConfig", "from_resolved", "load_config", "resolved",
+    "slice_hash",
 ]  # fmt: skip
 
 

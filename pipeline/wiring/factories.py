@@ -1,8 +1,9 @@
 """Make Dagster's assets out of the nodes of a project's graph."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -15,6 +16,7 @@ from drirl_core.project import Project
 from pipeline.executors.gpu_spec import gpu_spec, op_tags, pool
 from pipeline.running.launch import RETRY_DELAY_S, run_stages
 from pipeline.wiring.asset_checks import stage_checks
+from pipeline.wiring.code_references import code_references
 from pipeline.wiring.conditions import RETRAIN
 
 OWNERS = ["team:drirl"]
@@ -55,7 +57,7 @@ def group_assets(group: str, project: Project, retry: dg.RetryPolicy | None = RE
     graph = project.graph
     nodes = [node for node in graph.nodes.values() if STAGES[node.stage].group == group]
     sources = [name for name in graph.sources if _group_of_source(name, graph) == group]
-    observed = [_observe_sources(group, sources, graph)] if sources else []
+    observed = [_observe_sources(group, sources, graph, project.config)] if sources else []
     made = [_materialize(name, members, project, retry) for name, members in steps(nodes, project.config)]
     return [*observed, *made]
 
@@ -126,11 +128,13 @@ def _spec(node: Node, config: Config) -> dg.AssetSpec:
         owners=OWNERS,
         kinds={"python", "pytorch"} if stage.heavy else {"python"},
         tags=tags,
+        metadata=code_references(stage.function, config),
     )
 
 
-def _observe_sources(group: str, names: Sequence[str], graph: Graph) -> dg.AssetsDefinition:
-    specs = [_source_spec(name, graph.sources[name], group) for name in names]
+def _observe_sources(group: str, names: Sequence[str], graph: Graph, config: Config) -> dg.AssetsDefinition:
+    references = code_references("drirl_core.graph.versions:source_version", config)
+    specs = [_source_spec(name, graph.sources[name], group, references) for name in names]
 
     def observe(context: dg.AssetExecutionContext) -> Iterator[dg.ObserveResult]:
         problems: list[str] = []
@@ -163,7 +167,7 @@ def _size(path: Path) -> int:
     )
 
 
-def _source_spec(name: str, path: Path, group: str) -> dg.AssetSpec:
+def _source_spec(name: str, path: Path, group: str, references: Mapping[str, Any]) -> dg.AssetSpec:
     return dg.AssetSpec(
         name,
         group_name=group,
@@ -171,5 +175,5 @@ def _source_spec(name: str, path: Path, group: str) -> dg.AssetSpec:
         owners=OWNERS,
         kinds={"file", path.suffix.lstrip(".") or "folder"},
         tags={"drirl/stage": "source"},
-        metadata={"path": dg.MetadataValue.path(str(path))},
+        metadata={"path": dg.MetadataValue.path(str(path)), **references},
     )

@@ -12,6 +12,7 @@ from drirl_core.graph.estimates import Estimate, estimates, totals
 from drirl_core.graph.plan import Plan, PlannedAsset, plan
 from drirl_core.project import Project
 from drirl_core.reporting import amount, duration
+from pipeline.wiring.code_references import code_references
 from pipeline.wiring.display import markdown_table
 
 PANEL, GROUP = "retraining_plan", "operations"
@@ -31,6 +32,7 @@ def plan_panel(project: Project, owners: list[str]) -> dg.AssetsDefinition:
         owners=owners,
         kinds={"python"},
         tags={"drirl/stage": "plan"},
+        metadata=code_references("drirl_core.graph.plan:plan", project.config),
     )
 
     def observe_plan() -> Iterator[dg.ObserveResult]:

@@ -11,8 +11,10 @@ from drirl_core.graph.origin import other_settings
 from drirl_core.project import Project
 from drirl_core.promotion import CANDIDATE, Ledger, NotPromotedError, Promotion, left_by_rollback
 from drirl_core.store.artifacts import Artifact
+from pipeline.wiring.code_references import code_references
 from pipeline.wiring.conditions import PROMOTE
 from pipeline.wiring.display import markdown_table
+from pipeline.wiring.freshness import promoted_freshness
 from pipeline.wiring.resolve import VERSION_TAG, artifact_of
 
 PROMOTED = "promoted_policy"
@@ -38,9 +40,11 @@ def promoted_policy(project: Project, owners: list[str]) -> dg.AssetsDefinition:
         description="The policy that may be used: the newest candidate whose gates all passed. `drirl rollback` moves it back.",
         code_version=CODE_VERSION,
         automation_condition=PROMOTE if project.config.promotion.automatic else None,
+        freshness_policy=promoted_freshness(project.config),
         owners=owners,
         kinds={"python"},
         tags={"drirl/stage": PROMOTED, "drirl/cost": "light"},
+        metadata=code_references(f"{__name__}:promoted_policy", project.config),
     )
     def promote(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         candidate, history = artifact_of(context.instance, CANDIDATE, project), ledger(project).history()
