@@ -25,7 +25,7 @@ class PlannedAsset:
     Args:
         name: name of the asset.
         state: `up_to_date`: its artifact exists; `will_run`: it has to be made; `may_run`: it depends on one that will
-            run, and is made anew unless that one comes out as before.
+            run, and is recomputed unless that one comes out as before.
         why: the reason, in a few words.
         version: version of its artifact, when it is up to date.
         causes: the reasons one by one; none for `may_run`.
