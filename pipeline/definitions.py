@@ -14,27 +14,7 @@ from pipeline.instance.env_file import lost_history
 from pipeline.instance.settings import current
 
 FOLDER = Path(__file__).parent / "defs"
-OWN_MODULES = (
-    "automation",
-    "benchmarks.assets",
-    "benchmarks.checks",
-    "completions.assets",
-    "demonstrations.assets",
-    "demonstrations.checks",
-    "freshness",
-    "hardness.assets",
-    "operations.assets",
-    "policy.assets",
-    "policy.checks",
-    "prompts.assets",
-    "prompts.checks",
-    "report.assets",
-    "report.checks",
-    "report.promotion",
-    "rewards.assets",
-    "rewards.checks",
-    "sensors",
-)
+OWN_MODULES = ("assets", "automation", "checks", "sensors")
 """The modules below `FOLDER` that belong to the project; each has one function `defs`."""
 
 
@@ -48,7 +28,7 @@ def defs() -> dg.Definitions:
     advice = lost_history()
     if advice:
         dg.get_dagster_logger().warning(advice)
-    return dg.Definitions.merge(load_folder(), dg.Definitions(executor=executor_of(current())))
+    return dg.Definitions.merge(load_folder(), dg.Definitions(executor=executor_of(current().config)))
 
 
 def load_folder() -> dg.Definitions:

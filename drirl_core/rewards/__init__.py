@@ -1,6 +1,7 @@
-"""Shadow reward models, one a category, learned by maximum-likelihood inverse reinforcement learning."""
+"""Shadow reward models, one per category, learned by maximum-likelihood inverse reinforcement learning."""
 
-from drirl_core.rewards.backbones.encoder import EmbeddingRewardModel, RewardModel, load_reward_model
+from drirl_core.rewards.backbones.encoder import EmbeddingRewardModel
+from drirl_core.rewards.model import RewardModel, load_reward_model
 from drirl_core.rewards.routing import RewardRouter
 
 __all__ = ["EmbeddingRewardModel", "RewardModel", "RewardRouter", "load_reward_model"]

@@ -20,14 +20,8 @@ import torch
 from drirl_core.config import RewardsConfig
 from drirl_core.errors import DataError, TrainingError
 from drirl_core.reporting import Reporter
-from drirl_core.rewards.backbones.encoder import (
-    LEAST_CLOSEST,
-    EmbeddingRewardModel,
-    HeadShape,
-    Normalisation,
-    gated,
-    probe_encoder,
-)
+from drirl_core.rewards.backbones.encoder import EmbeddingRewardModel, HeadShape, probe_encoder
+from drirl_core.rewards.model import LEAST_CLOSEST, Normalisation, gated
 from drirl_core.rewards.objectives import bradley_terry_loss, centring_penalty, linear_loss, maxent_loss
 from drirl_core.rewards.pairs import CORRUPTED, EmbeddedPool, PoolPrompt, embed_pool
 from drirl_core.text.quality import Soundness

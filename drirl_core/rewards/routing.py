@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from drirl_core.errors import DataError, nearest
-from drirl_core.rewards.backbones.encoder import RewardModel, require_finite
+from drirl_core.rewards.model import RewardModel, require_finite
 
 if TYPE_CHECKING:
     from drirl_core.models.embeddings import Embedder
@@ -47,7 +47,7 @@ class RewardRouter:
 
         Args:
             prompts: B user messages.
-            completions: B replies; drafts are cut off.
+            completions: B completions; drafts are cut off.
             categories: category of each row.
 
         Returns:
@@ -59,7 +59,8 @@ class RewardRouter:
         """
         if not len(prompts) == len(completions) == len(categories):
             raise DataError(
-                f"{len(prompts)} prompts, {len(completions)} completions and {len(categories)} categories; give as many of each"
+                f"{len(prompts)} prompts, {len(completions)} completions and {len(categories)} categories; "
+                "give as many of each"
             )
         unknown = sorted(set(categories) - set(self._models))
         if unknown:

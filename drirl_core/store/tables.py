@@ -6,16 +6,21 @@ here and no library metadata enters the file. Every stage reads and writes its t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drirl_core.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _ROW_GROUP = 65536
 _FORMAT: dict[str, Any] = {"compression": "zstd", "compression_level": 3, "version": "2.6", "data_page_version": "1.0"}
@@ -74,20 +79,68 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
     Raises:
         DataError: the file is missing, is not parquet, is truncated or damaged, or lacks a needed column.
     """
-    try:
-        with path.open("rb") as file:
-            table = pq.read_table(file, use_threads=False)
+    with _errors_named(path, "parquet"):
+        table = _arrow(path)
         rows = table.to_pylist()
-    except FileNotFoundError as error:
-        raise DataError(f"table {path} does not exist; materialize the asset that writes it") from error
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"table {path} cannot be read as parquet ({error}); it is truncated or damaged, write it again"
-        ) from error
     for name in columns:
         if name not in table.column_names:
             raise DataError(f"table {path} has no column {name!r}; {nearest(name, table.column_names)}")
     return rows
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """Read a parquet file as a pandas DataFrame, in the file's order.
+
+    Args:
+        path: the file.
+
+    Returns:
+        N rows; a column of whole numbers with nulls has floats, as pandas does it.
+
+    Raises:
+        DataError: the file is missing, is not parquet, is truncated or damaged.
+    """
+    with _errors_named(path, "parquet"):
+        return _arrow(path).to_pandas()
+
+
+def read_frame_of_lines(path: Path) -> pd.DataFrame:
+    """Read a file of JSON lines as a pandas DataFrame, in the file's order.
+
+    Args:
+        path: the file.
+
+    Returns:
+        N rows; the columns are the keys of all lines, and what a line lacks is NaN.
+
+    Raises:
+        DataError: the file is missing, or a line is no JSON object.
+    """
+    import pandas as pd
+
+    with _errors_named(path, "JSON lines"):
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not all(isinstance(row, dict) for row in rows):
+            raise ValueError("a line holds no object")
+    return pd.DataFrame(rows)
+
+
+def _arrow(path: Path) -> pa.Table:
+    with path.open("rb") as file:
+        return pq.read_table(file, use_threads=False)
+
+
+@contextlib.contextmanager
+def _errors_named(path: Path, form: str) -> Iterator[None]:
+    """Turn what goes wrong with a file into an error that names it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"table {path} does not exist; materialize the asset that writes it") from error
+    except (pa.ArrowException, OSError, ValueError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise DataError(
+            f"table {path} cannot be read as {form} ({error}); it is truncated or damaged, write it again"
+        ) from error
 
 
 def _column(path: Path, field: pa.Field, values: list[Any]) -> pa.Array:

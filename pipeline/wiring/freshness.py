@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from drirl_core.config import Config
-from drirl_core.graph.build import build_graph
+from drirl_core.project import Project
 from pipeline.executors.gpu_spec import GpuSpec, op_tags
 
 OBSERVED_RECENTLY = "observed_recently"
@@ -25,14 +25,15 @@ def promoted_freshness(config: Config) -> dg.FreshnessPolicy:
     )
 
 
-def source_checks(config: Config) -> dg.AssetChecksDefinition:
+def source_checks(project: Project) -> dg.AssetChecksDefinition:
     """Return the checks that warn when a source was not observed for too long: a changed file would go unnoticed.
 
     Dagster's freshness policies look at materializations alone, and a source is only observed; one would stay UNKNOWN.
 
     Args:
-        config: names the sources and says how long is too long.
+        project: its graph names the sources, its configuration says how long is too long.
     """
+    config = project.config
     hours = config.operations.freshness.source_hours
     specs = [
         dg.AssetCheckSpec(
@@ -41,7 +42,7 @@ def source_checks(config: Config) -> dg.AssetChecksDefinition:
             description=f"The source was observed within the last {hours:g} hours; only that notices a change.",
             automation_condition=_EVERY_MORNING,
         )
-        for name in build_graph(config).sources
+        for name in project.graph.sources
     ]
     tags = op_tags(GpuSpec(), config.execution.executor)
 

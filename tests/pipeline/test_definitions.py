@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from places import ROOT
 
-from drirl_core.graph.build import STAGES, build_graph
+from drirl_core.graph.stages import STAGES
 from drirl_core.taxonomy import HELPFUL, SEVEN_CATEGORIES
 from pipeline import definitions
 from pipeline.executors.gpu_spec import GPU_POOL
@@ -43,7 +43,7 @@ EIGHT = [*SEVEN_CATEGORIES, HELPFUL]
 
 @pytest.fixture(scope="module")
 def demo():
-    """The demo's configuration."""
+    """The demo's project."""
     return load("configs/demo.yaml")
 
 
@@ -129,7 +129,7 @@ def test_each_made_asset_carries_its_code_version_and_condition(location):
 
 
 def test_heavy_steps_wait_for_the_gpu_and_are_retried(location, demo):
-    graph = build_graph(demo)
+    graph = demo.graph
     heavy = {node.name for node in graph.nodes.values() if STAGES[node.stage].heavy}
     for name, step in _steps(location).items():
         if name.startswith("observe_"):
@@ -181,7 +181,7 @@ def test_the_folder_holds_what_the_factories_make(location, demo):
 
     # A run by hand promotes nothing, plans nothing, and does not ask whether somebody looks at the sources.
     made_elsewhere = {dg.AssetKey(PROMOTED), dg.AssetKey("retraining_plan")}
-    asked_elsewhere = {dg.AssetCheckKey(dg.AssetKey(name), OBSERVED_RECENTLY) for name in build_graph(demo).sources}
+    asked_elsewhere = {dg.AssetCheckKey(dg.AssetKey(name), OBSERVED_RECENTLY) for name in demo.graph.sources}
     assert {s.key for s in _assets(made)} | made_elsewhere == {s.key for s in _assets(location)}
     assert (
         made.resolve_asset_graph().asset_check_keys | asked_elsewhere == location.resolve_asset_graph().asset_check_keys

@@ -1,84 +1,38 @@
-"""Reward models: one interface, the frozen-encoder backbone, and how one is kept on disk.
-
-A backbone is a class with the attribute `category` and the methods of `RewardModel`. Its `routed` scores a batch of mixed
-categories at about the price of one model: `EmbeddingRewardModel` encodes every text once and runs each small head on
-its own rows; a backbone of adapters on a language model would pass one adapter name a row.
-"""
+"""The encoder backbone: a small reward head over the embeddings of a frozen sentence encoder."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from drirl_core.errors import ArtifactError, ModelError, TrainingError
+from drirl_core.errors import ModelError
+from drirl_core.rewards.model import (
+    Normalisation,
+    damage_reported,
+    normalised,
+    own_content,
+    read_weights,
+    require_finite_model,
+    write_model,
+)
 from drirl_core.rewards.vectors import encode
 from drirl_core.text.chain_of_draft import cut_draft
-from drirl_core.text.quality import Soundness, has_words
+from drirl_core.text.quality import Soundness
 
 if TYPE_CHECKING:
     from drirl_core.models.embeddings import Embedder
 
-WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "reward_model.json"
-FORMAT, FORMAT_VERSION = "drirl-reward-model", 3
-
-EMPTY_MARGIN = 1.0
-"""An empty reply is rewarded this many standard deviations below the worst reply of the training pool."""
 _FEATURE_SCALE = 8.0
 """Brings unit embeddings to a size at which AdamW's usual learning rates move the head."""
-LEAST_CLOSEST = 0.9
-"""Cosine between prompt and answer that is never taken for an echo; good answers stay below, reworded prompts lie above."""
-_ECHO_RAMP = 0.08
-"""Distance beyond `Normalisation.closest` at which an answer is nothing but an echo."""
 _PROBE = "I would rather not help with that, but here is something safer we could do."
 _SAME_ENCODER = 0.999
 """Cosine between the stored and the present embedding of the probe sentence, from which the encoders are the same."""
-
-
-class RewardModel(Protocol):
-    """Reward completions of one category, r_k(x, y)."""
-
-    category: str
-
-    def use(self, embedder: Embedder) -> None:
-        """Take the sentence encoder; a backbone that needs none ignores it."""
-        ...
-
-    def rewards(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
-        """Return normalised rewards of answers, float64, (B,); a draft in front of an answer is cut off."""
-        ...
-
-    @classmethod
-    def routed(
-        cls, models: Mapping[str, Any], prompts: Sequence[str], completions: Sequence[str], categories: Sequence[str]
-    ) -> np.ndarray:
-        """Return rewards of mixed rows, each by its own category's model, float64, (B,)."""
-        ...
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """What makes the rewards of categories comparable, taken over the training pool.
-
-    Args:
-        worst: lowest raw reward of a sampled reply or demonstration; broken text falls towards it.
-        mean: mean of the gated raw rewards.
-        scale: their standard deviation, above 0.
-        closest: cosine between prompt and answer from which an answer begins to count as an echo of the prompt.
-    """
-
-    worst: float = 0.0
-    mean: float = 0.0
-    scale: float = 1.0
-    closest: float = LEAST_CLOSEST
 
 
 @dataclass(frozen=True)
@@ -103,12 +57,12 @@ class HeadShape:
 class EmbeddingRewardModel(nn.Module):
     """A small head over a frozen sentence encoder.
 
-    `forward` is the differentiable raw reward for fitting; `rewards` is what everybody else uses: no gradient, broken text
-    pulled to the worst reward (see `gated`), normalised, empty replies below everything.
+    `forward` is the differentiable raw reward for fitting; `rewards` is what everybody else uses: no gradient,
+    degenerate text pulled to the worst reward (see `gated`), normalised, empty completions below everything.
 
     Args:
         shape: sizes and names.
-        soundness: measure of ordinary prose.
+        soundness: measure of text quality.
         encoder_probe: the encoder's embedding of a fixed sentence, (D,), by which another encoder is recognised.
     """
 
@@ -142,18 +96,19 @@ class EmbeddingRewardModel(nn.Module):
         return _FEATURE_SCALE * torch.cat([answer_vectors, agreement], dim=-1)
 
     def forward(self, prompt_vectors: torch.Tensor, answer_vectors: torch.Tensor) -> torch.Tensor:
-        """Return raw rewards, differentiable: r(x, y) = mean_a g(u, v_a) + max_a h(v_a) + min_a w(v_a) over the clauses a of y.
+        """Return raw rewards, differentiable: r(x, y) = mean_a g(u, v_a) + max_a h(v_a) + min_a w(v_a), clause a of y.
 
-        The mean sees how each clause bears on the prompt. The largest and the smallest value let one clause decide, for better
-        or for worse: half a sentence that declines makes a refusal, whatever stands around it, and an embedding of the whole
-        text hardly shows it. To an unsafe prompt that half sentence is what counts for the reply; to a harmless one, against it.
+        The mean sees how each clause bears on the prompt. The largest and the smallest value let one clause decide, for
+        better or for worse: half a sentence that declines makes a refusal, whatever stands around it, and an embedding
+        of the complete text hardly shows it. To an unsafe prompt that half sentence is what counts for the completion;
+        to a harmless one, against it.
 
         Args:
             prompt_vectors: u, (..., D).
             answer_vectors: v from `vectors.encode`, (..., 1 + S, D).
 
         Returns:
-            One raw reward a row, (...).
+            One raw reward per row, (...).
         """
         parts = answer_vectors[..., 1:, :]
         scores = self.head(self.features(prompt_vectors.unsqueeze(-2), parts)).squeeze(-1)
@@ -170,8 +125,9 @@ class EmbeddingRewardModel(nn.Module):
         same = present.shape == self.encoder_probe.shape and float(present @ self.encoder_probe) >= _SAME_ENCODER
         if not same:
             raise ModelError(
-                f"the reward model of {self.category} was learned on the encoder {self.shape.encoder} ({self.shape.dim} dimensions), but "
-                f"{embedder.reference} ({len(present)} dimensions) is another one; set models.encoder back or learn the reward model again"
+                f"the reward model of {self.category} was learned on the encoder {self.shape.encoder} "
+                f"({self.shape.dim} dimensions), but {embedder.reference} ({len(present)} dimensions) is another one; "
+                "set models.encoder back or learn the reward model again"
             )
         self._embedder = embedder
 
@@ -180,7 +136,7 @@ class EmbeddingRewardModel(nn.Module):
 
         Args:
             prompts: B user messages.
-            completions: B replies; a Chain-of-Draft draft is cut off, only the answer counts.
+            completions: B completions; a Chain-of-Draft draft is cut off, only the answer counts.
 
         Returns:
             float64, (B,).
@@ -199,7 +155,7 @@ class EmbeddingRewardModel(nn.Module):
         Args:
             models: model by category, one for each category in `categories`, all on the same encoder.
             prompts: B user messages.
-            completions: B replies.
+            completions: B completions.
             categories: category of each row.
 
         Returns:
@@ -214,15 +170,16 @@ class EmbeddingRewardModel(nn.Module):
         embedder = next(iter(models.values()))._embedder
         if embedder is None:
             raise ModelError(
-                f"the reward models of {', '.join(models)} have no encoder yet; call use(Embedder(config.models, store)) first"
+                f"the reward models of {', '.join(models)} have no encoder yet; "
+                "call use(Embedder(config.models, store)) first"
             )
         users_vectors, answer_vectors = encode(embedder, prompts, answers)
         names = np.array(categories)
         values = np.zeros(len(answers))
         for category in dict.fromkeys(categories):
             rows = np.flatnonzero(names == category)
-            users, replies = [prompts[row] for row in rows], [answers[row] for row in rows]
-            values[rows] = models[category].rewards_of(users_vectors[rows], answer_vectors[rows], users, replies)
+            users, own = [prompts[row] for row in rows], [answers[row] for row in rows]
+            values[rows] = models[category].rewards_of(users_vectors[rows], answer_vectors[rows], users, own)
         return values
 
     @torch.no_grad()
@@ -235,11 +192,10 @@ class EmbeddingRewardModel(nn.Module):
             prompt_vectors: u, (B, D).
             answer_vectors: v from `vectors.encode`, (B, 1 + S, D).
             prompts: the B user messages.
-            answers: the B answers without drafts; the words of both decide soundness and emptiness.
+            answers: the B answers without drafts; the words of both decide text quality and emptiness.
 
         Returns:
-            (gated reward - mean) / scale, and for an answer without words (worst - mean) / scale - EMPTY_MARGIN, which is below
-            every other value this model can give; float64, (B,).
+            As `model.normalised`, float64, (B,).
         """
         training = self.training
         self.eval()
@@ -247,23 +203,17 @@ class EmbeddingRewardModel(nn.Module):
         self.train(training)
         known = self.normalisation
         closeness = (prompt_vectors.astype(np.float64) * answer_vectors[:, 0]).sum(axis=-1)
-        sound = self.soundness.score(prompts, answers) * (1 - ((closeness - known.closest) / _ECHO_RAMP).clip(0, 1))
-        values = ((gated(raw, torch.from_numpy(sound), known.worst) - known.mean) / known.scale).numpy()
-        lowest = (known.worst - known.mean) / known.scale - EMPTY_MARGIN
-        return np.where([has_words(answer) for answer in answers], values, lowest)
+        quality = self.soundness.score(prompts, answers) * own_content(closeness, known.closest)
+        return normalised(raw, quality, known, answers)
 
     def save(self, folder: Path) -> None:
         """Write the weights and their description; equal models give equal bytes."""
-        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / WEIGHTS_FILE)
-        description = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "backbone": self.backbone,
+        fields = {
             "shape": asdict(self.shape),
             "normalisation": asdict(self.normalisation),
             "soundness": self.soundness.to_json(),
         }
-        (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1, sort_keys=True), encoding="utf-8")
+        write_model(folder, self.backbone, self.state_dict(), fields)
 
     @classmethod
     def load(cls, folder: Path, description: Mapping[str, Any]) -> Self:
@@ -272,23 +222,13 @@ class EmbeddingRewardModel(nn.Module):
         Raises:
             ArtifactError: a file is damaged or does not fit the description.
         """
-        try:
+        with damage_reported(folder):
             shape = HeadShape(**description["shape"])
             normalisation = Normalisation(**description["normalisation"])
             model = cls(shape, Soundness.from_json(description["soundness"]), torch.zeros(shape.dim))
-            state = load_file(folder / WEIGHTS_FILE)
+            state = read_weights(folder)
             model.load_state_dict(state)
-        except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(
-                f"the reward model in {folder} is damaged or foreign ({_first_line(error)}); delete it and learn it again"
-            ) from error
-        finite = all(bool(torch.isfinite(tensor).all()) for tensor in state.values()) and all(
-            map(np.isfinite, asdict(normalisation).values())
-        )
-        if not finite or normalisation.scale <= 0:
-            raise ArtifactError(
-                f"the reward model in {folder} holds values that are not finite, or a scale of 0; learn it again"
-            )
+        require_finite_model(folder, state, normalisation)
         model.normalisation = normalisation
         return model.eval()
 
@@ -322,73 +262,3 @@ def _mlp(shape: HeadShape, width: int) -> nn.Sequential:
     if shape.hidden:
         layers += [nn.Linear(width, shape.hidden), nn.GELU()]
     return nn.Sequential(*layers, nn.Linear(shape.hidden or width, 1))
-
-
-def gated(raw: torch.Tensor, soundness: torch.Tensor, worst: float | torch.Tensor) -> torch.Tensor:
-    """Pull the rewards of broken text down: worst + soundness * max(raw - worst, 0).
-
-    Args:
-        raw: raw rewards, any shape.
-        soundness: in [0, 1], of the same shape; 1 leaves a reward above `worst` as it is, 0 makes it `worst`.
-        worst: the lowest reward anything gets.
-
-    Returns:
-        Rewards of at least `worst`, of the same shape.
-    """
-    return worst + soundness * (raw - worst).clamp(min=0)
-
-
-def load_reward_model(path: Path, embedder: Embedder | None = None) -> RewardModel:
-    """Open the reward model of an artifact.
-
-    Args:
-        path: directory with `reward_model.json` and `model.safetensors`.
-        embedder: sentence encoder; may be given later by `use`, which `RewardRouter` does.
-
-    Returns:
-        The model, in evaluation mode.
-
-    Raises:
-        ArtifactError: a file is missing, damaged, or was written by another program or a later version.
-        ModelError: the encoder is not the one it was learned on.
-    """
-    file = path / DESCRIPTION_FILE
-    try:
-        description = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ArtifactError(
-            f"{file} cannot be read ({_first_line(error)}); give the directory of a reward_model artifact"
-        ) from error
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise ArtifactError(
-            f"{file} does not describe a reward model of this project; give the directory of a reward_model artifact"
-        )
-    if description.get("format_version") != FORMAT_VERSION:
-        raise ArtifactError(
-            f"{file} has format version {description.get('format_version')}, {FORMAT_VERSION} is read; learn the reward model again"
-        )
-    backbones = {EmbeddingRewardModel.backbone: EmbeddingRewardModel}
-    if description.get("backbone") not in backbones:
-        raise ArtifactError(f"{file} names the backbone {description.get('backbone')!r}; known: {', '.join(backbones)}")
-    model = backbones[description["backbone"]].load(path, description)
-    if embedder is not None:
-        model.use(embedder)
-    return model
-
-
-def require_finite(values: np.ndarray, categories: Sequence[str]) -> None:
-    """Refuse rewards that are not finite.
-
-    Raises:
-        TrainingError: naming the first such row and its category.
-    """
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        raise TrainingError(
-            f"the reward of row {bad[0]} ({categories[bad[0]]}) is {values[bad[0]]}; {len(bad)} of {len(values)} rewards are not finite. "
-            "The reward model or the encoder is damaged: learn the reward model again"
-        )
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

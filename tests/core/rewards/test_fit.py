@@ -7,8 +7,8 @@ from word_world import WordEncoder, compliance, dataset_rows, demonstration, poo
 
 from drirl_core.config import RewardsConfig
 from drirl_core.errors import DataError, TrainingError
-from drirl_core.rewards.backbones.encoder import EMPTY_MARGIN
 from drirl_core.rewards.fit import fit, losses
+from drirl_core.rewards.model import EMPTY_MARGIN
 from drirl_core.rewards.pairs import embed_pool, join_pool
 from drirl_core.testing import RecordingReporter
 

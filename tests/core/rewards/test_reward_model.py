@@ -7,7 +7,17 @@ from word_world import WordEncoder, compliance, demonstration, world
 
 from drirl_core.errors import ArtifactError, DataError, ModelError, TrainingError
 from drirl_core.rewards import RewardRouter, load_reward_model
-from drirl_core.rewards.backbones.encoder import DESCRIPTION_FILE, WEIGHTS_FILE, EmbeddingRewardModel, gated, pooled
+from drirl_core.rewards.backbones.encoder import EmbeddingRewardModel, pooled
+from drirl_core.rewards.model import (
+    BACKBONES,
+    DESCRIPTION_FILE,
+    WEIGHTS_FILE,
+    Normalisation,
+    gated,
+    normalised,
+    own_content,
+    write_model,
+)
 
 PROMPTS = [p.prompt for p in world()]
 
@@ -24,9 +34,37 @@ def saved(models, tmp_path):
 
 
 def test_gate_by_hand():
-    """worst -2: reward 4 at soundness 0.5 is -2 + 0.5 * 6 = 1; at 1 unchanged, at 0 worst; below worst it is worst."""
+    """worst -2: reward 4 at quality 0.5 is -2 + 0.5 * 6 = 1; at 1 unchanged, at 0 worst; below worst it is worst."""
     values = gated(torch.tensor([4.0, 4.0, 4.0, -5.0]), torch.tensor([0.5, 1.0, 0.0, 1.0]), -2.0)
     assert values.tolist() == [1.0, 4.0, -2.0, -2.0]
+
+
+def test_own_content_by_hand():
+    """closest 0.9, ramp 0.08: 0.9 is all the answer's own, 0.94 half an echo, 0.98 and above nothing but one."""
+    assert own_content(np.array([0.5, 0.9, 0.94, 0.98, 1.0]), 0.9) == pytest.approx([1.0, 1.0, 0.5, 0.0, 0.0])
+
+
+def test_normalised_rewards_by_hand():
+    """worst -2, mean 1, scale 2: reward 5 at quality 0.5 is gated to 1.5, so 0.25; without words (-2 - 1) / 2 - 1 = -2.5."""
+    raw = torch.tensor([5.0, 5.0, 5.0], dtype=torch.float64)
+    known = Normalisation(worst=-2.0, mean=1.0, scale=2.0)
+    assert normalised(raw, np.array([1.0, 0.5, 1.0]), known, ["Yes.", "Yes.", " . "]).tolist() == [2.0, 0.25, -2.5]
+
+
+class LengthModel:
+    """A made-up backbone: the reward of a completion is its length; it keeps one weight and needs no encoder."""
+
+    backbone, category = "length", "insult"
+
+    @classmethod
+    def load(cls, folder, description):
+        return cls()
+
+
+def test_a_backbone_is_added_by_naming_its_class(tmp_path, monkeypatch):
+    monkeypatch.setitem(BACKBONES, "length", f"{__name__}:LengthModel")
+    write_model(tmp_path, "length", {"w": torch.zeros(1)}, {"shape": {}})
+    assert type(load_reward_model(tmp_path)).__name__ == "LengthModel"
 
 
 def test_features_are_the_answer_and_its_agreement_with_the_prompt():

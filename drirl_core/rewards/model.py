@@ -1,0 +1,239 @@
+"""What every reward model shares: its interface, rewards that compare between categories, and how it is kept on disk.
+
+A backbone is one file below `backbones/`, named in `BACKBONES`: a class with the methods of `RewardModel`, whose `save`
+and `load` use `write_model`, `read_weights` and `damage_reported`. Its `routed` scores a batch of mixed categories at
+about the price of one model: the encoder backbone encodes every text once and runs each small head on its own rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from drirl_core.errors import ArtifactError, TrainingError
+from drirl_core.text.quality import has_words
+
+if TYPE_CHECKING:
+    from drirl_core.models.embeddings import Embedder
+
+BACKBONES = {"embedding": "drirl_core.rewards.backbones.encoder:EmbeddingRewardModel"}
+"""Class by the name in `reward_model.json`; imported when a model of that kind is opened."""
+
+WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "reward_model.json"
+FORMAT, FORMAT_VERSION = "drirl-reward-model", 3
+
+EMPTY_MARGIN = 1.0
+"""An empty completion is rewarded this many standard deviations below the worst completion of the training pool."""
+LEAST_CLOSEST = 0.9
+"""Cosine of prompt and answer that is never taken for an echo; good answers stay below, reworded prompts lie above."""
+_ECHO_RAMP = 0.08
+"""Distance beyond `Normalisation.closest` at which an answer is nothing but an echo."""
+
+
+class RewardModel(Protocol):
+    """Reward completions of one category, r_k(x, y)."""
+
+    backbone: ClassVar[str]
+    category: str
+
+    def use(self, embedder: Embedder) -> None:
+        """Take the sentence encoder; a backbone that needs none ignores it."""
+        ...
+
+    def rewards(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
+        """Return normalised rewards of completions, float64, (B,); a draft in front of an answer is cut off."""
+        ...
+
+    @classmethod
+    def routed(
+        cls, models: Mapping[str, Any], prompts: Sequence[str], completions: Sequence[str], categories: Sequence[str]
+    ) -> np.ndarray:
+        """Return rewards of mixed rows, each by its own category's model, float64, (B,)."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the model; equal models give equal bytes."""
+        ...
+
+    @classmethod
+    def load(cls, folder: Path, description: Mapping[str, Any]) -> Self:
+        """Read what `save` wrote, given the content of its `reward_model.json`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What makes the rewards of categories comparable, taken over the training pool.
+
+    Args:
+        worst: lowest raw reward of a sampled completion or demonstration; degenerate text falls towards it.
+        mean: mean of the gated raw rewards.
+        scale: their standard deviation, above 0.
+        closest: cosine between prompt and answer from which an answer begins to count as an echo of the prompt.
+    """
+
+    worst: float = 0.0
+    mean: float = 0.0
+    scale: float = 1.0
+    closest: float = LEAST_CLOSEST
+
+
+def gated(raw: torch.Tensor, quality: torch.Tensor, worst: float | torch.Tensor) -> torch.Tensor:
+    """Pull the rewards of degenerate text down: worst + quality * max(raw - worst, 0).
+
+    Args:
+        raw: raw rewards, any shape.
+        quality: text quality in [0, 1], of the same shape; 1 keeps a reward above `worst` as it is, 0 makes it `worst`.
+        worst: the lowest reward that anything gets.
+
+    Returns:
+        Rewards of at least `worst`, of the same shape.
+    """
+    return worst + quality * (raw - worst).clamp(min=0)
+
+
+def own_content(closeness: np.ndarray, closest: float) -> np.ndarray:
+    """Return how much of an answer is more than an echo of its prompt.
+
+    Args:
+        closeness: cosine between prompt and answer, (B,).
+        closest: cosine from which an answer begins to count as an echo.
+
+    Returns:
+        1 up to `closest`, falling to 0 at 0.08 above it, (B,).
+    """
+    return 1 - ((closeness - closest) / _ECHO_RAMP).clip(0, 1)
+
+
+def normalised(raw: torch.Tensor, quality: np.ndarray, known: Normalisation, answers: Sequence[str]) -> np.ndarray:
+    """Turn raw rewards into rewards that compare between categories.
+
+    Args:
+        raw: raw rewards, float64, (B,).
+        quality: text quality in [0, 1], (B,).
+        known: worst, mean and scale over the training pool.
+        answers: the B answers without drafts.
+
+    Returns:
+        (gated reward - mean) / scale, and for an answer without words (worst - mean) / scale - EMPTY_MARGIN, which is
+        below every other value; float64, (B,).
+    """
+    values = ((gated(raw, torch.from_numpy(quality), known.worst) - known.mean) / known.scale).numpy()
+    lowest = (known.worst - known.mean) / known.scale - EMPTY_MARGIN
+    return np.where([has_words(answer) for answer in answers], values, lowest)
+
+
+def write_model(folder: Path, backbone: str, weights: Mapping[str, torch.Tensor], fields: Mapping[str, Any]) -> None:
+    """Write weights and description of a reward model; equal models give equal bytes.
+
+    Args:
+        folder: an existing directory.
+        backbone: its name in `BACKBONES`.
+        weights: tensor by name.
+        fields: what else `load` needs, as JSON data.
+    """
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS_FILE)
+    description = {"format": FORMAT, "format_version": FORMAT_VERSION, "backbone": backbone, **fields}
+    (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors that `write_model` wrote; use it within `damage_reported`."""
+    return load_file(folder / WEIGHTS_FILE)
+
+
+@contextlib.contextmanager
+def damage_reported(folder: Path) -> Iterator[None]:
+    """Turn what a damaged or foreign file raises while a model is built from it into an error for a person.
+
+    Raises:
+        ArtifactError: a file is damaged or does not fit the description.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"the reward model in {folder} is damaged or foreign ({_first_line(error)}); delete it and learn it again"
+        ) from error
+
+
+def require_finite_model(folder: Path, weights: Mapping[str, torch.Tensor], known: Normalisation) -> None:
+    """Refuse a model that would give rewards that are not finite.
+
+    Raises:
+        ArtifactError: a weight or a constant is not finite, or the scale is 0.
+    """
+    finite = all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()) and all(
+        map(np.isfinite, asdict(known).values())
+    )
+    if not finite or known.scale <= 0:
+        raise ArtifactError(
+            f"the reward model in {folder} holds values that are not finite, or a scale of 0; learn it again"
+        )
+
+
+def load_reward_model(path: Path, embedder: Embedder | None = None) -> RewardModel:
+    """Open the reward model of an artifact.
+
+    Args:
+        path: directory with `reward_model.json` and `model.safetensors`.
+        embedder: sentence encoder; may be given later by `use`, which `RewardRouter` does.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        ArtifactError: a file is missing, damaged, or was written by another program or a later version.
+        ModelError: the encoder is not the one it was learned on.
+    """
+    file = path / DESCRIPTION_FILE
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArtifactError(
+            f"{file} cannot be read ({_first_line(error)}); give the directory of a reward_model artifact"
+        ) from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise ArtifactError(
+            f"{file} does not describe a reward model of this project; give the directory of a reward_model artifact"
+        )
+    if description.get("format_version") != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{file} has format version {description.get('format_version')}, {FORMAT_VERSION} is read; "
+            "learn the reward model again"
+        )
+    if description.get("backbone") not in BACKBONES:
+        raise ArtifactError(f"{file} names the backbone {description.get('backbone')!r}; known: {', '.join(BACKBONES)}")
+    module, _, name = BACKBONES[description["backbone"]].partition(":")
+    model: RewardModel = getattr(importlib.import_module(module), name).load(path, description)
+    if embedder is not None:
+        model.use(embedder)
+    return model
+
+
+def require_finite(values: np.ndarray, categories: Sequence[str]) -> None:
+    """Refuse rewards that are not finite.
+
+    Raises:
+        TrainingError: naming the first such row and its category.
+    """
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise TrainingError(
+            f"the reward of row {bad[0]} ({categories[bad[0]]}) is {values[bad[0]]}; {len(bad)} of {len(values)} "
+            "rewards are not finite. The reward model or the encoder is damaged: learn the reward model again"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
