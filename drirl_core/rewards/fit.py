@@ -118,8 +118,8 @@ def fit(
 def losses(model: EmbeddingRewardModel, pool: EmbeddedPool, config: RewardsConfig) -> torch.Tensor:
     """Return the loss of every prompt, (P,), differentiable.
 
-    A corrupted row counts as it will be scored, pulled down by its text quality: what the words give away already need not
-    be learned by a head that cannot see it. All other rows count by the head alone, or the easy cue (completions stop at
+    A corrupted row counts as it will be scored, pulled down by its text quality: what the words give away already need
+    not be learned by a head that cannot see it. All other rows count by the head alone, or the easy cue (completions stop at
     the length limit, demonstrations end) would stand in for their meaning.
 
     Args:

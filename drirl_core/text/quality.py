@@ -1,9 +1,9 @@
-"""Text quality: how far an answer is ordinary prose, from 0 (degenerate) to 1, measured on its words, not by an encoder.
+"""Text quality: how far an answer is ordinary prose, from 0 (degenerate) to 1, measured on its words.
 
-A frozen sentence encoder hardly sees that a refusal repeats itself, is shuffled or is cut off. A policy that is rewarded
-by an encoder alone therefore learns to produce degenerate text; and an echo of the prompt is as close to the prompt as
-can be. Seven *oddities* are measured on the words, each growing with the damage. What the demonstrations themselves show
-of an oddity is tolerated; beyond that a *defect* grows linearly to 1. Text quality is the product of
+A frozen sentence encoder hardly sees that a refusal repeats itself, is shuffled or is cut off. A policy that is
+rewarded by an encoder alone therefore learns to produce degenerate text; and an echo of the prompt is as close to the
+prompt as can be. Seven *oddities* are measured on the words, each growing with the damage. What the demonstrations
+themselves show of an oddity is tolerated; beyond that a *defect* grows linearly to 1. Text quality is the product of
 (1 - severity * defect). Ordinary prose has text quality 1, so optimising it gains nothing: it can only be lost.
 
 Word order is judged by a bigram model over word classes (the most frequent words are classes of their
@@ -31,7 +31,7 @@ class Kind(NamedTuple):
 
     Args:
         severity: how much of the reward a full defect takes.
-        least: oddity that is always tolerated; a dozen clean demonstrations say little about the rare legitimate repeat.
+        least: oddity that is always tolerated; a few clean demonstrations say little about the rare legitimate repeat.
         ramp: distance beyond the tolerance at which the defect is full.
     """
 
@@ -131,11 +131,11 @@ class TextQuality:
             text: the answer.
 
         Returns:
-            repeated: share of word bigrams that occurred before. stutter: share of words equal to one of the two before.
-            disorder: minus the mean log-odds of adjacent classes against chance, in nats. short: missing share of the
-            usual length. noise: share of characters that are neither letters, digits nor ordinary marks. echo: share
-            of words in runs of three or more that occur in the prompt. unfinished: 1 when the last sentence does not
-            end.
+            repeated: share of word bigrams that occurred before. stutter: share of words equal to one of the two
+            before. disorder: minus the mean log-odds of adjacent classes against chance, in nats. short: missing share
+            of the usual length. noise: share of characters that are neither letters, digits nor ordinary marks. echo:
+            share of words in runs of three or more that occur in the prompt. unfinished: 1 when the last sentence does
+            not end.
         """
         tokens = _TOKEN.findall(text)
         words = [word.lower() for word in _words(tokens)]
