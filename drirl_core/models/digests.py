@@ -29,7 +29,7 @@ FOLDER = "digests"
 KEPT_BYTES = 1 << 20
 """Smaller files are hashed faster than a stored digest is read."""
 SETTLED_S = 2.0
-"""A file changed more recently may change again within one tick of the file system's clock: its digest is not stored."""
+"""A file changed more recently may change again within one tick of the clock: its digest is not stored."""
 
 
 def model_digest(folder: Path, cache: Path) -> str:

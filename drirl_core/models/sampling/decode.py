@@ -81,7 +81,7 @@ def decode(policy: Policy, texts: Sequence[str], keys: Sequence[str], settings: 
         )
         processors.append(inverse_transform(settings.temperature, uniforms, width))
     with torch.inference_mode():
-        # Greedy search picks the only token that the processor leaves, so this is exact sampling (see inverse_transform).
+        # Greedy search picks the only token that the processor leaves: this is exact sampling (see inverse_transform).
         output = policy.model.generate(
             **batch, max_new_tokens=settings.max_new_tokens, do_sample=False, temperature=None, top_p=None, top_k=None,
             logits_processor=processors, pad_token_id=policy.tokenizer.pad_token_id,

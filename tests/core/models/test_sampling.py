@@ -91,7 +91,7 @@ def test_lengths(draw: Any, policy: Policy) -> None:
     for row in draw(PROMPTS, 3):
         for completion in row:
             assert completion.finished or completion.tokens == HOW.max_new_tokens
-    ending = _bent(
+    ending = _changed(
         policy,
         lambda logits: torch.zeros_like(logits).index_fill(-1, torch.tensor([policy.tokenizer.eos_token_id]), 100.0),
     )
@@ -248,7 +248,7 @@ def test_the_drawn_token_is_where_the_distribution_function_reaches_the_number(
 
 
 def test_draws_follow_the_softmax() -> None:
-    """Chi-square with 19 degrees of freedom is below 43.8 with probability .999; the seed is fixed, so the result is always the same."""
+    """Chi-square with 19 degrees of freedom is below 43.8 with probability .999; the seed is fixed."""
     from scipy.stats import chi2
 
     generator = torch.Generator().manual_seed(0)
@@ -269,7 +269,7 @@ def test_first_tokens_of_a_policy_follow_its_softmax(draw: Any, policy: Policy) 
     """3000 one-token completions against the model's own probabilities, in the 20 likeliest tokens and the rest."""
     from scipy.stats import chi2
 
-    sharp = _bent(policy, lambda logits: logits * 6)
+    sharp = _changed(policy, lambda logits: logits * 6)
     how = SamplingSettings(1, 1.0, 1000)
     text = chat_text(policy.tokenizer, "Hi")
     keys = [content_key(i) for i in range(3000)]
@@ -289,7 +289,7 @@ def test_first_tokens_of_a_policy_follow_its_softmax(draw: Any, policy: Policy) 
     assert sum((count - value) ** 2 / value for count, value in pairs) < chi2.ppf(0.999, 20)
 
 
-def _bent(policy: Policy, change: Any) -> Policy:
+def _changed(policy: Policy, change: Any) -> Policy:
     """Return a copy of the policy whose logits are changed."""
     import copy
 
@@ -303,7 +303,7 @@ def _bent(policy: Policy, change: Any) -> Policy:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_logits_that_are_not_finite_stop_the_run(draw: Any, policy: Policy, value: float) -> None:
-    broken = _bent(policy, lambda logits: logits.index_fill(-1, torch.tensor([7]), value))
+    broken = _changed(policy, lambda logits: logits.index_fill(-1, torch.tensor([7]), value))
     with pytest.raises(
         TrainingError, match=r"the policy's logits are not finite; its weights are damaged or training diverged"
     ):
@@ -352,7 +352,7 @@ def test_exact_cpu_sampling_does_not_use_the_global_stream(policy: Policy) -> No
 
 
 def test_exact_cpu_sampling_draws_by_hand(policy: Policy) -> None:
-    """With temperature T and uniform numbers u from the generator, the first token is where softmax(logits / T) exceeds u."""
+    """With temperature T and uniform numbers u, the first token is where the cumulated softmax(logits / T) exceeds u."""
     tokens = policy.tokenizer(["Hi", "Hi", "Hi"], return_tensors="pt")
     uniforms = torch.rand(3, 1, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     with torch.no_grad():

@@ -50,7 +50,7 @@ def test_an_echo_of_the_prompt_has_low_quality(quality):
 
 
 def test_the_oddities_by_hand():
-    """Usual length 8, no order model: 'no no no no' has 3 bigrams, 1 distinct -> 2/3; 3 of 4 words echo -> 0.75; 4 of 8 words."""
+    """Usual length 8, no order model: 'no no no no' has 3 bigrams, 1 distinct: 2/3; 3 of 4 words repeat; 4 of 8 words."""
     bare = TextQuality({}, 8.0, frozenset(), {}, {})
     odd = bare.oddities("Tell me a joke now", "no no no no")
     assert odd["repeated"] == pytest.approx(2 / 3)
@@ -79,7 +79,7 @@ def test_markdown_is_no_noise_but_random_marks_are(quality):
 
 
 def test_what_demonstrations_do_is_tolerated():
-    """Poems that repeat half of their bigrams, without a full stop, have high quality where the demonstrations are such poems."""
+    """Poems that repeat half of their bigrams have high quality where the demonstrations are such poems."""
     poems = [
         f"row row the {word} row row the {word} gently now" for word in ("boat", "raft", "ship", "punt", "tug", "ark")
     ]
