@@ -177,7 +177,7 @@ def _pending(node: Node, versions: Mapping[str, str], project: Project) -> Plann
     store = project.store
     waits_for = tuple(name for name in node.inputs if name not in versions)
     records = store.records(node.name)
-    if records and store.is_whole(node.name, records[0]["version"]):
+    if records and store.is_complete(node.name, records[0]["version"]):
         found = causes(node, records[0], versions, project)
         if waits_for:  # what is not known to differ may come out as before
             found = [cause for cause in found if cause.kind != "unknown"]
