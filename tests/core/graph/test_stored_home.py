@@ -52,7 +52,7 @@ def test_a_run_made_before_the_move_is_up_to_date(
 
 def test_a_raised_algorithm_is_named_as_the_cause(project: Project) -> None:
     found = plan(project)
-    assert [asset.name for asset in found.pending if asset.state == "will_run"][0] == "prompt_pool"
+    assert next(asset.name for asset in found.pending if asset.state == "will_run") == "prompt_pool"
     assert "algorithm" in found.assets["prompt_pool"].why
 
 
