@@ -1,4 +1,4 @@
-# demo and test do all the set-up on a fresh machine.
+# On a fresh machine, demo and test do the complete set-up.
 PYTHON ?= python3
 CONFIG ?= configs/demo.yaml
 VENV := .venv
@@ -33,7 +33,7 @@ bench: $(STAMP)  ## speed measurements; writes benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.training_speed
 	$(BIN)/python -m benchmarks.load_time
 
-clean:           ## remove the environment and everything made (artifacts, history, models)
+clean:           ## remove the environment and everything that was built (artifacts, history, models)
 	rm -rf $(VENV) .drirl build *.egg-info
 
 $(STAMP): pyproject.toml constraints.txt
