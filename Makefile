@@ -6,8 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" saves several GB of CUDA packages on a machine without GPU
 PIP_ARGS ?=
+# For dagster, dagster.yaml switches telemetry off; dg reads only the dagster.yaml of DAGSTER_HOME
+export DAGSTER_DISABLE_TELEMETRY := yes
 
-.PHONY: demo dev test test-slow check bench clean help
+.PHONY: demo dev test test-slow check check-defs bench clean help
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -27,6 +29,11 @@ test-slow: $(STAMP)  ## the tests on the real 135M model
 check: $(STAMP)  ## linter and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+check-defs: $(STAMP)  ## what Dagster itself checks: the project file, and that all definitions load
+	$(BIN)/dg check toml
+	$(BIN)/dg check defs
+	$(BIN)/dg list defs
 
 bench: $(STAMP)  ## speed measurements; writes benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.sampling_speed

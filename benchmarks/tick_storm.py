@@ -24,7 +24,8 @@ import dagster as dg
 
 from benchmarks.machine import write
 from drirl_core.config import AlertsConfig, Config, InboxConfig, ModelsConfig, OperationsConfig
-from drirl_core.graph.build import source_version
+from drirl_core.graph.versions import source_version
+from drirl_core.project import Project
 from drirl_core.prompts.adapters import read_source
 from drirl_core.prompts.inbox import LOCK_FILE
 from pipeline.wiring.alerts import Alert
@@ -70,7 +71,10 @@ class Storm:
         self.config = Config(models=models, root=str(folder / "artifacts"), operations=operations)
         self.alerts: list[Alert] = []
         hooks = [self.alerts.append]
-        self.sensors = {"ingest": inbox_sensor(self.config, hooks), "failures": failure_sensor(self.config, hooks)}
+        self.sensors = {
+            "ingest": inbox_sensor(Project(self.config), hooks),
+            "failures": failure_sensor(self.config, hooks),
+        }
         self.cursors: dict[str, Any] = {}
         self.expected: dict[str, str] = {}
         self.parts: list[tuple[Path, str]] = []

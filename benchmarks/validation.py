@@ -16,19 +16,18 @@ from typing import Any
 from benchmarks.machine import write
 from drirl_core import taxonomy
 from drirl_core.benchmarks.judges.rules import label_reply
-from drirl_core.config import Config, load_config
 from drirl_core.errors import ArtifactError
-from drirl_core.graph import build as stages
+from drirl_core.graph.layout import dataset_name
 from drirl_core.models.sampling import SamplingSettings, sample
+from drirl_core.project import Project
 from drirl_core.reporting import LogReporter
 from drirl_core.stats import wilson
-from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import read_table
 
 LOOK_ALIKES = Path(__file__).parent / "validation_look_alikes.jsonl"
 
 
-def held_back(config: Config, store: ArtifactStore) -> dict[str, list[str]]:
+def held_back(project: Project) -> dict[str, list[str]]:
     """Return the prompts outside the training split: unsafe, look_alike and general.
 
     Raises:
@@ -37,10 +36,10 @@ def held_back(config: Config, store: ArtifactStore) -> dict[str, list[str]]:
     prompts: dict[str, list[str]] = {}
     for line in LOOK_ALIKES.read_text(encoding="utf-8").splitlines():
         prompts.setdefault("look_alike", []).append(json.loads(line)["prompt"])
-    for category in (*stages.build_graph(config).categories, taxonomy.HELPFUL):
-        dataset = store.latest(stages.dataset_name(category))
+    for category in (*project.graph.categories, taxonomy.HELPFUL):
+        dataset = project.store.latest(dataset_name(category))
         if dataset is None:
-            raise ArtifactError(f"{stages.dataset_name(category)} has not been made; run `drirl run` first")
+            raise ArtifactError(f"{dataset_name(category)} has not been made; run `drirl run` first")
         for row in read_table(dataset.path / "rows.parquet"):
             if row["split"] != "train":
                 prompts.setdefault(row["kind"], []).append(row["prompt"])
@@ -54,12 +53,12 @@ def main() -> None:
     parser.add_argument("--config", default="configs/demo.yaml")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
-    config = load_config(arguments.config)
-    store = ArtifactStore.of(config)
+    project = Project.load(arguments.config)
+    config, store = project.config, project.store
     rows: list[dict[str, Any]] = []
     for policy in arguments.policies:
         reference: str | Path = config.models.policy if policy == "base" else Path(policy)
-        for kind, prompts in held_back(config, store).items():
+        for kind, prompts in held_back(project).items():
             how = SamplingSettings(config.benchmarks.max_new_tokens, 0.0, config.benchmarks.batch_size, config.seed)
             replies = sample(reference, prompts, 1, how, models=config.models, store=store, reporter=LogReporter())
             labels = Counter(label_reply(reply[0].text, prompt) for reply, prompt in zip(replies, prompts, strict=True))

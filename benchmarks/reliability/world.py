@@ -15,6 +15,7 @@ import yaml
 from drirl_core.config import Config, load_config
 from drirl_core.graph.build import run_all
 from drirl_core.graph.plan import plan
+from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.testing import tiny_config
@@ -24,7 +25,7 @@ from pipeline.instance.settings import ROOT
 SETTINGS = {
     "sft": {"epochs": 20, "batch_size": 32},
     "policy": {"steps": 60, "save_steps": 2},
-    "benchmarks": {"min_refusal": 0.0},
+    "checks": {"min_refusal": 0.0},
     "promotion": {"automatic": False},
 }
 """Changes to the tiny settings: trainings of some seconds that save a checkpoint every step or two, and no gate that a random
@@ -70,7 +71,7 @@ class World:
 
     def versions(self) -> dict[str, str] | None:
         """Return the version of every asset of the settings in work, or None while some are missing."""
-        made = plan(load_config(self.settings))
+        made = plan(Project.load(self.settings))
         return {name: str(asset.version) for name, asset in made.assets.items()} if made.up_to_date else None
 
     def environment(self) -> dict[str, str]:
@@ -107,7 +108,7 @@ def undisturbed(world: World, seed: int) -> tuple[dict[str, str], Config]:
     """
     config = load_config(world.base, {"root": str(world.folder / "undisturbed"), "seed": seed})
     with _libraries_to(world.folder / "undisturbed.log"):
-        return {name: artifact.version for name, artifact in run_all(config, SilentReporter()).items()}, config
+        return {name: artifact.version for name, artifact in run_all(Project(config), SilentReporter()).items()}, config
 
 
 def lost_rows(world: World, reference: Config) -> dict[str, tuple[int, int]]:

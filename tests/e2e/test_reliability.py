@@ -17,7 +17,7 @@ from benchmarks.reliability.table import PAGE, written
 from benchmarks.reliability.trainings import Trainings
 from benchmarks.reliability.world import make_world
 from drirl_core.config import load_config
-from drirl_core.graph.build import build_graph
+from drirl_core.graph.layout import build_graph
 from drirl_core.store.artifacts import ArtifactStore
 
 

@@ -13,9 +13,11 @@ import pytest
 
 from drirl_core.config import Config, SourceConfig, load_config
 from drirl_core.errors import ArtifactError, DataError
-from drirl_core.graph import build as stages
-from drirl_core.graph.build import STAGES, Context, Node, build, build_graph, code_version, source_version
-from drirl_core.graph.stages import Stage
+from drirl_core.graph.build import Context, build
+from drirl_core.graph.layout import DATA_FOLDER, Node, build_graph, dataset_name, source_path
+from drirl_core.graph.stages import STAGES, Stage
+from drirl_core.graph.versions import code_version, source_version
+from drirl_core.project import Project
 from drirl_core.reporting import Plot, SilentReporter, Table
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.taxonomy import SEVEN_CATEGORIES
@@ -104,7 +106,7 @@ def test_the_policy_needs_everything_it_uses(tmp_path: Path) -> None:
     inputs = build_graph(_config(tmp_path)).nodes["policy_checkpoint"].inputs
     every = (*SEVEN_CATEGORIES, "helpful")
     wanted = (
-        {stages.dataset_name(c) for c in every}
+        {dataset_name(c) for c in every}
         | {f"reward_model_{c}" for c in every}
         | {f"hardness_{c}" for c in SEVEN_CATEGORIES}
     )
@@ -185,13 +187,13 @@ def test_what_is_read_from_a_growing_drop_folder_is_kept_under_what_it_grew_to(
 
     monkeypatch.setattr(sys.modules["probe_stage"], "stage", while_it_grows)
     before = source_version(folder)
-    artifact, reused, _ = build(node, config, {"source_inbox": before}, SilentReporter())
+    artifact, reused, _ = build(node, Project(config), {"source_inbox": before}, SilentReporter())
     assert (reused, len(calls)) == (False, 2)
     assert artifact.manifest["inputs"] == {"source_inbox": source_version(folder)}
-    assert build(node, config, {"source_inbox": source_version(folder)}, SilentReporter())[1]
+    assert build(node, Project(config), {"source_inbox": source_version(folder)}, SilentReporter())[1]
     (folder / "new.csv").unlink()
     monkeypatch.setattr(sys.modules["probe_stage"], "stage", plain)
-    assert not build(node, config, {"source_inbox": before}, SilentReporter())[1]
+    assert not build(node, Project(config), {"source_inbox": before}, SilentReporter())[1]
     assert [p for p in (ArtifactStore(config.root).root / ".work").iterdir() if p.is_dir()] == []
 
 
@@ -228,8 +230,8 @@ def test_a_missing_source_is_named(tmp_path: Path) -> None:
 
 
 def test_embedded_sources_are_shipped_files() -> None:
-    assert stages.source_path(SourceConfig("helpful", "embedded")) == stages.DATA_FOLDER / "helpful.jsonl"
-    assert stages.source_path(SourceConfig("helpful", "/x/y.csv")) == Path("/x/y.csv")
+    assert source_path(SourceConfig("helpful", "embedded")) == DATA_FOLDER / "helpful.jsonl"
+    assert source_path(SourceConfig("helpful", "/x/y.csv")) == Path("/x/y.csv")
 
 
 # ---------------------------------------------------------------------------------------------------------------- build
@@ -283,7 +285,7 @@ def config(tmp_path: Path) -> Config:
 def test_build_gives_the_stage_its_context_and_keeps_what_it_reports(
     config: Config, calls: list[Context], tmp_path: Path
 ) -> None:
-    artifact, reused, shown = build(NODE, config, {**_now(config), "unrelated": "v9"}, SilentReporter())
+    artifact, reused, shown = build(NODE, Project(config), {**_now(config), "unrelated": "v9"}, SilentReporter())
     assert not reused
     context = calls[0]
     assert (context.category, context.config) == ("insult", config)
@@ -302,37 +304,37 @@ def test_build_gives_the_stage_its_context_and_keeps_what_it_reports(
 
 
 def test_equal_inputs_are_not_built_again(config: Config, calls: list[Context]) -> None:
-    first, _, _ = build(NODE, config, _now(config), SilentReporter())
+    first, _, _ = build(NODE, Project(config), _now(config), SilentReporter())
     reporter = RecordingReporter()
-    second, reused, shown = build(NODE, config, _now(config), reporter)
+    second, reused, shown = build(NODE, Project(config), _now(config), reporter)
     assert (len(calls), reused, shown, second.version) == (1, True, {}, first.version)
     assert reporter.lines == [f"probe: unchanged, version {first.version} is reused"]
 
 
 def test_other_inputs_and_settings_are_built(config: Config, calls: list[Context], tmp_path: Path) -> None:
-    build(NODE, config, _now(config), SilentReporter())
+    build(NODE, Project(config), _now(config), SilentReporter())
     (tmp_path / "prompts.csv").write_text("prompt\nbye\n")
-    build(NODE, config, _now(config), SilentReporter())
+    build(NODE, Project(config), _now(config), SilentReporter())
     assert len(calls) == 2
     build(
         NODE,
-        dataclasses.replace(config, policy=dataclasses.replace(config.policy, steps=2)),
+        Project(dataclasses.replace(config, policy=dataclasses.replace(config.policy, steps=2))),
         _now(config),
         SilentReporter(),
     )
     assert len(calls) == 3
-    build(NODE, dataclasses.replace(config, name="other"), _now(config), SilentReporter())
+    build(NODE, Project(dataclasses.replace(config, name="other")), _now(config), SilentReporter())
     assert len(calls) == 3  # `name` is not in the stage's slice
 
 
 def test_inputs_that_are_artifacts_are_opened(config: Config, calls: list[Context]) -> None:
-    first, _, _ = build(NODE, config, _now(config), SilentReporter())
+    first, _, _ = build(NODE, Project(config), _now(config), SilentReporter())
     after = Node("after", "probe", None, ("probe",), "Needs the probe.")
-    build(after, config, {"probe": first.version}, SilentReporter())
+    build(after, Project(config), {"probe": first.version}, SilentReporter())
     assert calls[-1].inputs == {"probe": first.path}
     (first.path / "made.txt").unlink()
     with pytest.raises(ArtifactError, match=r"made\.txt is missing or truncated"):
-        build(dataclasses.replace(after, name="later"), config, {"probe": first.version}, SilentReporter())
+        build(dataclasses.replace(after, name="later"), Project(config), {"probe": first.version}, SilentReporter())
 
 
 def test_inputs_nobody_built_are_named(config: Config) -> None:
@@ -341,11 +343,11 @@ def test_inputs_nobody_built_are_named(config: Config) -> None:
         ArtifactError,
         match=r"hardness_insult needs completion_pool_insult, reward_model_insult, which have not been materialized",
     ):
-        build(node, config, {"safety_dataset_insult": "x"}, SilentReporter())
+        build(node, Project(config), {"safety_dataset_insult": "x"}, SilentReporter())
     with pytest.raises(
         ArtifactError, match=r"hardness_insult needs reward_model_insult, which has not been materialized"
     ):
-        build(node, config, {"safety_dataset_insult": "x", "completion_pool_insult": "y"}, SilentReporter())
+        build(node, Project(config), {"safety_dataset_insult": "x", "completion_pool_insult": "y"}, SilentReporter())
 
 
 def test_a_failed_stage_leaves_no_artifact(
@@ -358,10 +360,10 @@ def test_a_failed_stage_leaves_no_artifact(
     working = sys.modules["probe_stage"].stage
     monkeypatch.setattr(sys.modules["probe_stage"], "stage", failing)
     with pytest.raises(DataError, match="bad row 7"):
-        build(NODE, config, _now(config), SilentReporter())
+        build(NODE, Project(config), _now(config), SilentReporter())
     assert ArtifactStore(config.root).latest("probe") is None
     monkeypatch.setattr(sys.modules["probe_stage"], "stage", working)
-    artifact, reused, _ = build(NODE, config, _now(config), SilentReporter())
+    artifact, reused, _ = build(NODE, Project(config), _now(config), SilentReporter())
     assert not reused
     assert set(artifact.manifest["files"]) == {"made.txt", "plot.png"}
 
@@ -375,9 +377,9 @@ def test_a_source_edited_before_it_was_read_is_not_kept_under_the_version_before
         DataError,
         match=r"probe is not kept, because source_unsafe_prompts \(.*prompts\.csv\) changed while it was read",
     ):
-        build(NODE, config, before, SilentReporter())
+        build(NODE, Project(config), before, SilentReporter())
     assert ArtifactStore(config.root).latest("probe") is None
-    artifact, reused, _ = build(NODE, config, _now(config), SilentReporter())
+    artifact, reused, _ = build(NODE, Project(config), _now(config), SilentReporter())
     assert not reused
     assert "bye" in (artifact.path / "made.txt").read_text()
 
@@ -397,8 +399,8 @@ def test_a_model_replaced_while_it_is_used_is_not_kept(
 
     monkeypatch.setattr(sys.modules["probe_stage"], "stage", while_it_changes)
     with pytest.raises(DataError, match=r"files of models\.policy changed while it was read; run again"):
-        build(NODE, local, _now(config), SilentReporter())
-    artifact, reused, _ = build(NODE, local, _now(config), SilentReporter())
+        build(NODE, Project(local), _now(config), SilentReporter())
+    artifact, reused, _ = build(NODE, Project(local), _now(config), SilentReporter())
     assert (reused, set(artifact.manifest["contents"])) == (False, {"files of models.policy"})
 
 

@@ -1,24 +1,32 @@
 """What an artifact must promise: each rule on a table that keeps it and on one that breaks it."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from drirl_core.checks.rules import DATASET_COLUMNS, RULES
+from drirl_core.checks.asking import rules_of
+from drirl_core.checks.data import DATASET_COLUMNS
 from drirl_core.checks.verdicts import Verdict, judge
-from drirl_core.graph.build import Node
+from drirl_core.graph.layout import Node
+from drirl_core.project import Project
 from drirl_core.store.tables import write_table
-from pipeline.instance.settings import load
 
 _TYPES = {str: pa.string(), float: pa.float64(), int: pa.int32(), type(None): pa.string()}
 
 
+def load(overrides: dict | None = None) -> Project:
+    """Make the project of the demo's settings with some changes."""
+    return Project.load(Path(__file__).parents[3] / "configs" / "demo.yaml", overrides)
+
+
 @pytest.fixture(scope="module")
 def demo():
-    """The demo's configuration, with small numbers to count by hand."""
-    return load("configs/demo.yaml", {"demonstrations.quota": 4, "rewards.min_accuracy": 0.75, "policy.max_kl": 0.5})
+    """The demo's project, with small numbers to count by hand."""
+    return load({"demonstrations.quota": 4, "checks.min_accuracy": 0.75, "checks.max_kl": 0.5})
 
 
 def table(folder: Path, name: str, rows: list[dict], columns: tuple[str, ...] = ()) -> None:
@@ -27,10 +35,10 @@ def table(folder: Path, name: str, rows: list[dict], columns: tuple[str, ...] = 
     write_table(folder / name, rows, pa.schema([(key, _TYPES[type(value)]) for key, value in first.items()]))
 
 
-def verdict(config, folder: Path, stage: str, rule: str, category: str | None = None) -> Verdict:
+def verdict(project: Project, folder: Path, stage: str, rule: str, category: str | None = None) -> Verdict:
     """Judge an artifact's directory by one rule."""
-    found = next(r for r in RULES[stage] if r.name == rule)
-    return judge(found, folder, config, Node(f"{stage}_{category}", stage, category, (), ""))
+    found = next(r for r in rules_of(stage) if r.name == rule)
+    return judge(found, folder, project, Node(f"{stage}_{category}", stage, category, (), ""))
 
 
 def pool(folder: Path, read: int, kept: list[str], quarantined: list[str]) -> None:
@@ -77,7 +85,7 @@ def dataset(folder: Path, *changes: dict, drop: str = "") -> None:
 def test_a_sound_data_set_keeps_all_its_promises(demo, tmp_path):
     dataset(tmp_path)
 
-    assert all(verdict(demo, tmp_path, "dataset", rule.name, "insult").passed for rule in RULES["dataset"])
+    assert all(verdict(demo, tmp_path, "dataset", rule.name, "insult").passed for rule in rules_of("dataset"))
 
 
 @pytest.mark.parametrize(
@@ -111,13 +119,11 @@ def test_resampling_beyond_its_share_or_a_missing_row_breaks_the_balance(demo, t
     dataset(tmp_path, {"origin": "resampled"})
     broken = verdict(demo, tmp_path, "dataset", "class_balance", "insult")
     dataset(tmp_path)
-    short = verdict(
-        load("configs/demo.yaml", {"demonstrations.quota": 5}), tmp_path, "dataset", "class_balance", "insult"
-    )
+    short = verdict(load({"demonstrations.quota": 5}), tmp_path, "dataset", "class_balance", "insult")
 
     assert (broken.passed, broken.metadata["resampled_share"]) == (False, 0.25)
     assert not short.passed
-    assert verdict(load("configs/demo.yaml"), tmp_path, "dataset", "class_balance", "helpful").passed
+    assert verdict(load(), tmp_path, "dataset", "class_balance", "helpful").passed
 
 
 def rewards(folder: Path, *rows: tuple[str, str, str, float]) -> None:
@@ -141,9 +147,7 @@ def test_accuracy_counts_held_out_pairs_that_the_demonstration_wins(demo, tmp_pa
 
     assert (found.passed, found.metadata["accuracy"], found.metadata["pairs"]) == (False, 0.5, 4)
     assert (found.metadata["accuracy/base"], found.metadata["accuracy/sft"]) == (pytest.approx(2 / 3), 0.0)
-    assert verdict(
-        load("configs/demo.yaml", {"rewards.min_accuracy": 0.5}), tmp_path, "reward_model", "accuracy_floor"
-    ).passed
+    assert verdict(load({"checks.min_accuracy": 0.5}), tmp_path, "reward_model", "accuracy_floor").passed
 
 
 @pytest.mark.parametrize(("other", "passed"), [(0.0, True), (1.0, False), (float("nan"), False), (float("inf"), False)])
@@ -201,7 +205,7 @@ def test_benchmarks_warn_beyond_their_bounds(demo, tmp_path, rule, base, aligned
     results(tmp_path, base, aligned)
 
     assert verdict(demo, tmp_path, "benchmark", rule).passed is passed
-    assert not next(r for r in RULES["benchmark"] if r.name == rule).blocking
+    assert not next(r for r in rules_of("benchmark") if r.name == rule).blocking
 
 
 def test_a_missing_or_broken_file_fails_the_rule_and_says_so(demo, tmp_path):

@@ -1,6 +1,8 @@
-"""What the columns of the tables mean; a name means the same in every table."""
+"""What the columns of the assets' tables mean, for names that mean the same in every table."""
 
-MEANINGS = {
+from collections.abc import Mapping
+
+MEANINGS: Mapping[str, str] = {
     "prompt_id": "identifies the prompt whatever its spacing: sixteen hexadecimal digits of a hash",
     "prompt": "what the user asks",
     "category": "harm category, or helpful",
@@ -14,7 +16,6 @@ MEANINGS = {
     "kind": "of a harmless prompt: general, or look_alike of an unsafe one",
     "split": "train, validation, or test; training sees the first alone",
     "origin": "how the row came into the data set: pool, fill_up, or resampled",
-    "policy": "who wrote the reply: base, sft, aligned, or the kind of contrast reply",
     "sample": "number of the reply among those to the same prompt",
     "completion": "the reply as it was generated",
     "tokens": "length of the reply in tokens",
@@ -26,10 +27,24 @@ MEANINGS = {
     "gap": "reward of the demonstration minus mean reward of the completions",
     "kept": "whether the gap counts for alphaM; outliers do not",
     "alpha_m": "alphaM: responsiveness of the model in this category, around 1",
-    "alpha": "alphaD * alphaM as `hardness.combine` says: the factor on the advantage, before its batch mean is divided out",
+    "alpha": (
+        "alphaD * alphaM as `hardness.combine` says: the factor on the advantage, before its batch mean is divided out"
+    ),
     "suite": "benchmark suite",
     "group": "part of the suite: unsafe prompts, safe look-alikes, or helpful questions",
     "reply": "the policy's greedy reply",
     "label": "what the judge says of the reply",
     "correct": "whether a question with a known answer was answered right; empty elsewhere",
 }
+
+
+def meanings(*names: str) -> dict[str, str]:
+    """Return the meanings of some columns.
+
+    Args:
+        names: the columns of a table, in its order.
+
+    Raises:
+        KeyError: a name has no meaning yet.
+    """
+    return {name: MEANINGS[name] for name in names}
