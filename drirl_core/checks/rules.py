@@ -109,10 +109,10 @@ def _dataset_no_leakage(path: Path, config: Config, node: Node) -> Verdict:
 
 
 def _dataset_balance(path: Path, config: Config, node: Node) -> Verdict:
-    """A harm category has exactly its quota, and at most a share of it is resampled."""
+    """A harm category has exactly its quota, if there is one, and at most a share of it is resampled."""
     settings = config.demonstrations
     rows = _table(path, "rows.parquet")
-    quota = len(rows) if node.category == HELPFUL else settings.quota
+    quota = len(rows) if node.category == HELPFUL or not settings.quota else settings.quota
     resampled = sum(row["origin"] == "resampled" for row in rows)
     share = resampled / quota if quota else math.inf
     numbers = {

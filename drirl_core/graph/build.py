@@ -147,7 +147,8 @@ def build_graph(config: Config) -> Graph:
             dataset_name(taxonomy.HELPFUL),
             "dataset",
             taxonomy.HELPFUL,
-            ("prompt_pool", helpful_source, refusal_source, *suite_sources),
+            # The twin of an unsafe prompt lies in that prompt's split.
+            ("prompt_pool", *map(dataset_name, categories), helpful_source, refusal_source, *suite_sources),
             "Harmless prompts with good answers; safe look-alikes among them.",
         )
     )

@@ -34,14 +34,14 @@ TIMES = frozenset({"times.jsonl"})
 STAGES: dict[str, Stage] = {
     "prompt_pool": Stage(
         "drirl_core.prompts.stage:build_prompt_pool",
-        "1",
+        "2",
         ("prompts", "benchmarks.suites", "models.encoder", "seed"),
         "prompts",
         unread=("benchmarks.suites.limit",),
     ),
     "dataset": Stage(
         "drirl_core.demonstrations.stage:build_dataset",
-        "1",
+        "2",
         (
             "demonstrations",
             "prompts.taxonomy",
@@ -107,7 +107,7 @@ STAGES: dict[str, Stage] = {
     ),
     "benchmark": Stage(
         "drirl_core.benchmarks.stage:build_benchmark",
-        "1",
+        "2",
         ("benchmarks", "models.policy", "models.dtype", "seed"),
         "benchmarks",
         heavy=True,
