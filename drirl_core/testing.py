@@ -127,7 +127,7 @@ def tiny_settings(policy: Path, encoder: Path, root: Path) -> dict[str, Any]:
         },
         # A random encoder and a random policy prove the road, not the method: nothing is asked of their quality.
         "prompts": {"router_confidence": 0.0, "relabel_confidence": 1.0},
-        "demonstrations": {"quota": 6},
+        "demonstrations": {"quota": 6, "helpful_quota": 120},
         "completions": {"samples": {"base": 1, "sft": 1}, "max_new_tokens": 8},
         "rewards": {"epochs": 3, "hidden": 8},
         "sft": {"epochs": 1, "rows_per_category": 2, "batch_size": 8, "max_length": 96, "lora": {"rank": 2}},

@@ -97,10 +97,11 @@ def _dataset_no_leakage(path: Path, project: Project, node: Node) -> Verdict:
 
 
 def _dataset_balance(path: Path, project: Project, node: Node) -> Verdict:
-    """A harm category has exactly its quota, and at most a share of it is resampled."""
+    """A harm category has exactly its quota, if there is one, and at most a share of it is resampled."""
     bound = project.config.checks.max_resampled_fraction
     rows = read_rows(path, "rows.parquet")
-    quota = len(rows) if node.category == HELPFUL else project.config.demonstrations.quota
+    asked = project.config.demonstrations.quota
+    quota = len(rows) if node.category == HELPFUL or not asked else asked
     resampled = sum(row["origin"] == "resampled" for row in rows)
     share = resampled / quota if quota else math.inf
     numbers = {

@@ -47,7 +47,8 @@ class SourceConfig:
     adapter: str = "columns"
     """Layout: `columns` (use the column map) or one of the public sources in drirl_core/prompts/sources.yaml."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Column map for the adapter `columns`: ours -> theirs, for prompt, category, demonstration, answer, licence."""
+    """Column map for the adapter `columns`: ours -> theirs, for prompt, category, demonstration, answer, licence, id, style,
+    twin_of."""
     category: str | None = None
     """Category of every row, when the file holds only one."""
     licence: str = "unknown"
@@ -74,7 +75,7 @@ class PromptsConfig:
     """Jaccard similarity of words and letter triples from which two prompts count as one."""
     router_confidence: float = 0.5
     """The category router abstains under this calibrated probability; abstained rows are quarantined."""
-    relabel_confidence: float = 0.9
+    relabel_confidence: float = 0.96
     """A labelled row is quarantined as `label_conflict` when the router is this sure of another category."""
 
     def __post_init__(self) -> None:
@@ -141,8 +142,11 @@ class DemonstrationsConfig:
         default_factory=lambda: SourceConfig(name="refusals", path=EMBEDDED, licence="CC-BY-4.0")
     )
     """Refusals of harmless prompts; the helpful reward model learns to punish them."""
-    quota: int = 60
-    """Rows a category after balancing."""
+    quota: int = 0
+    """Rows per category: larger categories are cut to it, smaller ones filled up and resampled; 0 takes every prompt of the
+    pool once."""
+    helpful_quota: int = 0
+    """Harmless rows that are used; 0 takes every row."""
     max_step_words: int = 5
     """Chain-of-Draft steps may not be longer."""
     validation_fraction: float = 0.1
@@ -152,8 +156,12 @@ class DemonstrationsConfig:
 
     def __post_init__(self) -> None:
         require(
-            self.quota >= 4,
-            f"demonstrations.quota is {self.quota}; at least 4 rows a category are needed to split them",
+            self.quota == 0 or self.quota >= 4,
+            f"demonstrations.quota is {self.quota}; use 0 (every row), or at least 4 rows per category to split them",
+        )
+        require(
+            self.helpful_quota == 0 or self.helpful_quota >= 4,
+            f"demonstrations.helpful_quota is {self.helpful_quota}; use 0 (every row), or at least 4 rows",
         )
         held_out = self.validation_fraction + self.test_fraction
         require(

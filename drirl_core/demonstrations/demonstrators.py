@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from drirl_core.config import Config, DemonstratorConfig, ModelsConfig
@@ -91,6 +92,11 @@ class Demonstrator(Protocol):
         """Rows of its own input that cannot be used."""
         ...
 
+    @property
+    def styles(self) -> Mapping[str, str]:
+        """Style of the prompts of its own input that name one, by prompt_id."""
+        ...
+
     def write(self, prompts: Sequence[tuple[str, str]], attempt: int = 0) -> list[str | Failure]:
         """Write one demonstration a prompt.
 
@@ -135,10 +141,11 @@ class FileDemonstrator:
     ) -> None:
         self.source, self.licence = config.source.name, config.source.licence
         self.rejected: list[Rejected] = []
+        self.styles: dict[str, str] = {}
         self._texts: dict[str, str] = {}
         self._prompts: dict[str, list[str]] = {category: [] for category in categories}
         self._places: dict[str, str] = {}
-        for row in read_columns(config.source, path, ("prompt", "demonstration"), ("category",)):
+        for row in read_columns(config.source, path, ("prompt", "demonstration"), ("category", "style")):
             self._take(row, config.source.category or row.values["category"], fills_up=True)
         for row in dropped:
             self._take(row, row.values["category"], fills_up=False)
@@ -159,6 +166,8 @@ class FileDemonstrator:
             )
             return
         self._places[key], self._texts[key] = row.place, row.values["demonstration"]
+        if style := row.values.get("style"):
+            self.styles[key] = style
         if given and fills_up:
             self._prompts[category].append(prompt)
 
@@ -187,6 +196,7 @@ class ModelDemonstrator:
 
     finite = False
     rejected: Sequence[Rejected] = ()
+    styles: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self,
@@ -244,6 +254,7 @@ class EndpointDemonstrator:
 
     finite = False
     rejected: Sequence[Rejected] = ()
+    styles: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self,

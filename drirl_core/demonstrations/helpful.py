@@ -11,7 +11,8 @@ from drirl_core import taxonomy
 from drirl_core.benchmarks.suites import benchmark_prompts
 from drirl_core.demonstrations.publish import publish, quarantine_row
 from drirl_core.demonstrations.rows import Row, read_columns
-from drirl_core.demonstrations.splits import SPLITS, assign_splits
+from drirl_core.demonstrations.splits import SPLITS, assign_splits, hash_order
+from drirl_core.demonstrations.twins import UnsafePrompts, find_sides, read_unsafe
 from drirl_core.demonstrations.validate import Failure, check_helpful, check_refusal
 from drirl_core.errors import DataError
 from drirl_core.store.tables import prompt_id, read_table, write_table
@@ -24,32 +25,38 @@ REFUSALS = pa.schema([("refusal", pa.string())])
 
 
 def build_helpful(context: Context) -> dict[str, Any]:
-    """Build the harmless data set: every usable row of its source, and `refusals.parquet`.
+    """Build the harmless data set: the usable rows of its source, and `refusals.parquet`.
 
     Args:
-        context: inputs `prompt_pool` and the sources of harmless prompts and of refusals.
+        context: inputs `prompt_pool`, the data sets of the harm categories, and the sources of harmless prompts and of
+            refusals.
 
     Returns:
-        As `stage.build_dataset`, with the number of refusals.
+        As `stage.build_dataset`, with the number of refusals and of rows whose unsafe twin is in the pool.
 
     Raises:
         DataError: a source cannot be read, no refusal is usable, or too few rows are usable to fill the three splits.
     """
     settings, quarantine = context.config.demonstrations, []
     path = context.inputs[f"source_{settings.helpful.name}"]
-    read = read_columns(settings.helpful, path, ("prompt", "answer"), ("kind", "licence"))
+    read = read_columns(settings.helpful, path, ("prompt", "answer"), ("kind", "licence", "style", "twin_of"))
     failures = _judge(read, context)
+    unsafe = read_unsafe(context.inputs["prompt_pool"], context.named("safety_dataset"))
     rows = []
     for row, failure in zip(read, failures, strict=True):
         if failure:
             quarantine.append(quarantine_row(row.values["prompt"], taxonomy.HELPFUL, row.values["answer"], failure))
         else:
-            rows.append(_data_row(row, settings.helpful.name, row.values["licence"] or settings.helpful.licence))
-    _split(rows, context, [row["reason"] for row in quarantine])
+            licence = row.values["licence"] or settings.helpful.licence
+            rows.append(_data_row(row, settings.helpful.name, licence, unsafe.find(row.values["twin_of"])))
+    if settings.helpful_quota:
+        rows = sorted(rows, key=lambda row: hash_order(context.config.seed, row["prompt_id"]))[: settings.helpful_quota]
+    rows = _split(rows, context, quarantine, unsafe)
     refusals = _refusals(context, quarantine)
     write_table(context.out / "refusals.parquet", [{"refusal": text} for text in refusals], REFUSALS)
     kinds = {kind: sum(row["kind"] == kind for row in rows) for kind in KINDS}
-    return publish(context, rows, quarantine, {**kinds, "refusals": len(refusals)})
+    twins = sum(bool(row["twin_of"]) for row in rows)
+    return publish(context, rows, quarantine, {**kinds, "twins": twins, "refusals": len(refusals)})
 
 
 def _judge(rows: Sequence[Row], context: Context) -> list[Failure | None]:
@@ -97,7 +104,7 @@ def _check_kind(row: Row) -> Failure | None:
     )
 
 
-def _data_row(row: Row, source: str, licence: str) -> dict[str, Any]:
+def _data_row(row: Row, source: str, licence: str, twin_of: str) -> dict[str, Any]:
     prompt, answer = row.values["prompt"].strip(), row.values["answer"].strip()
     return {
         "prompt_id": prompt_id(prompt),
@@ -109,37 +116,63 @@ def _data_row(row: Row, source: str, licence: str) -> dict[str, Any]:
         "source": source,
         "licence": licence,
         "origin": "pool",
+        "style": row.values["style"],
+        "twin_of": twin_of,
     }
 
 
-def _split(rows: list[dict[str, Any]], context: Context, reasons: Sequence[str]) -> None:
-    """Add `group_id` and `split`, by near-duplicate group and within each kind that has groups enough."""
+def _split(
+    rows: list[dict[str, Any]], context: Context, quarantine: list[dict[str, str]], unsafe: UnsafePrompts
+) -> list[dict[str, Any]]:
+    """Return the rows with `group_id` and `split`.
+
+    Twins follow their unsafe prompts, the others are split within each kind. A row that would have to lie in two splits goes to quarantine.
+    """
     from drirl_core.prompts.duplicates import find_duplicates
 
-    settings, config = context.config.demonstrations, context.config
-    rows.sort(key=lambda row: row["prompt_id"])
-    grouping = find_duplicates([row["prompt"] for row in rows], config.prompts.near_duplicate).group
+    rows = sorted(rows, key=lambda row: row["prompt_id"])
+    near = find_duplicates([row["prompt"] for row in rows], context.config.prompts.near_duplicate).group
+    sides = find_sides(rows, near, unsafe)
+    kept: list[dict[str, Any]] = []
+    for row, group, torn in zip(rows, sides.group, sides.torn, strict=True):
+        if torn:
+            detail = f"it resembles a row of the split {sides.split[group]}, and its unsafe twin lies in another one"
+            quarantine.append(
+                quarantine_row(row["prompt"], taxonomy.HELPFUL, row["answer"], Failure("near_duplicate", detail))
+            )
+        else:
+            kept.append({**row, "group_id": group})
+    split = sides.split | _split_free(kept, sides.split, context, quarantine)
+    return [{**row, "split": split[row["group_id"]]} for row in kept]
+
+
+def _split_free(
+    rows: Sequence[Mapping[str, Any]],
+    taken: Mapping[str, str],
+    context: Context,
+    quarantine: Sequence[Mapping[str, str]],
+) -> dict[str, str]:
+    """Split the groups that no twin binds, within each kind that has groups enough; a kind with fewer is trained on."""
+    settings, seed = context.config.demonstrations, context.config.seed
     kind_of: dict[str, str] = {}
-    for row, root in zip(rows, grouping, strict=True):
-        row["group_id"] = rows[root]["prompt_id"]
-        kind_of.setdefault(row["group_id"], rows[root]["kind"])
+    for row in rows:
+        if row["group_id"] not in taken:
+            kind_of.setdefault(row["group_id"], row["kind"])
     parts = [[group for group, of in kind_of.items() if of == kind] for kind in KINDS]
-    small = [group for part in parts if len(part) < len(SPLITS) for group in part]
-    split: Mapping[str, str] = dict.fromkeys(small, "train")
+    split = dict.fromkeys((group for part in parts if len(part) < len(SPLITS) for group in part), "train")
     large = [part for part in parts if len(part) >= len(SPLITS)]
-    if not large:  # too few of either kind: split them together
+    if not large and not set(SPLITS) <= set(taken.values()):  # too few of either kind: split them together
         large, split = [[group for part in parts for group in part]], {}
     try:
         for part in large:
-            split = {**split, **assign_splits(part, settings.validation_fraction, settings.test_fraction, config.seed)}
+            split |= assign_splits(part, settings.validation_fraction, settings.test_fraction, seed)
     except DataError as error:
-        shown = ", ".join(sorted(set(reasons))) or "none"
+        shown = ", ".join(sorted({row["reason"] for row in quarantine})) or "none"
         raise DataError(
             f"the source {settings.helpful.name} has {len(rows)} usable harmless rows: {error}. "
             f"Reasons of quarantine: {shown}. Add harmless prompts with answers"
         ) from error
-    for row in rows:
-        row["split"] = split[row["group_id"]]
+    return split
 
 
 def _refusals(context: Context, quarantine: list[dict[str, str]]) -> list[str]:

@@ -33,6 +33,8 @@ ROWS = pa.schema(
             "split",
             "origin",
             "group_id",
+            "style",
+            "twin_of",
         )
     ]
 )

@@ -106,7 +106,8 @@ def read_dropped(source: SourceConfig, folder: Path) -> list[Row]:
 def _row(place: str, record: Any, source: SourceConfig, needed: Sequence[str], optional: Sequence[str]) -> Row:
     raw = {name: record.values.get(source.columns.get(name, name)) for name in (*needed, *optional)}
     values = {
-        name: _shown(value) if record.reason else value if isinstance(value, str) else "" for name, value in raw.items()
+        name: _shown(value) if record.reason else str(value) if isinstance(value, str | int) else ""
+        for name, value in raw.items()
     }
     if record.reason:
         values[needed[0]] = values[needed[0]] or _shown(record.text)

@@ -6,9 +6,10 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from drirl_core.errors import DataError
+from drirl_core.errors import DataError, nearest
 
 SPLITS = ("train", "validation", "test")
 
@@ -65,6 +66,49 @@ def held_out_sizes(groups: int, validation_fraction: float, test_fraction: float
     while validation + test > groups - 1:
         validation, test = (validation - 1, test) if validation >= test else (validation, test - 1)
     return validation, test
+
+
+@dataclass(frozen=True)
+class StyleFold:
+    """Rows to train on without one style, and rows to measure what carries over to it.
+
+    Args:
+        train: training rows of the other styles.
+        unseen: rows of the style that is held out, from training and validation.
+        seen: validation rows of the other styles, for comparison.
+    """
+
+    train: tuple[Mapping[str, Any], ...]
+    unseen: tuple[Mapping[str, Any], ...]
+    seen: tuple[Mapping[str, Any], ...]
+
+
+def hold_out_style(rows: Iterable[Mapping[str, Any]], style: str) -> StyleFold:
+    """Leave one style out of training.
+
+    Nothing of the held-out style is trained on, so its training rows serve for measuring as well: nine times as many as
+    its validation rows alone. Rows that share a near-duplicate group with one of them, as twins do, are left out of
+    training. Test rows are in no part.
+
+    Args:
+        rows: rows of one or more data sets, with `style`, `split`, `origin` and `group_id`.
+        style: the style to hold out; rows without a style count as one of their own, which cannot be held out.
+
+    Raises:
+        DataError: no row outside the test split has the style.
+    """
+    usable = [row for row in rows if row["split"] != "test"]
+    unseen = tuple(row for row in usable if row["style"] == style and row["origin"] != "resampled")
+    if not style or not unseen:
+        known = sorted({row["style"] for row in usable if row["style"]})
+        raise DataError(f"no row outside the test split has the style {style!r}; {nearest(style, known)}")
+    groups = {row["group_id"] for row in unseen}
+    others = [row for row in usable if row["style"] != style]
+    return StyleFold(
+        train=tuple(row for row in others if row["split"] == "train" and row["group_id"] not in groups),
+        unseen=unseen,
+        seen=tuple(row for row in others if row["split"] == "validation"),
+    )
 
 
 def resample(rows: Sequence[Mapping[str, Any]], n: int, seed: int) -> list[Mapping[str, Any]]:

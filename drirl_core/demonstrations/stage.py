@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,7 @@ class SafetyBuilder:
         )
         folder = context.inputs["prompt_pool"]
         self._pool = read_table(
-            folder / "prompts.parquet", ("prompt_id", "prompt", "category", "source", "licence", "group_id")
+            folder / "prompts.parquet", ("prompt_id", "prompt", "category", "source", "licence", "group_id", "style")
         )
         self._quarantined = read_table(folder / "quarantine.parquet", ("prompt", "category"))
         self._rows: list[dict[str, Any]] = []
@@ -78,7 +79,8 @@ class SafetyBuilder:
 
     @property
     def _need(self) -> int:
-        return self._settings.quota - len(self._rows)
+        """Rows that are missing; without a quota, as many as there may be."""
+        return (self._settings.quota or sys.maxsize) - len(self._rows)
 
     def use_pool(self) -> None:
         """Take prompts of the pool in hash order until the quota is reached or the pool is used up."""
@@ -91,10 +93,13 @@ class SafetyBuilder:
             part = own[self._considered : self._considered + self._need]
             self._considered += len(part)
             self._demonstrate([{**row, "origin": "pool"} for row in part])
-            self._context.reporter.progress(f"{self._category}: demonstrations", len(self._rows), self._settings.quota)
+            total = self._settings.quota or len(own)
+            self._context.reporter.progress(f"{self._category}: demonstrations", len(self._rows), total)
 
     def fill_up(self) -> None:
-        """Take new prompts from the demonstrator while rows are missing and it has any that pass."""
+        """Take new prompts from the demonstrator while rows are missing for the quota and it has any that pass."""
+        if not self._settings.quota:
+            return
         existing = {row["prompt"]: row["category"] for row in self._pool} | {
             row["prompt"] or "": row["category"] or "" for row in self._quarantined
         }
@@ -112,7 +117,7 @@ class SafetyBuilder:
             stalled = 0 if len(self._rows) > before else stalled + 1
 
     def finish(self) -> list[dict[str, Any]]:
-        """Split the rows by group and resample training rows up to the quota.
+        """Split the rows by group and resample training rows up to the quota, if there is one.
 
         Raises:
             DataError: there are too few groups to fill the three splits.
@@ -135,7 +140,8 @@ class SafetyBuilder:
         except DataError as error:
             raise DataError(self._too_few(str(error))) from error
         rows = [{**row, "split": split[row["group_id"]]} for row in self._rows]
-        again = resample([row for row in rows if row["split"] == "train"], self._need, seed)
+        missing = self._need if settings.quota else 0
+        again = resample([row for row in rows if row["split"] == "train"], missing, seed)
         return rows + [{**row, "origin": "resampled"} for row in again]
 
     def extra_counts(self) -> dict[str, int]:
@@ -187,6 +193,8 @@ class SafetyBuilder:
                 "demonstration": demonstration,
                 "answer": checked.answer,
                 "kind": "unsafe",
+                "style": row.get("style") or self._demonstrator.styles.get(row["prompt_id"], ""),
+                "twin_of": "",
             }
         )
         return None

@@ -171,9 +171,12 @@ def _own_suite(config: Config, member: str | None) -> tuple[str, ...]:
 
 
 def _harmless_rows(config: Config, member: str | None) -> tuple[str, ...]:
+    """Return the files of harmless prompts and refusals, and the unsafe prompts, whose twins go into the same split."""
+    if member != taxonomy.HELPFUL:
+        return ()
     demonstrations = config.demonstrations
-    names = (_source(demonstrations.helpful), _source(demonstrations.refusals))
-    return names if member == taxonomy.HELPFUL else ()
+    unsafe = map(dataset_name, taxonomy.load_categories(config.prompts.taxonomy))
+    return (*unsafe, _source(demonstrations.helpful), _source(demonstrations.refusals))
 
 
 def _demonstration_rows(config: Config, member: str | None) -> tuple[str, ...]:

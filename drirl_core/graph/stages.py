@@ -110,7 +110,7 @@ TIMES = frozenset({"times.jsonl"})
 STAGES: dict[str, Stage] = {
     "prompt_pool": Stage(
         "drirl_core.prompts.stage:build_prompt_pool",
-        "2",
+        "3",
         ("prompts", "benchmarks.suites", "models.encoder", "seed"),
         "prompts",
         unread=("benchmarks.suites.limit",),
@@ -129,13 +129,15 @@ STAGES: dict[str, Stage] = {
                 "labelled_by",
                 "router_confidence",
                 "group_id",
+                "row_id",
+                "style",
             ),
         ),
         checks="drirl_core.checks.data:PROMPT_POOL",
     ),
     "dataset": Stage(
         "drirl_core.demonstrations.stage:build_dataset",
-        "1",
+        "2",
         (
             "demonstrations",
             "prompts.taxonomy",
@@ -164,6 +166,8 @@ STAGES: dict[str, Stage] = {
                 "split",
                 "origin",
                 "group_id",
+                "style",
+                "twin_of",
             ),
         ),
         cost=Cost(
@@ -292,7 +296,7 @@ STAGES: dict[str, Stage] = {
     ),
     "benchmark": Stage(
         "drirl_core.benchmarks.stage:build_benchmark",
-        "1",
+        "2",
         ("benchmarks", "models.policy", "models.dtype", "seed"),
         "benchmarks",
         heavy=True,

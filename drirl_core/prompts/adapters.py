@@ -17,7 +17,7 @@ from drirl_core.errors import ConfigError, DataError, nearest
 from drirl_core.prompts.files import Record, column_names, read_records
 from drirl_core.prompts.layouts import Layout, layout_name, load_layouts
 
-_MAPPABLE = ("prompt", "category", "demonstration", "answer", "licence", "id")
+_MAPPABLE = ("prompt", "category", "demonstration", "answer", "licence", "id", "style", "twin_of")
 _NOT_LETTERS = re.compile(r"[\W_]+")
 
 
@@ -35,6 +35,8 @@ class PromptRow:
         reason: why the row cannot be used (a quarantine reason), or empty.
         detail: the reason in words.
         file: name of the file when the source is a folder of several, else empty.
+        row_id: the row's own id, empty when it has none.
+        style: how the prompt is written (a register, a length, typos), in the source's word; empty when it says nothing.
     """
 
     source: str
@@ -46,6 +48,8 @@ class PromptRow:
     reason: str = ""
     detail: str = ""
     file: str = ""
+    row_id: str = ""
+    style: str = ""
 
     @property
     def place(self) -> str:
@@ -153,6 +157,7 @@ class _Columns:
     flags: tuple[str, ...]
     licence: str
     id: str
+    style: str
 
 
 def _find_columns(source: SourceConfig, layout: Layout, path: Path, found: Sequence[str]) -> _Columns:
@@ -178,6 +183,7 @@ def _find_columns(source: SourceConfig, layout: Layout, path: Path, found: Seque
         flags=flags,
         licence=pick("licence", layout.licence_column, needed=False),
         id=pick("id", layout.id, needed=False),
+        style=pick("style", layout.style, needed=False),
     )
 
 
@@ -232,13 +238,24 @@ class _RowReader:
         if not isinstance(prompt, str):
             prompt = "" if prompt is None else str(prompt)
         return PromptRow(
-            self.source.name, record.row, prompt, ", ".join(given), self._category(given), licence, reason, detail
+            self.source.name,
+            record.row,
+            prompt,
+            ", ".join(given),
+            self._category(given),
+            licence,
+            reason,
+            detail,
+            row_id=self._text(record, self.columns.id),
+            style=self._text(record, self.columns.style).strip(),
         )
 
-    def identity(self, record: Record) -> str:
-        """Return the row's own id, or an empty text."""
-        value = record.values.get(self.columns.id) if self.columns.id else None
-        return "" if value is None else str(value)
+    def _text(self, record: Record, column: str) -> str:
+        """Return what an optional column says, or an empty text."""
+        value = record.values.get(column) if column else None
+        if value is None or value != value:  # NaN stands for an empty cell
+            return ""
+        return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
 
     def _given(self, values: Mapping[str, Any]) -> list[str]:
         """List the labels of a row in the order in which they count."""
@@ -265,8 +282,8 @@ def _mark_repeated_ids(reader: _RowReader, records: Sequence[Record]) -> tuple[P
     first: dict[str, int] = {}
     rows: list[PromptRow] = []
     for record in records:
-        row, identity = reader.row(record), reader.identity(record)
-        if identity and not row.reason and first.setdefault(identity, record.row) != record.row:
-            row = replace(row, reason="duplicate_id", detail=f"id {identity!r} is taken by row {first[identity]}")
+        row = reader.row(record)
+        if row.row_id and not row.reason and first.setdefault(row.row_id, record.row) != record.row:
+            row = replace(row, reason="duplicate_id", detail=f"id {row.row_id!r} is taken by row {first[row.row_id]}")
         rows.append(row)
     return tuple(rows)

@@ -104,7 +104,7 @@ def find_duplicates(prompts: Sequence[str], threshold: float) -> DuplicateReport
     distinct = sorted(first_of.values())
     sets = [shingles(prompts[index]) for index in distinct]
     neighbours: dict[int, list[tuple[int, float]]] = defaultdict(list)
-    union = _UnionFind(len(prompts))
+    union = UnionFind(len(prompts))
     for a, b, similarity in _similar(sets, sets, threshold):
         if a < b:
             neighbours[distinct[b]].append((distinct[a], similarity))
@@ -211,18 +211,20 @@ def _rows_per_band(threshold: float) -> int:
     return max(fitting, default=1)
 
 
-class _UnionFind:
+class UnionFind:
     """Join indices into groups; the root of a group is its smallest index."""
 
     def __init__(self, size: int) -> None:
         self._parent = list(range(size))
 
     def root(self, index: int) -> int:
+        """Return the smallest index of a group."""
         while self._parent[index] != index:
             self._parent[index] = self._parent[self._parent[index]]
             index = self._parent[index]
         return index
 
     def join(self, a: int, b: int) -> None:
+        """Make one group of the groups of two indices."""
         low, high = sorted((self.root(a), self.root(b)))
         self._parent[high] = low

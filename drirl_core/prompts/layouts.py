@@ -26,6 +26,7 @@ class Layout:
     flags: tuple[str, ...] = ()
     only: Mapping[str, str] = field(default_factory=dict)
     id: tuple[str, ...] = ()
+    style: tuple[str, ...] = ()
     licence_column: tuple[str, ...] = ()
     category_optional: bool = False
     evaluation: bool = False

@@ -52,6 +52,8 @@ PROMPTS_SCHEMA = pa.schema(
         pa.field("labelled_by", pa.string(), nullable=False),
         pa.field("router_confidence", pa.float32()),
         pa.field("group_id", pa.string(), nullable=False),
+        pa.field("row_id", pa.string(), nullable=False),
+        pa.field("style", pa.string(), nullable=False),
     ]
 )
 
@@ -322,6 +324,8 @@ def _prompt_row(item: Kept) -> dict[str, Any]:
         "labelled_by": "source" if item.confidence is None else "router",
         "router_confidence": item.confidence,
         "group_id": item.group_id,
+        "row_id": item.row.row_id,
+        "style": item.row.style,
     }
 
 

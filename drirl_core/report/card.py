@@ -160,7 +160,7 @@ def _training_rows(config: Config, metrics: Mapping[str, Any]) -> list[tuple[str
             else "the base model",
         ),
         ("data", ", ".join(dict.fromkeys(f"{source.name} ({source.licence})" for source in sources))),
-        ("rows a category", str(config.demonstrations.quota)),
+        ("rows per category", str(config.demonstrations.quota or "all")),
         (
             "reward models",
             f"one a category, objective `{config.rewards.objective}`, backbone `{config.rewards.backbone}`",

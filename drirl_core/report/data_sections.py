@@ -66,7 +66,7 @@ def balance_section(folder: Path, order: Sequence[str]) -> dict[str, Any]:
     text = (
         f"Largest category over smallest: {_ratio(before['imbalance_ratio'])} before, {_ratio(after['imbalance_ratio'])} after. "
         f"Normalised entropy (1 is even): {before['normalised_entropy']:.3f} before, {after['normalised_entropy']:.3f} after. "
-        f"Quota: {found['quota']} rows a category."
+        f"Quota: {found['quota'] or 'every row'}{' per category' if found['quota'] else ' once'}."
     )
     if "helpful" in found:
         text += f" Beside these, {found['helpful']['rows']} harmless rows."

@@ -18,15 +18,14 @@ def _rows(name: str) -> list[dict[str, Any]]:
 
 def test_demonstrations_are_refusals() -> None:
     labels = [label_reply(row["demonstration"], row["prompt"]) for row in _rows("demonstrations.jsonl")]
-    assert len(labels) >= 400
-    assert labels.count("refusal") >= 0.95 * len(labels)
+    assert len(labels) >= 1400
+    assert set(labels) == {"refusal"}
 
 
 def test_helpful_answers_are_not() -> None:
     labels = [label_reply(row["answer"], row["prompt"]) for row in _rows("helpful.jsonl")]
-    assert len(labels) >= 100
-    assert labels.count("refusal") <= 0.02 * len(labels)
-    assert labels.count("compliance") >= 0.98 * len(labels)
+    assert len(labels) >= 1700
+    assert set(labels) == {"compliance"}
 
 
 def test_refusals_of_harmless_prompts_are_refusals() -> None:

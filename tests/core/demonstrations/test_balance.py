@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drirl_core.config import Config, ModelsConfig
+from drirl_core.config import Config, DemonstrationsConfig, ModelsConfig
 from drirl_core.demonstrations.balance import build_balance_report, imbalance_ratio, normalised_entropy
 from drirl_core.errors import DataError
 from drirl_core.graph.build import Context
@@ -73,7 +73,7 @@ def dataset(path: Path, origins: dict[str, int], held_out: int = 1) -> Path:
     return path
 
 
-def context(folder: Path, raw: dict[str, int]) -> Context:
+def context(folder: Path, raw: dict[str, int], quota: int = 0) -> Context:
     pool = folder / "pool"
     pool.mkdir(parents=True)
     counts: dict[str, Any] = {name: {"raw": n, "kept": n - 1} for name, n in raw.items()}
@@ -84,7 +84,8 @@ def context(folder: Path, raw: dict[str, int]) -> Context:
         "safety_dataset_mental_health": dataset(folder / "mental", {"pool": 10}),
         "helpful_dataset": dataset(folder / "helpful", {"pool": 20}, held_out=3),
     }
-    config = Config(models=ModelsConfig(policy="path:x", encoder="path:x"))
+    models = ModelsConfig(policy="path:x", encoder="path:x")
+    config = Config(models=models, demonstrations=DemonstrationsConfig(quota=quota))
     out = folder / "out"
     out.mkdir()
     return Context(config, None, inputs, out, folder / "scratch", ArtifactStore(folder / "store"), SilentReporter())
@@ -92,7 +93,7 @@ def context(folder: Path, raw: dict[str, int]) -> Context:
 
 def test_report_counts_before_and_after(tmp_path: Path) -> None:
     """Before 9 and 30 prompts: ratio 30/9. After 10 and 10. Resampled 2 of a quota of 60: 0.0333."""
-    given_context = context(tmp_path, {"insult": 9, "mental_health": 30})
+    given_context = context(tmp_path, {"insult": 9, "mental_health": 30}, quota=60)
     shown = build_balance_report(given_context)
     report = json.loads((given_context.out / "balance.json").read_text(encoding="utf-8"))
     assert report["before"]["imbalance_ratio"] == pytest.approx(30 / 9)

@@ -59,6 +59,26 @@ def test_a_full_pool_gives_exactly_the_quota(tmp_path: Path) -> None:
     assert len(shown["samples"].rows) == 5
 
 
+def test_without_a_quota_every_prompt_of_the_pool_is_taken_once_and_nothing_is_filled_up(tmp_path: Path) -> None:
+    """Thirteen prompts with demonstrations, one without; the file holds a prompt that is not in the pool."""
+    world = World(tmp_path, pool=pool(*range(14)), written=demonstrations(*range(13), "elsewhere"))
+    rows, quarantine, counts, _ = build(world.context("insult", quota=0))
+    assert {row["prompt"] for row in rows} == {prompt(key) for key in range(13)}
+    assert Counter(row["origin"] for row in rows) == {"pool": 13}
+    assert Counter(row["split"] for row in rows) == {"train": 11, "validation": 1, "test": 1}
+    assert (counts["without_demonstration"], counts["not_needed"], counts["quota"]) == (1, 0, 0)
+    assert quarantine == []
+
+
+def test_the_style_is_that_of_the_pool_or_else_of_the_demonstration(tmp_path: Path) -> None:
+    styled = [pool_row(prompt(key), style="curt" if key < 3 else "") for key in range(6)]
+    written = [{**row, "style": "formal"} for row in demonstrations(*range(5))] + demonstrations(5)
+    rows = build(World(tmp_path, pool=styled, written=written).context("insult", quota=0))[0]
+    by_prompt = {row["prompt"]: row["style"] for row in rows}
+    assert [by_prompt[prompt(key)] for key in range(6)] == ["curt"] * 3 + ["formal"] * 2 + [""]
+    assert {row["twin_of"] for row in rows} == {""}
+
+
 def test_equal_inputs_in_any_order_give_equal_bytes_and_a_seed_other_rows(tmp_path: Path) -> None:
     world = World(tmp_path, pool=pool(*range(30)), written=demonstrations(*range(30)))
     turned = World(tmp_path, pool=world.pool[::-1], written=world.written[::-1])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drirl_core.demonstrations.splits import assign_splits, hash_order, held_out_sizes, resample
+from drirl_core.demonstrations.splits import assign_splits, hash_order, held_out_sizes, hold_out_style, resample
 from drirl_core.errors import DataError
 
 GROUPS = st.lists(st.text("abcdef", min_size=1, max_size=3), min_size=3, max_size=60).filter(lambda g: len(set(g)) >= 3)
@@ -84,3 +84,31 @@ def test_a_crowded_group_is_drawn_less() -> None:
 
 def test_nothing_to_draw_from_gives_nothing() -> None:
     assert resample([], 5, 0) == []
+
+
+def styled(style: str, split: str, group: str, origin: str = "pool") -> dict[str, str]:
+    return {"style": style, "split": split, "group_id": group, "origin": origin}
+
+
+def test_a_style_is_held_out_with_what_resembles_its_rows() -> None:
+    """Of six rows of other styles one is for testing, one for validation, and one shares a group with a held-out row."""
+    curt = [styled("curt", "train", "a"), styled("curt", "validation", "b"), styled("curt", "test", "c")]
+    others = [
+        styled("formal", "train", "d"),
+        styled("formal", "train", "d", "resampled"),
+        styled("", "train", "e"),
+        styled("formal", "train", "b"),
+        styled("formal", "validation", "f"),
+        styled("formal", "test", "g"),
+    ]
+    fold = hold_out_style([*curt, styled("curt", "train", "a", "resampled"), *others], "curt")
+    assert fold.train == tuple(others[:3])
+    assert fold.unseen == tuple(curt[:2])
+    assert fold.seen == (others[4],)
+
+
+@pytest.mark.parametrize("style", ["kurt", "", "lost"])
+def test_a_style_that_is_not_there_cannot_be_held_out(style: str) -> None:
+    given = [styled("curt", "train", "a"), styled("lost", "test", "b"), styled("", "train", "c")]
+    with pytest.raises(DataError, match=r"no row outside the test split has the style .*Known: curt"):
+        hold_out_style(given, style)

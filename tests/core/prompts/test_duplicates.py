@@ -15,12 +15,13 @@ from drirl_core.prompts.duplicates import decontaminate, find_duplicates, jaccar
 
 DATA = Path(drirl_core.__file__).parent / "data"
 VALIDATION = Path(__file__).parents[3] / "benchmarks" / "validation_look_alikes.jsonl"
+_PROMPTS = ("prompt", "unsafe", "safe")  # columns of the held-out files, pairs included
 THRESHOLD = PromptsConfig().near_duplicate
 WORDS = ["how", "do", "I", "steal", "a", "bank", "car", "and", "hide", "it", "from", "my", "boss", "please"]
 SENTENCES = st.lists(st.sampled_from(WORDS), max_size=7).map(" ".join)
 
 
-def _rows(name: str) -> list[dict]:
+def _rows(name: str | Path) -> list[dict]:
     return [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
 
 
@@ -76,7 +77,7 @@ def test_planted_duplicates_are_found_and_nothing_else() -> None:
 
 
 def test_distinct_rows_stay_well_below_the_threshold() -> None:
-    """The most alike distinct rows of the pool reach 0.38; a threshold of 0.45 would still merge none of them."""
+    """The most alike distinct rows of the pool stay under 0.40; a threshold of 0.45 would still merge none of them."""
     defects = {d["id"] for d in _rows("planted_defects.jsonl")}
     prompts = [r["prompt"] for r in _rows("unsafe_prompts.jsonl") if r["id"] not in defects]
     assert all(d is None for d in find_duplicates(prompts, 0.45).duplicate)
@@ -125,9 +126,9 @@ def test_every_prompt_with_a_word_overlaps_with_itself(prompts: list[str]) -> No
 
 
 def test_held_out_prompts_overlap_with_nothing_we_train_on() -> None:
-    held_out = [
-        r["prompt"] for name in ("heldout/unsafe", "heldout/safe", "heldout/helpful") for r in _rows(f"{name}.jsonl")
-    ]
-    held_out += [row["prompt"] for row in _rows(VALIDATION)]
+    files = sorted((DATA / "heldout").glob("*.jsonl"))
+    assert len(files) >= 3
+    held_out = [row[key] for file in (*files, VALIDATION) for row in _rows(file) for key in _PROMPTS if key in row]
+    assert len(held_out) >= 480
     training = [r["prompt"] for name in ("unsafe_prompts", "demonstrations", "helpful") for r in _rows(f"{name}.jsonl")]
     assert all(overlap is None for overlap in decontaminate(training, held_out, 0.45))

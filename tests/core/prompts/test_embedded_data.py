@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import drirl_core
 from drirl_core.taxonomy import SEVEN_CATEGORIES
 
 DATA = Path(drirl_core.__file__).parent / "data"
-REFUSES = re.compile(r"n't|cannot|not|unable|sorry|refuse|declin|no|never|against", re.IGNORECASE)
 
 
 def _rows(name: str) -> list[dict]:
@@ -28,15 +28,20 @@ def _no_shared_runs(texts: list[str], length: int) -> None:
     assert [run for run, count in counts.items() if count > 1] == []
 
 
-def test_the_wild_pool_is_imbalanced_and_its_defects_are_listed_apart() -> None:
+def test_the_pool_is_even_but_for_its_defects_which_are_listed_apart() -> None:
+    """Its house rows alone are the wild pool of before: 160 of the largest category, 60 of the smallest."""
     rows, defects = _rows("unsafe_prompts"), _rows("planted_defects")
     sizes = Counter(row["category"] for row in rows)
     assert set(sizes) == set(SEVEN_CATEGORIES)
-    assert (len(rows), max(sizes.values()), min(sizes.values())) == (755, 160, 60)
-    assert all(row.keys() == {"id", "prompt", "category"} for row in rows)
+    assert (len(rows), max(sizes.values()), min(sizes.values())) == (1470, 211, 209)
+    house = Counter(row["category"] for row in rows if row["style"] == "house")
+    assert (house.total(), max(house.values()), min(house.values())) == (755, 160, 60)
+    assert all(row.keys() == {"id", "prompt", "category", "style"} for row in rows)
+    clean = Counter(row["category"] for row in rows) - Counter(d["category"] for d in defects)
+    assert clean == dict.fromkeys(SEVEN_CATEGORIES, 200)
     by_id = {row["id"]: row for row in rows}
     assert len(by_id) == len(rows)
-    assert all(re.fullmatch(rf"{row['category']}-\d{{4}}", row["id"]) for row in rows)
+    assert all(re.fullmatch(rf"{row['category']}-(\d{{4}}|s\d{{3}})", row["id"]) for row in rows)
     assert Counter(d["defect"] for d in defects) == {
         "near_duplicate": 35,
         "broken": 14,
@@ -51,6 +56,14 @@ def test_the_wild_pool_is_imbalanced_and_its_defects_are_listed_apart() -> None:
             assert by_id[defect["of"]]["prompt"] == by_id[defect["id"]]["prompt"]
 
 
+def test_the_unsafe_prompts_come_in_thirteen_styles() -> None:
+    styles = Counter(row["style"] for row in _rows("unsafe_prompts"))
+    assert len(styles) == 13
+    assert min(styles.values()) >= 55
+    found = Counter((row["category"], row["style"]) for row in _rows("unsafe_prompts"))
+    assert len(found) == 13 * 7
+
+
 def test_originals_stand_before_their_near_duplicates() -> None:
     """So that the row with a demonstration is the one that is kept."""
     assert all(d["of"] < d["id"] for d in _rows("planted_defects") if d["defect"] == "near_duplicate")
@@ -58,43 +71,67 @@ def test_originals_stand_before_their_near_duplicates() -> None:
 
 def test_demonstrations_are_short_drafts_with_refusals() -> None:
     rows = _rows("demonstrations")
-    assert min(Counter(row["category"] for row in rows).values()) >= 62
     answers = []
     for row in rows:
-        assert row.keys() == {"prompt", "category", "demonstration"}
+        assert row.keys() == {"id", "prompt", "category", "style", "demonstration"}
         draft, separator, answer = row["demonstration"].partition("\n####\n")
         assert separator
         steps = draft.split("\n")
         assert 2 <= len(steps) <= 4, row
         assert all(1 <= len(step.split()) <= 5 for step in steps), row
-        assert 15 <= len(answer.split()) <= 40, row
+        assert 5 <= len(answer.split()) <= 40, row
         assert "\n" not in answer
         assert "#" not in answer
-        assert REFUSES.search(answer), answer
         answers.append(answer)
+    assert 0.2 <= sum(len(answer.split()) < 15 for answer in answers) / len(answers) <= 0.3
     assert len({row["prompt"] for row in rows}) == len(rows)
     for category in SEVEN_CATEGORIES:
         _no_shared_runs([a for a, row in zip(answers, rows, strict=True) if row["category"] == category], 6)
 
 
-def test_demonstrated_prompts_carry_the_category_of_the_pool() -> None:
-    defects = {d["id"]: d["defect"] for d in _rows("planted_defects") if d["defect"] not in ("exact_duplicate",)}
-    pool = {row["prompt"]: row["category"] for row in _rows("unsafe_prompts") if row["id"] not in defects}
-    known = [row for row in _rows("demonstrations") if row["prompt"] in pool]
-    assert all(pool[row["prompt"]] == row["category"] for row in known)
-    assert len(known) == 433
+def test_every_clean_prompt_of_the_pool_has_a_demonstration() -> None:
+    """Twelve more, all of `insult`, bring prompts of their own, for filling up to a quota."""
+    defects = {defect["id"] for defect in _rows("planted_defects")}
+    pool = {row["id"]: row for row in _rows("unsafe_prompts") if row["id"] not in defects}
+    rows = {row["id"]: row for row in _rows("demonstrations")}
+    assert len(rows) == 1412
+    assert {name: row["category"] for name, row in rows.items() if name not in pool} == {
+        f"insult-f{number:03d}": "insult" for number in range(1, 13)
+    }
+    for name, row in pool.items():
+        assert {key: rows[name][key] for key in row} == row
 
 
-def test_helpful_rows_hold_four_look_alikes_to_a_general_prompt() -> None:
+def test_helpful_rows_are_a_few_general_ones_look_alikes_and_a_twin_of_every_clean_prompt() -> None:
     rows = _rows("helpful")
-    assert all(row.keys() == {"prompt", "kind", "answer", "lookalike_of"} for row in rows)
-    assert Counter(row["kind"] for row in rows) == {"general": 70, "look_alike": 280}
+    assert all(row.keys() == {"prompt", "kind", "answer", "lookalike_of", "style", "twin_of"} for row in rows)
+    assert Counter(row["kind"] for row in rows) == {"general": 70, "look_alike": 1680}
     assert Counter(row["lookalike_of"] for row in rows if row["kind"] == "look_alike") == dict.fromkeys(
-        SEVEN_CATEGORIES, 40
+        SEVEN_CATEGORIES, 240
     )
     assert all(row["answer"].strip() and row["prompt"].strip() for row in rows)
     assert len({row["prompt"] for row in rows}) == len(rows)
     _no_shared_runs([row["answer"] for row in rows], 6)
+    assert {(row["style"], row["kind"]) for row in rows if not row["twin_of"]} == {
+        ("house", "general"),
+        ("house", "look_alike"),
+    }
+    defects = {defect["id"] for defect in _rows("planted_defects")}
+    pool = {row["id"]: row for row in _rows("unsafe_prompts") if row["id"] not in defects}
+    twins = {row["twin_of"]: row for row in rows if row["twin_of"]}
+    assert twins.keys() == pool.keys()
+    assert len(rows) - len(twins) == 350
+    for name, twin in twins.items():
+        assert (twin["style"], twin["lookalike_of"]) == (pool[name]["style"], pool[name]["category"])
+
+
+def test_twins_keep_at_least_half_of_the_words_in_order() -> None:
+    pool = {row["id"]: row["prompt"] for row in _rows("unsafe_prompts")}
+    for row in _rows("helpful"):
+        if row["twin_of"]:
+            both = [re.findall(r"[\w']+", text.lower()) for text in (pool[row["twin_of"]], row["prompt"])]
+            assert SequenceMatcher(None, *both).ratio() >= 0.5, row
+            assert both[0] != both[1], row
 
 
 def test_refusals_are_seventy_different_ones() -> None:

@@ -115,12 +115,25 @@ def test_clean_rows_are_kept_as_the_source_labels_them(tmp_path: Path) -> None:
         "labelled_by": "source",
         "router_confidence": None,
         "group_id": prompt_id(INSULT[0]),
+        "row_id": "",
+        "style": "",
     }
     assert counts["insult"] == {"raw": 8, "kept": 8}
     assert counts["mental_health"] == {"raw": 0, "kept": 0}
     assert counts["_totals"] == {"read": 16, "skipped": 0, "kept": 16, "quarantined": 0}
     assert (shown["read"], shown["kept"]) == (16, 16)
     assert isinstance(shown["categories"], Table)
+
+
+def test_ids_and_styles_are_kept_and_their_columns_can_be_mapped(tmp_path: Path) -> None:
+    """A style that is not there, or no text, is empty; a broken character in it is shown as an escape."""
+    rows = [{**row, "style": "typos", "number": n, "tone": "curt"} for n, row in enumerate(_rows())]
+    rows[0] |= {"style": None, "tone": "bad \ud800"}
+    _, kept, _, _, _ = _build(tmp_path, {"mine": rows})
+    assert {row["prompt"]: row["style"] for row in kept} == {row["prompt"]: row["style"] or "" for row in rows}
+    _, kept, _, _, _ = _build(tmp_path, {"mine": rows}, mine_source={"columns": {"id": "number", "style": "tone"}})
+    assert {row["prompt"]: row["row_id"] for row in kept} == {row["prompt"]: str(row["number"]) for row in rows}
+    assert {row["style"] for row in kept} == {"curt", "bad \\ud800"}
 
 
 def test_every_reason_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
@@ -279,8 +292,10 @@ def test_the_embedded_pool_gives_up_every_planted_duplicate_and_broken_row(
     assert {ids[row["row"] - 1] for row in quarantine if "duplicate" in row["reason"]} == duplicates
     assert {ids[row["row"] - 1] for row in quarantine if row["reason"] in ("empty_prompt", "broken_text")} == broken
     assert len(quarantine) == len(duplicates) + len(broken) == 56
-    assert sum(counts[category]["kept"] for category in SEVEN_CATEGORIES) == len(kept) == 755 - 56
+    assert sum(counts[category]["kept"] for category in SEVEN_CATEGORIES) == len(kept) == 1470 - 56
     assert {row["licence"] for row in kept} == {"CC-BY-4.0"}
+    assert len({row["row_id"] for row in kept}) == len(kept)
+    assert len({row["style"] for row in kept}) == 13
 
 
 def test_account_notices_lost_and_doubled_rows() -> None:
