@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from drirl_core.checks.regression import ALIGNED, no_regression
+from drirl_core.checks.reward_order import REWARD_ORDER_RULES
 from drirl_core.checks.verdicts import Rule, Verdict, gather
 from drirl_core.config import Config
 from drirl_core.errors import DataError
@@ -286,6 +287,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
         ),
     ),
     "reward_model": (
+        *REWARD_ORDER_RULES,
         Rule(
             "accuracy_floor",
             "Held-out demonstrations are rewarded above completions.",

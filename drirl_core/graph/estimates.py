@@ -28,7 +28,7 @@ DECISIVE = {
     "dataset": ("demonstrations.quota", "demonstrations.demonstrator.kind", "demonstrations.demonstrator.model"),
     "sft_checkpoint": ("sft.rows_per_category", "sft.target", "sft.batch_size", "sft.max_length", "sft.lora.rank"),
     "completion_pool": ("completions.max_new_tokens", "completions.batch_size"),
-    "reward_model": ("rewards.hidden", "rewards.batch_size"),
+    "reward_model": ("rewards.backbone", "rewards.layer", "rewards.hidden", "rewards.batch_size", "rewards.ensemble"),
     "policy_checkpoint": (
         "policy.start",
         "policy.prompts_per_step",

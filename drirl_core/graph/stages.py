@@ -77,8 +77,8 @@ STAGES: dict[str, Stage] = {
     ),
     "reward_model": Stage(
         "drirl_core.rewards.stage:build_reward_model",
-        "3",
-        ("rewards", "models.encoder", "seed"),
+        "4",
+        ("rewards", "seed"),  # and the model that the backbone reads, see `build.deciding`
         "rewards",
         heavy=True,
         unread=("rewards.min_accuracy",),

@@ -246,16 +246,14 @@ def summarise(hidden: torch.Tensor, completion_mask: torch.Tensor) -> torch.Tens
     import torch
 
     mask = completion_mask.bool()
-    if hidden.ndim != 3 or mask.shape != hidden.shape[:2]:
+    if hidden.ndim != 3 or mask.shape != hidden.shape[:2] or not mask.shape[1]:
         raise ValueError(
             f"hidden states {tuple(hidden.shape)} with a mask {tuple(mask.shape)}; give (B, T, H) and (B, T)"
         )
-    if mask.shape[1] and mask[:, 0].any():
+    if mask[:, 0].any():
         raise ValueError("a completion starts at the first position; give the hidden states of the prompt as well")
     filled = mask.any(dim=1)
-    before = (
-        (mask.int().argmax(dim=1) - 1).clamp(min=0) if mask.shape[1] else torch.zeros_like(filled, dtype=torch.long)
-    )
+    before = (mask.int().argmax(dim=1) - 1).clamp(min=0)
     last = hidden[torch.arange(len(hidden), device=hidden.device), before].float() * filled.unsqueeze(1)
     return torch.stack([last, masked_mean(hidden, mask)], dim=1)
 
@@ -271,8 +269,8 @@ def masked_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return total / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-class _Reached(Exception):  # noqa: N818 - no error: it leaves a forward pass early
-    """Carries the hidden states of the layer at which a forward pass was left."""
+class _Reached(Exception):
+    """No error: it leaves a forward pass at a layer, and carries that layer's output."""
 
     def __init__(self, hidden: torch.Tensor) -> None:
         super().__init__()

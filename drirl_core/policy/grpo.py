@@ -19,6 +19,7 @@ from drirl_core.errors import DataError
 from drirl_core.graph import build as stages
 from drirl_core.hardness.equations import Coefficients, SentenceSimilarity
 from drirl_core.models.embeddings import Embedder
+from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.policy.plots import curve_plot
 from drirl_core.policy.scoring import RolloutScorer
@@ -204,7 +205,8 @@ def _scorer(context: stages.Context) -> RolloutScorer:
         stored.update({row["prompt_id"]: row["alpha"] for row in read_table(path / "hardness.parquet")})
         constants[category] = _read_constants(path / "constants.json")
     coefficients = Coefficients(config.hardness, config.seed, stored, constants)
-    return RolloutScorer(RewardRouter(models, embedder), SentenceSimilarity(embedder, config.hardness), coefficients)
+    router = RewardRouter(models, embedder, HiddenStates(config.models, context.store, keep=False))
+    return RolloutScorer(router, SentenceSimilarity(embedder, config.hardness), coefficients)
 
 
 def _read_constants(file: Path) -> dict[str, float]:

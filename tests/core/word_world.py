@@ -79,6 +79,7 @@ def dataset_rows(category="insult"):
             "answer": demonstration(i),
             "split": "test" if i % 6 == 0 else "validation" if i % 6 == 3 else "train",
             "origin": "pool",
+            "kind": "look_alike" if category == "helpful" else "unsafe",
         }
         for i in range(24)
     ]

@@ -140,7 +140,7 @@ def test_layers_by_number_and_by_share(source: HiddenStates, monkeypatch: pytest
     """Depth 30: 0.6 is layer 18; a share never rounds to layer 0."""
     monkeypatch.setattr(HiddenStates, "depth", 30)
     assert [source.layer_of(x) for x in (0.6, 18, 1, 30, 0.01, 0.99)] == [18, 18, 1, 30, 1, 30]
-    with pytest.raises(ModelError, match="rewards.layer is 31, but .* has 30 layers"):
+    with pytest.raises(ModelError, match=r"rewards\.layer is 31, but .* has 30 layers"):
         source.layer_of(31)
 
 

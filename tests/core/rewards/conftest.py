@@ -14,7 +14,7 @@ def encoder():
 @pytest.fixture(scope="session")
 def fitted():
     """Two small models learned once: `insult`, and `privacy` on other rows of the same world."""
-    config = RewardsConfig(epochs=40, hidden=8)
+    config = RewardsConfig(backbone="embedding", epochs=40, hidden=8)
     return {
         name: fit(name, world(name), WordEncoder(), config, seed, SilentReporter())
         for seed, name in enumerate(("insult", "privacy"))

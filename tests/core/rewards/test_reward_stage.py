@@ -14,7 +14,7 @@ from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import read_table, write_table
 
 TEXT = pa.string()
-ROWS = pa.schema([(n, TEXT) for n in ("prompt_id", "prompt", "category", "demonstration", "answer", "split", "origin")])
+ROWS = pa.schema([(n, TEXT) for n in ("prompt_id", "prompt", "category", "demonstration", "answer", "split", "origin", "kind")])
 POOL = pa.schema([("prompt_id", TEXT), ("policy", TEXT), ("sample", pa.int32()), ("answer", TEXT)])
 
 
@@ -30,7 +30,7 @@ def make(tmp_path, category="insult", name="out", pool=None):
         folder.mkdir(exist_ok=True)
     write_table(dataset / "rows.parquet", dataset_rows(category), ROWS)
     write_table(completions / "completions.parquet", pool_rows() if pool is None else pool, POOL)
-    config = Config(models=ModelsConfig(policy="path:x", encoder="path:y"), rewards=RewardsConfig(epochs=25, hidden=8))
+    config = Config(models=ModelsConfig(policy="path:x", encoder="path:y"), rewards=RewardsConfig(backbone="embedding", epochs=25, hidden=8))
     asset = "helpful_dataset" if category == "helpful" else f"safety_dataset_{category}"
     inputs = {asset: dataset, f"completion_pool_{category}": completions}
     return Context(config, category, inputs, out, tmp_path, ArtifactStore(tmp_path / "store"), SilentReporter())
