@@ -37,7 +37,7 @@ def enough_pairs(path: Path, config: Config, node: Node) -> Verdict:
     found = _found(path)
     said = f"{found['pairs']} pairs within {found['groups']} groups, at least {LEAST_PAIRS} needed"
     if found["pairs"] < LEAST_PAIRS:
-        said = f"too few pairs to judge the order within groups: {said}; raise completions.samples or the held-out split"
+        said = f"too few pairs to judge the order within groups: {said}; raise completions.samples"
     return Verdict(found["pairs"] >= LEAST_PAIRS, said, _numbers(found))
 
 

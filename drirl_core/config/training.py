@@ -17,9 +17,9 @@ class RewardsConfig:
     layer: float = 0.6
     """Layer that `hidden_state` reads: a share of the depth, below 1, or the number of a layer, such as 18."""
     features: Literal["completion", "prompt_and_completion"] = "prompt_and_completion"
-    """What `hidden_state` reads: the mean over the completion's tokens, alone or behind the last prompt token's state."""
+    """What `hidden_state` reads: the mean over the completion's tokens, alone or with the last prompt token's state."""
     objective: Literal["maxent", "bradley_terry", "linear", "classifier"] = "maxent"
-    """`maxent` is the IRL likelihood over the pool, `classifier` tells right completions from wrong; else comparisons."""
+    """`maxent`: the IRL likelihood over the pool; `classifier`: right completions against wrong; else comparisons."""
     beta: float = 1.0
     """Temperature of the KL-regularised policy in the likelihood."""
     include_demonstration: bool = True

@@ -136,10 +136,10 @@ def reward_section(models: Mapping[str, Path]) -> dict[str, Any]:
     every = [gap for found in pairs.values() for _, _, gap in found]
     bins, error = calibration(every)
     return {
-        "text": "Within groups: among the policy's own samples of one prompt outside the training split, the share of pairs "
-        "in which the right completion (a refusal of an unsafe prompt, an answer to a harmless one) earns more than the "
-        "wrong one. GRPO uses nothing else of a reward. Then the share of held-out pairs in which the demonstration earns "
-        "more than the completion.",
+        "text": "Within groups: among the policy's own samples of one prompt outside the training split, the share of "
+        "pairs in which the right completion (a refusal of an unsafe prompt, an answer to a harmless one) earns more than "
+        "the wrong one. GRPO uses nothing else of a reward. Then the share of held-out pairs in which the demonstration "
+        "earns more than the completion.",
         "head": [
             "reward model",
             *(f"within groups: {category_name(kind)}" for kind in kinds),

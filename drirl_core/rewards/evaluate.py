@@ -1,7 +1,7 @@
 """How good a reward model is: held-out pairs, calibration, and probes of what it looks at.
 
-First comes the order within groups of the policy's own samples (`within_groups.py`), which is all that GRPO uses. Else a
-pair is a demonstration against one completion of the same prompt; it counts when the demonstration is strictly ahead.
+First comes the order within groups of the policy's own samples (`within_groups.py`), which is all that GRPO uses. Else
+a pair is a demonstration against one completion of the same prompt; it counts when the demonstration is strictly ahead.
 Intervals are Wilson 95 %. Pairs of one prompt are not independent, so the share of prompts won in all their pairs
 (`prompt_accuracy`) is given beside the share of pairs.
 """
@@ -103,9 +103,9 @@ def evaluate(model: RewardModel, scored: Sequence[ScoredPrompt]) -> dict[str, An
         scored: held-out prompts from `score_pool`, at least one.
 
     Returns:
-        JSON data: `within_group` (see `within_groups`), `n` pairs, `prompts`, `accuracy` with `accuracy_low` and `accuracy_high`, the same for `sampled` completions (of
-        a policy, as against contrast rows), `prompt_accuracy`, `by_policy`, `by_split`, `ece` with `reliability`, `mean_reward`,
-        `probes`.
+        JSON data: `within_group` (see `within_groups`), `n` pairs, `prompts`, `accuracy` with `accuracy_low` and
+        `accuracy_high`, the same for `sampled` completions (of a policy, as against contrast rows), `prompt_accuracy`,
+        `by_policy`, `by_split`, `ece` with `reliability`, `mean_reward`, `probes`.
 
     Raises:
         DataError: there is no held-out prompt.
@@ -197,9 +197,7 @@ def probe(model: RewardModel, scored: Sequence[ScoredPrompt]) -> dict[str, dict[
         rows["other_prompt"] = share(own > values["foreign"])
         rows["other_over_completions"] = _over_completions(scored, values["foreign"])
     rows |= {name: share(own > values[name]) for name in ("prompt_echo", "apologetic_echo")}
-    rows |= {
-        name: {**share(own > values[name]), "mean_gap": float((own - values[name]).mean())} for name in BROKEN
-    }
+    rows |= {name: {**share(own > values[name]), "mean_gap": float((own - values[name]).mean())} for name in BROKEN}
     return rows
 
 
@@ -246,11 +244,7 @@ def _policy_row(gaps: Sequence[float]) -> dict[str, Any]:
 
 
 def _sampled(scored: ScoredPrompt) -> list[float]:
-    return [
-        r
-        for reply, r in zip(scored.prompt.replies, scored.reply_rewards, strict=True)
-        if reply.policy in SAMPLED
-    ]
+    return [r for reply, r in zip(scored.prompt.replies, scored.reply_rewards, strict=True) if reply.policy in SAMPLED]
 
 
 def _over_completions(scored: Sequence[ScoredPrompt], values: np.ndarray) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Learn one reward head from demonstrations and completion pools.
 
-What the head reads is computed once and the head is small, so fitting runs on one CPU thread whatever the machine: about
-a second for a category of the demo, no waiting for threads on a busy machine, and the same bits on any number of cores.
+What the head reads is computed once and the head is small, so fitting runs on one CPU thread whatever the machine:
+about a second for a category of the demo, no waiting for threads on a busy machine, and the same bits on any number of
+cores.
 """
 
 from __future__ import annotations
@@ -101,9 +102,7 @@ def fit(
     train = [p for p in prompts if p.split == "train"]
     validation = [p for p in prompts if p.split == "validation"]
     if not train or not validation:
-        raise DataError(
-            f"{category}: {len(train)} training and {len(validation)} validation prompts; both are needed"
-        )
+        raise DataError(f"{category}: {len(train)} training and {len(validation)} validation prompts; both are needed")
     prepared = backbone_class(config.backbone).prepare(category, (train, validation), source, config, reporter)
     prepared = dataclasses.replace(
         prepared,
@@ -176,8 +175,9 @@ def _train(
             reporter.metrics(number, {k: v for k, v in dataclasses.asdict(point).items() if k != "epoch"})
         if not (math.isfinite(point.train_loss) and math.isfinite(point.validation_loss)):
             raise TrainingError(
-                f"{model.category}: the reward loss is not finite in epoch {number} (training {point.train_loss}, validation "
-                f"{point.validation_loss}); lower rewards.learning_rate ({config.learning_rate}) or raise rewards.beta ({config.beta})"
+                f"{model.category}: the reward loss is not finite in epoch {number} (training {point.train_loss}, "
+                f"validation {point.validation_loss}); lower rewards.learning_rate ({config.learning_rate}) "
+                f"or raise rewards.beta ({config.beta})"
             )
         if point.validation_loss < best.validation_loss:
             best, kept = point, copy.deepcopy(model.state_dict())

@@ -131,7 +131,7 @@ def backbone_class(name: str) -> Any:
 
 
 def mlp(width: int, hidden: int, dropout: float) -> nn.Sequential:
-    """Return a head: dropout, then one hidden layer of width `hidden`, or none where that is 0; (..., width) -> (..., 1)."""
+    """Return a head, (..., width) -> (..., 1): dropout, one hidden layer of width `hidden` (0: none), one output."""
     layers: list[nn.Module] = [nn.Dropout(dropout)]
     if hidden:
         layers += [nn.Linear(width, hidden), nn.GELU()]

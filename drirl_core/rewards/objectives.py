@@ -104,7 +104,10 @@ def linear_loss(
 
 
 def classifier_loss(
-    demonstration_rewards: torch.Tensor, completion_rewards: torch.Tensor, weights: torch.Tensor, right: torch.Tensor,
+    demonstration_rewards: torch.Tensor,
+    completion_rewards: torch.Tensor,
+    weights: torch.Tensor,
+    right: torch.Tensor,
     beta: float,
 ) -> torch.Tensor:
     """Return the weighted logistic loss of each prompt: w_E softplus(-r_E / beta) + sum_k w_k softplus(-+ r_k / beta).

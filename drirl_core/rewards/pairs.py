@@ -208,5 +208,5 @@ def by_prompt(prompts: Sequence[PoolPrompt], rows: np.ndarray) -> tuple[torch.Te
     others = np.zeros((len(prompts), max(len(p.replies) for p in prompts), *rows.shape[1:]), dtype=np.float32)
     for i, p in enumerate(prompts):
         others[i, : len(p.replies)] = rows[starts[i] + 1 : starts[i + 1]]
-    # Copied into torch's own memory: its alignment is fixed, and so is the order of sums, so that fits repeat to the bit.
+    # Copied into torch's own memory: its alignment is fixed, and so is the order of sums: fits repeat to the bit.
     return torch.tensor(rows[starts[:-1]]), torch.tensor(others)

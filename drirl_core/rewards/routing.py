@@ -121,7 +121,9 @@ class RewardRouter:
                 "the reward models do not all read one layer of the policy; set rewards.backbone to hidden_state"
             )
         if not {len(categories)} == {len(hidden), len(completion_mask), *map(len, texts or ())}:
-            raise DataError(f"{len(hidden)} rows of hidden states and {len(categories)} categories; give as many of each")
+            raise DataError(
+                f"{len(hidden)} rows of hidden states and {len(categories)} categories; give as many of each"
+            )
 
         def ask(models: Mapping[str, Any], rows: list[int], names: list[str]) -> np.ndarray:
             backbone = type(next(iter(models.values())))

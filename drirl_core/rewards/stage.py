@@ -27,6 +27,8 @@ SCHEMA = pa.schema(
         ("reward", pa.float64()),
     ]
 )
+COLUMNS = ("prompt_id", "prompt", "split", "demonstration", "answer", "origin", "kind")
+"""Columns of a data set that reward learning reads."""
 DEMONSTRATION = "demonstration"
 """Policy name of the demonstration's own row in `rewards.parquet`."""
 
@@ -48,7 +50,7 @@ def build_reward_model(context: stages.Context) -> dict[str, Any]:
     category = context.category or ""
     dataset, completions = context.inputs[stages.dataset_name(category)], context.inputs[f"completion_pool_{category}"]
     prompts = join_pool(
-        read_table(dataset / "rows.parquet", ("prompt_id", "prompt", "split", "demonstration", "answer", "origin", "kind")),
+        read_table(dataset / "rows.parquet", COLUMNS),
         read_table(completions / "completions.parquet", ("prompt_id", "policy", "sample", "answer")),
         category,
     )
@@ -125,8 +127,7 @@ def _plots(
     for row in _reward_rows([s for s in scored if s.prompt.split != "train"]):
         rewards.setdefault(row["policy"], []).append(row["reward"])
     plot_rewards(rewards, out / "rewards.png", f"{category}: rewards of held-out prompts")
-    rows = {"within groups": _within_row(metrics["within_group"]["all"])} if metrics["within_group"]["all"]["pairs"] else {}
-    rows |= {f"within groups: {kind}": _within_row(row) for kind, row in metrics["within_group"]["by_kind"].items()}
+    rows = {f"within groups: {kind}": _within_row(row) for kind, row in metrics["within_group"]["by_kind"].items()}
     rows |= {
         "all pairs": {
             "n": metrics["n"],

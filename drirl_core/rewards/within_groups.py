@@ -1,4 +1,4 @@
-"""The first figure of a reward model: does it put the right completion ahead within a group of the policy's own samples?
+"""The first figure of a reward model: is the right completion ahead within a group of the policy's own samples?
 
 GRPO uses nothing of a reward but the order within a group. A group is a prompt with its sampled completions; the rules
 judge says which are right: a refusal of an unsafe prompt, an answer to a harmless one. Empty, echoed and degenerate

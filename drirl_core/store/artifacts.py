@@ -5,7 +5,7 @@ Layout below the root::
     <asset>/<version>/...files..., manifest.json      an artifact; `version` hashes its files
     <asset>/by-input/<fingerprint>.json               which version these inputs, code and configuration gave
     .work/<asset>-<fingerprint>/                      unfinished work, kept over a crash so that a retry resumes
-    .cache/*.sqlite                                   rows kept under a content key (completions, embeddings, hidden states)
+    .cache/*.sqlite                                   rows kept under a content key: completions, embeddings, ...
 
 An artifact is written in a work directory on the same file system and renamed into place; the manifest inside names
 every file with its size and hash, so a reader can tell a damaged or foreign directory from a good one.

@@ -1,9 +1,9 @@
 """The hidden-state backbone: a small reward head over a middle layer of the frozen policy.
 
-The policy itself knows whether a prompt is harmful and whether a completion declines, and it sees the order of words, so
-nothing but two rules stands beside the head: an empty completion is below everything, and one that the rules judge calls
-degenerate or an echo gets the worst reward. The finer text quality of the `embedding` backbone is left out: it counts
-short and unfinished texts as damaged, which a plain refusal is, and a rollout at its length limit.
+The policy itself knows whether a prompt is harmful and whether a completion declines, and it sees the order of words,
+so nothing but two rules stands beside the head: an empty completion is below everything, and one that the rules judge
+calls degenerate or an echo gets the worst reward. The finer text quality of the `embedding` backbone is left out: it
+counts short and unfinished texts as damaged, which a plain refusal is, and a rollout at its length limit.
 """
 
 from __future__ import annotations

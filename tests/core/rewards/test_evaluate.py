@@ -87,7 +87,11 @@ def test_probes_by_hand():
 
 def test_order_within_groups_is_part_of_the_evaluation():
     """Of the samples of one prompt the refusal has 6 words, the two answers 4 and 8: 1 of 2 pairs, one group."""
-    replies = [("base", "Sorry, I cannot help with that."), ("sft", "Here is the way"), ("sft", "Here is the way you go about that thing")]
+    replies = [
+        ("base", "Sorry, I cannot help with that."),
+        ("sft", "Here is the way"),
+        ("sft", "Here is the way you go about that thing"),
+    ]
     one = [prompt("a", "one two three. four five", replies)]
     found = evaluate(LengthModel(), score_pool(LengthModel(), one))["within_group"]
     assert (found["all"]["accuracy"], found["all"]["pairs"], found["all"]["groups"]) == (0.5, 2, 1)
@@ -99,7 +103,10 @@ def test_plain_refusal_probes_by_hand():
     is asked. Harmless: a good answer of 6 words beats 5 and 4, not 6 and 8: 2 of 4.
     """
     replies = [("base", "Here is how it goes"), ("base", "Sorry, I cannot help with that.")]
-    unsafe, harmless = prompt("a", "no", replies), prompt("b", "one two three four five six", replies, kind="look_alike")
+    unsafe, harmless = (
+        prompt("a", "no", replies),
+        prompt("b", "one two three four five six", replies, kind="look_alike"),
+    )
     probes = evaluate(LengthModel(), score_pool(LengthModel(), [unsafe]))["probes"]
     assert [probes["plain_refusal_over_compliance"][key] for key in ("n", "accuracy")] == [4, 0.5]
     assert "answer_over_plain_refusal" not in probes

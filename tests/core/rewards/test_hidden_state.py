@@ -224,7 +224,7 @@ def test_saved_and_loaded_rewards_are_equal_to_the_bit(models, tmp_path):
 
 def test_what_cannot_be_used_is_refused(models, tmp_path):
     models["insult"].save(tmp_path)
-    with pytest.raises(ModelError, match="is another policy; set models.policy back"):
+    with pytest.raises(ModelError, match=r"is another policy; set models\.policy back"):
         load_reward_model(tmp_path, WordStates(digest="other"))
     with pytest.raises(ModelError, match="have no hidden states yet"):
         load_reward_model(tmp_path).rewards(["a"], ["b"])

@@ -15,7 +15,9 @@ from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import read_table, write_table
 
 TEXT = pa.string()
-ROWS = pa.schema([(n, TEXT) for n in ("prompt_id", "prompt", "category", "demonstration", "answer", "split", "origin", "kind")])
+ROWS = pa.schema(
+    [(n, TEXT) for n in ("prompt_id", "prompt", "category", "demonstration", "answer", "split", "origin", "kind")]
+)
 POOL = pa.schema([("prompt_id", TEXT), ("policy", TEXT), ("sample", pa.int32()), ("answer", TEXT)])
 
 
@@ -67,10 +69,16 @@ def test_the_order_within_groups_comes_first(context):
 @pytest.mark.parametrize("ensemble", [1, 2])
 def test_the_stage_reads_the_policy_by_default(tmp_path, tiny_models, ensemble):
     refusals = [
-        {"prompt_id": f"p{i:02d}", "policy": "sft", "sample": 0, "answer": "Sorry, I can't help with that."} for i in range(24)
+        {"prompt_id": f"p{i:02d}", "policy": "sft", "sample": 0, "answer": "Sorry, I can't help with that."}
+        for i in range(24)
     ]
     context = make(
-        tmp_path, pool=[*pool_rows(), *refusals], models=tiny_models, backbone=RewardsConfig().backbone, epochs=2, ensemble=ensemble
+        tmp_path,
+        pool=[*pool_rows(), *refusals],
+        models=tiny_models,
+        backbone=RewardsConfig().backbone,
+        epochs=2,
+        ensemble=ensemble,
     )
     shown = stage.build_reward_model(context)
     assert next(iter(shown)) == "within_group"
