@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from drirl_core import taxonomy
 from drirl_core.benchmarks.suites import benchmark_prompts
+from drirl_core.demonstrations.publish import publish, quarantine_row
 from drirl_core.demonstrations.rows import Row, read_columns
 from drirl_core.demonstrations.splits import SPLITS, assign_splits
-from drirl_core.demonstrations.stage import publish
 from drirl_core.demonstrations.validate import Failure, check_helpful, check_refusal
 from drirl_core.errors import DataError
 from drirl_core.store.tables import prompt_id, read_table, write_table
@@ -30,7 +30,7 @@ def build_helpful(context: Context) -> dict[str, Any]:
         context: inputs `prompt_pool` and the sources of harmless prompts and of refusals.
 
     Returns:
-        As `dataset.build_dataset`, with the number of refusals.
+        As `stage.build_dataset`, with the number of refusals.
 
     Raises:
         DataError: a source cannot be read, no refusal is usable, or too few rows are usable to fill the three splits.
@@ -42,7 +42,7 @@ def build_helpful(context: Context) -> dict[str, Any]:
     rows = []
     for row, failure in zip(read, failures, strict=True):
         if failure:
-            quarantine.append(_cast_out(row.values["prompt"], row.values["answer"], failure))
+            quarantine.append(quarantine_row(row.values["prompt"], taxonomy.HELPFUL, row.values["answer"], failure))
         else:
             rows.append(_data_row(row, settings.helpful.name, row.values["licence"] or settings.helpful.licence))
     _split(rows, context, [row["reason"] for row in quarantine])
@@ -77,7 +77,8 @@ def _judge(rows: Sequence[Row], context: Context) -> list[Failure | None]:
         elif failure is None and overlap:
             failure = Failure(
                 "benchmark_overlap",
-                f"{row.place}: it repeats the benchmark prompt {overlap.prompt!r} (similarity {overlap.similarity:.2f})",
+                f"{row.place}: it repeats the benchmark prompt {overlap.prompt!r} "
+                f"(similarity {overlap.similarity:.2f})",
             )
         if failure is None:
             seen[key] = row.place
@@ -134,8 +135,8 @@ def _split(rows: list[dict[str, Any]], context: Context, reasons: Sequence[str])
     except DataError as error:
         shown = ", ".join(sorted(set(reasons))) or "none"
         raise DataError(
-            f"the source {settings.helpful.name} has {len(rows)} usable harmless rows: {error}. Reasons of quarantine: {shown}. "
-            "Add harmless prompts with answers"
+            f"the source {settings.helpful.name} has {len(rows)} usable harmless rows: {error}. "
+            f"Reasons of quarantine: {shown}. Add harmless prompts with answers"
         ) from error
     for row in rows:
         row["split"] = split[row["group_id"]]
@@ -151,22 +152,12 @@ def _refusals(context: Context, quarantine: list[dict[str, str]]) -> list[str]:
         if failure is None and text in texts:
             failure = Failure("copied_answer", f"{row.place}: the same refusal stands in the file already")
         if failure:
-            quarantine.append(_cast_out("", text, failure))
+            quarantine.append(quarantine_row("", taxonomy.HELPFUL, text, failure))
         else:
             texts[text] = None
     if not texts:
         raise DataError(
-            f"the source {source.name} holds no usable refusal; the reward model of {taxonomy.HELPFUL} needs some to learn that "
-            "harmless prompts are to be answered. Add refusals, or set its `path` to `embedded`"
+            f"the source {source.name} holds no usable refusal; the reward model of {taxonomy.HELPFUL} needs some to "
+            "learn that harmless prompts are to be answered. Add refusals, or set its `path` to `embedded`"
         )
     return sorted(texts)
-
-
-def _cast_out(prompt: str, answer: str, failure: Failure) -> dict[str, str]:
-    return {
-        "prompt": prompt,
-        "category": taxonomy.HELPFUL,
-        "demonstration": answer,
-        "reason": failure.reason,
-        "detail": failure.detail,
-    }

@@ -50,7 +50,8 @@ def read_columns(source: SourceConfig, path: Path, needed: Sequence[str], option
     ours = (*needed, *optional)
     if source.adapter != "columns":
         raise ConfigError(
-            f"source {source.name}: adapter {source.adapter!r} reads prompts only; use `columns` with a column map for {', '.join(ours)}"
+            f"source {source.name}: adapter {source.adapter!r} reads prompts only; "
+            f"use `columns` with a column map for {', '.join(ours)}"
         )
     for name in source.columns:
         if name not in (*ours, "licence", "category"):
@@ -61,8 +62,8 @@ def read_columns(source: SourceConfig, path: Path, needed: Sequence[str], option
         theirs = source.columns.get(name, name)
         if theirs not in found and (name in needed or name in source.columns):
             raise DataError(
-                f"source {source.name}: {path} has no column {theirs!r} for {name}. Columns found: {', '.join(found) or 'none'}. "
-                f"Map it with `columns: {{{name}: <name of the column>}}`"
+                f"source {source.name}: {path} has no column {theirs!r} for {name}. "
+                f"Columns found: {', '.join(found) or 'none'}. Map it with `columns: {{{name}: <name of the column>}}`"
             )
     return [_row(f"{path.name}, row {record.row}", record, source, needed, optional) for record in records]
 
@@ -70,11 +71,12 @@ def read_columns(source: SourceConfig, path: Path, needed: Sequence[str], option
 def read_dropped(source: SourceConfig, folder: Path) -> list[Row]:
     """Read the rows of a drop folder's files that carry a demonstration.
 
-    Files without that column and rows that leave it empty are prompts alone; rows whose prompt cannot be read stand in the
-    quarantine of the prompt pool. None of them is returned.
+    Files without that column and rows that leave it empty are prompts alone; rows whose prompt cannot be read stand in
+    the quarantine of the prompt pool. None of them is returned.
 
     Args:
-        source: the drop folder's adapter, column map and fixed category; only the adapter `columns` knows demonstrations.
+        source: the drop folder's adapter, column map and fixed category; only the adapter `columns` knows
+            demonstrations.
         folder: its accepted files; it may be missing.
 
     Returns:

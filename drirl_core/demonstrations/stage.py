@@ -2,58 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
 
 from drirl_core import taxonomy
 from drirl_core.benchmarks.suites import benchmark_prompts
 from drirl_core.config import INBOX
 from drirl_core.demonstrations.demonstrators import ABSENT, Demonstrator, make_demonstrator
-from drirl_core.demonstrations.splits import SPLITS, assign_splits, hash_order, resample
+from drirl_core.demonstrations.helpful import build_helpful
+from drirl_core.demonstrations.publish import publish, quarantine_row
+from drirl_core.demonstrations.splits import assign_splits, hash_order, resample
 from drirl_core.demonstrations.validate import AnswerIndex, Failure, check_demonstration, check_text
 from drirl_core.errors import DataError
-from drirl_core.reporting import Table
-from drirl_core.store.tables import prompt_id, read_table, write_table
+from drirl_core.store.tables import prompt_id, read_table
 from drirl_core.text import chain_of_draft as cod
 
 if TYPE_CHECKING:
     from drirl_core.graph.build import Context
 
-ORIGINS = ("pool", "fill_up", "resampled")
-ROWS = pa.schema(
-    [
-        (name, pa.string())
-        for name in (
-            "prompt_id",
-            "prompt",
-            "category",
-            "demonstration",
-            "answer",
-            "kind",
-            "source",
-            "licence",
-            "split",
-            "origin",
-            "group_id",
-        )
-    ]
-)
-QUARANTINE = pa.schema([(name, pa.string()) for name in ("prompt", "category", "demonstration", "reason", "detail")])
-
 _FILL_UP_BATCH = 20
-_SAMPLES = 5
 
 
 def build_dataset(context: Context) -> dict[str, Any]:
     """Build the data set of `context.category`; write `rows.parquet`, `quarantine.parquet` and `counts.json`.
 
     Args:
-        context: inputs `prompt_pool` and, for a demonstrator of kind `file`, its source and the drop folder; for the category `helpful` the
-            sources of harmless prompts and of refusals.
+        context: inputs `prompt_pool` and, for a demonstrator of kind `file`, its source and the drop folder; for the
+            category `helpful` the sources of harmless prompts and of refusals.
 
     Returns:
         Rows by origin and split, quarantined rows, and tables of sample rows and of quarantine reasons.
@@ -62,8 +38,6 @@ def build_dataset(context: Context) -> dict[str, Any]:
         DataError: an input cannot be read, or too few rows are usable to fill train, validation and test.
     """
     if context.category == taxonomy.HELPFUL:
-        from drirl_core.demonstrations.helpful import build_helpful
-
         return build_helpful(context)
     builder = SafetyBuilder(context)
     builder.use_pool()
@@ -92,7 +66,7 @@ class SafetyBuilder:
         self._pool = read_table(
             folder / "prompts.parquet", ("prompt_id", "prompt", "category", "source", "licence", "group_id")
         )
-        self._cast_out = read_table(folder / "quarantine.parquet", ("prompt", "category"))
+        self._quarantined = read_table(folder / "quarantine.parquet", ("prompt", "category"))
         self._rows: list[dict[str, Any]] = []
         self._answers = AnswerIndex()
         self._absent = self._considered = 0
@@ -122,7 +96,7 @@ class SafetyBuilder:
     def fill_up(self) -> None:
         """Take new prompts from the demonstrator while rows are missing and it has any that pass."""
         existing = {row["prompt"]: row["category"] for row in self._pool} | {
-            row["prompt"] or "": row["category"] or "" for row in self._cast_out
+            row["prompt"] or "": row["category"] or "" for row in self._quarantined
         }
         stalled = 0
         while self._need > 0 and (self._demonstrator.finite or stalled < self._demonstrator.attempts):
@@ -147,7 +121,8 @@ class SafetyBuilder:
         of_group: dict[str, set[str]] = {}
         for row in self._pool:
             of_group.setdefault(row["group_id"], set()).add(row["category"])
-        # A group with prompts of several categories is trained on in all of them, so that no data set tests what another one teaches.
+        # A group with prompts of several categories is trained on in all of them, so that no data set tests what
+        # another one teaches.
         shared = frozenset(group for group, found in of_group.items() if len(found) > 1)
         try:
             split = assign_splits(
@@ -174,7 +149,7 @@ class SafetyBuilder:
         }
 
     def _demonstrate(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Have demonstrations written for rows and keep those that pass; a failed row is tried again while attempts are left."""
+        """Have demonstrations written for rows and keep those that pass; failed rows are retried a few times."""
         pending = list(rows)
         for attempt in range(self._demonstrator.attempts):
             texts = self._demonstrator.write([(row["prompt"], self._category) for row in pending], attempt)
@@ -228,7 +203,7 @@ class SafetyBuilder:
         }
 
     def _screen(self, prompts: Sequence[str]) -> list[str]:
-        """Return the new prompts that repeat nothing in the pool, in a benchmark, or among themselves; quarantine the others."""
+        """Return the new prompts that repeat nothing in pool, benchmarks or each other; quarantine the others."""
         readable = []
         for prompt in prompts:
             broken = self._unreadable(prompt)
@@ -253,24 +228,17 @@ class SafetyBuilder:
 
     def _reject(self, prompt: str, demonstration: str, failure: Failure, category: str | None = None) -> None:
         shown = self._category if category is None else category
-        self.quarantine.append(
-            {
-                "prompt": prompt,
-                "category": shown,
-                "demonstration": demonstration,
-                "reason": failure.reason,
-                "detail": failure.detail,
-            }
-        )
+        self.quarantine.append(quarantine_row(prompt, shown, demonstration, failure))
 
     def _too_few(self, why: str) -> str:
         counts = self.extra_counts()
         reasons = dict(Counter(row["reason"] for row in self.quarantine))
         first = f", the first because {self.quarantine[0]['detail']}" if self.quarantine else ""
         return (
-            f"category {self._category} has {len(self._rows)} usable rows: {why}. The pool holds {counts['pool_prompts']} prompts of it, "
-            f"{self._absent} of them without a demonstration; quarantined: {reasons or 'none'}{first}. Add prompts of this category to "
-            "prompts.sources and demonstrations of them to demonstrations.demonstrator, or take the category out of the taxonomy"
+            f"category {self._category} has {len(self._rows)} usable rows: {why}. The pool holds "
+            f"{counts['pool_prompts']} prompts of it, {self._absent} of them without a demonstration; "
+            f"quarantined: {reasons or 'none'}{first}. Add prompts of this category to prompts.sources and "
+            "demonstrations of them to demonstrations.demonstrator, or take the category out of the taxonomy"
         )
 
 
@@ -316,49 +284,3 @@ def screen_prompts(
         else:
             verdicts.append(None)
     return verdicts
-
-
-def publish(
-    context: Context,
-    rows: Iterable[Mapping[str, Any]],
-    quarantine: Sequence[Mapping[str, str]],
-    extra: Mapping[str, int],
-) -> dict[str, Any]:
-    """Write the three files of a data set and return what is worth showing.
-
-    Args:
-        context: where to write.
-        rows: rows with the columns of `ROWS`.
-        quarantine: rows with the columns of `QUARANTINE`.
-        extra: further counts for `counts.json` and the metadata.
-
-    Returns:
-        Metadata for display.
-    """
-    ordered = sorted(rows, key=lambda row: (row["prompt_id"], ORIGINS.index(row["origin"])))
-    cast_out = sorted(quarantine, key=lambda row: (row["reason"], row["prompt"], row["detail"], row["demonstration"]))
-    write_table(context.out / "rows.parquet", ordered, ROWS)
-    write_table(context.out / "quarantine.parquet", cast_out, QUARANTINE)
-    origins, splits = Counter(row["origin"] for row in ordered), Counter(row["split"] for row in ordered)
-    reasons = dict(sorted(Counter(row["reason"] for row in cast_out).items()))
-    counts: dict[str, Any] = {
-        "rows": len(ordered),
-        **{name: origins[name] for name in ORIGINS},
-        **{name: splits[name] for name in SPLITS},
-        **extra,
-    }
-    text = json.dumps({"category": context.category, **counts, "quarantine": reasons}, indent=1, sort_keys=True)
-    (context.out / "counts.json").write_text(text + "\n", encoding="utf-8")
-    if reasons:
-        context.reporter.log(
-            f"{context.category}: {len(cast_out)} rows are in quarantine ({', '.join(f'{reason} {n}' for reason, n in reasons.items())})"
-        )
-    shown = sorted(
-        (row for row in ordered if row["origin"] != "resampled"), key=lambda row: hash_order(0, row["prompt_id"])
-    )[:_SAMPLES]
-    samples = [{name: row[name] for name in ("prompt", "answer", "kind", "split", "origin")} for row in shown]
-    tables = {
-        "samples": Table(samples),
-        "quarantine": Table([{"reason": reason, "rows": n} for reason, n in reasons.items()]),
-    }
-    return {**counts, "quarantined": len(cast_out), **tables}

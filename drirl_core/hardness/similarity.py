@@ -1,4 +1,4 @@
-"""Similarity W of completions to their demonstrations, by the sub-sentences of both (METHOD section 4).
+"""Similarity W of completions to their demonstrations, by the sub-sentences of both (docs/method.md, section 4).
 
 Shapes: B pairs of texts, A and C sub-sentences of the two texts of a pair.
 """
@@ -6,41 +6,18 @@ Shapes: B pairs of texts, A and C sub-sentences of the two texts of a pair.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from drirl_core.config import HardnessConfig
 from drirl_core.errors import DataError
+from drirl_core.hardness.equations import matrix_similarity
 from drirl_core.text.chain_of_draft import cut_draft
 from drirl_core.text.sentences import segment
 
 if TYPE_CHECKING:
     from drirl_core.models.embeddings import Embedder
-
-
-Direction = Literal["demonstration", "completion", "symmetric"]
-
-
-def matrix_similarity(cosines: np.ndarray, direction: Direction) -> float:
-    """Return W of one pair of texts from the cosines of their sub-sentences.
-
-    Args:
-        cosines: s_ab, demonstration's sub-sentences by completion's, (A, C), in [-1, 1].
-        direction: `demonstration` is mean_a max_b (the paper): is everything the demonstration says said somewhere?
-            `completion` is mean_b max_a: does the completion say nothing else? `symmetric` is their harmonic mean; where one
-            of the two is not positive there is none, and the lower one is taken, which joins it without a step at 0.
-
-    Returns:
-        W in [-1, 1]; 1 for identical texts.
-    """
-    said, kept_to = float(cosines.max(axis=1).mean()), float(cosines.max(axis=0).mean())
-    if direction == "demonstration":
-        return said
-    if direction == "completion":
-        return kept_to
-    low = min(said, kept_to)
-    return 2 * said * kept_to / (said + kept_to) if low > 0 else low
 
 
 class SentenceSimilarity:
@@ -69,14 +46,13 @@ class SentenceSimilarity:
         """
         if len(demonstrations) != len(completions):
             raise DataError(
-                f"{len(demonstrations)} demonstrations and {len(completions)} completions; give one of each a row"
+                f"{len(demonstrations)} demonstrations and {len(completions)} completions; give one of each per row"
             )
         experts = [self._parts(text) for text in demonstrations]
         others = [self._parts(text) for text in completions]
-        if any(not parts for parts in experts):
-            raise DataError(
-                f"demonstration {next(i for i, parts in enumerate(experts) if not parts)} has no words; mend the data set"
-            )
+        silent = next((i for i, parts in enumerate(experts) if not parts), None)
+        if silent is not None:
+            raise DataError(f"demonstration {silent} has no words; fix the data set")
         texts = list(dict.fromkeys(part for parts in (*experts, *others) for part in parts))
         if not texts:
             return np.zeros(0)

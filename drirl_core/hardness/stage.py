@@ -14,15 +14,7 @@ import pyarrow as pa
 from drirl_core.config import HardnessConfig
 from drirl_core.errors import DataError
 from drirl_core.graph import build as stages
-from drirl_core.hardness.equations import (
-    alpha_data,
-    alpha_model,
-    combine,
-    data_hardness,
-    derange,
-    filtered_gap,
-    gap_mask,
-)
+from drirl_core.hardness.equations import category_coefficients, data_hardness, derange
 from drirl_core.hardness.similarity import SentenceSimilarity
 from drirl_core.models.embeddings import Embedder
 from drirl_core.reporting import Plot, Table
@@ -54,11 +46,11 @@ class _Measured:
 
 
 def build_hardness(context: stages.Context) -> dict[str, Any]:
-    """Compute data hardness, model responsiveness and alpha of a category's training prompts (METHOD section 4).
+    """Compute data hardness, model responsiveness and alpha of a category's training prompts (docs/method.md, 4).
 
-    The completions are those of the policy that GRPO starts from: `sft` where the pool has any, else `base`. W and the reward gap
-    of a prompt are means over its completions; the table's alpha is not divided by a batch mean, which the policy stage
-    does for its own batches. With combine `shuffled` each alpha stands beside another prompt.
+    The completions are those of the policy that GRPO starts from: `sft` where the pool has any, else `base`. W and the
+    reward gap of a prompt are means over its completions; the table's alpha is not divided by a batch mean, which the
+    policy stage does for its own batches. With combine `shuffled` each alpha stands beside another prompt.
 
     Args:
         context: inputs are the category's data set, completion pool and reward model.
@@ -73,34 +65,36 @@ def build_hardness(context: stages.Context) -> dict[str, Any]:
     category, settings = context.category or "", context.config.hardness
     measured = _measure(context, category)
     delta = data_hardness(measured.similarity)
-    alpha_d = alpha_data(delta)
-    kept, tau = gap_mask(measured.gap, settings.keep_quantile, settings.tau)
-    filtered, mean_gap = filtered_gap(measured.gap, kept), float(measured.gap.mean())
-    alpha_m = alpha_model(filtered, mean_gap)
-    alpha = _alpha(alpha_d, alpha_m, settings, context.config.seed)
+    found = category_coefficients(delta, measured.gap, settings)
+    alpha = _placed(found.alpha, settings, context.config.seed)
     rows = [
         {
             "prompt_id": prompt["prompt_id"], "category": category, "similarity": float(measured.similarity[i]),
-            "delta": float(delta[i]), "alpha_d": float(alpha_d[i]), "gap": float(measured.gap[i]), "kept": bool(kept[i]),
-            "alpha_m": alpha_m, "alpha": float(alpha[i]),
+            "delta": float(delta[i]), "alpha_d": float(found.alpha_d[i]), "gap": float(measured.gap[i]),
+            "kept": bool(found.kept[i]), "alpha_m": found.alpha_m, "alpha": float(alpha[i]),
         }
         for i, prompt in enumerate(measured.prompts)
     ]  # fmt: skip
     constants = {
-        "mean_delta": float(delta.mean()), "tau": tau, "mean_gap": mean_gap, "filtered_gap": filtered, "alpha_m": alpha_m, "n": len(rows),
-        "policy": measured.policy,
+        "mean_delta": float(delta.mean()), "tau": found.tau, "mean_gap": found.mean_gap,
+        "filtered_gap": found.filtered_gap, "alpha_m": found.alpha_m, "n": len(rows), "policy": measured.policy,
     }  # fmt: skip
     write_table(context.out / "hardness.parquet", rows, SCHEMA)
     (context.out / "constants.json").write_text(json.dumps(constants, indent=1, sort_keys=True), encoding="utf-8")
-    _plot(alpha_d, alpha, context.out / "alpha.png", f"{category}: coefficients against the {measured.policy} policy")
+    _plot(
+        found.alpha_d,
+        alpha,
+        context.out / "alpha.png",
+        f"{category}: coefficients against the {measured.policy} policy",
+    )
     return {
         **{name: round(value, 4) if isinstance(value, float) else value for name, value in constants.items()},
         "alpha_mean": round(float(alpha.mean()), 4),
         "alpha_min": round(float(alpha.min()), 4),
         "alpha_max": round(float(alpha.max()), 4),
-        "alpha_d_min": round(float(alpha_d.min()), 4),
-        "alpha_d_max": round(float(alpha_d.max()), 4),
-        "kept_share": round(float(kept.mean()), 4),
+        "alpha_d_min": round(float(found.alpha_d.min()), 4),
+        "alpha_d_max": round(float(found.alpha_d.max()), 4),
+        "kept_share": round(float(found.kept.mean()), 4),
         "hardest_and_easiest": Table(_ends(measured.prompts, rows)),
         "alpha_plot": Plot(context.out / "alpha.png", "Data hardness coefficients and alpha of the training prompts"),
     }
@@ -172,14 +166,14 @@ def _pairs(
     lonely = [p["prompt_id"] for p in prompts if p["prompt_id"] not in completions]
     if lonely:
         raise DataError(
-            f"completion_pool_{category} has no completion of the {policy} policy for {len(lonely)} training prompts, such as {lonely[0]}; "
-            "materialize it again on this data set"
+            f"completion_pool_{category} has no completion of the {policy} policy for {len(lonely)} training prompts, "
+            f"such as {lonely[0]}; materialize it again on this data set"
         )
     return [(p, row) for p in prompts for row in sorted(completions[p["prompt_id"]], key=lambda row: row["sample"])]
 
 
-def _alpha(alpha_d: np.ndarray, alpha_m: float, settings: HardnessConfig, seed: int) -> np.ndarray:
-    alpha = combine(alpha_d, alpha_m, settings.combine, settings.sharpness)
+def _placed(alpha: np.ndarray, settings: HardnessConfig, seed: int) -> np.ndarray:
+    """Return each prompt's alpha, or for the placebo `shuffled` that of another one."""
     return alpha[derange(len(alpha), np.random.default_rng(seed))] if settings.combine == "shuffled" else alpha
 
 

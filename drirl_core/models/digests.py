@@ -1,4 +1,4 @@
-"""Digests of files too large to be read on every look: content decides, what the file system says is only the cache's key."""
+"""Digests of large files: content decides, what the file system says is only the key under which a digest is kept."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ DECIDING_FILES = (
 """Files of a model directory that decide what it computes; tokenizer and chat template do as much as the weights."""
 
 FOLDER = "digests"
-_KEPT_BYTES = 1 << 20
+KEPT_BYTES = 1 << 20
 """Smaller files are hashed in less time than a note of their digest is read."""
-_SETTLED_S = 2.0
-"""A file that changed just now may change again within the same tick of the file system's clock, so nothing is kept of it."""
+SETTLED_S = 2.0
+"""A file that changed just now may change again within one tick of the file system's clock: nothing is kept of it."""
 
 
 def model_digest(folder: Path, cache: Path) -> str:
@@ -66,18 +66,25 @@ def file_digest(file: Path, cache: Path) -> str:
     """
     seen = file.stat()
     stamp = f"{seen.st_size} {seen.st_mtime_ns} {seen.st_ctime_ns} {seen.st_ino}"
-    settled = time.time() - max(seen.st_mtime, seen.st_ctime) > _SETTLED_S
-    return _kept(file.absolute(), stamp, cache) if settled and seen.st_size >= _KEPT_BYTES else _hash(file)
+    settled = time.time() - max(seen.st_mtime, seen.st_ctime) > SETTLED_S
+    return kept_digest(file.absolute(), stamp, cache) if settled and seen.st_size >= KEPT_BYTES else hash_file(file)
 
 
 @functools.lru_cache(maxsize=256)
-def _kept(file: Path, stamp: str, cache: Path) -> str:
+def kept_digest(file: Path, stamp: str, cache: Path) -> str:
+    """Return the digest that was kept for a file with this stamp, or hash the file and keep it.
+
+    Args:
+        file: absolute path of the file.
+        stamp: its size, times and inode.
+        cache: directory of models, below which digests are kept.
+    """
     note = cache / FOLDER / hashlib.sha256(str(file).encode("utf-8", "surrogateescape")).hexdigest()[:24]
     with contextlib.suppress(OSError, ValueError):
         found = json.loads(note.read_text(encoding="utf-8"))
         if isinstance(found, dict) and found.get("stamp") == stamp:
             return str(found["digest"])
-    digest = _hash(file)
+    digest = hash_file(file)
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
         note.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=note.parent)
@@ -87,6 +94,7 @@ def _kept(file: Path, stamp: str, cache: Path) -> str:
     return digest
 
 
-def _hash(file: Path) -> str:
+def hash_file(file: Path) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of a file."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()[:16]

@@ -86,7 +86,8 @@ class Embedder:
             ).astype(np.float32)
             if not np.isfinite(rows).all():
                 raise TrainingError(
-                    f"the encoder {self.reference} returned values that are not finite; check its files with `drirl doctor`"
+                    f"the encoder {self.reference} returned values that are not finite; "
+                    "check its files with `drirl doctor`"
                 )
             fresh = {key: row for (key, _), row in zip(part, rows, strict=True)}
             self._memory.update(fresh)

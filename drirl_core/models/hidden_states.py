@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from drirl_core.config import ModelsConfig
 from drirl_core.errors import ModelError, TrainingError
 from drirl_core.models.digests import model_digest
-from drirl_core.models.loading import Policy, load_policy, policy_key, resolve
+from drirl_core.models.loading import Policy, load_policy, policy_key
+from drirl_core.models.references import resolve
 from drirl_core.models.sampling import chat_text
 from drirl_core.reporting import Reporter
 from drirl_core.store.artifacts import ArtifactStore

@@ -1,4 +1,4 @@
-"""Training on a CPU without waste: three places where TRL and PEFT are set for GPUs, each put right for one `train()`.
+"""Training on a CPU without waste: three places where TRL and PEFT are set for GPUs, each corrected for one `train()`.
 
 Nothing here changes an equation. benchmarks/training_speed.py measures each against the stock settings in one run, and
 tests/contract/test_lean.py compares the numbers.
@@ -38,7 +38,7 @@ def lean_training(model: Any) -> Iterator[None]:
 def small_tiles() -> Iterator[None]:
     """Score only positions that have a label, as TRL does on a GPU, in tiles that fit a CPU's cache.
 
-    Stock TRL projects prompt and padding to the whole vocabulary too when there is no GPU.
+    Stock TRL projects prompt and padding to the complete vocabulary too when there is no GPU.
     """
     with (
         mock.patch.object(trl.trainer.utils, "_use_triton", lambda device: True),  # read there for this choice only
@@ -50,7 +50,7 @@ def small_tiles() -> Iterator[None]:
 
 @contextlib.contextmanager
 def adapters_in_model_type(model: Any) -> Iterator[None]:
-    """Multiply float32 adapters in the frozen weights' bfloat16, instead of casting every activation to float32 and back."""
+    """Multiply float32 adapters in the frozen weights' bfloat16, without casting activations to float32 and back."""
     if not isinstance(model, peft.PeftModel) or model.get_base_model().dtype != torch.bfloat16:
         yield
         return

@@ -7,16 +7,16 @@ from pathlib import Path
 
 
 def curve_plot(log: Sequence[Mapping[str, float]], curves: Mapping[str, str], file: Path, title: str) -> None:
-    """Draw one small panel a metric.
+    """Draw one small panel per metric.
 
     Args:
-        log: one mapping a step, with `step`.
+        log: one mapping per step, with `step`.
         curves: metric to label; metrics that were never logged are left out.
         file: PNG to write.
         title: heading over all panels.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # not pyplot: it would choose a backend for the whole process
+    from matplotlib.figure import Figure  # not pyplot: it would choose a backend for the process
 
     shown = {key: label for key, label in curves.items() if any(key in row for row in log)}
     columns = min(3, max(1, len(shown)))

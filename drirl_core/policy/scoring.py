@@ -1,4 +1,4 @@
-"""Rewards and coefficients of a generation batch.
+"""Rewards and coefficients of rollouts.
 
 One callable rewards all rows, each by its own category's model. A reward model passed per category would be run on
 every row, and TRL's metric keys would collide.
@@ -6,23 +6,30 @@ every row, and TRL's metric keys would collide.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from drirl_core import taxonomy
+from drirl_core.errors import DataError
+from drirl_core.hardness.coefficients import AlphaBatch, Coefficients
+from drirl_core.hardness.similarity import SentenceSimilarity
+from drirl_core.models.embeddings import Embedder
+from drirl_core.models.hidden_states import HiddenStates
+from drirl_core.policy.rollout import Processes, RolloutBatch, RolloutCoefficients, message_text
+from drirl_core.rewards import RewardRouter, load_reward_model
+from drirl_core.store.tables import read_table
 from drirl_core.text.chain_of_draft import cut_draft
 
 if TYPE_CHECKING:
-    import torch
-
-    from drirl_core.hardness.equations import AlphaBatch, Coefficients, SentenceSimilarity
-    from drirl_core.rewards import RewardRouter
+    from drirl_core.graph.build import Context
 
 
 class RolloutScorer:
-    """Reward completions, and give alpha for the same rows.
+    """Reward completions, and give alpha for a rewarded batch.
 
     Args:
         router: routes rows to the reward models.
@@ -33,50 +40,42 @@ class RolloutScorer:
     def __init__(self, router: RewardRouter, similarity: SentenceSimilarity, coefficients: Coefficients) -> None:
         self._router, self._similarity, self._coefficients = router, similarity, coefficients
         self._demonstration_rewards: dict[str, float] = {}
-        self._answers: list[str] = []
-        self._metrics: dict[str, float] = {}
 
     def reward(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
         """Reward each completion by its own category's model; TRL's reward function.
 
         Args:
-            prompts: messages, one list a row.
-            completions: messages, one list a row.
+            prompts: messages, one list per row.
+            completions: messages, one list per row; drafts do not count.
             **columns: data set columns; `category` is used.
 
         Returns:
-            One reward a row.
+            One reward per row.
         """
-        self._answers = [cut_draft(_text(completion)) for completion in completions]
-        rewards = self._router.rewards([_text(prompt) for prompt in prompts], self._answers, columns["category"])
+        answers = [cut_draft(message_text(completion)) for completion in completions]
+        rewards = self._router.rewards([message_text(prompt) for prompt in prompts], answers, columns["category"])
         return [float(value) for value in rewards]
 
-    def __call__(self, rows: list[dict[str, Any]], rewards: torch.Tensor, gather: Any) -> torch.Tensor:
-        """Return alpha for the rows of the last call of `reward`; see `trainer.CoefficientSource`."""
-        import torch
-
-        harm = [i for i, row in enumerate(rows) if row["category"] != taxonomy.HELPFUL]
-        similarities = np.ones(len(rows))
-        if harm:
-            demonstrations = [rows[i]["demonstration"] for i in harm]
-            similarities[harm] = self._similarity.similarity(demonstrations, [self._answers[i] for i in harm])
-        gaps = self._expert_rewards(rows) - rewards.double().cpu().numpy()
+    def coefficients(self, batch: RolloutBatch, processes: Processes) -> RolloutCoefficients:
+        """Return alpha for the rows of `batch`, with statistics overall and per category; see `CoefficientSource`."""
+        harm, similarities = np.flatnonzero(batch.harm), np.ones(len(batch))
+        if len(harm):
+            demonstrations = [batch.demonstrations[i] for i in harm]
+            answers = [cut_draft(batch.completions[i]) for i in harm]
+            similarities[harm] = self._similarity.similarity(demonstrations, answers)
+        gaps = self._expert_rewards(batch) - batch.rewards
         local = [
-            (row["category"], row["prompt_id"], float(s), float(g), float(r))
-            for row, s, g, r in zip(rows, similarities, gaps, rewards, strict=True)
+            (category, prompt_id, float(similarity), float(gap), float(reward))
+            for category, prompt_id, similarity, gap, reward in zip(
+                batch.categories, batch.prompt_ids, similarities, gaps, batch.rewards, strict=True
+            )
         ]
-        everyone = gather(local)  # alpha is normalised over the generation batch of all processes
-        categories, groups, all_similarities, all_gaps, all_rewards = (
-            list(column) for column in zip(*everyone, strict=True)
-        )
-        batch = self._coefficients.compute(np.array(all_similarities), np.array(all_gaps), categories, groups)
-        self._metrics = _describe(categories, np.array(all_gaps), np.array(all_rewards), batch)
-        start = _rank() * len(local)
-        return torch.from_numpy(batch.alpha[start : start + len(local)])
-
-    def metrics(self) -> dict[str, float]:
-        """Return alpha and gap statistics of the last batch, overall and a category."""
-        return dict(self._metrics)
+        everyone = processes.gather(local)  # alpha is normalised over the generation batch of all processes
+        categories, groups, all_similarities, all_gaps, all_rewards = map(list, zip(*everyone, strict=True))
+        found = self._coefficients.compute(np.array(all_similarities), np.array(all_gaps), categories, groups)
+        start = processes.index * len(batch)
+        metrics = _describe(categories, np.array(all_gaps), np.array(all_rewards), found)
+        return RolloutCoefficients(found.alpha[start : start + len(batch)], metrics)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what must survive a kill, as JSON data.
@@ -89,21 +88,49 @@ class RolloutScorer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the state of an interrupted run."""
+        """Restore the state of an interrupted run."""
         self._coefficients.load_state_dict(state["coefficients"])
         self._demonstration_rewards = dict(state["demonstration_rewards"])
 
-    def _expert_rewards(self, rows: list[dict[str, Any]]) -> np.ndarray:
-        unknown = {row["prompt_id"]: row for row in rows if row["prompt_id"] not in self._demonstration_rewards}
+    def _expert_rewards(self, batch: RolloutBatch) -> np.ndarray:
+        """Return the reward of each row's demonstration, (B,); each demonstration is rewarded once per run."""
+        unknown = {key: row for row, key in enumerate(batch.prompt_ids) if key not in self._demonstration_rewards}
         if unknown:
-            texts = list(unknown.values())
             rewards = self._router.rewards(
-                [_text(row["prompt"]) for row in texts],
-                [row["demonstration"] for row in texts],
-                [row["category"] for row in texts],
+                [batch.prompts[row] for row in unknown.values()],
+                [batch.demonstrations[row] for row in unknown.values()],
+                [batch.categories[row] for row in unknown.values()],
             )
             self._demonstration_rewards.update(zip(unknown, map(float, rewards), strict=True))
-        return np.array([self._demonstration_rewards[row["prompt_id"]] for row in rows])
+        return np.array([self._demonstration_rewards[key] for key in batch.prompt_ids])
+
+
+def load_scorer(context: Context) -> RolloutScorer:
+    """Make the scorer of a policy stage from its reward models and hardness tables.
+
+    Raises:
+        DataError: a hardness artifact cannot be read, or lacks what `hardness.refresh` needs.
+    """
+    config = context.config
+    embedder = Embedder(config.models, context.store)
+    models = {name: load_reward_model(path) for name, path in context.named("reward_model").items()}
+    stored: dict[str, float] = {}
+    constants: dict[str, dict[str, float]] = {}
+    for category, path in context.named("hardness").items():
+        stored.update({row["prompt_id"]: row["alpha"] for row in read_table(path / "hardness.parquet")})
+        constants[category] = _read_constants(path / "constants.json")
+    coefficients = Coefficients(config.hardness, config.seed, stored, constants)
+    # Rollouts never come twice, so their hidden states are not kept.
+    router = RewardRouter(models, embedder, HiddenStates(config.models, context.store, keep=False))
+    return RolloutScorer(router, SentenceSimilarity(embedder, config.hardness), coefficients)
+
+
+def _read_constants(file: Path) -> dict[str, float]:
+    try:
+        constants = json.loads(file.read_text(encoding="utf-8"))
+        return {name: float(constants[name]) for name in ("mean_delta", "mean_gap")}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(f"{file} cannot be read ({error}); materialize the hardness of this category again") from error
 
 
 def _describe(categories: list[str], gaps: np.ndarray, rewards: np.ndarray, batch: AlphaBatch) -> dict[str, float]:
@@ -119,13 +146,3 @@ def _describe(categories: list[str], gaps: np.ndarray, rewards: np.ndarray, batc
         shown[f"gap/{name}/mean"] = gaps[rows].mean()
         shown[f"reward/{name}/mean"] = rewards[rows].mean()
     return {key: float(value) for key, value in shown.items()}
-
-
-def _rank() -> int:
-    from accelerate import PartialState
-
-    return PartialState().process_index
-
-
-def _text(messages: Any) -> str:
-    return messages if isinstance(messages, str) else str(messages[-1]["content"])

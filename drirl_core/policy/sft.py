@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from drirl_core.policy.training import (
     read_log,
     run,
     save_merged,
+    write_log,
 )
 from drirl_core.reporting import Plot
 from drirl_core.store.tables import read_table
@@ -121,20 +120,3 @@ def training_rows(context: stages.Context, settings: SftConfig, seed: int) -> li
         }
         for row in chosen
     ]
-
-
-def write_log(folder: Path, log: Sequence[dict[str, float]], metrics: dict[str, Any]) -> None:
-    """Write the log without its times, so that equal training gives equal bytes, and the times beside it."""
-    kept = [{k: v for k, v in row.items() if not is_time(k)} for row in log]
-    (folder / "training_log.jsonl").write_text(
-        "".join(json.dumps(row, sort_keys=True) + "\n" for row in kept), encoding="utf-8"
-    )
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True), encoding="utf-8")
-    times = [{k: v for k, v in row.items() if k == "step" or is_time(k)} for row in log]
-    (folder / "times.jsonl").write_text("".join(json.dumps(row) + "\n" for row in times), encoding="utf-8")
-
-
-def is_time(key: str) -> bool:
-    """Tell whether a logged metric measures cost rather than learning; TRL counts `num_tokens` anew after a resume."""
-    costs = ("step_time", "train_runtime", "num_tokens", "num_tokens_per_second", STEP_TOKENS)
-    return key.startswith(("time/", "profiling/")) or key in costs

@@ -1,58 +1,84 @@
 """GRPO with dynamic reward scaling: the one file that overrides TRL's private methods.
 
-Equation (METHOD section 5): A_gi = alpha_i * (R_gi - mean_g R) / std_g R. alpha goes on the advantage, because the group
-normalisation would cancel it on the reward. `super()` does all of GRPO; after it the returned advantages are multiplied,
-once a generation, in training mode only. Tested with TRL 1.16; tests/contract fails when an override is removed.
+Equation (docs/method.md, section 5): A_gi = alpha_i * (R_gi - mean_g R) / std_g R. alpha goes on the advantage, because
+the group normalisation would cancel it on the reward. `super()` does all of GRPO; after it the returned advantages are
+multiplied, once per generation, in training mode only. alpha is made where the rewards are, in TRL's call of the reward
+function, whose public argument `log_metric` is in time for the log of the same step. Tested with TRL 1.16;
+tests/contract fails when an override is removed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import math
 import time
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from trl import GRPOTrainer
 
 from drirl_core.errors import TrainingError
 from drirl_core.models.sampling import exact_cpu_sampling
+from drirl_core.policy.rollout import CoefficientSource, Processes, RolloutBatch
 
-
-class CoefficientSource(Protocol):
-    """Give alpha for the rows that were just rewarded."""
-
-    def __call__(self, rows: list[dict[str, Any]], rewards: torch.Tensor, gather: Any) -> torch.Tensor:
-        """Return alpha (B,), at least 0, mean 1 over the whole generation batch.
-
-        Args:
-            rows: this process's rows, one a completion, with all data set columns.
-            rewards: (B,).
-            gather: collects a list of Python objects over all processes.
-        """
-        ...
-
-    def metrics(self) -> dict[str, float]:
-        """Return what to log about the last batch."""
-        ...
+Reward = Callable[..., Sequence[float | None]]
+"""TRL's reward function: messages of prompts and completions and the data set columns, to one reward per completion."""
 
 
 class DynamicRewardScalingTrainer(GRPOTrainer):
     """Multiply GRPO's advantages by hardness coefficients.
 
     Args:
-        coefficient: gives alpha for a generation batch; None leaves GRPO as it is.
-        exact_sampling: draw completions by inverse transform, one random number a token; equal in distribution to
+        reward_funcs: the one reward function.
+        coefficient: gives alpha for a rollout batch; None leaves GRPO as it is.
+        exact_sampling: draw completions by inverse transform, one random number per token; equal in distribution to
             the stock sampler and faster on a CPU.
-        **arguments: everything `GRPOTrainer` takes.
+        **arguments: everything else that `GRPOTrainer` takes.
     """
 
     def __init__(
-        self, *, coefficient: CoefficientSource | None = None, exact_sampling: bool = False, **arguments: Any
+        self,
+        *,
+        reward_funcs: Reward,
+        coefficient: CoefficientSource | None = None,
+        exact_sampling: bool = False,
+        **arguments: Any,
     ) -> None:
-        self._coefficient = coefficient
-        self._exact_sampling = exact_sampling
-        super().__init__(**arguments)
+        self._coefficient, self._exact_sampling = coefficient, exact_sampling
+        self._alpha: torch.Tensor | None = None  # of the generation in progress, (B,)
+        self._sampling_seconds = 0.0
+        super().__init__(reward_funcs=self._with_coefficients(reward_funcs), **arguments)
         self._uniforms = torch.Generator().manual_seed(self.args.seed)
+
+    def _with_coefficients(self, reward: Reward) -> Reward:
+        """Return a reward function that checks the rewards, logs what they cost, and makes alpha of them."""
+
+        @functools.wraps(reward)  # TRL logs its rewards under its name
+        def rewarded(
+            prompts: Sequence[Any],
+            completions: Sequence[Any],
+            *,
+            log_metric: Callable[[str, float], None],
+            **columns: Any,
+        ) -> Sequence[float | None]:
+            log_metric("time/sample_s", self._sampling_seconds)
+            self._sampling_seconds, started = 0.0, time.monotonic()
+            rewards = reward(prompts=prompts, completions=completions, log_metric=log_metric, **columns)
+            log_metric("time/reward_s", time.monotonic() - started)
+            batch_rewards = _finite(rewards)
+            if self._coefficient is not None and self.model.training:
+                batch = RolloutBatch.of(prompts, completions, batch_rewards, columns)
+                processes = Processes(self.accelerator.process_index, gather_object)
+                found = self._coefficient.coefficients(batch, processes)
+                self._alpha = torch.from_numpy(found.alpha)
+                for key, value in found.metrics.items():
+                    log_metric(key, value)
+            return rewards
+
+        return rewarded
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         started = time.monotonic()
@@ -65,34 +91,19 @@ class DynamicRewardScalingTrainer(GRPOTrainer):
         )
         with block:
             generated = super()._generate_single_turn(*args, **kwargs)
-        self._log_time("time/sample_s", started)
+        self._sampling_seconds += time.monotonic() - started
         return generated
 
-    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
-        started = time.monotonic()
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        if not torch.isfinite(rewards).all():
-            raise TrainingError(
-                f"{int((~torch.isfinite(rewards)).sum())} rewards are not finite; check the reward models' reports"
-            )
-        start = self.accelerator.process_index * len(prompts)  # super() gathered the rewards of all processes
-        self._local_rewards = rewards[start : start + len(prompts)].sum(dim=1)  # (B,)
-        self._log_time("time/reward_s", started)
-        return rewards
-
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        self._alpha = None
         batch = super()._generate_and_score_completions(inputs)
-        if self._coefficient is not None and self.model.training:
-            from accelerate.utils import gather_object
-
-            alpha = self._coefficient(inputs, self._local_rewards, gather_object).to(batch["advantages"])
+        if self._alpha is not None:
+            alpha = self._alpha.to(batch["advantages"])
             if not torch.isfinite(alpha).all() or (alpha < 0).any():
                 raise TrainingError(
                     "alpha must be finite and at least 0; a negative one would turn the clipped objective round"
                 )
             batch["advantages"] = batch["advantages"] * alpha  # (B,)
-            for key, value in self._coefficient.metrics().items():
-                self._metrics["train"][key].append(value)
         return batch
 
     def _step_generator(self) -> torch.Generator:
@@ -101,5 +112,15 @@ class DynamicRewardScalingTrainer(GRPOTrainer):
             self.args.seed * 1_000_003 + self.state.global_step + (self.accelerator.process_index << 40)
         )
 
-    def _log_time(self, key: str, started: float) -> None:
-        self._metrics["train" if self.model.training else "eval"][key].append(time.monotonic() - started)
+
+def _finite(rewards: Sequence[float | None]) -> list[float]:
+    """Return the rewards; TRL would give a row without a reward the advantage 0, and nobody would know.
+
+    Raises:
+        TrainingError: a reward is missing or not finite.
+    """
+    values = [math.nan if reward is None else float(reward) for reward in rewards]
+    bad = sum(not math.isfinite(value) for value in values)
+    if bad:
+        raise TrainingError(f"{bad} rewards are not finite; check the reward models' reports")
+    return values

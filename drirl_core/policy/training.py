@@ -1,11 +1,11 @@
-"""What both trainers share: streaming, the guard against NaN, checkpoints that survive a kill, and saving."""
+"""What all trainers share: streaming, the guard against NaN, checkpoints that survive a kill, logs and saving."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,11 @@ STEP_TOKENS = "step_tokens"
 
 
 class TrainingStream(TrainerCallback):
-    """Send progress and metrics to a reporter, keep a log, stop on NaN and mark whole checkpoints.
+    """Send progress and metrics to a reporter, keep a log, stop on NaN and mark complete checkpoints.
 
     Args:
         what: name of the work in progress lines.
-        log_file: JSON lines, one a step; continued on resume.
+        log_file: JSON lines, one per step; continued on resume.
         reporter: where progress goes.
         state: returns what else must survive a kill, as JSON data.
     """
@@ -69,7 +69,8 @@ class TrainingStream(TrainerCallback):
         ]
         if bad:
             raise TrainingError(
-                f"{self._what}: {', '.join(bad)} is not finite at step {state.global_step}; lower the learning rate, or check the rewards"
+                f"{self._what}: {', '.join(bad)} is not finite at step {state.global_step}; "
+                "lower the learning rate, or check the rewards"
             )
         if "loss" not in values:  # the closing summary of the trainer, not a step
             return
@@ -84,7 +85,7 @@ class TrainingStream(TrainerCallback):
         self._reporter.metrics(state.global_step, shortened(values))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Mark the checkpoint as whole; a kill while it is written leaves no mark."""
+        """Mark the checkpoint as complete; a kill while it is written leaves no mark."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         (folder / _STATE).write_text(json.dumps(dict(self._state())), encoding="utf-8")
         (folder / _COMPLETE).write_text(json.dumps({"step": state.global_step}), encoding="utf-8")
@@ -108,6 +109,23 @@ def read_log(file: Path) -> list[dict[str, float]]:
     return rows
 
 
+def write_log(folder: Path, log: Sequence[dict[str, float]], metrics: dict[str, Any]) -> None:
+    """Write the log without its times, so that equal training gives equal bytes, and the times beside it."""
+    kept = [{k: v for k, v in row.items() if not is_time(k)} for row in log]
+    (folder / "training_log.jsonl").write_text(
+        "".join(json.dumps(row, sort_keys=True) + "\n" for row in kept), encoding="utf-8"
+    )
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True), encoding="utf-8")
+    times = [{k: v for k, v in row.items() if k == "step" or is_time(k)} for row in log]
+    (folder / "times.jsonl").write_text("".join(json.dumps(row) + "\n" for row in times), encoding="utf-8")
+
+
+def is_time(key: str) -> bool:
+    """Tell whether a logged metric is a cost and not learning; TRL counts `num_tokens` from 0 after a resume."""
+    costs = ("step_time", "train_runtime", "num_tokens", "num_tokens_per_second", STEP_TOKENS)
+    return key.startswith(("time/", "profiling/")) or key in costs
+
+
 def shortened(values: Mapping[str, float]) -> dict[str, float]:
     """Choose the metrics worth a line of log."""
     wanted = (
@@ -124,7 +142,7 @@ def shortened(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that was written whole, removing half-written ones."""
+    """Return the newest checkpoint that is complete, removing half-written ones."""
     import shutil
 
     while (found := get_last_checkpoint(str(folder)) if folder.is_dir() else None) is not None:

@@ -300,8 +300,8 @@ def require_finite(values: np.ndarray, categories: Sequence[str]) -> None:
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise TrainingError(
-            f"the reward of row {bad[0]} ({categories[bad[0]]}) is {values[bad[0]]}; {len(bad)} of {len(values)} rewards "
-            "are not finite. The reward model or what it reads is damaged: learn the reward model again"
+            f"the reward of row {bad[0]} ({categories[bad[0]]}) is {values[bad[0]]}; {len(bad)} of {len(values)} "
+            "rewards are not finite. The reward model or what it reads is damaged: learn the reward model again"
         )
 
 

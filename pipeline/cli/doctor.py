@@ -74,7 +74,7 @@ def check_model(name: str, reference: str, config: Config, fetch: bool) -> Check
     Returns:
         `warn` when it would be downloaded by the first run, `fail` when it is damaged or cannot be had.
     """
-    from drirl_core.models.loading import resolve
+    from drirl_core.models.references import resolve
 
     try:
         folder = resolve(reference, config.models, fetch=fetch)

@@ -17,7 +17,7 @@ from drirl_core.config import Config
 from drirl_core.errors import ArtifactError
 from drirl_core.graph.build import Graph, build_graph, source_version
 from drirl_core.graph.plan import Plan, plan, with_ancestors
-from drirl_core.models.loading import require_local_models
+from drirl_core.models.references import require_local_models
 from drirl_core.promotion import CANDIDATE
 from pipeline.executors.choice import require_local
 from pipeline.instance.home import INSTANCE_FILE, chosen_home, home_errors_explained

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -19,6 +20,7 @@ from trl import GRPOConfig, GRPOTrainer
 from drirl_core.config import ModelsConfig
 from drirl_core.errors import TrainingError
 from drirl_core.models.loading import load_policy
+from drirl_core.policy.rollout import Processes, RolloutBatch, RolloutCoefficients
 from drirl_core.policy.trainer import DynamicRewardScalingTrainer
 
 PROMPTS = [
@@ -37,26 +39,24 @@ GROUP = 4
 class Fixed:
     """Give each row the alpha of its prompt."""
 
-    def __init__(self, alpha: Callable[[dict[str, Any]], float]) -> None:
+    def __init__(self, alpha: Callable[[str], float]) -> None:
         self._alpha = alpha
-        self.calls: list[tuple[list[dict[str, Any]], torch.Tensor]] = []
+        self.calls: list[RolloutBatch] = []
 
-    def __call__(self, rows: list[dict[str, Any]], rewards: torch.Tensor, gather: Any) -> torch.Tensor:
-        self.calls.append((rows, rewards.clone()))
-        assert gather([1, 2]) == [1, 2]  # one process
-        return torch.tensor([self._alpha(row) for row in rows], dtype=torch.float64)
-
-    def metrics(self) -> dict[str, float]:
-        return {"alpha/mean": 1.25}
+    def coefficients(self, batch: RolloutBatch, processes: Processes) -> RolloutCoefficients:
+        self.calls.append(batch)
+        assert (processes.index, processes.gather([1, 2])) == (0, [1, 2])  # one process
+        alpha = np.array([self._alpha(prompt) for prompt in batch.prompts], dtype=np.float64)
+        return RolloutCoefficients(alpha, {"alpha/mean": 1.25, "alpha/call": float(len(self.calls))})
 
 
 def _constant(value: float) -> Fixed:
     return Fixed(lambda _: value)
 
 
-def _by_place(row: dict[str, Any]) -> float:
+def _by_place(prompt: str) -> float:
     """Alpha 0.5, 1, 1.5, ... by the place of the prompt in PROMPTS."""
-    return 0.5 * (1 + PROMPTS.index(row["prompt"][-1]["content"]))
+    return 0.5 * (1 + PROMPTS.index(prompt))
 
 
 def reward(prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float]:
@@ -89,7 +89,13 @@ class Harness:
             "save_strategy": "no", "logging_steps": 1, "seed": 7, "data_seed": 7, "max_steps": 4, "per_device_train_batch_size": 8,
             "num_generations": GROUP, "max_completion_length": 4, "learning_rate": 1e-2, "lr_scheduler_type": "constant", "beta": 0.0, "loss_type": "grpo",
         }  # fmt: skip
-        rows = [{"prompt": [{"role": "user", "content": prompt}], "category": "insult"} for prompt in prompts]
+        rows = [
+            {
+                "prompt": [{"role": "user", "content": prompt}], "category": "insult", "prompt_id": f"id of {prompt}",
+                "kind": "unsafe", "demonstration": f"answer to {prompt}",
+            }
+            for prompt in prompts
+        ]  # fmt: skip
         trainer = cls(
             model=policy.model,
             reward_funcs=reward_funcs,
@@ -199,7 +205,7 @@ def test_a_trainer_without_the_override_would_be_noticed(harness: Harness) -> No
     source = _constant(3.0)
     ours = harness.train(Removed, coefficient=source, settings={"max_steps": 1})
     stock = harness.train(GRPOTrainer, settings={"max_steps": 1})
-    assert source.calls == []
+    assert len(source.calls) == 1
     assert torch.equal(_advantages(ours)[0], _advantages(stock)[0])
 
 
@@ -233,13 +239,9 @@ def test_alpha_reaches_the_rows_it_was_made_for(harness: Harness, settings: dict
     assert all(len(rewards) == GROUP for rewards in groups.values())
     for prompt, completion, advantage in rows:
         rewards = torch.tensor(groups[prompt])
-        expected = (
-            _by_place({"prompt": [{"content": prompt}]})
-            * (_reward_of(completion) - rewards.mean())
-            / (rewards.std() + 1e-4)
-        )
+        expected = _by_place(prompt) * (_reward_of(completion) - rewards.mean()) / (rewards.std() + 1e-4)
         assert advantage == pytest.approx(expected.item(), rel=1e-4, abs=1e-4)
-    given = [row["prompt"][-1]["content"] for call, _ in source.calls for row in call]
+    given = [prompt for batch in source.calls for prompt in batch.prompts]
     assert sorted(given) == sorted(prompt for prompt, _, _ in rows)
     assert given != [prompt for prompt, _, _ in rows]  # TRL did shuffle, or this test shows nothing
 
@@ -248,10 +250,15 @@ def test_the_coefficient_sees_columns_and_rewards_of_its_rows(harness: Harness) 
     source = _constant(1.0)
     trainer = harness.train(coefficient=source, settings={"max_steps": 2})
     assert len(source.calls) == 2
-    for (rows, rewards), batch in zip(source.calls, trainer.seen, strict=True):
-        assert {row["category"] for row in rows} == {"insult"}
-        assert rewards.shape == (8,)
-        assert sorted(rewards.tolist()) == pytest.approx(sorted(map(_reward_of, _texts(trainer, batch, "completion"))))
+    for given, used in zip(source.calls, trainer.seen, strict=True):
+        assert set(given.categories) == {"insult"} and set(given.kinds) == {"unsafe"}
+        assert given.prompt_ids == tuple(f"id of {prompt}" for prompt in given.prompts)
+        assert given.demonstrations == tuple(f"answer to {prompt}" for prompt in given.prompts)
+        assert given.rewards.shape == (8,)
+        assert given.rewards.tolist() == pytest.approx(list(map(_reward_of, given.completions)))
+        assert sorted(zip(given.prompts, given.completions, strict=True)) == sorted(
+            zip(_texts(trainer, used, "prompt"), _texts(trainer, used, "completion"), strict=True)
+        )
 
 
 def test_alpha_acts_on_the_advantage_not_on_the_reward(harness: Harness) -> None:
@@ -288,7 +295,7 @@ def test_the_kl_term_is_not_scaled(harness: Harness) -> None:
     """Step 1 (alpha 1) leaves the reference; in step 2 (alpha 0) the loss is beta * KL, and it still moves the weights."""
     beta, calls = 0.5, []
 
-    def alpha(_: dict[str, Any]) -> float:
+    def alpha(_: str) -> float:
         return 1.0 if len(source.calls) == 1 else 0.0
 
     source = Fixed(alpha)
@@ -315,7 +322,7 @@ def test_alpha_zero_without_kl_teaches_nothing(harness: Harness) -> None:
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
 def test_alpha_that_must_not_be_used(harness: Harness, value: float) -> None:
     trainer = harness.make(
-        coefficient=Fixed(lambda row: value if row["prompt"][-1]["content"] == PROMPTS[1] else 1.0),
+        coefficient=Fixed(lambda prompt: value if prompt == PROMPTS[1] else 1.0),
         settings={"per_device_train_batch_size": 32},
     )
     with pytest.raises(TrainingError, match="alpha must be finite and at least 0"):
@@ -370,8 +377,8 @@ def test_what_is_logged(harness: Harness) -> None:
     trainer = harness.train(coefficient=_constant(1.0), exact_sampling=True, settings={"max_steps": 2})
     logs = [log for log in trainer.state.log_history if "loss" in log]
     assert len(logs) == 2
-    for log in logs:
-        assert log["alpha/mean"] == 1.25
+    for step, log in enumerate(logs, start=1):
+        assert (log["alpha/mean"], log["alpha/call"]) == (1.25, step)  # in the log of its own step
         assert log["time/sample_s"] > 0
         assert log["time/reward_s"] >= 0
 
@@ -383,7 +390,6 @@ def test_what_is_logged(harness: Harness) -> None:
     ("name", "parameters"),
     [
         ("_generate_single_turn", ["self", "prompt_ids", "images", "multimodal_fields", "num_generations"]),
-        ("_calculate_rewards", ["self", "inputs", "prompts", "completions", "completion_ids_list"]),
         ("_generate_and_score_completions", ["self", "inputs"]),
         ("_prepare_inputs", ["self", "generation_batch"]),
         ("_compute_loss", ["self", "model", "inputs"]),
@@ -399,4 +405,4 @@ def test_only_known_methods_are_overridden() -> None:
     overridden = {
         name for name in vars(DynamicRewardScalingTrainer) if hasattr(GRPOTrainer, name) and not name.startswith("__")
     }
-    assert overridden == {"_generate_single_turn", "_calculate_rewards", "_generate_and_score_completions"}
+    assert overridden == {"_generate_single_turn", "_generate_and_score_completions"}

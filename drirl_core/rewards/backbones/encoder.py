@@ -140,7 +140,7 @@ class EmbeddingRewardModel(nn.Module):
         return _FEATURE_SCALE * torch.cat([answer_vectors, agreement], dim=-1)
 
     def forward(self, prompt_vectors: torch.Tensor, answer_vectors: torch.Tensor) -> torch.Tensor:
-        """Return raw rewards, differentiable: r(x, y) = mean_a g(u, v_a) + max_a h(v_a) + min_a w(v_a), a a clause of y.
+        """Return raw rewards, differentiable: r(x, y) = mean_a g(u, v_a) + max_a h(v_a) + min_a w(v_a), clause a of y.
 
         The mean sees how each clause bears on the prompt. The largest and the smallest value let one clause decide, for
         better or for worse: half a sentence that declines makes a refusal, whatever stands around it, and an embedding

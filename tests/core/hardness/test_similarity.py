@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -6,31 +5,8 @@ from word_world import WordEncoder
 
 from drirl_core.config import HardnessConfig
 from drirl_core.errors import DataError
-from drirl_core.hardness.similarity import SentenceSimilarity, matrix_similarity
+from drirl_core.hardness.similarity import SentenceSimilarity
 from drirl_core.text.sentences import LONG_SENTENCE, clauses, segment, sentences
-
-S = np.array([[0.9, 0.1, 0.3], [0.2, 0.5, 0.4]])  # two sub-sentences of the demonstration, three of the completion
-
-
-def test_direction_demonstration():
-    """mean(max(.9, .1, .3), max(.2, .5, .4)) = (.9 + .5) / 2 = .7."""
-    assert matrix_similarity(S, "demonstration") == pytest.approx(0.7)
-
-
-def test_direction_completion():
-    """mean(max(.9, .2), max(.1, .5), max(.3, .4)) = 1.8 / 3 = .6."""
-    assert matrix_similarity(S, "completion") == pytest.approx(0.6)
-
-
-def test_direction_symmetric():
-    """2 * .7 * .6 / 1.3 = .646."""
-    assert matrix_similarity(S, "symmetric") == pytest.approx(2 * 0.7 * 0.6 / 1.3)
-
-
-def test_symmetric_has_no_step_where_a_direction_turns_negative():
-    """Harmonic mean of x -> 0+ and .5 goes to 0, and below 0 the lower one is taken."""
-    assert matrix_similarity(np.array([[1e-9]]), "symmetric") == pytest.approx(0, abs=1e-8)
-    assert matrix_similarity(np.array([[-0.2]]), "symmetric") == -0.2
 
 
 @pytest.mark.parametrize("direction", ["demonstration", "completion", "symmetric"])

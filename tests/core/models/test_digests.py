@@ -15,27 +15,27 @@ from drirl_core.models.digests import file_digest, model_digest
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Count what is hashed; every file counts as large and as old enough to be kept."""
     seen: list[str] = []
-    plain = digests._hash
+    plain = digests.hash_file
 
     def counted(file: Path) -> str:
         seen.append(file.name)
         return plain(file)
 
-    monkeypatch.setattr(digests, "_hash", counted)
-    monkeypatch.setattr(digests, "_KEPT_BYTES", 0)
-    monkeypatch.setattr(digests, "_SETTLED_S", -1.0)
+    monkeypatch.setattr(digests, "hash_file", counted)
+    monkeypatch.setattr(digests, "KEPT_BYTES", 0)
+    monkeypatch.setattr(digests, "SETTLED_S", -1.0)
     return seen
 
 
-def _forget() -> None:
-    digests._kept.cache_clear()  # as another process
+def forget() -> None:
+    digests.kept_digest.cache_clear()  # as another process
 
 
 def test_an_unchanged_file_is_read_once_by_all_processes(tmp_path: Path, reads: list[str]) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"weights")
     first = file_digest(file, tmp_path / "cache")
-    _forget()
+    forget()
     assert file_digest(file, tmp_path / "cache") == first
     assert reads == ["model.safetensors"]
 
@@ -48,7 +48,7 @@ def test_the_content_decides_and_not_the_times(tmp_path: Path, reads: list[str])
     assert file_digest(file, tmp_path / "cache") == first
     file.write_bytes(b"WEIGHTS")
     os.utime(file, ns=(1, 1))  # a copy that keeps its times
-    _forget()
+    forget()
     assert file_digest(file, tmp_path / "cache") != first
     assert len(reads) == 3
 
@@ -56,7 +56,7 @@ def test_the_content_decides_and_not_the_times(tmp_path: Path, reads: list[str])
 def test_of_a_file_written_just_now_nothing_is_kept(
     tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(digests, "_SETTLED_S", 60.0)
+    monkeypatch.setattr(digests, "SETTLED_S", 60.0)
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"weights")
     file_digest(file, tmp_path / "cache")
@@ -69,7 +69,7 @@ def test_a_cache_that_is_damaged_or_cannot_be_written_costs_time_only(tmp_path: 
     first = file_digest(file, tmp_path / "cache")
     for note in (tmp_path / "cache" / digests.FOLDER).iterdir():
         note.write_text("{")
-    _forget()
+    forget()
     assert file_digest(file, tmp_path / "cache") == first
     (tmp_path / "no_folder").write_text("")
     assert file_digest(file, tmp_path / "no_folder") == first

@@ -15,16 +15,9 @@ from transformers import GenerationConfig
 
 from drirl_core.config import ModelsConfig
 from drirl_core.errors import TrainingError
-from drirl_core.models import sampling
 from drirl_core.models.loading import Policy, load_policy
-from drirl_core.models.sampling import (
-    Completion,
-    SamplingSettings,
-    chat_text,
-    exact_cpu_sampling,
-    inverse_transform,
-    sample,
-)
+from drirl_core.models.sampling import Completion, SamplingSettings, chat_text, exact_cpu_sampling, rows, sample
+from drirl_core.models.sampling.decode import decode, inverse_transform
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.rowcache import content_key
@@ -111,14 +104,11 @@ def test_lengths(draw: Any, policy: Policy) -> None:
 def test_kept_rows_load_no_model(
     tiny_policy: Path, tiny_models: ModelsConfig, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sampling._kept_policy.cache_clear()
+    rows.kept_policy.cache_clear()
     loads: list[str] = []
-    monkeypatch.setattr(sampling, "load_policy", lambda *args: loads.append("load") or load_policy(*args))
+    monkeypatch.setattr(rows, "load_policy", lambda *args: loads.append("load") or load_policy(*args))
     decoded: list[int] = []
-    decode = sampling._decode
-    monkeypatch.setattr(
-        sampling, "_decode", lambda p, texts, *rest: decoded.append(len(texts)) or decode(p, texts, *rest)
-    )
+    monkeypatch.setattr(rows, "decode", lambda p, texts, *rest: decoded.append(len(texts)) or decode(p, texts, *rest))
 
     def go(
         prompts: list[str], copies: int = 2, how: SamplingSettings = HOW
@@ -140,12 +130,12 @@ def test_kept_rows_load_no_model(
     assert decoded == [6, 2, 3]
     go(PROMPTS[:1], how=dataclasses.replace(HOW, max_new_tokens=5))
     assert decoded == [6, 2, 3, 2]
-    sampling._kept_policy.cache_clear()
+    rows.kept_policy.cache_clear()
     assert go(PROMPTS[:3])[0] == first
     assert loads == ["load"]
 
 
-def test_other_weights_in_the_same_place_are_loaded_anew(
+def test_other_weights_in_the_same_place_are_loaded_again(
     tmp_path: Path, tiny_models: ModelsConfig, store: ArtifactStore
 ) -> None:
     folder = tmp_path / "policy"
@@ -168,7 +158,7 @@ def test_rows_sampled_before_a_crash_are_kept(
     policy: Policy, tiny_models: ModelsConfig, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     how = dataclasses.replace(HOW, batch_size=2)
-    decode, calls = sampling._decode, []
+    calls: list[int] = []
 
     def dies(*args: Any) -> Any:
         calls.append(1)
@@ -176,7 +166,7 @@ def test_rows_sampled_before_a_crash_are_kept(
             raise KeyboardInterrupt
         return decode(*args)
 
-    monkeypatch.setattr(sampling, "_decode", dies)
+    monkeypatch.setattr(rows, "decode", dies)
     with pytest.raises(KeyboardInterrupt):
         sample(policy, PROMPTS, 1, how, models=tiny_models, store=store, reporter=SilentReporter())
     reporter = RecordingReporter()
@@ -287,9 +277,7 @@ def test_first_tokens_of_a_policy_follow_its_softmax(draw: Any, policy: Policy) 
     with torch.no_grad():
         probabilities = torch.softmax(sharp.model(**tokens).logits[0, -1].double(), 0)
     drawn = [
-        c.text
-        for start in range(0, 3000, 1000)
-        for c in sampling._decode(sharp, [text] * 1000, keys[start : start + 1000], how)
+        c.text for start in range(0, 3000, 1000) for c in decode(sharp, [text] * 1000, keys[start : start + 1000], how)
     ]
     names = [policy.tokenizer.decode([i], skip_special_tokens=True).strip() for i in range(len(probabilities))]
     expected: dict[str, float] = {}

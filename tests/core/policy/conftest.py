@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from drirl_core.config import Config, ModelsConfig, load_config
-from drirl_core.demonstrations.stage import ROWS
+from drirl_core.demonstrations.publish import ROWS
 from drirl_core.graph.build import Context, dataset_name
 from drirl_core.hardness.stage import SCHEMA
 from drirl_core.store.artifacts import ArtifactStore

@@ -146,14 +146,14 @@ def test_a_reward_that_goes_bad_stops_the_run(world: Any, monkeypatch: pytest.Mo
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """transformers would log a NaN loss as the one before it; ours is told."""
+    """transformers would log a NaN loss as the one before it; ours stops."""
     from drirl_core.policy import trainer as module
 
-    compute = module.DynamicRewardScalingTrainer._compute_loss
+    compute = module.DynamicRewardScalingTrainer.compute_loss
     monkeypatch.setattr(
         module.DynamicRewardScalingTrainer,
-        "_compute_loss",
-        lambda self, model, inputs: compute(self, model, inputs) * float("nan"),
+        "compute_loss",
+        lambda *args, **kwargs: compute(*args, **kwargs) * float("nan"),
     )
     context = world.context("run", {"policy.kl": 0.0})
     with pytest.raises(TrainingError, match=r"GRPO: .*loss.* is not finite at step 1"):

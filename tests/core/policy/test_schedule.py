@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drirl_core.config import PolicyConfig
-from drirl_core.demonstrations.stage import ROWS
+from drirl_core.demonstrations.publish import ROWS
 from drirl_core.errors import DataError
-from drirl_core.policy.grpo import grpo_arguments, schedule, training_prompts
+from drirl_core.policy.grpo import grpo_arguments
+from drirl_core.policy.schedule import schedule, training_prompts
 from drirl_core.store.tables import write_table
 
 
@@ -93,7 +94,7 @@ def test_the_seed_changes_the_order_and_nothing_else() -> None:
     how = PolicyConfig(steps=5, prompts_per_step=7, helpful_share=0.0)
     first, second = (schedule(_prompts(SEVEN), how, seed) for seed in (0, 1))
     assert first != second
-    assert sorted(row["prompt_id"] for row in first) == sorted(row["prompt_id"] for row in second)  # one whole pass
+    assert sorted(row["prompt_id"] for row in first) == sorted(row["prompt_id"] for row in second)  # one complete pass
 
 
 def test_look_alikes_alone() -> None:
@@ -139,5 +140,5 @@ def test_settings_in_the_words_of_trl(tmp_path: Path) -> None:
     assert (made.per_device_train_batch_size, made.gradient_accumulation_steps) == (8, 3)
     assert (made.generation_batch_size, made.steps_per_generation, made.num_generations) == (24, 3, 4)
     assert (made.beta, made.num_iterations, made.scale_rewards, made.shuffle_dataset) == (0.1, 2, "group", False)
-    whole = grpo_arguments(PolicyConfig(prompts_per_step=6, num_generations=4), common)
-    assert (whole.per_device_train_batch_size, whole.gradient_accumulation_steps) == (24, 1)
+    undivided = grpo_arguments(PolicyConfig(prompts_per_step=6, num_generations=4), common)
+    assert (undivided.per_device_train_batch_size, undivided.gradient_accumulation_steps) == (24, 1)

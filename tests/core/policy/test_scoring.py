@@ -14,11 +14,13 @@ import torch
 
 from drirl_core.config import HardnessConfig, ModelsConfig
 from drirl_core.errors import DataError, TrainingError
-from drirl_core.hardness.equations import Coefficients, SentenceSimilarity, alpha_data, normalise
+from drirl_core.hardness.coefficients import Coefficients
+from drirl_core.hardness.equations import alpha_data, normalise
+from drirl_core.hardness.similarity import SentenceSimilarity
 from drirl_core.models.embeddings import Embedder
-from drirl_core.policy import scoring
-from drirl_core.policy.grpo import _scorer, training_prompts
-from drirl_core.policy.scoring import RolloutScorer
+from drirl_core.policy.rollout import Processes, RolloutBatch, RolloutCoefficients
+from drirl_core.policy.schedule import training_prompts
+from drirl_core.policy.scoring import RolloutScorer, load_scorer
 from drirl_core.rewards import RewardRouter, load_reward_model
 from drirl_core.store.artifacts import ArtifactStore
 
@@ -52,6 +54,7 @@ def _row(category: str, name: str, demonstration: str) -> dict[str, Any]:
         "prompt": [{"role": "user", "content": f"prompt {name}"}],
         "category": category,
         "prompt_id": name,
+        "kind": "general" if category == "helpful" else "unsafe",
         "demonstration": demonstration,
     }
 
@@ -61,19 +64,20 @@ ROWS = [
     *[_row("mental_health", "b", "twelve chars")] * 2,
     *[_row("helpful", "h", "helpful answer")] * 2,
 ]
-REPLIES = ["xx", "x think\n####\nzzz", "y", "yy", "anything", "xyz"]
+COMPLETIONS = ["xx", "x think\n####\nzzz", "y", "yy", "anything", "xyz"]
 
 
 def _score(
     scorer: RolloutScorer,
     rows: list[dict[str, Any]] = ROWS,
-    replies: list[str] = REPLIES,
-    gather: Any = lambda local: local,
-) -> torch.Tensor:
-    completions = [[{"role": "assistant", "content": reply}] for reply in replies]
-    columns = {"category": [row["category"] for row in rows], "prompt_id": [row["prompt_id"] for row in rows]}
-    rewards = scorer.reward([row["prompt"] for row in rows], completions, **columns)
-    return scorer(rows, torch.tensor(rewards), gather)
+    texts: list[str] = COMPLETIONS,
+    processes: Processes | None = None,
+) -> RolloutCoefficients:
+    completions = [[{"role": "assistant", "content": text}] for text in texts]
+    prompts = [row["prompt"] for row in rows]
+    columns = {name: [row[name] for row in rows] for name in ("category", "prompt_id", "kind", "demonstration")}
+    rewards = scorer.reward(prompts, completions, **columns)
+    return scorer.coefficients(RolloutBatch.of(prompts, completions, rewards, columns), processes or Processes())
 
 
 def _make(config: HardnessConfig | None = None, router: Router | None = None, **more: Any) -> RolloutScorer:
@@ -85,7 +89,7 @@ def _make(config: HardnessConfig | None = None, router: Router | None = None, **
 def test_rewards_are_routed_and_see_the_answer_only() -> None:
     router = Router()
     scorer = _make(router=router)
-    completions = [[{"role": "assistant", "content": reply}] for reply in REPLIES]
+    completions = [[{"role": "assistant", "content": reply}] for reply in COMPLETIONS]
     rewards = scorer.reward(
         [row["prompt"] for row in ROWS], completions, category=[row["category"] for row in ROWS], other_column=[1] * 6
     )
@@ -99,22 +103,19 @@ def test_alpha_by_hand() -> None:
     ... and all gaps are kept, so alphaM is 1: every alpha is 1. With stored means of delta 0 instead, decay 0.9 makes the
     centre 0.05, and alphaD = sigmoid(0.5) / sigmoid(0.05) on the four harm rows, 1 on the two helpful ones.
     """
-    np.testing.assert_allclose(_score(_make()).numpy(), np.ones(6))
+    np.testing.assert_allclose(_score(_make()).alpha, np.ones(6))
     constants = {category: {"mean_delta": 0.0, "mean_gap": 0.0} for category in ("insult", "mental_health")}
     harder = alpha_data(np.array([0.5]), 0.05)[0]
     expected = normalise(np.array([harder] * 4 + [1.0] * 2))
-    alpha = _score(_make(constants=constants))
+    alpha = _score(_make(constants=constants)).alpha
     assert alpha.shape == (6,)
-    np.testing.assert_allclose(alpha.numpy(), expected)
+    np.testing.assert_allclose(alpha, expected)
     assert alpha[0] > alpha[4]
 
 
 def test_gaps_and_metrics_by_hand() -> None:
     """Gaps: a 4-2 and 4-3, mean 1.5; b 12-1 and 12-2, mean 10.5; h 14-8 and 14-3, mean 8.5."""
-    scorer = _make()
-    assert scorer.metrics() == {}
-    _score(scorer)
-    found = scorer.metrics()
+    found = _score(_make()).metrics
     assert {key: found[key] for key in found if key.startswith("gap/")} == {
         "gap/insult/mean": 1.5, "gap/mental_health/mean": 10.5, "gap/helpful/mean": 8.5,
     }  # fmt: skip
@@ -132,7 +133,7 @@ def test_gaps_and_metrics_by_hand() -> None:
     assert all(type(value) is float for value in found.values())
 
 
-def test_demonstrations_are_rewarded_once_a_prompt() -> None:
+def test_demonstrations_are_rewarded_once_per_prompt() -> None:
     router = Router()
     scorer = _make(router=router)
     _score(scorer)
@@ -142,49 +143,79 @@ def test_demonstrations_are_rewarded_once_a_prompt() -> None:
 
 
 def test_a_batch_of_harmless_prompts_alone() -> None:
-    scorer = _make()
-    np.testing.assert_allclose(_score(scorer, ROWS[4:], REPLIES[4:]).numpy(), [1.0, 1.0])
-    assert "alpha_d/mean" not in scorer.metrics()
+    found = _score(_make(), ROWS[4:], COMPLETIONS[4:])
+    np.testing.assert_allclose(found.alpha, [1.0, 1.0])
+    assert "alpha_d/mean" not in found.metrics
 
 
-def test_alpha_is_normalised_over_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes hold the first and the second half of a batch: together they get what one process gets for the whole."""
+def test_alpha_is_normalised_over_all_processes() -> None:
+    """Two processes hold the first and the second half of a batch: together they get what one process gets for all of it."""
     config = HardnessConfig(refresh="once")
     stored = {"a": 0.5, "b": 2.0}
-    whole = _score(_make(config, stored=stored))
-    halves = [(ROWS[:3], REPLIES[:3]), (ROWS[3:], REPLIES[3:])]
+    alone = _score(_make(config, stored=stored))
+    halves = [(ROWS[:3], COMPLETIONS[:3]), (ROWS[3:], COMPLETIONS[3:])]
     local: list[list[Any]] = []
-    for rows, replies in halves:  # what each process has to say
-        _score(_make(config, stored=stored), rows, replies, gather=lambda part: local.append(part) or part)
-    for rank, (rows, replies) in enumerate(halves):
-        monkeypatch.setattr(scoring, "_rank", lambda rank=rank: rank)
-        alpha = _score(_make(config, stored=stored), rows, replies, gather=lambda _: local[0] + local[1])
-        np.testing.assert_allclose(alpha.numpy(), whole[3 * rank : 3 * rank + 3].numpy())
-    assert whole.tolist() == pytest.approx(
+    for rows, texts in halves:  # what each process has to say
+        _score(_make(config, stored=stored), rows, texts, Processes(0, lambda part: local.append(part) or part))
+    for rank, (rows, texts) in enumerate(halves):
+        processes = Processes(rank, lambda _: local[0] + local[1])
+        found = _score(_make(config, stored=stored), rows, texts, processes)
+        np.testing.assert_allclose(found.alpha, alone.alpha[3 * rank : 3 * rank + 3])
+        assert found.metrics == alone.metrics
+    assert alone.alpha.tolist() == pytest.approx(
         [0.5 / (7 / 6)] * 2 + [2.0 / (7 / 6)] * 2 + [1 / (7 / 6)] * 2
     )  # 0.5, 2 and 1 have mean 7/6
 
 
 def test_state_survives_as_json() -> None:
     config = HardnessConfig(responsiveness="ema", keep_quantile=0.5)
-    whole, broken = _make(config), _make(config)
-    for scorer in (whole, broken):
+    unbroken, broken = _make(config), _make(config)
+    for scorer in (unbroken, broken):
         _score(scorer)
     resumed = _make(config)
     resumed.load_state_dict(json.loads(json.dumps(broken.state_dict())))
     other = ["y", "zz", "x think\n####\nz", "zzzz", "helping", "h"]
-    assert torch.equal(_score(resumed, replies=other), _score(whole, replies=other))
+    assert _score(resumed, texts=other).alpha.tolist() == _score(unbroken, texts=other).alpha.tolist()
 
 
 def test_the_reward_of_a_demonstration_is_that_of_before_the_kill() -> None:
-    """Computed anew, among other rows, its last bit may differ, and with it the log and the version of the checkpoint."""
+    """Computed again, among other rows, its last bit may differ, and with it the log and the version of the checkpoint."""
     broken, router = _make(), Router()
-    _score(broken)
+    before = _score(broken)
     resumed = _make(router=router)
     resumed.load_state_dict(json.loads(json.dumps(broken.state_dict())))
-    _score(resumed)
+    after = _score(resumed)
     assert not {row["demonstration"] for row in ROWS} & {text for _, text, _ in router.asked}
-    assert resumed.metrics() == broken.metrics()
+    assert after.metrics == before.metrics
+
+
+# ----------------------------------------------------------------------------------------------------------- the record
+
+
+def test_a_rollout_batch_holds_texts_and_rewards_as_trl_keeps_them() -> None:
+    """0.1 has no exact float32: the record holds the nearest one, 0.10000000149..., as the advantages will see it."""
+    columns = {"category": ["insult", "helpful"], "prompt_id": ["a", "h"], "kind": ["unsafe", "general"], "x": [1, 2]}
+    columns["demonstration"] = ["No.", "Yes."]
+    messages = [[{"role": "user", "content": "first"}, {"role": "assistant", "content": "last"}], "text"]
+    batch = RolloutBatch.of(messages, messages[::-1], [0.1, 2.0], columns)
+    assert (batch.prompts, batch.completions) == (("last", "text"), ("text", "last"))
+    assert (batch.categories, batch.kinds, batch.prompt_ids) == (
+        ("insult", "helpful"),
+        ("unsafe", "general"),
+        ("a", "h"),
+    )
+    assert batch.demonstrations == ("No.", "Yes.")
+    assert batch.rewards.tolist() == [float(np.float32(0.1)), 2.0]
+    assert batch.harm.tolist() == [True, False]
+    assert len(batch) == 2
+
+
+def test_a_rollout_batch_of_unequal_columns_is_refused() -> None:
+    columns = {"category": ["insult"], "prompt_id": ["a"], "kind": ["unsafe"], "demonstration": ["No."]}
+    with pytest.raises(DataError, match="columns of one length"):
+        RolloutBatch.of(["p"], ["c"], [1.0, 2.0], columns)
+    with pytest.raises(DataError, match="no column 'kind'"):
+        RolloutBatch.of(["p"], ["c"], [1.0], {name: columns[name] for name in columns if name != "kind"})
 
 
 # ------------------------------------------------------------------------------------------- with the real parts
@@ -198,15 +229,14 @@ def test_with_real_reward_models_and_encoder(
     scorer = RolloutScorer(
         RewardRouter(models, embedder), SentenceSimilarity(embedder), Coefficients(HardnessConfig(), 0)
     )
-    alpha = _score(scorer)
+    alpha = _score(scorer).alpha
     assert alpha.shape == (6,)
-    assert alpha.mean().item() == pytest.approx(1.0)
+    assert alpha.mean() == pytest.approx(1.0)
     assert (alpha > 0).all()
-    np.testing.assert_allclose(_score(scorer).numpy(), alpha.numpy())
+    np.testing.assert_allclose(_score(scorer).alpha, alpha)
     # A completion that is the demonstration itself has no gap and similarity 1.
     same = [row["demonstration"] for row in ROWS]
-    _score(scorer, replies=same)
-    assert scorer.metrics()["gap/insult/mean"] == pytest.approx(0.0, abs=1e-5)
+    assert _score(scorer, texts=same).metrics["gap/insult/mean"] == pytest.approx(0.0, abs=1e-5)
     with pytest.raises(DataError, match=r"no reward model for the category 'insults'; did you mean 'insult'"):
         scorer.reward(["p"], ["c"], category=["insults"])
 
@@ -233,8 +263,8 @@ def test_the_stage_hands_over_the_stored_table(world: Any, refresh: str) -> None
     """The first two insult prompts have stored alphas 0.8 and 0.9: over their mean 0.941 and 1.059."""
     context = world.context("run", {"hardness.refresh": refresh})
     rows = training_prompts(context)["insult"][:2]
-    alpha = _score(_scorer(context), rows, ["some reply", "another reply"])
-    np.testing.assert_allclose(alpha.numpy(), [0.8 / 0.85, 0.9 / 0.85])
+    alpha = _score(load_scorer(context), rows, ["some reply", "another reply"]).alpha
+    np.testing.assert_allclose(alpha, [0.8 / 0.85, 0.9 / 0.85])
 
 
 def test_the_stage_hands_over_the_means_of_the_data_set(world: Any) -> None:
@@ -242,9 +272,8 @@ def test_the_stage_hands_over_the_means_of_the_data_set(world: Any) -> None:
     context = world.context("run")
     prompts = training_prompts(context)
     rows = [prompts["insult"][0], prompts["helpful"][0]]
-    scorer = _scorer(context)
-    _score(scorer, rows, ["bah", "some reply"])
-    assert scorer.metrics()["alpha_d/mean"] != pytest.approx(1.0, abs=1e-6)
+    scorer = load_scorer(context)
+    assert _score(scorer, rows, ["bah", "some reply"]).metrics["alpha_d/mean"] != pytest.approx(1.0, abs=1e-6)
     assert scorer.state_dict()["coefficients"]["mean_delta"].keys() == {"insult", "mental_health"}
 
 
@@ -257,4 +286,4 @@ def test_damaged_constants_are_named(world: Any, tmp_path: Path, content: str) -
     with pytest.raises(
         DataError, match=r"constants\.json cannot be read .*; materialize the hardness of this category again"
     ):
-        _scorer(context)
+        load_scorer(context)

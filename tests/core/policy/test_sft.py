@@ -12,11 +12,11 @@ import pytest
 from safetensors.torch import load_file
 
 from drirl_core.config import SftConfig
-from drirl_core.demonstrations.stage import ROWS
+from drirl_core.demonstrations.publish import ROWS
 from drirl_core.errors import DataError
 from drirl_core.models.loading import load_policy
-from drirl_core.policy.sft import build_sft_checkpoint, is_time, training_rows, write_log
-from drirl_core.policy.training import read_log
+from drirl_core.policy.sft import build_sft_checkpoint, training_rows
+from drirl_core.policy.training import is_time, read_log, write_log
 from drirl_core.store.tables import write_table
 from drirl_core.testing import RecordingReporter
 

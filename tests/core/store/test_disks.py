@@ -14,7 +14,7 @@ from benchmarks.reliability.invariants import half_published
 from drirl_core.config import ModelsConfig
 from drirl_core.errors import ArtifactError, DrirlError, ModelError
 from drirl_core.graph.build import run_all
-from drirl_core.models import loading as models
+from drirl_core.models.references import resolve
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.rowcache import RowCache
@@ -109,7 +109,7 @@ def test_a_read_only_model_cache_says_which_setting_names_it(disk: Disk, tiny_mo
     with pytest.raises(
         ModelError, match=r"model cache .* cannot be used \(.*Read-only file system.*\); .*models\.cache"
     ):
-        models.resolve("pypi:nothing==1.0/model", settings)
+        resolve("pypi:nothing==1.0/model", settings)
 
 
 @pytest.mark.parametrize("kilobytes", [64, 600])

@@ -9,133 +9,15 @@ from hypothesis import strategies as st
 
 from drirl_core.config import HardnessConfig
 from drirl_core.errors import DataError, TrainingError
-from drirl_core.hardness.equations import (
-    Coefficients,
-    alpha_data,
-    alpha_model,
-    combine,
-    data_hardness,
-    derange,
-    filtered_gap,
-    gap_mask,
-    normalise,
-    running_mean,
-    sigmoid,
-)
+from drirl_core.hardness.coefficients import Coefficients
+from drirl_core.hardness.equations import category_coefficients
 
 
 def s(x):
     return 1 / (1 + math.exp(-x))
 
 
-# The equations, one by one.
-
-
-def test_sigmoid_does_not_overflow():
-    assert sigmoid([-1000.0, 0.0, math.log(3), 1000.0]).tolist() == [0.0, 0.5, pytest.approx(0.75), 1.0]
-
-
-def test_delta():
-    """1 - 0.75, 1 - 1, 1 - (-0.5)."""
-    assert data_hardness(np.array([0.75, 1.0, -0.5])).tolist() == [0.25, 0.0, 1.5]
-
-
-def test_alpha_data():
-    """delta = 0, ln 9, mean ln 3: 0.5 / 0.75 = 2/3 and 0.9 / 0.75 = 1.2."""
-    assert alpha_data(np.array([0.0, math.log(9)])) == pytest.approx([2 / 3, 1.2])
-
-
-def test_alpha_data_around_a_given_mean():
-    """delta = ln 3 around mean 0: 0.75 / 0.5 = 1.5."""
-    assert alpha_data(np.array([math.log(3)]), 0.0) == pytest.approx([1.5])
-
-
-def test_gap_mask_by_quantile():
-    """Mean 3; squared deviations 9, 4, 1, 0, 36. 80 % of 5 is 4: tau is the fourth smallest, 9, and the gap 9 is masked out."""
-    kept, tau = gap_mask(np.array([0.0, 1, 2, 3, 9]), 0.8)
-    assert tau == 9.0
-    assert kept.tolist() == [True, True, True, True, False]
-
-
-def test_gap_mask_keeps_at_least_the_share():
-    """0.8 of 4 is 3.2, so four are kept; 0.5 of 4 is two: squared deviations 2.25, 0.25, 0.25, 2.25 around 1.5."""
-    assert gap_mask(np.array([0.0, 1, 2, 3]), 0.8)[0].all()
-    kept, tau = gap_mask(np.array([0.0, 1, 2, 3]), 0.5)
-    assert (kept.tolist(), tau) == ([False, True, True, False], 0.25)
-
-
-def test_two_gaps_are_equally_far_from_their_mean_and_stay_together():
-    """0.1 and 0.3: their squared deviations differ in the last bit, which must not drop one."""
-    assert gap_mask(np.array([0.1, 0.3]), 0.5)[0].all()
-
-
-def test_gap_mask_with_fixed_tau():
-    """Mean 3, squared deviations 9, 4, 1, 0, 36: tau 4 keeps 1, 2, 3."""
-    kept, tau = gap_mask(np.array([0.0, 1, 2, 3, 9]), 0.8, tau=4.0)
-    assert (kept.tolist(), tau) == ([False, True, True, True, False], 4.0)
-
-
-def test_filtered_gap_divides_by_the_number_kept():
-    """N = 5, T = 2 masked out: (1 + 2 + 3) / (5 - 2) = 2."""
-    assert filtered_gap(np.array([0.0, 1, 2, 3, 9]), np.array([False, True, True, True, False])) == 2.0
-
-
-def test_filtered_gap_refuses_when_everything_is_masked_out():
-    """Gaps 0 and 2: both 1 away from their mean, tau 0.5 keeps none, N - T = 0."""
-    gaps = np.array([0.0, 2.0])
-    kept, _ = gap_mask(gaps, 0.8, tau=0.5)
-    with pytest.raises(TrainingError, match=r"keeps none of 2 gaps .* is 1\); raise hardness.tau"):
-        filtered_gap(gaps, kept)
-
-
-def test_alpha_model():
-    """gapF = ln 9, mean gap = ln 3: 0.9 / 0.75 = 1.2; one gap alone gives 1."""
-    assert alpha_model(math.log(9), math.log(3)) == pytest.approx(1.2)
-    assert alpha_model(0.7, 0.7) == 1.0
-
-
-def test_running_mean():
-    """0.9 * 1 + 0.1 * 2 = 1.1."""
-    assert running_mean(1.0, 2.0, 0.9) == pytest.approx(1.1)
-
-
-@pytest.mark.parametrize(
-    ("mode", "expected"),
-    [
-        ("product", [0.96, 1.44]),
-        ("shuffled", [0.96, 1.44]),
-        ("sum", [1.0, 1.2]),
-        ("data", [0.8, 1.2]),
-        ("model", [1.2, 1.2]),
-        ("none", [1, 1]),
-    ],
-)
-def test_combine(mode, expected):
-    """alphaD = 0.8, 1.2; alphaM = 1.2. Sum: (0.8 + 1.2) / 2 = 1, (1.2 + 1.2) / 2 = 1.2."""
-    assert combine(np.array([0.8, 1.2]), 1.2, mode) == pytest.approx(expected)
-
-
-def test_sharpness():
-    """(0.8 * 1.2)^2 = 0.9216."""
-    assert combine(np.array([0.8]), 1.2, "product", sharpness=2.0) == pytest.approx([0.9216])
-
-
-def test_normalise():
-    """1, 3: mean 2, so 0.5 and 1.5."""
-    assert normalise(np.array([1.0, 3.0])).tolist() == [0.5, 1.5]
-    for bad in ([0.0, 0.0], [1.0, -1.0], [1.0, math.nan]):
-        with pytest.raises(TrainingError, match="coefficients must be finite"):
-            normalise(np.array(bad))
-
-
-@given(st.integers(0, 20), st.integers(0, 5))
-def test_derange_moves_everyone(count, seed):
-    source = derange(count, np.random.default_rng(seed))
-    assert sorted(source.tolist()) == list(range(count))
-    assert count < 2 or (source != np.arange(count)).all()
-
-
-# A whole batch.
+# A complete batch.
 
 W = np.array([1.0, 0.6, 0.2, 0.4, 0.9, 0.9])
 GAPS = np.array([1.0, 2.0, 0.0, 4.0, 7.0, -7.0])
@@ -177,6 +59,14 @@ def test_the_filter_in_a_batch_by_hand():
     )
     raw = batch.alpha_d * batch.alpha_m
     assert batch.alpha == pytest.approx(raw / raw.mean())
+
+
+def test_a_batch_of_a_category_has_the_coefficients_of_the_hardness_table():
+    """The table's prompts as one batch, one row per prompt: its alphas, divided by their mean."""
+    config = HardnessConfig(keep_quantile=0.5, sharpness=2.0)
+    table = category_coefficients(1 - W, GAPS, config).alpha
+    batch = Coefficients(config, 0).compute(W, GAPS, ["insult"] * 6, list("abcdef"))
+    assert batch.alpha.tolist() == (table / table.mean()).tolist()
 
 
 def test_granularity_completion_by_hand():
@@ -270,22 +160,22 @@ def test_state_survives_as_json():
     """A resumed object goes on exactly as the uninterrupted one."""
     config = HardnessConfig(responsiveness="ema", combine="shuffled")
     constants = {"insult": {"mean_delta": 0.3, "mean_gap": 0.5}}
-    whole, broken = Coefficients(config, 3, constants=constants), Coefficients(config, 3, constants=constants)
-    for one in (whole, broken):
+    unbroken, broken = Coefficients(config, 3, constants=constants), Coefficients(config, 3, constants=constants)
+    for one in (unbroken, broken):
         one.compute(W, GAPS, CATEGORIES, GROUPS)
     resumed = Coefficients(config, 3, constants=constants)
     resumed.load_state_dict(json.loads(json.dumps(broken.state_dict())))
     assert (
         resumed.compute(W, GAPS, CATEGORIES, GROUPS).alpha.tolist()
-        == whole.compute(W, GAPS, CATEGORIES, GROUPS).alpha.tolist()
+        == unbroken.compute(W, GAPS, CATEGORIES, GROUPS).alpha.tolist()
     )
-    assert resumed.state_dict() == whole.state_dict()
-    assert whole.state_dict()["calls"] == 2
+    assert resumed.state_dict() == unbroken.state_dict()
+    assert unbroken.state_dict()["calls"] == 2
 
 
 def test_wrong_input_is_refused():
     coefficients = Coefficients(HardnessConfig(), 0)
-    with pytest.raises(DataError, match="one of each a row"):
+    with pytest.raises(DataError, match="one of each per row"):
         coefficients.compute(W[:2], GAPS, CATEGORIES, GROUPS)
     with pytest.raises(DataError, match="at least one row"):
         coefficients.compute(np.array([]), np.array([]), [], [])
@@ -341,19 +231,3 @@ def test_alpha_goes_with_its_row(batch, mode, granularity, chance):
         np.array(batch[0])[order], np.array(batch[1])[order], [batch[2][i] for i in order], [batch[3][i] for i in order]
     )
     assert moved.alpha == pytest.approx(plain.alpha[order], rel=1e-6)
-
-
-@given(st.lists(st.floats(0, 2), min_size=2, max_size=10), st.floats(0, 2))
-def test_alpha_data_grows_with_delta_and_stays_mild(deltas, mean):
-    values = alpha_data(np.array(sorted(deltas)), mean)
-    assert (np.diff(values) >= 0).all()
-    assert values.min() >= 0.5 / s(2) - 1e-12 and values.max() <= s(2) / 0.5 + 1e-12
-
-
-@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=20), st.floats(0.01, 1))
-def test_the_quantile_keeps_its_share_and_the_middle(gaps, share):
-    values = np.array(gaps)
-    kept, _ = gap_mask(values, share)
-    assert kept.sum() >= share * len(values) - 1e-6
-    filtered = filtered_gap(values, kept)
-    assert values.min() - 1e-6 <= filtered <= values.max() + 1e-6

@@ -1,26 +1,15 @@
-"""Completions from a policy: seeded per row, batched by length, stored per row.
-
-Each row draws its random numbers from a stream of its own, seeded by its content, so that a completion does not
-depend on which other prompts share its batch, and changing ten prompts samples ten prompts.
-"""
+"""Decode completions: exact draws from a policy by the inverse transform, in batches, and inside TRL's trainer."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import json
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drirl_core.config import ModelsConfig
 from drirl_core.errors import TrainingError
-from drirl_core.models.loading import Policy, load_policy, policy_key
-from drirl_core.reporting import Reporter
-from drirl_core.store.artifacts import ArtifactStore
-from drirl_core.store.rowcache import RowCache, content_key
+from drirl_core.models.loading import Policy
 
 if TYPE_CHECKING:
     import torch
@@ -58,85 +47,31 @@ class Completion:
     finished: bool
 
 
-def sample(
-    policy: str | Path | Policy,
-    prompts: Sequence[str],
-    copies: int,
-    settings: SamplingSettings,
-    *,
-    models: ModelsConfig,
-    store: ArtifactStore,
-    reporter: Reporter,
-) -> list[list[Completion]]:
-    """Draw completions of prompts; rows drawn before are read from the cache.
-
-    Args:
-        policy: model reference or checkpoint directory, or a policy that is loaded already.
-        prompts: N user messages.
-        copies: K completions a prompt (1 when greedy).
-        settings: how to draw.
-        models: how to load the policy.
-        store: keeps the rows.
-        reporter: gets progress and tokens per second.
-
-    Returns:
-        N lists of K completions, in the order of `prompts`.
-
-    Raises:
-        TrainingError: the policy returned logits that are not finite.
-    """
-    cache = RowCache(store.cache_path("completions"))
-    weights = policy.key if isinstance(policy, Policy) else policy_key(policy, models)
-    decides = [weights, settings.max_new_tokens, settings.temperature, settings.seed]
-    keys = [[content_key(*decides, prompt, copy) for copy in range(copies)] for prompt in prompts]
-    flat = {key: prompt for row, prompt in zip(keys, prompts, strict=True) for key in row}
-    found = cache.get_many(flat)
-    missing = [(key, prompt) for key, prompt in flat.items() if key not in found]
-    if found and missing:
-        reporter.log(f"{len(found)} of {len(flat)} completions are kept from earlier; sampling {len(missing)}")
-    if missing:
-        loaded = policy if isinstance(policy, Policy) else _kept_policy(policy, models, weights)
-        for part in _decode_all(loaded, missing, settings, reporter):
-            fresh = {key: json.dumps([c.text, c.tokens, c.finished]).encode() for key, c in part.items()}
-            cache.put_many(fresh)
-            found.update(fresh)
-    return [[Completion(*json.loads(found[key])) for key in row] for row in keys]
-
-
-@functools.lru_cache(maxsize=2)
-def _kept_policy(policy: str | Path, models: ModelsConfig, _key: str) -> Policy:
-    """Keep the last two policies, for the categories of a stage take turns with the same ones."""
-    return load_policy(policy, models)
-
-
-def _decode_all(
-    policy: Policy, rows: list[tuple[str, str]], settings: SamplingSettings, reporter: Reporter
-) -> Iterator[dict[str, Completion]]:
-    texts = {prompt: chat_text(policy.tokenizer, prompt) for _, prompt in rows}
-    ordered = sorted(rows, key=lambda row: len(texts[row[1]]))
-    tokens, started = 0, time.monotonic()
-    for start in range(0, len(ordered), settings.batch_size):
-        part = ordered[start : start + settings.batch_size]
-        completions = _decode(policy, [texts[prompt] for _, prompt in part], [key for key, _ in part], settings)
-        tokens += sum(c.tokens for c in completions)
-        yield {key: completion for (key, _), completion in zip(part, completions, strict=True)}
-        reporter.progress("completions", start + len(part), len(ordered))
-    reporter.log(
-        f"sampled {len(ordered)} completions, {tokens} tokens, {tokens / (time.monotonic() - started):.0f} tokens/s"
-    )
-
-
 def chat_text(tokenizer: Any, prompt: str) -> str:
-    """Render one user message with the model's chat template, ready for the reply."""
+    """Render one user message with the model's chat template, ready for the completion."""
     return tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
     )
 
 
-def _decode(policy: Policy, texts: list[str], keys: list[str], settings: SamplingSettings) -> list[Completion]:
+def decode(policy: Policy, texts: Sequence[str], keys: Sequence[str], settings: SamplingSettings) -> list[Completion]:
+    """Decode one completion per row.
+
+    Args:
+        policy: the policy.
+        texts: B rendered prompts (see `chat_text`).
+        keys: B hexadecimal content keys; each seeds the random numbers of its row.
+        settings: how to draw; `batch_size` is not read.
+
+    Returns:
+        B completions.
+
+    Raises:
+        TrainingError: the policy returned logits that are not finite.
+    """
     import torch
 
-    batch = policy.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(policy.device)
+    batch = policy.tokenizer(list(texts), return_tensors="pt", padding=True, add_special_tokens=False).to(policy.device)
     width = batch["input_ids"].shape[1]
     processors = []
     if settings.temperature > 0:
@@ -173,9 +108,9 @@ def _completion(row: list[int], tokenizer: Any, ends: set[int]) -> Completion:
 def inverse_transform(temperature: float, uniforms: torch.Tensor, prompt_width: int) -> Any:
     """Make a logits processor that samples exactly by inverting the distribution function.
 
-    One uniform number a token replaces one random number a vocabulary entry: with 49,152 entries the usual
-    multinomial draw costs a quarter of a decoding step on a CPU. The processor leaves only the drawn token, which greedy
-    search then takes.
+    One uniform number per token replaces one random number per vocabulary entry: with 49,152 entries the usual
+    multinomial draw costs a quarter of a decoding step on a CPU. The processor leaves only the drawn token, which
+    greedy search then takes.
 
     Args:
         temperature: divides the logits, above 0.
@@ -194,7 +129,8 @@ def inverse_transform(temperature: float, uniforms: torch.Tensor, prompt_width: 
         token = torch.searchsorted(reached, drawn, right=True).clamp(max=scores.shape[1] - 1)
         if not torch.isfinite(reached[:, -1]).all():
             raise TrainingError(
-                "the policy's logits are not finite; its weights are damaged or training diverged (lower the learning rate)"
+                "the policy's logits are not finite; its weights are damaged or training diverged "
+                "(lower the learning rate)"
             )
         return torch.full_like(scores, float("-inf")).scatter_(1, token, 0.0)
 
@@ -211,7 +147,7 @@ def exact_cpu_sampling(
         model: a transformers or PEFT model whose `generate` gets `input_ids` and a `generation_config`.
         temperature: divides the logits, above 0.
         generator: source of the uniform numbers; advances.
-        max_new_tokens: uniform numbers drawn a row.
+        max_new_tokens: uniform numbers drawn per row.
     """
     import torch
 
@@ -243,8 +179,8 @@ def exact_cpu_sampling(
 def _ready_to_decode(model: Any) -> Iterator[None]:
     """Use the attention that is fast without gradients, and fold adapters into the weights; put both back to the bit.
 
-    Decoding reads every weight once a token: an adapter's two small products a layer would cost half as much again. The
-    folded weights round as the published checkpoint does.
+    Decoding reads every weight once per token: an adapter's two small products per layer would cost half as much again.
+    The folded weights round as the published checkpoint does.
     """
     import peft
     import torch

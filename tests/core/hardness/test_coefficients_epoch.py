@@ -10,7 +10,8 @@ import pytest
 
 from drirl_core.config import HardnessConfig
 from drirl_core.errors import DataError
-from drirl_core.hardness.equations import AlphaBatch, Coefficients, alpha_data, alpha_model, normalise
+from drirl_core.hardness.coefficients import AlphaBatch, Coefficients
+from drirl_core.hardness.equations import alpha_data, alpha_model, normalise
 
 EPOCH = HardnessConfig(refresh="epoch", keep_quantile=1.0)
 STORED = {"a": 0.5, "b": 1.5, "c": 1.0}
@@ -80,16 +81,16 @@ def test_categories_have_passes_of_their_own() -> None:
 
 
 def test_a_killed_run_goes_on_alike() -> None:
-    whole, broken = Coefficients(EPOCH, 0, STORED), Coefficients(EPOCH, 0, STORED)
-    for coefficients in (whole, broken):
+    unbroken, broken = Coefficients(EPOCH, 0, STORED), Coefficients(EPOCH, 0, STORED)
+    for coefficients in (unbroken, broken):
         _pass(coefficients)
         _step(coefficients, [("b", 0.1, 1.0)])
     resumed = Coefficients(EPOCH, 0, STORED)
     resumed.load_state_dict(json.loads(json.dumps(broken.state_dict())))
     for _ in range(2):
-        for left, right in zip(_pass(whole), _pass(resumed), strict=True):
+        for left, right in zip(_pass(unbroken), _pass(resumed), strict=True):
             np.testing.assert_array_equal(left, right)
-    assert resumed.state_dict() == whole.state_dict()
+    assert resumed.state_dict() == unbroken.state_dict()
 
 
 def test_it_needs_the_stored_table() -> None:
