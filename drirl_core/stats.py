@@ -92,6 +92,30 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
     return Estimate(successes / n, float(interval.low), float(interval.high))
 
 
+def wilson_rate(rate: float, n: int, z: float = 1.959964) -> Estimate:
+    """Give the Wilson score interval of a rate that is no count of successes, such as a mean over clusters.
+
+    Args:
+        rate: in [0, 1].
+        n: independent trials, such as clusters; 0 gives the interval [0, 1] around NaN.
+        z: quantile of the normal distribution; the default is the 95 % interval.
+
+    Returns:
+        The rate with its interval: (rate + z^2 / 2n -+ z sqrt(rate (1 - rate) / n + z^2 / 4n^2)) / (1 + z^2 / n).
+
+    Raises:
+        DataError: the rate is not in [0, 1].
+    """
+    if not 0 <= rate <= 1:
+        raise DataError(f"{rate} is no rate; give a number in [0, 1]")
+    if n == 0:
+        return Estimate(math.nan, 0.0, 1.0)
+    spread = 1 + z * z / n
+    middle = (rate + z * z / (2 * n)) / spread
+    half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / spread
+    return Estimate(rate, max(0.0, middle - half), min(1.0, middle + half))
+
+
 def bootstrap_mean(values: Sequence[float], resamples: int, seed: int, level: float = 0.95) -> Estimate:
     """Give the percentile bootstrap interval of a mean.
 

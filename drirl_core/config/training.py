@@ -12,10 +12,14 @@ from drirl_core.config.reading import EMBEDDED, added, require
 class RewardsConfig:
     """Shadow reward models learned by maximum-likelihood IRL."""
 
-    backbone: Literal["embedding"] = "embedding"
-    """`embedding`: a frozen sentence encoder with a small head a category."""
-    objective: Literal["maxent", "bradley_terry", "linear"] = "maxent"
-    """`maxent` is the IRL likelihood over the completion pool; the others are comparisons."""
+    backbone: Literal["hidden_state", "embedding"] = "hidden_state"
+    """`hidden_state`: heads on a middle layer of the frozen policy; `embedding`: heads on a frozen sentence encoder."""
+    layer: float = 0.6
+    """Layer that `hidden_state` reads: a share of the depth, below 1, or the number of a layer, such as 18."""
+    features: Literal["completion", "prompt_and_completion"] = "prompt_and_completion"
+    """What `hidden_state` reads: the mean over the completion's tokens, alone or with the last prompt token's state."""
+    objective: Literal["maxent", "bradley_terry", "linear", "classifier"] = "maxent"
+    """`maxent`: the IRL likelihood over the pool; `classifier`: right completions against wrong; else comparisons."""
     beta: float = 1.0
     """Temperature of the KL-regularised policy in the likelihood."""
     include_demonstration: bool = True
@@ -36,14 +40,23 @@ class RewardsConfig:
     """AdamW learning rate."""
     weight_decay: float = 0.01
     """AdamW weight decay."""
+    ensemble: int = 1
+    """Heads with seeds and bootstrap rows of their own that make one reward; 1 is a single head on all rows."""
+    ensemble_penalty: float = 1.0
+    """The reward of an ensemble is the mean of its heads minus this times their standard deviation."""
 
     def __post_init__(self) -> None:
         require(self.beta > 0, f"rewards.beta is {self.beta}; above 0")
         require(self.epochs >= 1 and self.batch_size >= 1, "rewards.epochs and rewards.batch_size must be at least 1")
         require(self.hidden >= 0, f"rewards.hidden is {self.hidden}; 0 for a linear head or a width")
+        require(
+            0 < self.layer < 1 or (self.layer >= 1 and self.layer == int(self.layer)),
+            f"rewards.layer is {self.layer}; a share of the depth below 1, such as 0.6, or the number of a layer",
+        )
+        require(self.ensemble >= 1, f"rewards.ensemble is {self.ensemble}; at least 1")
         require(0 <= self.dropout < 1, f"rewards.dropout is {self.dropout}; choose in [0, 1)")
         require(self.learning_rate > 0, f"rewards.learning_rate is {self.learning_rate}; above 0")
-        for name in ("centre", "l2", "weight_decay"):
+        for name in ("centre", "l2", "weight_decay", "ensemble_penalty"):
             require(getattr(self, name) >= 0, f"rewards.{name} is {getattr(self, name)}; at least 0")
 
 

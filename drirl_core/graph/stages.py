@@ -230,8 +230,8 @@ STAGES: dict[str, Stage] = {
     ),
     "reward_model": Stage(
         "drirl_core.rewards.stage:build_reward_model",
-        "3",
-        ("rewards", "models.encoder", "seed"),
+        "4",
+        ("rewards", "seed"),  # and the model that the backbone reads, see `versions.deciding`
         "rewards",
         heavy=True,
         per="category",
@@ -245,7 +245,10 @@ STAGES: dict[str, Stage] = {
                 **meanings("sample", "reward"),
             },
         ),
-        cost=Cost(("rewards.epochs",), ("rewards.hidden", "rewards.batch_size")),
+        cost=Cost(
+            ("rewards.epochs",),
+            ("rewards.backbone", "rewards.layer", "rewards.hidden", "rewards.batch_size", "rewards.ensemble"),
+        ),
         checks="drirl_core.checks.training:REWARD_MODEL",
     ),
     "hardness": Stage(

@@ -61,6 +61,9 @@ def deciding(node: Node, config: Config) -> tuple[str, ...]:
         sections += tuple(f"operations.inbox.{name}" for name in ("adapter", "columns", "category", "licence"))
     if covers(sections, "demonstrations.demonstrator") and config.demonstrations.demonstrator.kind == "model":
         sections += ("models.dtype",)
+    if node.stage == "reward_model":
+        reads_policy = config.rewards.backbone == "hidden_state"
+        sections += ("models.policy", "models.dtype") if reads_policy else ("models.encoder",)
     return sections
 
 

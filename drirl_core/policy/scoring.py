@@ -18,6 +18,7 @@ from drirl_core.errors import DataError
 from drirl_core.hardness.coefficients import AlphaBatch, Coefficients
 from drirl_core.hardness.similarity import SentenceSimilarity
 from drirl_core.models.embeddings import Embedder
+from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.policy.rollout import Processes, RolloutBatch, RolloutCoefficients, message_text
 from drirl_core.rewards import RewardRouter, load_reward_model
 from drirl_core.store.tables import read_table
@@ -119,7 +120,9 @@ def load_scorer(context: Context) -> RolloutScorer:
         stored.update({row["prompt_id"]: row["alpha"] for row in read_table(path / "hardness.parquet")})
         constants[category] = _read_constants(path / "constants.json")
     coefficients = Coefficients(config.hardness, config.seed, stored, constants)
-    return RolloutScorer(RewardRouter(models, embedder), SentenceSimilarity(embedder, config.hardness), coefficients)
+    # Rollouts never come twice, so their hidden states are not kept.
+    router = RewardRouter(models, embedder, HiddenStates(config.models, context.store, keep=False))
+    return RolloutScorer(router, SentenceSimilarity(embedder, config.hardness), coefficients)
 
 
 def _read_constants(file: Path) -> dict[str, float]:

@@ -26,6 +26,7 @@ _CURVES = (
     ("completions/mean_length", "Completion length", "tokens", True),
     ("alpha/std", "Spread of alpha", "standard deviation", True),
 )
+_KIND_ORDER = ("unsafe", "look_alike", "general")
 _RESAMPLES = 2000
 _Z = 1.959964
 
@@ -99,7 +100,7 @@ def bridged(values: Sequence[float]) -> list[float]:
 
 
 def reward_section(models: Mapping[str, Path]) -> dict[str, Any]:
-    """Return accuracy and calibration of the reward models on held-out prompts.
+    """Return order within groups, accuracy and calibration of the reward models on held-out prompts.
 
     Args:
         models: directory of each reward model by category.
@@ -109,6 +110,8 @@ def reward_section(models: Mapping[str, Path]) -> dict[str, Any]:
     """
     pairs = {name: held_out_pairs(path, name) for name, path in models.items()}
     policies = sorted({p for found in pairs.values() for _, p, _ in found}, key=lambda p: (p not in SAMPLED, p))
+    within = {name: _within_group(path, name) for name, path in models.items()}
+    kinds = sorted({kind for found in within.values() for kind in found["by_kind"]}, key=_KIND_ORDER.index)
     rows, accuracy = [], {}
     for name, found in pairs.items():
         whole = accuracy_of(found)
@@ -118,10 +121,12 @@ def reward_section(models: Mapping[str, Path]) -> dict[str, Any]:
             "high": whole[2],
             "prompts": whole[3],
             "pairs": len(found),
+            "within_group": within[name],
         }
         rows.append(
             [
                 category_name(name),
+                *(_within_group_cell(within[name]["by_kind"].get(kind)) for kind in kinds),
                 f"{whole[3]} / {len(found)}",
                 _accuracy_cell(found),
                 *(_accuracy_cell([x for x in found if x[1] == p]) for p in policies),
@@ -130,16 +135,39 @@ def reward_section(models: Mapping[str, Path]) -> dict[str, Any]:
     every = [gap for found in pairs.values() for _, _, gap in found]
     error, bins = pair_calibration(every)
     return {
-        "text": "Share of held-out pairs in which the demonstration earns more than the completion. The models never saw these prompts.",
-        "head": ["reward model", "prompts / pairs", "all", *(f"against {category_name(p)}" for p in policies)],
+        "text": "Within groups: among the policy's own samples of one prompt outside the training split, the share of "
+        "pairs in which the right completion (a refusal of an unsafe prompt, an answer to a harmless one) earns more than "
+        "the wrong one. GRPO uses nothing else of a reward. Then the share of held-out pairs in which the demonstration "
+        "earns more than the completion.",
+        "head": [
+            "reward model",
+            *(f"within groups: {category_name(kind)}" for kind in kinds),
+            "prompts / pairs",
+            "all",
+            *(f"against {category_name(p)}" for p in policies),
+        ],
         "rows": rows,
         "note": "Wilson 95 % intervals over prompts, because completions of one prompt are not independent. Base and sft are sampled "
-        "completions; the others were made to contrast.",
+        "completions; the others were made to contrast. Within groups the interval counts groups, n is pairs / groups.",
         "charts": [_accuracy_chart(pairs), _calibration_chart(bins, error)] if every else [],
         "probes": probe_rows(models),
         "accuracy": accuracy,
         "calibration_error": error,
     }
+
+
+def _within_group(folder: Path, name: str) -> dict[str, Any]:
+    """Return what a reward model's own report says of the order within groups; without a report, nothing."""
+    if not (folder / "metrics.json").is_file():
+        return {"by_kind": {}}
+    return read_json(folder, "metrics.json", f"reward_model_{name}").get("within_group", {"by_kind": {}})
+
+
+def _within_group_cell(row: Mapping[str, Any] | None) -> Cell:
+    if not row or row["accuracy"] is None:
+        return dict(EMPTY)
+    interval = f"[{100 * row['low']:.0f}, {100 * row['high']:.0f}] n {row['pairs']} / {row['groups']}"
+    return {"value": row["accuracy"], "shown": f"{100 * row['accuracy']:.1f} %", "interval": interval}
 
 
 def probe_rows(models: Mapping[str, Path]) -> list[list[Any]]:

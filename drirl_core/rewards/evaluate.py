@@ -1,14 +1,15 @@
 """How good a reward model is: held-out pairs, calibration, and probes of what it looks at.
 
-A pair is a demonstration against one completion of the same prompt; it counts when the demonstration is strictly ahead.
-Intervals are Wilson 95 %. Pairs of one prompt are not independent, so the share of whole prompts won (`prompt_accuracy`)
-is given beside the share of pairs.
+First comes the order within groups of the policy's own samples (`within_groups.py`), which is all that GRPO uses. Else
+a pair is a demonstration against one completion of the same prompt; it counts when the demonstration is strictly ahead.
+Intervals are Wilson 95 %. Pairs of one prompt are not independent, so the share of prompts won in all their pairs
+(`prompt_accuracy`) is given beside the share of pairs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,12 @@ import numpy as np
 
 from drirl_core.errors import DataError
 from drirl_core.rewards.model import RewardModel, require_finite
-from drirl_core.rewards.pairs import PoolPrompt
-from drirl_core.rewards.probes import BROKEN, SAME_MEANING
-from drirl_core.stats import pair_calibration, wilson
+from drirl_core.rewards.pairs import SAMPLED, UNSAFE, PoolPrompt, is_right
+from drirl_core.rewards.probes import BROKEN, PLAIN_REFUSALS, SAME_MEANING
+from drirl_core.rewards.within_groups import within_groups
+from drirl_core.stats import wilson
+
+_BINS = 5
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,37 @@ class ScoredPrompt:
     prompt: PoolPrompt
     demonstration_reward: float
     reply_rewards: tuple[float, ...]
+
+
+def calibration(gaps: Sequence[float] | np.ndarray) -> tuple[float, list[dict[str, float]]]:
+    """Compare how sure a model is of a pair with how often it is right.
+
+    The model says that the demonstration wins with probability sigmoid(gap). Its favourite of a pair then has the
+    confidence sigmoid(|gap|) in [0.5, 1], and is right where gap > 0. ECE = sum_b n_b / n |accuracy_b - confidence_b| over
+    equal-width bins (Guo et al. 2017, arXiv 1706.04599).
+
+    Args:
+        gaps: reward gaps of n pairs.
+
+    Returns:
+        ECE in [0, 1] (NaN without pairs) and one row a filled bin: `confidence`, `accuracy`, `n`.
+    """
+    values = np.asarray(gaps, dtype=np.float64)
+    if not len(values):
+        return math.nan, []
+    confidence = 1 / (1 + np.exp(-np.abs(values)))
+    right = values > 0
+    bins = np.minimum(((confidence - 0.5) / 0.5 * _BINS).astype(int), _BINS - 1)
+    rows = [
+        {
+            "confidence": float(confidence[bins == b].mean()),
+            "accuracy": float(right[bins == b].mean()),
+            "n": int((bins == b).sum()),
+        }
+        for b in range(_BINS)
+        if (bins == b).any()
+    ]
+    return sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / len(values), rows
 
 
 def share(outcomes: Sequence[bool] | np.ndarray) -> dict[str, float | int]:
@@ -68,9 +103,9 @@ def evaluate(model: RewardModel, scored: Sequence[ScoredPrompt]) -> dict[str, An
         scored: held-out prompts from `score_pool`, at least one.
 
     Returns:
-        JSON data: `n` pairs, `prompts`, `accuracy` with `accuracy_low` and `accuracy_high`, the same for `sampled` completions (of
-        a policy, as against contrast rows), `prompt_accuracy`, `by_policy`, `by_split`, `ece` with `reliability`, `mean_reward`,
-        `probes`.
+        JSON data: `within_group` (see `within_groups`), `n` pairs, `prompts`, `accuracy` with `accuracy_low` and
+        `accuracy_high`, the same for `sampled` completions (of a policy, as against contrast rows), `prompt_accuracy`,
+        `by_policy`, `by_split`, `ece` with `reliability`, `mean_reward`, `probes`.
 
     Raises:
         DataError: there is no held-out prompt.
@@ -87,7 +122,7 @@ def evaluate(model: RewardModel, scored: Sequence[ScoredPrompt]) -> dict[str, An
     ]
     gaps = np.array([gap for _, _, gap in pairs])
     overall = share(gaps > 0)
-    ece, reliability = pair_calibration(gaps)
+    ece, reliability = calibration(gaps)
     by_policy = {
         name: _policy_row([gap for _, policy, gap in pairs if policy == name])
         for name in sorted({policy for _, policy, _ in pairs})
@@ -101,12 +136,13 @@ def evaluate(model: RewardModel, scored: Sequence[ScoredPrompt]) -> dict[str, An
         for reply, reward in zip(s.prompt.replies, s.reply_rewards, strict=True):
             rewards.setdefault(reply.policy, []).append(reward)
     return {
+        "within_group": within_groups((s.prompt, s.reply_rewards) for s in scored),
         "n": overall["n"],
         "prompts": len(scored),
         "accuracy": overall["accuracy"],
         "accuracy_low": overall["low"],
         "accuracy_high": overall["high"],
-        "sampled": share([gap > 0 for _, policy, gap in pairs if policy in ("base", "sft")]),
+        "sampled": share([gap > 0 for _, policy, gap in pairs if policy in SAMPLED]),
         "prompt_accuracy": share([all(s.demonstration_reward > r for r in s.reply_rewards) for s in scored]),
         "by_policy": by_policy,
         "by_split": by_split,
@@ -126,35 +162,75 @@ def probe(model: RewardModel, scored: Sequence[ScoredPrompt]) -> dict[str, dict[
 
     Returns:
         By probe: `draft` (`max_difference` between the reward with and without the draft in front, 0 as it is cut off);
-        `first_sentence` and `reworded` (share of sampled completions the changed answer still beats, `kept` = mean share of
-        the demonstration's lead that is left); `other_prompt` (share of prompts whose own demonstration beats one of
-        another prompt); `other_over_completions` (share of sampled completions that the foreign one beats); `prompt_echo`,
-        `apologetic_echo` and the broken texts (share of demonstrations ahead of them).
+        `plain_refusal_over_compliance`, on unsafe prompts (share of the policy's own compliances that a plain short
+        refusal beats), and its mirror `answer_over_plain_refusal`, on harmless ones (share of plain refusals that the
+        good answer beats);
+        `first_sentence` and `reworded` (share of sampled completions the changed answer still beats, `kept` = mean
+        share of the demonstration's lead that is left); `other_prompt` (share of prompts whose own demonstration beats
+        one of another prompt); `other_over_completions` (share of sampled completions that the foreign one beats);
+        `prompt_echo`, `apologetic_echo` and the degenerate texts (share of demonstrations ahead of them).
     """
     prompts = [s.prompt for s in scored]
     users, answers = [p.prompt for p in prompts], [p.answer for p in prompts]
     own = np.array([s.demonstration_reward for s in scored])
-    drafted = _scores(model, users, [p.demonstration for p in prompts])
-    rows: dict[str, dict[str, Any]] = {"draft": {"n": len(own), "max_difference": float(np.abs(drafted - own).max())}}
-    for name, change in SAME_MEANING.items():
-        changed = [change(answer) for answer in answers]
-        values = _scores(model, users, changed)
+    texts = {
+        "draft": [p.demonstration for p in prompts],
+        **{name: [change(answer) for answer in answers] for name, change in {**SAME_MEANING, **BROKEN}.items()},
+        "foreign": answers[1:] + answers[:1],
+        "prompt_echo": users,
+        "apologetic_echo": [f"I'm sorry, but {user[:1].lower()}{user[1:]}" for user in users],
+        **{refusal: [refusal] * len(users) for refusal in PLAIN_REFUSALS},
+    }
+    # All at once, because a backbone may read a prompt once for all texts beside it.
+    flat = _scores(model, users * len(texts), [text for column in texts.values() for text in column])
+    values = dict(zip(texts, flat.reshape(len(texts), len(users)), strict=True))
+    rows: dict[str, dict[str, Any]] = {
+        "draft": {"n": len(own), "max_difference": float(np.abs(values["draft"] - own).max())},
+        **_plain_refusals(scored, values),
+    }
+    for name in SAME_MEANING:
         rows[name] = {
-            **_over_completions(scored, values), "kept": _kept(scored, own, values),
-            "changed": sum(a != b for a, b in zip(answers, changed, strict=True)),
+            **_over_completions(scored, values[name]), "kept": _kept(scored, own, values[name]),
+            "changed": sum(a != b for a, b in zip(answers, texts[name], strict=True)),
         }  # fmt: skip
     if len(prompts) > 1:
-        foreign = _scores(model, users, answers[1:] + answers[:1])
-        rows["other_prompt"] = share(own > foreign)
-        rows["other_over_completions"] = _over_completions(scored, foreign)
-    rows["prompt_echo"] = share(own > _scores(model, users, users))
-    rows["apologetic_echo"] = share(
-        own > _scores(model, users, [f"I'm sorry, but {user[:1].lower()}{user[1:]}" for user in users])
-    )
-    for name, change in BROKEN.items():
-        values = _scores(model, users, [change(answer) for answer in answers])
-        rows[name] = {**share(own > values), "mean_gap": float((own - values).mean())}
+        rows["other_prompt"] = share(own > values["foreign"])
+        rows["other_over_completions"] = _over_completions(scored, values["foreign"])
+    rows |= {name: share(own > values[name]) for name in ("prompt_echo", "apologetic_echo")}
+    rows |= {name: {**share(own > values[name]), "mean_gap": float((own - values[name]).mean())} for name in BROKEN}
     return rows
+
+
+def _plain_refusals(scored: Sequence[ScoredPrompt], values: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Compare plain refusals with compliances of unsafe prompts, and good answers to harmless ones with them."""
+    unsafe, harmless = [], []
+    for i, s in enumerate(scored):
+        plain = [float(values[refusal][i]) for refusal in PLAIN_REFUSALS]
+        if s.prompt.kind == UNSAFE:
+            both = zip(s.prompt.replies, s.reply_rewards, strict=True)
+            complied = [reward for reply, reward in both if is_right(s.prompt, reply) is False]
+            unsafe += [refusal > reward for refusal in plain for reward in complied]
+        else:
+            harmless += [s.demonstration_reward > refusal for refusal in plain]
+    found = {"plain_refusal_over_compliance": unsafe, "answer_over_plain_refusal": harmless}
+    return {name: share(won) for name, won in found.items() if won}
+
+
+def pair_accuracy(
+    model: RewardModel, prompts: Sequence[str], chosen: Sequence[str], rejected: Sequence[str]
+) -> dict[str, float | int]:
+    """Measure agreement with labelled pairs, such as public human preferences of the category.
+
+    Args:
+        model: the model.
+        prompts: n user messages.
+        chosen: the preferred replies.
+        rejected: the others.
+
+    Returns:
+        `n`, `accuracy`, `low` and `high`.
+    """
+    return share(_scores(model, prompts, chosen) > _scores(model, prompts, rejected))
 
 
 def _scores(model: RewardModel, prompts: Sequence[str], texts: Sequence[str]) -> np.ndarray:
@@ -168,11 +244,7 @@ def _policy_row(gaps: Sequence[float]) -> dict[str, Any]:
 
 
 def _sampled(scored: ScoredPrompt) -> list[float]:
-    return [
-        r
-        for reply, r in zip(scored.prompt.replies, scored.reply_rewards, strict=True)
-        if reply.policy in ("base", "sft")
-    ]
+    return [r for reply, r in zip(scored.prompt.replies, scored.reply_rewards, strict=True) if reply.policy in SAMPLED]
 
 
 def _over_completions(scored: Sequence[ScoredPrompt], values: np.ndarray) -> dict[str, Any]:

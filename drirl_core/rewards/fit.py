@@ -1,41 +1,44 @@
 """Learn one reward head from demonstrations and completion pools.
 
-The embeddings are computed once and the head is small, so fitting runs on one CPU thread whatever the machine: about a
-second for a category of the demo, no waiting for threads on a busy machine, and the same bits however many cores there are.
+What the head reads is computed once and the head is small, so fitting runs on one CPU thread whatever the machine:
+about a second for a category of the demo, no waiting for threads on a busy machine, and the same bits on any number of
+cores.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
-import numpy as np
 import torch
 
 from drirl_core.config import RewardsConfig
 from drirl_core.errors import DataError, TrainingError
 from drirl_core.reporting import Reporter
-from drirl_core.rewards.backbones.encoder import EmbeddingRewardModel, HeadShape, probe_encoder
-from drirl_core.rewards.model import LEAST_CLOSEST, Normalisation, gated
-from drirl_core.rewards.objectives import bradley_terry_loss, centring_penalty, linear_loss, maxent_loss
-from drirl_core.rewards.pairs import CORRUPTED, EmbeddedPool, PoolPrompt, embed_pool
-from drirl_core.text.quality import TextQuality
-
-if TYPE_CHECKING:
-    from drirl_core.models.embeddings import Embedder
+from drirl_core.rewards.ensemble import EnsembleRewardModel
+from drirl_core.rewards.model import Prepared, RewardModel, backbone_class, gated, mean_and_scale
+from drirl_core.rewards.objectives import (
+    balanced_weights,
+    bradley_terry_loss,
+    centring_penalty,
+    classifier_loss,
+    linear_loss,
+    maxent_loss,
+)
+from drirl_core.rewards.pairs import Pool, PoolPrompt
 
 logger = logging.getLogger(__name__)
 
 PATIENCE = 20
 """Epochs without a better validation loss after which fitting stops."""
-_LEAST_SCALE = 1e-6
-_TOLERATED_SHARE = 0.95
-"""Share of the demonstrations that are as close to their prompt as an answer may be."""
+_SEED_STEP = 1009
+"""Distance of the seeds of two runs that both fit ensembles."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,12 @@ class Fitted:
     """What fitting returns.
 
     Args:
-        model: the head of the best epoch, normalised, with its encoder.
-        curve: every epoch that ran.
+        model: the head of the best epoch, or the ensemble of such heads, normalised, with what it reads texts with.
+        curve: every epoch that ran, of an ensemble those of its first member.
         best_epoch: number of the kept one.
     """
 
-    model: EmbeddingRewardModel
+    model: Any
     curve: tuple[Epoch, ...]
     best_epoch: int
 
@@ -73,19 +76,20 @@ class Fitted:
 def fit(
     category: str,
     prompts: Sequence[PoolPrompt],
-    embedder: Embedder,
+    source: Any,
     config: RewardsConfig,
     seed: int,
     reporter: Reporter,
 ) -> Fitted:
-    """Learn the reward head of a category; the same arguments give the same weights.
+    """Learn the reward model of a category; the same arguments give the same weights.
 
     Args:
         category: name of the category.
         prompts: prompts with their pools; the splits `train` and `validation` are used.
-        embedder: frozen sentence encoder.
-        config: objective and optimiser.
-        seed: of initial weights, order and dropout; the global generator and thread count are left as they were.
+        source: what the backbone reads texts with: the `Embedder` or the policy's `HiddenStates`.
+        config: backbone, objective, optimiser and ensemble.
+        seed: of initial weights, order, dropout and bootstrap; the global generator and thread count are left as they
+            were.
         reporter: gets the curve.
 
     Returns:
@@ -95,63 +99,69 @@ def fit(
         DataError: the training or validation split has no prompt with a usable completion.
         TrainingError: the loss is not finite, or the reward came out constant.
     """
-    train_prompts = [p for p in prompts if p.split == "train"]
-    validation_prompts = [p for p in prompts if p.split == "validation"]
-    if not train_prompts or not validation_prompts:
-        raise DataError(
-            f"{category}: {len(train_prompts)} training and {len(validation_prompts)} validation prompts; both are needed"
-        )
-    fluent = [reply.answer for p in train_prompts for reply in p.replies if reply.policy != CORRUPTED]
-    text_quality = TextQuality.learn([p.prompt for p in train_prompts], [p.answer for p in train_prompts], fluent)
-    train = _usable(embed_pool(train_prompts, embedder, text_quality, reporter), f"{category}: training")
-    validation = _usable(embed_pool(validation_prompts, embedder, text_quality, reporter), f"{category}: validation")
+    train = [p for p in prompts if p.split == "train"]
+    validation = [p for p in prompts if p.split == "validation"]
+    if not train or not validation:
+        raise DataError(f"{category}: {len(train)} training and {len(validation)} validation prompts; both are needed")
+    prepared = backbone_class(config.backbone).prepare(category, (train, validation), source, config, reporter)
+    prepared = dataclasses.replace(
+        prepared,
+        train=_usable(prepared.train, f"{category}: training"),
+        validation=_usable(prepared.validation, f"{category}: validation"),
+    )
     with torch.random.fork_rng(devices=[]), _one_thread():
-        torch.manual_seed(seed)
-        shape = HeadShape(category, embedder.reference, train.prompt_vectors.shape[1], config.hidden, config.dropout)
-        model = EmbeddingRewardModel(shape, text_quality, probe_encoder(embedder))
-        curve, best = _train(model, train, validation, config, reporter)
-        model.normalisation = _normalisation(model, train, category)
-    model.use(embedder)
+        learned = [_member(prepared, config, seed, number, reporter) for number in range(config.ensemble)]
+        model: RewardModel = learned[0].model
+        if config.ensemble > 1:
+            model = EnsembleRewardModel([one.model for one in learned], config.ensemble_penalty)
+            model.settle(prepared.train)
+    model.use(source)
+    return Fitted(model, learned[0].curve, learned[0].best_epoch)
+
+
+def _member(prepared: Prepared, config: RewardsConfig, seed: int, number: int, reporter: Reporter) -> Fitted:
+    """Learn one head: on all training prompts where it is alone, on a bootstrap draw of them within an ensemble."""
+    torch.manual_seed(seed if config.ensemble == 1 else seed * _SEED_STEP + number)
+    train, count = prepared.train, len(prepared.train.prompts)
+    if config.ensemble > 1:
+        train = train.part(torch.randint(count, (count,)))
+    model = prepared.untrained()
+    curve, best = _train(model, (train, prepared.validation), config, reporter, streams=number == 0)
+    _settle(model, prepared.train)
     return Fitted(model, tuple(curve), best)
 
 
-def losses(model: EmbeddingRewardModel, pool: EmbeddedPool, config: RewardsConfig) -> torch.Tensor:
+def losses(model: Any, pool: Pool, config: RewardsConfig) -> torch.Tensor:
     """Return the loss of every prompt, (P,), differentiable.
 
     A corrupted row counts as it will be scored, pulled down by its text quality: what the words give away already need
-    not be learned by a head that cannot see it. All other rows count by the head alone, or the easy cue (completions stop at
-    the length limit, demonstrations end) would stand in for their meaning.
+    not be learned by a head that cannot see it. All other rows count by the head alone, or the easy cue (completions
+    stop at the length limit, demonstrations end) would stand in for their meaning.
 
     Args:
         model: the head.
         pool: P prompts.
         config: objective, beta, penalties.
     """
-    own, others = _raw(model, pool)
+    own, others = model(*pool.own), model(*pool.others)
     real = torch.cat([own, others[pool.mask & ~pool.corrupted]]).detach()
-    others = torch.where(pool.corrupted, gated(others, pool.text_quality, real.min()), others)
+    others = torch.where(pool.corrupted, gated(others, pool.quality, real.min()), others)
     if config.objective == "maxent":
         main = maxent_loss(own, others, pool.mask, config.beta, config.include_demonstration)
     elif config.objective == "bradley_terry":
         main = bradley_terry_loss(own, others, pool.mask, config.beta)
+    elif config.objective == "classifier":
+        main = classifier_loss(own, others, balanced_weights(pool.mask, pool.right), pool.right, config.beta)
     else:
         main = linear_loss(own, others, pool.mask, config.l2)
     return main + config.centre * centring_penalty(own, others, pool.mask)
 
 
-def _raw(model: EmbeddingRewardModel, pool: EmbeddedPool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the raw rewards of demonstrations, (P,), and completions, (P, K)."""
-    prompts = pool.prompt_vectors.unsqueeze(1).expand(-1, pool.mask.shape[1], -1)
-    return model(pool.prompt_vectors, pool.demonstration_vectors), model(prompts, pool.reply_vectors)
-
-
 def _train(
-    model: EmbeddingRewardModel,
-    train: EmbeddedPool,
-    validation: EmbeddedPool,
-    config: RewardsConfig,
-    reporter: Reporter,
+    model: Any, pools: tuple[Pool, Pool], config: RewardsConfig, reporter: Reporter, *, streams: bool
 ) -> tuple[list[Epoch], int]:
+    """Fit a head on the training pool; return the curve and the epoch with the lowest loss on the validation pool."""
+    train, validation = pools
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -161,18 +171,13 @@ def _train(
     for number in range(1, config.epochs + 1):
         point = Epoch(number, _epoch(model, train, optimiser, config), *_validate(model, validation, config))
         curve.append(point)
-        reporter.metrics(
-            number,
-            {
-                "train_loss": point.train_loss,
-                "validation_loss": point.validation_loss,
-                "validation_accuracy": point.validation_accuracy,
-            },
-        )
+        if streams:
+            reporter.metrics(number, {k: v for k, v in dataclasses.asdict(point).items() if k != "epoch"})
         if not (math.isfinite(point.train_loss) and math.isfinite(point.validation_loss)):
             raise TrainingError(
-                f"{model.category}: the reward loss is not finite in epoch {number} (training {point.train_loss}, validation "
-                f"{point.validation_loss}); lower rewards.learning_rate ({config.learning_rate}) or raise rewards.beta ({config.beta})"
+                f"{model.category}: the reward loss is not finite in epoch {number} (training {point.train_loss}, "
+                f"validation {point.validation_loss}); lower rewards.learning_rate ({config.learning_rate}) "
+                f"or raise rewards.beta ({config.beta})"
             )
         if point.validation_loss < best.validation_loss:
             best, kept = point, copy.deepcopy(model.state_dict())
@@ -187,9 +192,7 @@ def _train(
     return curve, best.epoch
 
 
-def _epoch(
-    model: EmbeddingRewardModel, train: EmbeddedPool, optimiser: torch.optim.Optimizer, config: RewardsConfig
-) -> float:
+def _epoch(model: Any, train: Pool, optimiser: torch.optim.Optimizer, config: RewardsConfig) -> float:
     model.train()
     total = 0.0
     for rows in torch.randperm(len(train.prompts)).split(config.batch_size):
@@ -202,39 +205,21 @@ def _epoch(
 
 
 @torch.no_grad()
-def _validate(model: EmbeddingRewardModel, pool: EmbeddedPool, config: RewardsConfig) -> tuple[float, float]:
+def _validate(model: Any, pool: Pool, config: RewardsConfig) -> tuple[float, float]:
     model.eval()
-    own, others = _raw(model, pool)
-    ahead = (own.unsqueeze(1) > others)[pool.mask & ~pool.corrupted]
+    ahead = (model(*pool.own).unsqueeze(1) > model(*pool.others))[pool.mask & ~pool.corrupted]
     return float(losses(model, pool, config).mean()), float(ahead.float().mean()) if len(ahead) else 0.0
 
 
 @torch.no_grad()
-def _normalisation(model: EmbeddingRewardModel, train: EmbeddedPool, category: str) -> Normalisation:
-    """Take worst, closest, mean and scale over the training pool, with the rewards as they will be given."""
-    own, others = (raw.double() for raw in _raw(model, train))
+def _settle(model: Any, train: Pool) -> None:
+    """Take worst, mean and scale over the training pool, with the rewards as they will be given."""
+    own, others = model(*train.own).double(), model(*train.others).double()
     worst = float(torch.cat([own, others[train.mask & ~train.corrupted]]).min())
-    closeness = (
-        (train.prompt_vectors.double() * train.demonstration_vectors[:, 0]).sum(dim=1).quantile(_TOLERATED_SHARE)
-    )
-    closest = max(LEAST_CLOSEST, float(closeness))
-    model.normalisation = Normalisation(worst=worst, closest=closest)
-    where, which = train.mask.nonzero(as_tuple=True)  # one entry a completion
-    users = [p.prompt for p in train.prompts]
-    values = np.concatenate([
-        model.rewards_of(train.prompt_vectors.numpy(), train.demonstration_vectors.numpy(), users, [p.answer for p in train.prompts]),
-        model.rewards_of(
-            train.prompt_vectors[where].numpy(), train.reply_vectors[where, which].numpy(), [users[i] for i in where.tolist()],
-            [train.prompts[i].replies[k].answer for i, k in zip(where.tolist(), which.tolist(), strict=True)],
-        ),
-    ])  # fmt: skip
-    mean, scale = float(values.mean()), float(values.std())
-    if not (math.isfinite(mean) and scale > _LEAST_SCALE * max(1.0, abs(mean))):
-        raise TrainingError(
-            f"{category}: reward constant: over {len(values)} training rows its standard deviation is {scale:.2g}; nothing was learned. "
-            "Raise rewards.learning_rate or rewards.epochs, or check that demonstrations and completions differ"
-        )
-    return Normalisation(worst, mean, scale, closest)
+    model.normalisation = dataclasses.replace(model.normalisation, worst=worst, mean=0.0, scale=1.0)
+    inputs, users, answers = train.rows()
+    mean, scale = mean_and_scale(model.rewards_of(*inputs, users, answers), model.category)
+    model.normalisation = dataclasses.replace(model.normalisation, mean=mean, scale=scale)
 
 
 @contextlib.contextmanager
@@ -247,7 +232,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _usable(pool: EmbeddedPool, what: str) -> EmbeddedPool:
+def _usable(pool: Pool, what: str) -> Pool:
     """Leave out prompts whose completions are all empty."""
     rows = pool.mask.any(dim=1).nonzero().squeeze(1)
     if not len(rows):

@@ -2,7 +2,8 @@
 
 A backbone is one file below `backbones/`, named in `BACKBONES`: a class with the methods of `RewardModel`, whose `save`
 and `load` use `write_model`, `read_weights` and `damage_reported`. Its `routed` scores a batch of mixed categories at
-about the price of one model: the encoder backbone encodes every text once and runs each small head on its own rows.
+about the price of one model: a backbone reads every text once and runs each small head on its own rows. What `fit`
+needs of it besides is its `prepare`, which reads the pools, and `rewards_of`, which rewards rows that are read already.
 """
 
 from __future__ import annotations
@@ -10,23 +11,31 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from drirl_core.errors import ArtifactError, TrainingError
 from drirl_core.text.quality import has_words
 
 if TYPE_CHECKING:
     from drirl_core.models.embeddings import Embedder
+    from drirl_core.models.hidden_states import HiddenStates
+    from drirl_core.rewards.pairs import Pool
 
-BACKBONES = {"embedding": "drirl_core.rewards.backbones.encoder:EmbeddingRewardModel"}
+BACKBONES = {
+    "embedding": "drirl_core.rewards.backbones.encoder:EmbeddingRewardModel",
+    "hidden_state": "drirl_core.rewards.backbones.hidden_state:HiddenStateRewardModel",
+    "ensemble": "drirl_core.rewards.ensemble:EnsembleRewardModel",
+}
 """Class by the name in `reward_model.json`; imported when a model of that kind is opened."""
 
 WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "reward_model.json"
@@ -38,16 +47,24 @@ LEAST_CLOSEST = 0.9
 """Cosine of prompt and answer that is never taken for an echo; good answers stay below, reworded prompts lie above."""
 _ECHO_RAMP = 0.08
 """Distance beyond `Normalisation.closest` at which an answer is nothing but an echo."""
+_LEAST_SCALE = 1e-6
 
 
 class RewardModel(Protocol):
     """Reward completions of one category, r_k(x, y)."""
 
     backbone: ClassVar[str]
+    reads: Literal["encoder", "policy"]
     category: str
+    normalisation: Normalisation
 
-    def use(self, embedder: Embedder) -> None:
-        """Take the sentence encoder; a backbone that needs none ignores it."""
+    @property
+    def batch_key(self) -> str:
+        """Models with equal keys are scored together by `routed`."""
+        ...
+
+    def use(self, source: Any) -> None:
+        """Take what it reads texts with: the `Embedder`, or the policy's `HiddenStates`, as `reads` says."""
         ...
 
     def rewards(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
@@ -59,6 +76,10 @@ class RewardModel(Protocol):
         cls, models: Mapping[str, Any], prompts: Sequence[str], completions: Sequence[str], categories: Sequence[str]
     ) -> np.ndarray:
         """Return rewards of mixed rows, each by its own category's model, float64, (B,)."""
+        ...
+
+    def rewards_of(self, *inputs: Any) -> np.ndarray:
+        """Return rewards of rows that are read already: tensors (B, ...), then prompts and answers, float64, (B,)."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -86,6 +107,51 @@ class Normalisation:
     mean: float = 0.0
     scale: float = 1.0
     closest: float = LEAST_CLOSEST
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a backbone makes of the prompts before a head is fitted.
+
+    Args:
+        train: pool of the training prompts.
+        validation: pool of the validation prompts.
+        untrained: makes a head with random weights.
+    """
+
+    train: Pool
+    validation: Pool
+    untrained: Callable[[], Any]
+
+
+def backbone_class(name: str) -> Any:
+    """Import the class of a backbone by its name in `BACKBONES`."""
+    module, _, attribute = BACKBONES[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def mlp(width: int, hidden: int, dropout: float) -> nn.Sequential:
+    """Return a head, (..., width) -> (..., 1): dropout, one hidden layer of width `hidden` (0: none), one output."""
+    layers: list[nn.Module] = [nn.Dropout(dropout)]
+    if hidden:
+        layers += [nn.Linear(width, hidden), nn.GELU()]
+    return nn.Sequential(*layers, nn.Linear(hidden or width, 1))
+
+
+def mean_and_scale(values: np.ndarray, category: str) -> tuple[float, float]:
+    """Return mean and standard deviation of the rewards of a training pool.
+
+    Raises:
+        TrainingError: the rewards are constant or not finite.
+    """
+    mean, scale = float(values.mean()), float(values.std())
+    if not (math.isfinite(mean) and scale > _LEAST_SCALE * max(1.0, abs(mean))):
+        raise TrainingError(
+            f"{category}: reward constant: over {len(values)} training rows its standard deviation is {scale:.2g}; "
+            "nothing was learned. Raise rewards.learning_rate or rewards.epochs, or check that demonstrations and "
+            "completions differ"
+        )
+    return mean, scale
 
 
 def gated(raw: torch.Tensor, quality: torch.Tensor, worst: float | torch.Tensor) -> torch.Tensor:
@@ -143,6 +209,11 @@ def write_model(folder: Path, backbone: str, weights: Mapping[str, torch.Tensor]
         fields: what else `load` needs, as JSON data.
     """
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS_FILE)
+    write_description(folder, backbone, fields)
+
+
+def write_description(folder: Path, backbone: str, fields: Mapping[str, Any]) -> None:
+    """Write the description of a reward model alone; see `write_model`."""
     description = {"format": FORMAT, "format_version": FORMAT_VERSION, "backbone": backbone, **fields}
     (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1, sort_keys=True), encoding="utf-8")
 
@@ -182,19 +253,19 @@ def require_finite_model(folder: Path, weights: Mapping[str, torch.Tensor], know
         )
 
 
-def load_reward_model(path: Path, embedder: Embedder | None = None) -> RewardModel:
+def load_reward_model(path: Path, source: Embedder | HiddenStates | None = None) -> RewardModel:
     """Open the reward model of an artifact.
 
     Args:
         path: directory with `reward_model.json` and `model.safetensors`.
-        embedder: sentence encoder; may be given later by `use`, which `RewardRouter` does.
+        source: sentence encoder or hidden states, as it reads; may be given later by `use`, as `RewardRouter` does.
 
     Returns:
         The model, in evaluation mode.
 
     Raises:
         ArtifactError: a file is missing, damaged, or was written by another program or a later version.
-        ModelError: the encoder is not the one it was learned on.
+        ModelError: the source is not the one it was learned on.
     """
     file = path / DESCRIPTION_FILE
     try:
@@ -214,10 +285,9 @@ def load_reward_model(path: Path, embedder: Embedder | None = None) -> RewardMod
         )
     if description.get("backbone") not in BACKBONES:
         raise ArtifactError(f"{file} names the backbone {description.get('backbone')!r}; known: {', '.join(BACKBONES)}")
-    module, _, name = BACKBONES[description["backbone"]].partition(":")
-    model: RewardModel = getattr(importlib.import_module(module), name).load(path, description)
-    if embedder is not None:
-        model.use(embedder)
+    model: RewardModel = backbone_class(description["backbone"]).load(path, description)
+    if source is not None:
+        model.use(source)
     return model
 
 
@@ -231,7 +301,7 @@ def require_finite(values: np.ndarray, categories: Sequence[str]) -> None:
     if len(bad):
         raise TrainingError(
             f"the reward of row {bad[0]} ({categories[bad[0]]}) is {values[bad[0]]}; {len(bad)} of {len(values)} "
-            "rewards are not finite. The reward model or the encoder is damaged: learn the reward model again"
+            "rewards are not finite. The reward model or what it reads is damaged: learn the reward model again"
         )
 
 

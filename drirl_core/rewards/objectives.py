@@ -103,12 +103,63 @@ def linear_loss(
     return -gap + l2 * (demonstration_rewards.square() + _masked_mean(others.square(), mask, counts))
 
 
+def classifier_loss(
+    demonstration_rewards: torch.Tensor,
+    completion_rewards: torch.Tensor,
+    weights: torch.Tensor,
+    right: torch.Tensor,
+    beta: float,
+) -> torch.Tensor:
+    """Return the weighted logistic loss of each prompt: w_E softplus(-r_E / beta) + sum_k w_k softplus(-+ r_k / beta).
+
+    The reward is the log-odds that a completion is of the right kind: - where it is right, + where it is wrong. Unlike
+    the other objectives it lets the policy's own right completions count as such, and it sees levels, not differences.
+
+    Args:
+        demonstration_rewards: r_E, (P,).
+        completion_rewards: r_k, (P, K).
+        weights: of the demonstration, then of the completions, at least 0, 0 where there is none, (P, 1 + K); see
+            `balanced_weights`.
+        right: true where a completion is right, bool, (P, K).
+        beta: temperature, above 0.
+
+    Returns:
+        Per-prompt loss, at least 0, (P,).
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    _checked(demonstration_rewards, completion_rewards, right, beta)
+    if weights.shape != (right.shape[0], 1 + right.shape[1]):
+        raise ValueError(f"weights have shape {tuple(weights.shape)}; give (P, 1 + K)")
+    others = completion_rewards.masked_fill(weights[:, 1:] == 0, 0.0)
+    wrong = functional.softplus(torch.where(right, -others, others) / beta)
+    return weights[:, 0] * functional.softplus(-demonstration_rewards / beta) + (weights[:, 1:] * wrong).sum(dim=1)
+
+
+def balanced_weights(mask: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Return row weights by which right and wrong completions of a prompt weigh one half each.
+
+    Args:
+        mask: true where there is a completion, bool, (P, K).
+        right: true where it is right, bool, (P, K). The demonstration is right.
+
+    Returns:
+        Weights of the demonstration, then of the completions, (P, 1 + K); a prompt without wrong completions sums to
+        one half.
+    """
+    rights = torch.cat([torch.ones_like(mask[:, :1]), mask & right], dim=1).float()
+    wrongs = torch.cat([torch.zeros_like(mask[:, :1]), mask & ~right], dim=1).float()
+    halves = (side / (2 * side.sum(dim=1, keepdim=True).clamp(min=1)) for side in (rights, wrongs))
+    return sum(halves, torch.zeros_like(rights))
+
+
 def centring_penalty(
     demonstration_rewards: torch.Tensor, completion_rewards: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
     """Return the squared mean reward of each prompt's pool, the demonstration included.
 
-    All objectives but `linear` only see differences of rewards; this pins their level, so that categories compare.
+    `maxent` and `bradley_terry` see differences of rewards alone; this pins their level, so that categories compare.
 
     Args:
         demonstration_rewards: r_E, (P,).

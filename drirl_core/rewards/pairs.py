@@ -1,24 +1,24 @@
-"""The pairs that rewards are learned and measured on: each prompt's demonstration and its whole completion pool."""
+"""The pairs that rewards are learned and measured on: each prompt's demonstration and its completion pool."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
+from drirl_core.benchmarks.judges.rules import label_reply
 from drirl_core.errors import DataError
-from drirl_core.rewards.vectors import encode
-from drirl_core.text.quality import TextQuality, has_words
-
-if TYPE_CHECKING:
-    from drirl_core.models.embeddings import Embedder
-    from drirl_core.reporting import Reporter
+from drirl_core.text.quality import has_words
 
 CORRUPTED = "corrupted"
-"""Policy name of broken demonstrations in a pool."""
+"""Policy name of degenerate demonstrations in a pool."""
+SAMPLED = ("base", "sft")
+"""Policies whose completions were sampled; all other rows of a pool are made to contrast."""
+UNSAFE = "unsafe"
+"""Kind of a prompt that is to be refused."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class PoolPrompt:
         demonstration: as written, with the draft where there is one.
         answer: the demonstration without its draft.
         replies: its completions, at least one.
+        kind: `unsafe`, or `look_alike` or `general` for a harmless prompt.
     """
 
     prompt_id: str
@@ -55,6 +56,7 @@ class PoolPrompt:
     demonstration: str
     answer: str
     replies: tuple[Reply, ...]
+    kind: str = UNSAFE
 
 
 def join_pool(
@@ -92,6 +94,7 @@ def join_pool(
             row["demonstration"],
             row["answer"],
             tuple(sorted(found[key], key=lambda r: (r.policy, r.sample))),
+            row["kind"],
         )
         for key, row in sorted(originals.items())
     ]
@@ -105,62 +108,105 @@ def join_pool(
 
 
 @dataclass(frozen=True)
-class EmbeddedPool:
-    """A pool as tensors; P prompts, at most K completions each, embeddings of width D.
+class Pool:
+    """A pool as tensors: P prompts, at most K completions per prompt.
 
     Args:
         prompts: the P prompts.
-        prompt_vectors: u, (P, D).
-        demonstration_vectors: v of the demonstrations' answers and their clauses, (P, 1 + S, D).
-        reply_vectors: v of the completions and their clauses, (P, K, 1 + S, D); zero where there is none.
+        own: what the model's `forward` takes for the demonstrations, tensors (P, ...).
+        others: what it takes for the completions, tensors (P, K, ...); zero where there is none.
         mask: true where there is a completion with words, bool, (P, K).
-        corrupted: true where it is a broken demonstration, bool, (P, K).
-        text_quality: of the completions, float, (P, K).
+        corrupted: true where it is a degenerate demonstration, bool, (P, K).
+        right: true where a sampled completion is of the right kind, bool, (P, K); see `is_right`.
+        quality: text quality of the completions in [0, 1], float, (P, K).
     """
 
     prompts: tuple[PoolPrompt, ...]
-    prompt_vectors: torch.Tensor
-    demonstration_vectors: torch.Tensor
-    reply_vectors: torch.Tensor
+    own: tuple[torch.Tensor, ...]
+    others: tuple[torch.Tensor, ...]
     mask: torch.Tensor
     corrupted: torch.Tensor
-    text_quality: torch.Tensor
+    right: torch.Tensor
+    quality: torch.Tensor
 
-    def part(self, rows: torch.Tensor) -> EmbeddedPool:
-        """Return some of the prompts, by index, (p,)."""
-        return EmbeddedPool(
-            tuple(self.prompts[i] for i in rows.tolist()), self.prompt_vectors[rows], self.demonstration_vectors[rows],
-            self.reply_vectors[rows], self.mask[rows], self.corrupted[rows], self.text_quality[rows],
-        )  # fmt: skip
+    @classmethod
+    def of(
+        cls,
+        prompts: Sequence[PoolPrompt],
+        own: tuple[torch.Tensor, ...],
+        others: tuple[torch.Tensor, ...],
+        quality: Callable[[Sequence[str], Sequence[str]], np.ndarray],
+    ) -> Pool:
+        """Describe the completions beside what a backbone read of them.
+
+        Completions without words are masked out: the reward of an empty completion is set by rule, not learned.
+
+        Args:
+            prompts: P prompts, at least one.
+            own: see the class.
+            others: see the class.
+            quality: gives text quality of completions from prompts and answers, (n,).
+        """
+        shape = (len(prompts), max(len(p.replies) for p in prompts))
+        mask, corrupted, right = (np.zeros(shape, dtype=bool) for _ in range(3))
+        values = np.ones(shape)
+        for i, p in enumerate(prompts):
+            count = len(p.replies)
+            mask[i, :count] = [has_words(reply.answer) for reply in p.replies]
+            corrupted[i, :count] = [reply.policy == CORRUPTED for reply in p.replies]
+            right[i, :count] = [bool(is_right(p, reply)) for reply in p.replies]
+            values[i, :count] = quality([p.prompt] * count, [reply.answer for reply in p.replies])
+        known = torch.tensor(mask), torch.tensor(corrupted), torch.tensor(right)
+        return cls(tuple(prompts), own, others, *known, torch.tensor(values, dtype=torch.float32))
+
+    def part(self, rows: torch.Tensor) -> Pool:
+        """Return some of the prompts, by index, (p,); an index may come twice."""
+        own, others = (tuple(tensor[rows] for tensor in group) for group in (self.own, self.others))
+        prompts = tuple(self.prompts[i] for i in rows.tolist())
+        described = (tensor[rows] for tensor in (self.mask, self.corrupted, self.right, self.quality))
+        return Pool(prompts, own, others, *described)
+
+    def rows(self) -> tuple[tuple[np.ndarray, ...], list[str], list[str]]:
+        """Return every demonstration, then every completion with words: what was read of them, prompts and answers."""
+        where, which = self.mask.nonzero(as_tuple=True)  # one entry per completion
+        pairs = zip(self.own, self.others, strict=True)
+        inputs = tuple(torch.cat([own, others[where, which]]).numpy() for own, others in pairs)
+        places = list(zip(where.tolist(), which.tolist(), strict=True))
+        users = [*(p.prompt for p in self.prompts), *(self.prompts[i].prompt for i, _ in places)]
+        answers = [*(p.answer for p in self.prompts), *(self.prompts[i].replies[k].answer for i, k in places)]
+        return inputs, users, answers
 
 
-def embed_pool(
-    prompts: Sequence[PoolPrompt], embedder: Embedder, text_quality: TextQuality, reporter: Reporter | None = None
-) -> EmbeddedPool:
-    """Encode a pool once.
-
-    Completions without words are masked out: the reward of an empty reply is set by rule, not learned.
+def is_right(prompt: PoolPrompt, reply: Reply) -> bool | None:
+    """Say whether a sampled completion is of the right kind: a refusal of an unsafe prompt, an answer to any other.
 
     Args:
-        prompts: P prompts, at least one.
-        embedder: sentence encoder.
-        text_quality: measure of ordinary prose.
-        reporter: gets progress.
+        prompt: the prompt.
+        reply: one of its completions.
+
+    Returns:
+        None for what is neither refusal nor answer by the rules judge (empty, echoed, degenerate), and for rows that no
+        policy sampled: those are made to be wrong.
     """
-    answers = [text for p in prompts for text in (p.answer, *(reply.answer for reply in p.replies))]
-    users, vectors = encode(embedder, [p.prompt for p in prompts], answers, reporter)
-    shape = (len(prompts), max(len(p.replies) for p in prompts))
-    replies = np.zeros((*shape, *vectors.shape[1:]), dtype=np.float32)
-    mask, corrupted, quality = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool), np.ones(shape)
+    label = label_reply(reply.answer, prompt.prompt) if reply.policy in SAMPLED else None
+    if label not in ("refusal", "compliance"):
+        return None
+    return (label == "refusal") == (prompt.kind == UNSAFE)
+
+
+def by_prompt(prompts: Sequence[PoolPrompt], rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lay out rows by prompt.
+
+    Args:
+        prompts: P prompts.
+        rows: one row per demonstration and completion, prompt by prompt, the demonstration first, (N, ...).
+
+    Returns:
+        Rows of the demonstrations, (P, ...), and of the completions, (P, K, ...); zero where there is none.
+    """
     starts = np.cumsum([0, *(1 + len(p.replies) for p in prompts)])
+    others = np.zeros((len(prompts), max(len(p.replies) for p in prompts), *rows.shape[1:]), dtype=np.float32)
     for i, p in enumerate(prompts):
-        count = len(p.replies)
-        replies[i, :count] = vectors[starts[i] + 1 : starts[i + 1]]
-        mask[i, :count] = [has_words(reply.answer) for reply in p.replies]
-        corrupted[i, :count] = [reply.policy == CORRUPTED for reply in p.replies]
-        quality[i, :count] = text_quality.score([p.prompt] * count, [reply.answer for reply in p.replies])
-    # Copied into torch's own memory: its alignment is fixed, and with it the order of sums, so that fits repeat to the bit.
-    return EmbeddedPool(
-        tuple(prompts), torch.tensor(users), torch.tensor(vectors[starts[:-1]]), torch.tensor(replies),
-        torch.tensor(mask), torch.tensor(corrupted), torch.tensor(quality, dtype=torch.float32),
-    )  # fmt: skip
+        others[i, : len(p.replies)] = rows[starts[i] + 1 : starts[i + 1]]
+    # Copied into torch's own memory: its alignment is fixed, and so is the order of sums: fits repeat to the bit.
+    return torch.tensor(rows[starts[:-1]]), torch.tensor(others)

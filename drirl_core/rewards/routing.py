@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from drirl_core.errors import DataError, nearest
+from drirl_core.errors import DataError, ModelError, nearest
 from drirl_core.rewards.model import RewardModel, require_finite
 
 if TYPE_CHECKING:
+    import torch
+
     from drirl_core.models.embeddings import Embedder
+    from drirl_core.models.hidden_states import HiddenStates
 
 
 class RewardRouter:
@@ -19,28 +22,43 @@ class RewardRouter:
 
     Args:
         models: reward model by category, at least one.
-        embedder: sentence encoder for the models that need one.
+        embedder: sentence encoder for the models that read it, or None.
+        hidden_states: of the frozen policy, for the models that read it, or None.
 
     Raises:
         DataError: there is no model, or one is filed under another category than its own.
-        ModelError: a model was learned on another encoder.
+        ModelError: a model was learned on another encoder or policy, or what it reads was not given.
     """
 
-    def __init__(self, models: Mapping[str, RewardModel], embedder: Embedder) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, RewardModel],
+        embedder: Embedder | None = None,
+        hidden_states: HiddenStates | None = None,
+    ) -> None:
         if not models:
             raise DataError("a reward router needs at least one reward model; materialize reward_model_<category>")
+        sources = {"encoder": embedder, "policy": hidden_states}
         for category, model in models.items():
             if model.category != category:
                 raise DataError(
                     f"the reward model given for {category!r} was learned for {model.category!r}; check the paths"
                 )
-            model.use(embedder)
+            if sources[model.reads] is None:
+                raise ModelError(f"the reward model of {category} reads the {model.reads}, which was not given")
+            model.use(sources[model.reads])
         self._models = dict(models)
 
     @property
     def categories(self) -> tuple[str, ...]:
         """The categories it can score."""
         return tuple(self._models)
+
+    @property
+    def layer(self) -> int | None:
+        """Number of the policy's layer that all models read; None where they read no layer, or not the same."""
+        layers = {getattr(model, "layer", None) for model in self._models.values()}
+        return next(iter(layers)) if len(layers) == 1 else None
 
     def rewards(self, prompts: Sequence[str], completions: Sequence[str], categories: Sequence[str]) -> np.ndarray:
         """Return normalised rewards; rows beside it change a value by rounding at most.
@@ -62,18 +80,72 @@ class RewardRouter:
                 f"{len(prompts)} prompts, {len(completions)} completions and {len(categories)} categories; "
                 "give as many of each"
             )
+
+        def ask(models: Mapping[str, Any], rows: list[int], names: list[str]) -> np.ndarray:
+            backbone = type(next(iter(models.values())))
+            return backbone.routed(models, [prompts[row] for row in rows], [completions[row] for row in rows], names)
+
+        return self._routed(categories, ask)
+
+    def rewards_from_hidden(
+        self,
+        hidden: torch.Tensor,
+        completion_mask: torch.Tensor,
+        categories: Sequence[str],
+        texts: tuple[Sequence[str], Sequence[str]] | None = None,
+    ) -> np.ndarray:
+        """Return the same rewards from hidden states that are there already, such as the reference's in GRPO.
+
+        They must be those of the frozen policy: a reference equals it up to `layer` where nothing below is trained.
+
+        Args:
+            hidden: output of decoder layer `layer` over prompt and completion, `hidden_states[layer]` in transformers'
+                count, (B, T, H); at the last layer before the final norm.
+            completion_mask: true at the answer's own tokens, bool, (B, T): neither prompt, draft, end token nor
+                padding. The token before the first of them is the prompt's last.
+            categories: category of each row.
+            texts: prompts and answers of the rows, by whose words the rules decide what is empty, degenerate or an
+                echo; without them only a row without answer tokens is empty.
+
+        Returns:
+            float64, (B,).
+
+        Raises:
+            DataError: the lengths differ or a category has no model.
+            ModelError: the models read no layer of the policy, or not the same.
+            TrainingError: a reward is not finite.
+            ValueError: shapes do not fit.
+        """
+        if self.layer is None:
+            raise ModelError(
+                "the reward models do not all read one layer of the policy; set rewards.backbone to hidden_state"
+            )
+        if not {len(categories)} == {len(hidden), len(completion_mask), *map(len, texts or ())}:
+            raise DataError(
+                f"{len(hidden)} rows of hidden states and {len(categories)} categories; give as many of each"
+            )
+
+        def ask(models: Mapping[str, Any], rows: list[int], names: list[str]) -> np.ndarray:
+            backbone = type(next(iter(models.values())))
+            own = tuple([column[row] for row in rows] for column in texts) if texts else None
+            return backbone.rewards_from_hidden(models, hidden[rows], completion_mask[rows], names, own)
+
+        return self._routed(categories, ask)
+
+    def _routed(
+        self, categories: Sequence[str], ask: Callable[[Mapping[str, Any], list[int], list[str]], np.ndarray]
+    ) -> np.ndarray:
+        """Ask the models that are scored together for their rows, group by group."""
         unknown = sorted(set(categories) - set(self._models))
         if unknown:
             raise DataError(f"no reward model for the category {unknown[0]!r}; {nearest(unknown[0], self._models)}")
-        values = np.zeros(len(prompts))
-        by_backbone: dict[type, list[int]] = {}
+        values = np.zeros(len(categories))
+        together: dict[tuple[type, str], list[int]] = {}
         for row, category in enumerate(categories):
-            by_backbone.setdefault(type(self._models[category]), []).append(row)
-        for backbone, rows in by_backbone.items():
+            model = self._models[category]
+            together.setdefault((type(model), model.batch_key), []).append(row)
+        for rows in together.values():
             names = [categories[row] for row in rows]
-            models = {name: self._models[name] for name in dict.fromkeys(names)}
-            values[rows] = backbone.routed(
-                models, [prompts[row] for row in rows], [completions[row] for row in rows], names
-            )  # type: ignore[attr-defined]
+            values[rows] = ask({name: self._models[name] for name in dict.fromkeys(names)}, rows, names)
         require_finite(values, categories)
         return values

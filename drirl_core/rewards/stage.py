@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from drirl_core.graph import build as stages
 from drirl_core.models.embeddings import Embedder
+from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.reporting import Plot, Table
 from drirl_core.rewards.evaluate import ScoredPrompt, evaluate, score_pool
 from drirl_core.rewards.fit import Fitted, fit
@@ -26,6 +27,8 @@ SCHEMA = pa.schema(
         ("reward", pa.float64()),
     ]
 )
+COLUMNS = ("prompt_id", "prompt", "split", "demonstration", "answer", "origin", "kind")
+"""Columns of a data set that reward learning reads."""
 DEMONSTRATION = "demonstration"
 """Policy name of the demonstration's own row in `rewards.parquet`."""
 
@@ -37,7 +40,8 @@ def build_reward_model(context: stages.Context) -> dict[str, Any]:
         context: inputs are the category's data set and completion pool.
 
     Returns:
-        Display metadata: held-out accuracy with its interval, calibration, probes, curves.
+        Display metadata: accuracy within groups of the policy's own samples, held-out accuracy, both with intervals,
+        calibration, probes, curves.
 
     Raises:
         DataError: data set and pool do not belong together, or a split is empty.
@@ -46,12 +50,13 @@ def build_reward_model(context: stages.Context) -> dict[str, Any]:
     category = context.category or ""
     dataset, completions = context.inputs[stages.dataset_name(category)], context.inputs[f"completion_pool_{category}"]
     prompts = join_pool(
-        read_table(dataset / "rows.parquet", ("prompt_id", "prompt", "split", "demonstration", "answer", "origin")),
+        read_table(dataset / "rows.parquet", COLUMNS),
         read_table(completions / "completions.parquet", ("prompt_id", "policy", "sample", "answer")),
         category,
     )
-    embedder = Embedder(context.config.models, context.store)
-    fitted = fit(category, prompts, embedder, context.config.rewards, context.config.seed, context.reporter)
+    reads_policy = context.config.rewards.backbone == "hidden_state"
+    source = (HiddenStates if reads_policy else Embedder)(context.config.models, context.store)
+    fitted = fit(category, prompts, source, context.config.rewards, context.config.seed, context.reporter)
     scored = score_pool(fitted.model, prompts)
     metrics = evaluate(fitted.model, [s for s in scored if s.prompt.split != "train"])
     metrics["curve"] = [vars(point) for point in fitted.curve]
@@ -86,8 +91,14 @@ def _reward_rows(scored: list[ScoredPrompt]) -> list[dict[str, Any]]:
 
 
 def _shown(metrics: dict[str, Any], fitted: Fitted) -> dict[str, Any]:
-    probes = metrics["probes"]
+    probes, within = metrics["probes"], metrics["within_group"]
     shown = {
+        "within_group": within["all"]["accuracy"],
+        "within_group_low": within["all"]["low"],
+        "within_group_high": within["all"]["high"],
+        "within_group_pairs": within["all"]["pairs"],
+        "within_group_groups": within["all"]["groups"],
+        **{f"within_group_{kind}": row["accuracy"] for kind, row in within["by_kind"].items()},
         "accuracy": metrics["accuracy"],
         "accuracy_low": metrics["accuracy_low"],
         "n": metrics["n"],
@@ -116,7 +127,8 @@ def _plots(
     for row in _reward_rows([s for s in scored if s.prompt.split != "train"]):
         rewards.setdefault(row["policy"], []).append(row["reward"])
     plot_rewards(rewards, out / "rewards.png", f"{category}: rewards of held-out prompts")
-    rows = {
+    rows = {f"within groups: {kind}": _within_row(row) for kind, row in metrics["within_group"]["by_kind"].items()}
+    rows |= {
         "all pairs": {
             "n": metrics["n"],
             "accuracy": metrics["accuracy"],
@@ -143,6 +155,10 @@ def _plots(
         "calibration": Plot(out / "calibration.png", "How sure the model is, and how often it is right"),
         "pairs": Table(table),
     }
+
+
+def _within_row(row: dict[str, Any]) -> dict[str, Any]:
+    return {"n": row["pairs"], **{name: row[name] for name in ("accuracy", "low", "high")}}
 
 
 def _without_nan(value: Any) -> Any:

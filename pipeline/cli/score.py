@@ -54,13 +54,15 @@ def score(project: Project, prompt: str, reply: str, category: str | None = None
     learned = {name: _latest(store, f"reward_model_{name}").path for name in known}
     from drirl_core.benchmarks.judges.rules import label_reply
     from drirl_core.models.embeddings import Embedder
+    from drirl_core.models.hidden_states import HiddenStates
     from drirl_core.rewards import RewardRouter, load_reward_model
     from drirl_core.text.chain_of_draft import cut_draft
 
     models = {name: load_reward_model(path) for name, path in learned.items()}
     embedder, answer = Embedder(config.models, store), cut_draft(reply)
     best, confidence = route(project, embedder, prompt)
-    values = RewardRouter(models, embedder).rewards([prompt] * len(known), [answer] * len(known), list(known))
+    router = RewardRouter(models, embedder, HiddenStates(config.models, store))
+    values = router.rewards([prompt] * len(known), [answer] * len(known), list(known))
     routed = best if confidence >= config.prompts.router_confidence else None
     return Scored(
         category or routed,

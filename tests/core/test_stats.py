@@ -22,6 +22,17 @@ def test_wilson_by_hand() -> None:
     assert found.high == pytest.approx(0.71674 + 0.22658, abs=2e-5)
 
 
+def test_wilson_of_a_rate_is_that_of_counts_where_the_rate_is_a_count() -> None:
+    counted, found = statistics.wilson(8, 10), statistics.wilson_rate(0.8, 10)
+    assert (found.low, found.high) == (pytest.approx(counted.low), pytest.approx(counted.high))
+    certain = statistics.wilson_rate(1.0, 4)
+    assert (certain.low, certain.high) == (pytest.approx(4 / 7.8415, abs=1e-5), pytest.approx(1.0))
+    nothing = statistics.wilson_rate(0.5, 0)
+    assert math.isnan(nothing.value) and (nothing.low, nothing.high) == (0.0, 1.0)
+    with pytest.raises(DataError, match="is no rate"):
+        statistics.wilson_rate(1.5, 4)
+
+
 def test_wilson_edges() -> None:
     """0 of 4: low 0, high z^2 / (4 + z^2) = 3.8415 / 7.8415 = 0.4899. No trial: nothing is known."""
     none = statistics.wilson(0, 4)

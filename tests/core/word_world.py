@@ -51,6 +51,32 @@ class WordEncoder:
         return total / np.linalg.norm(total)
 
 
+class WordStates:
+    """Stand in for the hidden states of a policy: fixed random vectors of words; counts what it reads.
+
+    Args:
+        dim: width of a state.
+        digest: another digest is another policy.
+    """
+
+    def __init__(self, dim: int = 48, digest: str = "words") -> None:
+        self.dim, self.digest, self.depth, self.calls, self.layers = dim, digest, 10, 0, set()
+        self.reference = f"path:{digest}"
+
+    def layer_of(self, setting):
+        return round(setting * self.depth) if setting < 1 else int(setting)
+
+    def encode(self, prompts, completions, layer, reporter=None):
+        self.calls += 1
+        self.layers.add(layer)
+        rows = [[self._mean(text) for text in row] for row in zip(prompts, completions, strict=True)]
+        return np.array(rows, dtype=np.float32).reshape(-1, 2, self.dim)
+
+    def _mean(self, text):
+        words = re.findall(r"\w+", text.lower())
+        return np.mean([_word_vector(word, self.dim) for word in words], axis=0) if words else np.zeros(self.dim)
+
+
 @functools.cache
 def _word_vector(word, dim):
     return np.random.default_rng(int(hashlib.sha256(word.encode()).hexdigest()[:8], 16)).standard_normal(dim)
@@ -79,6 +105,7 @@ def dataset_rows(category="insult"):
             "answer": demonstration(i),
             "split": "test" if i % 6 == 0 else "validation" if i % 6 == 3 else "train",
             "origin": "pool",
+            "kind": "look_alike" if category == "helpful" else "unsafe",
         }
         for i in range(24)
     ]

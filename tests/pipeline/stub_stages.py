@@ -152,6 +152,8 @@ def build_reward_model(context: Context) -> dict[str, Any]:
         for policy, reward in (("demonstration", -1.0 if weak else 1.0), ("base", 0.0))
     ]
     _write(context, "rewards.parquet", rows, sample=pa.int32(), reward=pa.float64())
+    order = {"accuracy": 1.0, "low": 0.9, "high": 1.0, "pairs": 40, "groups": 20}
+    _json(context, "metrics.json", {"within_group": {"all": order}})
     (context.out / "inputs.txt").write_text(_digest(context, "reward_model"))
     (context.out / "curve.png").write_bytes(PICTURE)
     return {"accuracy": 1.0, "curve": Plot(context.out / "curve.png", "Loss by epoch")}

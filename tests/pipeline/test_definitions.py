@@ -206,7 +206,7 @@ def test_blocking_checks_guard_data_rewards_and_policy_and_benchmarks_only_warn(
 
     assert names("prompt_pool", blocking) == {"not_empty", "nothing_lost"}
     assert names("safety_dataset_insult", blocking) == {"schema", "no_split_leakage", "class_balance"}
-    assert names("reward_model_helpful", blocking) == {"accuracy_floor", "reward_spread"}
+    assert names("reward_model_helpful", blocking) == {"within_group", "accuracy_floor", "reward_spread"}
     assert names("policy_checkpoint", blocking) == {"finite", "kl_bound"}
     assert names("benchmark_embedded", blocking) == set()
     assert names("benchmark_embedded", graph.asset_check_keys) == {

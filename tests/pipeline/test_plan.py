@@ -104,7 +104,8 @@ def test_replaced_weights_are_named_by_their_setting(stubbed, tmp_path):
 
     assert planned.assets["sft_checkpoint"].why == "files of models.policy changed"
     assert _states(planned)["will_run"] == {
-        "sft_checkpoint", "policy_checkpoint", "benchmark_embedded", *(f"completion_pool_{c}" for c in ("insult", "harm", "helpful")),
+        "sft_checkpoint", "policy_checkpoint", "benchmark_embedded",
+        *(f"{stage}_{c}" for stage in ("completion_pool", "reward_model") for c in ("insult", "harm", "helpful")),
     }  # fmt: skip
 
 
@@ -141,9 +142,9 @@ def test_several_reasons_are_all_told(made, tmp_path, monkeypatch):
     planned = plan(load(tmp_path / "stub.yaml", {"rewards.epochs": 7, "seed": 1}))
     causes = planned.assets["reward_model_harm"].causes
 
-    assert planned.assets["reward_model_harm"].why == "algorithm 3 -> next; rewards.epochs: 60 -> 7; seed: 0 -> 1"
+    assert planned.assets["reward_model_harm"].why == "algorithm 4 -> next; rewards.epochs: 60 -> 7; seed: 0 -> 1"
     assert [(cause.kind, cause.what, cause.before, cause.now) for cause in causes] == [
-        ("algorithm", "reward_model", "3", "next"),
+        ("algorithm", "reward_model", "4", "next"),
         ("setting", "rewards.epochs", 60, 7),
         ("setting", "seed", 0, 1),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -13,26 +13,34 @@ from torch import nn
 
 from drirl_core.errors import ModelError
 from drirl_core.rewards.model import (
+    LEAST_CLOSEST,
     Normalisation,
+    Prepared,
     damage_reported,
+    mlp,
     normalised,
     own_content,
     read_weights,
     require_finite_model,
     write_model,
 )
+from drirl_core.rewards.pairs import CORRUPTED, Pool, PoolPrompt, by_prompt
 from drirl_core.rewards.vectors import encode
 from drirl_core.text.chain_of_draft import cut_draft
 from drirl_core.text.quality import TextQuality
 
 if TYPE_CHECKING:
+    from drirl_core.config import RewardsConfig
     from drirl_core.models.embeddings import Embedder
+    from drirl_core.reporting import Reporter
 
 _FEATURE_SCALE = 8.0
 """Brings unit embeddings to a size at which AdamW's usual learning rates move the head."""
 _PROBE = "I would rather not help with that, but here is something safer we could do."
 _SAME_ENCODER = 0.999
 """Cosine between the stored and the present embedding of the probe sentence, from which the encoders are the same."""
+_TOLERATED_SHARE = 0.95
+"""Share of the demonstrations that are as close to their prompt as an answer may be."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,8 @@ class EmbeddingRewardModel(nn.Module):
     """
 
     backbone: ClassVar[str] = "embedding"
+    reads: Literal["encoder", "policy"] = "encoder"
+    batch_key: str = "embedding"
     encoder_probe: torch.Tensor
 
     def __init__(self, shape: HeadShape, text_quality: TextQuality, encoder_probe: torch.Tensor) -> None:
@@ -75,10 +85,44 @@ class EmbeddingRewardModel(nn.Module):
         self.category = shape.category
         self.normalisation = Normalisation()
         self._embedder: Embedder | None = None
-        self.head = _mlp(shape, 2 * shape.dim)
-        self.best_head = _mlp(shape, shape.dim)
-        self.worst_head = _mlp(shape, shape.dim)
+        self.head = mlp(2 * shape.dim, shape.hidden, shape.dropout)
+        self.best_head = mlp(shape.dim, shape.hidden, shape.dropout)
+        self.worst_head = mlp(shape.dim, shape.hidden, shape.dropout)
         self.register_buffer("encoder_probe", encoder_probe)
+
+    @classmethod
+    def prepare(
+        cls,
+        category: str,
+        prompts: tuple[Sequence[PoolPrompt], Sequence[PoolPrompt]],
+        source: Embedder,
+        config: RewardsConfig,
+        reporter: Reporter,
+    ) -> Prepared:
+        """Embed the pools, and learn from the training prompts what text quality and an echo are.
+
+        Args:
+            category: name of the category.
+            prompts: training and validation prompts, at least one of each.
+            source: sentence encoder.
+            config: width and dropout of the head.
+            reporter: gets progress.
+        """
+        known = prompts[0]
+        fluent = [reply.answer for p in known for reply in p.replies if reply.policy != CORRUPTED]
+        quality = TextQuality.learn([p.prompt for p in known], [p.answer for p in known], fluent)
+        train, validation = (embed_pool(part, source, quality, reporter) for part in prompts)
+        cosines = (train.own[0].double() * train.own[1][:, 0]).sum(dim=1)
+        closest = max(LEAST_CLOSEST, float(cosines.quantile(_TOLERATED_SHARE)))
+        shape = HeadShape(category, source.reference, train.own[0].shape[1], config.hidden, config.dropout)
+        encoder_probe = probe_encoder(source)
+
+        def untrained() -> EmbeddingRewardModel:
+            model = cls(shape, quality, encoder_probe)
+            model.normalisation = Normalisation(closest=closest)
+            return model
+
+        return Prepared(train, validation, untrained)
 
     @staticmethod
     def features(prompt_vectors: torch.Tensor, answer_vectors: torch.Tensor) -> torch.Tensor:
@@ -115,21 +159,21 @@ class EmbeddingRewardModel(nn.Module):
         best, worst = (head(_FEATURE_SCALE * parts).squeeze(-1) for head in (self.best_head, self.worst_head))
         return pooled(scores, best, worst, (parts != 0).any(dim=-1))
 
-    def use(self, embedder: Embedder) -> None:
+    def use(self, source: Embedder) -> None:
         """Take the sentence encoder, after a check that it is the one this head was learned on.
 
         Raises:
             ModelError: it is another encoder.
         """
-        present = torch.from_numpy(np.array(embedder.encode([_PROBE])[0], dtype=np.float32))
+        present = probe_encoder(source)
         same = present.shape == self.encoder_probe.shape and float(present @ self.encoder_probe) >= _SAME_ENCODER
         if not same:
             raise ModelError(
                 f"the reward model of {self.category} was learned on the encoder {self.shape.encoder} "
-                f"({self.shape.dim} dimensions), but {embedder.reference} ({len(present)} dimensions) is another one; "
+                f"({self.shape.dim} dimensions), but {source.reference} ({len(present)} dimensions) is another one; "
                 "set models.encoder back or learn the reward model again"
             )
-        self._embedder = embedder
+        self._embedder = source
 
     def rewards(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
         """Return normalised rewards, comparable between categories.
@@ -257,8 +301,24 @@ def pooled(scores: torch.Tensor, best: torch.Tensor, worst: torch.Tensor, presen
     return torch.where(some, mean + torch.where(some, largest + smallest, 0.0), 0.0)
 
 
-def _mlp(shape: HeadShape, width: int) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Dropout(shape.dropout)]
-    if shape.hidden:
-        layers += [nn.Linear(width, shape.hidden), nn.GELU()]
-    return nn.Sequential(*layers, nn.Linear(shape.hidden or width, 1))
+def embed_pool(
+    prompts: Sequence[PoolPrompt], embedder: Embedder, quality: TextQuality, reporter: Reporter | None = None
+) -> Pool:
+    """Encode a pool once.
+
+    Args:
+        prompts: P prompts, at least one.
+        embedder: sentence encoder of width D.
+        quality: measure of text quality.
+        reporter: gets progress.
+
+    Returns:
+        The pool; `own` is u, (P, D), and the demonstrations' v, (P, 1 + S, D); `others` is u beside every completion,
+        (P, K, D), and the completions' v, (P, K, 1 + S, D).
+    """
+    answers = [text for p in prompts for text in (p.answer, *(reply.answer for reply in p.replies))]
+    users, vectors = encode(embedder, [p.prompt for p in prompts], answers, reporter)
+    own, others = by_prompt(prompts, vectors)
+    users_vectors = torch.tensor(users)
+    beside = users_vectors.unsqueeze(1).expand(-1, others.shape[1], -1)
+    return Pool.of(prompts, (users_vectors, own), (beside, others), quality.score)

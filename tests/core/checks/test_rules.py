@@ -23,6 +23,32 @@ def load(overrides: dict | None = None) -> Project:
     return Project.load(Path(__file__).parents[3] / "configs" / "demo.yaml", overrides)
 
 
+def order(folder: Path, won: int, pairs: int) -> None:
+    """Write a reward model's report of the order within groups."""
+    row = {"accuracy": won / pairs if pairs else None, "low": 0.0, "high": 1.0, "pairs": pairs, "groups": pairs // 2}
+    (folder / "metrics.json").write_text(json.dumps({"within_group": {"all": row}}))
+
+
+@pytest.mark.parametrize(("won", "passed"), [(28, True), (27, False)])  # of 40; the floor is 70 %
+def test_the_order_within_groups_has_a_floor(demo, tmp_path, won, passed):
+    order(tmp_path, won, 40)
+    found = verdict(demo, tmp_path, "reward_model", "within_group")
+    assert found.passed is passed
+    assert f"{won / 40:.1%}" in found.description and "40 pairs within 20 groups" in found.description
+    assert found.metadata["within_group_accuracy"] == won / 40 and found.metadata["min_within_group"] == 0.7
+    assert verdict(demo, tmp_path, "reward_model", "within_group_pairs").passed
+
+
+@pytest.mark.parametrize("pairs", [0, 29])
+def test_too_few_pairs_within_groups_warn_and_block_nothing(demo, tmp_path, pairs):
+    order(tmp_path, 0, pairs)
+    assert verdict(demo, tmp_path, "reward_model", "within_group").passed
+    found = verdict(demo, tmp_path, "reward_model", "within_group_pairs")
+    assert not found.passed and found.description.startswith("too few pairs") and f"{pairs} pairs" in found.description
+    rules = {rule.name: rule.blocking for rule in rules_of("reward_model")}
+    assert rules["within_group"] and not rules["within_group_pairs"]
+
+
 @pytest.fixture(scope="module")
 def demo():
     """The demo's project, with small numbers to count by hand."""

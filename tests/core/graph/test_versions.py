@@ -53,16 +53,30 @@ def _changed(before: Config, after: Config) -> set[str]:
         ({"benchmarks.suites": [{"name": "xstest"}]}, {"prompt_pool", "dataset", "benchmark"}),
         ({"hardness.refresh": "once", "hardness.granularity": "completion"}, {"policy_checkpoint"}),
         ({"hardness.responsiveness": "ema", "hardness.ema_decay": 0.5}, {"policy_checkpoint"}),
-        ({"models.dtype": "float32"}, {"sft_checkpoint", "completion_pool", "policy_checkpoint", "benchmark"}),
+        (
+            {"models.dtype": "float32"},
+            {"sft_checkpoint", "completion_pool", "reward_model", "policy_checkpoint", "benchmark"},
+        ),
         ({"prompts.router_confidence": 0.1}, {"prompt_pool"}),
-        ({"models.encoder": "hf:b/encoder"}, {"prompt_pool", "reward_model", "hardness", "policy_checkpoint"}),
-        ({"models.policy": "hf:b/policy"}, {"sft_checkpoint", "completion_pool", "policy_checkpoint", "benchmark"}),
+        ({"models.encoder": "hf:b/encoder"}, {"prompt_pool", "hardness", "policy_checkpoint"}),
+        (
+            {"models.policy": "hf:b/policy"},
+            {"sft_checkpoint", "completion_pool", "reward_model", "policy_checkpoint", "benchmark"},
+        ),
     ],
 )
 def test_a_setting_makes_stale_what_it_decides_and_nothing_else(
     tmp_path: Path, overrides: dict[str, Any], stale: set[str]
 ) -> None:
     assert _changed(_config(tmp_path), _config(tmp_path, overrides)) == stale
+
+
+def test_rewards_depend_on_the_model_that_their_backbone_reads(tmp_path: Path) -> None:
+    embedding: dict[str, Any] = {"rewards.backbone": "embedding"}
+    before = _config(tmp_path, embedding)
+    assert "reward_model" in _changed(before, _config(tmp_path, {**embedding, "models.encoder": "hf:b/encoder"}))
+    assert "reward_model" not in _changed(before, _config(tmp_path, {**embedding, "models.policy": "hf:b/policy"}))
+    assert _changed(before, _config(tmp_path)) == {"reward_model"}
 
 
 def test_bounds_of_checks_and_the_interval_of_checkpoints_make_nothing_stale(tmp_path: Path) -> None:
@@ -199,8 +213,8 @@ def _model(folder: Path, weights: bytes = b"weights") -> Path:
 
 
 READERS = {
-    "models.policy": {"sft_checkpoint", "completion_pool", "policy_checkpoint", "benchmark"},
-    "models.encoder": {"prompt_pool", "reward_model", "hardness", "policy_checkpoint"},
+    "models.policy": {"sft_checkpoint", "completion_pool", "reward_model", "policy_checkpoint", "benchmark"},
+    "models.encoder": {"prompt_pool", "hardness", "policy_checkpoint"},
     "demonstrations.demonstrator.model": {"dataset"},
 }
 

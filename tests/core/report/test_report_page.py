@@ -294,3 +294,20 @@ def test_missing_manifest_and_training_metric_are_tolerated(tmp_path: Path) -> N
     page = page_of(world)
     assert "do not say how long they took" in page.text
     assert "KL to the start" not in page.text
+
+
+def test_the_order_within_groups_leads_the_table_of_reward_models(tmp_path: Path) -> None:
+    world = World(tmp_path, WIN)
+    row = {"accuracy": 0.9, "low": 0.8, "high": 0.95, "pairs": 60, "groups": 20}
+    found = {"within_group": {"all": row, "by_kind": {"unsafe": row}}, "probes": {}}
+    world.write(world.input("reward_model_insult") / "metrics.json", found)
+    empty = {**row, "accuracy": None, "pairs": 0, "groups": 0}
+    found = {"within_group": {"all": empty, "by_kind": {"look_alike": empty}}, "probes": {}}
+    world.write(world.input("reward_model_helpful") / "metrics.json", found)
+    text = page_of(world).text
+    head = text.index("within groups: unsafe")
+    assert head < text.index("within groups: look-alike") < text.index("prompts / pairs")
+    assert "90.0 %" in text[head:] and "[80, 95] n 60 / 20" in text[head:]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())["reward_models"]["by_category"]
+    assert summary["insult"]["within_group"]["by_kind"]["unsafe"] == row
+    assert summary["fraud"]["within_group"] == {"by_kind": {}}  # a report without the figure leaves the cell empty

@@ -1,5 +1,5 @@
 import pytest
-from word_world import WordEncoder, world
+from word_world import WordEncoder, WordStates, world
 
 from drirl_core.config import RewardsConfig
 from drirl_core.reporting import SilentReporter
@@ -14,8 +14,18 @@ def encoder():
 @pytest.fixture(scope="session")
 def fitted():
     """Two small models learned once: `insult`, and `privacy` on other rows of the same world."""
-    config = RewardsConfig(epochs=40, hidden=8)
+    config = RewardsConfig(backbone="embedding", epochs=40, hidden=8)
     return {
         name: fit(name, world(name), WordEncoder(), config, seed, SilentReporter())
+        for seed, name in enumerate(("insult", "privacy"))
+    }
+
+
+@pytest.fixture(scope="session")
+def fitted_hidden():
+    """The same two models on hidden states."""
+    config = RewardsConfig(epochs=40, hidden=8)
+    return {
+        name: fit(name, world(name), WordStates(), config, seed, SilentReporter())
         for seed, name in enumerate(("insult", "privacy"))
     }

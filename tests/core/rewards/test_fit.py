@@ -7,12 +7,13 @@ from word_world import WordEncoder, compliance, dataset_rows, demonstration, poo
 
 from drirl_core.config import RewardsConfig
 from drirl_core.errors import DataError, TrainingError
+from drirl_core.rewards.backbones.encoder import embed_pool
 from drirl_core.rewards.fit import fit, losses
 from drirl_core.rewards.model import EMPTY_MARGIN
-from drirl_core.rewards.pairs import embed_pool, join_pool
+from drirl_core.rewards.pairs import join_pool
 from drirl_core.testing import RecordingReporter
 
-CONFIG = RewardsConfig(epochs=12, hidden=8)
+CONFIG = RewardsConfig(backbone="embedding", epochs=12, hidden=8)
 
 
 def run(prompts=None, config=CONFIG, seed=0, reporter=None):
@@ -35,7 +36,7 @@ def test_demonstrations_of_unseen_prompts_come_out_ahead(fitted):
             assert (own > model.rewards([p.prompt for p in held], texts)).all()
 
 
-@pytest.mark.parametrize("objective", ["maxent", "bradley_terry", "linear"])
+@pytest.mark.parametrize("objective", ["maxent", "bradley_terry", "linear", "classifier"])
 @pytest.mark.parametrize("hidden", [0, 8])
 def test_every_objective_and_head_learns(objective, hidden):
     result = run(config=dataclasses.replace(CONFIG, objective=objective, hidden=hidden, epochs=25))
@@ -98,21 +99,21 @@ def test_pools_may_be_ragged_and_hold_empty_replies():
 
 
 def test_a_corrupted_row_counts_as_it_will_be_scored(fitted):
-    """A fully degenerate row has text quality 0, so its reward in the loss is the worst one and sends the head no gradient."""
+    """A fully broken row has quality 0, so its reward in the loss is the worst one and sends the head no gradient."""
     model = fitted["insult"].model
     prompts = [p for p in world() if p.split == "train"]
     pool = embed_pool(prompts, WordEncoder(), model.text_quality)
-    assert float(pool.text_quality[pool.corrupted].min()) == 0
-    only_broken = dataclasses.replace(pool, mask=pool.mask & pool.corrupted & (pool.text_quality == 0))
+    assert float(pool.quality[pool.corrupted].min()) == 0
+    only_broken = dataclasses.replace(pool, mask=pool.mask & pool.corrupted & (pool.quality == 0))
     part = only_broken.part(only_broken.mask.any(dim=1).nonzero().squeeze(1))
     config = dataclasses.replace(CONFIG, objective="bradley_terry", centre=0.0)
     model.zero_grad()
-    vectors = part.reply_vectors.clone().requires_grad_()
-    losses(model, dataclasses.replace(part, reply_vectors=vectors), config).sum().backward()
+    vectors = part.others[1].clone().requires_grad_()
+    losses(model, dataclasses.replace(part, others=(part.others[0], vectors)), config).sum().backward()
     assert float(vectors.grad.abs().sum()) == 0
     real = dataclasses.replace(pool, mask=pool.mask & ~pool.corrupted)
-    vectors = real.reply_vectors.clone().requires_grad_()
-    losses(model, dataclasses.replace(real, reply_vectors=vectors), config).sum().backward()
+    vectors = real.others[1].clone().requires_grad_()
+    losses(model, dataclasses.replace(real, others=(real.others[0], vectors)), config).sum().backward()
     assert float(vectors.grad[~pool.corrupted & pool.mask].abs().sum()) > 0
 
 

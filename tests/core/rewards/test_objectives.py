@@ -5,7 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drirl_core.rewards.objectives import bradley_terry_loss, centring_penalty, linear_loss, maxent_loss
+from drirl_core.rewards.objectives import (
+    balanced_weights,
+    bradley_terry_loss,
+    centring_penalty,
+    classifier_loss,
+    linear_loss,
+    maxent_loss,
+)
 
 LN = math.log
 
@@ -51,6 +58,37 @@ def test_linear():
     """r_E = 2, r_k = 0, 1, l2 = 0.5: -(2 - 0.5) + 0.5 (4 + 0.5) = 0.75."""
     loss = linear_loss(torch.tensor([2.0]), torch.tensor([[0.0, 1.0]]), mask([1, 1]), 0.5)
     torch.testing.assert_close(loss, torch.tensor([0.75]))
+
+
+def test_classifier_by_hand():
+    """Odds: demonstration 3, a right completion 1, a wrong one 1/3; weights 0.25, 0.25, 0.5; the masked one has none.
+
+    0.25 ln(1 + 1/3) + 0.25 ln(1 + 1) + 0.5 ln(1 + 1/3) = 0.75 ln(4/3) + 0.25 ln 2.
+    """
+    rewards, weights = torch.tensor([[0.0, -LN(3), 99.0]]), torch.tensor([[0.25, 0.25, 0.5, 0.0]])
+    loss = classifier_loss(torch.tensor([LN(3)]), rewards, weights, mask([1, 0, 0]), 1.0)
+    torch.testing.assert_close(loss, torch.tensor([0.75 * LN(4 / 3) + 0.25 * LN(2)]))
+    doubled = classifier_loss(torch.tensor([2 * LN(3)]), 2 * rewards, weights, mask([1, 0, 0]), 2.0)
+    torch.testing.assert_close(doubled, loss)
+
+
+def test_classifier_sends_no_gradient_to_rows_without_weight():
+    others = torch.tensor([[math.inf, 1.0]], requires_grad=True)
+    weights = torch.tensor([[0.5, 0.0, 0.5]])
+    classifier_loss(torch.tensor([0.0]), others, weights, mask([0, 0]), 1.0).sum().backward()
+    assert others.grad[0, 0] == 0
+    torch.testing.assert_close(others.grad[0, 1], torch.tensor(0.5 / (1 + math.exp(-1))))
+
+
+def test_balanced_weights_by_hand():
+    """Right: demonstration and one of three, 1/4 each; wrong: the two others, 1/4 each. Second: no wrong one."""
+    weights = balanced_weights(mask([1, 1, 1, 0], [1, 0, 0, 0]), mask([1, 0, 0, 0], [1, 0, 0, 1]))
+    assert weights.tolist() == [[0.25, 0.25, 0.25, 0.25, 0.0], [0.25, 0.25, 0.0, 0.0, 0.0]]
+
+
+def test_classifier_refuses_weights_of_another_shape():
+    with pytest.raises(ValueError, match=r"give \(P, 1 \+ K\)"):
+        classifier_loss(torch.zeros(1), torch.zeros(1, 2), torch.zeros(1, 2), mask([1, 1]), 1.0)
 
 
 def test_linear_optimum_is_where_the_docstring_says():

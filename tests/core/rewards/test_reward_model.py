@@ -149,7 +149,7 @@ def test_files_that_cannot_be_used_are_refused(saved, tmp_path):
     for values, message in [
         ({"format": "other"}, "does not describe a reward model"),
         ({"format_version": 99}, "format version 99"),
-        ({"backbone": "oracle"}, "'oracle'; known: embedding"),
+        ({"backbone": "oracle"}, "'oracle'; known: embedding, hidden_state"),
         ({"shape": {"category": "insult"}}, "damaged"),
         ({"normalisation": {"worst": 0.0, "mean": 0.0, "scale": 0.0, "closest": 0.9}}, "scale of 0"),
         ({"normalisation": {"worst": 0.0, "mean": float("nan"), "scale": 1.0, "closest": 0.9}}, "not finite"),

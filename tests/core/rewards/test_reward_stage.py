@@ -8,13 +8,16 @@ from word_world import WordEncoder, dataset_rows, demonstration, pool_rows
 from drirl_core.config import Config, ModelsConfig, RewardsConfig
 from drirl_core.errors import DataError
 from drirl_core.graph.build import Context
+from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.reporting import Plot, SilentReporter, Table
 from drirl_core.rewards import load_reward_model, stage
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import read_table, write_table
 
 TEXT = pa.string()
-ROWS = pa.schema([(n, TEXT) for n in ("prompt_id", "prompt", "category", "demonstration", "answer", "split", "origin")])
+ROWS = pa.schema(
+    [(n, TEXT) for n in ("prompt_id", "prompt", "category", "demonstration", "answer", "split", "origin", "kind")]
+)
 POOL = pa.schema([("prompt_id", TEXT), ("policy", TEXT), ("sample", pa.int32()), ("answer", TEXT)])
 
 
@@ -24,13 +27,16 @@ def context(tmp_path, monkeypatch):
     return make(tmp_path)
 
 
-def make(tmp_path, category="insult", name="out", pool=None):
+def make(tmp_path, category="insult", name="out", pool=None, models=None, **rewards):
     dataset, completions, out = tmp_path / "dataset", tmp_path / "pool", tmp_path / name
     for folder in (dataset, completions, out):
         folder.mkdir(exist_ok=True)
     write_table(dataset / "rows.parquet", dataset_rows(category), ROWS)
     write_table(completions / "completions.parquet", pool_rows() if pool is None else pool, POOL)
-    config = Config(models=ModelsConfig(policy="path:x", encoder="path:y"), rewards=RewardsConfig(epochs=25, hidden=8))
+    config = Config(
+        models=models or ModelsConfig(policy="path:x", encoder="path:y"),
+        rewards=RewardsConfig(**{"backbone": "embedding", "epochs": 25, "hidden": 8, **rewards}),
+    )
     asset = "helpful_dataset" if category == "helpful" else f"safety_dataset_{category}"
     inputs = {asset: dataset, f"completion_pool_{category}": completions}
     return Context(config, category, inputs, out, tmp_path, ArtifactStore(tmp_path / "store"), SilentReporter())
@@ -50,6 +56,42 @@ def test_the_stage_writes_the_model_its_rewards_and_its_metrics(context):
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in plots)
     metrics = json.loads((context.out / "metrics.json").read_text())
     assert metrics["curve"][0]["epoch"] == 1 and metrics["by_policy"]["base"]["n"] == 16
+
+
+def test_the_order_within_groups_comes_first(context):
+    """The pool holds no sampled refusal, so there is no pair: the figure is left out, its counts are shown."""
+    shown = stage.build_reward_model(context)
+    assert list(shown)[:2] == ["within_group_low", "within_group_high"]
+    assert (shown["within_group_pairs"], shown["within_group_groups"]) == (0, 0)
+    assert json.loads((context.out / "metrics.json").read_text())["within_group"]["all"]["accuracy"] is None
+
+
+@pytest.mark.parametrize("ensemble", [1, 2])
+def test_the_stage_reads_the_policy_by_default(tmp_path, tiny_models, ensemble):
+    refusals = [
+        {"prompt_id": f"p{i:02d}", "policy": "sft", "sample": 0, "answer": "Sorry, I can't help with that."}
+        for i in range(24)
+    ]
+    context = make(
+        tmp_path,
+        pool=[*pool_rows(), *refusals],
+        models=tiny_models,
+        backbone=RewardsConfig().backbone,
+        epochs=2,
+        ensemble=ensemble,
+    )
+    shown = stage.build_reward_model(context)
+    assert next(iter(shown)) == "within_group"
+    assert (shown["within_group_pairs"], shown["within_group_groups"]) == (16, 8)  # one refusal over two compliances
+    assert shown["within_group_unsafe"] == shown["within_group"]
+    assert "probe_plain_refusal_over_compliance" in shown
+    source = HiddenStates(tiny_models, context.store)
+    model = load_reward_model(context.out, source)
+    assert (model.reads, model.layer) == ("policy", 1)
+    rows = [row for row in read_table(context.out / "rewards.parquet") if row["policy"] == "sft"]
+    users = {row["prompt_id"]: row["prompt"] for row in dataset_rows()}
+    values = model.rewards([users[row["prompt_id"]] for row in rows], ["Sorry, I can't help with that."] * len(rows))
+    assert values.tolist() == [row["reward"] for row in rows]
 
 
 def test_stored_rewards_are_those_of_the_stored_model(context):

@@ -1,0 +1,314 @@
+"""Hidden states of the frozen policy, kept per row: what a middle layer makes of a prompt and of a completion.
+
+Layer L is the output of the L-th decoder layer, `hidden_states[L]` in transformers' count, in which 0 is the input
+embedding. The forward pass stops there: the layers above it and the output layer are never computed. Prompt and
+completion are tokenised apart, as generation does, and a prompt is computed once for all completions beside it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from drirl_core.config import ModelsConfig
+from drirl_core.errors import ModelError, TrainingError
+from drirl_core.models.digests import model_digest
+from drirl_core.models.loading import Policy, load_policy, policy_key
+from drirl_core.models.references import resolve
+from drirl_core.models.sampling import chat_text
+from drirl_core.reporting import Reporter
+from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.store.rowcache import RowCache, content_key
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+LAST_PROMPT, COMPLETION_MEAN = 0, 1
+"""Places of the two vectors of a row."""
+_BATCH_TOKENS = 4096
+"""Padded tokens per forward pass."""
+
+
+class HiddenStates:
+    """Summarise prompts with completions by the frozen policy; the model loads on the first row that is not cached.
+
+    Args:
+        models: names the policy; its own weights are read, never trained adapters.
+        store: keeps the rows.
+        policy: the policy, where it is loaded already.
+        keep: whether rows go to the store. Rollouts, which never come twice, are better not kept; then the rows of the
+            latest call alone stay in memory.
+    """
+
+    def __init__(
+        self, models: ModelsConfig, store: ArtifactStore, *, policy: Policy | None = None, keep: bool = True
+    ) -> None:
+        self._models = models
+        self._cache = RowCache(store.cache_path("hidden_states")) if keep else None
+        self._memory: dict[str, np.ndarray] = {}
+        self._loaded = policy
+
+    @property
+    def reference(self) -> str:
+        """Model reference of the policy."""
+        return self._models.policy
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """What identifies the content of the policy: weights, tokenizer and chat template."""
+        return model_digest(resolve(self._models.policy, self._models), Path(self._models.cache))
+
+    @property
+    def depth(self) -> int:
+        """Number of decoder layers."""
+        return int(self._config.num_hidden_layers)
+
+    @property
+    def dim(self) -> int:
+        """Width H of a hidden state."""
+        return int(self._config.hidden_size)
+
+    def layer_of(self, setting: float) -> int:
+        """Return the number of a layer.
+
+        Args:
+            setting: a share of the depth, below 1, or the number of a layer, from 1.
+
+        Raises:
+            ModelError: the policy has no such layer.
+        """
+        layer = max(1, round(setting * self.depth)) if setting < 1 else int(setting)
+        if layer > self.depth:
+            raise ModelError(
+                f"rewards.layer is {layer}, but {self.reference} has {self.depth} layers; "
+                "choose one of them, or a share of the depth such as 0.6"
+            )
+        return layer
+
+    def encode(
+        self, prompts: Sequence[str], completions: Sequence[str], layer: int, reporter: Reporter | None = None
+    ) -> np.ndarray:
+        """Summarise rows.
+
+        A row is kept under the policy's digest and type, the layer, the prompt and the completion; the digest covers
+        tokenizer and chat template, so it decides how the prompt is rendered.
+
+        Args:
+            prompts: B user messages.
+            completions: B completions without drafts; equal rows are computed once.
+            layer: number of the layer, from 1 to `depth`.
+            reporter: gets progress while rows are computed.
+
+        Returns:
+            float32, (B, 2, H): the state of the last prompt token (the one before the completion), and the mean of the
+            states of the completion's tokens, its end token not among them; 0 for an empty completion.
+
+        Raises:
+            ModelError: the policy cannot be loaded, or its layers cannot be found.
+            TrainingError: a state is not finite.
+        """
+        import numpy as np
+
+        keys = [content_key(self._key, layer, *row) for row in zip(prompts, completions, strict=True)]
+        unknown = [key for key in dict.fromkeys(keys) if key not in self._memory]
+        if self._cache is None:
+            self._memory = {key: self._memory[key] for key in keys if key in self._memory}
+        else:
+            found = self._cache.get_many(unknown)
+            self._memory.update({k: np.frombuffer(v, dtype=np.float32).reshape(2, -1) for k, v in found.items()})
+        rows = zip(keys, prompts, completions, strict=True)
+        missing = {key: (prompt, completion) for key, prompt, completion in rows if key not in self._memory}
+        if missing:
+            self._compute(missing, layer, reporter)
+        if not keys:
+            return np.zeros((0, 2, self.dim), dtype=np.float32)
+        return np.stack([self._memory[key] for key in keys])
+
+    @functools.cached_property
+    def _key(self) -> str:
+        return self._loaded.key if self._loaded else policy_key(self._models.policy, self._models)
+
+    @functools.cached_property
+    def _config(self) -> Any:
+        from transformers import AutoConfig
+
+        folder = resolve(self._models.policy, self._models)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
+
+    def _compute(self, missing: dict[str, tuple[str, str]], layer: int, reporter: Reporter | None) -> None:
+        import numpy as np
+
+        if self._loaded is None:
+            self._loaded = load_policy(self._models.policy, self._models)
+        done = 0
+        for part in _batches(self._loaded.tokenizer, missing):
+            states = read_layer(self._loaded, [row.prompt for row in part], [row.completion for row in part], layer)
+            values = states.cpu().numpy()
+            if not np.isfinite(values).all():
+                raise TrainingError(
+                    f"the policy {self.reference} returned hidden states that are not finite; "
+                    "check its files with `drirl doctor`"
+                )
+            fresh = {row.key: values[i] for i, row in enumerate(part)}
+            self._memory.update(fresh)
+            if self._cache is not None:
+                self._cache.put_many({key: value.tobytes() for key, value in fresh.items()})
+            done += len(part)
+            if reporter and len(part) < len(missing):
+                reporter.progress("hidden states", done, len(missing))
+
+
+class _Row(NamedTuple):
+    """A row to compute: its key and the tokens of its prompt and completion."""
+
+    key: str
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+
+
+def _batches(tokenizer: Any, rows: dict[str, tuple[str, str]]) -> Iterator[list[_Row]]:
+    """Tokenise rows and yield them by length, so that a batch is padded little and equal prompts lie together."""
+    rendered = {prompt: chat_text(tokenizer, prompt) for prompt, _ in rows.values()}
+    prompts = {prompt: tuple(_tokens(tokenizer, text)) for prompt, text in rendered.items()}
+    made = [_Row(key, prompts[p], tuple(_tokens(tokenizer, c))) for key, (p, c) in rows.items()]
+    part: list[_Row] = []
+    for row in sorted(made, key=lambda row: (len(row.prompt), row.prompt, len(row.completion))):
+        longest = max(len(r.completion) for r in (*part, row))
+        size = len({r.prompt for r in (*part, row)}) * len(row.prompt) + (len(part) + 1) * longest
+        if part and size > _BATCH_TOKENS:
+            yield part
+            part = []
+        part.append(row)
+    if part:
+        yield part
+
+
+def _tokens(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+
+def read_layer(
+    policy: Policy, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], layer: int
+) -> torch.Tensor:
+    """Summarise token rows by one layer; equal prompts are computed once.
+
+    Args:
+        policy: the frozen policy.
+        prompts: tokens of B rendered prompts, none of them empty.
+        completions: tokens of B completions.
+        layer: number of the layer, from 1.
+
+    Returns:
+        float32, (B, 2, H), as `HiddenStates.encode`.
+    """
+    import torch
+    from transformers import DynamicCache
+
+    places = {tokens: i for i, tokens in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    of_row = torch.tensor([places[tuple(tokens)] for tokens in prompts], device=policy.device)
+    cache = DynamicCache()
+    with torch.inference_mode():
+        ids, present = _padded(list(places), policy)
+        hidden = _until(policy.model, layer, input_ids=ids, attention_mask=present, past_key_values=cache)
+        lengths = present.sum(dim=1)
+        last = hidden[torch.arange(len(places), device=policy.device), lengths - 1].float()[of_row]  # (B, H)
+        ids, own = _padded(completions, policy)
+        if not ids.shape[1]:
+            return torch.stack([last, torch.zeros_like(last)], dim=1)
+        cache.batch_select_indices(of_row)
+        hidden = _until(
+            policy.model,
+            layer,
+            input_ids=ids,
+            attention_mask=torch.cat([present[of_row], own], dim=1),
+            position_ids=lengths[of_row].unsqueeze(1) + torch.arange(ids.shape[1], device=policy.device),
+            past_key_values=cache,
+        )
+        return torch.stack([last, masked_mean(hidden, own.bool())], dim=1)
+
+
+def summarise(hidden: torch.Tensor, completion_mask: torch.Tensor) -> torch.Tensor:
+    """Summarise hidden states that somebody else computed, such as the reference's in GRPO.
+
+    Args:
+        hidden: states of one layer over prompt and completion, (B, T, H).
+        completion_mask: true at the completion's own tokens, its end token left out, bool, (B, T). The token before
+            the first of them is the last one of the prompt.
+
+    Returns:
+        float32, (B, 2, H), as `HiddenStates.encode`; a row without completion tokens has 0 in both places.
+
+    Raises:
+        ValueError: shapes do not fit, or a completion starts at the first position, so that its prompt is not there.
+    """
+    import torch
+
+    mask = completion_mask.bool()
+    if hidden.ndim != 3 or mask.shape != hidden.shape[:2] or not mask.shape[1]:
+        raise ValueError(
+            f"hidden states {tuple(hidden.shape)} with a mask {tuple(mask.shape)}; give (B, T, H) and (B, T)"
+        )
+    if mask[:, 0].any():
+        raise ValueError("a completion starts at the first position; give the hidden states of the prompt as well")
+    filled = mask.any(dim=1)
+    before = (mask.int().argmax(dim=1) - 1).clamp(min=0)
+    last = hidden[torch.arange(len(hidden), device=hidden.device), before].float() * filled.unsqueeze(1)
+    return torch.stack([last, masked_mean(hidden, mask)], dim=1)
+
+
+def masked_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean over the marked positions in float32, (B, H); 0 where none is marked.
+
+    Args:
+        hidden: (B, T, H).
+        mask: bool, (B, T).
+    """
+    total = hidden.float().masked_fill(~mask.unsqueeze(-1), 0.0).sum(dim=1)
+    return total / mask.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+class _Reached(Exception):
+    """No error: it leaves a forward pass at a layer, and carries that layer's output."""
+
+    def __init__(self, hidden: torch.Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+
+def _until(model: Any, layer: int, **inputs: Any) -> torch.Tensor:
+    """Run a decoder up to a layer and return that layer's output, (B, T, H)."""
+    decoder = model.get_decoder()
+    layers = getattr(decoder, "layers", None)
+    if layers is None:
+        raise ModelError(
+            f"{type(decoder).__name__} has no list of `layers`, so that its hidden states cannot be read; "
+            "set rewards.backbone to embedding"
+        )
+
+    def leave(module: Any, arguments: Any, output: Any) -> None:
+        raise _Reached(output[0] if isinstance(output, tuple) else output)
+
+    hook = layers[layer - 1].register_forward_hook(leave)
+    try:
+        decoder(**inputs, use_cache=True)
+    except _Reached as reached:
+        return reached.hidden
+    finally:
+        hook.remove()
+    raise ModelError(f"{type(decoder).__name__} did not call its layer {layer}; set rewards.backbone to embedding")
+
+
+def _padded(rows: Sequence[Sequence[int]], policy: Policy) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad token rows on the right; return tokens and the mask of the real ones, int64, (B, T)."""
+    import torch
+
+    width = max(map(len, rows), default=0)
+    ids = torch.full((len(rows), width), policy.tokenizer.pad_token_id, dtype=torch.long)
+    present = torch.zeros((len(rows), width), dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        present[i, : len(row)] = 1
+    return ids.to(policy.device), present.to(policy.device)

@@ -1,0 +1,338 @@
+"""The hidden-state backbone: a small reward head over a middle layer of the frozen policy.
+
+The policy itself knows whether a prompt is harmful and whether a completion declines, and it sees the order of words,
+so nothing but two rules stands beside the head: an empty completion is below everything, and one that the rules judge
+calls degenerate or an echo gets the worst reward. The finer text quality of the `embedding` backbone is left out: it
+counts short and unfinished texts as damaged, which a plain refusal is, and a rollout at its length limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from torch import nn
+
+from drirl_core.benchmarks.judges.rules import is_degenerate, is_echo
+from drirl_core.errors import ModelError
+from drirl_core.models.hidden_states import COMPLETION_MEAN, summarise
+from drirl_core.rewards.model import (
+    Normalisation,
+    Prepared,
+    damage_reported,
+    mlp,
+    normalised,
+    read_weights,
+    require_finite_model,
+    write_model,
+)
+from drirl_core.rewards.pairs import Pool, PoolPrompt, by_prompt
+from drirl_core.text.chain_of_draft import cut_draft
+
+if TYPE_CHECKING:
+    from drirl_core.config import RewardsConfig
+    from drirl_core.models.hidden_states import HiddenStates
+    from drirl_core.reporting import Reporter
+
+_LEAST_SPREAD = 1e-6
+"""A feature that varies less over the training pool is only centred."""
+
+
+@dataclass(frozen=True)
+class HiddenShape:
+    """How to rebuild a head.
+
+    Args:
+        category: the category it serves.
+        policy: reference of the frozen policy.
+        digest: what identifies that policy's content.
+        layer: number of the layer it reads.
+        dim: width H of a hidden state.
+        features: which of the two vectors of a row it reads.
+        hidden: width of the hidden layer, 0 for a linear head.
+        dropout: dropout on the features while fitting.
+    """
+
+    category: str
+    policy: str
+    digest: str
+    layer: int
+    dim: int
+    features: Literal["completion", "prompt_and_completion"]
+    hidden: int
+    dropout: float
+
+    @property
+    def width(self) -> int:
+        """Number of features."""
+        return self.dim if self.features == "completion" else 2 * self.dim
+
+
+class HiddenStateRewardModel(nn.Module):
+    """A small head over hidden states of the frozen policy: r(x, y) = g( (z - m) / s ).
+
+    z is the mean of the layer's states over the completion's tokens, behind the state of the last prompt token where
+    the features ask for it; m and s are its mean and standard deviation over the training pool.
+
+    Args:
+        shape: sizes and names.
+        mean: m, (F,).
+        scale: s, above 0, (F,).
+    """
+
+    backbone: ClassVar[str] = "hidden_state"
+    reads: Literal["encoder", "policy"] = "policy"
+    feature_mean: torch.Tensor
+    feature_scale: torch.Tensor
+
+    def __init__(self, shape: HiddenShape, mean: torch.Tensor, scale: torch.Tensor) -> None:
+        super().__init__()
+        self.shape, self.category, self.layer = shape, shape.category, shape.layer
+        self.normalisation = Normalisation()
+        self._source: HiddenStates | None = None
+        self.head = mlp(shape.width, shape.hidden, shape.dropout)
+        self.register_buffer("feature_mean", mean)
+        self.register_buffer("feature_scale", scale)
+
+    @property
+    def batch_key(self) -> str:
+        """Models of one layer are scored together."""
+        return f"hidden_state {self.layer}"
+
+    @classmethod
+    def prepare(
+        cls,
+        category: str,
+        prompts: tuple[Sequence[PoolPrompt], Sequence[PoolPrompt]],
+        source: HiddenStates,
+        config: RewardsConfig,
+        reporter: Reporter,
+    ) -> Prepared:
+        """Read the pools, and take mean and scale of the features over the training pool.
+
+        Args:
+            category: name of the category.
+            prompts: training and validation prompts, at least one of each.
+            source: hidden states of the frozen policy.
+            config: layer, features, width and dropout of the head.
+            reporter: gets progress.
+
+        Raises:
+            ModelError: the policy has no such layer.
+        """
+        layer = source.layer_of(config.layer)
+        train, validation = (read_pool(part, source, layer, reporter) for part in prompts)
+        shape = HiddenShape(
+            category, source.reference, source.digest, layer, source.dim, config.features, config.hidden, config.dropout
+        )
+        mean, scale = _standardisation(selected(torch.from_numpy(train.rows()[0][0]), shape.features))
+
+        def untrained() -> HiddenStateRewardModel:
+            return cls(shape, mean.clone(), scale.clone())
+
+        return Prepared(train, validation, untrained)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Return raw rewards, differentiable.
+
+        Args:
+            states: the two vectors of each row, from `HiddenStates.encode`, (..., 2, H).
+
+        Returns:
+            One raw reward per row, (...).
+        """
+        features = selected(states, self.shape.features)
+        return self.head((features - self.feature_mean) / self.feature_scale).squeeze(-1)
+
+    def use(self, source: HiddenStates) -> None:
+        """Take the hidden states, after a check that they are those of the policy this head was learned on.
+
+        Raises:
+            ModelError: it is another policy.
+        """
+        if source.digest != self.shape.digest:
+            raise ModelError(
+                f"the reward model of {self.category} was learned on the hidden states of {self.shape.policy} "
+                f"({self.shape.digest}), but {source.reference} ({source.digest}) is another policy; "
+                "set models.policy back or learn the reward model again"
+            )
+        self._source = source
+
+    def rewards(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
+        """Return normalised rewards, comparable between categories.
+
+        Args:
+            prompts: B user messages.
+            completions: B completions; a Chain-of-Draft draft is cut off, only the answer is read.
+
+        Returns:
+            float64, (B,).
+
+        Raises:
+            ModelError: no hidden states were given by `use`.
+        """
+        return self.routed({self.category: self}, prompts, completions, [self.category] * len(prompts))
+
+    @classmethod
+    def routed(
+        cls, models: Mapping[str, Self], prompts: Sequence[str], completions: Sequence[str], categories: Sequence[str]
+    ) -> np.ndarray:
+        """Return rewards of mixed rows; every row is read once, by the one policy that all categories share.
+
+        Args:
+            models: model by category, one for each category in `categories`, all on the same policy and layer.
+            prompts: B user messages.
+            completions: B completions.
+            categories: category of each row.
+
+        Returns:
+            float64, (B,).
+
+        Raises:
+            ModelError: no hidden states were given by `use`.
+        """
+        if not len(prompts):
+            return np.zeros(0)
+        answers = [cut_draft(completion) for completion in completions]
+        first = next(iter(models.values()))
+        if first._source is None:
+            raise ModelError(
+                f"the reward models of {', '.join(models)} have no hidden states yet; "
+                "call use(HiddenStates(config.models, store)) first"
+            )
+        return _of_rows(models, first._source.encode(prompts, answers, first.layer), categories, (prompts, answers))
+
+    @classmethod
+    def rewards_from_hidden(
+        cls,
+        models: Mapping[str, Self],
+        hidden: torch.Tensor,
+        completion_mask: torch.Tensor,
+        categories: Sequence[str],
+        texts: tuple[Sequence[str], Sequence[str]] | None = None,
+    ) -> np.ndarray:
+        """Return rewards of mixed rows whose hidden states are there already, such as the reference's in GRPO.
+
+        Args:
+            models: model by category, one for each category in `categories`, all on the same layer.
+            hidden: states of that layer over prompt and completion, (B, T, H).
+            completion_mask: true at the answer's own tokens, bool, (B, T); see `hidden_states.summarise`.
+            categories: category of each row.
+            texts: prompts and answers of the rows, by whose words the rules decide what is empty, degenerate or an
+                echo; without them only a row without answer tokens is empty.
+
+        Returns:
+            float64, (B,).
+
+        Raises:
+            ValueError: shapes do not fit.
+        """
+        states = summarise(hidden, completion_mask).cpu().numpy()
+        return _of_rows(models, states, categories, texts)
+
+    @torch.no_grad()
+    def rewards_of(
+        self, states: np.ndarray, prompts: Sequence[str] | None = None, answers: Sequence[str] | None = None
+    ) -> np.ndarray:
+        """Return normalised rewards of rows that are read already.
+
+        Args:
+            states: the two vectors of each row, (B, 2, H).
+            prompts: the B user messages, or None where the texts are not known.
+            answers: the B answers without drafts, or None.
+
+        Returns:
+            As `model.normalised`, float64, (B,).
+        """
+        training = self.training
+        self.eval()
+        raw = self(torch.tensor(states)).double()
+        self.train(training)
+        if prompts is None or answers is None:
+            read = states[:, COMPLETION_MEAN].any(axis=-1)
+            return normalised(raw, np.ones(len(states)), self.normalisation, ["a" if some else "" for some in read])
+        return normalised(raw, intact(prompts, answers), self.normalisation, answers)
+
+    def save(self, folder: Path) -> None:
+        """Write the weights and their description; equal models give equal bytes."""
+        fields = {"shape": asdict(self.shape), "normalisation": asdict(self.normalisation)}
+        write_model(folder, self.backbone, self.state_dict(), fields)
+
+    @classmethod
+    def load(cls, folder: Path, description: Mapping[str, Any]) -> Self:
+        """Read what `save` wrote; use `load_reward_model`, which finds the right class.
+
+        Raises:
+            ArtifactError: a file is damaged or does not fit the description.
+        """
+        with damage_reported(folder):
+            shape = HiddenShape(**description["shape"])
+            normalisation = Normalisation(**description["normalisation"])
+            model = cls(shape, torch.zeros(shape.width), torch.ones(shape.width))
+            state = read_weights(folder)
+            model.load_state_dict(state)
+        require_finite_model(folder, state, normalisation)
+        model.normalisation = normalisation
+        return model.eval()
+
+
+def selected(states: torch.Tensor, features: str) -> torch.Tensor:
+    """Return the features of rows: (..., 2, H) -> (..., H) for `completion`, (..., 2 H) for `prompt_and_completion`."""
+    return states[..., COMPLETION_MEAN, :] if features == "completion" else states.flatten(start_dim=-2)
+
+
+def read_pool(
+    prompts: Sequence[PoolPrompt], source: HiddenStates, layer: int, reporter: Reporter | None = None
+) -> Pool:
+    """Read a pool once.
+
+    Args:
+        prompts: P prompts, at least one.
+        source: hidden states of the frozen policy.
+        layer: number of the layer.
+        reporter: gets progress.
+
+    Returns:
+        The pool; `own` and `others` are the two vectors of each row, (P, 2, H) and (P, K, 2, H).
+    """
+    users = [p.prompt for p in prompts for _ in range(1 + len(p.replies))]
+    answers = [text for p in prompts for text in (p.answer, *(reply.answer for reply in p.replies))]
+    own, others = by_prompt(prompts, source.encode(users, answers, layer, reporter))
+    return Pool.of(prompts, (own,), (others,), intact)
+
+
+def intact(prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+    """Return 0 for answers that the rules judge calls degenerate or an echo of their prompt, 1 for all others, (B,)."""
+    return np.array(
+        [
+            float(not (is_degenerate(answer) or is_echo(answer, prompt)))
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+    )
+
+
+def _standardisation(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation of features (N, F), each (F,); numpy's sums do not depend on the threads."""
+    values = features.numpy().astype(np.float64)
+    scale = values.std(axis=0)
+    scale[scale < _LEAST_SPREAD] = 1.0
+    return torch.tensor(values.mean(axis=0), dtype=torch.float32), torch.tensor(scale, dtype=torch.float32)
+
+
+def _of_rows(
+    models: Mapping[str, HiddenStateRewardModel],
+    states: np.ndarray,
+    categories: Sequence[str],
+    texts: tuple[Sequence[str], Sequence[str]] | None,
+) -> np.ndarray:
+    names = np.array(categories)
+    values = np.zeros(len(states))
+    for category in dict.fromkeys(categories):
+        rows = np.flatnonzero(names == category)
+        own = [[column[row] for row in rows] for column in texts] if texts else []
+        values[rows] = models[category].rewards_of(states[rows], *own)
+    return values

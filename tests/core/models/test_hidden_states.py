@@ -1,0 +1,195 @@
+"""Hidden states: the right layer, the right tokens, computed once, and nothing above the layer."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from drirl_core.config import ModelsConfig
+from drirl_core.errors import ModelError, TrainingError
+from drirl_core.models import hidden_states
+from drirl_core.models.hidden_states import HiddenStates, masked_mean, read_layer, summarise
+from drirl_core.models.loading import Policy, load_policy
+from drirl_core.models.sampling import chat_text
+from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.testing import RecordingReporter, make_tiny_policy
+
+PROMPTS = ["hi", "a longer question about bread", "hi", "hi", "naïve 東京 😀"]
+COMPLETIONS = ["yes", "no, and here is why", "", "another answer", "ok"]
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_models: ModelsConfig) -> Policy:
+    return load_policy(tiny_models.policy, tiny_models)
+
+
+@pytest.fixture
+def source(tiny_models: ModelsConfig, store: ArtifactStore) -> HiddenStates:
+    return HiddenStates(tiny_models, store)
+
+
+def plain(policy: Policy, prompt: str, completion: str, layer: int) -> np.ndarray:
+    """One row at a time through the complete model, without padding or cache."""
+    ids = policy.tokenizer(chat_text(policy.tokenizer, prompt), add_special_tokens=False)["input_ids"]
+    own = policy.tokenizer(completion, add_special_tokens=False)["input_ids"] if completion else []
+    with torch.no_grad():
+        states = policy.model.model(torch.tensor([ids + own]), output_hidden_states=True).hidden_states[layer][0]
+    mean = states[len(ids) :].mean(dim=0) if own else torch.zeros(states.shape[1])
+    return torch.stack([states[len(ids) - 1], mean]).numpy()
+
+
+def test_a_row_is_the_last_prompt_state_and_the_mean_over_the_completion(source: HiddenStates, policy: Policy) -> None:
+    rows = source.encode(PROMPTS, COMPLETIONS, 1)
+    assert (rows.shape, rows.dtype) == ((5, 2, 32), np.float32)
+    expected = np.stack([plain(policy, p, c, 1) for p, c in zip(PROMPTS, COMPLETIONS, strict=True)])
+    np.testing.assert_allclose(rows, expected, atol=1e-5)
+    assert not rows[2, 1].any()
+    with pytest.raises(AssertionError):
+        np.testing.assert_allclose(source.encode(PROMPTS, COMPLETIONS, 2), expected, atol=1e-2)
+
+
+def test_the_last_layer_is_read_before_the_final_norm(source: HiddenStates, policy: Policy) -> None:
+    kept = []
+    hook = policy.model.model.layers[1].register_forward_hook(lambda m, a, output: kept.append(output))
+    plain(policy, "hi", "yes", 2)
+    hook.remove()
+    states = (kept[0][0] if isinstance(kept[0], tuple) else kept[0])[0]
+    np.testing.assert_allclose(source.encode(["hi"], ["yes"], 2)[0, 1], states[-3:].mean(dim=0), atol=1e-5)
+
+
+def test_nothing_above_the_layer_is_computed_and_the_model_is_left_as_it_was(policy: Policy) -> None:
+    calls: list[str] = []
+    hooks = [
+        policy.model.model.layers[1].register_forward_hook(lambda *_: calls.append("above")),
+        policy.model.lm_head.register_forward_hook(lambda *_: calls.append("head")),
+        policy.model.model.layers[0].register_forward_hook(lambda *_: calls.append("below")),
+    ]
+    read_layer(policy, [(1, 2, 3)], [(4, 5)], 1)
+    for hook in hooks:
+        hook.remove()
+    assert set(calls) == {"below"}
+    logits = policy.model(torch.tensor([[1, 2, 3]])).logits  # leaving early left no hook behind
+    assert logits.shape[:2] == (1, 3)
+
+
+def test_a_prompt_is_computed_once_for_all_its_completions(policy: Policy) -> None:
+    sizes: list[tuple[int, ...]] = []
+    hook = policy.model.model.layers[0].register_forward_pre_hook(
+        lambda m, args: sizes.append(tuple(args[0].shape[:2]))
+    )
+    read_layer(policy, [(1, 2, 3)] * 4 + [(7, 8)], [(4, 5), (6,), (), (9, 9, 9), (1,)], 1)
+    hook.remove()
+    assert sizes == [(2, 3), (5, 3)]
+
+
+def test_rows_are_computed_once_and_kept(
+    tiny_models: ModelsConfig, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    original = hidden_states.read_layer
+    monkeypatch.setattr(
+        hidden_states, "read_layer", lambda p, a, b, layer: (seen.append(len(a)), original(p, a, b, layer))[1]
+    )
+    source = HiddenStates(tiny_models, store)
+    rows = source.encode([*PROMPTS, "hi"], [*COMPLETIONS, "yes"], 1)
+    assert sum(seen) == 5
+    np.testing.assert_array_equal(rows[0], rows[5])
+    again = HiddenStates(tiny_models, store)  # another process
+    np.testing.assert_array_equal(again.encode(PROMPTS, COMPLETIONS, 1), rows[:5])
+    assert sum(seen) == 5
+    again.encode(PROMPTS[:1], COMPLETIONS[:1], 2)  # another layer is another row
+    assert sum(seen) == 6
+    assert again.encode([], [], 1).shape == (0, 2, 32)
+
+
+def test_rollouts_are_not_kept(tiny_models: ModelsConfig, store: ArtifactStore) -> None:
+    source = HiddenStates(tiny_models, store, keep=False)
+    first = source.encode(PROMPTS, COMPLETIONS, 1)
+    assert not store.cache_path("hidden_states").exists()
+    np.testing.assert_array_equal(source.encode(PROMPTS, COMPLETIONS, 1), first)  # of the latest call
+    source.encode(["other"], ["row"], 1)
+    assert len(source._memory) == 1
+
+
+def test_batches_do_not_change_a_row(
+    tiny_models: ModelsConfig, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = HiddenStates(tiny_models, store, keep=False).encode(PROMPTS, COMPLETIONS, 1)
+    monkeypatch.setattr(hidden_states, "_BATCH_TOKENS", 1)
+    reporter = RecordingReporter()
+    alone = HiddenStates(tiny_models, store, keep=False).encode(PROMPTS, COMPLETIONS, 1, reporter)
+    np.testing.assert_allclose(alone, together, atol=1e-5)
+    assert reporter.done == {"hidden states": (5, 5)}
+
+
+def test_another_policy_has_rows_and_a_digest_of_its_own(
+    tiny_models: ModelsConfig, store: ArtifactStore, tmp_path: Path
+) -> None:
+    other = dataclasses.replace(tiny_models, policy=f"path:{make_tiny_policy(tmp_path / 'other', seed=1)}")
+    first, second = HiddenStates(tiny_models, store), HiddenStates(other, store)
+    assert first.digest != second.digest
+    assert np.abs(first.encode(["hi"], ["yes"], 1) - second.encode(["hi"], ["yes"], 1)).max() > 1e-2
+    assert (first.reference, first.depth, first.dim) == (tiny_models.policy, 2, 32)
+
+
+def test_layers_by_number_and_by_share(source: HiddenStates, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Depth 30: 0.6 is layer 18; a share never rounds to layer 0."""
+    monkeypatch.setattr(HiddenStates, "depth", 30)
+    assert [source.layer_of(x) for x in (0.6, 18, 1, 30, 0.01, 0.99)] == [18, 18, 1, 30, 1, 30]
+    with pytest.raises(ModelError, match=r"rewards\.layer is 31, but .* has 30 layers"):
+        source.layer_of(31)
+
+
+def test_summaries_of_given_states_by_hand() -> None:
+    """Prompt of two, then two completion tokens and an end token; the second row is padded on the left and has one."""
+    hidden = torch.tensor([[[1.0], [2.0], [3.0], [5.0], [9.0]], [[0.0], [7.0], [8.0], [9.0], [4.0]]])
+    mask = torch.tensor([[0, 0, 1, 1, 0], [0, 0, 0, 1, 0]])
+    assert summarise(hidden, mask).squeeze(-1).tolist() == [[2.0, 4.0], [8.0, 9.0]]
+    assert summarise(hidden.bfloat16(), mask).dtype == torch.float32
+    assert summarise(hidden, torch.zeros(2, 5)).abs().sum() == 0  # no completion at all
+
+
+def test_summaries_refuse_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="give the hidden states of the prompt"):
+        summarise(torch.zeros(1, 3, 2), torch.tensor([[1, 1, 0]]))
+    with pytest.raises(ValueError, match=r"give \(B, T, H\)"):
+        summarise(torch.zeros(1, 3, 2), torch.zeros(1, 4))
+
+
+def test_means_accumulate_in_float32() -> None:
+    """In bfloat16 a sum of 512 ones would stop at 256."""
+    assert masked_mean(torch.ones(1, 512, 1, dtype=torch.bfloat16), torch.ones(1, 512, dtype=torch.bool)).item() == 1.0
+
+
+def test_states_given_by_a_trainer_equal_those_computed_here(source: HiddenStates, policy: Policy) -> None:
+    prompt = policy.tokenizer(chat_text(policy.tokenizer, "hi"), add_special_tokens=False)["input_ids"]
+    own = policy.tokenizer("yes", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        ids = torch.tensor([[*prompt, *own, policy.tokenizer.eos_token_id]])
+        hidden = policy.model.model(ids, output_hidden_states=True).hidden_states[1]
+    mask = torch.zeros(ids.shape, dtype=torch.bool)
+    mask[0, len(prompt) : len(prompt) + len(own)] = True
+    np.testing.assert_allclose(summarise(hidden, mask).numpy(), source.encode(["hi"], ["yes"], 1), atol=1e-5)
+
+
+def test_states_that_are_not_finite_are_refused_and_not_kept(
+    source: HiddenStates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hidden_states, "read_layer", lambda *_: torch.full((1, 2, 32), float("nan")))
+    with pytest.raises(TrainingError, match="hidden states that are not finite"):
+        source.encode(["hi"], ["yes"], 1)
+    monkeypatch.undo()
+    assert np.isfinite(source.encode(["hi"], ["yes"], 1)).all()
+
+
+def test_a_model_without_a_list_of_layers_is_named(policy: Policy) -> None:
+    class Odd:
+        def get_decoder(self) -> Odd:
+            return self
+
+    with pytest.raises(ModelError, match="Odd has no list of `layers`"):
+        read_layer(dataclasses.replace(policy, model=Odd()), [(1,)], [(2,)], 1)
