@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from drirl_core import taxonomy
+from drirl_core.benchmarks.declared import suite_folder
 from drirl_core.config import EMBEDDED, INBOX, Config, SourceConfig, resolved, slice_hash
 from drirl_core.config.slices import covers
 from drirl_core.errors import ArtifactError, DataError
@@ -27,8 +28,6 @@ from drirl_core.store import artifacts
 from drirl_core.store.artifacts import Artifact, ArtifactStore
 
 DATA_FOLDER = Path(__file__).parents[1] / "data"
-HELD_OUT = DATA_FOLDER / "heldout"
-"""The embedded benchmark suite; nothing is ever trained on it."""
 INBOX_SOURCE = f"source_{INBOX}"
 """The files that the drop folder accepted."""
 
@@ -115,7 +114,7 @@ def build_graph(config: Config) -> Graph:
     sources[refusal_source] = source_path(demonstrations.refusals)
     # Every suite is an input of what must not contain its prompts.
     suite_sources = {
-        f"source_suite_{s.name}": HELD_OUT if s.path == EMBEDDED else Path(s.path) for s in config.benchmarks.suites
+        f"source_suite_{suite.name}": suite_folder(suite.name, suite.path) for suite in config.benchmarks.suites
     }
     sources.update(suite_sources)
     dataset_inputs: tuple[str, ...] = ("prompt_pool", *suite_sources)

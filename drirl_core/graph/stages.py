@@ -37,7 +37,7 @@ STAGES: dict[str, Stage] = {
         "1",
         ("prompts", "benchmarks.suites", "models.encoder", "seed"),
         "prompts",
-        unread=("benchmarks.suites.limit",),
+        unread=("benchmarks.suites.limit", "benchmarks.suites.bounded"),
     ),
     "dataset": Stage(
         "drirl_core.demonstrations.stage:build_dataset",
@@ -55,6 +55,7 @@ STAGES: dict[str, Stage] = {
             "demonstrations.max_resampled_fraction",
             "demonstrations.demonstrator.api_key_env",
             "benchmarks.suites.limit",
+            "benchmarks.suites.bounded",
         ),
     ),
     "balance_report": Stage(

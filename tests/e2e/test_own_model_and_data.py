@@ -11,13 +11,13 @@ import pytest
 import yaml
 
 from drirl_core.config import load_config
-from drirl_core.graph.build import HELD_OUT, run_all
+from drirl_core.graph.build import DATA_FOLDER, run_all
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import read_table
 from drirl_core.testing import tiny_config, tiny_settings
 
-DATA = HELD_OUT.parent
+DATA = DATA_FOLDER
 OWN = {"weapons_and_violence": "physical_harm", "privacy": "privacy_and_property"}
 """Own category to the shipped one whose rows stand in for the user's."""
 

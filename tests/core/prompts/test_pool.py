@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from drirl_core.benchmarks.declared import SHIPPED
 from drirl_core.config import Config, InboxConfig, ModelsConfig, OperationsConfig, PromptsConfig, SourceConfig
 from drirl_core.errors import DataError
-from drirl_core.graph.build import DATA_FOLDER, HELD_OUT, Context, source_path
+from drirl_core.graph.build import DATA_FOLDER, Context, source_path
 from drirl_core.prompts.adapters import PromptRow
 from drirl_core.prompts.duplicates import words
 from drirl_core.prompts.stage import PROMPTS_SCHEMA, QUARANTINE_SCHEMA, REASONS, account, build_prompt_pool, check_row
@@ -123,7 +124,7 @@ def test_clean_rows_are_kept_as_the_source_labels_them(tmp_path: Path) -> None:
 
 
 def test_every_reason_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
-    held_out = json.loads((HELD_OUT / "unsafe.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    held_out = json.loads((SHIPPED["embedded"] / "unsafe.jsonl").read_text(encoding="utf-8").splitlines()[0])
     bad = [
         {"prompt": "  "},
         {"prompt": "?!"},
