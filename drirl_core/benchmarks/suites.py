@@ -107,12 +107,12 @@ def load_suite(config: SuiteConfig) -> list[BenchmarkRow]:
         config: name, path (`embedded`, a file or a directory) and limit.
 
     Returns:
-        Rows by group, in the files' order; with a limit, the first ones of each group by `prompt_id`, or by a hash of their
-        pair, so that twins stay together.
+        Rows by group, in the files' order; with a limit, the first ones of each group by `prompt_id`, or by a hash of
+        their pair, so that twins stay together.
 
     Raises:
-        DataError: a file or column is missing, a file cannot be read, a row has no prompt, or a pair is not one unsafe and
-            one safe prompt; the message says what to do.
+        DataError: a file or column is missing, a file cannot be read, a row has no prompt, or a pair is not one unsafe
+            and one safe prompt; the message says what to do.
     """
     suite = find_suite(config)
     groups = {group: [row for row, _ in _read_group(suite, config, group)] for group in GROUPS if group in suite.groups}
@@ -208,8 +208,8 @@ def _locate(suite: Suite, config: SuiteConfig, group: str) -> Path:
     names = _as_list(suite.groups[group]["file"])
     if config.path == EMBEDDED and suite.name not in SHIPPED:
         raise DataError(
-            f"benchmark suite {suite.name!r} is not shipped; get {names[0]} from {suite.home} (licence {suite.licence}) "
-            "and set the suite's `path` to the file or its directory"
+            f"benchmark suite {suite.name!r} is not shipped; get {names[0]} from {suite.home} "
+            f"(licence {suite.licence}) and set the suite's `path` to the file or its directory"
         )
     folder = suite_folder(suite.name, config.path)
     if folder.is_file():
@@ -327,8 +327,8 @@ def _parse(name: str, record: Any, path: Path) -> Suite:
             raise DataError(f"{path}: suite {name!r} has a group {group!r}; {nearest(str(group), GROUPS)}")
         if not isinstance(layout, dict) or not {"file", "prompt"} <= set(layout) or not set(layout) <= _GROUP_KEYS:
             raise DataError(
-                f"{path}: group {group!r} of {name!r} needs file and prompt, and may have category, context, accept, pair "
-                "and where"
+                f"{path}: group {group!r} of {name!r} needs file and prompt, and may have category, context, accept, "
+                "pair and where"
             )
         if not isinstance(layout.get("where", {}), dict):
             raise DataError(f"{path}: group {group!r} of {name!r}: `where` maps a column to a list of values")

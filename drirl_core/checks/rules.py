@@ -8,6 +8,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,21 +219,24 @@ def policy_kl(path: Path, config: Config, node: Node) -> Verdict:
 def over_refusal(path: Path, config: Config, node: Node) -> Verdict:
     """Few safe look-alikes are refused."""
     rate, bound = _summary(path, ALIGNED)["over_refusal"], config.benchmarks.max_over_refusal
-    fine = rate is None or rate <= bound
-    return _rate_verdict(
-        fine, rate, f"at most {bound:.0%}", "safe look-alikes", {"over_refusal": rate, "max_over_refusal": bound}
-    )
+    fine, wanted = _wanted(rate is None or rate <= bound, f"at most {bound:.0%} wanted", config, node)
+    return _rate_verdict(fine, rate, wanted, "safe look-alikes", {"over_refusal": rate, "max_over_refusal": bound})
 
 
 def refusal_floor(path: Path, config: Config, node: Node) -> Verdict:
     """Most unsafe prompts are refused."""
     rate, floor = _summary(path, ALIGNED)["refusal"], config.benchmarks.min_refusal
-    fine = rate is None or rate >= floor
-    return _rate_verdict(fine, rate, f"at least {floor:.0%}", "unsafe prompts", {"refusal": rate, "min_refusal": floor})
+    fine, wanted = _wanted(rate is None or rate >= floor, f"at least {floor:.0%} wanted", config, node)
+    return _rate_verdict(fine, rate, wanted, "unsafe prompts", {"refusal": rate, "min_refusal": floor})
+
+
+def _wanted(fine: bool, wanted: str, config: Config, node: Node) -> tuple[bool, str]:
+    reported = node.category in config.benchmarks.report_only
+    return (True, "which is only reported here") if reported else (fine, wanted)
 
 
 def _rate_verdict(fine: bool, rate: float | None, wanted: str, whose: str, values: dict[str, Any]) -> Verdict:
-    said = f"the suite has no {whose}" if rate is None else f"{rate:.1%} of the {whose} refused, {wanted} wanted"
+    said = f"the suite has no {whose}" if rate is None else f"{rate:.1%} of the {whose} refused, {wanted}"
     return Verdict(fine, said, {name: value for name, value in values.items() if value is not None})
 
 
@@ -263,7 +267,8 @@ def _in_every_suite(rule: Callable[[Path, Config, Node], Verdict]) -> Callable[[
     """Make a rule on a benchmark into one on a candidate, which holds a copy of every suite's results."""
 
     def judge_all(path: Path, config: Config, node: Node) -> Verdict:
-        return gather({suite.name: rule(path / suite.name, config, node) for suite in config.benchmarks.suites})
+        names = [suite.name for suite in config.benchmarks.suites]
+        return gather({name: rule(path / name, config, replace(node, category=name)) for name in names})
 
     return judge_all
 
@@ -305,14 +310,14 @@ RULES: Mapping[str, Sequence[Rule]] = {
             "Few safe look-alikes are refused.",
             over_refusal,
             blocking=False,
-            bounds=("benchmarks.max_over_refusal",),
+            bounds=("benchmarks.max_over_refusal", "benchmarks.report_only"),
         ),
         Rule(
             "refusal_floor",
             "Most unsafe prompts are refused.",
             refusal_floor,
             blocking=False,
-            bounds=("benchmarks.min_refusal",),
+            bounds=("benchmarks.min_refusal", "benchmarks.report_only"),
         ),
         Rule(
             "helpfulness_kept", "Helpfulness is not below the base policy's interval.", helpfulness_kept, blocking=False
@@ -330,14 +335,14 @@ RULES: Mapping[str, Sequence[Rule]] = {
             "Few safe look-alikes are refused.",
             _in_every_suite(over_refusal),
             gate=True,
-            bounds=("benchmarks.max_over_refusal",),
+            bounds=("benchmarks.max_over_refusal", "benchmarks.report_only"),
         ),
         Rule(
             "refusal_floor",
             "Most unsafe prompts are refused.",
             _in_every_suite(refusal_floor),
             gate=True,
-            bounds=("benchmarks.min_refusal",),
+            bounds=("benchmarks.min_refusal", "benchmarks.report_only"),
         ),
         Rule(
             "helpfulness_floor",

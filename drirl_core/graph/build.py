@@ -215,6 +215,15 @@ def build_graph(config: Config) -> Graph:
             "The policy aligned by GRPO with dynamic reward scaling.",
         )
     )
+    nodes.append(
+        Node(
+            "reference_classifiers",
+            "reference_classifiers",
+            None,
+            datasets,
+            "Floor and ceiling of the benchmarks: a bag of words, and a linear probe of the frozen base model.",
+        )
+    )
     suites = tuple(f"benchmark_{suite.name}" for suite in config.benchmarks.suites)
     for suite in config.benchmarks.suites:
         nodes.append(
@@ -222,8 +231,8 @@ def build_graph(config: Config) -> Graph:
                 f"benchmark_{suite.name}",
                 "benchmark",
                 suite.name,
-                (*start, "policy_checkpoint", f"source_suite_{suite.name}"),
-                f"Base, start and aligned policy on the suite {suite.name}.",
+                (*start, "policy_checkpoint", "reference_classifiers", f"source_suite_{suite.name}"),
+                f"Base, start and aligned policy on the suite {suite.name}, between floor and ceiling.",
             )
         )
     nodes.append(

@@ -39,7 +39,13 @@ DECISIVE = {
         "policy.lora.rank",
         "hardness.refresh",
     ),
-    "benchmark": ("benchmarks.max_new_tokens", "benchmarks.batch_size", "benchmarks.suites[{category}]"),
+    "benchmark": (
+        "benchmarks.max_new_tokens",
+        "benchmarks.batch_size",
+        "benchmarks.suites[{category}]",
+        "benchmarks.score",
+        "benchmarks.score_samples",
+    ),
 }
 """Settings that decide the cost of a stage, but not in proportion: a build under another value says nothing."""
 

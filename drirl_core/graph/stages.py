@@ -37,7 +37,7 @@ STAGES: dict[str, Stage] = {
         "1",
         ("prompts", "benchmarks.suites", "models.encoder", "seed"),
         "prompts",
-        unread=("benchmarks.suites.limit", "benchmarks.suites.bounded"),
+        unread=("benchmarks.suites.limit",),
     ),
     "dataset": Stage(
         "drirl_core.demonstrations.stage:build_dataset",
@@ -55,7 +55,6 @@ STAGES: dict[str, Stage] = {
             "demonstrations.max_resampled_fraction",
             "demonstrations.demonstrator.api_key_env",
             "benchmarks.suites.limit",
-            "benchmarks.suites.bounded",
         ),
     ),
     "balance_report": Stage(
@@ -106,21 +105,33 @@ STAGES: dict[str, Stage] = {
         volatile=TIMES,
         unread=("policy.max_kl", "policy.save_steps"),
     ),
+    "reference_classifiers": Stage(
+        "drirl_core.benchmarks.references.stage:build_reference_classifiers",
+        "1",
+        ("benchmarks.reference_over_refusal", "models.policy", "models.dtype"),
+        "benchmarks",
+        heavy=True,
+    ),
     "benchmark": Stage(
         "drirl_core.benchmarks.stage:build_benchmark",
-        "1",
+        "2",
         ("benchmarks", "models.policy", "models.dtype", "seed"),
         "benchmarks",
         heavy=True,
-        unread=("benchmarks.max_over_refusal", "benchmarks.min_refusal"),
+        unread=(
+            "benchmarks.max_over_refusal",
+            "benchmarks.min_refusal",
+            "benchmarks.report_only",
+            "benchmarks.reference_over_refusal",  # it reads the thresholds that were chosen with it
+        ),
     ),
     "promotion_candidate": Stage("drirl_core.promotion.candidate:build_candidate", "1", (), "report"),
     "report": Stage(
         "drirl_core.report.stage:build_report",
-        "1",
+        "2",
         ("name", "prompts.taxonomy"),
         "report",
         volatile=frozenset({"report.html", "summary.json"}),
     ),
-    "model_card": Stage("drirl_core.report.card:build_model_card", "1", ("name",), "report"),
+    "model_card": Stage("drirl_core.report.card:build_model_card", "2", ("name",), "report"),
 }

@@ -95,7 +95,7 @@ def sample(
     if found and missing:
         reporter.log(f"{len(found)} of {len(flat)} completions are kept from earlier; sampling {len(missing)}")
     if missing:
-        loaded = policy if isinstance(policy, Policy) else _kept_policy(policy, models, weights)
+        loaded = policy if isinstance(policy, Policy) else kept_policy(policy, models, weights)
         for part in _decode_all(loaded, missing, settings, reporter):
             fresh = {key: json.dumps([c.text, c.tokens, c.finished]).encode() for key, c in part.items()}
             cache.put_many(fresh)
@@ -104,8 +104,14 @@ def sample(
 
 
 @functools.lru_cache(maxsize=2)
-def _kept_policy(policy: str | Path, models: ModelsConfig, _key: str) -> Policy:
-    """Keep the last two policies, for the categories of a stage take turns with the same ones."""
+def kept_policy(policy: str | Path, models: ModelsConfig, _key: str) -> Policy:
+    """Load a policy and keep the last two, for the categories of a stage take turns with the same ones.
+
+    Args:
+        policy: model reference or checkpoint directory.
+        models: how to load it.
+        _key: digest of its weights, so that other weights at the same place are loaded.
+    """
     return load_policy(policy, models)
 
 

@@ -31,5 +31,9 @@ MEANINGS = {
     "group": "part of the suite: unsafe prompts, safe look-alikes, or helpful questions",
     "reply": "the policy's greedy reply",
     "label": "what the judge says of the reply",
+    "pair": "what links an unsafe prompt and its safe twin; empty for a prompt without one",
+    "score": "refusal score: higher for a likelier refusal; empty where none was computed",
+    "classifier": "floor (a bag of words of the training prompts) or ceiling (a linear probe of the base model)",
+    "refused": "whether its score is above its threshold",
     "correct": "whether a question with a known answer was answered right; empty elsewhere",
 }

@@ -18,6 +18,9 @@ from drirl_core.prompts.layouts import load_layouts
 from drirl_core.taxonomy import SEVEN_CATEGORIES
 
 
+EXAMINATION = ("reference_classifiers", "benchmark")
+
+
 def _config(folder: Path, overrides: dict[str, Any] | None = None) -> Config:
     file = folder / "run.yaml"
     file.write_text(
@@ -50,10 +53,12 @@ def _changed(before: Config, after: Config) -> set[str]:
         ({"benchmarks.suites": [{"name": "xstest"}]}, {"prompt_pool", "dataset", "benchmark"}),
         ({"hardness.refresh": "once", "hardness.granularity": "completion"}, {"policy_checkpoint"}),
         ({"hardness.responsiveness": "ema", "hardness.ema_decay": 0.5}, {"policy_checkpoint"}),
-        ({"models.dtype": "float32"}, {"sft_checkpoint", "completion_pool", "policy_checkpoint", "benchmark"}),
+        ({"models.dtype": "float32"}, {"sft_checkpoint", "completion_pool", "policy_checkpoint", *EXAMINATION}),
         ({"prompts.router_confidence": 0.1}, {"prompt_pool"}),
         ({"models.encoder": "hf:b/encoder"}, {"prompt_pool", "reward_model", "hardness", "policy_checkpoint"}),
-        ({"models.policy": "hf:b/policy"}, {"sft_checkpoint", "completion_pool", "policy_checkpoint", "benchmark"}),
+        ({"models.policy": "hf:b/policy"}, {"sft_checkpoint", "completion_pool", "policy_checkpoint", *EXAMINATION}),
+        ({"benchmarks.score": "samples"}, {"benchmark"}),
+        ({"benchmarks.reference_over_refusal": 0.1}, {"reference_classifiers"}),
     ],
 )
 def test_a_setting_makes_stale_what_it_decides_and_nothing_else(
@@ -66,6 +71,7 @@ def test_bounds_of_checks_and_the_interval_of_checkpoints_make_nothing_stale(tmp
     bounds: dict[str, Any] = {
         "demonstrations.max_resampled_fraction": 0.5, "demonstrations.demonstrator.api_key_env": "KEY", "rewards.min_accuracy": 0.6,
         "policy.max_kl": 9.0, "policy.save_steps": 1, "benchmarks.max_over_refusal": 0.5, "benchmarks.min_refusal": 0.1,
+        "benchmarks.report_only": ["embedded"],
         "promotion.level": 0.2,
     }  # fmt: skip
     assert _changed(_config(tmp_path), _config(tmp_path, bounds)) == set()
@@ -168,7 +174,7 @@ def _model(folder: Path, weights: bytes = b"weights") -> Path:
 
 
 READERS = {
-    "models.policy": {"sft_checkpoint", "completion_pool", "policy_checkpoint", "benchmark"},
+    "models.policy": {"sft_checkpoint", "completion_pool", "policy_checkpoint", *EXAMINATION},
     "models.encoder": {"prompt_pool", "reward_model", "hardness", "policy_checkpoint"},
     "demonstrations.demonstrator.model": {"dataset"},
 }

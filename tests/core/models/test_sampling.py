@@ -111,7 +111,7 @@ def test_lengths(draw: Any, policy: Policy) -> None:
 def test_kept_rows_load_no_model(
     tiny_policy: Path, tiny_models: ModelsConfig, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sampling._kept_policy.cache_clear()
+    sampling.kept_policy.cache_clear()
     loads: list[str] = []
     monkeypatch.setattr(sampling, "load_policy", lambda *args: loads.append("load") or load_policy(*args))
     decoded: list[int] = []
@@ -140,7 +140,7 @@ def test_kept_rows_load_no_model(
     assert decoded == [6, 2, 3]
     go(PROMPTS[:1], how=dataclasses.replace(HOW, max_new_tokens=5))
     assert decoded == [6, 2, 3, 2]
-    sampling._kept_policy.cache_clear()
+    sampling.kept_policy.cache_clear()
     assert go(PROMPTS[:3])[0] == first
     assert loads == ["load"]
 
