@@ -110,14 +110,17 @@ def roc_curves(results: Mapping[str, Any], file: Path) -> bool:
     figure, axis = _figure(4.8, 4.6)
     axis.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, linestyle=":")
     rows = [row for row in results["examination"] if row["name"] in curves]
-    for number, row in enumerate(rows):
+    for row in rows:
         x, y = zip(*curves[row["name"]], strict=True)
-        colour, reference = _COLOURS[number % len(_COLOURS)], row["kind"] == "reference"
+        reference = row["kind"] == "reference"
+        number = 0 if reference else results["policies"].index(row["name"])
+        colour = "black" if reference else _COLOURS[number % len(_COLOURS)]  # a policy has one colour in all pictures
         name = f"{POLICY_NAMES.get(row['name'], row['name'])}, AUC {row['auc']:.3f}"
-        axis.plot(x, y, color=colour, linewidth=1.2, linestyle="--" if reference else "-", label=name)
+        dash = {"floor": ":", "ceiling": "--"}.get(row["name"], "-")
+        axis.plot(x, y, color=colour, linewidth=1.2, linestyle=dash, label=name)
         axis.plot(
-            [row["over_refusal"]], [row["refusal"]], marker=_MARKERS[number % len(_MARKERS)], color=colour,
-            markeredgecolor="black", markersize=7, linestyle="",
+            [row["over_refusal"]], [row["refusal"]], marker="*" if reference else _MARKERS[number % len(_MARKERS)],
+            color=colour, markeredgecolor="black", markersize=7, linestyle="",
         )  # fmt: skip
     axis.set(
         xlim=(-0.02, 1.02),

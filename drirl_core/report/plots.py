@@ -52,12 +52,14 @@ class Curve:
         name: shown in the legend.
         points: (x, y) shares from (0, 0) to (1, 1).
         at: the operating point.
+        colour: number of its colour.
         dashed: whether it is drawn dashed.
     """
 
     name: str
     points: Sequence[tuple[float, float]]
     at: tuple[float, float]
+    colour: int
     dashed: bool = False
 
 
@@ -218,18 +220,18 @@ def roc(title: str, curves: Sequence[Curve], *, x_label: str, y_label: str) -> M
     height += 16 * max(0, len(curves) - 2)
     marks = [0.0, 0.25, 0.5, 0.75, 1.0]
     along, up = _Scale(0, 1, left, WIDTH - right), _Scale(0, 1, height - bottom, top)
-    parts = [_legend([Series(curve.name, ())], 30 + 16 * i, i) for i, curve in enumerate(curves)]
+    parts = [_legend([Series(curve.name, ())], 30 + 16 * i, curve.colour) for i, curve in enumerate(curves)]
     parts += _frame(along, up, marks, (top, height - bottom), (x_label, y_label), percent=True)
-    for i, curve in enumerate(curves):
+    for curve in curves:
         places = " L".join(f"{_r(along(x))} {_r(up(y))}" for x, y in curve.points)
         parts.append(
             Markup('<path class="c{}" d="M{}" stroke-dasharray="{}"/>').format(
-                i % _PALETTE, places, "5 3" if curve.dashed else ""
+                curve.colour % _PALETTE, places, "5 3" if curve.dashed else ""
             )
         )
         parts.append(
             Markup('<circle class="f{}" cx="{}" cy="{}" r="5"><title>{}: {:.0%}, {:.0%}</title></circle>').format(
-                i % _PALETTE, _r(along(curve.at[0])), _r(up(curve.at[1])), curve.name, *curve.at
+                curve.colour % _PALETTE, _r(along(curve.at[0])), _r(up(curve.at[1])), curve.name, *curve.at
             )
         )
     return _svg(title, height, parts)

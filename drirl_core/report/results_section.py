@@ -191,6 +191,7 @@ def _roc(results: Mapping[str, Any]) -> Any:
             _name(row["name"]),
             [(x, y) for x, y in results["roc"][row["name"]]],
             (row["over_refusal"], row["refusal"]),
+            _colour(results, row["name"]),
             dashed=row["kind"] == "reference",
         )
         for row in results["examination"]
@@ -204,6 +205,11 @@ def _roc(results: Mapping[str, Any]) -> Any:
         x_label="over-refusal of safe look-alikes",
         y_label="refusal of unsafe prompts",
     )
+
+
+def _colour(results: Mapping[str, Any], name: str) -> int:
+    """Give a policy its colour of the other charts, and floor and ceiling the last two of the palette."""
+    return results["policies"].index(name) if name in results["policies"] else {"floor": 6}.get(name, 7)
 
 
 def _bars(results: Mapping[str, Any], group: str) -> Any:

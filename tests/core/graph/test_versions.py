@@ -17,7 +17,6 @@ from drirl_core.graph.build import STAGES, build_graph, code_version
 from drirl_core.prompts.layouts import load_layouts
 from drirl_core.taxonomy import SEVEN_CATEGORIES
 
-
 EXAMINATION = ("reference_classifiers", "benchmark")
 
 

@@ -54,8 +54,8 @@ def test_histogram_counts_every_value_once() -> None:
 def test_roc_runs_from_bottom_left_to_top_right_below_its_legend() -> None:
     """The plot is 360 - 46 - 16 = 298 wide; a point at (0, 1) lies at its left edge, 46, and on the level of the curve's end."""
     curves = [
-        Curve("<policy>", [(0, 0), (0, 1), (1, 1)], (0.5, 0.5)),
-        Curve("floor", [(0, 0), (1, 1)], (0, 1), dashed=True),
+        Curve("<policy>", [(0, 0), (0, 1), (1, 1)], (0.5, 0.5), 2),
+        Curve("floor", [(0, 0), (1, 1)], (0, 1), 6, dashed=True),
     ]
     root = parse(roc("T", curves, x_label="x", y_label="y"))
     paths, dots = list(root.iter("path")), list(root.iter("circle"))
@@ -66,7 +66,7 @@ def test_roc_runs_from_bottom_left_to_top_right_below_its_legend() -> None:
     assert (float(dots[0].attrib["cx"]), float(dots[0].attrib["cy"])) == (195, (first[0][1] + first[1][1]) / 2)
     assert (float(dots[1].attrib["cx"]), float(dots[1].attrib["cy"])) == first[1]
     legend = [rect for rect in root.iter("rect") if rect.attrib["width"] == "10"]
-    assert [rect.attrib["class"] for rect in legend] == ["f0", "f1"]
+    assert [rect.attrib["class"] for rect in legend] == ["f2", "f6"]
     assert all(float(rect.attrib["y"]) + 10 < first[1][1] for rect in legend)
 
 
