@@ -110,6 +110,17 @@ def test_states_are_those_of_the_last_prompt_token(
         with torch.inference_mode():
             expected = policy.model(**ids, output_hidden_states=True).hidden_states[1][0, -1]
         assert row == pytest.approx(expected.numpy(), abs=1e-4)
+
+    class Unlisted:  # a model whose list of layers is not known: all of it is computed
+        def __call__(self, **given: Any) -> Any:
+            return policy.model(**given)
+
+        def get_decoder(self) -> object:
+            return object()
+
+    slow = Policy(Unlisted(), policy.tokenizer, policy.device, "unlisted")
+    texts = [chat_text(policy.tokenizer, prompt) for prompt in PROMPTS]
+    assert prompt_states._states(slow, texts, 1) == pytest.approx(found, abs=1e-4)
     again = prompt_states.prompt_states(tiny_policy, PROMPTS[::-1], 1, 3, **how)
     assert np.array_equal(again, found[::-1])  # from the cache
     assert not np.allclose(prompt_states.prompt_states(tiny_policy, PROMPTS, 2, 3, **how), found)
