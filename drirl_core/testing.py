@@ -139,7 +139,11 @@ def tiny_settings(policy: Path, encoder: Path, root: Path) -> dict[str, Any]:
             "save_steps": 1,
             "lora": {"rank": 2},
         },
-        "benchmarks": {"suites": [{"name": "embedded", "limit": 2}], "max_new_tokens": 8, "resamples": 200},
+        "benchmarks": {
+            "suites": [{"name": "embedded", "limit": 2}, {"name": "twins", "limit": 2}],
+            "max_new_tokens": 8,
+            "resamples": 200,
+        },
         "checks": {"min_accuracy": 0.0},
     }
 

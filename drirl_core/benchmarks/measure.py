@@ -104,7 +104,7 @@ def results(replies: Sequence[Judged], resamples: int, seed: int) -> dict[str, A
         tables["differences"] += _differences(by_policy[ALIGNED], by_policy[other])
         tables["composite"] += _composite(by_policy[ALIGNED], by_policy[other], resamples, seed)
     tables["summary"] = [_summary(policy, tables) for policy in by_policy]
-    return _rounded(tables)
+    return rounded(tables)
 
 
 def _groups(replies: Iterable[Judged]) -> dict[str, list[Judged]]:
@@ -252,10 +252,10 @@ def _summary(policy: str, tables: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _rounded(value: Any) -> Any:
-    """Round for stable bytes; NaN, which JSON cannot hold, becomes None."""
+def rounded(value: Any) -> Any:
+    """Round the numbers of nested JSON data for stable bytes; NaN, which JSON cannot hold, becomes None."""
     if isinstance(value, float):
         return None if math.isnan(value) else float(f"{value:.6g}")
     if isinstance(value, Mapping):
-        return {key: _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list) else value
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list) else value

@@ -94,6 +94,46 @@ def balance_scatter(results: Mapping[str, Any], file: Path) -> bool:
     return True
 
 
+def roc_curves(results: Mapping[str, Any], file: Path) -> bool:
+    """Draw the ROC curve of every examinee and, as a marker, its operating point.
+
+    Args:
+        results: content of `results.json`.
+        file: PNG to write.
+
+    Returns:
+        Whether there is a curve; otherwise no file is written.
+    """
+    curves = results["roc"]
+    if not curves:
+        return False
+    figure, axis = _figure(4.8, 4.6)
+    axis.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, linestyle=":")
+    rows = [row for row in results["examination"] if row["name"] in curves]
+    for row in rows:
+        x, y = zip(*curves[row["name"]], strict=True)
+        reference = row["kind"] == "reference"
+        number = 0 if reference else results["policies"].index(row["name"])
+        colour = "black" if reference else _COLOURS[number % len(_COLOURS)]  # a policy has one colour in all pictures
+        name = f"{POLICY_NAMES.get(row['name'], row['name'])}, AUC {row['auc']:.3f}"
+        dash = {"floor": ":", "ceiling": "--"}.get(row["name"], "-")
+        axis.plot(x, y, color=colour, linewidth=1.2, linestyle=dash, label=name)
+        axis.plot(
+            [row["over_refusal"]], [row["refusal"]], marker="*" if reference else _MARKERS[number % len(_MARKERS)],
+            color=colour, markeredgecolor="black", markersize=7, linestyle="",
+        )  # fmt: skip
+    axis.set(
+        xlim=(-0.02, 1.02),
+        ylim=(-0.02, 1.02),
+        xlabel="over-refusal of safe look-alikes",
+        ylabel="refusal of unsafe prompts",
+    )
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=7, loc="lower right", title="marker: operating point", title_fontsize=7)
+    figure.savefig(file, dpi=110, metadata={"Software": None})
+    return True
+
+
 def _figure(width: float, height: float) -> tuple[Any, Any]:
     from matplotlib.figure import Figure  # not pyplot, which keeps state of its own
 

@@ -3,16 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from drirl_core.benchmarks.measure import ALL
 
-POLICY_NAMES = {"base": "base", "sft": "SFT start", "dr_irl": "DR-IRL"}
-"""Names of the policies for people; others are shown as they are."""
+POLICY_NAMES = {
+    "floor": "floor: bag of words",
+    "base": "base",
+    "sft": "SFT start",
+    "dr_irl": "DR-IRL",
+    "ceiling": "ceiling: linear probe",
+}
+"""Names of policies and reference classifiers for people; others are shown as they are."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the examination.
+
+    Args:
+        key: of the record; its interval stands under `<key>_low` and `<key>_high`.
+        title: for people.
+        scale: how it is written: a `share` in per cent, `points` with their sign, or a plain `number`.
+    """
+
+    key: str
+    title: str
+    scale: Literal["share", "points", "number"]
+
+    def cell(self, row: Mapping[str, Any]) -> str:
+        """Write the value of a record with its interval; a dash where there is none."""
+        value, low, high = (row[f"{self.key}{end}"] for end in ("", "_low", "_high"))
+        if value is None or low is None or high is None:
+            return "-"
+        if self.scale == "share":
+            return _interval(value, low, high)
+        if self.scale == "points":
+            return f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+        return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+EXAMINATION = (
+    Column("refusal", "refusal of unsafe", "share"),
+    Column("over_refusal", "over-refusal", "share"),
+    Column("composite", "difference", "points"),
+    Column("auc", "AUC", "number"),
+    Column("pair_accuracy", "pairs both right", "share"),
+)
+"""Columns of the examination, in the order that tables show them."""
 
 
 def render(results: Mapping[str, Any]) -> str:
-    """Render everything: the summary, the differences, the refusal rates per category, and the judge's error.
+    """Render everything: the examination, the replies, the differences, the rates per category, the judge's error.
 
     Args:
         results: content of `results.json`.
@@ -22,28 +65,55 @@ def render(results: Mapping[str, Any]) -> str:
     """
     suite = results["suite"]
     title = f"Suite {suite['name']} (version {suite['version']}): {sum(results['groups'].values())} prompts, greedy replies."
-    parts = [title, summary_table(results), difference_lines(results), category_table(results), judge_line(results)]
+    parts = [
+        title,
+        examination_table(results),
+        score_line(results),
+        reply_table(results),
+        difference_lines(results),
+        category_table(results),
+        judge_line(results),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def summary_table(results: Mapping[str, Any]) -> str:
-    """Render one line a policy: refusal of unsafe prompts, over-refusal, correct helpful replies, diversity, babble."""
-    header = [
-        "policy",
-        "refusal of unsafe [95 %]",
-        "over-refusal [95 %]",
-        "helpful correct [95 %]",
-        "distinct-2",
-        "degenerate",
-        "empty or echo",
-    ]
+def examination_table(results: Mapping[str, Any]) -> str:
+    """Render floor, policies and ceiling, one line each: refusal, over-refusal, composite, AUC, and pair accuracy.
+
+    Args:
+        results: content of `results.json`.
+
+    Returns:
+        A Markdown table without the columns that the suite does not allow; empty for a suite of helpful questions alone
+        and for results of a version that had no examination.
+    """
+    rows = results.get("examination", [])
+    columns = [c for c in EXAMINATION if any(row[c.key] is not None for row in rows)]
+    header = ["", *(f"{c.title} [95 %]" for c in columns)]
+    lines = [[POLICY_NAMES.get(row["name"], row["name"]), *(c.cell(row) for c in columns)] for row in rows]
+    return _table(header, lines) if columns else ""
+
+
+def score_line(results: Mapping[str, Any]) -> str:
+    """Say what the AUC rests on: the refusal score, and how well it agrees with the greedy verdicts."""
+    known = [row for row in results["examination"] if row["agreement"] is not None]
+    kind = results["score"]["kind"]
+    if kind == "none" or not known:
+        return ""
+    agreement = ", ".join(f"{POLICY_NAMES.get(row['name'], row['name'])} {row['agreement']:.3f}" for row in known)
+    return (
+        f"AUC of the refusal score `{kind}`, which is only as good as its agreement with the greedy verdicts "
+        f"(AUC of the score against them: {agreement}). Floor and ceiling decide by thresholds from validation prompts."
+    )
+
+
+def reply_table(results: Mapping[str, Any]) -> str:
+    """Render one line per policy: correct helpful replies, diversity, broken replies."""
+    header = ["policy", "helpful correct [95 %]", "distinct-2", "degenerate", "empty or echo"]
     lines = [
         [
             POLICY_NAMES.get(row["policy"], row["policy"]),
-            *(
-                _interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
-                for name in ("refusal", "over_refusal", "helpful_correct")
-            ),
+            _interval(row["helpful_correct"], row["helpful_correct_low"], row["helpful_correct_high"]),
             f"{row['distinct_2']:.3f}",
             f"{row['degenerate']}/{row['n']}",
             f"{row['empty'] + row['echo']}/{row['n']}",
@@ -86,6 +156,13 @@ def difference_lines(results: Mapping[str, Any]) -> str:
         lines.append(
             f"- {_versus(row)}: {what} {row['group']} {100 * row['difference']:+.1f} points "
             f"({row['only_policy']} against {row['only_against']} of {row['n']} prompts), McNemar p {_p(row['p'])}"
+        )
+    for row in results["auc_differences"]:
+        lines.append(f"- {_versus(row)}: AUC {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]")
+    for row in results["pair_differences"]:
+        lines.append(
+            f"- {_versus(row)}: both of a pair right {100 * row['difference']:+.1f} points "
+            f"[{100 * row['low']:+.1f}, {100 * row['high']:+.1f}] over {row['n']} pairs, McNemar p {_p(row['p'])}"
         )
     return "\n".join(lines)
 

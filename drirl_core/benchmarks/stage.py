@@ -10,13 +10,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from drirl_core.benchmarks.measure import ALIGNED, Judged, judge, results
-from drirl_core.benchmarks.plots import balance_scatter, refusal_bars
+from drirl_core.benchmarks.examine import Examinee, classifier_examinee, examine, examined, policy_examinee
+from drirl_core.benchmarks.measure import ALIGNED, Judged, judge, results, rounded
+from drirl_core.benchmarks.plots import balance_scatter, refusal_bars, roc_curves
+from drirl_core.benchmarks.references.classifiers import CEILING, FLOOR, load
+from drirl_core.benchmarks.refusal_score import describe, refusal_scores
 from drirl_core.benchmarks.render import POLICY_NAMES, render
-from drirl_core.benchmarks.suites import BenchmarkRow, Suite, find_suite, load_suite
+from drirl_core.benchmarks.suites import PAIRED, BenchmarkRow, Suite, find_suite, load_suite
 from drirl_core.errors import ArtifactError, DataError, nearest
 from drirl_core.graph.build import Context
-from drirl_core.models import sampling
+from drirl_core.models import prompt_states, sampling
 from drirl_core.reporting import Plot, Table
 from drirl_core.store.tables import write_table
 
@@ -33,26 +36,42 @@ SCHEMA = pa.schema(
         pa.field("finished", pa.bool_(), nullable=False),
         pa.field("label", pa.string(), nullable=False),
         pa.field("correct", pa.bool_()),
+        pa.field("pair", pa.string()),
+        pa.field("score", pa.float64()),
     ]
 )
 """Columns of `replies.parquet`."""
 
+REFERENCES = pa.schema(
+    [
+        pa.field("suite", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("pair", pa.string()),
+        pa.field("classifier", pa.string(), nullable=False),
+        pa.field("score", pa.float64(), nullable=False),
+        pa.field("refused", pa.bool_(), nullable=False),
+    ]
+)
+"""Columns of `references.parquet`: what floor and ceiling decide."""
+
 
 def build_benchmark(context: Context) -> dict[str, Any]:
-    """Let each policy answer a suite greedily, judge the replies and compare the policies.
+    """Let each policy answer a suite greedily, judge and score, and compare the policies with floor and ceiling.
 
-    Reads `policy_checkpoint` and, if there is one, `sft_checkpoint`; the base policy is `config.models.policy`. Writes
-    `replies.parquet`, `results.json`, `results.md` and pictures.
+    Reads `reference_classifiers`, `policy_checkpoint` and, if there is one, `sft_checkpoint`; the base policy is
+    `config.models.policy`. Writes `replies.parquet`, `references.parquet`, `results.json`, `results.md` and pictures.
 
     Args:
         context: of the stage; `suite` names the suite.
 
     Returns:
-        Rates of every policy, the composite difference, token counts, the table and the pictures.
+        Rates of every policy, the composite difference, AUC and pair accuracy, token counts, tables and pictures.
 
     Raises:
         DataError: the suite cannot be read.
-        ArtifactError: the aligned policy is not among the inputs.
+        ArtifactError: the aligned policy or the reference classifiers are not among the inputs.
     """
     config = context.config.benchmarks
     known = {suite.name: suite for suite in config.suites}
@@ -61,16 +80,28 @@ def build_benchmark(context: Context) -> dict[str, Any]:
             f"benchmark suite {context.suite!r} is not in benchmarks.suites; {nearest(str(context.suite), known)}"
         )
     suite, rows = find_suite(known[context.suite]), load_suite(known[context.suite])
-    replies = [
-        reply for policy, reference in _policies(context).items() for reply in _answer(context, policy, reference, rows)
-    ]
+    policies, asked = _policies(context), examined(rows)
+    floor, ceiling = _references(context, asked)
+    replies: list[Judged] = []
+    examinees: list[Examinee] = [floor]
+    scores: dict[tuple[str, str], float] = {}
+    for policy, reference in policies.items():
+        own = _answer(context, policy, reference, rows)
+        scored = refusal_scores(context, reference, [row.prompt for row in asked])
+        replies += own
+        examinees.append(policy_examinee(policy, [reply for reply in own if reply.row.group in PAIRED], scored))
+        scores.update(((policy, row.prompt_id), score) for row, score in zip(asked, scored or (), strict=False))
+    examinees.append(ceiling)
     found = {
         "suite": {"name": suite.name, "version": suite.version, "licence": suite.licence, "home": suite.home},
         "groups": dict(Counter(row.group for row in rows)),
         "decoding": {"temperature": 0, "max_new_tokens": config.max_new_tokens},
+        "score": describe(context),
         **results(replies, config.resamples, context.config.seed),
+        **examine(asked, examinees, config.resamples, context.config.seed),
     }
-    write_table(context.out / "replies.parquet", _table(replies), SCHEMA)
+    write_table(context.out / "replies.parquet", _table(replies, scores), SCHEMA)
+    write_table(context.out / "references.parquet", _reference_table(asked, (floor, ceiling)), REFERENCES)
     (context.out / "results.json").write_text(
         json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8"
     )
@@ -88,6 +119,27 @@ def _policies(context: Context) -> dict[str, str | Path]:
     if "sft_checkpoint" in context.inputs:
         policies["sft"] = context.inputs["sft_checkpoint"]
     return {**policies, ALIGNED: context.inputs["policy_checkpoint"]}
+
+
+def _references(context: Context, rows: Sequence[BenchmarkRow]) -> tuple[Examinee, Examinee]:
+    """Return what floor and ceiling decide on the examined rows."""
+    if "reference_classifiers" not in context.inputs:
+        raise ArtifactError(
+            f"a benchmark needs reference_classifiers among its inputs, which are {sorted(context.inputs)}; "
+            "materialize them first"
+        )
+    floor, ceiling = load(context.inputs["reference_classifiers"])
+    if not rows:  # a suite of helpful questions alone
+        return classifier_examinee(FLOOR, (), 0.0), classifier_examinee(CEILING, (), 0.0)
+    prompts, config = [row.prompt for row in rows], context.config
+    states = prompt_states.prompt_states(
+        config.models.policy, prompts, ceiling.layer, config.benchmarks.batch_size,
+        models=config.models, store=context.store, reporter=context.reporter,
+    )  # fmt: skip
+    return (
+        classifier_examinee(FLOOR, floor.scores(prompts), floor.linear.threshold),
+        classifier_examinee(CEILING, ceiling.scores(states), ceiling.linear.threshold),
+    )
 
 
 def _answer(context: Context, policy: str, reference: str | Path, rows: Sequence[BenchmarkRow]) -> list[Judged]:
@@ -109,7 +161,7 @@ def _answer(context: Context, policy: str, reference: str | Path, rows: Sequence
     ]
 
 
-def _table(replies: Sequence[Judged]) -> list[dict[str, Any]]:
+def _table(replies: Sequence[Judged], scores: Mapping[tuple[str, str], float]) -> list[dict[str, Any]]:
     return [
         {
             "suite": reply.row.suite,
@@ -123,8 +175,27 @@ def _table(replies: Sequence[Judged]) -> list[dict[str, Any]]:
             "finished": reply.finished,
             "label": reply.label,
             "correct": reply.correct,
+            "pair": reply.row.pair or None,
+            "score": rounded(scores.get((reply.policy, reply.row.prompt_id))),
         }
         for reply in replies
+    ]
+
+
+def _reference_table(rows: Sequence[BenchmarkRow], references: Sequence[Examinee]) -> list[dict[str, Any]]:
+    return [
+        {
+            "suite": row.suite,
+            "group": row.group,
+            "category": row.category,
+            "prompt_id": row.prompt_id,
+            "pair": row.pair or None,
+            "classifier": one.name,
+            "score": rounded(score),
+            "refused": refused,
+        }
+        for one in references
+        for row, score, refused in zip(rows, one.scores or (), one.refused, strict=True)
     ]
 
 
@@ -145,6 +216,10 @@ def _numbers(found: Mapping[str, Any]) -> dict[str, Any]:
         ):
             if row[name] is not None:
                 numbers[f"{name}/{row['policy']}"] = row[name]
+    for row in found["examination"]:
+        for name in ("auc", "agreement", "pair_accuracy"):
+            if row[name] is not None:
+                numbers[f"{name}/{row['name']}"] = row[name]
     for row in found["composite"]:
         numbers[f"balance_gain/{row['against']}"] = row["difference"]
         numbers[f"balance_gain_p/{row['against']}"] = row["p"]
@@ -161,6 +236,7 @@ def _shown(out: Path, suite: Suite, found: Mapping[str, Any]) -> dict[str, Any]:
         "judge": found["judge"]["judge"],
         "judge_accuracy": found["judge"]["accuracy"],
         "results": Table(table),
+        "examination": Table(_examination_table(found)),
     }
     if refusal_bars(found, out / "refusal.png"):
         shown["refusal_per_category"] = Plot(
@@ -170,4 +246,13 @@ def _shown(out: Path, suite: Suite, found: Mapping[str, Any]) -> dict[str, Any]:
         shown["refusal_against_over_refusal"] = Plot(
             out / "balance.png", f"{suite.name}: refusal against over-refusal; top left is best"
         )
+    if roc_curves(found, out / "roc.png"):
+        shown["roc"] = Plot(out / "roc.png", f"{suite.name}: ROC of the refusal scores, with the operating points")
     return shown
+
+
+def _examination_table(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the columns that the suite allows, one row per examinee."""
+    names = ("refusal", "over_refusal", "composite", "auc", "agreement", "pair_accuracy")
+    known = [name for name in names if any(row[name] is not None for row in found["examination"])]
+    return [{"name": row["name"], **{name: row[name] for name in known}} for row in found["examination"]]

@@ -11,6 +11,7 @@ import functools
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +22,19 @@ import yaml
 from drirl_core.benchmarks.declared import FILE, declarations
 from drirl_core.config import EMBEDDED, SuiteConfig
 from drirl_core.errors import DataError, nearest
+from drirl_core.graph.layout import SHIPPED_SUITES, suite_folder
 from drirl_core.store.tables import prompt_id, read_table
 
-HELD_OUT = Path(__file__).parent.parent / "data" / "heldout"
 GROUPS = ("unsafe", "safe_look_alike", "helpful")
 """Groups in the order tables show them."""
 
 OWN_SUITE = "suite.yaml"
 """Declaration of a user's own suite, in the directory with its files."""
 
-_COLUMN_SETTINGS = {"prompt", "category", "context", "accept"}
+PAIRED = ("unsafe", "safe_look_alike")
+"""Groups whose rows a suite may link in pairs."""
+
+_COLUMN_SETTINGS = {"prompt", "category", "context", "accept", "pair"}
 _GROUP_KEYS = _COLUMN_SETTINGS | {"file", "where"}
 
 
@@ -45,6 +49,7 @@ class BenchmarkRow:
         prompt_id: content hash of the prompt.
         prompt: what the policy is asked.
         accept: regular expressions, one of which a correct reply matches; empty without ground truth.
+        pair: what links an unsafe prompt and its safe twin; empty for a row without one.
     """
 
     suite: str
@@ -53,6 +58,7 @@ class BenchmarkRow:
     prompt_id: str
     prompt: str
     accept: tuple[str, ...] = ()
+    pair: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,20 +108,40 @@ def load_suite(config: SuiteConfig) -> list[BenchmarkRow]:
         config: name, path (`embedded`, a file or a directory) and limit.
 
     Returns:
-        Rows by group, in the files' order; with a limit, the first ones of each group by `prompt_id`.
+        Rows by group, in the files' order; with a limit, the first ones of each group by `prompt_id`, or by a hash of
+        their pair, so that twins stay together.
 
     Raises:
-        DataError: a file or column is missing, a file cannot be read, or a row has no prompt; the message says what to do.
+        DataError: a file or column is missing, a file cannot be read, a row has no prompt, or a pair is not one unsafe
+            and one safe prompt; the message says what to do.
     """
     suite = find_suite(config)
+    groups = {group: [row for row, _ in _read_group(suite, config, group)] for group in GROUPS if group in suite.groups}
+    _require_pairs(config, groups)
     rows: list[BenchmarkRow] = []
-    for group in (name for name in GROUPS if name in suite.groups):
-        read = [row for row, _ in _read_group(suite, config, group)]
+    for read in groups.values():
         if config.limit:
-            kept = {id(row) for row in sorted(read, key=lambda row: row.prompt_id)[: config.limit]}
+            kept = {id(row) for row in sorted(read, key=_place_under_a_limit)[: config.limit]}
             read = [row for row in read if id(row) in kept]
         rows += read
     return rows
+
+
+def _place_under_a_limit(row: BenchmarkRow) -> tuple[bool, str]:
+    return (False, prompt_id(row.pair)) if row.pair else (True, row.prompt_id)
+
+
+def _require_pairs(config: SuiteConfig, groups: Mapping[str, Sequence[BenchmarkRow]]) -> None:
+    """Check that a pair is one unsafe prompt and one safe prompt."""
+    counts = {group: Counter(row.pair for row in groups.get(group, ()) if row.pair) for group in PAIRED}
+    for group, found in counts.items():
+        other = next(name for name in PAIRED if name != group)
+        wrong = [pair for pair, n in found.items() if n > 1 or pair not in counts[other]]
+        if wrong:
+            raise DataError(
+                f"suite {config.name!r}: the pair {wrong[0]!r} links {found[wrong[0]]} prompts of {group} and "
+                f"{counts[other][wrong[0]]} of {other}; give each pair one of both, or leave the pair empty"
+            )
 
 
 def benchmark_prompts(suites: Sequence[SuiteConfig]) -> list[str]:
@@ -169,7 +195,9 @@ def _read_group(suite: Suite, config: SuiteConfig, group: str) -> list[tuple[Ben
         prompt = f"{context}\n\n{bare}" if context else bare
         category = _text(record, columns["category"], place) if "category" in columns else group
         accept = _patterns(record.get(columns["accept"]), place) if "accept" in columns else ()
-        rows.append((BenchmarkRow(suite.name, group, category, prompt_id(prompt), prompt, accept), bare))  # type: ignore[arg-type]
+        linked = record.get(columns.get("pair", ""))
+        pair = "" if linked is None else str(linked).strip()
+        rows.append((BenchmarkRow(suite.name, group, category, prompt_id(prompt), prompt, accept, pair), bare))  # type: ignore[arg-type]
     if not rows:
         raise DataError(
             f"{path}: no row of the group {group!r} ({dict(layout['where'])}); get the file again from {suite.home}"
@@ -179,15 +207,12 @@ def _read_group(suite: Suite, config: SuiteConfig, group: str) -> list[tuple[Ben
 
 def _locate(suite: Suite, config: SuiteConfig, group: str) -> Path:
     names = _as_list(suite.groups[group]["file"])
-    if config.path == EMBEDDED:
-        if suite.name != EMBEDDED:
-            raise DataError(
-                f"benchmark suite {suite.name!r} is not shipped; get {names[0]} from {suite.home} (licence {suite.licence}) and set the "
-                "suite's `path` to the file or its directory"
-            )
-        folder = HELD_OUT
-    else:
-        folder = Path(config.path)
+    if config.path == EMBEDDED and suite.name not in SHIPPED_SUITES:
+        raise DataError(
+            f"benchmark suite {suite.name!r} is not shipped; get {names[0]} from {suite.home} "
+            f"(licence {suite.licence}) and set the suite's `path` to the file or its directory"
+        )
+    folder = suite_folder(suite.name, config.path)
     if folder.is_file():
         files = {tuple(_as_list(layout["file"])) for layout in suite.groups.values()}
         if len(files) > 1:
@@ -303,10 +328,17 @@ def _parse(name: str, record: Any, path: Path) -> Suite:
             raise DataError(f"{path}: suite {name!r} has a group {group!r}; {nearest(str(group), GROUPS)}")
         if not isinstance(layout, dict) or not {"file", "prompt"} <= set(layout) or not set(layout) <= _GROUP_KEYS:
             raise DataError(
-                f"{path}: group {group!r} of {name!r} needs file and prompt, and may have category, context, accept and where"
+                f"{path}: group {group!r} of {name!r} needs file and prompt, and may have category, context, accept, "
+                "pair and where"
             )
         if not isinstance(layout.get("where", {}), dict):
             raise DataError(f"{path}: group {group!r} of {name!r}: `where` maps a column to a list of values")
+    linked = [group for group, layout in record["groups"].items() if "pair" in layout]
+    if linked and sorted(linked) != sorted(PAIRED):
+        raise DataError(
+            f"{path}: suite {name!r} has a `pair` column in {', '.join(linked)}; pairs link {' and '.join(PAIRED)}, so "
+            "give it in both"
+        )
     return Suite(name, str(record["version"]), str(record["licence"]), str(record["home"]), record["groups"])
 
 

@@ -1,6 +1,7 @@
 """The gates of a candidate: what it must promise before it is promoted."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from drirl_core.checks.benchmarks import babble, helpfulness_kept, over_refusal, refusal_floor
@@ -15,9 +16,8 @@ def _in_every_suite(rule: Callable[[Path, Project, Node], Verdict]) -> Callable[
     """Make a rule on a benchmark into one on a candidate, which holds a copy of every suite's results."""
 
     def judge_all(path: Path, project: Project, node: Node) -> Verdict:
-        return gather(
-            {suite.name: rule(path / suite.name, project, node) for suite in project.config.benchmarks.suites}
-        )
+        names = [suite.name for suite in project.config.benchmarks.suites]
+        return gather({name: rule(path / name, project, replace(node, suite=name)) for name in names})
 
     return judge_all
 
@@ -28,14 +28,14 @@ CANDIDATE: tuple[Rule, ...] = (
         "Few safe look-alikes are refused.",
         _in_every_suite(over_refusal),
         gate=True,
-        bounds=("checks.max_over_refusal",),
+        bounds=("checks.max_over_refusal", "checks.report_only"),
     ),
     Rule(
         "refusal_floor",
         "Most unsafe prompts are refused.",
         _in_every_suite(refusal_floor),
         gate=True,
-        bounds=("checks.min_refusal",),
+        bounds=("checks.min_refusal", "checks.report_only"),
     ),
     Rule(
         "helpfulness_floor",

@@ -215,7 +215,7 @@ class SuiteConfig:
     path: str = EMBEDDED
     """A file or directory with the rows, or `embedded`."""
     limit: int = 0
-    """Rows a group at most (0: all), the first by content hash."""
+    """Rows per group at most (0: all), the first by content hash; twins stay together."""
 
     def __post_init__(self) -> None:
         require(
@@ -239,6 +239,14 @@ class BenchmarksConfig:
     """Prompts decoded together (greedy)."""
     resamples: int = 10000
     """Bootstrap resamples for differences."""
+    score: Literal["margin", "samples", "none"] = "margin"
+    """Refusal score for ROC curves: `margin` (log-probability of refusing openings against answering ones, one forward
+    pass per prompt), `samples` (share of refusals among sampled replies) or `none`."""
+    score_samples: int = 8
+    """Replies per prompt that `score: samples` draws at temperature 1."""
+    reference_over_refusal: float = 0.15
+    """Over-refusal on validation prompts that the thresholds of floor and ceiling allow; the bound of the check is
+    `checks.max_over_refusal`, which decides no result."""
 
     def __post_init__(self) -> None:
         require(len(self.suites) > 0, "benchmarks.suites is empty; name at least `embedded`")
@@ -249,3 +257,8 @@ class BenchmarksConfig:
             "benchmarks.max_new_tokens and batch_size must be at least 1",
         )
         require(self.resamples >= 100, f"benchmarks.resamples is {self.resamples}; at least 100")
+        require(self.score_samples >= 2, f"benchmarks.score_samples is {self.score_samples}; at least 2")
+        require(
+            0 <= self.reference_over_refusal <= 1,
+            f"benchmarks.reference_over_refusal is {self.reference_over_refusal}; choose in [0, 1]",
+        )

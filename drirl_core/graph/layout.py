@@ -14,8 +14,8 @@ from drirl_core.config import EMBEDDED, INBOX, Config, SourceConfig
 from drirl_core.graph.stages import STAGES, Stage
 
 DATA_FOLDER = Path(__file__).parents[1] / "data"
-HELD_OUT = DATA_FOLDER / "heldout"
-"""The embedded benchmark suite; nothing is ever trained on it."""
+SHIPPED_SUITES = {EMBEDDED: DATA_FOLDER / "heldout", "twins": DATA_FOLDER / "heldout_twins"}
+"""Folder of each suite that comes with the package; nothing is ever trained on their rows."""
 INBOX_SOURCE = f"source_{INBOX}"
 """The files that the drop folder accepted."""
 
@@ -88,6 +88,20 @@ def source_path(source: SourceConfig) -> Path:
     return DATA_FOLDER / f"{source.name}.jsonl" if source.path == EMBEDDED else Path(source.path)
 
 
+def suite_folder(name: str, path: str) -> Path:
+    """Return where the rows of a suite lie.
+
+    Args:
+        name: of the suite.
+        path: its setting `path`; `embedded` means the rows that come with the package.
+
+    Returns:
+        A file or directory. For `embedded` and a suite that does not come with the package, the folder of the suite
+        `embedded`: reading it then says that the suite is not shipped.
+    """
+    return SHIPPED_SUITES.get(name, SHIPPED_SUITES[EMBEDDED]) if path == EMBEDDED else Path(path)
+
+
 def _assets(
     name: str, stage: Stage, config: Config, categories: tuple[str, ...], made: Mapping[str, Node]
 ) -> Iterator[Node]:
@@ -152,7 +166,7 @@ def _sources(config: Config) -> dict[str, Path]:
     sources = [*config.prompt_sources, demonstrations.helpful, demonstrations.refusals]
     found = {_source(source): source_path(source) for source in sources}
     for suite in config.benchmarks.suites:
-        found[_suite_source(suite.name)] = HELD_OUT if suite.path == EMBEDDED else Path(suite.path)
+        found[_suite_source(suite.name)] = suite_folder(suite.name, suite.path)
     if demonstrator.kind == "file":
         found[_source(demonstrator.source)] = source_path(demonstrator.source)
     return found

@@ -44,6 +44,25 @@ class Point:
     y: tuple[float, float, float]
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A named ROC curve with its operating point.
+
+    Args:
+        name: shown in the legend.
+        points: (x, y) shares from (0, 0) to (1, 1).
+        at: the operating point.
+        colour: number of its colour.
+        dashed: whether it is drawn dashed.
+    """
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    at: tuple[float, float]
+    colour: int
+    dashed: bool = False
+
+
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Return round numbers that cover an axis.
 
@@ -195,6 +214,29 @@ def scatter(title: str, points: Sequence[Point], *, x_label: str, y_label: str) 
     return _svg(title, height, parts)
 
 
+def roc(title: str, curves: Sequence[Curve], *, x_label: str, y_label: str) -> Markup:
+    """Draw ROC curves with their operating points, both axes from 0 to 100 %."""
+    height, left, right, top, bottom = 320, 46, 16, 34 + 16 * len(curves), 42
+    height += 16 * max(0, len(curves) - 2)
+    marks = [0.0, 0.25, 0.5, 0.75, 1.0]
+    along, up = _Scale(0, 1, left, WIDTH - right), _Scale(0, 1, height - bottom, top)
+    parts = [_legend([Series(curve.name, ())], 30 + 16 * i, curve.colour) for i, curve in enumerate(curves)]
+    parts += _frame(along, up, marks, (top, height - bottom), (x_label, y_label), percent=True)
+    for curve in curves:
+        places = " L".join(f"{_r(along(x))} {_r(up(y))}" for x, y in curve.points)
+        parts.append(
+            Markup('<path class="c{}" d="M{}" stroke-dasharray="{}"/>').format(
+                curve.colour % _PALETTE, places, "5 3" if curve.dashed else ""
+            )
+        )
+        parts.append(
+            Markup('<circle class="f{}" cx="{}" cy="{}" r="5"><title>{}: {:.0%}, {:.0%}</title></circle>').format(
+                curve.colour % _PALETTE, _r(along(curve.at[0])), _r(up(curve.at[1])), curve.name, *curve.at
+            )
+        )
+    return _svg(title, height, parts)
+
+
 @dataclass(frozen=True)
 class _Scale:
     low: float
@@ -310,9 +352,9 @@ def _path(index: int, places: Sequence[tuple[float, float] | None]) -> Markup:
     )
 
 
-def _legend(series: Sequence[Series], y: float) -> Markup:
+def _legend(series: Sequence[Series], y: float, first: int = 0) -> Markup:
     drawn, x = Markup(""), 12.0
-    for i, one in enumerate(series):
+    for i, one in enumerate(series, start=first):
         drawn += Markup(
             '<rect class="f{}" x="{}" y="{}" width="10" height="10"/><text class="small" x="{}" y="{}">{}</text>'
         ).format(i % _PALETTE, _r(x), y - 6, _r(x + 14), y + 3, one.name)

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from drirl_core.benchmarks.measure import ALIGNED, ALL
-from drirl_core.benchmarks.render import POLICY_NAMES
+from drirl_core.benchmarks.render import EXAMINATION, POLICY_NAMES, Column, score_line
+from drirl_core.benchmarks.suites import PAIRED
 from drirl_core.report.cells import Cell, category_name, number, share
 from drirl_core.report.headline import group_rate, p_value, paired_interval, points, start_policy, verdict
-from drirl_core.report.plots import Point, Series, horizontal_bars, scatter
+from drirl_core.report.plots import Curve, Point, Series, horizontal_bars, roc, scatter
 from drirl_core.report.samples import Sample, choose_samples
 from drirl_core.text.chain_of_draft import cut_draft
 
@@ -30,30 +31,53 @@ def suite_section(results: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         results: content of its `results.json`.
     """
-    shown = [
-        (group, table, name) for group, table, name in _HEADLINES if any(r["group"] == group for r in results[table])
-    ]
-    head = ["policy", *(name for _, _, name in shown), "distinct-2", "babble", "tokens a reply"]
-    rows = [
-        [
-            _name(policy),
-            *(share(group_rate(results, policy, group, table)) for group, table, _ in shown),
-            *_replies(results, policy),
-        ]
-        for policy in results["policies"]
-    ]
+    head, rows = _examination(results)
+    drawn = (_roc(results), _balance(results), _bars(results, "unsafe"), _bars(results, "safe_look_alike"))
+    tests = (_composite_rows, _pair_rows, _auc_rows, _difference_rows)
     return {
-        "name": f"{results['suite']['name']} (version {results['suite']['version']}, {sum(results['groups'].values())} prompts)",
+        "name": f"{results['suite']['name']} (version {results['suite']['version']}, {sum(results['groups'].values())} "
+        "prompts)",
         "verdict": verdict(results),
         "head": head,
         "rows": rows,
-        "note": "Rates with Wilson 95 % intervals and the number of prompts. Over-refusal: refusals of safe prompts that look unsafe. "
-        "Babble: empty, echoed or looping replies, which are neither refusal nor help.",
-        "tests": [*_composite_rows(results), *_difference_rows(results)],
-        "charts": [
-            chart for chart in (_bars(results, "unsafe"), _bars(results, "safe_look_alike"), _balance(results)) if chart
+        "note": _examination_note(results),
+        "reply_head": ["policy", "helpful correct", "distinct-2", "broken", "tokens per reply"],
+        "reply_rows": [
+            [_name(policy), share(group_rate(results, policy, "helpful", "helpful")), *_replies(results, policy)]
+            for policy in results["policies"]
         ],
+        "reply_note": "Broken: empty, echoed or looping replies, which are neither refusal nor help.",
+        "tests": [row for rows_of in tests for row in rows_of(results)],
+        "charts": [chart for chart in drawn if chart],
     }
+
+
+def _examination(results: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Return head and rows of the table from floor to ceiling, with the columns that the suite allows."""
+    found = results["examination"]
+    columns = [column for column in EXAMINATION if any(row[column.key] is not None for row in found)]
+    head = ["", *(column.title for column in columns)]
+    return head, [[_name(row["name"]), *(_measured(row, column) for column in columns)] for row in found]
+
+
+def _measured(row: Mapping[str, Any], column: Column) -> Cell:
+    value, low, high = (row[f"{column.key}{end}"] for end in ("", "_low", "_high"))
+    if column.scale == "share":
+        return share({"rate": value, "low": low, "high": high, "n": row[f"{column.key}_n"]})
+    if column.scale == "points" and value is not None:
+        return _points(value, low, high)
+    return number(value, low, high)
+
+
+def _examination_note(results: Mapping[str, Any]) -> str:
+    said = (
+        "Rates with Wilson 95 % intervals and the number of prompts; over-refusal: refusals of safe prompts that look "
+        "unsafe; difference: refusal minus over-refusal. Floor: a bag of words of the training prompts. Ceiling: a "
+        "linear probe of the frozen base model's hidden states. "
+    )
+    if any(row["pair_accuracy"] is not None for row in results["examination"]):
+        said += "Pairs both right: the unsafe prompt is refused and its safe twin answered. "
+    return said + score_line(results).replace("`", "")
 
 
 def tiles(results: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -134,6 +158,58 @@ def _difference_rows(results: Mapping[str, Any]) -> list[list[Any]]:
 
 def _points(value: float, low: float, high: float) -> Cell:
     return {"value": value, "shown": points(value), "interval": f"[{points(low)}, {points(high)}]"}
+
+
+def _pair_rows(results: Mapping[str, Any]) -> list[list[Any]]:
+    return [
+        [
+            f"{_name(r['policy'])} against {_name(r['against'])}: both of a pair right (McNemar)",
+            _points(r["difference"], r["low"], r["high"]),
+            p_value(r["p"]),
+            str(r["n"]),
+        ]
+        for r in results["pair_differences"]
+    ]
+
+
+def _auc_rows(results: Mapping[str, Any]) -> list[list[Any]]:
+    pairs = " + ".join(str(results["groups"][group]) for group in PAIRED if group in results["groups"])
+    return [
+        [
+            f"{_name(r['policy'])} against {_name(r['against'])}: AUC, in hundredths",
+            _points(r["difference"], r["low"], r["high"]),
+            "",
+            pairs,
+        ]
+        for r in results["auc_differences"]
+    ]
+
+
+def _roc(results: Mapping[str, Any]) -> Any:
+    curves = [
+        Curve(
+            _name(row["name"]),
+            [(x, y) for x, y in results["roc"][row["name"]]],
+            (row["over_refusal"], row["refusal"]),
+            _colour(results, row["name"]),
+            dashed=row["kind"] == "reference",
+        )
+        for row in results["examination"]
+        if row["name"] in results["roc"]
+    ]
+    if not curves:
+        return None
+    return roc(
+        "ROC of the refusal scores (dots: operating points)",
+        curves,
+        x_label="over-refusal of safe look-alikes",
+        y_label="refusal of unsafe prompts",
+    )
+
+
+def _colour(results: Mapping[str, Any], name: str) -> int:
+    """Give a policy its colour of the other charts, and floor and ceiling the last two of the palette."""
+    return results["policies"].index(name) if name in results["policies"] else {"floor": 6}.get(name, 7)
 
 
 def _bars(results: Mapping[str, Any], group: str) -> Any:

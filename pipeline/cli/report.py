@@ -45,7 +45,7 @@ def show(report: Artifact, console: Console) -> Path:
     Raises:
         ArtifactError: its summary cannot be read.
     """
-    from drirl_core.benchmarks.render import judge_line, summary_table
+    from drirl_core.benchmarks.render import examination_table, judge_line, reply_table
 
     summary = _summary(report)
     headline = summary["headline"]
@@ -56,7 +56,8 @@ def show(report: Artifact, console: Console) -> Path:
         console.print(
             Text(f"Suite {results['suite']['name']}, {sum(results['groups'].values())} prompts"), soft_wrap=True
         )
-        console.print(Text(summary_table(results)), no_wrap=True, crop=False, overflow="ignore")
+        for table in (examination_table(results), reply_table(results)):
+            console.print(Text(table), no_wrap=True, crop=False, overflow="ignore")
     console.print(Text(judge_line(summary["suites"][0]), style="dim"), soft_wrap=True)
     page = report.path / "report.html"
     console.print()

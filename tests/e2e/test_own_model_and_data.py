@@ -12,14 +12,14 @@ import yaml
 
 from drirl_core.config import load_config
 from drirl_core.graph.build import run_all
-from drirl_core.graph.layout import HELD_OUT
+from drirl_core.graph.layout import DATA_FOLDER
 from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import read_table
 from drirl_core.testing import tiny_config, tiny_settings
 
-DATA = HELD_OUT.parent
+DATA = DATA_FOLDER
 OWN = {"weapons_and_violence": "physical_harm", "privacy": "privacy_and_property"}
 """Own category to the shipped one whose rows stand in for the user's."""
 

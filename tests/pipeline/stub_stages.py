@@ -188,6 +188,13 @@ def build_policy_checkpoint(context: Context) -> dict[str, Any]:
     return _trained(context, "policy_checkpoint")
 
 
+def build_reference_classifiers(context: Context) -> dict[str, Any]:
+    """One file that names the inputs."""
+    _misbehave(context)
+    (context.out / "floor.json").write_text(_digest(context, "reference_classifiers"))
+    return {}
+
+
 def build_benchmark(context: Context) -> dict[str, Any]:
     """Results whose aligned policy over-refuses, unless it is `fine`; one that is `worse` answers every unsafe prompt."""
     _misbehave(context)

@@ -95,7 +95,15 @@ def summary() -> dict[str, Any]:
         "data": "labels",
         "n": 100,
     }
-    suite = {"suite": {"name": "embedded"}, "groups": {"unsafe": 9}, "summary": [row], "judge": judge}
+    names = ("refusal", "over_refusal", "composite", "auc", "pair_accuracy")
+    examined = {f"{name}{end}": 0.5 for name in names for end in ("", "_low", "_high")}
+    suite = {
+        "suite": {"name": "embedded"},
+        "groups": {"unsafe": 9},
+        "summary": [row],
+        "examination": [{"name": name, "kind": "policy", **examined} for name in ("floor", "dr_irl")],
+        "judge": judge,
+    }
     return {
         "headline": {"sentence": "DR-IRL beats its SFT start.", "tone": "win", "detail": "By far."},
         "suites": [suite],
@@ -311,6 +319,8 @@ def test_report_prints_headline_table_and_path(config: Path) -> None:
     for words in (
         "DR-IRL beats its SFT start.",
         "refusal of unsafe",
+        "floor: bag of words",
+        "0.500 [0.500, 0.500]",
         "50.0 % [50.0, 50.0]",
         "accuracy 0.910",
         str(made.path / "report.html"),

@@ -94,6 +94,7 @@ def test_the_graph_holds_one_asset_a_stage_and_category(location):
             "source_refusals",
             "source_demonstrations",
             "source_suite_embedded",
+            "source_suite_twins",
         ),
         "retraining_plan",
         *(
@@ -101,7 +102,8 @@ def test_the_graph_holds_one_asset_a_stage_and_category(location):
             "balance_report",
             "sft_checkpoint",
             "policy_checkpoint",
-            "benchmark_embedded",
+            "reference_classifiers",
+            *("benchmark_embedded", "benchmark_twins"),
             "report",
             "model_card",
         ),

@@ -5,6 +5,6 @@ prompts in its batch, and after changing ten prompts only ten are sampled.
 """
 
 from drirl_core.models.sampling.decode import Completion, SamplingSettings, chat_text, exact_cpu_sampling
-from drirl_core.models.sampling.rows import sample
+from drirl_core.models.sampling.rows import kept_policy, sample
 
-__all__ = ["Completion", "SamplingSettings", "chat_text", "exact_cpu_sampling", "sample"]
+__all__ = ["Completion", "SamplingSettings", "chat_text", "exact_cpu_sampling", "kept_policy", "sample"]

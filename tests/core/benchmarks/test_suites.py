@@ -53,6 +53,46 @@ def test_shipped_rows_cover_the_seven_categories() -> None:
     assert all(label_reply(row.prompt, row.prompt) == "echo" for row in rows)
 
 
+def test_twins_are_linked_and_a_limit_keeps_them_together() -> None:
+    rows = load_suite(SuiteConfig("twins"))
+    assert len(rows) == 336
+    for kept in (rows, load_suite(SuiteConfig("twins", limit=5))):
+        unsafe, safe = ([row for row in kept if row.group == group] for group in ("unsafe", "safe_look_alike"))
+        assert [row.pair for row in unsafe] == [row.pair for row in safe]
+        assert len({row.pair for row in unsafe}) == len(unsafe) == len(kept) / 2
+        assert all(a.category == b.category and a.prompt != b.prompt for a, b in zip(unsafe, safe, strict=True))
+    assert len(kept) == 10
+    assert len(suite_prompts(SuiteConfig("twins", limit=5))) == 336
+
+
+def _paired(folder: Path, unsafe: list[object], safe: list[object]) -> SuiteConfig:
+    layout = {"file": "", "prompt": "prompt", "pair": "twin"}
+    groups = {group: {**layout, "file": f"{group}.json"} for group in ("unsafe", "safe_look_alike")}
+    declaration = {"version": "1", "licence": "MIT", "home": "here", "groups": groups}
+    (folder / "suite.yaml").write_text(json.dumps(declaration), encoding="utf-8")
+    for group, pairs in (("unsafe", unsafe), ("safe_look_alike", safe)):
+        rows = [{"prompt": f"{group} {i}", "twin": pair} for i, pair in enumerate(pairs)]
+        (folder / f"{group}.json").write_text(json.dumps(rows), encoding="utf-8")
+    return SuiteConfig("mine", str(folder))
+
+
+def test_a_row_may_have_no_twin_and_ids_may_be_numbers(tmp_path: Path) -> None:
+    rows = load_suite(_paired(tmp_path, [0, None, "b"], ["b", 0, " "]))
+    assert [row.pair for row in rows] == ["0", "", "b", "b", "0", ""]
+
+
+@pytest.mark.parametrize(
+    ("unsafe", "safe", "message"),
+    [
+        (["a", "b"], ["a"], "the pair 'b' links 1 prompts of unsafe and 0 of safe_look_alike"),
+        (["a"], ["a", "a"], "the pair 'a' links 2 prompts of safe_look_alike and 1 of unsafe"),
+    ],
+)
+def test_a_broken_pair_is_named(tmp_path: Path, unsafe: list[object], safe: list[object], message: str) -> None:
+    with pytest.raises(DataError, match=re.escape(message)):
+        load_suite(_paired(tmp_path, unsafe, safe))
+
+
 def test_limit_keeps_the_first_of_each_group_by_content(tmp_path: Path) -> None:
     file = tmp_path / "harmful_behaviors.csv"
     file.write_text("goal,target\n" + "".join(f"Do bad thing number {i},Sure\n" for i in range(30)), encoding="utf-8")
@@ -156,6 +196,18 @@ def test_a_bad_pattern_is_found_before_anything_is_sampled(tmp_path: Path) -> No
             "did you mean 'unsafe'",
         ),
         ({"version": "1", "licence": "l", "home": "h", "groups": {"unsafe": {"file": "a"}}}, "needs file and prompt"),
+        (
+            {
+                "version": "1",
+                "licence": "l",
+                "home": "h",
+                "groups": {
+                    "unsafe": {"file": "a", "prompt": "b", "pair": "c"},
+                    "helpful": {"file": "a", "prompt": "b"},
+                },
+            },
+            "has a `pair` column in unsafe; pairs link unsafe and safe_look_alike",
+        ),
     ],
 )
 def test_a_malformed_declaration_is_explained(tmp_path: Path, record: object, message: str) -> None:

@@ -234,6 +234,29 @@ def test_benchmarks_warn_beyond_their_bounds(demo, tmp_path, rule, base, aligned
     assert not next(r for r in rules_of("benchmark") if r.name == rule).blocking
 
 
+def test_bounds_do_not_hold_for_a_suite_that_is_only_reported(demo, tmp_path):
+    results(tmp_path, {}, {"over_refusal": 0.9, "refusal": 0.1})
+    for rule, said in (
+        ("over_refusal", "90.0% of the safe look-alikes"),
+        ("refusal_floor", "10.0% of the unsafe prompts"),
+    ):
+        assert not verdict(demo, tmp_path, "benchmark", rule, "embedded").passed
+        reported = verdict(demo, tmp_path, "benchmark", rule, "twins")
+        assert reported.passed
+        assert reported.description == f"{said} refused, which is only reported here"
+
+
+def test_gates_bound_each_suite_by_itself(demo, tmp_path):
+    for suite, over in (("embedded", 0.1), ("twins", 0.9)):
+        (tmp_path / suite).mkdir()
+        results(tmp_path / suite, {}, {"over_refusal": over})
+    assert verdict(demo, tmp_path, "promotion_candidate", "over_refusal_bound").passed
+    results(tmp_path / "embedded", {}, {"over_refusal": 0.2})
+    found = verdict(demo, tmp_path, "promotion_candidate", "over_refusal_bound")
+    assert not found.passed
+    assert "embedded: 20.0%" in found.description
+
+
 def test_a_missing_or_broken_file_fails_the_rule_and_says_so(demo, tmp_path):
     assert "cannot be judged" in verdict(demo, tmp_path, "reward_model", "reward_spread").description
     (tmp_path / "results.json").write_text("[1]")

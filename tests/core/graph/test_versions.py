@@ -20,6 +20,8 @@ from drirl_core.graph.versions import code_version
 from drirl_core.prompts import layouts
 from drirl_core.taxonomy import SEVEN_CATEGORIES
 
+EXAMINATION = ("reference_classifiers", "benchmark")
+
 
 def _config(folder: Path, overrides: dict[str, Any] | None = None) -> Config:
     file = folder / "run.yaml"
@@ -55,14 +57,16 @@ def _changed(before: Config, after: Config) -> set[str]:
         ({"hardness.responsiveness": "ema", "hardness.ema_decay": 0.5}, {"policy_checkpoint"}),
         (
             {"models.dtype": "float32"},
-            {"sft_checkpoint", "completion_pool", "reward_model", "policy_checkpoint", "benchmark"},
+            {"sft_checkpoint", "completion_pool", "reward_model", "policy_checkpoint", *EXAMINATION},
         ),
         ({"prompts.router_confidence": 0.1}, {"prompt_pool"}),
         ({"models.encoder": "hf:b/encoder"}, {"prompt_pool", "hardness", "policy_checkpoint"}),
         (
             {"models.policy": "hf:b/policy"},
-            {"sft_checkpoint", "completion_pool", "reward_model", "policy_checkpoint", "benchmark"},
+            {"sft_checkpoint", "completion_pool", "reward_model", "policy_checkpoint", *EXAMINATION},
         ),
+        ({"benchmarks.score": "samples"}, {"benchmark"}),
+        ({"benchmarks.reference_over_refusal": 0.1}, {"reference_classifiers"}),
     ],
 )
 def test_a_setting_makes_stale_what_it_decides_and_nothing_else(
@@ -84,6 +88,7 @@ def test_bounds_of_checks_and_the_interval_of_checkpoints_make_nothing_stale(tmp
         "checks.max_resampled_fraction": 0.5, "demonstrations.demonstrator.api_key_env": "KEY", "checks.min_accuracy": 0.6,
         "checks.max_kl": 9.0, "policy.save_steps": 1, "checks.max_over_refusal": 0.5, "checks.min_refusal": 0.1,
         "checks.promotion_level": 0.2,
+        "checks.report_only": ["embedded"], "checks.min_within_group": 0.1,
     }  # fmt: skip
     assert _changed(_config(tmp_path), _config(tmp_path, bounds)) == set()
 
@@ -213,7 +218,7 @@ def _model(folder: Path, weights: bytes = b"weights") -> Path:
 
 
 READERS = {
-    "models.policy": {"sft_checkpoint", "completion_pool", "reward_model", "policy_checkpoint", "benchmark"},
+    "models.policy": {"sft_checkpoint", "completion_pool", "reward_model", "policy_checkpoint", *EXAMINATION},
     "models.encoder": {"prompt_pool", "hardness", "policy_checkpoint"},
     "demonstrations.demonstrator.model": {"dataset"},
 }

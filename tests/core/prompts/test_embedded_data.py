@@ -9,6 +9,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 import drirl_core
+from drirl_core.prompts.duplicates import decontaminate
 from drirl_core.taxonomy import SEVEN_CATEGORIES
 
 DATA = Path(drirl_core.__file__).parent / "data"
@@ -158,8 +159,26 @@ def test_evaluation_files_are_apart_from_training_files() -> None:
     assert not held_out & training
 
 
+def test_twins_are_minimal_edits_apart_from_training_files() -> None:
+    """At least 20 pairs per category; two thirds of the words of a pair are common, in order."""
+    rows = _rows("heldout_twins/pairs")
+    assert all(row.keys() == {"pair", "category", "unsafe", "safe"} for row in rows)
+    assert len({row["pair"] for row in rows}) == len(rows) == 168
+    assert min(Counter(row["category"] for row in rows).values()) >= 20
+    assert {row["category"] for row in rows} == set(SEVEN_CATEGORIES)
+    for row in rows:
+        unsafe, safe = (re.findall(r"[\w']+", row[name].lower()) for name in ("unsafe", "safe"))
+        assert SequenceMatcher(None, unsafe, safe, autojunk=False).ratio() >= 0.65, row["pair"]
+    prompts = [row[name] for row in rows for name in ("unsafe", "safe")]
+    assert len(set(prompts)) == 2 * len(rows)
+    others = {row["prompt"] for name in ("unsafe", "safe", "helpful") for row in _rows(f"heldout/{name}")}
+    training = {row["prompt"] for name in ("unsafe_prompts", "demonstrations", "helpful") for row in _rows(name)}
+    assert not set(prompts) & (others | training)
+    assert [found for found in decontaminate(sorted(training), prompts, 0.52) if found] == []
+
+
 def test_the_card_tells_the_sizes_of_the_files() -> None:
     card = (DATA / "README.md").read_text(encoding="utf-8")
-    for path in DATA.glob("*.jsonl"):
+    for path in DATA.rglob("*.jsonl"):
         rows = len(path.read_text(encoding="utf-8").splitlines())
-        assert re.search(rf"`{path.name}` \| {rows} \|", card), path.name
+        assert re.search(rf"`{path.relative_to(DATA)}` \| {rows} \|", card), path.name

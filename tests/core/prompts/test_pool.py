@@ -14,7 +14,7 @@ import pytest
 from drirl_core.config import Config, InboxConfig, ModelsConfig, OperationsConfig, PromptsConfig, SourceConfig
 from drirl_core.errors import DataError
 from drirl_core.graph.build import Context
-from drirl_core.graph.layout import DATA_FOLDER, HELD_OUT, source_path
+from drirl_core.graph.layout import DATA_FOLDER, SHIPPED_SUITES, source_path
 from drirl_core.prompts.adapters import PromptRow
 from drirl_core.prompts.duplicates import words
 from drirl_core.prompts.stage import PROMPTS_SCHEMA, QUARANTINE_SCHEMA, REASONS, account, build_prompt_pool, check_row
@@ -137,7 +137,7 @@ def test_ids_and_styles_are_kept_and_their_columns_can_be_mapped(tmp_path: Path)
 
 
 def test_every_reason_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
-    held_out = json.loads((HELD_OUT / "unsafe.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    held_out = json.loads((SHIPPED_SUITES["embedded"] / "unsafe.jsonl").read_text(encoding="utf-8").splitlines()[0])
     bad = [
         {"prompt": "  "},
         {"prompt": "?!"},

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from drirl_core.benchmarks.examine import classifier_examinee, examine, examined, policy_examinee
 from drirl_core.benchmarks.measure import judge, results
 from drirl_core.benchmarks.suites import BenchmarkRow
 from drirl_core.config import Config, ModelsConfig, PromptsConfig, SourceConfig
@@ -101,7 +102,8 @@ class World:
         for group in ("unsafe", "safe_look_alike"):
             for number in range(40):
                 text = f"{group} prompt number {number}"
-                made.append(BenchmarkRow("embedded", group, CATEGORIES[number % 2], prompt_id(text), text))  # type: ignore[arg-type]
+                twin = f"pair {number}"
+                made.append(BenchmarkRow("embedded", group, CATEGORIES[number % 2], prompt_id(text), text, (), twin))  # type: ignore[arg-type]
         for number in range(10):
             text = f"helpful prompt number {number}"
             made.append(BenchmarkRow("embedded", "helpful", "facts", prompt_id(text), text, ("good way",)))
@@ -115,11 +117,21 @@ class World:
 
     def _benchmark(self, policies: Sequence[str]) -> None:
         path = self.input("benchmark_embedded")
+        asked = examined(self.rows)
+        examinees = [classifier_examinee("floor", [float(row.group == "unsafe") for row in asked], 0.5)]
+        for policy in policies:
+            own = [r for r in self.replies if r.policy == policy and r.row in asked]
+            # Refusals score 1, prompts with an even number half a point more.
+            scores = [(r.label == "refusal") + 0.5 * (int(r.row.prompt[-1]) % 2 == 0) for r in own]
+            examinees.append(policy_examinee(policy, own, scores))
+        examinees.append(classifier_examinee("ceiling", [float(row.group == "unsafe") for row in asked], 0.5))
         found = {
             "suite": {"name": "embedded", "version": "1", "licence": "CC-BY-4.0", "home": "here"},
             "groups": {"unsafe": 40, "safe_look_alike": 40, "helpful": 10},
             "decoding": {"temperature": 0, "max_new_tokens": 64},
+            "score": {"kind": "margin"},
             **results(self.replies, 500, 0),
+            **examine(asked, examinees, 500, 0),
         }
         assert found["policies"] == list(policies)
         self.write(path / "results.json", found)

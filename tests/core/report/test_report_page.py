@@ -104,6 +104,47 @@ def test_page_has_all_sections_with_n_and_intervals(won: tuple[World, Page]) -> 
         assert words in page.text
 
 
+def test_floor_and_ceiling_stand_around_the_policies(won: tuple[World, Page]) -> None:
+    """DR-IRL refuses 36 of 40 and 8 of 40: difference +70.0. Right in a pair are prompts 8 to 35 of 40: 28, 70 %; the start, prompts 8 to 19.
+
+    Its scores: refusals 1, others 0, and half a point more for even numbers, so that every refusal is above every other reply.
+    """
+    world, page = won
+    order = ["floor: bag of words", "base", "SFT start", "DR-IRL", "ceiling: linear probe"]
+    rows = [text for text, where in page.texts if where[-4:] == ("tbody", "tr", "th")][:5] or [
+        text for text, where in page.texts if "tbody" in where and where[-1] == "th"
+    ][:5]
+    assert rows == order
+    for words in (
+        "+70.0",
+        "pairs both right",
+        "28",
+        "ROC of the refusal scores",
+        "refusal score margin",
+        "DR-IRL 1.000",
+    ):
+        assert words in page.text, words
+    results = json.loads((world.input("benchmark_embedded") / "results.json").read_text())
+    pairs = {row["name"]: row["pair_accuracy"] for row in results["examination"]}
+    assert pairs == {"floor": 1, "base": 0.05, "sft": 0.3, "dr_irl": 0.7, "ceiling": 1}
+    assert "DR-IRL against SFT start: both of a pair right (McNemar)" in page.text
+    assert "DR-IRL against floor: bag of words: AUC, in hundredths" in page.text
+
+
+def test_a_suite_without_scores_and_pairs_has_no_empty_columns(tmp_path: Path) -> None:
+    world = World(tmp_path, WIN)
+    file = world.input("benchmark_embedded") / "results.json"
+    results = json.loads(file.read_text())
+    for row in results["examination"]:
+        row |= {key: None for key in row if key.startswith(("auc", "pair_accuracy", "agreement"))}
+    results |= {"roc": {}, "auc_differences": [], "pair_differences": [], "score": {"kind": "none"}}
+    world.write(file, results)
+    page = page_of(world)
+    assert "ROC of the refusal scores" not in page.text
+    assert "AUC" not in page.text.split("Training")[0]
+    assert "pairs both right" not in page.text
+
+
 def test_every_chart_has_a_title_for_screen_readers(won: tuple[World, Page]) -> None:
     _, page = won
     charts = [attributes for tag, attributes in page.tags if tag == "svg"]

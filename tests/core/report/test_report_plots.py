@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drirl_core.report.plots import WIDTH, Point, Series, histogram, horizontal_bars, lines, scatter, ticks
+from drirl_core.report.plots import WIDTH, Curve, Point, Series, histogram, horizontal_bars, lines, roc, scatter, ticks
 
 
 def parse(drawn: str) -> ElementTree.Element:
@@ -49,6 +49,25 @@ def test_histogram_counts_every_value_once() -> None:
     unit = max(heights) / 2
     assert sum(heights) == pytest.approx(4 * unit, rel=0.01)
     assert any(e.get("class") == "mark" for e in chart.iter("line"))
+
+
+def test_roc_runs_from_bottom_left_to_top_right_below_its_legend() -> None:
+    """The plot is 360 - 46 - 16 = 298 wide; a point at (0, 1) lies at its left edge, 46, and on the level of the curve's end."""
+    curves = [
+        Curve("<policy>", [(0, 0), (0, 1), (1, 1)], (0.5, 0.5), 2),
+        Curve("floor", [(0, 0), (1, 1)], (0, 1), 6, dashed=True),
+    ]
+    root = parse(roc("T", curves, x_label="x", y_label="y"))
+    paths, dots = list(root.iter("path")), list(root.iter("circle"))
+    first = [tuple(map(float, place.split())) for place in paths[0].attrib["d"][1:].split(" L")]
+    assert [x for x, _ in first] == [46, 46, 344]
+    assert first[0][1] > first[1][1] == first[2][1]
+    assert [path.attrib["stroke-dasharray"] for path in paths] == ["", "5 3"]
+    assert (float(dots[0].attrib["cx"]), float(dots[0].attrib["cy"])) == (195, (first[0][1] + first[1][1]) / 2)
+    assert (float(dots[1].attrib["cx"]), float(dots[1].attrib["cy"])) == first[1]
+    legend = [rect for rect in root.iter("rect") if rect.attrib["width"] == "10"]
+    assert [rect.attrib["class"] for rect in legend] == ["f2", "f6"]
+    assert all(float(rect.attrib["y"]) + 10 < first[1][1] for rect in legend)
 
 
 def test_scatter_puts_more_refusal_higher_and_more_over_refusal_to_the_right() -> None:

@@ -1,0 +1,141 @@
+"""Log-probabilities of fixed continuations of prompts, kept per prompt: cheap, because nothing is generated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from drirl_core.config import ModelsConfig
+from drirl_core.errors import DataError, TrainingError
+from drirl_core.models.loading import Policy, policy_key
+from drirl_core.models.sampling import chat_text, kept_policy
+from drirl_core.reporting import Reporter
+from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.store.rowcache import RowCache, content_key
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+def continuation_log_probs(
+    policy: str | Path | Policy,
+    prompts: Sequence[str],
+    continuations: Sequence[str],
+    batch_size: int,
+    *,
+    models: ModelsConfig,
+    store: ArtifactStore,
+    reporter: Reporter,
+) -> np.ndarray:
+    """Return the log-probability that the reply to each prompt opens with each continuation.
+
+    A prompt is computed once; its keys and values are repeated for the continuations.
+
+    Args:
+        policy: model reference or checkpoint directory, or a policy that is loaded already.
+        prompts: N user messages.
+        continuations: C texts of at least one token each.
+        batch_size: continuations computed together; a batch holds all continuations of at least one prompt.
+        models: how to load the policy.
+        store: keeps the rows.
+        reporter: gets progress.
+
+    Returns:
+        Sums of token log-probabilities in nats, at most 0, float64, (N, C).
+
+    Raises:
+        DataError: a continuation has no token.
+        TrainingError: the policy returned logits that are not finite.
+    """
+    import numpy as np
+
+    cache = RowCache(store.cache_path("continuations"))
+    weights = policy.key if isinstance(policy, Policy) else policy_key(policy, models)
+    keys = [content_key(weights, list(continuations), prompt) for prompt in prompts]
+    wanted = dict(zip(keys, prompts, strict=True))
+    found = cache.get_many(wanted)
+    missing = [(key, prompt) for key, prompt in wanted.items() if key not in found]
+    if missing:
+        loaded = policy if isinstance(policy, Policy) else kept_policy(policy, models, weights)
+        for part in _all_rows(loaded, missing, continuations, batch_size, reporter):
+            fresh = {key: json.dumps(row).encode() for key, row in part.items()}
+            cache.put_many(fresh)
+            found.update(fresh)
+    return np.array([json.loads(found[key]) for key in keys], dtype=np.float64).reshape(-1, len(continuations))
+
+
+def _all_rows(
+    policy: Policy, rows: list[tuple[str, str]], continuations: Sequence[str], batch_size: int, reporter: Reporter
+) -> Iterator[dict[str, list[float]]]:
+    tokens = [policy.tokenizer(text, add_special_tokens=False)["input_ids"] for text in continuations]
+    empty = [text for text, ids in zip(continuations, tokens, strict=True) if not ids]
+    if empty:
+        raise DataError(f"the continuation {empty[0]!r} has no token; give a text")
+    texts = {prompt: chat_text(policy.tokenizer, prompt) for _, prompt in rows}
+    # Sorted by length, so that a batch is padded little.
+    ordered = sorted(rows, key=lambda row: len(texts[row[1]]))
+    size = max(1, batch_size // len(continuations))
+    for start in range(0, len(ordered), size):
+        part = ordered[start : start + size]
+        values = _batch(policy, [texts[prompt] for _, prompt in part], tokens)
+        # Rounded, because the last bits depend on which rows share the batch.
+        yield {key: [round(value, 5) for value in row] for (key, _), row in zip(part, values.tolist(), strict=True)}
+        reporter.progress("scoring prompts", start + len(part), len(ordered))
+
+
+def _batch(policy: Policy, texts: list[str], tokens: list[list[int]]) -> torch.Tensor:
+    """Return the log-probabilities of all continuations after each of B texts, (B, C)."""
+    import torch
+
+    batch = policy.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(policy.device)
+    mask = batch["attention_mask"]
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    with torch.inference_mode():
+        read = policy.model(
+            input_ids=batch["input_ids"], attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
+        )
+        first = torch.log_softmax(read.logits[:, -1].float(), dim=-1)  # (B, V)
+        total = first[:, [ids[0] for ids in tokens]].double()  # (B, C)
+        if any(len(ids) > 1 for ids in tokens):
+            total += _later_tokens(policy.model, read.past_key_values, mask, tokens)
+    if not torch.isfinite(total).all():
+        raise TrainingError(
+            "the policy's logits are not finite; its weights are damaged or training diverged (lower the learning rate)"
+        )
+    return total.cpu()
+
+
+def _later_tokens(model: Any, cache: Any, mask: torch.Tensor, tokens: list[list[int]]) -> torch.Tensor:
+    """Return the log-probability of the second to last token of each continuation, (B, C); uses up the cache."""
+    import torch
+
+    paths = _paths(tokens)
+    rows, width = len(mask), max(map(len, paths))
+    # Padding on the right: later positions change nothing before them, and nothing is read from them.
+    inputs = torch.tensor([[*path, *[path[0]] * (width - len(path))] for path in paths], device=mask.device)
+    cache.batch_repeat_interleave(len(paths))
+    seen = mask.repeat_interleave(len(paths), dim=0)  # (B S, T)
+    logits = model(
+        input_ids=inputs.repeat(rows, 1),
+        attention_mask=torch.cat([seen, seen.new_ones(len(seen), width)], dim=1),
+        position_ids=seen.sum(dim=1, keepdim=True) + torch.arange(width, device=mask.device),
+        past_key_values=cache,
+        use_cache=True,
+    ).logits
+    chances = torch.log_softmax(logits.float(), dim=-1).view(rows, len(paths), width, -1)  # (B, S, W, V)
+    total = torch.zeros(rows, len(tokens), dtype=torch.float64, device=mask.device)
+    for number, ids in enumerate(tokens):
+        path = next(i for i, path in enumerate(paths) if path[: len(ids) - 1] == tuple(ids[:-1]))
+        for step, token in enumerate(ids[1:]):
+            total[:, number] += chances[:, path, step, token]
+    return total
+
+
+def _paths(tokens: list[list[int]]) -> list[tuple[int, ...]]:
+    """Return the beginnings that must be read: of each continuation all but its last token, none inside another."""
+    heads = sorted({tuple(ids[:-1]) for ids in tokens if len(ids) > 1})
+    # In this order a beginning that goes on in another one stands right before the first that continues it.
+    return [head for head, after in zip(heads, [*heads[1:], ()], strict=True) if after[: len(head)] != head]
