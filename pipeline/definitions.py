@@ -1,6 +1,6 @@
 """The code location: everything under `pipeline/defs`, for the configuration that `DRIRL_CONFIG` names.
 
-Start it with `make dev`, or with `dagster dev` or `dg dev` and DAGSTER_HOME set.
+Start it with `make dev`, or, once `drirl home` was called, with `dg dev` or `dagster dev`.
 """
 
 import importlib
@@ -10,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 
 from pipeline.executors.choice import executor_of
+from pipeline.instance.env_file import lost_history
 from pipeline.instance.settings import current
 
 FOLDER = Path(__file__).parent / "defs"
@@ -24,6 +25,9 @@ def defs() -> dg.Definitions:
     Raises:
         ConfigError: the configuration is wrong, or packages of its executor are missing.
     """
+    advice = lost_history()
+    if advice:
+        dg.get_dagster_logger().warning(advice)
     return dg.Definitions.merge(load_folder(), dg.Definitions(executor=executor_of(current().config)))
 
 

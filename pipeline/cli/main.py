@@ -273,6 +273,21 @@ def dev(
 
 @app.command(
     epilog="Examples:\n\n"
+    "`drirl home` once, and `dg dev` and `dagster dev` show the same history as `drirl run` and `drirl dev`."
+)
+def home(debug: DebugOption = False) -> None:
+    """Make the project's Dagster home ready, and name it in `.env`, so that dg and dagster keep their history there.
+
+    An exported DAGSTER_HOME goes before it.
+    """
+    from pipeline.cli import home as homes
+    from pipeline.instance.settings import ROOT
+
+    homes.show(ROOT, output())
+
+
+@app.command(
+    epilog="Examples:\n\n"
     "`drirl gc` shows how much could be deleted, and deletes nothing.\n\n"
     "`drirl gc --delete` deletes it.\n\n"
     "`drirl gc mine.yaml --keep-hours 168` keeps what was used within a week."

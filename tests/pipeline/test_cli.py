@@ -29,6 +29,7 @@ COMMANDS = (
     "promotions",
     "doctor",
     "dev",
+    "home",
     "gc",
     "ingest",
     "config",

@@ -7,7 +7,6 @@ import pytest
 import stub_stages
 
 from drirl_core.errors import ConfigError
-from drirl_core.graph.build import build_graph
 from pipeline.instance.settings import load
 from pipeline.wiring.factories import OWNERS, all_definitions
 from pipeline.wiring.freshness import OBSERVED_RECENTLY, source_checks
@@ -43,7 +42,7 @@ def test_a_source_warns_when_it_was_not_looked_at_for_too_long_or_never(settings
     _observe(instance, "source_unsafe")
 
     looked_at, *others = (_verdicts(config, instance) for config in (settings(), settings(source_hours=1e-9)))
-    assert looked_at.keys() == build_graph(settings()).sources.keys()
+    assert looked_at.keys() == settings().graph.sources.keys()
     assert {name for name, verdict in looked_at.items() if verdict.passed} == {"source_unsafe"}
     assert not others[0]["source_unsafe"].passed
     assert "observe_sources_nightly" in others[0]["source_unsafe"].description
