@@ -157,7 +157,7 @@ def _texts(trainer: Any, batch: dict[str, torch.Tensor], kind: str) -> list[str]
     ]
 
 
-# -------------------------------------------------------------------------------------------------------------- alpha = 1
+# ------------------------------------------------------------------------------------------------------------ alpha = 1
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_no_coefficient_is_stock_grpo_to_the_last_bit(harness: Harness) -> None:
     assert _same(harness.train(coefficient=None), harness.train(GRPOTrainer))
 
 
-# ----------------------------------------------------------------------------------------------------------------- scaling
+# -------------------------------------------------------------------------------------------------------------- scaling
 
 
 def test_alpha_triples_the_advantages_once_although_a_generation_is_used_twice(harness: Harness) -> None:
@@ -290,7 +290,7 @@ def test_evaluation_is_not_scaled(harness: Harness) -> None:
     assert not any(key.startswith("eval_alpha") for key in results[0])
 
 
-# --------------------------------------------------------------------------------------------------------------------- KL
+# ------------------------------------------------------------------------------------------------------------------- KL
 
 
 def test_the_kl_term_is_not_scaled(harness: Harness) -> None:
@@ -318,7 +318,7 @@ def test_alpha_zero_without_kl_teaches_nothing(harness: Harness) -> None:
     assert _same(trainer, harness.make())
 
 
-# ---------------------------------------------------------------------------------------------------------------- refusals
+# ------------------------------------------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
@@ -344,7 +344,7 @@ def test_rewards_that_must_not_be_used(harness: Harness, value: float | None) ->
     assert (trainer.state.global_step, source.calls) == (0, [])
 
 
-# ------------------------------------------------------------------------------------------------------------------ sampling
+# ------------------------------------------------------------------------------------------------------------- sampling
 
 
 def test_exact_sampling_is_reproducible_and_leaves_the_model_as_it_was(harness: Harness) -> None:
@@ -385,7 +385,7 @@ def test_prompts_computed_once_train_the_same_weights(harness: Harness, monkeypa
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
-# -------------------------------------------------------------------------------------------------------------------- logs
+# ----------------------------------------------------------------------------------------------------------------- logs
 
 
 def test_what_is_logged(harness: Harness) -> None:
@@ -398,7 +398,7 @@ def test_what_is_logged(harness: Harness) -> None:
         assert log["time/reward_s"] >= 0
 
 
-# ----------------------------------------------------------------------------------------------------------------- private
+# -------------------------------------------------------------------------------------------------------------- private
 
 
 @pytest.mark.parametrize(

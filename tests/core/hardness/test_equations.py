@@ -177,8 +177,7 @@ def test_a_category_by_hand():
 
 
 def test_a_category_around_given_means():
-    """mean delta .1 and mean gap 0 are given: alphaD s(delta)/s(.1), alphaM s(1.75)/s(0); its own mean gap stays 1.75.
-    """
+    """mean delta .1 and mean gap 0 are given: alphaD s(delta)/s(.1), alphaM s(1.75)/s(0); its own mean gap stays 1.75."""
     config = HardnessConfig(keep_quantile=1.0, combine="sum", sharpness=2.0)
     found = category_coefficients(DELTA, CATEGORY_GAPS, config, mean_delta=0.1, mean_gap=0.0)
     assert found.alpha_d == pytest.approx([s(0.2) / s(0.1), s(0.7) / s(0.1)])

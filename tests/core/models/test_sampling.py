@@ -298,7 +298,7 @@ def _changed(policy: Policy, change: Any) -> Policy:
     return dataclasses.replace(policy, model=model, key=f"changed {id(model)}")
 
 
-# ---------------------------------------------------------------------------------------------------------------- errors
+# --------------------------------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -352,8 +352,7 @@ def test_exact_cpu_sampling_does_not_use_the_global_stream(policy: Policy) -> No
 
 
 def test_exact_cpu_sampling_draws_by_hand(policy: Policy) -> None:
-    """With temperature T and uniform numbers u, the first token is where the cumulated softmax(logits / T) exceeds u.
-    """
+    """With temperature T and uniform numbers u, the first token is where the cumulated softmax(logits / T) exceeds u."""
     tokens = policy.tokenizer(["Hi", "Hi", "Hi"], return_tensors="pt")
     uniforms = torch.rand(3, 1, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     with torch.no_grad():
