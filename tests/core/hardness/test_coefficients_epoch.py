@@ -37,7 +37,7 @@ def test_the_first_pass_uses_the_stored_table() -> None:
 
 
 def test_the_second_pass_uses_the_values_of_the_first() -> None:
-    """Mean deltas of a, b, c: 0.2, 0.8, 0.5; all gaps are kept, so alphaM is 1. a and b: their alphas over their mean."""
+    """Mean deltas of a, b, c: 0.2, 0.8, 0.5; all gaps are kept, so alphaM is 1. Alphas are divided by their mean."""
     coefficients = Coefficients(EPOCH, 0, STORED)
     _pass(coefficients)
     expected = alpha_data(np.array([0.2, 0.8, 0.5]))

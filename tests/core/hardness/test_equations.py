@@ -165,7 +165,7 @@ DELTA, CATEGORY_GAPS = np.array([0.2, 0.7]), np.array([1.0, 2.0, 0.0, 4.0])
 
 
 def test_a_category_by_hand():
-    """mean delta .45; mean gap 1.75, half of the four gaps kept are 1 and 2: gapF 1.5, tau .5625, alphaM
+    """Mean delta .45; mean gap 1.75, half of the four gaps kept are 1 and 2: gapF 1.5, tau .5625, alphaM
     s(1.5)/s(1.75).
     """
     found = category_coefficients(DELTA, CATEGORY_GAPS, HardnessConfig(keep_quantile=0.5))
@@ -177,7 +177,7 @@ def test_a_category_by_hand():
 
 
 def test_a_category_around_given_means():
-    """mean delta .1 and mean gap 0 are given: alphaD s(delta)/s(.1), alphaM s(1.75)/s(0); its own mean gap stays 1.75."""
+    """Given are mean delta .1 and mean gap 0: alphaD s(delta)/s(.1), alphaM s(1.75)/s(0); the own mean gap is 1.75."""
     config = HardnessConfig(keep_quantile=1.0, combine="sum", sharpness=2.0)
     found = category_coefficients(DELTA, CATEGORY_GAPS, config, mean_delta=0.1, mean_gap=0.0)
     assert found.alpha_d == pytest.approx([s(0.2) / s(0.1), s(0.7) / s(0.1)])

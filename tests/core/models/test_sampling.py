@@ -352,7 +352,7 @@ def test_exact_cpu_sampling_does_not_use_the_global_stream(policy: Policy) -> No
 
 
 def test_exact_cpu_sampling_draws_by_hand(policy: Policy) -> None:
-    """With temperature T and uniform numbers u, the first token is where the cumulated softmax(logits / T) exceeds u."""
+    """With temperature T, the first token is where the cumulated softmax(logits / T) exceeds the uniform number."""
     tokens = policy.tokenizer(["Hi", "Hi", "Hi"], return_tensors="pt")
     uniforms = torch.rand(3, 1, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     with torch.no_grad():

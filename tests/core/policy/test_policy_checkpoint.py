@@ -104,7 +104,7 @@ def test_equal_inputs_give_equal_bytes(contexts: Any) -> None:
     ids=["adapters", "all_weights", "two_passes"],
 )
 def test_a_killed_run_resumes_to_the_same_weights(contexts: Any, overrides: dict[str, Any]) -> None:
-    """Killed in step 3 of 4 after a checkpoint in step 2: weights, log and metrics are those of the uninterrupted run."""
+    """Killed in step 3 of 4 after a checkpoint in step 2: weights and log are those of the uninterrupted run."""
     overrides = {"policy.save_steps": 2, **overrides}
     passes = overrides.get("policy.num_iterations", 1)
     uninterrupted = contexts.make("uninterrupted", overrides)

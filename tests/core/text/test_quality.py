@@ -50,7 +50,7 @@ def test_an_echo_of_the_prompt_has_low_quality(quality):
 
 
 def test_the_oddities_by_hand():
-    """Usual length 8, no order model: 'no no no no' has 3 bigrams, 1 distinct: 2/3; 3 of 4 words repeat; 4 of 8 words."""
+    """Usual length 8, no order model: 'no no no no' has 3 bigrams, 1 distinct: 2/3; 3 of 4 words repeat."""
     bare = TextQuality({}, 8.0, frozenset(), {}, {})
     odd = bare.oddities("Tell me a joke now", "no no no no")
     assert odd["repeated"] == pytest.approx(2 / 3)
