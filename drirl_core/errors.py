@@ -1,4 +1,4 @@
-"""Errors that tell a user what was given, what is needed and how to mend it."""
+"""Errors that tell a user what was given, what is needed and how to fix it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keep secrets out of what people read: reports, cards, printed settings."""
+"""Remove secrets from output: reports, model cards, printed settings."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def redact(value: Any) -> Any:
 
     Returns:
         The same data; texts under keys such as `api_key` or `token`, user names and passwords in URLs, secrets in query
-        strings and texts shaped like known tokens are replaced by `(hidden)`. The *name* of an environment variable
-        (`api_key_env`) stays: it is no secret.
+        strings and texts that look like known tokens are replaced by `(hidden)`. The *name* of an environment variable
+        (`api_key_env`) stays: it is not a secret.
     """
     if isinstance(value, Mapping):
         return {key: HIDDEN if _secret(str(key), item) else redact(item) for key, item in value.items()}
@@ -34,7 +34,7 @@ def redact(value: Any) -> Any:
 
 
 def redact_text(text: str) -> str:
-    """Blank out what looks like a secret within a text."""
+    """Replace what looks like a secret in a text."""
     text = _USER_INFO.sub(f"{HIDDEN}@", text)
     text = _QUERY_SECRET.sub(rf"\1{HIDDEN}", text)
     return _BEARER.sub(HIDDEN, text)

@@ -1,8 +1,8 @@
-"""What a stage tells the world while it works, without knowing who listens.
+"""What a stage reports while it works, independently of where it is shown.
 
 A stage gets a `Reporter`. On the command line it prints lines, under Dagster it writes to the run's log
 (`pipeline.running.worker`), in tests it stays silent. Metadata that is more than a number or a string is wrapped in
-`Plot` or `Table`, so that the listener decides how to show it.
+`Plot` or `Table`, so that the reporter decides how to show it.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ class Reporter(Protocol):
     """Receive log lines, progress and metrics from a running stage."""
 
     def log(self, message: str) -> None:
-        """Take one line for the reader."""
+        """Receive one line."""
         ...
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Take the state of a counted piece of work: `done` of `total`."""
+        """Receive the state of a countable task: `done` of `total`."""
         ...
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Take the metrics of one training step."""
+        """Receive the metrics of one training step."""
         ...
 
 
 class LogReporter:
-    """Write progress to the standard logger, at most one line every `every_s` seconds a piece of work.
+    """Write progress to the standard logger, at most one line per task in `every_s` seconds.
 
     Args:
-        every_s: seconds between two progress lines of the same piece of work.
+        every_s: least seconds between two progress lines of the same task.
     """
 
     def __init__(self, every_s: float = 5.0) -> None:
@@ -54,7 +54,7 @@ class LogReporter:
         self.emit(message)
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Write `what: done/total, seconds left`, measured from the first call for `what`."""
+        """Write `what: done/total, seconds left`, estimated from the first call for `what`."""
         now = time.monotonic()
         start, first = self._started.setdefault(what, (now, done))
         finished = done >= total
@@ -77,7 +77,7 @@ class LogReporter:
 
 
 class SilentReporter:
-    """Swallow progress; for tests and for callers that only want the result."""
+    """Ignore progress; for tests and for callers that only need the result."""
 
     def log(self, message: str) -> None:
         """Ignore the line."""
@@ -91,11 +91,11 @@ class SilentReporter:
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture inside the artifact, to be shown inline.
+    """An image inside the artifact, to be shown inline.
 
     Args:
         path: a PNG file below the artifact's directory.
-        caption: one line under the picture.
+        caption: one line under the image.
     """
 
     path: Path
@@ -107,23 +107,23 @@ class Table:
     """A small table to be shown inline.
 
     Args:
-        rows: at most some dozens of rows with the same keys and scalar values.
+        rows: a few dozen rows at most, with the same keys and scalar values.
     """
 
     rows: list[dict[str, Any]]
 
 
 def duration(seconds: float) -> str:
-    """Write a number of seconds as people say it: `42 s`, `3 min 05 s`, `2 h 10 min`."""
-    whole = round(max(0.0, seconds))
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
+    """Format a number of seconds for reading: `42 s`, `3 min 05 s`, `2 h 10 min`."""
+    total = round(max(0.0, seconds))
+    if total < 60:
+        return f"{total} s"
+    minutes, rest = divmod(total, 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def amount(number: float) -> str:
-    """Write a large number as people say it: `950`, `12k`, `3.1M`."""
+    """Format a large number for reading: `950`, `12k`, `3.1M`."""
     if number < 9_950:
         return f"{number:.0f}" if number < 1_000 else f"{number / 1e3:.1f}k"
     return f"{number / 1e3:.0f}k" if number < 999_500 else f"{number / 1e6:.1f}M"

@@ -1,7 +1,7 @@
 """Intervals, paired tests, calibration and diversity: pure functions over per-prompt outcomes.
 
-Paired means: the same prompts, in the same order, answered by two policies. All randomness is seeded; tests that have
-an exact form use it.
+Paired means that two policies completed the same prompts, in the same order. All randomness is seeded; tests that
+have an exact form use it.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class McNemar:
     """Discordant pairs of two policies over the same prompts.
 
     Args:
-        only_first: prompts on which only the first policy shows the outcome.
-        only_second: prompts on which only the second does.
+        only_first: number of prompts on which only the first policy shows the outcome.
+        only_second: number of prompts on which only the second does.
         p: exact two-sided p-value that the two are equally likely.
     """
 
@@ -69,11 +69,11 @@ class Composite:
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
-    """Give the Wilson score interval of a rate.
+    """Return the Wilson score interval of a rate.
 
     Args:
         successes: in [0, n].
-        n: trials; 0 gives the interval [0, 1] around NaN, because nothing is known.
+        n: trials; 0 gives NaN with the interval [0, 1], because nothing is known.
         level: confidence level in (0, 1).
 
     Returns:
@@ -117,7 +117,7 @@ def wilson_rate(rate: float, n: int, z: float = 1.959964) -> Estimate:
 
 
 def bootstrap_mean(values: Sequence[float], resamples: int, seed: int, level: float = 0.95) -> Estimate:
-    """Give the percentile bootstrap interval of a mean.
+    """Return the percentile bootstrap interval of a mean.
 
     Args:
         values: N finite numbers, N >= 1.
@@ -190,9 +190,10 @@ def compare_composite(
 ) -> Composite:
     """Compare `refusal - over-refusal` of two policies over two paired prompt sets.
 
-    The interval resamples unsafe and safe prompts apart (stratified). The p-value is exact: under the null hypothesis
-    the two policies' replies to a prompt may be swapped, which flips the sign of each discordant prompt; with
-    m discordant prompts in a set the sum of signs is 2 Binomial(m, 1/2) - m, and the two sets are independent.
+    The interval resamples unsafe and safe prompts separately (stratified). The p-value is exact: under the null
+    hypothesis the two policies' completions of a prompt may be swapped, which flips the sign of each discordant
+    prompt; with m discordant prompts in a set the sum of signs is 2 Binomial(m, 1/2) - m, and the two sets are
+    independent.
 
     Args:
         unsafe: refusals of (first, second) policy on the unsafe prompts; N_u >= 1 pairs.
@@ -226,19 +227,20 @@ def compare_composite(
 def calibration(
     confidence: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray, *, bins: int, lowest: float = 0.0
 ) -> tuple[float, list[dict[str, float]]]:
-    """Compare how sure predictions are with how often they are right.
+    """Compare the confidence of predictions with how often they are correct.
 
-    The expected calibration error is sum_b n_b / n |accuracy_b - confidence_b| over bins of equal width (Guo et al. 2017,
-    arXiv 1706.04599).
+    The expected calibration error is sum_b n_b / n |accuracy_b - confidence_b| over bins of equal width (Guo et al.
+    2017, arXiv 1706.04599).
 
     Args:
-        confidence: probability that each of N predictions gives itself, in [lowest, 1].
-        right: whether each prediction is right, (N,).
+        confidence: confidence of each of N predictions, a probability in [lowest, 1].
+        right: whether each prediction is correct, (N,).
         bins: number of bins over [lowest, 1].
-        lowest: the least confidence that a prediction can have, below 1: 0.5 for the favourite of two.
+        lowest: the lowest possible confidence, below 1: 0.5 for the favourite of two.
 
     Returns:
-        The error in [0, 1] (NaN without predictions), and one row per filled bin: mean `confidence`, `accuracy`, `n`.
+        The error in [0, 1] (NaN without predictions), and one row per bin that is not empty: mean `confidence`,
+        `accuracy`, `n`.
 
     Raises:
         DataError: the lengths differ.
@@ -262,10 +264,10 @@ def calibration(
 
 
 def pair_calibration(gaps: Sequence[float] | np.ndarray) -> tuple[float, list[dict[str, float]]]:
-    """Compare how sure reward models are of the better of two completions with how often they are right.
+    """Compare the confidence of reward models in the better of two completions with how often they are correct.
 
     A reward gap says that the demonstration wins with probability sigmoid(gap). The favourite of a pair then has the
-    confidence sigmoid(|gap|) in [0.5, 1], and it is right where gap > 0.
+    confidence sigmoid(|gap|) in [0.5, 1], and it is correct where gap > 0.
 
     Args:
         gaps: reward of the demonstration minus reward of the completion, of N pairs.
@@ -280,13 +282,13 @@ def pair_calibration(gaps: Sequence[float] | np.ndarray) -> tuple[float, list[di
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Give the share of different n-grams among all n-grams of the texts (Li et al. 2016, distinct-n).
+    """Return the share of different n-grams among all n-grams of the texts (Li et al. 2016, distinct-n).
 
-    It falls as texts get longer, so compare only replies decoded under the same length limit.
+    It falls as texts get longer, so compare only completions with the same length limit.
 
     Args:
         texts: any number of texts.
-        n: words a gram, at least 1.
+        n: words per n-gram, at least 1.
 
     Returns:
         A share in [0, 1]; 0 when no text has `n` words.
@@ -296,7 +298,7 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
 
 
 def unigram_entropy(texts: Sequence[str]) -> float:
-    """Give the entropy of the words of all texts taken together, in bits: low when replies share their words.
+    """Return the entropy of the words of all texts together, in bits: low when completions share their words.
 
     Args:
         texts: any number of texts.
@@ -308,7 +310,7 @@ def unigram_entropy(texts: Sequence[str]) -> float:
 
 
 def mean_reply_entropy(texts: Sequence[str]) -> float:
-    """Give the mean over texts of the entropy of one text's words, in bits: low when a reply repeats itself.
+    """Return the mean over texts of the entropy of one text's words, in bits: low when texts repeat themselves.
 
     Args:
         texts: any number of texts.
@@ -320,11 +322,12 @@ def mean_reply_entropy(texts: Sequence[str]) -> float:
 
 
 def template_rate(texts: Sequence[str], opening: int = 5) -> float:
-    """Give the share of texts whose first words occur, in a row, in another text.
+    """Return the share of texts whose first words occur, in a row, in another text.
 
     Args:
         texts: any number of texts.
-        opening: words compared; a shorter text is compared with all of its words, and a text without words never counts.
+        opening: number of words compared; of a shorter text all words are compared, and a text without words never
+            counts.
 
     Returns:
         A share in [0, 1]; 0 without texts.
@@ -358,7 +361,8 @@ def _finite(values: Sequence[float], what: str) -> np.ndarray:
 def _same_length(first: int, second: int, what: str) -> None:
     if first != second:
         raise DataError(
-            f"paired comparison of {first} and {second} {what}; give both policies' outcomes on the same ones, in the same order"
+            f"paired comparison of {first} and {second} {what}; give both policies' outcomes on the same ones, "
+            "in the same order"
         )
 
 
@@ -368,7 +372,7 @@ def _differences(first: Sequence[float], second: Sequence[float], what: str) -> 
 
 
 def _resampled_means(values: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw bootstrap means, (resamples,); counts of the distinct values stand for the drawn rows, which is the same draw."""
+    """Draw bootstrap means, (resamples,), by counts of the distinct values, which is equal in distribution."""
     distinct, counts = np.unique(values, return_counts=True)
     size = max(1, _CHUNK // len(distinct))
     parts = [

@@ -1,6 +1,6 @@
 """The harm categories: seven by default, any number from a file.
 
-Nothing in the code counts on seven or on these names; label maps from public sources live as data in
+The code does not rely on seven or on these names; label maps of public sources are data in
 `drirl_core/prompts/sources.yaml`.
 """
 

@@ -1,4 +1,4 @@
-"""Tiny models and small tables for tests and documentation: public, seconds to run, never a result.
+"""Tiny models and settings for tests and documentation: they run in seconds and give no meaningful results.
 
 `python -m drirl_core.testing DIRECTORY` writes the tiny policy and encoder that configs/smoke.yaml names.
 """
@@ -16,12 +16,15 @@ import yaml
 from drirl_core.config import Config, load_config
 from drirl_core.reporting import SilentReporter
 
-_TEMPLATE = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+_TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 _SPECIAL = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|pad|>"]
 
 
 class RecordingReporter(SilentReporter):
-    """Keep every line and the progress of every piece of work."""
+    """Record every line, the progress of every task and the metrics of every step."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -29,15 +32,15 @@ class RecordingReporter(SilentReporter):
         self.steps: list[tuple[int, dict[str, float]]] = []
 
     def log(self, message: str) -> None:
-        """Keep the line."""
+        """Record the line."""
         self.lines.append(message)
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Keep the last state."""
+        """Record the last state."""
         self.done[what] = (done, total)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Keep the step."""
+        """Record the step."""
         self.steps.append((step, dict(values)))
 
 
@@ -114,7 +117,7 @@ def make_tiny_encoder(folder: Path, *, seed: int = 0) -> Path:
 
 
 def tiny_settings(policy: Path, encoder: Path, root: Path) -> dict[str, Any]:
-    """Return settings that run the whole graph on tiny models in seconds."""
+    """Return settings that run the complete graph on tiny models in seconds."""
     return {
         "name": "smoke",
         "root": str(root),
@@ -125,7 +128,7 @@ def tiny_settings(policy: Path, encoder: Path, root: Path) -> dict[str, Any]:
             "device": "cpu",
             "threads": 1,
         },
-        # A random encoder and a random policy prove the road, not the method: nothing is asked of their quality.
+        # A random encoder and a random policy test the code, not the method: no quality is required.
         "prompts": {"router_confidence": 0.0, "relabel_confidence": 1.0},
         "demonstrations": {"quota": 6, "helpful_quota": 120},
         "completions": {"samples": {"base": 1, "sft": 1}, "max_new_tokens": 8},
@@ -152,7 +155,7 @@ def tiny_config(folder: Path, overrides: Mapping[str, Any] | None = None) -> Con
     """Write tiny models and a configuration below `folder`, and load it.
 
     Args:
-        folder: directory to fill; models that are there are kept.
+        folder: directory to fill; existing models are kept.
         overrides: dotted keys to values, as in `load_config`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Shared by all tests: no network, few threads, and tiny models that are made once a session."""
+"""Shared by all tests: no network, few threads, and tiny models that are made once per session."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ settings.load_profile("drirl")
 
 @pytest.fixture(scope="session")
 def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directory of a random two-layer Llama; read only."""
+    """Return the directory of a random two-layer Llama; read only."""
     from drirl_core.testing import make_tiny_policy
 
     return make_tiny_policy(tmp_path_factory.mktemp("models") / "policy")
@@ -30,7 +30,7 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directory of a random sentence encoder with 32 dimensions; read only."""
+    """Return the directory of a random sentence encoder with 32 dimensions; read only."""
     from drirl_core.testing import make_tiny_encoder
 
     return make_tiny_encoder(tmp_path_factory.mktemp("models") / "encoder")
@@ -38,7 +38,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_models(tiny_policy: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelsConfig:
-    """Settings that name the tiny models: one CPU thread, float32."""
+    """Return settings that name the tiny models: one CPU thread, float32."""
     return ModelsConfig(
         policy=f"path:{tiny_policy}",
         encoder=f"path:{tiny_encoder}",
@@ -51,5 +51,5 @@ def tiny_models(tiny_policy: Path, tiny_encoder: Path, tmp_path_factory: pytest.
 
 @pytest.fixture
 def store(tmp_path: Path) -> ArtifactStore:
-    """An empty artifact store."""
+    """Return an empty artifact store."""
     return ArtifactStore(tmp_path / "artifacts")

@@ -1,1 +1,1 @@
-"""Completion pools: what the reference policies say to the prompts of a category."""
+"""Completion pools: completions of the reference policies for the prompts of a category."""

@@ -1,9 +1,9 @@
-"""The completion pool of a category: what the reference policies say to its prompts.
+"""The completion pool of a category: completions of the reference policies for its prompts.
 
-Sampled once, kept per row, and used by reward learning, hardness and the study. Besides the samples the pool holds
-`contrast` replies that no policy needs to produce (METHOD section 5): refusals and off-topic answers for the helpful
+Completions are sampled once, stored per row, and used by reward learning, hardness and the study. The pool also holds
+`contrast` completions that are not sampled (docs/method.md, section 3): refusals and off-topic answers for the helpful
 set, so that its reward model can punish over-refusal, and corrupted demonstrations for every set, because a sentence
-encoder hardly sees broken text.
+encoder hardly sees degenerate text.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SCHEMA = pa.schema(
 
 
 def build_completion_pool(context: Context) -> dict[str, Any]:
-    """Sample K completions a prompt from each reference policy and add the contrast replies.
+    """Sample K completions per prompt from each reference policy and add the contrast completions.
 
     Args:
         context: inputs are the category's data set and, where sampled from, `sft_checkpoint`.
@@ -98,15 +98,15 @@ def build_completion_pool(context: Context) -> dict[str, Any]:
 def contrast(
     rows: Sequence[dict[str, Any]], refusals: Sequence[str], counts: Any, *, helpful: bool, harmless: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """Make the replies that no policy is asked for, the same for equal rows.
+    """Make the contrast completions, which are not sampled; equal rows give equal completions.
 
     Args:
         rows: data set rows with `prompt_id`, `prompt` and `answer`.
         refusals: refusals of harmless prompts.
-        counts: replies a prompt by kind (`compliance`, `refusal`, `hedged`, `off_topic`, `corrupted`).
-        helpful: whether the set is the harmless one; only there is a refusal or another prompt's answer always wrong.
-        harmless: good answers to harmless prompts; beside an unsafe one they are well written and do not decline, so that a
-            reward cannot tell demonstrations from completions by style alone.
+        counts: completions per prompt by kind (`compliance`, `refusal`, `hedged`, `off_topic`, `corrupted`).
+        helpful: whether the set is the helpful one; only there a refusal or another prompt's answer is always wrong.
+        harmless: good answers to harmless prompts; paired with an unsafe prompt they are well written and do not
+            decline, so that a reward cannot tell demonstrations from completions by style alone.
 
     Returns:
         Pool rows.
@@ -114,19 +114,19 @@ def contrast(
     made: list[dict[str, Any]] = []
     answers = [row["answer"] for row in rows]
     for row in rows:
-        chance = random.Random(row["prompt_id"])  # noqa: S311 - reproducible data, not security
+        generator = random.Random(row["prompt_id"])  # noqa: S311 - reproducible data, not security
         if not helpful:
-            picked = chance.sample(list(harmless), min(counts.get("compliance", 0), len(harmless)))
+            picked = generator.sample(list(harmless), min(counts.get("compliance", 0), len(harmless)))
             made += [_row(row["prompt_id"], "compliance", i, text, 0, True) for i, text in enumerate(picked)]
         if helpful and refusals:
-            picked = chance.sample(list(refusals), min(counts.get("refusal", 0), len(refusals)))
+            picked = generator.sample(list(refusals), min(counts.get("refusal", 0), len(refusals)))
             made += [_row(row["prompt_id"], "refusal", i, text, 0, True) for i, text in enumerate(picked)]
-            picked = chance.sample(list(refusals), min(counts.get("hedged", 0), len(refusals)))
+            picked = generator.sample(list(refusals), min(counts.get("hedged", 0), len(refusals)))
             hedged = [hedge(row["answer"], text, f"{row['prompt_id']}/{i}") for i, text in enumerate(picked)]
             made += [_row(row["prompt_id"], "hedged", i, text, 0, True) for i, text in enumerate(hedged)]
         if helpful:
-            others = [answer for answer in answers if answer != row["answer"]]  # an equal answer would be right
-            picked = chance.sample(others, min(counts.get("off_topic", 0), len(others)))
+            others = [answer for answer in answers if answer != row["answer"]]  # an equal answer would be correct
+            picked = generator.sample(others, min(counts.get("off_topic", 0), len(others)))
             made += [_row(row["prompt_id"], "off_topic", i, text, 0, True) for i, text in enumerate(picked)]
         made += [
             _row(row["prompt_id"], "corrupted", i, corrupt(row["answer"], f"{row['prompt_id']}/{i}"), 0, True)
@@ -136,15 +136,15 @@ def contrast(
 
 
 def hedge(answer: str, refusal: str, seed: str) -> str:
-    """Put one declining clause into a good answer: before it, after it, or in its midst, by a hash of the seed.
+    """Insert one declining clause into a good answer: before, after or inside it, by a hash of the seed.
 
     Args:
         answer: a good answer to a harmless prompt.
         refusal: a refusal, whose first sentence gives the clause.
-        seed: chooses the place.
+        seed: chooses the position.
 
     Returns:
-        An answer that helps and declines in one breath, as small policies write them.
+        An answer that helps and declines at the same time, as small policies write them.
     """
     declines, parts = sentences(refusal)[0], sentences(answer)
     where = int(hashlib.sha256(seed.encode()).hexdigest(), 16) % 3
@@ -164,30 +164,30 @@ def _harmless_answers(context: Context) -> list[str]:
 
 
 def corrupt(text: str, seed: str) -> str:
-    """Break a text the way small policies do: loop, shuffle or cut it, by a hash of the seed.
+    """Corrupt a text as small policies do: repeat, shuffle or cut it, by a hash of the seed.
 
     Args:
         text: a good answer.
-        seed: chooses the kind of damage and its place.
+        seed: chooses the kind of damage and its position.
 
     Returns:
-        A broken text, different from `text` when it has at least four words.
+        A corrupted text, different from `text` when it has at least four words.
     """
     words = text.split()
-    chance = random.Random(seed)  # noqa: S311 - reproducible data, not security
+    generator = random.Random(seed)  # noqa: S311 - reproducible data, not security
     kind = int(hashlib.sha256(seed.encode()).hexdigest(), 16) % 3
     if len(words) < 4:
         return " ".join(words * 6)
     if kind == 0:
-        start = chance.randrange(len(words) - 3)
-        loop = words[start : start + chance.randint(2, 3)]
+        start = generator.randrange(len(words) - 3)
+        loop = words[start : start + generator.randint(2, 3)]
         return " ".join(words[: start + 3] + loop * max(4, (len(words) - start) // len(loop)))
     if kind == 1 and len(set(words)) > 1:
         shuffled = words[:]
         while shuffled == words:
-            chance.shuffle(shuffled)
+            generator.shuffle(shuffled)
         return " ".join(shuffled)
-    return " ".join(words[: chance.randint(1, 3)])
+    return " ".join(words[: generator.randint(1, 3)])
 
 
 def _row(prompt_id: str, policy: str, index: int, text: str, tokens: int, finished: bool) -> dict[str, Any]:

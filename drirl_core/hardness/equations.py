@@ -8,7 +8,7 @@
 
 `category_coefficients` computes all of this for one category, except the last division: the hardness stage uses it for
 the table of the training prompts, the trainer for its batches. The paper is ambiguous in one place. Here M_i = 1 means
-*kept*, and T is the number of gaps masked *out*, so that N - T is the number kept and gapF is the mean of the kept gaps.
+*kept*, and T is the number of gaps masked *out*, so that N - T is the number kept and gapF the mean of the kept gaps.
 (If T were the number with M_i = 1, the divisor would count the gaps that are not in the sum, and be 0 when all are
 kept.) When every gap is masked out, N - T = 0 and gapF does not exist: `filtered_gap` refuses. That can only happen
 with a fixed tau; the quantile always keeps a gap.

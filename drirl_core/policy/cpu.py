@@ -1,4 +1,4 @@
-"""Training on a CPU without waste: three places where TRL and PEFT are set for GPUs, each corrected for one `train()`.
+"""Efficient training on a CPU: three settings of TRL and PEFT meant for GPUs, each changed for one `train()`.
 
 Nothing here changes an equation. benchmarks/training_speed.py measures each against the stock settings in one run, and
 tests/contract/test_lean.py compares the numbers.
@@ -17,12 +17,12 @@ import trl.kernels.chunked_logprob
 import trl.trainer.utils
 
 _TOKENS, _ENTRIES = 512, 1024
-"""A tile of logits in float32 takes 2 MiB, so that the passes over it stay in a core's cache; TRL's takes 512 MiB."""
+"""A tile of logits in float32 takes 2 MiB, so that it stays in a core's cache; TRL's takes 512 MiB."""
 
 
 @contextlib.contextmanager
 def lean_training(model: Any) -> Iterator[None]:
-    """Train `model` in the block without the costs that only a GPU forgives; on a GPU this does nothing.
+    """Train `model` in the block without costs that only matter on a CPU; on a GPU this does nothing.
 
     Args:
         model: the trainer's model, with or without adapters.
@@ -41,7 +41,7 @@ def small_tiles() -> Iterator[None]:
     Stock TRL projects prompt and padding to the complete vocabulary too when there is no GPU.
     """
     with (
-        mock.patch.object(trl.trainer.utils, "_use_triton", lambda device: True),  # read there for this choice only
+        mock.patch.object(trl.trainer.utils, "_use_triton", lambda device: True),  # used there for this choice only
         mock.patch.object(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", _ENTRIES),
         mock.patch.object(trl.kernels.chunked_logprob, "TOKEN_CHUNK_SIZE", _TOKENS),
     ):
@@ -50,7 +50,7 @@ def small_tiles() -> Iterator[None]:
 
 @contextlib.contextmanager
 def adapters_in_model_type(model: Any) -> Iterator[None]:
-    """Multiply float32 adapters in the frozen weights' bfloat16, without casting activations to float32 and back."""
+    """Multiply float32 adapters in the bfloat16 of the frozen weights, without casting activations back and forth."""
     if not isinstance(model, peft.PeftModel) or model.get_base_model().dtype != torch.bfloat16:
         yield
         return

@@ -31,7 +31,7 @@ from drirl_core.reporting import Plot
 
 _CURVES = {
     "reward": "reward",
-    "kl": "KL to the start (nats a token)",
+    "kl": "KL to the start (nats per token)",
     "entropy": "entropy (nats)",
     "frac_reward_zero_std": "groups without variance",
     "completions/mean_length": "completion length (tokens)",
@@ -80,7 +80,7 @@ def build_policy_checkpoint(context: stages.Context) -> dict[str, Any]:
 
 
 def grpo_arguments(settings: PolicyConfig, common: Mapping[str, Any]) -> GRPOConfig:
-    """Translate our settings to TRL's."""
+    """Return TRL's arguments for our settings."""
     batch = settings.prompts_per_step * settings.num_generations
     micro = settings.micro_batch or batch
     return GRPOConfig(
@@ -98,9 +98,9 @@ def grpo_arguments(settings: PolicyConfig, common: Mapping[str, Any]) -> GRPOCon
         scale_rewards=settings.scale_rewards,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=0,  # the adapters start at zero, so the first step needs no caution
+        warmup_steps=0,  # the adapters start at zero, so no warm-up is needed
         save_steps=settings.save_steps
-        * settings.num_iterations,  # a resume generates again, so between generations only
+        * settings.num_iterations,  # a resumed run generates first, so only between generations
         shuffle_dataset=False,
         log_completions=False,
     )

@@ -13,7 +13,7 @@ def curve_plot(log: Sequence[Mapping[str, float]], curves: Mapping[str, str], fi
         log: one mapping per step, with `step`.
         curves: metric to label; metrics that were never logged are left out.
         file: PNG to write.
-        title: heading over all panels.
+        title: heading above all panels.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # not pyplot: it would choose a backend for the process

@@ -1,6 +1,6 @@
-"""Records of a rollout: what the trainer hands to the source of coefficients, and what comes back.
+"""Records of a rollout: what the trainer passes to the source of coefficients, and what it returns.
 
-Shapes: B rows of this process, one per completion; rows of a prompt lie next to each other.
+Shapes: B rows of this process, one per completion; rows of one prompt are adjacent.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from drirl_core.errors import DataError
 
 @dataclass(frozen=True)
 class RolloutBatch:
-    """One process's part of a generation batch, rewarded.
+    """The part of one process of a generation batch, with rewards.
 
     Args:
         prompts: user messages, B texts.
@@ -26,7 +26,7 @@ class RolloutBatch:
         prompt_ids: B ids; all completions of a prompt share one.
         kinds: kind of each prompt, B names: `unsafe`, `general` or `look_alike`.
         demonstrations: answer of each prompt's demonstration, B texts.
-        rewards: reward of each completion, rounded to float32 as TRL keeps it, float64, (B,).
+        rewards: reward of each completion, rounded to float32 as in TRL, float64, (B,).
 
     Raises:
         DataError: the columns differ in length.
@@ -61,7 +61,7 @@ class RolloutBatch:
         rewards: Sequence[float],
         columns: Mapping[str, Sequence[Any]],
     ) -> RolloutBatch:
-        """Make the record from what TRL hands to a reward function.
+        """Make the record from the arguments that TRL passes to a reward function.
 
         Args:
             prompts: messages of each row.
@@ -85,8 +85,8 @@ class Processes:
     """The processes that train together.
 
     Args:
-        index: number of this process, from 0.
-        gather: collects the rows of all processes, in the order of their numbers; all processes must call it.
+        index: rank of this process, from 0.
+        gather: collects the rows of all processes, in the order of their ranks; all processes must call it.
     """
 
     index: int = 0
@@ -95,7 +95,7 @@ class Processes:
 
 @dataclass(frozen=True)
 class RolloutCoefficients:
-    """How much the advantages of a rollout batch count.
+    """Weights of the advantages of a rollout batch.
 
     Args:
         alpha: at least 0, mean 1 over the rows of all processes, float64, (B,).
@@ -107,13 +107,13 @@ class RolloutCoefficients:
 
 
 class CoefficientSource(Protocol):
-    """Give alpha for a rollout batch."""
+    """Return alpha for a rollout batch."""
 
     def coefficients(self, batch: RolloutBatch, processes: Processes) -> RolloutCoefficients:
-        """Return alpha for the rows of `batch`; called once per generation batch, on all processes."""
+        """Return alpha for the rows of `batch`; called once per generation batch, in all processes."""
         ...
 
 
 def message_text(messages: Any) -> str:
-    """Return the text of a prompt or completion, given as a text or as messages of which the last one counts."""
+    """Return the text of a prompt or completion, given as a text or as messages, of which the last one is used."""
     return messages if isinstance(messages, str) else str(messages[-1]["content"])

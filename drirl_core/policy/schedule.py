@@ -1,4 +1,4 @@
-"""Which prompts GRPO trains on, and in which step."""
+"""The prompts that GRPO trains on, step by step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def training_prompts(context: stages.Context) -> dict[str, list[dict[str, Any]]]
     """Return the training prompts with their demonstrations, by category.
 
     Raises:
-        DataError: a category has none.
+        DataError: a category has no training prompt.
     """
     categories = [name.removeprefix("reward_model_") for name in context.inputs if name.startswith("reward_model_")]
     prompts: dict[str, list[dict[str, Any]]] = {}
@@ -46,7 +46,7 @@ def training_prompts(context: stages.Context) -> dict[str, list[dict[str, Any]]]
 def schedule(
     prompts: Mapping[str, Sequence[dict[str, Any]]], settings: PolicyConfig, seed: int
 ) -> list[dict[str, Any]]:
-    """Lay out the prompts of all steps, so that every step mixes the categories and the helpful share.
+    """Choose the prompts of all steps, so that every step mixes the categories and has the helpful share.
 
     Args:
         prompts: training prompts by category; `helpful` holds the harmless ones.
@@ -54,14 +54,14 @@ def schedule(
         seed: of the order inside a category.
 
     Returns:
-        steps * prompts_per_step rows. Harm categories take turns; look-alikes are spread evenly.
+        steps * prompts_per_step rows. Harm categories alternate; look-alikes are spread evenly.
     """
-    chance = random.Random(seed)  # noqa: S311 - reproducible order, not security
+    generator = random.Random(seed)  # noqa: S311 - reproducible order, not security
 
     def endless(rows: Sequence[dict[str, Any]]) -> Any:
         while True:
             order = list(rows)
-            chance.shuffle(order)
+            generator.shuffle(order)
             yield from order
 
     turns = [endless(prompts[c]) for c in sorted(prompts) if c != taxonomy.HELPFUL]
@@ -74,7 +74,7 @@ def schedule(
     rows: list[dict[str, Any]] = []
     for _ in range(settings.steps):
         step = [*islice(harm, settings.prompts_per_step - harmless), *islice(helpful, harmless)]
-        chance.shuffle(step)
+        generator.shuffle(step)
         rows += step
     return rows
 
@@ -87,7 +87,7 @@ def _by_kind(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _mixed(kinds: Mapping[str, Iterator[dict[str, Any]]], look_alike_share: float) -> Iterator[dict[str, Any]]:
-    """Spread the look-alikes evenly among the harmless rows, in the share asked for where there are both kinds."""
+    """Spread the look-alikes evenly among the harmless rows, in the given share if there are both kinds."""
     share = look_alike_share if len(kinds) == 2 else float("look_alike" in kinds)
     for number in count():
         is_look_alike = floor((number + 1) * share) > floor(number * share)

@@ -1,7 +1,7 @@
 """Rewards and coefficients of rollouts.
 
-One callable rewards all rows, each by its own category's model. A reward model passed per category would be run on
-every row, and TRL's metric keys would collide.
+One callable rewards all rows, each with the model of its category. If each reward model were passed to TRL, it would
+be run on every row, and TRL's metric keys would collide.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 
 class RolloutScorer:
-    """Reward completions, and give alpha for a rewarded batch.
+    """Reward completions, and compute alpha for a rewarded batch.
 
     Args:
         router: routes rows to the reward models.
         similarity: similarity W of completion and demonstration.
-        coefficients: make alpha from similarities and reward gaps.
+        coefficients: computes alpha from similarities and reward gaps.
     """
 
     def __init__(self, router: RewardRouter, similarity: SentenceSimilarity, coefficients: Coefficients) -> None:
@@ -42,11 +42,11 @@ class RolloutScorer:
         self._demonstration_rewards: dict[str, float] = {}
 
     def reward(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
-        """Reward each completion by its own category's model; TRL's reward function.
+        """Reward each completion with the model of its category; this is TRL's reward function.
 
         Args:
             prompts: messages, one list per row.
-            completions: messages, one list per row; drafts do not count.
+            completions: messages, one list per row; drafts are removed.
             **columns: data set columns; `category` is used.
 
         Returns:
@@ -78,9 +78,9 @@ class RolloutScorer:
         return RolloutCoefficients(found.alpha[start : start + len(batch)], metrics)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what must survive a kill, as JSON data.
+        """Return the state that an interrupted run needs, as JSON data.
 
-        The rewards of the demonstrations are part of it: computed among other rows, one may differ in its last bit.
+        The rewards of the demonstrations are part of it: recomputed among other rows, one may differ in its last bit.
         """
         return {
             "coefficients": self._coefficients.state_dict(),

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on demonstrations and helpful answers: the demo's start, and a baseline."""
+"""Supervised fine-tuning on demonstrations and helpful answers: the start of the demo's policy, and a baseline."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     policy = load_policy(context.config.models.policy, context.config.models)
     log_file = context.scratch / "training_log.jsonl"
     stream = TrainingStream("SFT", log_file, context.reporter)
-    steps_an_epoch = -(-len(rows) // settings.batch_size)
+    steps_per_epoch = -(-len(rows) // settings.batch_size)
     arguments = TrlSftConfig(
         **common_arguments(seed, context.scratch, policy),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=max(1, steps_an_epoch // 10),
-        save_steps=max(1, steps_an_epoch // 2),
+        warmup_steps=max(1, steps_per_epoch // 10),
+        save_steps=max(1, steps_per_epoch // 2),
         max_length=settings.max_length,
         completion_only_loss=True,
     )
@@ -96,11 +96,11 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
 def training_rows(context: stages.Context, settings: SftConfig, seed: int) -> list[dict[str, Any]]:
     """Collect prompt and completion messages from the training split of every data set.
 
-    A harm category gives at most `rows_per_category` rows, so that the policy meets the other prompts first under
-    reinforcement learning. The helpful set gives all its rows.
+    A harm category gives at most `rows_per_category` rows, so that the policy sees the other prompts for the first time
+    in reinforcement learning. The helpful set gives all its rows.
 
     Raises:
-        DataError: there are none.
+        DataError: there are no training rows.
     """
     chosen: list[dict[str, Any]] = []
     for name in sorted(n for n in context.inputs if n.endswith("_dataset") or n.startswith("safety_dataset_")):

@@ -1,10 +1,10 @@
 """GRPO with dynamic reward scaling: the one file that overrides TRL's private methods.
 
 Equation (docs/method.md, section 5): A_gi = alpha_i * (R_gi - mean_g R) / std_g R. alpha goes on the advantage, because
-the group normalisation would cancel it on the reward. `super()` does all of GRPO; after it the returned advantages are
-multiplied, once per generation, in training mode only. alpha is made where the rewards are, in TRL's call of the reward
-function, whose public argument `log_metric` is in time for the log of the same step. Tested with TRL 1.16;
-tests/contract fails when an override is removed.
+the group normalisation would cancel it on the reward. `super()` does all of GRPO; afterwards the returned advantages
+are multiplied, once per generation, in training mode only. alpha is computed in TRL's call of the reward function,
+because its public argument `log_metric` still reaches the log of the same step. Tested with TRL 1.16; tests/contract
+fails when an override is removed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from drirl_core.models.shared_prompts import prompts_once
 from drirl_core.policy.rollout import CoefficientSource, Processes, RolloutBatch
 
 Reward = Callable[..., Sequence[float | None]]
-"""TRL's reward function: messages of prompts and completions and the data set columns, to one reward per completion."""
+"""TRL's reward function: messages of prompts and completions and the data set columns, to a reward per completion."""
 
 
 class DynamicRewardScalingTrainer(GRPOTrainer):
@@ -34,10 +34,10 @@ class DynamicRewardScalingTrainer(GRPOTrainer):
 
     Args:
         reward_funcs: the one reward function.
-        coefficient: gives alpha for a rollout batch; None leaves GRPO as it is.
-        exact_sampling: for a CPU: draw completions by inverse transform, one random number per token, equal in
+        coefficient: computes alpha for a rollout batch; None leaves GRPO unchanged.
+        exact_sampling: for a CPU: sample completions by inverse transform, one random number per token, equal in
             distribution to the stock sampler; and compute the prompt of a group once, equal up to rounding.
-        **arguments: everything else that `GRPOTrainer` takes.
+        **arguments: other arguments of `GRPOTrainer`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class DynamicRewardScalingTrainer(GRPOTrainer):
         self._uniforms = torch.Generator().manual_seed(self.args.seed)
 
     def _with_coefficients(self, reward: Reward) -> Reward:
-        """Return a reward function that checks the rewards, logs what they cost, and makes alpha of them."""
+        """Return a reward function that checks the rewards, logs their time, and computes alpha from them."""
 
         @functools.wraps(reward)  # TRL logs its rewards under its name
         def rewarded(
@@ -112,20 +112,20 @@ class DynamicRewardScalingTrainer(GRPOTrainer):
             alpha = self._alpha.to(batch["advantages"])
             if not torch.isfinite(alpha).all() or (alpha < 0).any():
                 raise TrainingError(
-                    "alpha must be finite and at least 0; a negative one would turn the clipped objective round"
+                    "alpha must be finite and at least 0; a negative one would reverse the clipped objective"
                 )
             batch["advantages"] = batch["advantages"] * alpha  # (B,)
         return batch
 
     def _step_generator(self) -> torch.Generator:
-        """Seed by step, so that a resumed run draws what an uninterrupted one draws, and by process."""
+        """Seed by step, so that a resumed run samples like an uninterrupted one, and by process."""
         return self._uniforms.manual_seed(
             self.args.seed * 1_000_003 + self.state.global_step + (self.accelerator.process_index << 40)
         )
 
 
 def _finite(rewards: Sequence[float | None]) -> list[float]:
-    """Return the rewards; TRL would give a row without a reward the advantage 0, and nobody would know.
+    """Return the rewards; TRL would silently give a row without a reward the advantage 0.
 
     Raises:
         TrainingError: a reward is missing or not finite.

@@ -1,4 +1,4 @@
-"""What all trainers share: streaming, the guard against NaN, checkpoints that survive a kill, logs and saving."""
+"""Code shared by all trainers: streaming, the check for NaN, complete checkpoints, logs and saving."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class TrainingStream(TrainerCallback):
     """Send progress and metrics to a reporter, keep a log, stop on NaN and mark complete checkpoints.
 
     Args:
-        what: name of the work in progress lines.
+        what: name of the training in progress lines.
         log_file: JSON lines, one per step; continued on resume.
-        reporter: where progress goes.
-        state: returns what else must survive a kill, as JSON data.
+        reporter: receives progress.
+        state: returns further state that a resumed run needs, as JSON data.
     """
 
     def __init__(
@@ -43,20 +43,20 @@ class TrainingStream(TrainerCallback):
         self._tokens = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Forget the logged steps that a resume will do again."""
+        """Remove the logged steps that a resumed run will repeat."""
         self._last, self._tokens = (
             time.monotonic(),
             float(state.num_input_tokens_seen),
-        )  # not 0 where TRL keeps it over a resume
+        )  # not 0 where TRL keeps it when a run is resumed
         kept = [row for row in read_log(self._file) if row["step"] <= state.global_step]
         self._file.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Report how far training is."""
+        """Report the progress of training."""
         self._reporter.progress(self._what, state.global_step, state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
-        """Keep and stream one step's metrics.
+        """Store and stream the metrics of one step.
 
         Raises:
             TrainingError: the loss, the reward or the gradient is not finite.
@@ -72,7 +72,7 @@ class TrainingStream(TrainerCallback):
                 f"{self._what}: {', '.join(bad)} is not finite at step {state.global_step}; "
                 "lower the learning rate, or check the rewards"
             )
-        if "loss" not in values:  # the closing summary of the trainer, not a step
+        if "loss" not in values:  # the final summary of the trainer, not a step
             return
         now = time.monotonic()
         values["time/step_s"] = now - self._last
@@ -85,7 +85,7 @@ class TrainingStream(TrainerCallback):
         self._reporter.metrics(state.global_step, shortened(values))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Mark the checkpoint as complete; a kill while it is written leaves no mark."""
+        """Mark the checkpoint as complete; an interrupted write leaves no mark."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         (folder / _STATE).write_text(json.dumps(dict(self._state())), encoding="utf-8")
         (folder / _COMPLETE).write_text(json.dumps({"step": state.global_step}), encoding="utf-8")
@@ -99,7 +99,7 @@ def run(trainer: Any, checkpoint: Path | None) -> None:
 
 
 def read_log(file: Path) -> list[dict[str, float]]:
-    """Read a training log; a last line cut by a kill is left out."""
+    """Read a training log; an incomplete last line is left out."""
     rows = []
     for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
         try:
@@ -110,7 +110,7 @@ def read_log(file: Path) -> list[dict[str, float]]:
 
 
 def write_log(folder: Path, log: Sequence[dict[str, float]], metrics: dict[str, Any]) -> None:
-    """Write the log without its times, so that equal training gives equal bytes, and the times beside it."""
+    """Write the log without its times, so that equal training gives equal bytes, and the times to another file."""
     kept = [{k: v for k, v in row.items() if not is_time(k)} for row in log]
     (folder / "training_log.jsonl").write_text(
         "".join(json.dumps(row, sort_keys=True) + "\n" for row in kept), encoding="utf-8"
@@ -121,13 +121,13 @@ def write_log(folder: Path, log: Sequence[dict[str, float]], metrics: dict[str, 
 
 
 def is_time(key: str) -> bool:
-    """Tell whether a logged metric is a cost and not learning; TRL counts `num_tokens` from 0 after a resume."""
+    """Tell whether a logged metric measures cost, not learning; TRL counts `num_tokens` from 0 after a resume."""
     costs = ("step_time", "train_runtime", "num_tokens", "num_tokens_per_second", STEP_TOKENS)
     return key.startswith(("time/", "profiling/")) or key in costs
 
 
 def shortened(values: Mapping[str, float]) -> dict[str, float]:
-    """Choose the metrics worth a line of log."""
+    """Choose the metrics to print in a progress line."""
     wanted = (
         "loss",
         "reward",
@@ -142,7 +142,7 @@ def shortened(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that is complete, removing half-written ones."""
+    """Return the newest complete checkpoint, and remove incomplete ones."""
     import shutil
 
     while (found := get_last_checkpoint(str(folder)) if folder.is_dir() else None) is not None:
@@ -154,7 +154,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def checkpoint_state(checkpoint: Path) -> dict[str, Any]:
-    """Return what `TrainingStream` kept beside a checkpoint.
+    """Return the state that `TrainingStream` stored beside a checkpoint.
 
     Raises:
         ArtifactError: the state is missing or damaged.
@@ -171,7 +171,7 @@ def peft_config(lora: LoraConfig, depth: int) -> peft.LoraConfig | None:
     """Return the adapter settings for PEFT, or None for full fine-tuning.
 
     Args:
-        lora: rank, names of the adapted layers, and the share of the depth where they begin.
+        lora: rank, names of the adapted layers, and the share of the depth where they start.
         depth: layers of the model.
     """
     if lora.rank == 0:
@@ -206,7 +206,7 @@ def save_merged(model: Any, policy: Policy, folder: Path) -> None:
 def common_arguments(context_seed: int, scratch: Path, policy: Policy) -> dict[str, Any]:
     """Return the trainer arguments that do not depend on the method.
 
-    On a CPU, bfloat16 autocast and gradient checkpointing, which TRL switches on, cost time and save nothing here.
+    On a CPU, bfloat16 autocast and gradient checkpointing, which TRL switches on, cost time and have no benefit here.
     """
     on_cpu = policy.device.type == "cpu"
     return {
@@ -218,7 +218,7 @@ def common_arguments(context_seed: int, scratch: Path, policy: Policy) -> dict[s
         "gradient_checkpointing": not on_cpu,
         "report_to": "none",
         "logging_steps": 1,
-        "logging_nan_inf_filter": False,  # it would log a loss that is not finite as the one before
+        "logging_nan_inf_filter": False,  # it would replace a loss that is not finite by the previous one
         "disable_tqdm": True,
         "save_strategy": "steps",
         "save_total_limit": 2,

@@ -1,4 +1,4 @@
-"""From a trained policy to the promoted one: the evidence, and the pointer that moves only on purpose."""
+"""Promotion of a trained policy: the evidence, and the pointer that only an explicit command moves."""
 
 from drirl_core.promotion.candidate import CANDIDATE, build_candidate
 from drirl_core.promotion.ledger import Ledger, NotPromotedError, Promotion, left_by_rollback

@@ -1,6 +1,6 @@
 """The asset `promotion_candidate`: the aligned policy with the evidence that decides whether it is promoted.
 
-It holds copies, so that a later candidate can be compared with a promoted one whose benchmarks were deleted since.
+It holds copies, so that a later candidate can be compared with a promoted one whose benchmarks have been deleted.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _EVIDENCE = ("results.json", "replies.parquet")
 
 
 def build_candidate(context: Context) -> dict[str, Any]:
-    """Gather the results of every suite and the training metrics of one policy.
+    """Collect the results of every suite and the training metrics of one policy.
 
-    Writes `candidate.json` (which policy, which suites), `metrics.json` of its training and, in a directory a suite,
-    `results.json` and `replies.parquet`.
+    Writes `candidate.json` (which policy, which suites), `metrics.json` of its training and, in one directory per
+    suite, `results.json` and `replies.parquet`.
 
     Args:
         context: inputs are `policy_checkpoint` and every `benchmark_<suite>`.
@@ -37,11 +37,11 @@ def build_candidate(context: Context) -> dict[str, Any]:
     """
     policy = context.inputs[_POLICY]
     suites = context.named("benchmark")
-    copy_whole(policy / "metrics.json", context.out / "metrics.json")
+    copy_file(policy / "metrics.json", context.out / "metrics.json")
     for suite, folder in suites.items():
         (context.out / suite).mkdir()
         for name in _EVIDENCE:
-            copy_whole(folder / name, context.out / suite / name)
+            copy_file(folder / name, context.out / suite / name)
     versions = {suite: folder.name for suite, folder in suites.items()}
     candidate = {"policy": policy.name, "benchmarks": versions}
     (context.out / "candidate.json").write_text(
@@ -50,11 +50,11 @@ def build_candidate(context: Context) -> dict[str, Any]:
     return {"policy": policy.name, **{f"benchmark/{suite}": version for suite, version in versions.items()}}
 
 
-def copy_whole(source: Path, target: Path) -> None:
+def copy_file(source: Path, target: Path) -> None:
     """Copy one file of an upstream artifact.
 
     Raises:
-        ArtifactError: it is not there.
+        ArtifactError: the file is missing.
     """
     if not source.is_file():
         raise ArtifactError(f"{source} is missing; delete {source.parent} and materialize its asset again")

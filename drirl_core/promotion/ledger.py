@@ -1,7 +1,7 @@
-"""Which policy is promoted, and every promotion and rollback before: who, when, why.
+"""The promoted policy, and the history of promotions and rollbacks: who, when, why.
 
-Each move is a numbered entry that is written once (`drirl_core.store.journal`); the last one is the pointer, so that it and its
-history can never disagree.
+Each move is a numbered entry that is written once (`drirl_core.store.journal`). The last entry is the pointer, so that
+pointer and history can never disagree.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROMOTIONS = "promotions"
 
 
 class NotPromotedError(ArtifactError):
-    """Say that a candidate may not be promoted; the pointer stays where it was."""
+    """Say that a candidate may not be promoted; the pointer does not move."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Promotion:
         at: time in UTC, ISO 8601.
         by: who moved it.
         why: the reason that was given.
-        gates: what the gates said, one row each with `gate`, `passed` and `description`; empty for a rollback.
-        forced: whether gates that failed were overruled.
+        gates: the results of the gates, one row each with `gate`, `passed` and `description`; empty for a rollback.
+        forced: whether failed gates were overruled.
     """
 
     action: Literal["promote", "rollback"]
@@ -56,7 +56,7 @@ class Ledger:
     """The promotions of one artifact store.
 
     Args:
-        store: where the candidates and policies are.
+        store: holds the candidates and policies.
     """
 
     def __init__(self, store: ArtifactStore) -> None:
@@ -66,7 +66,7 @@ class Ledger:
         """Return every move of the pointer, the oldest first.
 
         Raises:
-            ArtifactError: the ledger cannot be read; it is never taken for an empty one.
+            ArtifactError: the ledger cannot be read; an unreadable ledger never counts as empty.
         """
         try:
             rows = [json.loads(text) for text in self._journal.read()]
@@ -75,11 +75,12 @@ class Ledger:
             raise
         except (OSError, ArtifactError, ValueError, LookupError, TypeError) as error:
             raise ArtifactError(
-                f"{self._journal.place} cannot be read ({error}); restore it from a backup, or move it away to start without"
+                f"{self._journal.place} cannot be read ({error}); restore it from a backup, or move it away to start "
+                "with an empty one"
             ) from error
 
     def current(self) -> Promotion | None:
-        """Return the move that made the promoted policy, or None when none was promoted yet."""
+        """Return the move that set the promoted policy, or None when no policy was promoted yet."""
         history = self.history()
         return history[-1] if history else None
 
@@ -99,15 +100,15 @@ class Ledger:
             candidate: version of a `promotion_candidate`.
             by: who does it.
             why: the reason.
-            gates: what the gates said.
-            forced: whether gates that failed, or a move since they were asked, are overruled.
-            judged_after: the move that was the last one when the gates were asked, None when there was none.
+            gates: the results of the gates.
+            forced: whether failed gates, or a move since the gates were evaluated, are overruled.
+            judged_after: the last move when the gates were evaluated, None when there was none.
 
         Returns:
-            The new entry; when this candidate is promoted already, the entry that did it.
+            The new entry; when this candidate is already promoted, the entry that promoted it.
 
         Raises:
-            NotPromotedError: a gate failed, or the pointer was moved since the gates compared, and nobody overruled it.
+            NotPromotedError: a gate failed, or the pointer moved since the gates were evaluated, without `forced`.
             ArtifactError: the candidate or its policy is not in the store, or the ledger cannot be written.
         """
         failed = [f"{row['gate']}: {row['description']}" for row in gates if not row["passed"]]
@@ -122,7 +123,8 @@ class Ledger:
             if judged_after not in ("unknown", last) and not forced:
                 since = f"{last.by} moved to {last.policy} at {last.at}" if last else "the ledger was emptied"
                 raise NotPromotedError(
-                    f"candidate {candidate} is not promoted: its gates compared it with what was promoted before {since}; ask them again"
+                    f"candidate {candidate} is not promoted: its gates compared it with the policy promoted before "
+                    f"{since}; evaluate them again"
                 )
             return Promotion(
                 "promote", candidate, policy, _now(), by, why, tuple(dict(row) for row in gates), bool(failed)
@@ -136,13 +138,13 @@ class Ledger:
         Args:
             by: who does it.
             why: the reason.
-            to: version (or its beginning) of the policy or candidate; None for the one promoted before the present one.
+            to: version (or its first digits) of the policy or candidate; None for the previous one.
 
         Returns:
             The new entry.
 
         Raises:
-            ArtifactError: there is nothing to go back to, `to` names none or several, or its files are gone.
+            ArtifactError: there is no earlier policy, `to` names none or several, or its files are missing.
         """
 
         def next_move(history: Sequence[Promotion]) -> Promotion:
@@ -153,7 +155,7 @@ class Ledger:
         return self._move(next_move)
 
     def _move(self, next_move: Callable[[Sequence[Promotion]], Promotion]) -> Promotion:
-        """Add the move that follows from the history; when another process was first, from the history with its move."""
+        """Append the move that follows from the history; when another process was first, read the history again."""
         while True:
             history = self.history()
             entry = next_move(history)
@@ -167,7 +169,7 @@ class Ledger:
 
 
 def policy_of(store: ArtifactStore, candidate: str) -> str:
-    """Return the version of a candidate's policy, both of them whole.
+    """Return the version of a candidate's policy, after checking that both are complete.
 
     Args:
         store: the store.
@@ -182,11 +184,11 @@ def policy_of(store: ArtifactStore, candidate: str) -> str:
 
 
 def rollback_target(history: Sequence[Promotion], to: str | None) -> Promotion:
-    """Find the promotion that a rollback goes back to.
+    """Find the promotion that a rollback returns to.
 
     Args:
         history: every move, the oldest first.
-        to: version, or its beginning, of a policy or candidate; None for the one below the present one.
+        to: version, or its first digits, of a policy or candidate; None for the previous one.
 
     Raises:
         ArtifactError: there is none, or `to` names none or several.
@@ -211,40 +213,40 @@ def rollback_target(history: Sequence[Promotion], to: str | None) -> Promotion:
         raise ArtifactError(
             f"{to!r} names {len(policies) or 'none'} of the policies that were promoted before; choose one of {known}"
         )
-    return found[-1]  # the evidence that was measured last
+    return found[-1]  # the most recent evidence
 
 
 def left_by_rollback(history: Sequence[Promotion], policy: str) -> Promotion | None:
-    """Find the rollback that left a policy, or passed over it, unless the pointer came back to that policy since.
+    """Find the rollback that left a policy, or skipped it, unless the pointer returned to that policy later.
 
-    What a person went back from is promoted again by a person alone.
+    Such a policy is promoted again only by a person, never automatically.
 
     Args:
         history: every move, the oldest first.
         policy: version of a `policy_checkpoint`.
 
     Returns:
-        The rollback; None when nothing speaks against the policy.
+        The rollback; None when there is none.
     """
     return _replay(history)[1].get(policy)
 
 
 def _replay(history: Sequence[Promotion]) -> tuple[list[Promotion], dict[str, Promotion]]:
-    """Return the pile of promotions with the present one on top, and by policy the rollback that took it off.
+    """Return the stack of promotions with the present one on top, and by policy the rollback that removed it.
 
-    One policy may have several candidates, because its benchmarks may change, so policies are what is compared.
+    One policy may have several candidates, because its benchmarks may change; so policies are compared.
     """
-    pile: list[Promotion] = []
+    stack: list[Promotion] = []
     left: dict[str, Promotion] = {}
     for entry in history:
         if entry.action == "rollback":
-            while pile and pile[-1].policy != entry.policy:
-                left[pile.pop().policy] = entry
-            pile = pile or [entry]
+            while stack and stack[-1].policy != entry.policy:
+                left[stack.pop().policy] = entry
+            stack = stack or [entry]
         else:
-            pile.append(entry)
+            stack.append(entry)
         left.pop(entry.policy, None)
-    return pile, left
+    return stack, left
 
 
 def _now() -> str:

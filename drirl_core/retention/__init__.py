@@ -1,4 +1,4 @@
-"""Which artifacts may go, and how they go: nothing that a promoted policy or a latest run was made from."""
+"""Which artifacts may be deleted, and how: never the inputs of a promoted policy or of a latest artifact."""
 
 from drirl_core.retention.decide import Decision, Deleted, Key, Leftover, Stock, Stored, decide
 from drirl_core.retention.directory import Directory, require_quiet

@@ -1,6 +1,6 @@
-"""What may be deleted, as pure functions over what was found in a place.
+"""What may be deleted, as pure functions over the content of a store.
 
-With each version that is kept stay the inputs that its manifest names, and what those were made from.
+A version is kept with the inputs that its manifest names, and with their inputs in turn.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Stored:
         asset: name of the asset.
         version: version of the artifact.
         bytes: size of its files.
-        used_at: when it was published or found again last, in seconds since 1970.
-        inputs: version of each asset it was made from; None when its manifest cannot be read.
-        entries: the index files that lead to it, relative to the root.
+        used_at: when it was published or last reused, in seconds since 1970.
+        inputs: versions of the assets it was made from; None when its manifest cannot be read.
+        entries: the index files that name it, relative to the root.
     """
 
     asset: str
@@ -49,12 +49,12 @@ class Stored:
 
 @dataclass(frozen=True)
 class Leftover:
-    """Something that no artifact needs: of work that broke off, damage, deletion or writing.
+    """Something that no artifact needs, left by an interrupted build, damage, deletion or write.
 
     Args:
         key: file or directory, relative to the root.
         bytes: its size.
-        mirrored: whether it lies in this machine's mirror of an object store, rather than in the store.
+        mirrored: whether it is in this machine's mirror of an object store, not in the store itself.
     """
 
     key: str
@@ -64,13 +64,13 @@ class Leftover:
 
 @dataclass(frozen=True)
 class Stock:
-    """What lies in a store.
+    """Content of a store.
 
     Args:
         artifacts: every version.
         latest: of each asset, the version its index used last.
         leftovers: what no artifact needs.
-        needed: versions that something outside of the store was made from lately.
+        needed: versions that were recently used outside of the store.
     """
 
     artifacts: Mapping[Key, Stored]
@@ -85,10 +85,10 @@ class Decision:
 
     Args:
         kept: versions that stay.
-        removable: versions that may go, each before what it was made from.
+        removable: versions that may be deleted, each before its inputs.
         missing: inputs of kept artifacts that are not in the store.
-        unreadable: versions that stay because nobody can tell what they are.
-        leftovers: what else may go.
+        unreadable: versions that stay because their manifest cannot be read.
+        leftovers: what else may be deleted.
     """
 
     kept: tuple[Stored, ...]
@@ -100,11 +100,11 @@ class Decision:
 
 @dataclass(frozen=True)
 class Deleted:
-    """What was deleted: less than decided where somebody took it up again meanwhile.
+    """What was deleted: less than decided if something was reused or resumed in the meantime.
 
     Args:
-        versions: the versions.
-        leftovers: what else.
+        versions: the deleted versions.
+        leftovers: the deleted leftovers.
     """
 
     versions: tuple[Stored, ...]
@@ -112,12 +112,12 @@ class Deleted:
 
     @property
     def bytes(self) -> int:
-        """Size of all of it."""
+        """Total size."""
         return sum(one.bytes for one in (*self.versions, *self.leftovers))
 
 
 def count(sizes: Mapping[Key, int], manifests: Mapping[Key, bytes], entries: Mapping[str, bytes]) -> Stock:
-    """Put together what was read in a place.
+    """Build the stock from the content of a store.
 
     Args:
         sizes: bytes of each version.
@@ -125,7 +125,7 @@ def count(sizes: Mapping[Key, int], manifests: Mapping[Key, bytes], entries: Map
         entries: the text of each index file, by its key `<asset>/by-input/<fingerprint>.json`.
 
     Returns:
-        The stock; its leftovers are the index files that are damaged or lead to no version.
+        The stock; its leftovers are the index files that are damaged or name no version.
     """
     uses: dict[Key, list[tuple[float, str]]] = {}
     strays = []
@@ -147,8 +147,8 @@ def decide(stock: Stock, roots: Iterable[Key], newer_than: float) -> Decision:
     """Choose what may be deleted.
 
     Args:
-        stock: what there is.
-        roots: versions to keep with all they were made from, besides the latest of each asset.
+        stock: the content of the store.
+        roots: versions to keep with all their inputs, besides the latest of each asset.
         newer_than: versions used after this time are kept in the same way.
 
     Returns:
@@ -164,7 +164,7 @@ def decide(stock: Stock, roots: Iterable[Key], newer_than: float) -> Decision:
 
 
 def reached(starts: Iterable[Key], artifacts: Mapping[Key, Stored]) -> set[Key]:
-    """Return the given versions and all that they were made from, as far as `artifacts` can tell."""
+    """Return the given versions and all their inputs in turn, as far as `artifacts` knows them."""
     waiting, found = list(starts), set[Key]()
     while waiting:
         key = waiting.pop()
@@ -175,7 +175,7 @@ def reached(starts: Iterable[Key], artifacts: Mapping[Key, Stored]) -> set[Key]:
 
 
 def _users_first(artifacts: Mapping[Key, Stored]) -> tuple[Stored, ...]:
-    """Order versions so that a deletion that stops anywhere leaves none whose inputs are gone."""
+    """Order versions so that an interrupted deletion leaves no version without its inputs."""
     inputs_first: list[Stored] = []
     seen: set[Key] = set()
     waiting = [(key, False) for key in artifacts]

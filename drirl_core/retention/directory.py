@@ -28,45 +28,45 @@ class Directory:
         self.root = root
 
     def take_stock(self, newer_than: float) -> Stock:
-        """Look at every version, index file and leftover.
+        """Read every version, index file and leftover.
 
         Args:
-            newer_than: time in seconds since 1970; work that was touched after it is not a leftover.
+            newer_than: time in seconds since 1970; work that changed after it is not a leftover.
         """
         sizes: dict[Key, int] = {}
         manifests: dict[Key, bytes] = {}
         entries: dict[str, bytes] = {}
-        rubbish: list[Path] = []
+        leftovers: list[Path] = []
         for folder in sorted(p for p in self.root.glob("[!.]*") if p.is_dir() and p.name not in STATE_FOLDERS):
             for file in sorted((folder / BY_INPUT).glob("*")):
                 if file.suffix == ".json":
                     entries[self._key(file)] = file.read_bytes()
-                else:  # was being written
-                    rubbish.append(file)
+                else:  # an interrupted write
+                    leftovers.append(file)
             for path in sorted(p for p in folder.iterdir() if p.is_dir() and p.name != BY_INPUT):
                 if path.name.startswith((".trash-", ".damaged-")):
-                    rubbish.append(path)
+                    leftovers.append(path)
                 elif not path.name.startswith("."):
                     sizes[folder.name, path.name] = _size_of(path)
                     with contextlib.suppress(OSError):
                         manifests[folder.name, path.name] = (path / MANIFEST).read_bytes()
-        rubbish += [p for p in sorted((self.root / ".work").glob("*")) if p.is_dir() and _touched_at(p) < newer_than]
+        leftovers += [p for p in sorted((self.root / ".work").glob("*")) if p.is_dir() and _touched_at(p) < newer_than]
         stock = count(sizes, manifests, entries)
         return dataclasses.replace(
-            stock, leftovers=(*stock.leftovers, *(Leftover(self._key(p), _size_of(p)) for p in rubbish))
+            stock, leftovers=(*stock.leftovers, *(Leftover(self._key(p), _size_of(p)) for p in leftovers))
         )
 
     def delete(self, decision: Decision) -> Deleted:
-        """Delete what may go, so that whatever is left at any moment is whole.
+        """Delete what may be deleted, so that at any moment every remaining version is complete.
 
         Args:
-            decision: from `decide`, a moment ago.
+            decision: from `decide`, just made.
 
         Returns:
-            What was deleted; not the work that somebody took up again.
+            What was deleted; work that was resumed is not included.
 
         Raises:
-            ArtifactError: something is being built, or the disk refuses.
+            ArtifactError: something is being built, or the disk cannot be written.
         """
         require_quiet(self.root)
         for stored in decision.removable:
@@ -74,10 +74,10 @@ class Directory:
         return Deleted(decision.removable, tuple(one for one in decision.leftovers if self.remove_leftover(one)))
 
     def remove(self, stored: Stored) -> None:
-        """Delete one version: first what leads to it, then all of it by one rename.
+        """Delete one version: first its index files, then its directory by one rename.
 
         Raises:
-            ArtifactError: the disk refuses.
+            ArtifactError: the disk cannot be written.
         """
         with disk_errors_explained(self.root):
             for entry in stored.entries:
@@ -88,10 +88,10 @@ class Directory:
             shutil.rmtree(trash)
 
     def remove_leftover(self, leftover: Leftover) -> bool:
-        """Delete a leftover, unless it is work that somebody took up again; say whether it was deleted.
+        """Delete a leftover, unless it is work that was resumed; return whether it was deleted.
 
         Raises:
-            ArtifactError: the disk refuses.
+            ArtifactError: the disk cannot be written.
         """
         path = self.root / leftover.key
         with disk_errors_explained(self.root), contextlib.ExitStack() as held:
@@ -139,5 +139,5 @@ def _size_of(path: Path) -> int:
 def _touched_at(path: Path) -> float:
     try:
         return max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
-    except FileNotFoundError:  # somebody is at work there
+    except FileNotFoundError:  # another process is working there
         return time.time()

@@ -1,7 +1,7 @@
 """Retention in an object store that other machines use at the same time.
 
-Their locks cannot be seen. What protects them: whatever they used lately stays, and each version is looked at once more
-right before it goes.
+Locks of other machines are not visible. They are protected in two ways: what they used recently is kept, and each
+version is checked again immediately before it is deleted.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ class Objects:
 
     Args:
         remote: the object store.
-        mirror: the copies.
+        mirror: the local copies.
     """
 
     def __init__(self, remote: Remote, mirror: Directory) -> None:
         self._remote, self._mirror = remote, mirror
 
     def take_stock(self, newer_than: float) -> Stock:
-        """Look at every version, index file and leftover, and at the copies.
+        """Read every version, index file and leftover, and the local copies.
 
         Args:
             newer_than: time in seconds since 1970; what was written after it is not a leftover.
 
         Raises:
-            UnreachableError: the object store cannot be asked.
+            UnreachableError: the object store cannot be reached.
         """
         sizes: dict[Key, int] = {}
         files: dict[Key, list[str]] = {}
@@ -57,7 +57,7 @@ class Objects:
             {key: manifests[_manifest_of(key)] for key in published if _manifest_of(key) in manifests},
             entries,
         )
-        # Whatever is not complete may be on its way from another machine, so it has to be old.
+        # An incomplete version may be an upload in progress of another machine, so it must be old.
         strays = [*stock.leftovers, *(Leftover(key, index[key]) for key in index if not key.endswith(".json"))]
         unfinished = [key for key in sizes if key not in published and self._all_older(files[key], newer_than)]
         here = self._mirror.take_stock(newer_than)
@@ -66,24 +66,24 @@ class Objects:
             leftovers=(
                 *(stray for stray in strays if self._all_older([stray.key], newer_than)),
                 *(Leftover("/".join(key), sizes[key]) for key in unfinished),
-                # An index file that leads to no copy may still tell what lies in the object store.
+                # An index file without a local copy may still name a version in the object store.
                 *(dataclasses.replace(one, mirrored=True) for one in here.leftovers if f"/{BY_INPUT}/" not in one.key),
             ),
-            needed=_used_lately(here, newer_than) & frozenset(stock.artifacts),
+            needed=_used_recently(here, newer_than) & frozenset(stock.artifacts),
         )
 
     def delete(self, decision: Decision) -> Deleted:
-        """Delete what may go, and this machine's copies of it, so that whatever is left at any moment is whole.
+        """Delete what may be deleted, with its local copies, so that every remaining version is always complete.
 
         Args:
-            decision: from `decide`, a moment ago.
+            decision: from `decide`, just made.
 
         Returns:
-            What was deleted; not what another machine took up again.
+            What was deleted; versions and uploads that another machine reused or resumed are not included.
 
         Raises:
-            ArtifactError: something is being built on this machine, or its disk refuses.
-            UnreachableError: the object store refuses; the next deletion goes on.
+            ArtifactError: something is being built on this machine, or its disk cannot be written.
+            UnreachableError: the object store cannot be changed; the next deletion continues.
         """
         require_quiet(self._mirror.root)
         copies = self._mirror.take_stock(0.0).artifacts
@@ -107,7 +107,7 @@ class Objects:
         return Deleted(tuple(deleted), tuple(one for one in decision.leftovers if self._remove_leftover(one)))
 
     def _entries_now(self, stored: Stored, known: set[str]) -> dict[str, Entry]:
-        """Read again which index files lead to a version; those that led elsewhere are not read."""
+        """Read again which index files name a version; files known to name another version are not read."""
         names = self._remote.names(f"{stored.asset}/{BY_INPUT}")
         keys = {f"{stored.asset}/{BY_INPUT}/{name}" for name in names if name.endswith(".json")}
         texts = self._remote.read_all(sorted(keys - known | keys & set(stored.entries)))
@@ -117,19 +117,19 @@ class Objects:
     def _remove(self, key: Key, entries: Iterable[str]) -> None:
         for entry in entries:
             self._remote.remove(entry)
-        self._remote.remove(_manifest_of(key))  # from here on there is no such version
+        self._remote.remove(_manifest_of(key))  # from here on the version no longer exists
         self._remote.remove("/".join(key))
 
     def _remove_leftover(self, leftover: Leftover) -> bool:
         if leftover.mirrored:
             return self._mirror.remove_leftover(leftover)
-        if self._taken_up(leftover):
+        if self._was_resumed(leftover):
             return False
         self._remote.remove(leftover.key)
         return True
 
-    def _taken_up(self, leftover: Leftover) -> bool:
-        """Say whether another machine went on with an upload since stock was taken."""
+    def _was_resumed(self, leftover: Leftover) -> bool:
+        """Tell whether another machine resumed an upload since the stock was read."""
         asset, _, folder = leftover.key.partition("/")
         if folder.startswith(f"{BY_INPUT}/"):
             entry = parse_entry(self._remote.read(leftover.key) or b"")
@@ -141,8 +141,8 @@ class Objects:
         return all(at is not None and at < newer_than for at in times)
 
 
-def _used_lately(here: Stock, newer_than: float) -> set[Key]:
-    """Return what this machine used and what that was made from, which an upload that broke off left untold."""
+def _used_recently(here: Stock, newer_than: float) -> set[Key]:
+    """Return what this machine used recently, with its inputs: an interrupted upload does not tell the store."""
     return reached([key for key, stored in here.artifacts.items() if stored.used_at >= newer_than], here.artifacts)
 
 

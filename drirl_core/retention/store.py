@@ -1,4 +1,4 @@
-"""What retention asks of an artifact store: where it lies, and which policies were ever promoted."""
+"""What retention needs to know of an artifact store: its location, and the policies that were ever promoted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _POLICY = "policy_checkpoint"
 
 
 def place_of(store: ArtifactStore) -> Directory | Objects:
-    """Return the place where a store's artifacts lie."""
+    """Return the location of a store's artifacts."""
     here = Directory(store.root)
     return Objects(store.remote, here) if store.remote else here
 
@@ -35,10 +35,10 @@ def promoted(store: ArtifactStore) -> set[Key]:
         raise ArtifactError(
             f"nothing is deleted, because it is not known which policies are promoted: {error}"
         ) from error
-    strange = [version for _, version in named if not isinstance(version, str) or not version]
-    if strange:
+    invalid = [version for _, version in named if not isinstance(version, str) or not version]
+    if invalid:
         raise ArtifactError(
-            f"nothing is deleted, because it is not known which policies are promoted: the ledger in {store.place} names "
-            f"{strange[0]!r}, which is no version; mend it first"
+            f"nothing is deleted, because it is not known which policies are promoted: the ledger in {store.place} "
+            f"names {invalid[0]!r}, which is not a version; fix it first"
         )
     return named

@@ -63,11 +63,12 @@ def check_uri(root: str) -> None:
         )
     if "?" in rest or "#" in rest:
         raise ConfigError(
-            f"root {redact_text(root)!r} has a query; give protocol, bucket and prefix alone, such as s3://bucket/prefix"
+            f"root {redact_text(root)!r} has a query; give protocol, bucket and prefix only, such as s3://bucket/prefix"
         )
     if "::" in root:
         raise ConfigError(
-            f"root {redact_text(root)!r} chains file systems; name the one that holds the artifacts, such as s3://bucket/prefix"
+            f"root {redact_text(root)!r} chains file systems; name the one that holds the artifacts, "
+            "such as s3://bucket/prefix"
         )
     if not rest.strip("/"):
         raise ConfigError(f"root {root!r} names no bucket; write bucket and prefix, such as s3://bucket/prefix")

@@ -57,12 +57,12 @@ def _constant(value: float) -> Fixed:
 
 
 def _by_place(prompt: str) -> float:
-    """Alpha 0.5, 1, 1.5, ... by the place of the prompt in PROMPTS."""
+    """Return alpha 0.5, 1, 1.5, ... by the position of the prompt in PROMPTS."""
     return 0.5 * (1 + PROMPTS.index(prompt))
 
 
 def reward(prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float]:
-    """A number that differs between completions: the share of the letters of their first half of the alphabet."""
+    """Return a number per completion that differs between completions, computed from characters and length."""
     return [_reward_of(completion[-1]["content"]) for completion in completions]
 
 
@@ -157,7 +157,7 @@ def _texts(trainer: Any, batch: dict[str, torch.Tensor], kind: str) -> list[str]
     ]
 
 
-# -------------------------------------------------------------------------------------------------------------- alpha = 1
+# ------------------------------------------------------------------------------------------------------------ alpha = 1
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_no_coefficient_is_stock_grpo_to_the_last_bit(harness: Harness) -> None:
     assert _same(harness.train(coefficient=None), harness.train(GRPOTrainer))
 
 
-# ----------------------------------------------------------------------------------------------------------------- scaling
+# -------------------------------------------------------------------------------------------------------------- scaling
 
 
 def test_alpha_triples_the_advantages_once_although_a_generation_is_used_twice(harness: Harness) -> None:
@@ -198,7 +198,7 @@ def test_alpha_triples_the_advantages_once_although_a_generation_is_used_twice(h
         assert torch.equal(scaled, 3 * plain[0])
 
 
-def test_a_trainer_without_the_override_would_be_noticed(harness: Harness) -> None:
+def test_a_trainer_without_the_override_would_be_detected(harness: Harness) -> None:
     """The test above compares with 3; without the override the factor is 1."""
 
     class Removed(DynamicRewardScalingTrainer):
@@ -218,10 +218,12 @@ def test_a_trainer_without_the_override_would_be_noticed(harness: Harness) -> No
         {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "max_steps": 1},
         {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "max_steps": 2},
     ],
-    ids=["whole", "accumulated", "split_groups"],
+    ids=["one_batch", "accumulated", "split_groups"],
 )
-def test_alpha_reaches_the_rows_it_was_made_for(harness: Harness, settings: dict[str, Any]) -> None:
-    """A = alpha * (R - mean of the group) / (std of the group + 1e-4), worked out from the decoded rows after TRL's shuffle."""
+def test_alpha_is_applied_to_the_rows_it_was_computed_for(harness: Harness, settings: dict[str, Any]) -> None:
+    """A = alpha * (R - mean of the group) / (std of the group + 1e-4), computed from the decoded rows after TRL's
+    shuffle.
+    """
     source = Fixed(_by_place)
     trainer = harness.train(coefficient=source, settings=settings)
     rows = [
@@ -245,10 +247,10 @@ def test_alpha_reaches_the_rows_it_was_made_for(harness: Harness, settings: dict
         assert advantage == pytest.approx(expected.item(), rel=1e-4, abs=1e-4)
     given = [prompt for batch in source.calls for prompt in batch.prompts]
     assert sorted(given) == sorted(prompt for prompt, _, _ in rows)
-    assert given != [prompt for prompt, _, _ in rows]  # TRL did shuffle, or this test shows nothing
+    assert given != [prompt for prompt, _, _ in rows]  # TRL did shuffle; otherwise this test shows nothing
 
 
-def test_the_coefficient_sees_columns_and_rewards_of_its_rows(harness: Harness) -> None:
+def test_the_coefficient_gets_columns_and_rewards_of_its_rows(harness: Harness) -> None:
     source = _constant(1.0)
     trainer = harness.train(coefficient=source, settings={"max_steps": 2})
     assert len(source.calls) == 2
@@ -263,8 +265,8 @@ def test_the_coefficient_sees_columns_and_rewards_of_its_rows(harness: Harness) 
         )
 
 
-def test_alpha_acts_on_the_advantage_not_on_the_reward(harness: Harness) -> None:
-    """Scaling the reward is cancelled by the group normalisation: this is why the override exists."""
+def test_scaling_the_reward_instead_of_the_advantage_has_no_effect(harness: Harness) -> None:
+    """The group normalisation cancels a factor on the reward: this is why the override exists."""
     plain = harness.train(GRPOTrainer, settings={"max_steps": 1})
     scaled = harness.train(
         GRPOTrainer,
@@ -281,7 +283,7 @@ def test_evaluation_is_not_scaled(harness: Harness) -> None:
     results = [ours.evaluate()]
     stock = harness.make(
         GRPOTrainer, settings=settings
-    )  # made here, because it seeds the stream that evaluation draws from
+    )  # made here, because it seeds the random numbers of the evaluation
     results.append(stock.evaluate())
     assert source.calls == []
     assert len(ours.seen) == 2
@@ -290,11 +292,11 @@ def test_evaluation_is_not_scaled(harness: Harness) -> None:
     assert not any(key.startswith("eval_alpha") for key in results[0])
 
 
-# --------------------------------------------------------------------------------------------------------------------- KL
+# ------------------------------------------------------------------------------------------------------------------- KL
 
 
 def test_the_kl_term_is_not_scaled(harness: Harness) -> None:
-    """Step 1 (alpha 1) leaves the reference; in step 2 (alpha 0) the loss is beta * KL, and it still moves the weights."""
+    """Step 1 (alpha 1) leaves the reference; in step 2 (alpha 0) the loss is beta * KL and changes the weights."""
     beta, calls = 0.5, []
 
     def alpha(_: str) -> float:
@@ -313,16 +315,16 @@ def test_the_kl_term_is_not_scaled(harness: Harness) -> None:
     assert any(not torch.equal(calls[1][name], after[name]) for name in after)
 
 
-def test_alpha_zero_without_kl_teaches_nothing(harness: Harness) -> None:
+def test_alpha_zero_without_kl_changes_no_weight(harness: Harness) -> None:
     trainer = harness.train(coefficient=_constant(0.0), settings={"max_steps": 2})
     assert _same(trainer, harness.make())
 
 
-# ---------------------------------------------------------------------------------------------------------------- refusals
+# ------------------------------------------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
-def test_alpha_that_must_not_be_used(harness: Harness, value: float) -> None:
+def test_invalid_alpha_is_refused(harness: Harness, value: float) -> None:
     trainer = harness.make(
         coefficient=Fixed(lambda prompt: value if prompt == PROMPTS[1] else 1.0),
         settings={"per_device_train_batch_size": 32},
@@ -333,8 +335,8 @@ def test_alpha_that_must_not_be_used(harness: Harness, value: float) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf"), None])
-def test_rewards_that_must_not_be_used(harness: Harness, value: float | None) -> None:
-    """None too: TRL would give a row without reward the advantage 0, and nobody would know."""
+def test_invalid_rewards_are_refused(harness: Harness, value: float | None) -> None:
+    """None too: TRL would silently give a row without a reward the advantage 0."""
     source = _constant(1.0)
     trainer = harness.make(
         coefficient=source, reward_funcs=lambda prompts, completions, **_: [value, *reward(prompts, completions)[1:]]
@@ -344,10 +346,10 @@ def test_rewards_that_must_not_be_used(harness: Harness, value: float | None) ->
     assert (trainer.state.global_step, source.calls) == (0, [])
 
 
-# ------------------------------------------------------------------------------------------------------------------ sampling
+# ------------------------------------------------------------------------------------------------------------- sampling
 
 
-def test_exact_sampling_is_reproducible_and_leaves_the_model_as_it_was(harness: Harness) -> None:
+def test_exact_sampling_is_reproducible_and_restores_the_model(harness: Harness) -> None:
     settings = {"max_steps": 2}
     first, second = (
         harness.train(coefficient=_constant(1.0), exact_sampling=True, settings=settings) for _ in range(2)
@@ -361,7 +363,9 @@ def test_exact_sampling_is_reproducible_and_leaves_the_model_as_it_was(harness: 
 
 
 def test_exact_sampling_draws_other_numbers_in_every_step(harness: Harness) -> None:
-    """One prompt throughout and a learning rate of 0: only the random numbers can make the second step differ from the first."""
+    """One prompt throughout and a learning rate of 0: only the random numbers can make the second step differ from the
+    first.
+    """
     same = harness.train(exact_sampling=True, prompts=["Hi"] * 4, settings={"max_steps": 2, "learning_rate": 0.0})
     first, second = (sorted(_texts(same, batch, "completion")) for batch in same.seen)
     assert len(set(first) & set(second)) <= 1
@@ -385,10 +389,10 @@ def test_prompts_computed_once_train_the_same_weights(harness: Harness, monkeypa
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
-# -------------------------------------------------------------------------------------------------------------------- logs
+# ----------------------------------------------------------------------------------------------------------------- logs
 
 
-def test_what_is_logged(harness: Harness) -> None:
+def test_alpha_and_times_are_logged_with_their_step(harness: Harness) -> None:
     trainer = harness.train(coefficient=_constant(1.0), exact_sampling=True, settings={"max_steps": 2})
     logs = [log for log in trainer.state.log_history if "loss" in log]
     assert len(logs) == 2
@@ -398,7 +402,7 @@ def test_what_is_logged(harness: Harness) -> None:
         assert log["time/reward_s"] >= 0
 
 
-# ----------------------------------------------------------------------------------------------------------------- private
+# -------------------------------------------------------------------------------------------------------------- private
 
 
 @pytest.mark.parametrize(
@@ -411,7 +415,7 @@ def test_what_is_logged(harness: Harness) -> None:
         ("_get_per_token_logps_and_entropies", ["self", "model", "input_ids", "attention_mask", "logits_to_keep"]),
     ],
 )
-def test_the_private_methods_are_still_there(name: str, parameters: list[str]) -> None:
+def test_the_private_methods_of_trl_still_exist(name: str, parameters: list[str]) -> None:
     given = inspect.signature(getattr(GRPOTrainer, name)).parameters.values()
     required = [p.name for p in given if p.default is inspect.Parameter.empty]
     assert required == parameters

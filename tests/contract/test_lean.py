@@ -1,4 +1,4 @@
-"""The contract of the lean training loop: it may change how fast TRL and PEFT compute, never what."""
+"""The contract of lean training: it may change how fast TRL and PEFT compute, never the results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from drirl_core.policy.training import peft_config
 
 
 def adapted(folder: Path, models: ModelsConfig, dtype: torch.dtype = torch.float32) -> Any:
-    """Return the tiny policy with adapters that change what it says."""
+    """Return the tiny policy with adapters that change its output."""
     model = load_policy(folder, models).model.to(dtype)
     add_fused_lm_head(model, outputs=("log_probs", "entropy"))
     torch.manual_seed(2)
@@ -60,10 +60,10 @@ def test_small_tiles_give_the_loss_entropy_and_gradients_of_the_stock_head(
         torch.testing.assert_close(gradients(lean)[name], gradient, msg=name)
 
 
-def test_small_tiles_score_labelled_positions_alone(
+def test_small_tiles_score_labelled_positions_only(
     tiny_policy: Path, tiny_models: ModelsConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """3 rows of 5 next-token labels, 2 of them padding, are 13 of 33 positions; fails when TRL scores them all again."""
+    """3 rows of 5 next-token labels, 2 of them padding, are 13 of 33 positions; fails when TRL scores all of them."""
     rows: list[int] = []
     original = trl.kernels.chunked_logprob._forward_tile
 
@@ -100,7 +100,7 @@ def test_adapters_multiply_in_bfloat16_and_the_gradients_stay_close(
         assert cosine > 0.99, name
 
 
-def test_everything_is_put_back(tiny_policy: Path, tiny_models: ModelsConfig) -> None:
+def test_everything_is_restored(tiny_policy: Path, tiny_models: ModelsConfig) -> None:
     model = adapted(tiny_policy, tiny_models, torch.bfloat16)
     forward, tokens = model.get_base_model().forward, trl.kernels.chunked_logprob.TOKEN_CHUNK_SIZE
     with pytest.raises(RuntimeError, match="stop"), lean_training(model):
@@ -112,16 +112,16 @@ def test_everything_is_put_back(tiny_policy: Path, tiny_models: ModelsConfig) ->
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_sampling_folds_the_adapters_in_and_leaves_every_weight_to_the_bit(
+def test_sampling_merges_the_adapters_and_restores_every_weight_exactly(
     tiny_policy: Path, tiny_models: ModelsConfig, dtype: torch.dtype
 ) -> None:
     model = adapted(tiny_policy, tiny_models, dtype)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     attention = model.get_base_model().config._attn_implementation
     ids = batch()["input_ids"]
-    folded: list[bool] = []
+    merged: list[bool] = []
     model.get_base_model().register_forward_pre_hook(
-        lambda module, args: folded.extend(
+        lambda module, args: merged.extend(
             m.merged for m in module.modules() if isinstance(m, peft.tuners.lora.LoraLayer)
         )
     )
@@ -132,7 +132,7 @@ def test_sampling_folds_the_adapters_in_and_leaves_every_weight_to_the_bit(
             generation_config=model.generation_config,
             max_new_tokens=3,
         )
-    assert folded and all(folded)
+    assert merged and all(merged)
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
     assert model.get_base_model().config._attn_implementation == attention
     assert not any(m.merged for m in model.modules() if isinstance(m, peft.tuners.lora.LoraLayer))

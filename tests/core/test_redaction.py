@@ -1,3 +1,5 @@
+"""Secrets are hidden, and ordinary settings stay as they are."""
+
 from __future__ import annotations
 
 from drirl_core.redaction import HIDDEN, redact
@@ -22,7 +24,7 @@ def test_secrets_are_hidden_and_their_names_stay() -> None:
     }
 
 
-def test_ordinary_settings_are_left_alone() -> None:
+def test_ordinary_settings_are_unchanged() -> None:
     given = {
         "max_new_tokens": 48,
         "token": 3,

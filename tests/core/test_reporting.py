@@ -1,4 +1,4 @@
-"""Reporters: how many lines there are, and what is in them."""
+"""Reporters: the number and the content of their lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from drirl_core.testing import RecordingReporter
 
 
 class Lines(LogReporter):
-    """Keep the lines."""
+    """Record the lines."""
 
     def __init__(self, every_s: float = 5.0) -> None:
         super().__init__(every_s)
@@ -24,13 +24,13 @@ class Lines(LogReporter):
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A clock that stands still until its only element is changed; it starts at 0, as on a machine that just booted."""
+    """Return the time in a list of one element; it starts at 0, as on a machine that just booted."""
     now = [0.0]
     monkeypatch.setattr(reporting.time, "monotonic", lambda: now[0])
     return now
 
 
-def test_progress_is_throttled_and_estimates_what_is_left(clock: list[float]) -> None:
+def test_progress_is_throttled_and_estimates_the_remaining_time(clock: list[float]) -> None:
     """10 of 40 in 6 s from the first call at 0: 30 more take 18 s. Lines at 0, 6 and the end, none at 2 s."""
     reporter = Lines()
     for second, done in [(0.0, 0), (2.0, 3), (6.0, 10), (8.0, 20), (24.0, 40)]:
@@ -39,8 +39,8 @@ def test_progress_is_throttled_and_estimates_what_is_left(clock: list[float]) ->
     assert reporter.lines == ["rows: 0/40", "rows: 10/40, about 18 s left", "rows: 40/40 done in 24 s"]
 
 
-def test_a_resumed_piece_of_work_is_timed_from_where_it_began(clock: list[float]) -> None:
-    """30 of 40 are there; 2 more take 6 s, so the last 8 take 24 s."""
+def test_a_resumed_task_is_timed_from_its_first_call(clock: list[float]) -> None:
+    """30 of 40 exist; 2 more take 6 s, so the last 8 take 24 s."""
     reporter = Lines()
     reporter.progress("rows", 30, 40)
     clock[0] = 6.0
@@ -48,7 +48,7 @@ def test_a_resumed_piece_of_work_is_timed_from_where_it_began(clock: list[float]
     assert reporter.lines[-1] == "rows: 32/40, about 24 s left"
 
 
-def test_pieces_of_work_are_throttled_apart_and_start_anew_when_done(clock: list[float]) -> None:
+def test_tasks_are_throttled_separately_and_start_again_when_done(clock: list[float]) -> None:
     reporter = Lines()
     reporter.progress("a", 1, 9)
     reporter.progress("b", 1, 9)
@@ -71,7 +71,9 @@ def test_the_plain_reporter_writes_to_the_logger(caplog: pytest.LogCaptureFixtur
     assert caplog.messages == ["hello"]
 
 
-def test_silence(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_the_silent_reporter_writes_nothing(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     reporter = SilentReporter()
     reporter.log("hello")
     reporter.progress("rows", 1, 2)
@@ -79,7 +81,7 @@ def test_silence(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFi
     assert (capsys.readouterr().out, caplog.messages) == ("", [])
 
 
-def test_the_recording_reporter_keeps_everything() -> None:
+def test_the_recording_reporter_records_everything() -> None:
     reporter = RecordingReporter()
     reporter.log("hello")
     reporter.progress("rows", 1, 4)

@@ -15,7 +15,9 @@ from drirl_core.errors import DataError
 
 
 def test_wilson_by_hand() -> None:
-    """8 of 10, z^2 = 3.8415: centre (0.8 + 0.19207) / 1.38415 = 0.71674, half width 1.96 * sqrt(0.016 + 0.0096036) / 1.38415 = 0.22658."""
+    """8 of 10, z^2 = 3.8415: centre (0.8 + 0.19207) / 1.38415 = 0.71674, half width 1.96 * sqrt(0.016 + 0.0096036) /
+    1.38415 = 0.22658.
+    """
     found = statistics.wilson(8, 10)
     assert found.value == 0.8
     assert found.low == pytest.approx(0.71674 - 0.22658, abs=2e-5)
@@ -46,7 +48,7 @@ def test_wilson_edges() -> None:
 
 
 @given(st.integers(0, 60), st.integers(1, 60))
-def test_wilson_holds_the_rate_and_mirrors(k: int, n: int) -> None:
+def test_wilson_contains_the_rate_and_is_symmetric(k: int, n: int) -> None:
     k = min(k, n)
     found, mirrored = statistics.wilson(k, n), statistics.wilson(n - k, n)
     assert 0 <= found.low <= found.value + 1e-12
@@ -55,23 +57,26 @@ def test_wilson_holds_the_rate_and_mirrors(k: int, n: int) -> None:
 
 
 def test_bootstrap_mean_matches_the_normal_interval() -> None:
-    """Fifty zeros and fifty ones: mean 0.5, standard error sqrt(0.25 / 100) = 0.05, so 0.5 -+ 1.96 * 0.05 = [0.402, 0.598]."""
+    """Fifty zeros and fifty ones: mean 0.5, standard error sqrt(0.25 / 100) = 0.05, so 0.5 -+ 1.96 * 0.05 = [0.402,
+    0.598].
+    """
     found = statistics.bootstrap_mean([0.0] * 50 + [1.0] * 50, resamples=20000, seed=1)
     assert found.value == 0.5
     assert found.low == pytest.approx(0.402, abs=0.011)
     assert found.high == pytest.approx(0.598, abs=0.011)
 
 
-def test_bootstrap_is_that_of_resampled_rows() -> None:
-    """Values 0, 0, 3: of the 27 ways to draw three rows 8 have mean 0, 12 mean 1, 6 mean 2 and 1 mean 3, so the quantiles are exact.
+def test_bootstrap_resamples_rows() -> None:
+    """Values 0, 0, 3: of the 27 ways to draw three rows 8 have mean 0, 12 mean 1, 6 mean 2 and 1 mean 3.
 
-    P(mean <= 1) = 20/27 = 0.741 and P(mean <= 2) = 26/27 = 0.963: the 80 % quantile is 2, the 20 % quantile 0 (8/27 = 0.296).
+    P(mean <= 1) = 20/27 = 0.741 and P(mean <= 2) = 26/27 = 0.963: the 80 % quantile is 2, the 20 % quantile 0
+    (8/27 = 0.296).
     """
     found = statistics.bootstrap_mean([0, 0, 3], resamples=20000, seed=0, level=0.6)
     assert (found.value, found.low, found.high) == (1, 0, 2)
 
 
-def test_bootstrap_repeats_with_its_seed_and_refuses_nothing_and_nan() -> None:
+def test_bootstrap_is_reproducible_and_refuses_empty_input_and_nan() -> None:
     values = list(np.linspace(0, 1, 30))
     assert statistics.bootstrap_mean(values, 500, seed=3) == statistics.bootstrap_mean(values, 500, seed=3)
     assert statistics.bootstrap_mean(values, 500, seed=3) != statistics.bootstrap_mean(values, 500, seed=4)
@@ -124,7 +129,7 @@ def test_composite_by_hand() -> None:
     assert same.p == pytest.approx(2 / 8)
 
 
-def test_composite_charges_over_refusal() -> None:
+def test_composite_penalises_over_refusal() -> None:
     """A policy that refuses everything gains 1 on unsafe prompts and loses 1 on safe ones: no difference, p = 1."""
     everything = ([True] * 6, [False] * 6)
     found = statistics.compare_composite(everything, everything, 500, seed=0)
@@ -192,14 +197,16 @@ def test_calibration_of_pairs_by_hand() -> None:
 
 
 def test_calibration_weighs_bins_by_pairs() -> None:
-    """Three sure and right (gap 50: 0 off), one of gap 0 (confidence 0.5, wrong: 0.5 off): error 0.125."""
+    """Three sure and correct (gap 50: error 0), one of gap 0 (confidence 0.5, wrong: error 0.5): mean 0.125."""
     error, rows = statistics.pair_calibration([50, 50, 50, 0.0])
     assert error == pytest.approx(0.125)
     assert [row["n"] for row in rows] == [1, 3]
 
 
 def test_template_rate_by_hand() -> None:
-    """The first two share five words; the fourth holds the third's two words in a row; the fifth is alone, the last is empty: 3 of 6."""
+    """The first two share five words; the fourth holds the third's two words in a row; the fifth shares none, the last
+    is empty: 3 of 6.
+    """
     texts = [
         "I can not help you today, friend.",
         "I can not help you with this.",

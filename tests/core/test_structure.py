@@ -1,4 +1,4 @@
-"""The house keeps its shape: rooms, import directions, no circles, short functions."""
+"""The structure of the code: packages, import directions, no cycles, short functions and files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-STAGE_ROOMS = {
+STAGE_PACKAGES = {
     "prompts",
     "demonstrations",
     "completions",
@@ -20,7 +20,7 @@ STAGE_ROOMS = {
     "study",
     "report",
 }
-LOWER_ROOMS = {"store", "text", "models", "graph", "config"}
+LOWER_PACKAGES = {"store", "text", "models", "graph", "config"}
 MOST_LOOSE_MODULES, MOST_LINES, MOST_FUNCTION_LINES = 8, 420, 80
 
 
@@ -64,8 +64,8 @@ TREES = {name: ast.parse(file.read_text(encoding="utf-8")) for name, file in MOD
 GRAPH = {name: sorted(set(_imports(tree, top_level=True)) - {name}) for name, tree in TREES.items()}
 
 
-def _circle(graph: dict[str, list[str]]) -> list[str]:
-    """Return one circle of a directed graph, or nothing."""
+def _cycle(graph: dict[str, list[str]]) -> list[str]:
+    """Return one cycle of a directed graph, or an empty list."""
     done: set[str] = set()
     path: list[str] = []
 
@@ -85,39 +85,39 @@ def _circle(graph: dict[str, list[str]]) -> list[str]:
     return next((found for name in sorted(graph) if (found := visit(name))), [])
 
 
-def test_a_circle_is_found_where_there_is_one() -> None:
-    assert _circle({"a": ["b"], "b": ["c"], "c": ["b"]}) == ["b", "c", "b"]
-    assert _circle({"a": ["b", "c"], "b": ["c"], "c": []}) == []
+def test_a_cycle_is_found_if_there_is_one() -> None:
+    assert _cycle({"a": ["b"], "b": ["c"], "c": ["b"]}) == ["b", "c", "b"]
+    assert _cycle({"a": ["b", "c"], "b": ["c"], "c": []}) == []
 
 
-def test_modules_import_each_other_without_circles() -> None:
-    assert _circle(GRAPH) == []
+def test_modules_import_each_other_without_cycles() -> None:
+    assert _cycle(GRAPH) == []
 
 
-def test_few_modules_lie_outside_rooms() -> None:
+def test_few_modules_are_outside_packages() -> None:
     loose = sorted(file.name for file in (ROOT / "drirl_core").glob("*.py") if file.name != "__init__.py")
     assert len(loose) <= MOST_LOOSE_MODULES, loose
     assert [file.name for file in (ROOT / "pipeline").glob("*.py") if file.name != "__init__.py"] == ["definitions.py"]
 
 
-@pytest.mark.parametrize("room", sorted(STAGE_ROOMS - {"policy", "study"}))
-def test_every_stage_opens_with_its_stage_file(room: str) -> None:
-    assert (ROOT / "drirl_core" / room / "stage.py").is_file()
+@pytest.mark.parametrize("package", sorted(STAGE_PACKAGES - {"policy", "study"}))
+def test_every_stage_package_has_a_stage_file(package: str) -> None:
+    assert (ROOT / "drirl_core" / package / "stage.py").is_file()
 
 
-def test_lower_rooms_do_not_import_stages() -> None:
+def test_lower_packages_do_not_import_stages() -> None:
     """Imports inside functions count too; a stage record names its function as text instead."""
     wrong = [
         f"{name} imports {other}"
         for name, tree in TREES.items()
-        if name.split(".")[:1] == ["drirl_core"] and name.split(".")[1:2] and name.split(".")[1] in LOWER_ROOMS
+        if name.split(".")[:1] == ["drirl_core"] and name.split(".")[1:2] and name.split(".")[1] in LOWER_PACKAGES
         for other in _imports(tree, top_level=False)
-        if other.startswith("drirl_core.") and other.split(".")[1] in STAGE_ROOMS
+        if other.startswith("drirl_core.") and other.split(".")[1] in STAGE_PACKAGES
     ]
     assert wrong == []
 
 
-def test_the_core_does_not_import_the_wiring() -> None:
+def test_drirl_core_does_not_import_pipeline() -> None:
     assert [n for n, tree in TREES.items() if n.startswith("drirl_core") and any(
         o.startswith("pipeline") for o in _imports(tree, top_level=False))] == []  # fmt: skip
 

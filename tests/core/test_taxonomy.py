@@ -1,4 +1,4 @@
-"""Taxonomies: the paper's seven, and what another one may look like."""
+"""Taxonomies: the seven categories of the paper, and others from a file."""
 
 from __future__ import annotations
 

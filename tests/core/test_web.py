@@ -1,4 +1,4 @@
-"""One request and its answer, against a real HTTP server on this machine."""
+"""One request and its response, against a real HTTP server on this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def send(server: Server, *, most: int = 100, timeout_s: float = 5.0) -> web.Answ
     return web.post(server.url, b'{"messages": []}', headers={"X-More": "yes"}, timeout_s=timeout_s, most=most)
 
 
-def test_an_answer_comes_back(serve: Callable[..., Server]) -> None:
+def test_a_response_is_returned(serve: Callable[..., Server]) -> None:
     server = serve(b"done")
     assert send(server) == web.Answer(200, b"done", cut=False)
     assert server.seen == [{"messages": []}]
@@ -23,7 +23,7 @@ def test_an_answer_comes_back(serve: Callable[..., Server]) -> None:
     assert (sent["Content-Type"], sent["X-More"], sent["Accept-Encoding"]) == ("application/json", "yes", "identity")
 
 
-def test_a_redirect_is_an_answer(serve: Callable[..., Server]) -> None:
+def test_a_redirect_is_a_response(serve: Callable[..., Server]) -> None:
     elsewhere = serve(b"caught")
     server = serve((302, {"Location": elsewhere.url}, b""))
     assert send(server).status == 302
@@ -37,20 +37,20 @@ def test_a_body_is_read_up_to_a_limit(serve: Callable[..., Server]) -> None:
     assert send(serve((400, {}, b"x" * 3000)), most=9000) == web.Answer(400, b"x" * 2000, cut=False)
 
 
-def test_a_status_counts_although_its_text_never_ends(serve: Callable[..., Server]) -> None:
+def test_a_status_is_returned_although_its_text_never_ends(serve: Callable[..., Server]) -> None:
     server = serve((404, {}, b"x" * 200))
     server.trickle = True
     assert send(server, timeout_s=0.2).status == 404
 
 
 @pytest.mark.parametrize(("asked", "after"), [("7", 7.0), ("soon", 0.0), ("\u00b2", 0.0)])
-def test_a_busy_server_may_say_when_to_come_back(serve: Callable[..., Server], asked: str, after: float) -> None:
+def test_a_busy_server_may_say_when_to_try_again(serve: Callable[..., Server], asked: str, after: float) -> None:
     with pytest.raises(web.TryAgain, match="it answered 503 Service Unavailable") as caught:
         send(serve((503, {"Retry-After": asked}, b"")))
     assert caught.value.after_s == after
 
 
-def test_the_waits_double_follow_the_server_and_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waits_double_respect_the_server_and_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Backoff 2: waits 2, 4, then the 9 asked for instead of 8, then the limit instead of the 1000 asked for."""
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)
@@ -66,7 +66,7 @@ def test_the_waits_double_follow_the_server_and_have_an_end(monkeypatch: pytest.
     assert waits == [2.0, 4.0, 9.0, web.LONGEST_WAIT_S]
 
 
-def test_the_last_try_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_no_wait_after_the_last_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)
 

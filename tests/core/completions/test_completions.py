@@ -1,4 +1,4 @@
-"""The completion pool: what is sampled, what is added without sampling, and that equal inputs give equal bytes."""
+"""The completion pool: sampled and contrast completions, and equal bytes for equal inputs."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_contrast_is_the_same_for_equal_rows_in_any_order() -> None:
     assert sorted(contrast(rows[::-1], [], COUNTS, helpful=False), key=lambda m: (m["prompt_id"], m["sample"])) == harm
 
 
-def test_contrast_takes_no_more_than_there_is() -> None:
+def test_contrast_adds_at_most_what_is_available() -> None:
     made = contrast(_rows(2), ["No."], {"refusal": 5, "off_topic": 5}, helpful=True)
     assert Counter(row["policy"] for row in made) == {"refusal": 2, "off_topic": 2}
     assert contrast(_rows(1), [], {"refusal": 1, "off_topic": 1}, helpful=True) == []
@@ -104,8 +104,8 @@ def test_an_equal_answer_of_another_prompt_is_not_off_topic() -> None:
 # ---------------------------------------------------------------------------------------------------------------- hedge
 
 
-def test_a_hedged_answer_helps_and_declines_in_one_breath() -> None:
-    """The declining sentence stands before, after or between the others; the rest of the refusal is left out."""
+def test_a_hedged_answer_helps_and_declines() -> None:
+    """The declining sentence is placed before, after or between the others; the rest of the refusal is left out."""
     answer, refusal = "Boil it for six minutes. Then cool it.", "I can't help with that. It could be misused."
     assert {hedge(answer, refusal, str(seed)) for seed in range(20)} == {
         "I can't help with that. Boil it for six minutes. Then cool it.",
@@ -136,11 +136,11 @@ def test_corrupted_text_differs_and_is_reproducible(words: list[str], seed: str)
 
 
 @given(st.text(max_size=30), st.text(max_size=5))
-def test_corrupting_anything_ends(text: str, seed: str) -> None:
+def test_any_text_can_be_corrupted(text: str, seed: str) -> None:
     assert isinstance(corrupt(text, seed), str)
 
 
-def test_one_word_over_and_over_can_be_corrupted() -> None:
+def test_one_repeated_word_can_be_corrupted() -> None:
     """No order of four equal words differs from another: shuffling until it does would never end."""
     for seed in map(str, range(12)):
         assert corrupt("no no no no", seed) != "no no no no"
@@ -223,7 +223,7 @@ def test_the_pool_of_a_harm_category(config: Config, second_policy: Path, tmp_pa
 
 
 def test_the_pool_of_the_helpful_set(config: Config, second_policy: Path, tmp_path: Path) -> None:
-    """3 prompts with 3 samples, 2 refusals, 2 hedged answers, 1 other answer and 1 corrupted answer each make 27 rows."""
+    """3 prompts, each with 3 samples, 2 refusals, 2 hedged, 1 off-topic and 1 corrupted answer, make 27 rows."""
     context = _context(config, tmp_path, "helpful", _rows(3), {"sft_checkpoint": second_policy})
     build_completion_pool(context)
     pool = read_table(context.out / "completions.parquet")
@@ -237,23 +237,23 @@ def test_the_pool_of_the_helpful_set(config: Config, second_policy: Path, tmp_pa
     }
 
 
-def test_equal_inputs_give_equal_bytes_from_the_cache_or_without(
+def test_equal_inputs_give_equal_bytes_with_and_without_the_cache(
     config: Config, second_policy: Path, tmp_path: Path
 ) -> None:
     inputs = {"sft_checkpoint": second_policy}
     first = _context(config, tmp_path, "insult", _rows(3), inputs)
     build_completion_pool(first)
-    kept = _context(config, tmp_path, "insult", _rows(3), inputs, out="kept")
-    build_completion_pool(kept)
-    assert not any("sampled" in line for line in kept.reporter.lines)  # type: ignore[attr-defined]
+    cached = _context(config, tmp_path, "insult", _rows(3), inputs, out="cached")
+    build_completion_pool(cached)
+    assert not any("sampled" in line for line in cached.reporter.lines)  # type: ignore[attr-defined]
     (Path(config.root) / ".cache" / "completions.sqlite").unlink()
-    anew = _context(config, tmp_path, "insult", _rows(3)[::-1], inputs, out="anew")
-    build_completion_pool(anew)
-    bytes_of = [(context.out / "completions.parquet").read_bytes() for context in (first, kept, anew)]
+    recomputed = _context(config, tmp_path, "insult", _rows(3)[::-1], inputs, out="recomputed")
+    build_completion_pool(recomputed)
+    bytes_of = [(context.out / "completions.parquet").read_bytes() for context in (first, cached, recomputed)]
     assert bytes_of[0] == bytes_of[1] == bytes_of[2]
 
 
-def test_answers_lose_their_draft(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_have_no_draft(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from drirl_core.completions import stage as completions
     from drirl_core.models.sampling import Completion
 
@@ -270,7 +270,7 @@ def test_answers_lose_their_draft(config: Config, tmp_path: Path, monkeypatch: p
     assert {(row["completion"], row["answer"]) for row in sampled} == {("think first\n####\nNo.", "No.")}
 
 
-def test_a_policy_with_no_samples_is_not_asked(config: Config, tmp_path: Path) -> None:
+def test_a_policy_with_no_samples_is_not_sampled(config: Config, tmp_path: Path) -> None:
     import dataclasses
 
     config = dataclasses.replace(

@@ -32,7 +32,7 @@ def compute(config=None, seed=0, **extra):
 
 
 def test_a_batch_by_hand():
-    """delta rows 0, .4, .8, .6; prompts a .2, b .7, mean .45. Gaps 1, 2, 0, 4: mean 1.75; 80 % of 4 keeps all: alphaM = 1.
+    """Deltas of rows 0, .4, .8, .6; prompts a .2, b .7, mean .45. Gaps 1, 2, 0, 4, mean 1.75, all kept: alphaM = 1.
 
     alpha before normalisation: s(.2)/s(.45) twice, s(.7)/s(.45) twice, 1, 1.
     """

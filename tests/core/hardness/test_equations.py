@@ -165,7 +165,7 @@ DELTA, CATEGORY_GAPS = np.array([0.2, 0.7]), np.array([1.0, 2.0, 0.0, 4.0])
 
 
 def test_a_category_by_hand():
-    """mean delta .45; mean gap 1.75, half of the four gaps kept are 1 and 2: gapF 1.5, tau .5625, alphaM
+    """Mean delta .45; mean gap 1.75, half of the four gaps kept are 1 and 2: gapF 1.5, tau .5625, alphaM
     s(1.5)/s(1.75).
     """
     found = category_coefficients(DELTA, CATEGORY_GAPS, HardnessConfig(keep_quantile=0.5))

@@ -119,7 +119,7 @@ def test_the_head_gets_contiguous_states_and_gives_the_same_logits(tiny_policy: 
     torch.testing.assert_close(ours, theirs)
 
 
-# ----------------------------------------------------------------------------------------------------------- keys, types
+# ---------------------------------------------------------------------------------------------------------- keys, types
 
 
 def test_keys_depend_on_the_content_not_on_the_directory(tiny_policy: Path, copy: Path, settings: ModelsConfig) -> None:

@@ -298,7 +298,7 @@ def _changed(policy: Policy, change: Any) -> Policy:
     return dataclasses.replace(policy, model=model, key=f"changed {id(model)}")
 
 
-# ---------------------------------------------------------------------------------------------------------------- errors
+# --------------------------------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -1,4 +1,4 @@
-"""A small world for policy training: two harm categories and the helpful set, with tables and reward models made by hand."""
+"""Inputs of the policy stages: two harm categories and the helpful set, with small tables and random reward models."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HELPFUL_ANSWER = "Here is how it goes: begin early, take your time, and ask when
 
 
 def dataset_rows(category: str, count: int = 8) -> list[dict[str, Any]]:
-    """Rows of a data set: the last two are the validation and the test row; harmless rows are of both kinds in turn."""
+    """Return rows of a data set: the last two are validation and test; harmless rows alternate between both kinds."""
     rows = []
     for i in range(count):
         prompt = f"{category} request number {i}"
@@ -41,7 +41,9 @@ def dataset_rows(category: str, count: int = 8) -> list[dict[str, Any]]:
 
 
 def write_inputs(folder: Path, models: ModelsConfig) -> dict[str, Path]:
-    """Write data sets, random reward models and hardness tables below a directory; return their places by asset name."""
+    """Write data sets, random reward models and hardness tables below a directory; return their directories by asset
+    name.
+    """
     import torch
 
     from drirl_core.models.embeddings import Embedder
@@ -89,7 +91,7 @@ def write_inputs(folder: Path, models: ModelsConfig) -> dict[str, Path]:
     return inputs
 
 
-class World:
+class ContextFactory:
     """Make contexts over the same inputs, each with its own output, scratch and configuration."""
 
     def __init__(self, folder: Path, models: ModelsConfig, inputs: dict[str, Path]) -> None:
@@ -104,7 +106,7 @@ class World:
         file.write_text(json.dumps(settings))
         return load_config(file, overrides)
 
-    def context(self, name: str, overrides: dict[str, Any] | None = None, **changes: Any) -> Context:
+    def make(self, name: str, overrides: dict[str, Any] | None = None, **changes: Any) -> Context:
         """Return a context whose output is `name/out`; the scratch of an earlier context of that name is kept."""
         out, scratch = self._folder / name / "out", self._folder / name / "scratch"
         out.mkdir(parents=True, exist_ok=True)
@@ -123,12 +125,12 @@ def policy_inputs(tiny_models: ModelsConfig, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture
-def world(policy_inputs: dict[str, Path], tiny_models: ModelsConfig, tmp_path: Path) -> World:
-    return World(tmp_path, tiny_models, policy_inputs)
+def contexts(policy_inputs: dict[str, Path], tiny_models: ModelsConfig, tmp_path: Path) -> ContextFactory:
+    return ContextFactory(tmp_path, tiny_models, policy_inputs)
 
 
 @pytest.fixture
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the picture, which takes longer than the training."""
+    """Leave out the plot, which takes longer than the training."""
     monkeypatch.setattr("drirl_core.policy.grpo.curve_plot", lambda *_: None)
     monkeypatch.setattr("drirl_core.policy.sft.curve_plot", lambda *_: None)

@@ -1,4 +1,4 @@
-"""The GRPO stage on a tiny policy: what it writes, that equal inputs give equal bytes, and that a killed run goes on alike."""
+"""The GRPO stage on a tiny policy: its files, equal bytes for equal inputs, and exact resumption of a killed run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from drirl_core.testing import RecordingReporter
 
 
 class Killed(BaseException):
-    """Stands for a kill."""
+    """Stand for a kill of the process."""
 
 
 class KillingReporter(RecordingReporter):
@@ -38,8 +38,8 @@ def _weights(folder: Path) -> dict[str, Any]:
     return load_file(folder / "model.safetensors")
 
 
-def test_what_the_stage_makes(world: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    context = world.context("run")
+def test_the_files_and_metadata_of_the_stage(contexts: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    context = contexts.make("run")
     shown = build_policy_checkpoint(context)
     names = {path.name for path in context.out.iterdir()}
     assert {
@@ -81,14 +81,14 @@ def test_what_the_stage_makes(world: Any, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.usefixtures("no_curves")
-def test_equal_inputs_give_equal_bytes(world: Any) -> None:
+def test_equal_inputs_give_equal_bytes(contexts: Any) -> None:
     steps = {"policy.steps": 2}
-    first, second = world.context("first", steps), world.context("second", steps)
+    first, second = contexts.make("first", steps), contexts.make("second", steps)
     for context in (first, second):
         build_policy_checkpoint(context)
     for name in sorted(path.name for path in first.out.iterdir() if path.name != "times.jsonl"):
         assert (first.out / name).read_bytes() == (second.out / name).read_bytes(), name
-    other = world.context("other", {**steps, "seed": 1})
+    other = contexts.make("other", {**steps, "seed": 1})
     build_policy_checkpoint(other)
     assert (first.out / "model.safetensors").read_bytes() != (other.out / "model.safetensors").read_bytes()
 
@@ -103,50 +103,50 @@ def test_equal_inputs_give_equal_bytes(world: Any) -> None:
     ],
     ids=["adapters", "all_weights", "two_passes"],
 )
-def test_a_killed_run_goes_on_to_the_same_weights(world: Any, overrides: dict[str, Any]) -> None:
-    """Killed in step 3 of 4 after a checkpoint in step 2: weights, log and metrics are those of the uninterrupted run."""
+def test_a_killed_run_resumes_to_the_same_weights(contexts: Any, overrides: dict[str, Any]) -> None:
+    """Killed in step 3 of 4 after a checkpoint in step 2: weights and log are those of the uninterrupted run."""
     overrides = {"policy.save_steps": 2, **overrides}
     passes = overrides.get("policy.num_iterations", 1)
-    whole = world.context("whole", overrides)
-    shown = build_policy_checkpoint(whole)
+    uninterrupted = contexts.make("uninterrupted", overrides)
+    shown = build_policy_checkpoint(uninterrupted)
     with pytest.raises(Killed):
-        build_policy_checkpoint(world.context("broken", overrides, reporter=KillingReporter(2 * passes + 1)))
-    resumed = world.context("broken", overrides)
+        build_policy_checkpoint(contexts.make("killed", overrides, reporter=KillingReporter(2 * passes + 1)))
+    resumed = contexts.make("killed", overrides)
     assert build_policy_checkpoint(resumed)["tokens"] == shown["tokens"] > 0
     assert resumed.reporter.lines == [f"GRPO resumes from checkpoint-{2 * passes}"]
     assert [step for step, _ in resumed.reporter.steps] == list(range(2 * passes + 1, 4 * passes + 1))
-    left, right = _weights(whole.out), _weights(resumed.out)
-    worst = max(float((left[name] - right[name]).abs().max()) for name in left)
-    assert worst == 0.0
-    logs = [read_log(context.out / "training_log.jsonl") for context in (whole, resumed)]
+    left, right = _weights(uninterrupted.out), _weights(resumed.out)
+    largest_difference = max(float((left[name] - right[name]).abs().max()) for name in left)
+    assert largest_difference == 0.0
+    logs = [read_log(context.out / "training_log.jsonl") for context in (uninterrupted, resumed)]
     assert logs[0] == logs[1]
 
 
 @pytest.mark.usefixtures("no_curves")
-def test_a_run_killed_after_its_last_step_only_has_to_save(world: Any) -> None:
+def test_a_run_killed_after_its_last_step_only_saves(contexts: Any) -> None:
     with pytest.raises(Killed):
         build_policy_checkpoint(
-            world.context("run", {"policy.steps": 2, "policy.save_steps": 1}, reporter=KillingReporter(2))
+            contexts.make("run", {"policy.steps": 2, "policy.save_steps": 1}, reporter=KillingReporter(2))
         )
-    context = world.context("run", {"policy.steps": 2, "policy.save_steps": 1})
+    context = contexts.make("run", {"policy.steps": 2, "policy.save_steps": 1})
     shown = build_policy_checkpoint(context)
     assert shown["steps"] == 2
 
 
-def test_a_reward_that_goes_bad_stops_the_run(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reward_that_is_not_finite_stops_the_run(contexts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from drirl_core.policy import scoring
 
     monkeypatch.setattr(
         scoring.RolloutScorer, "reward", lambda self, prompts, completions, **_: [float("nan")] * len(prompts)
     )
-    context = world.context("run")
+    context = contexts.make("run")
     with pytest.raises(TrainingError, match="rewards are not finite"):
         build_policy_checkpoint(context)
     assert list(context.out.iterdir()) == []
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """transformers would log a NaN loss as the one before it; ours stops."""
+def test_a_loss_that_is_not_finite_stops_the_run(contexts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers would replace a NaN loss by the previous one; ours stops."""
     from drirl_core.policy import trainer as module
 
     compute = module.DynamicRewardScalingTrainer.compute_loss
@@ -155,6 +155,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(world: Any, monkeypatch: pytest
         "compute_loss",
         lambda *args, **kwargs: compute(*args, **kwargs) * float("nan"),
     )
-    context = world.context("run", {"policy.kl": 0.0})
+    context = contexts.make("run", {"policy.kl": 0.0})
     with pytest.raises(TrainingError, match=r"GRPO: .*loss.* is not finite at step 1"):
         build_policy_checkpoint(context)

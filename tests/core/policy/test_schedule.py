@@ -1,4 +1,4 @@
-"""Which prompts are trained on, and in which step."""
+"""The prompts that are trained on, step by step."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SEVEN = {f"category_{i}": 5 for i in range(7)}
 
 
 def test_a_step_of_eight_by_hand() -> None:
-    """Half of 8 are harmless: 2 general and 2 look-alike; the other 4 go on through the seven categories in turn."""
+    """Half of 8 are harmless: 2 general and 2 look-alike; the other 4 alternate between the seven categories."""
     rows = schedule(
         _prompts({**SEVEN, "helpful": 6}), PolicyConfig(steps=7, prompts_per_step=8, helpful_share=0.5), seed=0
     )
@@ -56,13 +56,13 @@ def test_a_step_of_eight_by_hand() -> None:
     )  # 28 rows, 4 of each
 
 
-def test_a_category_shows_all_its_prompts_before_it_repeats_one() -> None:
+def test_a_category_uses_all_its_prompts_before_it_repeats_one() -> None:
     rows = schedule(
         _prompts({"a": 5, "helpful": 4}), PolicyConfig(steps=10, prompts_per_step=2, helpful_share=0.5), seed=3
     )
     shown = [row["prompt_id"] for row in rows if row["category"] == "a"]
     assert set(shown[:5]) == set(shown[5:]) == {f"a {i}" for i in range(5)}
-    assert shown[:5] != shown[5:]  # each pass in another order
+    assert shown[:5] != shown[5:]  # each pass has another order
 
 
 @given(
@@ -83,10 +83,10 @@ def test_properties(categories: int, helpful: int, steps: int, size: int, share:
     for step in _steps(rows, size):
         assert sum(row["category"] == "helpful" for row in step) == harmless
         harm = [row["category"] for row in step if row["category"] != "helpful"]
-        assert harm  # no step is without a harm prompt
-        assert len(set(harm)) == min(categories, len(harm))  # as many categories as there is room for
+        assert harm  # every step has a harm prompt
+        assert len(set(harm)) == min(categories, len(harm))  # as many categories as fit
     counts = Counter(row["category"] for row in rows if row["category"] != "helpful")
-    assert max(counts.values()) - min(counts.get(f"category_{i}", 0) for i in range(categories)) <= 1  # they take turns
+    assert max(counts.values()) - min(counts.get(f"category_{i}", 0) for i in range(categories)) <= 1  # they alternate
     assert schedule(_prompts(sizes), how, seed) == rows
 
 
@@ -97,7 +97,7 @@ def test_the_seed_changes_the_order_and_nothing_else() -> None:
     assert sorted(row["prompt_id"] for row in first) == sorted(row["prompt_id"] for row in second)  # one complete pass
 
 
-def test_look_alikes_alone() -> None:
+def test_look_alikes_without_general_prompts() -> None:
     rows = schedule(
         _prompts({"a": 3, "helpful": 3}, kinds=("look_alike",)),
         PolicyConfig(steps=2, prompts_per_step=4, helpful_share=0.5),
@@ -106,11 +106,11 @@ def test_look_alikes_alone() -> None:
     assert Counter(row["kind"] for row in rows) == {"unsafe": 4, "look_alike": 4}
 
 
-# ------------------------------------------------------------------------------------------------------- training prompts
+# ----------------------------------------------------------------------------------------------------- training prompts
 
 
-def test_training_prompts_are_the_training_rows_of_what_has_a_reward_model(world: Any) -> None:
-    found = training_prompts(world.context("run"))
+def test_training_prompts_are_those_of_categories_with_a_reward_model(contexts: Any) -> None:
+    found = training_prompts(contexts.make("run"))
     assert sorted(found) == ["helpful", "insult", "mental_health"]
     assert all(len(rows) == 6 for rows in found.values())
     first = found["insult"][0]
@@ -119,24 +119,24 @@ def test_training_prompts_are_the_training_rows_of_what_has_a_reward_model(world
     assert set(first) == {"prompt", "category", "prompt_id", "demonstration", "kind"}
 
 
-def test_a_data_set_without_training_rows_is_named(world: Any, tmp_path: Path) -> None:
+def test_a_data_set_without_training_rows_is_named(contexts: Any, tmp_path: Path) -> None:
     write_table(tmp_path / "rows.parquet", [], ROWS)
-    context = world.context("run")
+    context = contexts.make("run")
     context = dataclasses.replace(context, inputs={**context.inputs, "safety_dataset_insult": tmp_path})
     with pytest.raises(DataError, match=r"safety_dataset_insult has no training rows; raise demonstrations\.quota"):
         training_prompts(context)
 
 
-# ------------------------------------------------------------------------------------------------------------- arguments
+# ------------------------------------------------------------------------------------------------------------ arguments
 
 
-def test_settings_in_the_words_of_trl(tmp_path: Path) -> None:
+def test_settings_are_translated_to_trl(tmp_path: Path) -> None:
     common = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
     how = PolicyConfig(
         steps=5, prompts_per_step=6, num_generations=4, micro_batch=8, kl=0.1, num_iterations=2, save_steps=3
     )
     made = grpo_arguments(how, common)
-    assert (made.max_steps, made.save_steps) == (10, 6)  # optimiser steps; checkpoints fall between generations
+    assert (made.max_steps, made.save_steps) == (10, 6)  # optimiser steps; checkpoints lie between generations
     assert (made.per_device_train_batch_size, made.gradient_accumulation_steps) == (8, 3)
     assert (made.generation_batch_size, made.steps_per_generation, made.num_generations) == (24, 3, 4)
     assert (made.beta, made.num_iterations, made.scale_rewards, made.shuffle_dataset) == (0.1, 2, "group", False)

@@ -1,4 +1,4 @@
-"""Rewards and alpha of a generation batch: routed by category, cut off their drafts, normalised over all processes."""
+"""Rewards and alpha of a generation batch: routed by category, without drafts, normalised over all processes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from drirl_core.policy.scoring import RolloutScorer, load_scorer
 from drirl_core.rewards import RewardRouter, load_reward_model
 from drirl_core.store.artifacts import ArtifactStore
 
-# Rewards by hand: the length of the answer, in each category from another zero.
+# Rewards by hand: the length of the answer plus a constant per category.
 ZERO = {"insult": 0.0, "mental_health": 100.0, "helpful": 1000.0}
 # Similarity by hand: by the first letter of the completion.
 SIMILARITY = {"x": 0.9, "y": 0.5, "z": 0.1}
 
 
 class Router:
-    """Reward by length; count the rows that were asked for."""
+    """Reward by length; record the requested rows."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, str]] = []
@@ -42,7 +42,7 @@ class Router:
 
 
 class Similarity:
-    """Look similarities up; refuse helpful demonstrations."""
+    """Look up similarities; refuse helpful demonstrations."""
 
     def similarity(self, demonstrations: Any, completions: Any) -> np.ndarray:
         assert "helpful answer" not in demonstrations
@@ -86,10 +86,10 @@ def _make(config: HardnessConfig | None = None, router: Router | None = None, **
     )  # type: ignore[arg-type]
 
 
-def test_rewards_are_routed_and_see_the_answer_only() -> None:
+def test_rewards_are_routed_by_category_and_computed_on_the_answer_only() -> None:
     router = Router()
     scorer = _make(router=router)
-    completions = [[{"role": "assistant", "content": reply}] for reply in COMPLETIONS]
+    completions = [[{"role": "assistant", "content": text}] for text in COMPLETIONS]
     rewards = scorer.reward(
         [row["prompt"] for row in ROWS], completions, category=[row["category"] for row in ROWS], other_column=[1] * 6
     )
@@ -98,9 +98,9 @@ def test_rewards_are_routed_and_see_the_answer_only() -> None:
 
 
 def test_alpha_by_hand() -> None:
-    """Deltas: a 0.1 and 0.9, mean 0.5; b 0.5 and 0.5. Every prompt is its category's only one, so alphaD is 1 ...
+    """Deltas: a 0.1 and 0.9, mean 0.5; b 0.5 and 0.5. Every category has one prompt, so alphaD is 1.
 
-    ... and all gaps are kept, so alphaM is 1: every alpha is 1. With stored means of delta 0 instead, decay 0.9 makes the
+    All gaps are kept, so alphaM is 1, and every alpha is 1. With stored means of delta 0 instead, decay 0.9 makes the
     centre 0.05, and alphaD = sigmoid(0.5) / sigmoid(0.05) on the four harm rows, 1 on the two helpful ones.
     """
     np.testing.assert_allclose(_score(_make()).alpha, np.ones(6))
@@ -142,20 +142,20 @@ def test_demonstrations_are_rewarded_once_per_prompt() -> None:
     assert len(router.asked) == 6 + 3 + 6
 
 
-def test_a_batch_of_harmless_prompts_alone() -> None:
+def test_a_batch_of_harmless_prompts_only() -> None:
     found = _score(_make(), ROWS[4:], COMPLETIONS[4:])
     np.testing.assert_allclose(found.alpha, [1.0, 1.0])
     assert "alpha_d/mean" not in found.metrics
 
 
 def test_alpha_is_normalised_over_all_processes() -> None:
-    """Two processes hold the first and the second half of a batch: together they get what one process gets for all of it."""
+    """Two processes with half of a batch each get the same alphas as one process with the complete batch."""
     config = HardnessConfig(refresh="once")
     stored = {"a": 0.5, "b": 2.0}
     alone = _score(_make(config, stored=stored))
     halves = [(ROWS[:3], COMPLETIONS[:3]), (ROWS[3:], COMPLETIONS[3:])]
     local: list[list[Any]] = []
-    for rows, texts in halves:  # what each process has to say
+    for rows, texts in halves:  # the rows that each process sends
         _score(_make(config, stored=stored), rows, texts, Processes(0, lambda part: local.append(part) or part))
     for rank, (rows, texts) in enumerate(halves):
         processes = Processes(rank, lambda _: local[0] + local[1])
@@ -167,23 +167,23 @@ def test_alpha_is_normalised_over_all_processes() -> None:
     )  # 0.5, 2 and 1 have mean 7/6
 
 
-def test_state_survives_as_json() -> None:
+def test_the_state_is_saved_and_restored_as_json() -> None:
     config = HardnessConfig(responsiveness="ema", keep_quantile=0.5)
-    unbroken, broken = _make(config), _make(config)
-    for scorer in (unbroken, broken):
+    uninterrupted, interrupted = _make(config), _make(config)
+    for scorer in (uninterrupted, interrupted):
         _score(scorer)
     resumed = _make(config)
-    resumed.load_state_dict(json.loads(json.dumps(broken.state_dict())))
+    resumed.load_state_dict(json.loads(json.dumps(interrupted.state_dict())))
     other = ["y", "zz", "x think\n####\nz", "zzzz", "helping", "h"]
-    assert _score(resumed, texts=other).alpha.tolist() == _score(unbroken, texts=other).alpha.tolist()
+    assert _score(resumed, texts=other).alpha.tolist() == _score(uninterrupted, texts=other).alpha.tolist()
 
 
-def test_the_reward_of_a_demonstration_is_that_of_before_the_kill() -> None:
-    """Computed again, among other rows, its last bit may differ, and with it the log and the version of the checkpoint."""
-    broken, router = _make(), Router()
-    before = _score(broken)
+def test_a_resumed_run_reuses_the_rewards_of_demonstrations() -> None:
+    """Recomputed among other rows, the last bit may differ, and with it the log and the version of the checkpoint."""
+    killed, router = _make(), Router()
+    before = _score(killed)
     resumed = _make(router=router)
-    resumed.load_state_dict(json.loads(json.dumps(broken.state_dict())))
+    resumed.load_state_dict(json.loads(json.dumps(killed.state_dict())))
     after = _score(resumed)
     assert not {row["demonstration"] for row in ROWS} & {text for _, text, _ in router.asked}
     assert after.metrics == before.metrics
@@ -192,8 +192,8 @@ def test_the_reward_of_a_demonstration_is_that_of_before_the_kill() -> None:
 # ----------------------------------------------------------------------------------------------------------- the record
 
 
-def test_a_rollout_batch_holds_texts_and_rewards_as_trl_keeps_them() -> None:
-    """0.1 has no exact float32: the record holds the nearest one, 0.10000000149..., as the advantages will see it."""
+def test_a_rollout_batch_holds_texts_and_rewards_in_float32() -> None:
+    """0.1 has no exact float32: the record holds the nearest one, 0.10000000149..., as in the advantages."""
     columns = {"category": ["insult", "helpful"], "prompt_id": ["a", "h"], "kind": ["unsafe", "general"], "x": [1, 2]}
     columns["demonstration"] = ["No.", "Yes."]
     messages = [[{"role": "user", "content": "first"}, {"role": "assistant", "content": "last"}], "text"]
@@ -234,7 +234,7 @@ def test_with_real_reward_models_and_encoder(
     assert alpha.mean() == pytest.approx(1.0)
     assert (alpha > 0).all()
     np.testing.assert_allclose(_score(scorer).alpha, alpha)
-    # A completion that is the demonstration itself has no gap and similarity 1.
+    # A completion equal to the demonstration has no gap and similarity 1.
     same = [row["demonstration"] for row in ROWS]
     assert _score(scorer, texts=same).metrics["gap/insult/mean"] == pytest.approx(0.0, abs=1e-5)
     with pytest.raises(DataError, match=r"no reward model for the category 'insults'; did you mean 'insult'"):
@@ -252,24 +252,24 @@ def test_a_reward_that_is_not_finite_stops_the_run(
         RewardRouter({"insult": model}, embedder), SentenceSimilarity(embedder), Coefficients(HardnessConfig(), 0)
     )
     with pytest.raises(TrainingError, match=r"the reward of row 0 \(insult\) is nan"):
-        scorer.reward(["prompt a"], ["Some reply in words."], category=["insult"])
+        scorer.reward(["prompt a"], ["Some answer in words."], category=["insult"])
 
 
-# --------------------------------------------------------------------------------------------------- as the stage wires it
+# ------------------------------------------------------------------------------------------------- as used in the stage
 
 
 @pytest.mark.parametrize("refresh", ["once", "epoch"])
-def test_the_stage_hands_over_the_stored_table(world: Any, refresh: str) -> None:
+def test_the_stage_passes_the_stored_table(contexts: Any, refresh: str) -> None:
     """The first two insult prompts have stored alphas 0.8 and 0.9: over their mean 0.941 and 1.059."""
-    context = world.context("run", {"hardness.refresh": refresh})
+    context = contexts.make("run", {"hardness.refresh": refresh})
     rows = training_prompts(context)["insult"][:2]
     alpha = _score(load_scorer(context), rows, ["some reply", "another reply"]).alpha
     np.testing.assert_allclose(alpha, [0.8 / 0.85, 0.9 / 0.85])
 
 
-def test_the_stage_hands_over_the_means_of_the_data_set(world: Any) -> None:
-    """One prompt alone: centred on itself alphaD would be 1, so its category's mean delta, 0.5 in the table, must be in use."""
-    context = world.context("run")
+def test_the_stage_passes_the_means_of_the_data_set(contexts: Any) -> None:
+    """Centred on itself, a single prompt would have alphaD 1, so the mean delta of the table, 0.5, must be in use."""
+    context = contexts.make("run")
     prompts = training_prompts(context)
     rows = [prompts["insult"][0], prompts["helpful"][0]]
     scorer = load_scorer(context)
@@ -278,8 +278,8 @@ def test_the_stage_hands_over_the_means_of_the_data_set(world: Any) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"mean_delta": null, "mean_gap": 1}'])
-def test_damaged_constants_are_named(world: Any, tmp_path: Path, content: str) -> None:
-    context = world.context("run")
+def test_damaged_constants_are_named(contexts: Any, tmp_path: Path, content: str) -> None:
+    context = contexts.make("run")
     copy = Path(shutil.copytree(context.inputs["hardness_insult"], tmp_path / "hardness_copy"))
     (copy / "constants.json").write_text(content)
     context = dataclasses.replace(context, inputs={**context.inputs, "hardness_insult": copy})

@@ -1,4 +1,4 @@
-"""The supervised start: which rows are learned, that the tiny policy learns them, and that a killed run goes on alike."""
+"""Supervised fine-tuning: its rows, that the tiny policy learns them, and that a killed run resumes exactly."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ LEARN = {
 
 
 class Killed(BaseException):
-    """Stands for a kill."""
+    """Stand for a kill of the process."""
 
 
 def _category(row: dict[str, Any]) -> str:
     return row["prompt"][0]["content"].split(" request")[0]
 
 
-def _kept(world: Any) -> Any:
-    """A context with data sets alone, as the graph gives them to this stage."""
-    context = world.context("rows")
+def _datasets_only(contexts: Any) -> Any:
+    """Return a context with only data sets, as the graph gives them to this stage."""
+    context = contexts.make("rows")
     return dataclasses.replace(
         context, inputs={name: path for name, path in context.inputs.items() if "dataset" in name}
     )
 
 
 def _tokens_of_all_rows(context: Any) -> int:
-    """One a byte, one a marker of the template, and the end token."""
+    """Count one token per byte, one per marker of the template, and the end token."""
     rows = training_rows(context, context.config.sft, context.config.seed)
     return sum(
         len(row["prompt"][0]["content"].encode()) + len(row["completion"][0]["content"].encode()) + 4 for row in rows
@@ -57,9 +57,9 @@ def _tokens_of_all_rows(context: Any) -> int:
 # ----------------------------------------------------------------------------------------------------------------- rows
 
 
-def test_training_rows_of_all_sets(world: Any) -> None:
+def test_training_rows_of_all_sets(contexts: Any) -> None:
     """Each of the three sets has 6 training rows, one validation row and one test row."""
-    rows = training_rows(_kept(world), SftConfig(), seed=0)
+    rows = training_rows(_datasets_only(contexts), SftConfig(), seed=0)
     assert Counter(map(_category, rows)) == {"insult": 6, "mental_health": 6, "helpful": 6}
     assert rows[0]["prompt"][0]["role"] == "user"
     assert rows[0]["completion"][0]["role"] == "assistant"
@@ -68,40 +68,40 @@ def test_training_rows_of_all_sets(world: Any) -> None:
     assert len(set(map(_category, rows[:6]))) > 1  # mixed
 
 
-def test_the_limit_holds_for_harm_categories_only(world: Any) -> None:
-    rows = training_rows(_kept(world), SftConfig(rows_per_category=2), seed=0)
+def test_the_limit_applies_to_harm_categories_only(contexts: Any) -> None:
+    rows = training_rows(_datasets_only(contexts), SftConfig(rows_per_category=2), seed=0)
     assert Counter(map(_category, rows)) == {"insult": 2, "mental_health": 2, "helpful": 6}
 
 
-def test_the_seed_chooses_rows_and_order(world: Any) -> None:
-    context, how = _kept(world), SftConfig(rows_per_category=2)
+def test_the_seed_chooses_rows_and_order(contexts: Any) -> None:
+    context, how = _datasets_only(contexts), SftConfig(rows_per_category=2)
     assert training_rows(context, how, 0) == training_rows(context, how, 0)
     assert training_rows(context, how, 0) != training_rows(context, how, 1)
 
 
-def test_the_target_is_the_answer_or_the_whole_demonstration(world: Any) -> None:
-    context = _kept(world)
+def test_the_target_is_the_answer_or_the_complete_demonstration(contexts: Any) -> None:
+    context = _datasets_only(contexts)
     answers = [row["completion"][0]["content"] for row in training_rows(context, SftConfig(target="answer"), 0)]
     assert not any("####" in text for text in answers)
-    whole = [row["completion"][0]["content"] for row in training_rows(context, SftConfig(target="demonstration"), 0)]
-    assert all(text.startswith("think of it\n####\n") for text in whole)
+    complete = [row["completion"][0]["content"] for row in training_rows(context, SftConfig(target="demonstration"), 0)]
+    assert all(text.startswith("think of it\n####\n") for text in complete)
 
 
-def test_no_training_rows(world: Any, tmp_path: Path) -> None:
+def test_no_training_rows(contexts: Any, tmp_path: Path) -> None:
     write_table(tmp_path / "rows.parquet", [], ROWS)
     context = dataclasses.replace(
-        world.context("rows"), inputs={"helpful_dataset": tmp_path, "safety_dataset_insult": tmp_path}
+        contexts.make("rows"), inputs={"helpful_dataset": tmp_path, "safety_dataset_insult": tmp_path}
     )
     with pytest.raises(DataError, match=r"no data set has training rows; check the balance report"):
         training_rows(context, SftConfig(), 0)
 
 
-# ----------------------------------------------------------------------------------------------------------------- stage
+# ---------------------------------------------------------------------------------------------------------------- stage
 
 
-def test_the_policy_learns_its_rows(world: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """18 rows in batches of 6 make 3 steps an epoch, 12 in all; the loss of a byte-level policy falls well below ln(261) = 5.56."""
-    context = world.context("run", LEARN)
+def test_the_policy_learns_its_rows(contexts: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """18 rows in batches of 6 make 3 steps per epoch, 12 in all; the loss falls well below ln(261) = 5.56."""
+    context = contexts.make("run", LEARN)
     shown = build_sft_checkpoint(context)
     assert (shown["rows"], shown["steps"]) == (18, 12)
     assert 5.0 < shown["first_loss"] < 6.0
@@ -119,8 +119,8 @@ def test_the_policy_learns_its_rows(world: Any, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.usefixtures("no_curves")
-def test_prompts_are_not_learned(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The labels of a batch are the completions: what stands before them does not enter the loss."""
+def test_prompts_are_not_learned(contexts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The labels of a batch are the completions: prompts do not enter the loss."""
     from trl import SFTTrainer
 
     seen: list[list[str]] = []
@@ -132,7 +132,7 @@ def test_prompts_are_not_learned(world: Any, monkeypatch: pytest.MonkeyPatch) ->
         return compute(self, model, inputs, **more)
 
     monkeypatch.setattr(SFTTrainer, "compute_loss", recording)
-    context = world.context("run", {**LEARN, "sft.epochs": 1})
+    context = contexts.make("run", {**LEARN, "sft.epochs": 1})
     build_sft_checkpoint(context)
     answers = [
         row["completion"][0]["content"] for row in training_rows(context, context.config.sft, context.config.seed)
@@ -141,8 +141,8 @@ def test_prompts_are_not_learned(world: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("no_curves")
-def test_a_killed_run_goes_on_to_the_same_weights(world: Any) -> None:
-    """3 steps an epoch, a checkpoint after each; killed in step 3 of 6, the run goes on from step 2."""
+def test_a_killed_run_resumes_to_the_same_weights(contexts: Any) -> None:
+    """3 steps per epoch, a checkpoint every step; killed in step 3 of 6, the run resumes from step 2."""
 
     class KillingReporter(RecordingReporter):
         def metrics(self, step: int, values: Any) -> None:
@@ -150,17 +150,17 @@ def test_a_killed_run_goes_on_to_the_same_weights(world: Any) -> None:
                 raise Killed
 
     settings = {**LEARN, "sft.epochs": 2}
-    whole = world.context("whole", settings)
-    shown = build_sft_checkpoint(whole)
+    uninterrupted = contexts.make("uninterrupted", settings)
+    shown = build_sft_checkpoint(uninterrupted)
     with pytest.raises(Killed):
-        build_sft_checkpoint(world.context("broken", settings, reporter=KillingReporter()))
-    resumed = world.context("broken", settings)
+        build_sft_checkpoint(contexts.make("killed", settings, reporter=KillingReporter()))
+    resumed = contexts.make("killed", settings)
     assert build_sft_checkpoint(resumed)["tokens"] == shown["tokens"]
     assert resumed.reporter.lines == ["SFT resumes from checkpoint-2"]
-    left, right = (load_file(context.out / "model.safetensors") for context in (whole, resumed))
+    left, right = (load_file(context.out / "model.safetensors") for context in (uninterrupted, resumed))
     assert all(bool((left[name] == right[name]).all()) for name in left)
     for name in ("model.safetensors", "training_log.jsonl", "metrics.json"):
-        assert (whole.out / name).read_bytes() == (resumed.out / name).read_bytes(), name
+        assert (uninterrupted.out / name).read_bytes() == (resumed.out / name).read_bytes(), name
 
 
 def test_logs_are_split_into_learning_and_times(tmp_path: Path) -> None:

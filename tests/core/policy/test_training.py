@@ -1,4 +1,4 @@
-"""What both trainers share: the stream, the alarm for NaN, checkpoints, saving."""
+"""Code shared by the trainers: the stream, the check for NaN, checkpoints, saving."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _at(step: int, total: int = 4) -> SimpleNamespace:
 # -------------------------------------------------------------------------------------------------------------- stream
 
 
-def test_steps_are_kept_and_streamed(tmp_path: Path) -> None:
+def test_steps_are_stored_and_streamed(tmp_path: Path) -> None:
     stream, reporter, file = _stream(tmp_path)
     stream.on_train_begin(None, _at(0), None)
     for step in (1, 2):
@@ -51,7 +51,7 @@ def test_steps_are_kept_and_streamed(tmp_path: Path) -> None:
             None,
             {"loss": 0.5 * step, "reward": 1.0, "completions/mean_length": 7, "lr": 0.1, "note": "text"},
         )
-    stream.on_log(None, _at(2), None, {"train_runtime": 3.0})  # the closing summary is no step
+    stream.on_log(None, _at(2), None, {"train_runtime": 3.0})  # the final summary is not a step
     rows = read_log(file)
     assert [(row["step"], row["loss"], row["lr"]) for row in rows] == [(1, 0.5, 0.1), (2, 1.0, 0.1)]
     assert all(row["time/step_s"] >= 0 for row in rows)
@@ -71,15 +71,15 @@ def test_numbers_that_are_not_finite_stop_training(tmp_path: Path, key: str, val
     assert (read_log(file), reporter.steps) == ([], [])
 
 
-def test_metrics_of_which_there_are_none_may_be_nan(tmp_path: Path) -> None:
+def test_metrics_without_values_may_be_nan(tmp_path: Path) -> None:
     """TRL logs the mean length of finished completions as NaN when none finished."""
     stream, _, file = _stream(tmp_path)
     stream.on_log(None, _at(1), None, {"loss": 0.1, "completions/mean_terminated_length": float("nan")})
     assert len(read_log(file)) == 1
 
 
-def test_the_log_goes_on_where_the_checkpoint_was_written(tmp_path: Path) -> None:
-    """A run was killed while it wrote step 4; its last checkpoint is of step 2, so steps 3 and 4 are done again."""
+def test_the_log_continues_from_the_last_checkpoint(tmp_path: Path) -> None:
+    """A run was killed while it wrote step 4; its last checkpoint is of step 2, so steps 3 and 4 are repeated."""
     stream, _, file = _stream(tmp_path)
     file.write_text(
         "".join(json.dumps({"step": step, "loss": float(step)}) + "\n" for step in (1, 2, 3)) + '{"step": 4, "lo'
@@ -89,20 +89,20 @@ def test_the_log_goes_on_where_the_checkpoint_was_written(tmp_path: Path) -> Non
     assert [(row["step"], row["loss"]) for row in read_log(file)] == [(1, 1.0), (2, 2.0), (3, 30.0)]
 
 
-def test_a_new_run_forgets_an_old_log(tmp_path: Path) -> None:
+def test_a_new_run_removes_an_old_log(tmp_path: Path) -> None:
     stream, _, file = _stream(tmp_path)
     file.write_text('{"step": 1, "loss": 9.0}\n')
     stream.on_train_begin(None, _at(0), None)
     assert read_log(file) == []
 
 
-def test_reading_a_log_that_is_not_there_or_cut(tmp_path: Path) -> None:
+def test_reading_a_missing_or_truncated_log(tmp_path: Path) -> None:
     assert read_log(tmp_path / "none.jsonl") == []
     (tmp_path / "cut.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert read_log(tmp_path / "cut.jsonl") == [{"step": 1}, {"step": 2}]
 
 
-def test_only_some_metrics_go_on_the_line() -> None:
+def test_only_some_metrics_are_printed() -> None:
     assert shortened({"loss": 1.0, "grad_norm": 2.0, "kl": 3.0}) == {"loss": 1.0, "kl": 3.0}
 
 
@@ -118,7 +118,7 @@ def _checkpoint(folder: Path, step: int, state: Any = None) -> Path:
     return path
 
 
-def test_the_newest_whole_checkpoint_is_taken(tmp_path: Path) -> None:
+def test_the_newest_complete_checkpoint_is_used(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path / "nowhere") is None
     assert last_checkpoint(tmp_path) is None
     for step in (2, 10, 4):
@@ -126,17 +126,17 @@ def test_the_newest_whole_checkpoint_is_taken(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
 
 
-def test_half_written_checkpoints_are_removed(tmp_path: Path) -> None:
-    whole = _checkpoint(tmp_path, 2)
+def test_incomplete_checkpoints_are_removed(tmp_path: Path) -> None:
+    complete = _checkpoint(tmp_path, 2)
     unmarked = tmp_path / "checkpoint-4"
     unmarked.mkdir()
     (unmarked / "model.safetensors").write_bytes(b"half")
     (unmarked / "trainer_state.json").write_text("{}")
     stateless = _checkpoint(tmp_path, 6)
     (stateless / "trainer_state.json").unlink()
-    assert last_checkpoint(tmp_path) == whole
+    assert last_checkpoint(tmp_path) == complete
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
-    (whole / "complete.json").unlink()
+    (complete / "complete.json").unlink()
     assert last_checkpoint(tmp_path) is None
 
 
@@ -153,7 +153,7 @@ def test_state_beside_a_checkpoint(tmp_path: Path) -> None:
         checkpoint_state(path)
 
 
-# -------------------------------------------------------------------------------------------------------------- settings
+# ------------------------------------------------------------------------------------------------------------- settings
 
 
 def test_adapters() -> None:
@@ -163,7 +163,7 @@ def test_adapters() -> None:
     assert (made.r, made.lora_alpha, made.target_modules, made.task_type) == (3, 6, {"q_proj"}, "CAUSAL_LM")
 
 
-def test_adapters_begin_at_a_share_of_the_depth() -> None:
+def test_adapters_start_at_a_share_of_the_depth() -> None:
     """0.6 of 30 layers is layer 18; 0.5 of 3 layers is rounded up to layer 2."""
     made = [peft_config(LoraConfig(first_layer=share), depth) for share, depth in ((0.0, 30), (0.6, 30), (0.5, 3))]
     assert [config.layers_to_transform for config in made if config] == [None, list(range(18, 30)), [2]]
@@ -182,10 +182,10 @@ def test_lower_layers_get_no_adapter_and_no_gradient(tiny_policy: Path, tiny_mod
 def test_common_arguments_on_a_cpu(tiny_policy: Path, tiny_models: ModelsConfig, tmp_path: Path) -> None:
     made = common_arguments(5, tmp_path, load_policy(tiny_policy, tiny_models))
     assert (made["use_cpu"], made["bf16"], made["gradient_checkpointing"], made["seed"]) == (True, False, False, 5)
-    assert made["logging_nan_inf_filter"] is False  # or a NaN loss would be logged as the one before
+    assert made["logging_nan_inf_filter"] is False  # otherwise a NaN loss would be replaced by the previous one
 
 
-# ---------------------------------------------------------------------------------------------------------------- saving
+# --------------------------------------------------------------------------------------------------------------- saving
 
 
 def test_saved_weights_hold_the_adapters(tiny_policy: Path, tiny_models: ModelsConfig, tmp_path: Path) -> None:
@@ -201,10 +201,10 @@ def test_saved_weights_hold_the_adapters(tiny_policy: Path, tiny_models: ModelsC
     with torch.no_grad():
         expected = adapted(tokens).logits
     save_merged(adapted, policy, tmp_path / "out")
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out", attn_implementation="eager").eval()
-    assert not any("lora" in name for name, _ in again.named_parameters())
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", attn_implementation="eager").eval()
+    assert not any("lora" in name for name, _ in loaded.named_parameters())
     with torch.no_grad():
-        torch.testing.assert_close(again(tokens).logits, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(loaded(tokens).logits, expected, rtol=1e-4, atol=1e-4)
         plain = AutoModelForCausalLM.from_pretrained(tiny_policy, attn_implementation="eager").eval()(tokens).logits
     assert (plain - expected).abs().max() > 1e-2
     assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == policy.tokenizer.chat_template
@@ -225,7 +225,7 @@ def test_weights_that_are_not_finite_are_not_saved(
     assert not (tmp_path / "out").exists()
 
 
-# ---------------------------------------------------------------------------------------------------------------- curves
+# --------------------------------------------------------------------------------------------------------------- curves
 
 
 def _size(file: Path) -> tuple[int, int]:
@@ -234,7 +234,7 @@ def _size(file: Path) -> tuple[int, int]:
     return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
 
 
-def test_curves_have_a_panel_a_metric_and_equal_bytes(tmp_path: Path) -> None:
+def test_curves_have_one_panel_per_metric_and_equal_bytes(tmp_path: Path) -> None:
     log = [{"step": i, "loss": 1.0 / (i + 1), "kl": float(i)} for i in range(5)]
     curve_plot(log, {"loss": "loss", "kl": "KL", "absent": "nothing"}, tmp_path / "two.png", "Title")
     curve_plot(log, {"loss": "loss", "kl": "KL"}, tmp_path / "again.png", "Title")

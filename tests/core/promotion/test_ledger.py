@@ -1,4 +1,4 @@
-"""The pointer to the promoted policy: it moves whole or not at all, keeps who, when and why, and goes back."""
+"""The pointer to the promoted policy: it moves completely or not at all, records each move, and can be rolled back."""
 
 import json
 import multiprocessing
@@ -60,7 +60,7 @@ def test_a_promotion_keeps_which_policy_who_when_why_and_the_gates(ledger, store
     assert list(moved.gates) == [PASSED]
 
 
-def test_a_failed_gate_leaves_the_pointer_where_it_was(ledger, store):
+def test_a_failed_gate_does_not_move_the_pointer(ledger, store):
     first = ledger.promote(candidate(store, "a"), by="ada", why="first")
     with pytest.raises(
         ArtifactError, match=r"is not promoted; over_refusal_bound: 50\.0% of the safe look-alikes refused"
@@ -83,7 +83,7 @@ def test_promoting_the_promoted_candidate_again_adds_nothing(ledger, store):
 
 
 @pytest.mark.parametrize("gone", [CANDIDATE, "policy_checkpoint"])
-def test_what_is_not_in_the_store_cannot_be_promoted(ledger, store, gone):
+def test_a_missing_candidate_or_policy_cannot_be_promoted(ledger, store, gone):
     version = candidate(store, "a")
     (store.root / gone).rename(store.root / "away")
     with pytest.raises(ArtifactError, match=f"{gone} .* is not a published artifact"):
@@ -91,7 +91,7 @@ def test_what_is_not_in_the_store_cannot_be_promoted(ledger, store, gone):
     assert ledger.current() is None
 
 
-def test_rollback_goes_down_step_by_step_and_up_again_by_name(ledger, store):
+def test_rollback_returns_step_by_step_or_to_a_named_policy(ledger, store):
     a, b, c = (candidate(store, name) for name in "abc")
     for version in (a, b, c):
         ledger.promote(version, by="ada", why="better")
@@ -103,7 +103,7 @@ def test_rollback_goes_down_step_by_step_and_up_again_by_name(ledger, store):
     assert ledger.history()[3].why == "complaints"
 
 
-def test_rollback_says_why_it_cannot(ledger, store):
+def test_an_impossible_rollback_is_explained(ledger, store):
     with pytest.raises(ArtifactError, match="no policy was promoted yet"):
         ledger.rollback(by="bob", why="x")
     a = candidate(store, "a")
@@ -132,7 +132,7 @@ def test_a_damaged_ledger_is_an_error_and_never_an_empty_one(ledger, store, text
     assert entry.read_text() == text
 
 
-def test_an_entry_that_is_gone_is_an_error(ledger, store):
+def test_a_missing_entry_is_an_error(ledger, store):
     for name in "abc":
         ledger.promote(candidate(store, name), by="ada", why=name)
     (store.root / "promotions" / "000002.json").unlink()
@@ -140,7 +140,7 @@ def test_an_entry_that_is_gone_is_an_error(ledger, store):
         ledger.current()
 
 
-def test_a_full_disk_leaves_the_pointer_whole(ledger, store, monkeypatch):
+def test_a_full_disk_leaves_the_ledger_intact(ledger, store, monkeypatch):
     first = ledger.promote(candidate(store, "a"), by="ada", why="first")
     second = candidate(store, "b")
 
@@ -154,12 +154,12 @@ def test_a_full_disk_leaves_the_pointer_whole(ledger, store, monkeypatch):
     assert [path.name for path in (store.root / "promotions").iterdir()] == ["000001.json"]
 
 
-def test_gates_that_were_asked_before_another_promotion_do_not_count(ledger, store):
+def test_gates_evaluated_before_another_promotion_do_not_count(ledger, store):
     a, b, c = (candidate(store, name) for name in "abc")
     before = ledger.current()
     ledger.promote(a, by="ada", why="first", judged_after=before)
     with pytest.raises(
-        NotPromotedError, match=rf"candidate {b} is not promoted: .* before ada moved to .*; ask them again"
+        NotPromotedError, match=rf"candidate {b} is not promoted: .* before ada moved to .*; evaluate them again"
     ):
         ledger.promote(b, by="bob", why="at the same time", judged_after=before)
     assert ledger.promote(a, by="bob", why="the same one", judged_after=before).by == "ada"
@@ -171,30 +171,30 @@ def _promote(root, version):
     Ledger(ArtifactStore(root)).promote(version, by="a process", why=version)
 
 
-def test_promotions_at_once_are_all_kept(ledger, store):
+def test_simultaneous_promotions_are_all_recorded(ledger, store):
     versions = [candidate(store, str(i)) for i in range(6)]
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         pool.starmap(_promote, [(store.root, version) for version in versions])
     assert sorted(entry.candidate for entry in ledger.history()) == sorted(versions)
 
 
-def test_a_rollback_leaves_the_policy_and_not_only_its_candidate(ledger, store):
-    a, b, again, c = (
+def test_a_rollback_changes_the_policy_not_only_its_candidate(ledger, store):
+    a, b, b_second, c = (
         candidate(store, "a"),
         candidate(store, "b"),
         candidate(store, "b", "second"),
         candidate(store, "c"),
     )
-    policies = [ledger.promote(version, by="ada", why="better").policy for version in (a, b, again)]
+    policies = [ledger.promote(version, by="ada", why="better").policy for version in (a, b, b_second)]
     assert len(ledger.history()) == 3  # another candidate of the promoted policy is a move of its own
 
     assert ledger.rollback(by="bob", why="complaints").policy == policies[0]
     ledger.promote(c, by="ada", why="better")
-    assert ledger.rollback(by="bob", why="complaints", to=policies[1][:8]).candidate == again
+    assert ledger.rollback(by="bob", why="complaints", to=policies[1][:8]).candidate == b_second
     assert ledger.rollback(by="bob", why="the older numbers", to=a[:8]).candidate == a
 
 
-def test_a_policy_with_two_candidates_is_no_policy_to_go_back_to(ledger, store):
+def test_a_second_candidate_of_the_same_policy_is_no_rollback_target(ledger, store):
     for version in (candidate(store, "a"), candidate(store, "a", "second")):
         ledger.promote(version, by="ada", why="better")
     with pytest.raises(ArtifactError, match="the only policy that was ever promoted"):
@@ -226,7 +226,7 @@ def played(moves: str) -> list[Promotion]:
         ("", "a", None),
     ],
 )
-def test_what_a_rollback_left_stays_left_until_the_pointer_comes_back(moves, policy, by):
+def test_a_policy_left_by_a_rollback_stays_so_until_the_pointer_returns(moves, policy, by):
     history = played(moves)
     assert left_by_rollback(history, policy) is (None if by is None else history[by])
 
@@ -235,7 +235,7 @@ MOVES = st.sampled_from(["back", *(f"promote {policy} {suite}" for policy in "ab
 
 
 @given(st.lists(MOVES, max_size=20))
-def test_a_rollback_never_ends_where_it_began_and_always_at_a_promoted_policy(moves):
+def test_a_rollback_always_ends_at_another_promoted_policy(moves):
     history: list[Promotion] = []
     for move in moves:
         word, *made = move.split()

@@ -1,4 +1,4 @@
-"""Retention: what anything kept was made from stays, and whatever is left at any moment is whole."""
+"""Retention: inputs of kept versions stay, and every remaining version is complete at any moment."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from drirl_core.store.artifacts import Artifact, ArtifactStore
 
 
 def _left(store: ArtifactStore) -> set[Key]:
-    """Every version that looks like one; each must be whole to the bit."""
+    """Return every version, after verifying that each is complete to the bit."""
     found = {(p.parent.name, p.name) for p in store.root.glob("[!.]*/[!.]*") if p.is_dir() and p.name != "by-input"}
     for asset, version in found:
         store.verify(store.open(asset, version))
     return found
 
 
-def test_old_versions_go_and_what_the_latest_was_made_from_stays(store: ArtifactStore) -> None:
+def test_old_versions_are_deleted_and_inputs_of_the_latest_stay(store: ArtifactStore) -> None:
     old_pool = publish(store, "pool", "1", age_s=3 * DAY)
     old_model = publish(store, "model", "1", {"pool": old_pool.version}, age_s=3 * DAY)
     kept_pool = publish(store, "pool", "2", {"source_x": "abc"}, age_s=2 * DAY)
@@ -52,7 +52,7 @@ def test_old_versions_go_and_what_the_latest_was_made_from_stays(store: Artifact
     assert sorted(p.name for p in (store.root / "pool" / "by-input").iterdir()) == ["pool2.json", "pool3.json"]
 
 
-def test_what_was_found_again_lately_stays_with_its_inputs(store: ArtifactStore) -> None:
+def test_recently_reused_versions_stay_with_their_inputs(store: ArtifactStore) -> None:
     pool = publish(store, "pool", "1", age_s=3 * DAY)
     model = publish(store, "model", "1", {"pool": pool.version}, age_s=3 * DAY)
     for asset in ("pool", "model"):
@@ -63,7 +63,7 @@ def test_what_was_found_again_lately_stays_with_its_inputs(store: ArtifactStore)
     assert {("pool", pool.version), ("model", model.version)} <= _left(store)
 
 
-def test_promoted_policies_stay_with_all_they_were_made_from(store: ArtifactStore) -> None:
+def test_promoted_policies_stay_with_all_their_inputs(store: ArtifactStore) -> None:
     needed = promote(store, 4 * DAY) | promote(store, 3 * DAY)
     for asset in ("pool", "policy_checkpoint", "promotion_candidate"):
         publish(store, asset, "new", age_s=2 * DAY)
@@ -74,7 +74,7 @@ def test_promoted_policies_stay_with_all_they_were_made_from(store: ArtifactStor
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]"])
-def test_promotions_that_cannot_be_read_stop_everything(store: ArtifactStore, text: str) -> None:
+def test_unreadable_promotions_stop_the_deletion(store: ArtifactStore, text: str) -> None:
     promote(store, 3 * DAY)
     for content in "12":
         publish(store, "pool", content, age_s=2 * DAY)
@@ -89,7 +89,7 @@ def test_promotions_that_cannot_be_read_stop_everything(store: ArtifactStore, te
 
 
 @pytest.mark.parametrize("version", [3, "", None])
-def test_promotions_that_name_no_version_stop_everything(store: ArtifactStore, version: object) -> None:
+def test_promotions_that_name_no_version_stop_the_deletion(store: ArtifactStore, version: object) -> None:
     promote(store, 3 * DAY)
     policy = Ledger(store).history()[0].policy
     for file in [p for place in store.root.glob("promotions*") for p in (place, *place.rglob("*")) if p.is_file()]:
@@ -98,7 +98,7 @@ def test_promotions_that_name_no_version_stop_everything(store: ArtifactStore, v
         promoted(store)
 
 
-def test_the_folder_of_the_promotions_is_no_asset(store: ArtifactStore) -> None:
+def test_the_folder_of_promotions_is_not_an_asset(store: ArtifactStore) -> None:
     (store.root / "promotions" / "000001").mkdir(parents=True)
     assert collect(store) == Decision((), ())
     assert (store.root / "promotions" / "000001").is_dir()
@@ -116,7 +116,7 @@ def test_missing_inputs_are_reported_and_unreadable_manifests_keep_their_artifac
     assert model.path.is_dir()
 
 
-def test_leftovers_go_and_work_that_may_be_resumed_stays(store: ArtifactStore) -> None:
+def test_leftovers_are_deleted_and_work_that_may_be_resumed_stays(store: ArtifactStore) -> None:
     published = publish(store, "table", "1")
     folder, work = store.root / "table", store.root / ".work"
     for name in (".trash-a-1", ".damaged-b-2"):
@@ -156,8 +156,8 @@ def test_an_empty_store_has_nothing_to_delete(tmp_path: Path) -> None:
 
 
 @st.composite
-def _worlds(draw: Callable[..., Any]) -> tuple[list[tuple[str, float, list[int]]], list[int]]:
-    """Artifacts as (asset, age in hours, inputs among those before), and which of them are roots."""
+def _stores(draw: Callable[..., Any]) -> tuple[list[tuple[str, float, list[int]]], list[int]]:
+    """Draw artifacts as (asset, age in hours, inputs among earlier ones), and which of them are roots."""
     count = draw(st.integers(1, 9))
     rows = [
         (
@@ -174,12 +174,12 @@ def _ancestors(number: int, rows: list[tuple[str, float, list[int]]]) -> set[int
     return {number}.union(*(_ancestors(made_from, rows) for made_from in rows[number][2]))
 
 
-@given(_worlds())
-def test_exactly_what_nothing_needs_goes(world: tuple[list[tuple[str, float, list[int]]], list[int]]) -> None:
-    """Against an oracle that walks the graph from every root."""
-    rows, roots = world
+@given(_stores())
+def test_exactly_the_unneeded_versions_are_deleted(drawn: tuple[list[tuple[str, float, list[int]]], list[int]]) -> None:
+    """Compare with a reference that walks the graph from every root."""
+    rows, roots = drawn
     keys = [(asset, f"v{number}") for number, (asset, _, _) in enumerate(rows)]
-    # Two inputs of one asset cannot stand in one manifest; the last one counts.
+    # A manifest has one input per asset; the last one counts.
     inputs = [{keys[i][0]: keys[i][1] for i in made_from} for _, _, made_from in rows]
     rows = [(asset, age, [int(v[1:]) for v in inputs[n].values()]) for n, (asset, age, _) in enumerate(rows)]
     stored = {
@@ -201,12 +201,12 @@ def test_exactly_what_nothing_needs_goes(world: tuple[list[tuple[str, float, lis
 
 
 class _Killed(BaseException):
-    """The process ends here."""
+    """Stand for a kill of the process."""
 
 
 @contextmanager
 def _killed_at(call: int) -> Iterator[None]:
-    """End at the given call that changes a directory."""
+    """Stop at the given call that changes a directory."""
     count = 0
     names = ("unlink", "rename", "rmdir")
     real = {name: getattr(os, name) for name in names}
@@ -228,11 +228,11 @@ def _killed_at(call: int) -> Iterator[None]:
 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
-@given(_worlds(), st.integers(0, 30))
-def test_a_kill_at_any_moment_leaves_every_artifact_whole(
-    world: tuple[list[tuple[str, float, list[int]]], list[int]], call: int
+@given(_stores(), st.integers(0, 30))
+def test_a_kill_at_any_moment_leaves_every_artifact_complete(
+    drawn: tuple[list[tuple[str, float, list[int]]], list[int]], call: int
 ) -> None:
-    rows, roots = world
+    rows, roots = drawn
     folder = Path(tempfile.mkdtemp())
     try:
         store = ArtifactStore(folder)
@@ -247,8 +247,8 @@ def test_a_kill_at_any_moment_leaves_every_artifact_whole(
         with _killed_at(call), suppress(_Killed):
             Directory(folder).delete(decision)
         assert kept <= _left(store)
-        again = collect(store, wanted, 24 * HOUR)
-        assert _left(store) == kept == {(s.asset, s.version) for s in again.kept}
+        second = collect(store, wanted, 24 * HOUR)
+        assert _left(store) == kept == {(s.asset, s.version) for s in second.kept}
         assert not list(folder.rglob(".trash-*"))
     finally:
         shutil.rmtree(folder)

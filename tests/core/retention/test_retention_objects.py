@@ -1,4 +1,4 @@
-"""Retention in an object store that other machines use: what they need stays, and what is left is whole."""
+"""Retention in a shared object store: versions other machines need stay, and remaining versions are complete."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _remote(host: Host) -> Remote:
 
 
 def _left(host: Host) -> set[Key]:
-    """Every version that a machine without copies can find; each must be whole to the bit."""
+    """Return every version that a machine without copies finds, after verifying that each is complete to the bit."""
     manifests = [key.split("/") for key in _remote(host).sizes("") if key.endswith("/manifest.json")]
     store = host(f"fresh-{next(_hosts)}")
     for asset, version, _ in manifests:
@@ -47,7 +47,7 @@ def _decide(store: ArtifactStore, keep_s: float = HOUR) -> Decision:
 
 
 def _three_models(store: ArtifactStore) -> list[dict[str, str]]:
-    """Publish three models, each from a pool of its own; only the last of either is the latest."""
+    """Publish three models, each from its own pool; only the last model and pool are the latest."""
     made = []
     for number in range(3):
         pool = publish(store, "pool", f"{number}", {"source_x": "ab"}, (9 - number) * DAY)
@@ -57,18 +57,18 @@ def _three_models(store: ArtifactStore) -> list[dict[str, str]]:
 
 
 @with_s3
-def test_old_versions_go_with_their_copies_and_what_the_latest_was_made_from_stays(host: Host) -> None:
+def test_old_versions_are_deleted_with_their_copies_and_inputs_of_the_latest_stay(host: Host) -> None:
     a, b = host("a"), host("b")
     old = publish(a, "pool", "1", age_s=4 * DAY)
     kept = publish(a, "pool", "2", age_s=3 * DAY)
     model = publish(b, "model", "1", {"pool": kept.version}, age_s=3 * DAY)
     latest = publish(b, "pool", "3", age_s=2 * DAY)
     recent = publish(b, "pool", "4", age_s=0)
-    age(b, latest, "pool3", 0)  # the latest, and one more that was used lately
+    age(b, latest, "pool3", 0)  # the latest, and one more that was used recently
     everything = _left(host)
     shown = _decide(b)
     assert {stored.key for stored in shown.removable} == {("pool", old.version)}
-    assert _left(host) == everything, "looking deletes nothing"
+    assert _left(host) == everything, "deciding deletes nothing"
     b.open("pool", old.version)
     decision = collect(b)
     assert decision == shown
@@ -79,20 +79,20 @@ def test_old_versions_go_with_their_copies_and_what_the_latest_was_made_from_sta
     assert not (b.root / "pool" / old.version).exists()
     assert not list(b.root.rglob(".trash-*"))
     assert (b.root / "pool" / latest.version).is_dir()
-    # The machine that made it has its copy still, and can bring it back.
+    # The machine that made it still has its copy, and can restore it.
     found = a.find("pool", "pool1")
     assert found is not None
     a.touch("pool", "pool1", found.version)
     assert ("pool", old.version) in _left(host)
 
 
-def test_the_size_is_that_of_what_lies_there(host: Host) -> None:
+def test_the_size_is_that_of_the_stored_objects(host: Host) -> None:
     published = publish(host("a"), "pool", "1")
     (stored,) = _decide(host("b")).kept
     assert stored.bytes == sum(_remote(host).sizes("pool/" + published.version).values())
 
 
-def test_promoted_policies_stay_with_all_they_were_made_from(host: Host) -> None:
+def test_promoted_policies_stay_with_all_their_inputs(host: Host) -> None:
     store = host("a")
     needed = promote(store, 4 * DAY) | promote(store, 3 * DAY)
     for asset in ("pool", "policy_checkpoint", "promotion_candidate"):
@@ -101,7 +101,7 @@ def test_promoted_policies_stay_with_all_they_were_made_from(host: Host) -> None
     assert needed <= _left(host)
 
 
-def test_promotions_that_cannot_be_read_stop_everything(host: Host, tmp_path: Path) -> None:
+def test_unreadable_promotions_stop_the_deletion(host: Host, tmp_path: Path) -> None:
     store = host("a")
     promote(store, 3 * DAY)
     for content in "12":
@@ -117,7 +117,7 @@ def test_promotions_that_cannot_be_read_stop_everything(host: Host, tmp_path: Pa
     assert _left(host) == before
 
 
-def test_a_folder_of_promotions_is_no_asset(host: Host, tmp_path: Path) -> None:
+def test_a_folder_of_promotions_is_not_an_asset(host: Host, tmp_path: Path) -> None:
     (tmp_path / "note").write_text("{}")
     _remote(host).put(tmp_path / "note", "promotions/000001/note.json")
     newer_than = time.time() + HOUR
@@ -128,10 +128,10 @@ def test_a_folder_of_promotions_is_no_asset(host: Host, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "steps"), [*((uri, n) for uri in ("memory", "file") for n in range(17)), ("s3", 6)], indirect=["uri"]
 )
-def test_a_deletion_that_breaks_off_leaves_every_version_whole(
+def test_an_interrupted_deletion_leaves_every_version_complete(
     host: Host, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four objects a version (index entry, manifest, two files), four versions."""
+    """Four objects per version (index entry, manifest, two files), four versions."""
     store = host("a")
     made = _three_models(store)
     assert store.remote is not None
@@ -149,16 +149,16 @@ def test_a_deletion_that_breaks_off_leaves_every_version_whole(
     left = _left(host)
     for old in made:
         assert ("model", old["model"]) not in left or ("pool", old["pool"]) in left, (
-            "nothing stays without what it was made from"
+            "no version stays without its inputs"
         )
-    collect(host("b"), keep_s=-HOUR)  # what the first one left looks old
+    collect(host("b"), keep_s=-HOUR)  # what the first deletion left looks old
     assert _left(host) == set(made[2].items())
     keys = _remote(host).sizes("")
     assert all(made[2][key.split("/")[0]] in key or key.endswith("2.json") for key in keys), keys
 
 
-def test_refused_deletion_is_an_error(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Taken for done, files would go whose manifest stays."""
+def test_a_refused_deletion_is_an_error(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it counted as done, files would be deleted whose manifest stays."""
     store = host("a")
     _three_models(store)
     before = _left(host)
@@ -178,7 +178,7 @@ def test_refused_deletion_is_an_error(host: Host, monkeypatch: pytest.MonkeyPatc
 
 
 def _half_upload(host: Host, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Let another machine break off an upload before its manifest; return where."""
+    """Interrupt an upload of another machine before its manifest; return its location."""
     put = Remote.put
 
     def breaking(self: Remote, file: Path, key: str) -> None:
@@ -196,7 +196,7 @@ def _half_upload(host: Host, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @with_s3
-def test_an_upload_that_is_under_way_survives_and_an_abandoned_one_goes(
+def test_an_upload_in_progress_stays_and_an_abandoned_one_is_deleted(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half = _half_upload(host, monkeypatch)
@@ -214,7 +214,7 @@ def test_an_upload_that_is_under_way_survives_and_an_abandoned_one_goes(
     assert _left(host) == {("pool", found.version)}
 
 
-def test_an_upload_that_goes_on_after_stock_was_taken_survives(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upload_resumed_after_the_decision_stays(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     half = _half_upload(host, monkeypatch)
     decision = _decide(host("a"), keep_s=-HOUR)
     assert [one.key for one in decision.leftovers] == [half]
@@ -226,8 +226,8 @@ def test_an_upload_that_goes_on_after_stock_was_taken_survives(host: Host, monke
 
 @with_s3
 @pytest.mark.parametrize("fingerprint", ["model0", "other-code"])
-def test_what_another_machine_finds_again_meanwhile_survives_with_its_inputs(host: Host, fingerprint: str) -> None:
-    """Whether it was used again with the same inputs, or other code gave the same."""
+def test_versions_that_another_machine_reuses_meanwhile_stay_with_their_inputs(host: Host, fingerprint: str) -> None:
+    """Reuse with the same inputs, or by other code that gave the same content."""
     made = _three_models(host("a"))
     decision = _decide(host("a"))
     assert {stored.key for stored in decision.removable} == set(made[0].items()) | set(made[1].items())
@@ -240,7 +240,7 @@ def test_what_another_machine_finds_again_meanwhile_survives_with_its_inputs(hos
     assert (host("a").root / "model" / made[0]["model"]).is_dir()
 
 
-def test_a_new_index_entry_counts_whatever_the_clock_of_its_machine_says(host: Host, tmp_path: Path) -> None:
+def test_a_new_index_entry_counts_independently_of_its_time(host: Host, tmp_path: Path) -> None:
     made = _three_models(host("a"))
     decision = _decide(host("a"))
     (tmp_path / "entry").write_text(json.dumps({"version": made[0]["pool"], "used_at": 1.0}))
@@ -251,7 +251,7 @@ def test_a_new_index_entry_counts_whatever_the_clock_of_its_machine_says(host: H
     }
 
 
-def test_index_files_that_lead_nowhere_go_when_they_are_old(host: Host, tmp_path: Path) -> None:
+def test_index_files_without_a_version_are_deleted_when_they_are_old(host: Host, tmp_path: Path) -> None:
     published = publish(host("a"), "pool", "1", age_s=DAY)
     for name, text in (
         ("half.json", "{"),
@@ -266,7 +266,7 @@ def test_index_files_that_lead_nowhere_go_when_they_are_old(host: Host, tmp_path
     assert _left(host) == {("pool", published.version)}
 
 
-def test_a_manifest_that_cannot_be_read_keeps_its_version(host: Host, tmp_path: Path) -> None:
+def test_a_version_with_an_unreadable_manifest_stays(host: Host, tmp_path: Path) -> None:
     broken = publish(host("a"), "table", "1", age_s=3 * DAY)
     publish(host("a"), "table", "2", age_s=2 * DAY)
     (tmp_path / "half").write_text("{")
@@ -276,7 +276,7 @@ def test_a_manifest_that_cannot_be_read_keeps_its_version(host: Host, tmp_path: 
     assert _remote(host).read(f"table/{broken.version}/manifest.json") == b"{"
 
 
-def test_what_this_machine_used_lately_stays_though_nobody_was_told(
+def test_versions_used_recently_by_this_machine_stay_without_an_upload(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, store = _three_models(host("a")), host("a")
@@ -292,7 +292,7 @@ def test_what_this_machine_used_lately_stays_though_nobody_was_told(
     assert set(made[0].items()) <= _left(host)
 
 
-def test_rubbish_in_the_mirror_goes(host: Host) -> None:
+def test_leftovers_in_the_mirror_are_deleted(host: Host) -> None:
     store = host("a")
     published = publish(store, "pool", "1")
     entry = store.root / "pool" / "by-input" / "elsewhere.json"
@@ -304,11 +304,11 @@ def test_rubbish_in_the_mirror_goes(host: Host) -> None:
     assert {one.key for one in collect(store).leftovers} == {".work/pool-old", "pool/.trash-0123-1"}
     assert [path.name for path in (store.root / ".work").iterdir() if path.is_dir()] == ["pool-new"]
     assert not (store.root / "pool" / ".trash-0123-1").exists()
-    assert entry.is_file(), "it may tell of what lies in the object store alone"
+    assert entry.is_file(), "it may name a version that is only in the object store"
     assert _left(host) == {("pool", published.version)}
 
 
-def test_a_store_that_cannot_be_asked_is_an_error(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_store_is_an_error(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     store = host("a")
     _three_models(store)
 
@@ -329,7 +329,7 @@ def test_a_store_that_cannot_be_asked_is_an_error(host: Host, monkeypatch: pytes
 def test_a_folder_that_cannot_be_listed_is_an_error_and_not_an_empty_one(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without its index entries a version that was used lately looks like an old one."""
+    """Without its index entries a recently used version looks like an old one."""
     store = host("a")
     _three_models(store)
     assert store.remote is not None
