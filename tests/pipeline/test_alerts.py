@@ -173,7 +173,7 @@ def test_one_failing_hook_keeps_no_other_from_its_alerts(receiver, log, caplog, 
 
     assert len(receiver.seen) == len(got) == 2
     assert [line.partition(" Not")[0] for line in said(caplog) if line.startswith("alert hook")] == [
-        f"alert hook file {tmp_path}/folder failed: {tmp_path}/folder cannot be written (Is a directory); mend its permissions or operations.alerts.",
+        f"alert hook file {tmp_path}/folder failed: {tmp_path}/folder cannot be written (Is a directory); correct its permissions or operations.alerts.",
         "alert hook broken failed: RuntimeError.",
         "alert hook telling failed: the pager is switched off.",
     ]

@@ -185,7 +185,7 @@ def test_doctor_looks_at_the_drop_folder(watched: Path) -> None:
     assert "drop folder: " in drirl("doctor", watched).output
     (watched.parent / "drop").rmdir()
     shown = drirl("doctor", watched)
-    assert f"{watched.parent}/drop is no directory" in shown.output
+    assert f"{watched.parent}/drop is not a directory" in shown.output
     assert f"-> mkdir {watched.parent}/drop" in shown.output
 
 
@@ -284,7 +284,7 @@ def test_plan_names_the_stale_assets_that_cannot_be_made_yet(config: Path) -> No
     shutil.rmtree(tmp := Path(load_config(config).root) / "policy_checkpoint")
     shown = drirl("plan", config, "--only", "stale", "--set", "benchmarks.max_new_tokens=3").output
     assert (
-        "Left out, because they need assets that were never made: benchmark_embedded, promotion_candidate, report."
+        "Left out, because they need assets that were never built: benchmark_embedded, promotion_candidate, report."
         in shown
     )
     assert not tmp.exists()
@@ -408,7 +408,7 @@ def test_only_is_passed_on_and_repeated_in_the_advice(config: Path, fake_run: An
     publish(config, "prompt_pool", {"prompts.parquet": "x"})
     asked = fake_run(outcome())
     shown = drirl("run", config, "--only", "prompt_pool", "--only", "stale")
-    assert "Nothing to do: what --only names is up to date, nothing was trained." in shown.output
+    assert "Nothing to do: what --only selects is up to date, nothing was trained." in shown.output
     assert asked == [["prompt_pool"]]
     fake_run(outcome(success=False, cancelled=True))
     assert f"drirl run {config} --only 'reward_model_*'" in drirl("run", config, "--only", "reward_model_*").stderr
@@ -451,7 +451,7 @@ def test_doctor_on_a_broken_setup(config: Path, tmp_path: Path, monkeypatch: pyt
         "absolute path",
     ):
         assert any(words in line for line in failed), words
-    assert "-> mend the path" in shown.output
+    assert "-> fix the path" in shown.output
     assert "failed" in shown.output.splitlines()[-1]
 
 

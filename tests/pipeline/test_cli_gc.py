@@ -91,7 +91,7 @@ def test_it_deletes_nothing_beside_a_run_or_a_build(
     with FileLock(home / LOCK_FILE):
         refused = _gc(settings, "--delete")
     assert refused.exit_code == 1
-    assert "a run is going on in" in refused.stderr
+    assert "a run is in progress in" in refused.stderr
     with FileLock(tmp_path / "artifacts" / ".work" / "report-abcd.lock"):
         refused = _gc(settings, "--delete")
     assert refused.exit_code == 1

@@ -72,7 +72,7 @@ def test_drafts_are_cut_off_before_showing(trained: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(
         "drirl_core.models.sampling.sample", lambda *a, **k: [[Completion("draft step\n####\nthe answer", 5, True)]]
     )
-    assert chat.Talkers(read_project(trained), ("base", "dr_irl")).answers("x") == {
+    assert chat.ChatPolicies(read_project(trained), ("base", "dr_irl")).answers("x") == {
         "base": "the answer",
         "dr_irl": "the answer",
     }

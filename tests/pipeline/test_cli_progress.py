@@ -35,10 +35,10 @@ def finished(asset: str, seconds: float | None = 1.0, reused: bool = False) -> A
 
 
 def test_k_of_n_counts_planned_and_rediscovered_assets() -> None:
-    """Two planned, one of them made, and one more that was only found again: 2 of 3."""
+    """Two planned, one of them made, and one more that was only reused: 2 of 3."""
     state = RunState(["a", "b"], {})
     assert state.take(finished("a", 3.0)) == "[1/2] a: built in 3 s"
-    assert state.take(finished("c", None, reused=True)) == "[2/3] c: unchanged, found again"
+    assert state.take(finished("c", None, reused=True)) == "[2/3] c: unchanged, reused"
     assert state.headline().startswith("2 of 3 assets")
 
 

@@ -53,7 +53,7 @@ def promoted(world, home):
 def test_the_command_line_promotes_shows_and_rolls_back(world, home, call):
     world.make()
     file = world.folder / "stub.yaml"
-    assert f"No policy is promoted yet. `drirl promote --check --config {file}` asks the gates" in call("promotions")
+    assert f"No policy is promoted yet. `drirl promote --check --config {file}` evaluates the gates" in call("promotions")
     assert f"gates pass; `drirl promote --config {file}` makes it the promoted policy" in call("promote", "--check")
     version = candidate_of(world.project).version
     assert f"`drirl promote --config {file} --candidate {version}` makes it" in call(
@@ -122,10 +122,10 @@ def test_a_move_that_the_graph_was_not_told_of_is_no_failed_move(world, promoted
     assert moved.policy == promoted[1]
     assert "the pointer DID move, so do not move it again: " in said
     assert f"rolled back to {promoted[1]}" in said
-    assert "The graph lacks this move" in said
+    assert "Dagster has not recorded this move" in said
     assert "cannot be written (disk I/O error)" in said
     again = f"drirl promote --config {world.folder / 'stub.yaml'} --candidate {moved.candidate}"
-    assert f"`{again}` adds it to the graph and moves nothing" in said
+    assert f"`{again}` records it in Dagster and moves nothing" in said
 
     call("promote", "--candidate", moved.candidate)
     assert ledger(world.project).current() == moved

@@ -258,7 +258,7 @@ def test_the_weekly_run_takes_what_is_stale_and_starts_nothing_that_was_never_ma
     weekly = location.resolve_schedule_def("refresh_stale_assets_weekly")
     fresh = weekly.evaluate_tick(dg.build_schedule_context(instance=instance))
     assert not fresh.run_requests
-    assert "make the first run" in fresh.skip_message
+    assert "start the first run" in fresh.skip_message
 
     for name in ("prompt_pool", "report"):
         instance.report_runless_asset_event(dg.AssetMaterialization(name))

@@ -80,7 +80,7 @@ def test_the_command_makes_the_home_and_names_it_once(project, monkeypatch):
     assert (project / ".drirl" / "dagster_home" / "dagster.yaml").is_file()
     assert str(project / ".drirl" / "dagster_home") in first.output
     assert "now names it" in first.output
-    assert "is left as it is" in second.output
+    assert "was not changed" in second.output
     assert (project / ".env").read_text().count("DAGSTER_HOME=") == 1
 
 

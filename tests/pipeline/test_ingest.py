@@ -64,7 +64,7 @@ def test_an_accepted_file_is_observed_once_and_no_run_is_asked_for(dropbox):
     assert event.metadata["accepted"].value == "a.csv"
     assert data.skip_message == "1 accepted (a.csv)"
     assert dropbox.tick().asset_events == []
-    assert dropbox.tick().skip_message == "nothing was dropped"
+    assert dropbox.tick().skip_message == "the drop folder is empty"
     assert dropbox.alerts == []
 
 
@@ -77,7 +77,7 @@ def test_a_rejected_file_raises_one_alert_and_changes_nothing(dropbox):
     assert data.asset_events == []
     assert data.skip_message == "2 rejected (b.csv, c.xlsx)"
     assert [alert.title for alert in dropbox.alerts] == [
-        f"the dropped file {name} was not taken in" for name in ("b.csv", "c.xlsx")
+        f"the dropped file {name} was rejected" for name in ("b.csv", "c.xlsx")
     ]
     assert {alert.kind for alert in dropbox.alerts} == {"file_rejected"}
     assert "has no column 'prompt'" in dropbox.alerts[0].text

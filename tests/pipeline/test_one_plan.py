@@ -70,7 +70,7 @@ def test_a_run_of_what_is_stale_plans_once_and_makes_it(settings, counts):
     before = counts()
     made = drirl("run", settings, "--only", "stale", "--set", "name=other")
 
-    assert "Nothing to do: what --only names is up to date" in nothing
+    assert "Nothing to do: what --only selects is up to date" in nothing
     assert "Promotion: " in nothing
     assert before == (1, 1, 1)
     assert "Done: 2 assets built" in made

@@ -169,8 +169,8 @@ def test_the_pool_has_one_place_and_many_writers_do_not_lock(switched, home):
 def test_doctor_says_what_is_wrong_and_never_the_password(switched, monkeypatch, change, said, advice):
     monkeypatch.setenv(POSTGRES_VARIABLE, switched.url(**change))
     check = check_postgres()
-    assert (check.status, said in check.detail, advice in check.mend) == ("fail", True, True), check
-    assert not {"wrong", PASSWORD, PLAIN_PASSWORD} & set(f"{check.detail} {check.mend}".replace(":", " ").split())
+    assert (check.status, said in check.detail, advice in check.fix) == ("fail", True, True), check
+    assert not {"wrong", PASSWORD, PLAIN_PASSWORD} & set(f"{check.detail} {check.fix}".replace(":", " ").split())
 
 
 def test_doctor_finds_a_database_that_works(switched):
@@ -186,7 +186,7 @@ def test_doctor_says_that_the_server_is_away(monkeypatch):
     monkeypatch.setenv(POSTGRES_VARIABLE, f"postgresql://drirl:{PASSWORD}@127.0.0.1:{port}/dagster")
     check = check_postgres()
     assert (check.status, "refused" in check.detail) == ("fail", True)
-    assert check.mend == "start the server, or correct host and port"
+    assert check.fix == "start the server, or correct host and port"
     assert PASSWORD not in check.detail
 
 
@@ -195,8 +195,8 @@ def test_doctor_does_not_repeat_an_address_that_it_cannot_read(monkeypatch, url)
     monkeypatch.setenv(POSTGRES_VARIABLE, url)
     check = check_postgres()
     assert check.status == "fail"
-    assert "sesame" not in check.detail + check.mend
-    assert check.mend.startswith("write it as postgresql://USER:PASSWORD@HOST:5432/DATABASE")
+    assert "sesame" not in check.detail + check.fix
+    assert check.fix.startswith("write it as postgresql://USER:PASSWORD@HOST:5432/DATABASE")
 
 
 def test_a_run_without_its_server_is_one_message(home, stubbed, tmp_path, monkeypatch):
@@ -244,7 +244,7 @@ def test_a_shell_without_the_variable_does_not_take_the_home_away_from_the_other
 
     monkeypatch.delenv(POSTGRES_VARIABLE)
     with pytest.raises(
-        ConfigError, match=rf"lies in Postgres, but {POSTGRES_VARIABLE} is not set here; export it .* or delete"
+        ConfigError, match=rf"is in Postgres, but {POSTGRES_VARIABLE} is not set here; export the same value .* or delete"
     ):
         homes.prepare_home(tmp_path)
     assert settings.read_text() == before

@@ -214,7 +214,7 @@ def test_a_second_run_at_the_same_time_is_told_who_is_at_it(road):
         (road.home / f"{LOCK_FILE}.json").write_text(json.dumps({"pid": 4711, "since": time.time(), "config": "demo"}))
         with pytest.raises(
             ArtifactError,
-            match=r"a run is going on in .*: process 4711 with the configuration 'demo', since .*kill 4711",
+            match=r"a run is in progress in .*: process 4711 with the configuration 'demo', since .*kill 4711",
         ):
             road("prompt_pool")
         (road.home / f"{LOCK_FILE}.json").write_text("")
