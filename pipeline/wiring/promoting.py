@@ -19,7 +19,7 @@ from pipeline.wiring.resolve import VERSION_TAG, artifact_of
 
 PROMOTED = "promoted_policy"
 CODE_VERSION = "1"
-_UNMOVED = "the promoted policy is unchanged"
+_UNMOVED = "the promoted policy stays what it was"
 _DIFFERENCES_SHOWN = 3
 
 
