@@ -136,7 +136,7 @@ def show_outlook(file: Path, project: Project, version: str, console: Console) -
         console.print(Text(said), soft_wrap=True)
         return
     console.print(
-        Text(f"Promotion: {len(failed)} of {len(gates)} gates hold this policy back.", style="yellow"), soft_wrap=True
+        Text(f"Promotion: {len(failed)} of {len(gates)} gates fail for this policy.", style="yellow"), soft_wrap=True
     )
     for gate in failed:
         console.print(Text(f"  {gate.row()['gate']}: {gate.verdict.description}"), soft_wrap=True)

@@ -97,7 +97,7 @@ def _raise_if_stopped(run_id: str) -> None:
     if run_id in _stopped:
         raise dg.DagsterExecutionInterruptedError("stopped by the user")
     owner = multiprocessing.parent_process()
-    if owner is not None and not owner.is_alive():  # else this step would go on training while the run is retried
+    if owner is not None and not owner.is_alive():  # else this step would continue to train while the run is retried
         raise dg.DagsterExecutionInterruptedError("the process of the run is gone")
 
 

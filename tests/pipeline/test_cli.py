@@ -165,7 +165,7 @@ def test_ingest_accepts_files_and_says_so(watched: Path) -> None:
     assert shown.exit_code == 0
     assert "accepted  a.csv: 1 of its 2 rows can be used; now " in shown.output
     assert [f.name.partition("-")[2] for f in (drop / "accepted").iterdir()] == ["a.csv"]
-    assert drirl("ingest", watched).output == "nothing was dropped\n"
+    assert drirl("ingest", watched).output == "the drop folder is empty\n"
 
 
 def test_ingest_rejects_files_with_a_reason_and_exit_code(watched: Path) -> None:
