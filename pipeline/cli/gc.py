@@ -42,8 +42,10 @@ def collect(project: Project, keep_hours: float, deletes: bool, again: str, cons
         decision = _decision(store, keep_hours)
         _show(decision, store, console)
         deleted = place_of(store).delete(decision)
-    done = f"Deleted {len(deleted.versions)} versions and {len(deleted.leftovers)} leftovers, "
-    f"{deleted.bytes / 1e6:,.1f} MB."
+    done = (
+        f"Deleted {len(deleted.versions)} versions and {len(deleted.leftovers)} leftovers, "
+        f"{deleted.bytes / 1e6:,.1f} MB."
+    )
     console.print(f"\n{done}", highlight=False)
     spared = len(decision.removable) - len(deleted.versions)
     if spared:

@@ -123,8 +123,10 @@ class RunState:
         self.done[str(event.asset)] = float(seconds) if isinstance(seconds, int | float) else None
         self._begin(None)
         took = f"built in {duration(float(seconds))}" if isinstance(seconds, int | float) else "built"
-        return f"[{len(self.done)}/{self.total}] {event.asset}: "
-        f"{'unchanged, reused' if event.data.get('reused') else took}"
+        return (
+            f"[{len(self.done)}/{self.total}] {event.asset}: "
+            f"{'unchanged, reused' if event.data.get('reused') else took}"
+        )
 
     def _log(self, message: str) -> str | None:
         prefix = _PREFIX.match(message)

@@ -110,8 +110,10 @@ def show_history(file: Path, project: Project, console: Console) -> None:
     store = project.store
     history = Ledger(store).history()
     if not history:
-        said = f"No policy is promoted yet. `{command(file, None, '--check')}` evaluates the gates of the newest "
-        "candidate."
+        said = (
+            f"No policy is promoted yet. `{command(file, None, '--check')}` evaluates the gates of the newest "
+            "candidate."
+        )
         console.print(Text(said), soft_wrap=True)
         return
     console.print(Text(f"Promoted policy {history[-1].policy}: {_place(store, history[-1])}"), soft_wrap=True)

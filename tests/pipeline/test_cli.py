@@ -418,7 +418,7 @@ def test_chat_and_score_without_a_run_say_what_to_do(config: Path) -> None:
     for words in (("chat", "--prompt", "hello"), ("score", "--prompt", "a", "--reply", "b")):
         shown = drirl(*words, "--config", config)
         assert shown.exit_code == 1
-        assert "make" in shown.stderr
+        assert "create" in shown.stderr
         assert "`drirl run`" in shown.stderr
 
 
