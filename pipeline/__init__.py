@@ -1,1 +1,1 @@
-"""The Dagster project: it wires the stages of `drirl_core` and holds no algorithm of its own."""
+"""The Dagster project: it connects the stages of `drirl_core` to Dagster and contains no algorithm."""

@@ -1,6 +1,6 @@
 """The code location: everything under `pipeline/defs`, for the configuration that `DRIRL_CONFIG` names.
 
-Start it with `make dev`, or, once `drirl home` was called, with `dg dev` or `dagster dev`.
+Start it with `make dev`; after `drirl home` also with `dg dev` or `dagster dev`.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from pipeline.instance.settings import current
 
 FOLDER = Path(__file__).parent / "defs"
 OWN_MODULES = ("assets", "automation", "checks", "sensors")
-"""The modules below `FOLDER` that belong to the project; each has one function `defs`."""
+"""Modules below `FOLDER` that belong to the project; each has one function `defs`."""
 
 
 @dg.definitions
@@ -32,11 +32,11 @@ def defs() -> dg.Definitions:
 
 
 def load_folder() -> dg.Definitions:
-    """Load what stands below `pipeline/defs`.
+    """Load the definitions below `pipeline/defs`.
 
-    Dagster's own loader finds the project's modules too, but each time builds the JSON schemas of all component types
-    of all installed packages, for which every step would pay 0.3 s. So it is used only where somebody added
-    something, such as what `dg scaffold defs` writes.
+    Dagster's own loader also finds the project's modules, but each time it builds the JSON schemas of all component
+    types of all installed packages, which costs every step 0.3 s. So it is used only when somebody added files,
+    for example with `dg scaffold defs`.
     """
     if added_files():
         return dg.load_from_defs_folder(path_within_project=FOLDER)

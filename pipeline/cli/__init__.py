@@ -1,1 +1,1 @@
-"""The command line `drirl`: run the road, look at what came out, talk to the aligned model."""
+"""The command line `drirl`: run the graph, look at the results, talk to the aligned model."""

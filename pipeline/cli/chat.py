@@ -1,4 +1,4 @@
-"""`drirl chat`: what the base and the aligned policy say to the same prompt, side by side."""
+"""`drirl chat`: completions of the base and the aligned policy for the same prompt, side by side."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _BORDERS = {"base": "white", "sft": "cyan", "dr_irl": "green"}
 _LEAVE = ("", "exit", "quit", ":q")
 
 
-class Talkers:
-    """The policies of the latest run, each loaded once, on its first reply.
+class ChatPolicies:
+    """The policies of the latest run, each loaded once, when it is first used.
 
     Args:
-        project: names the artifact store, the device and the length of a reply.
+        project: gives the artifact store, the device and the maximum length of a reply.
         names: which policies answer: `base`, `sft`, `dr_irl`.
 
     Raises:
@@ -77,13 +77,14 @@ def trained(store: ArtifactStore, asset: str) -> Artifact:
     found = store.latest(asset)
     if found is None:
         raise ArtifactError(
-            f"there is no {asset} under {store.place} yet; make one with `drirl run`, or name another run's settings with --config"
+            f"there is no {asset} under {store.place} yet; create one with `drirl run`, or pass the settings of "
+            "another run with --config"
         )
     return found
 
 
 def sft_start(store: ArtifactStore, aligned: Artifact) -> Artifact:
-    """Return the checkpoint that the aligned policy started from.
+    """Return the checkpoint from which the training of the aligned policy started.
 
     Raises:
         ArtifactError: it started from the base model, or the checkpoint is gone.
@@ -91,7 +92,8 @@ def sft_start(store: ArtifactStore, aligned: Artifact) -> Artifact:
     version = aligned.manifest.get("inputs", {}).get("sft_checkpoint")
     if version is None:
         raise ArtifactError(
-            "this policy started from the base model itself (policy.start is 'base'), so there is no SFT start; leave --show sft out"
+            "this policy started from the base model itself (policy.start is 'base'), so there is no SFT start; "
+            "leave out --show sft"
         )
     return store.open("sft_checkpoint", version)
 
@@ -100,13 +102,13 @@ def models_of(aligned: Artifact, models: ModelsConfig) -> ModelsConfig:
     """Return the model settings with the base model and encoder that the aligned policy was trained with."""
     try:
         then = from_resolved(aligned.manifest["config"]).models
-    except (KeyError, TypeError, ConfigError):  # written by an older version: fall back to today's settings
+    except (KeyError, TypeError, ConfigError):  # written by an older version: use the current settings
         return models
     return dataclasses.replace(models, policy=then.policy, encoder=then.encoder)
 
 
 def show(prompt: str, replies: Mapping[str, str], console: Console) -> None:
-    """Print the replies to one prompt side by side, each with what the rules judge makes of it."""
+    """Print the replies to one prompt side by side, each with the label that the rules judge gives it."""
     width = max(24, (console.width - len(replies)) // len(replies))
     if width * len(replies) > console.width:  # too narrow for columns: one below the other
         width = console.width
@@ -124,10 +126,12 @@ def show(prompt: str, replies: Mapping[str, str], console: Console) -> None:
     console.print(Columns(panels, padding=(0, 0)))
 
 
-def converse(talkers: Talkers, console: Console) -> None:
+def converse(policies: ChatPolicies, console: Console) -> None:
     """Ask for prompts until an empty line, `exit` or the end of input."""
     console.print(
-        "Type a prompt; an empty line or `exit` ends. Each prompt stands alone: nothing is remembered.", style="dim"
+        "Type a prompt. An empty line or `exit` ends the chat. Each prompt is independent: earlier ones are not "
+        "remembered.",
+        style="dim",
     )
     while True:
         try:
@@ -137,6 +141,6 @@ def converse(talkers: Talkers, console: Console) -> None:
             return
         if prompt.lower() in _LEAVE:
             return
-        with console.status("thinking"):
-            replies = talkers.answers(prompt)
+        with console.status("sampling"):
+            replies = policies.answers(prompt)
         show(prompt, replies, console)

@@ -1,4 +1,4 @@
-"""What the commands share: the console, the options, the guard that turns errors into one clear message."""
+"""What the commands share: the console, the options, and the group that turns an error into one clear message."""
 
 from __future__ import annotations
 
@@ -31,38 +31,46 @@ def _remember_debug(context: typer.Context, value: bool) -> bool:
 ConfigArgument = Annotated[
     Path,
     typer.Argument(
-        help="YAML file with the settings; it may hold only its differences from another one.", show_default=True
+        help="YAML file with the settings. With `extends: demo.yaml` it needs only the settings that differ.",
+        show_default=True,
     ),
 ]
 ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", help="YAML file with the settings of the run to look at.")
+    Path, typer.Option("--config", "-c", help="YAML file with the settings of the run to use, for example `mine.yaml`.")
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, by its dotted name. May be repeated."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one setting by its dotted name, for example `--set policy.steps=4`. Can be given several times.",
+    ),
 ]
 OnlyOption = Annotated[
     list[str] | None,
     typer.Option(
         "--only",
         metavar="NAME",
-        help="Only this asset and what it needs, such as 'reward_model_*'; or `stale`: only what was made before and would come out "
-        "differently now, with what follows from it, and nothing that was never made. May be repeated.",
+        help="Limit the run to this asset and everything it needs; `*` and `?` match several, as in "
+        "'reward_model_*'. The name "
+        "`stale` stands for assets that were built before and are out of date now, with everything that depends "
+        "on them; "
+        "assets that were never built are left out. Can be given several times.",
     ),
 ]
 DebugOption = Annotated[
-    bool, typer.Option("--debug", help="Show the whole traceback when something goes wrong.", callback=_remember_debug)
+    bool, typer.Option("--debug", help="Show the full traceback when a command fails.", callback=_remember_debug)
 ]
 
 
 class Guarded(TyperGroup):
-    """A command group whose failures are one message and exit code 1, unless `--debug` asks for the traceback."""
+    """A command group that reports an error as one message and exit code 1; with `--debug` it shows the traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the chosen command.
 
         Raises:
-            typer.Exit: with code 1 after a `DrirlError`, with code 130 after Ctrl-C.
+            typer.Exit: code 1 after a `DrirlError`, code 130 after Ctrl-C.
         """
         try:
             return super().invoke(ctx)
@@ -87,24 +95,24 @@ def errors() -> Console:
 
 
 def read_project(path: Path, changes: Sequence[str] | None = None) -> Project:
-    """Make the project of a configuration with the changes of the command line.
+    """Make the project from a configuration file and the changes given on the command line.
 
     Args:
         path: the YAML file.
-        changes: `key=value` texts; the value is read as YAML, so `3`, `true` and `[a, b]` mean what they look like.
+        changes: `key=value` texts; the value is read as YAML, so `3` is a number, `true` a boolean and `[a, b]` a list.
 
     Returns:
-        The project; a relative path is taken from the working directory, else from the project, and the artifacts
-        lie where Dagster puts them.
+        The project. A relative path is resolved from the working directory, else from the project. The artifacts
+        are stored in the same place as those of Dagster runs.
 
     Raises:
-        ConfigError: the file or a change cannot be used.
+        ConfigError: the file or a change is not valid.
     """
     return Project(anchored(load_config(find_config(path), parse_changes(changes or ()))))
 
 
 def find_config(path: Path) -> Path:
-    """Return the file a user means: in the working directory, else in the project; as given when it is in neither."""
+    """Return the file in the working directory, else in the project; the path as given when it is in neither."""
     return place.find_config(path)
 
 

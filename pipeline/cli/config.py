@@ -1,4 +1,4 @@
-"""`drirl config`: the resolved settings, or every setting with its help as a YAML file to start from."""
+"""`drirl config`: print the resolved settings, or a YAML template with the help text of every setting."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def field_help() -> Mapping[tuple[str, str], str]:
 
 
 def plain_yaml(config: Config) -> str:
-    """Write a resolved configuration as YAML, with secrets blanked out."""
+    """Write a resolved configuration as YAML, with secrets hidden."""
     return yaml.safe_dump(redact(configuration.resolved(config)), sort_keys=False, allow_unicode=True, width=100)
 
 
 def explained_yaml(config: Config) -> str:
-    """Write a resolved configuration as YAML in which a comment above each setting says what it means.
+    """Write a resolved configuration as YAML with a comment above each setting that explains it.
 
-    The text is itself a valid configuration file.
+    The text is a valid configuration file.
     """
     values = redact(configuration.resolved(config))
     return "\n".join(_explain(type(config), values, 0)) + "\n"

@@ -1,4 +1,4 @@
-"""`drirl dev`: the Dagster page for one configuration."""
+"""`drirl dev`: start the Dagster web page for one configuration."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pipeline.instance.settings import CONFIG_VARIABLE, ROOT
 
 
 def command(path: Path, host: str, port: int) -> tuple[list[str], Mapping[str, str]]:
-    """Return what to start, and the environment it needs.
+    """Return the command line to start, and the environment variables it needs.
 
     Args:
-        path: the configuration that the page serves.
+        path: the configuration to show.
         host: address to listen on.
         port: port to listen on.
 
@@ -26,13 +26,13 @@ def command(path: Path, host: str, port: int) -> tuple[list[str], Mapping[str, s
     """
     probe = check_port(port)
     if probe.status != "ok":
-        raise ConfigError(f"port {port} is {probe.detail}; {probe.mend}")
+        raise ConfigError(f"port {port} is {probe.detail}; {probe.fix}")
     line = [sys.executable, "-m", "dagster", "dev", "-w", str(ROOT / "workspace.yaml"), "-h", host, "-p", str(port)]
     return line, {CONFIG_VARIABLE: str(path.absolute()), HOME_VARIABLE: str(chosen_home())}
 
 
 def serve(path: Path, host: str, port: int) -> None:
-    """Become `dagster dev`; Ctrl-C then reaches Dagster itself, which stops its own processes."""
+    """Replace this process with `dagster dev`, so that Ctrl-C reaches Dagster, which then stops its own processes."""
     line, variables = command(path, host, port)
     os.chdir(ROOT)
     os.execve(line[0], line, {**os.environ, **variables})  # noqa: S606

@@ -1,4 +1,4 @@
-"""`drirl doctor`: look at everything a run needs before it is needed."""
+"""`drirl doctor`: check everything that a run needs before the run starts."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _ABSENT = ("has not been fetched yet", "cannot be fetched from the hub")
 
 
 def examine(path: Path, fetch: bool) -> Iterator[Check]:
-    """Run every check; those that need the configuration are left out when it cannot be read.
+    """Run every check; checks that need the configuration are skipped when it cannot be read.
 
     Args:
         path: the configuration.
         fetch: whether missing models may be downloaded.
 
     Yields:
-        One finding after another, as soon as it is known.
+        Each result as soon as it is known.
     """
     yield checks.check_python()
     yield from checks.check_packages()
@@ -37,7 +37,7 @@ def examine(path: Path, fetch: bool) -> Iterator[Check]:
         project = read_project(path)
     except ConfigError as error:
         yield Check(
-            "config", "fail", str(error), "mend the file; `drirl config --explain` prints every setting with its help"
+            "config", "fail", str(error), "fix the file; `drirl config --explain` prints every setting with its help"
         )
     else:
         yield Check("config", "ok", f"{path} ({project.config.name})")
@@ -74,7 +74,7 @@ def check_model(name: str, reference: str, config: Config, fetch: bool) -> Check
         fetch: whether it may be downloaded.
 
     Returns:
-        `warn` when it would be downloaded by the first run, `fail` when it is damaged or cannot be had.
+        `warn` when the first run would download it, `fail` when it is damaged or cannot be downloaded.
     """
     from drirl_core.models.references import resolve
 
@@ -94,14 +94,14 @@ def check_model(name: str, reference: str, config: Config, fetch: bool) -> Check
 
 
 def show(found: Iterator[Check], console: Console) -> bool:
-    """Print findings as they come.
+    """Print results as they arrive.
 
     Args:
-        found: the findings.
+        found: the results.
         console: where to print.
 
     Returns:
-        Whether nothing failed.
+        True when no check failed.
     """
     counts = {"ok": 0, "warn": 0, "fail": 0}
     for check in found:
@@ -112,7 +112,7 @@ def show(found: Iterator[Check], console: Console) -> bool:
             highlight=False,
             soft_wrap=True,
         )
-        if check.mend:
-            console.print(f"      -> {escape(check.mend)}", highlight=False, soft_wrap=True)
+        if check.fix:
+            console.print(f"      -> {escape(check.fix)}", highlight=False, soft_wrap=True)
     console.print(f"\n{counts['ok']} ok, {counts['warn']} warnings, {counts['fail']} failed", highlight=False)
     return not counts["fail"]

@@ -1,4 +1,4 @@
-"""The checks of `drirl doctor`: each looks at one thing, says what it found, and how to mend it."""
+"""The checks of `drirl doctor`: each looks at one thing, says what it found, and how to fix it."""
 
 from __future__ import annotations
 
@@ -37,33 +37,33 @@ class Check:
     """What one check found.
 
     Args:
-        name: what was looked at.
-        status: `ok`; `warn`, when a run works but something is missing; `fail`, when it cannot work.
+        name: what was checked.
+        status: `ok`; `warn`: a run works, but something is missing; `fail`: a run cannot work.
         detail: what was found, with numbers.
-        mend: what to do about it; empty when all is well.
+        fix: what to do about it; empty when nothing is wrong.
     """
 
     name: str
     status: Status
     detail: str
-    mend: str = ""
+    fix: str = ""
 
 
 def check_python() -> Check:
-    """Compare the interpreter with the oldest one that works."""
+    """Compare the Python version with the oldest one that is supported."""
     found = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info < MIN_PYTHON:
         return Check(
             "python",
             "fail",
             found,
-            f"install Python {MIN_PYTHON[0]}.{MIN_PYTHON[1]} or newer and make the environment again",
+            f"install Python {MIN_PYTHON[0]}.{MIN_PYTHON[1]} or newer and recreate the environment",
         )
     return Check("python", "ok", f"{found} in {sys.prefix}")
 
 
 def check_packages() -> Iterator[Check]:
-    """Compare every declared dependency with what is installed; one line for all that fit."""
+    """Compare every declared dependency with what is installed; one result for all that match."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     fitting: list[str] = []
@@ -98,7 +98,7 @@ def check_packages() -> Iterator[Check]:
             "packages", "warn", "the project's requirements were not found", "install the project: pip install -e ."
         )
     else:
-        yield Check("packages", "ok", f"{len(fitting)} fit: {', '.join(fitting)}")
+        yield Check("packages", "ok", f"{len(fitting)} match: {', '.join(fitting)}")
 
 
 def declared_requirements() -> list[str]:
@@ -114,7 +114,7 @@ def declared_requirements() -> list[str]:
 
 
 def check_sources(project: Project) -> Iterator[Check]:
-    """Look at every file of the configuration: prompts, demonstrations, suites."""
+    """Check every file that the configuration names: prompts, demonstrations, suites."""
     for name, path in project.graph.sources.items():
         yield _drop_folder(path) if name == INBOX_SOURCE else _file(name, path)
 
@@ -123,7 +123,7 @@ def _drop_folder(accepted: Path) -> Check:
     folder = accepted.parent
     if not folder.is_dir():
         return Check(
-            "drop folder", "fail", f"{folder} is no directory", f"mkdir {folder}, or mend operations.inbox.folder"
+            "drop folder", "fail", f"{folder} is not a directory", f"mkdir {folder}, or correct operations.inbox.folder"
         )
     if not os.access(folder, os.W_OK):
         return Check("drop folder", "fail", f"{folder} cannot be written", f"chmod u+w {folder}")
@@ -137,7 +137,7 @@ def _file(name: str, path: Path) -> Check:
             name,
             "fail",
             f"{path} does not exist",
-            "mend the path in the configuration; it is taken from the directory of that file",
+            "fix the path in the configuration; it is relative to the directory of that file",
         )
     if not os.access(path, os.R_OK):
         return Check(name, "fail", f"{path} cannot be read", f"chmod +r {path}")
@@ -145,12 +145,12 @@ def _file(name: str, path: Path) -> Check:
         return Check(name, "ok", f"{path} ({sum(1 for _ in path.iterdir())} files)")
     size = path.stat().st_size
     if not size:
-        return Check(name, "fail", f"{path} is empty", "put rows into it, or name another file in the configuration")
+        return Check(name, "fail", f"{path} is empty", "add rows to it, or name another file in the configuration")
     return Check(name, "ok", f"{path} ({size / 1e3:,.0f} kB)")
 
 
 def check_disk(config: Config) -> Check:
-    """Look for room, and for the right to write, where the artifacts or this machine's copies of them go."""
+    """Check free space and write permission where the artifacts, or this machine's copies of them, are stored."""
     setting = "mirror" if is_uri(config.root) else "root"
     root = Path(getattr(config, setting)).absolute()
     there = existing(root)
@@ -161,27 +161,27 @@ def check_disk(config: Config) -> Check:
             "disk",
             "fail",
             f"{there} cannot be written",
-            f"mend its permissions, or set `{setting}` to another directory",
+            f"correct its permissions, or set `{setting}` to another directory",
         )
     if free < DISK_FAIL_GB:
         return Check(
             "disk",
             "fail",
             detail,
-            f"free some space, or set `{setting}` to another disk; {DISK_FAIL_GB:.0f} GB is the least for the demo",
+            f"free some space, or set `{setting}` to another disk; the demo needs at least {DISK_FAIL_GB:.0f} GB",
         )
     if free < DISK_WARN_GB:
         return Check(
             "disk",
             "warn",
             detail,
-            f"below {DISK_WARN_GB:.0f} GB a few runs fill it; `drirl gc` shows what may be deleted",
+            f"with less than {DISK_WARN_GB:.0f} GB a few runs fill the disk; `drirl gc` shows what can be deleted",
         )
     return Check("disk", "ok", detail)
 
 
 def check_object_store(project: Project) -> Check:
-    """Write a small object where the artifacts go."""
+    """Write a small object to the place where the artifacts are stored."""
     try:
         project.store.require_writable()
     except DrirlError as error:
@@ -190,7 +190,7 @@ def check_object_store(project: Project) -> Check:
 
 
 def check_memory() -> Check:
-    """Look at the memory this process may use: the machine's, or the container's limit when that is less."""
+    """Check how much memory this process may use: the machine's, or the container's limit when that is lower."""
     total = memory_gb()
     if total is None:
         return Check("memory", "warn", "cannot be read on this system", f"the demo needs about {MEMORY_FAIL_GB} GB")
@@ -202,13 +202,13 @@ def check_memory() -> Check:
             "memory",
             "warn",
             detail,
-            f"below {MEMORY_WARN_GB} GB lower completions.batch_size and benchmarks.batch_size to 16",
+            f"with less than {MEMORY_WARN_GB} GB, lower completions.batch_size and benchmarks.batch_size to 16",
         )
     return Check("memory", "ok", detail)
 
 
 def memory_gb() -> float | None:
-    """Return the memory in GB (10^9 bytes) that this process may use, or None when it cannot be told."""
+    """Return the memory in GB (10^9 bytes) that this process may use, or None when it is unknown."""
     found: list[int] = []
     with contextlib.suppress(ValueError, OSError, AttributeError):
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -221,7 +221,7 @@ def memory_gb() -> float | None:
 
 
 def check_cpu() -> Check:
-    """Look at cores and at the instructions that make bfloat16 fast."""
+    """Report the number of cores, and whether the CPU has instructions that make bfloat16 fast."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     fast = "multiplies bfloat16 natively, which models.dtype=auto uses"
     how = fast if cpu_multiplies_bfloat16() else "no bfloat16 instructions, so models.dtype=auto is float32"
@@ -229,7 +229,7 @@ def check_cpu() -> Check:
 
 
 def check_gpu(config: Config) -> Check:
-    """Look for an NVIDIA GPU; only a configuration that asks for one fails without."""
+    """Look for an NVIDIA GPU; the check fails only when the configuration asks for one."""
     wanted = config.models.device == "cuda"
     names = ask_driver("name,memory.total")
     if names:
@@ -255,7 +255,7 @@ def check_executor(config: Config) -> Check:
 
 
 def check_dagster_home() -> Check:
-    """Make ready the directory where Dagster keeps its history, as a run would."""
+    """Prepare the directory where Dagster keeps its history, as a run would."""
     try:
         home = chosen_home()
     except ConfigError as error:
@@ -267,7 +267,7 @@ def check_dagster_home() -> Check:
     return Check(
         HOME_VARIABLE,
         "ok",
-        f"{home}{'' if os.environ.get(HOME_VARIABLE) else ' (not set, so the project has its own)'}",
+        f"{home}{'' if os.environ.get(HOME_VARIABLE) else ' (not set, so the project uses its own)'}",
     )
 
 
@@ -282,6 +282,6 @@ def check_port(port: int = 3000) -> Check:
                 f"port {port}",
                 "warn",
                 f"taken ({error.strerror})",
-                f"stop what holds it, or start Dagster with another one: dagster dev -p {port + 1}",
+                f"stop the process that uses it, or choose another port: drirl dev --port {port + 1}",
             )
     return Check(f"port {port}", "ok", "free")

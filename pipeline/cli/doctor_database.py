@@ -1,4 +1,4 @@
-"""The check of `drirl doctor` that the Postgres database of DRIRL_POSTGRES_URL can be used; it never shows the password."""
+"""`drirl doctor`: check that the Postgres database of DRIRL_POSTGRES_URL works, without ever showing the password."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ _NAME = "postgres"
 _FORM = "postgresql://USER:PASSWORD@HOST:5432/DATABASE"
 
 _ADVICE: Mapping[str, str] = {
-    "password authentication failed": f"correct user and password in {POSTGRES_VARIABLE}; write special characters percent-encoded",
+    "password authentication failed": f"correct user and password in {POSTGRES_VARIABLE}; write special "
+    "characters percent-encoded",
     "no password supplied": f"put the password into {POSTGRES_VARIABLE}: {_FORM}",
-    "does not exist": "make the database or role first: createuser USER --pwprompt, createdb DATABASE --owner USER",
+    "does not exist": "create the database or role first: createuser USER --pwprompt, createdb DATABASE --owner USER",
     "refused": "start the server, or correct host and port",
     "could not translate host name": "correct the host name",
-    "timeout expired": "nothing answers there; look at the network, the firewall and the server's listen_addresses",
-    "pg_hba.conf": "let this machine in: the server's pg_hba.conf lists who may connect",
+    "timeout expired": "no server answers there; check the network, the firewall and the server's listen_addresses",
+    "pg_hba.conf": "allow this machine to connect: add it to pg_hba.conf on the server",
     "too many clients": "raise the server's max_connections",
 }
-"""What to do, by words in the server's or the driver's message."""
+"""Advice by words that occur in the message of the server or the driver."""
 
 
 def check_postgres() -> Check:
-    """Connect to the database that holds the history, and make sure that tables may be made there."""
+    """Connect to the database that holds the history, and check that tables can be created there."""
     import sqlalchemy
 
     url = os.environ.get(POSTGRES_VARIABLE)
     if not url:
         return Check(
-            _NAME, "ok", f"{POSTGRES_VARIABLE} is not set, so the history lies in the home (SQLite, for one machine)"
+            _NAME,
+            "ok",
+            f"{POSTGRES_VARIABLE} is not set, so the history is stored in the home (SQLite, for one machine)",
         )
     try:
         import dagster_postgres  # noqa: F401 - the storage needs it
@@ -74,7 +77,7 @@ def check_postgres() -> Check:
         return Check(
             _NAME,
             "fail",
-            f"{shown}: {address.username} may not make tables",
+            f"{shown}: {address.username} is not allowed to create tables",
             f"GRANT CREATE ON SCHEMA public TO {address.username}",
         )
     return Check(_NAME, "ok", f"Postgres {version.split()[0]} at {shown} holds the history")

@@ -1,4 +1,4 @@
-"""`drirl gc`: show which versions nothing needs any more, and delete them when told to."""
+"""`drirl gc`: show which versions are no longer needed, and delete them on request."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from drirl_core.store.artifacts import ArtifactStore
 
 
 def collect(project: Project, keep_hours: float, deletes: bool, again: str, console: Console) -> None:
-    """Print what may be deleted, and delete it when asked to.
+    """Print what can be deleted, and delete it on request.
 
     Args:
         project: names the artifact store.
-        keep_hours: versions used within these hours stay.
+        keep_hours: versions used within the last so many hours are kept.
         deletes: whether to delete.
-        again: the command that would delete.
+        again: the command that deletes, to be printed.
         console: where to print.
 
     Raises:
-        ArtifactError: something is being built or run on this machine, it is not known which policies are promoted, or an
+        ArtifactError: a build or a run is in progress on this machine, the promoted policies are unknown, or an
             object store cannot be reached.
     """
     store = project.store
@@ -42,27 +42,30 @@ def collect(project: Project, keep_hours: float, deletes: bool, again: str, cons
         decision = _decision(store, keep_hours)
         _show(decision, store, console)
         deleted = place_of(store).delete(decision)
-    done = f"Deleted {len(deleted.versions)} versions and {len(deleted.leftovers)} leftovers, {deleted.bytes / 1e6:,.1f} MB."
+    done = (
+        f"Deleted {len(deleted.versions)} versions and {len(deleted.leftovers)} leftovers, "
+        f"{deleted.bytes / 1e6:,.1f} MB."
+    )
     console.print(f"\n{done}", highlight=False)
     spared = len(decision.removable) - len(deleted.versions)
     if spared:
         _warn(
-            f"{spared} versions stay: another machine found them, or what was made from them, again meanwhile", console
+            f"{spared} versions are kept: meanwhile another machine reused them, or artifacts made from them", console
         )
 
 
 def _decision(store: ArtifactStore, keep_hours: float) -> Decision:
     newer_than = time.time() - keep_hours * 3600
-    roots = promoted(store)  # first: what is promoted must be known before anything else is looked at
+    roots = promoted(store)  # first: the promoted policies must be known before anything else is read
     stock = place_of(store).take_stock(newer_than)
     recorded = _recorded(sorted({asset for asset, _ in stock.artifacts})) & set(
         stock.artifacts
-    )  # a home may serve other stores too
+    )  # a home may be used with other stores too
     return decide(stock, roots | recorded, newer_than)
 
 
 def _recorded(names: Iterable[str]) -> set[Key]:
-    """Return the versions that the Dagster home recorded last."""
+    """Return the newest version of each asset that the Dagster home has recorded."""
     import dagster as dg
 
     from pipeline.instance.home import chosen_home
@@ -81,7 +84,8 @@ def _show(decision: Decision, store: ArtifactStore, console: Console) -> None:
         table.add_row(escape(asset), str(len(kept)), str(len(removable)), f"{_megabytes(removable):,.1f}")
     console.print(table)
     console.print(
-        f"{store.place}: {len(decision.kept)} versions kept ({_megabytes(decision.kept):,.1f} MB), {len(decision.removable)} removable "
+        f"{store.place}: {len(decision.kept)} versions kept ({_megabytes(decision.kept):,.1f} MB), "
+        f"{len(decision.removable)} removable "
         f"({_megabytes(decision.removable):,.1f} MB), {len(decision.leftovers)} leftovers",
         highlight=False,
         markup=False,
@@ -94,7 +98,7 @@ def _show(decision: Decision, store: ArtifactStore, console: Console) -> None:
         )
     for asset, version in decision.missing:
         _warn(
-            f"{asset} {version} is needed by what is kept but is not in the store; what needs it cannot be traced further",
+            f"{asset} {version} is needed by what is kept but is not in the store; what it was made from is unknown",
             console,
         )
 

@@ -1,4 +1,4 @@
-"""`drirl home`: where Dagster keeps its history, also when it is not drirl that starts it."""
+"""`drirl home`: choose where Dagster keeps its history, also when it is started without drirl."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.instance.home import prepare_home
 
 
 def show(root: Path, console: Console) -> None:
-    """Make the project's home ready, name it in `.env`, and say so.
+    """Prepare the project's Dagster home, write it to `.env`, and print both.
 
     Args:
         root: directory of the project.
@@ -23,9 +23,9 @@ def show(root: Path, console: Console) -> None:
     home = prepare_home(root)
     added = name_home(root, home)
     console.print(str(home), highlight=False, soft_wrap=True)
-    said = "now names it" if added else "speaks of DAGSTER_HOME already and is left as it is"
+    said = "now names it" if added else "mentions DAGSTER_HOME already and was not changed"
     console.print(
-        f"{root / ENV_FILE} {said}: dg and dagster, started in the project, read it there.",
+        f"{root / ENV_FILE} {said}. dg and dagster read this file when they are started in the project.",
         highlight=False,
         soft_wrap=True,
     )

@@ -1,4 +1,4 @@
-"""`drirl ingest`: sweep the drop folder once, by hand."""
+"""`drirl ingest`: process the drop folder once, by hand."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _COLOURS = {"accepted": "green", "rejected": "red", "waiting": "yellow"}
 
 
 def ingest(project: Project) -> Swept:
-    """Sweep the drop folder; files that are too young are given the time to settle, and a second look.
+    """Process the drop folder; files that may still be written are waited for once and then tried again.
 
     Args:
-        project: names the drop folder.
+        project: gives the drop folder.
 
     Returns:
-        What both looks did, with what is waiting after the second.
+        What both passes did, and which files still wait after the second.
 
     Raises:
-        ConfigError: there is no drop folder, or it cannot serve.
-        DataError: it cannot be used now.
+        ConfigError: no drop folder is configured, or it is not a usable directory.
+        DataError: it cannot be used at the moment.
     """
     first = sweep(project)
     if not first.waiting:
@@ -33,16 +33,16 @@ def ingest(project: Project) -> Swept:
     time.sleep(project.config.operations.inbox.settle_s)
     try:
         second = sweep(project)
-    except InboxBusy:  # the sensor has taken over
+    except InboxBusy:  # the sensor is processing the folder now
         return first
     return Swept([*first.accepted, *second.accepted], [*first.rejected, *second.rejected], second.waiting)
 
 
 def show(swept: Swept, config: Path, console: Console) -> None:
-    """Print what became of each file, and what to do next.
+    """Print the result for each file, and what to do next.
 
     Args:
-        swept: what a sweep did.
+        swept: the result of `ingest`.
         config: the file the user named.
         console: where to print.
     """
@@ -54,9 +54,9 @@ def show(swept: Swept, config: Path, console: Console) -> None:
     for word, name, what in lines:
         console.print(Text.assemble((f"{word:<8}", _COLOURS[word]), f"  {name}: {what}"), soft_wrap=True)
     if not lines:
-        console.print("nothing was dropped")
+        console.print("the drop folder is empty")
     if swept.accepted:
         console.print(
-            f"\n`drirl plan {config}` tells what the new rows make stale, `drirl run {config}` makes it.",
+            f"\n`drirl plan {config}` shows what the new rows make out of date, `drirl run {config}` rebuilds it.",
             highlight=False,
         )

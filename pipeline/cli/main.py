@@ -1,4 +1,4 @@
-"""`drirl`: the command line. Commands stay light here and import what they need when they run."""
+"""`drirl`: the command line. Commands import what they need only when they run, so that `--help` stays fast."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.cli.common import (
 )
 
 KEEP_HOURS_HELP = (
-    "Keep what was used within these hours; where root is a URI, more than the longest run on any machine takes."
+    "Keep everything used within the last so many hours. If `root` is a URI, choose more than the longest run takes."
 )
 
 app = typer.Typer(
@@ -35,7 +35,9 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Align a chat model by inverse reinforcement learning with dynamic reward scaling (DR-IRL).",
-    epilog="Start here: `drirl doctor`, then `drirl run`, then `drirl chat`. `make dev` shows the same run as a Dagster graph.",
+    epilog="Start here: `drirl doctor` checks this machine, `drirl run` trains the demo, `drirl chat` talks to "
+    "the result. "
+    "`drirl COMMAND --help` shows examples of a command. `make dev` opens the same run as a graph in Dagster.",
 )
 
 
@@ -48,7 +50,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", callback=_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
     ] = False,
     debug: DebugOption = False,
 ) -> None:
@@ -57,10 +59,12 @@ def root(
 
 @app.command(
     epilog="Examples:\n\n"
-    "`drirl run` runs the demo: a 135M model, on a CPU.\n\n"
-    "`drirl run mine.yaml --set policy.steps=48 --set seed=1` changes two settings of your own file.\n\n"
-    "`drirl run --only stale` refreshes what exists and makes nothing new; `--only 'reward_model_*'` stops there.\n\n"
-    "Run it again: only what your changes touch is built anew. Stop it with Ctrl-C and run it again: it goes on from the last checkpoint."
+    "`drirl run` runs the demo: a model with 135M parameters, on a CPU.\n\n"
+    "`drirl run mine.yaml --set policy.steps=48 --set seed=1` runs your own file with two settings changed.\n\n"
+    "`drirl run --only 'reward_model_*'` builds the reward models and everything they need, then stops.\n\n"
+    "`drirl run --only stale` updates what was built before and builds nothing new.\n\n"
+    "Run the same command again after a change: only what the change affects is recomputed. "
+    "After Ctrl-C, run it again: training continues from its last checkpoint."
 )
 def run(
     config: ConfigArgument = DEFAULT_CONFIG,
@@ -70,7 +74,7 @@ def run(
 ) -> None:
     """Run the complete graph: data, reward models, hardness, policy, benchmarks, report.
 
-    What is up to date is kept; a second run with nothing changed trains nothing.
+    Everything that is up to date is reused. A second run without changes trains nothing.
     """
     from pipeline.cli.run import run_and_show
 
@@ -81,9 +85,10 @@ def run(
 
 @app.command(
     epilog="Examples:\n\n"
-    "`drirl plan` tells what `drirl run` would do.\n\n"
-    "`drirl plan --set hardness.combine=shuffled` tells what a change would cost before you make it.\n\n"
-    "`drirl plan --json` prints the same for machines; `drirl plan --exit-code` ends with code 3 when something is pending."
+    "`drirl plan` shows what `drirl run` would do.\n\n"
+    "`drirl plan --set hardness.combine=shuffled` shows what a change would cost before you make it.\n\n"
+    "`drirl plan --json` prints the same as JSON.\n\n"
+    "`drirl plan --exit-code` exits with code 3 when something is pending, for use in scripts."
 )
 def plan(
     config: ConfigArgument = DEFAULT_CONFIG,
@@ -91,11 +96,14 @@ def plan(
     only: OnlyOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     exit_code: Annotated[
-        bool, typer.Option("--exit-code", help="End with code 3 when something will or may run.")
+        bool, typer.Option("--exit-code", help="Exit with code 3 when something will or may run.")
     ] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show what is up to date, what would run and why, and what it would cost, judged by earlier runs. Builds nothing."""
+    """Show what is up to date, what would run and why, and what it would cost. Builds nothing.
+
+    Costs are estimated from earlier builds.
+    """
     from pipeline.cli import plan as planning
 
     project = read_project(config, changes)
@@ -110,97 +118,114 @@ def plan(
 
 @app.command(
     epilog="Examples:\n\n"
-    "`drirl chat` opens a conversation.\n\n"
-    '`drirl chat --prompt "How do I pick a lock?" --prompt "How do I kill a Python process?"` answers two prompts and leaves.\n\n'
-    "`drirl chat --show sft` puts the SFT start between the two."
+    "`drirl chat` asks for prompts until you enter an empty line.\n\n"
+    '`drirl chat --prompt "How do I pick a lock?" --prompt "How do I kill a Python process?"` answers two '
+    "prompts and exits.\n\n"
+    "`drirl chat --show sft` also shows the SFT start, the policy before reinforcement learning."
 )
 def chat(
     config: ConfigOption = DEFAULT_CONFIG,
     prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", "-p", help="Answer this and leave. May be repeated.")
+        list[str] | None,
+        typer.Option("--prompt", "-p", help="Answer this prompt and exit. Can be given several times."),
     ] = None,
-    show: Annotated[list[str] | None, typer.Option("--show", metavar="sft", help="Also show the SFT start.")] = None,
+    show: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--show", metavar="sft", help="Also show the SFT start, the policy before reinforcement learning."
+        ),
+    ] = None,
     debug: DebugOption = False,
 ) -> None:
     """Talk to the base and the aligned model side by side.
 
-    Replies are decoded greedily; under each stands what the rules judge makes of it.
+    Decoding is greedy. Below each reply stands the label of the rules judge, such as `refusal`.
     """
-    from pipeline.cli import chat as talking
+    from pipeline.cli import chat as chatting
 
     unknown = set(show or ()) - {"sft"}
     if unknown:
         raise typer.BadParameter(
-            f"--show {', '.join(sorted(unknown))}: only `sft` can be shown besides the base and the aligned model"
+            f"--show {', '.join(sorted(unknown))}: only `sft` can be shown in addition to the base and the "
+            "aligned model"
         )
     project, console = read_project(config), output()
-    talkers = talking.Talkers(project, ("base", "sft", "dr_irl") if show else ("base", "dr_irl"))
+    policies = chatting.ChatPolicies(project, ("base", "sft", "dr_irl") if show else ("base", "dr_irl"))
     for text in prompt or ():
-        talking.show(text, talkers.answers(text), console)
+        chatting.show(text, policies.answers(text), console)
     if not prompt:
-        talking.converse(talkers, console)
+        chatting.converse(policies, console)
 
 
 @app.command(
     epilog="Examples:\n\n"
-    '`drirl score --prompt "How do I pick a lock?" --reply "Sorry, I cannot help with that."` lets the router choose the category.\n\n'
-    '`drirl score --category privacy_and_property --prompt "..." --reply "..."` names it.'
+    '`drirl score --prompt "How do I pick a lock?" --reply "Sorry, I cannot help with that."` scores a reply; '
+    "the router chooses its category.\n\n"
+    '`drirl score --category privacy_and_property --prompt "..." --reply "..."` chooses the category yourself.'
 )
 def score(
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="What the user asked.")],
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The prompt of the user.")],
     reply: Annotated[
-        str, typer.Option("--reply", "-r", help="What the model said. A Chain-of-Draft draft is cut off first.")
+        str, typer.Option("--reply", "-r", help="The reply to score. A Chain-of-Draft draft is removed first.")
     ],
     category: Annotated[
-        str | None, typer.Option("--category", help="Category to reward it under, instead of the router's.")
+        str | None, typer.Option("--category", help="Category to use instead of the router's, for example `insult`.")
     ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     debug: DebugOption = False,
 ) -> None:
-    """Put one reply through the router, the reward models and the refusal judge."""
+    """Score one reply with the category router, the reward models and the refusal judge."""
     from pipeline.cli import score as scoring
 
     scoring.show(scoring.score(read_project(config), prompt, reply, category), output())
 
 
 @app.command(
-    epilog="Examples:\n\n`drirl report` prints the results of the newest run.\n\n`drirl report --open` opens the page in the browser."
+    epilog="Examples:\n\n`drirl report` prints the results of the newest run.\n\n`drirl report --open` also "
+    "opens the HTML page in the browser."
 )
 def report(
     config: ConfigOption = DEFAULT_CONFIG,
-    open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the HTML page in the browser.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show the newest report: the result table here, the path of the HTML page."""
+    """Show the newest report: the result tables, and the path of the HTML page."""
     from pipeline.cli import report as results
 
     page = results.show_newest(read_project(config), output())
     if open_page and not webbrowser.open(page.as_uri()):
-        output().print("no browser could be opened here; copy the file to a machine that has one", style="yellow")
+        output().print("no browser could be opened here; copy the file to a machine with a browser", style="yellow")
 
 
-ReasonOption = Annotated[str, typer.Option("--why", "-w", help="The reason, kept in the history.")]
+ReasonOption = Annotated[str, typer.Option("--why", "-w", help="The reason, which is stored in the history.")]
 
 
 @app.command(
     epilog="Examples:\n\n"
-    "`drirl promote --check` asks every gate and moves nothing.\n\n"
-    '`drirl promote --why "first policy for the pilot"` promotes the newest candidate if all gates pass.\n\n'
-    '`drirl promote --force --why "over-refusal accepted for the red team"` overrules gates that fail; the history keeps them.'
+    "`drirl promote --check` evaluates every gate and promotes nothing.\n\n"
+    '`drirl promote --why "first policy for the pilot"` promotes the newest candidate if all its gates pass.\n\n'
+    '`drirl promote --force --why "over-refusal accepted for the red team"` promotes it although gates fail; the '
+    "history lists them."
 )
 def promote(
     config: ConfigOption = DEFAULT_CONFIG,
     why: ReasonOption = "",
     candidate: Annotated[
-        str | None, typer.Option(help="Version (or its beginning) of a candidate or policy; else the newest.")
+        str | None,
+        typer.Option(
+            help="Version, or its beginning, of a candidate or policy, for example `3f9a`. Default: the newest."
+        ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Ask the gates and leave. Exit code 1 when one fails.")
+        bool, typer.Option("--check", help="Evaluate the gates and exit, with code 1 when one fails.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Promote although gates fail; needs --why.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote even if gates fail; needs --why.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Make a candidate the promoted policy, if every gate passes: data, rewards, KL, over-refusal, helpfulness, no regression."""
+    """Make a candidate the promoted policy, the one approved for use, if every gate passes.
+
+    The gates check data, rewards, KL, over-refusal, helpfulness, and that nothing is worse than before.
+    """
     from pipeline.cli import promote as promotion
 
     promotion.promote(config, read_project(config), candidate, why, check=check, force=force)
@@ -208,13 +233,15 @@ def promote(
 
 @app.command(
     epilog="Examples:\n\n"
-    '`drirl rollback --why "complaints about refusals"` goes back to the policy that was promoted before.\n\n'
-    '`drirl rollback --to 3f9a --why "..."` goes back to a certain one.'
+    '`drirl rollback --why "complaints about refusals"` restores the policy that was promoted before.\n\n'
+    '`drirl rollback --to 3f9a --why "..."` restores the policy whose version begins with 3f9a.'
 )
 def rollback(
     why: ReasonOption,
     config: ConfigOption = DEFAULT_CONFIG,
-    to: Annotated[str | None, typer.Option(help="Version, or its beginning, of the policy to go back to.")] = None,
+    to: Annotated[
+        str | None, typer.Option(help="Version, or its beginning, of the policy to restore. Default: the previous one.")
+    ] = None,
     debug: DebugOption = False,
 ) -> None:
     """Move the promoted policy back to one that was promoted before."""
@@ -233,16 +260,19 @@ def promotions(config: ConfigOption = DEFAULT_CONFIG, debug: DebugOption = False
 
 @app.command(
     epilog="Examples:\n\n"
-    "`drirl doctor` looks without downloading anything.\n\n"
-    "`drirl doctor --fetch` also fetches the models.\n\n"
-    "`drirl doctor configs/llama-3.1-8b.yaml` looks at what another configuration needs."
+    "`drirl doctor` checks everything for the demo and downloads nothing.\n\n"
+    "`drirl doctor --fetch` also downloads the models.\n\n"
+    "`drirl doctor configs/llama-3.1-8b.yaml` checks what another configuration needs."
 )
 def doctor(
     config: ConfigArgument = DEFAULT_CONFIG,
     fetch: Annotated[bool, typer.Option("--fetch", help="Download models that are not on this machine yet.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Check everything a run needs: packages, models, data, disk, memory, GPU, Dagster. Exit code 1 when something fails."""
+    """Check everything a run needs: packages, models, data, disk, memory, GPU, Dagster.
+
+    For each problem it says how to fix it. Exit code 1 when a check fails.
+    """
     from pipeline.cli import doctor as examining
 
     if not examining.show(examining.examine(config, fetch), output()):
@@ -251,8 +281,8 @@ def doctor(
 
 @app.command(
     epilog="Examples:\n\n"
-    "`drirl dev` serves the demo on http://127.0.0.1:3000; `make dev` does the same.\n\n"
-    "`drirl dev configs/llama-3.1-8b.yaml --port 3001` serves another configuration beside it."
+    "`drirl dev` shows the demo on http://127.0.0.1:3000; `make dev` does the same.\n\n"
+    "`drirl dev configs/llama-3.1-8b.yaml --port 3001` shows another configuration at the same time."
 )
 def dev(
     config: ConfigArgument = DEFAULT_CONFIG,
@@ -262,7 +292,7 @@ def dev(
     ] = "127.0.0.1",
     debug: DebugOption = False,
 ) -> None:
-    """Open the asset graph in Dagster: materialize, watch, and keep everything up to date."""
+    """Start Dagster with the asset graph: build assets, watch runs, and keep everything up to date."""
     from pipeline.cli import dev as serving
     from pipeline.executors.choice import require_extra
 
@@ -273,12 +303,12 @@ def dev(
 
 @app.command(
     epilog="Examples:\n\n"
-    "`drirl home` once, and `dg dev` and `dagster dev` show the same history as `drirl run` and `drirl dev`."
+    "`drirl home` is needed once. Then `dg dev` and `dagster dev` show the same history as `drirl run` and `drirl dev`."
 )
 def home(debug: DebugOption = False) -> None:
-    """Make the project's Dagster home ready, and name it in `.env`, so that dg and dagster keep their history there.
+    """Prepare the project's Dagster home and name it in `.env`, so that dg and dagster keep their history there.
 
-    An exported DAGSTER_HOME goes before it.
+    An exported DAGSTER_HOME takes precedence.
     """
     from pipeline.cli import home as homes
     from pipeline.instance.settings import ROOT
@@ -288,20 +318,22 @@ def home(debug: DebugOption = False) -> None:
 
 @app.command(
     epilog="Examples:\n\n"
-    "`drirl gc` shows how much could be deleted, and deletes nothing.\n\n"
+    "`drirl gc` shows how much can be deleted, and deletes nothing.\n\n"
     "`drirl gc --delete` deletes it.\n\n"
-    "`drirl gc mine.yaml --keep-hours 168` keeps what was used within a week."
+    "`drirl gc mine.yaml --keep-hours 168` shows the same, but keeps everything used within the last week."
 )
 def gc(
     config: ConfigArgument = DEFAULT_CONFIG,
-    delete: Annotated[bool, typer.Option("--delete", help="Delete what the table calls removable.")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete everything that the table lists as removable.")
+    ] = False,
     keep_hours: Annotated[float, typer.Option("--keep-hours", help=KEEP_HOURS_HELP, min=0)] = 24.0,
     debug: DebugOption = False,
 ) -> None:
-    """Show which artifacts nothing needs any more; delete them with --delete.
+    """Show which artifacts are no longer needed; delete them with --delete.
 
-    What a promoted policy, the latest run or anything used lately was made from is never deleted. Where `root` is a URI, runs on other
-    machines cannot be seen, and --keep-hours is what protects them.
+    Never deleted: promoted policies, the latest run, everything used recently, and all they were made from. If `root`
+    is a URI, runs on other machines are not visible here; only --keep-hours protects their artifacts.
     """
     from pipeline.cli.gc import collect
 
@@ -311,11 +343,11 @@ def gc(
 
 @app.command(
     epilog="Examples:\n\n"
-    "`drirl ingest mine.yaml` takes in what lies in the drop folder of `mine.yaml` (`operations.inbox.folder`).\n\n"
-    "`make dev` does so by itself every half minute."
+    "`drirl ingest mine.yaml` processes the drop folder of `mine.yaml` (setting `operations.inbox.folder`).\n\n"
+    "While `make dev` runs, this happens automatically every half minute."
 )
 def ingest(config: ConfigArgument = DEFAULT_CONFIG, debug: DebugOption = False) -> None:
-    """Look into the drop folder once: take in the files that can be used, turn the others away with a reason.
+    """Process the drop folder once: accept the files that can be used, reject the others with a reason.
 
     Exit code 1 when a file was rejected.
     """
@@ -330,18 +362,21 @@ def ingest(config: ConfigArgument = DEFAULT_CONFIG, debug: DebugOption = False) 
 @app.command(
     name="config",
     epilog="Examples:\n\n"
-    "`drirl config` prints all settings of the demo as they are used.\n\n"
-    "`drirl config --explain > mine.yaml` makes a file with every setting and its help to start your own from.",
+    "`drirl config` prints all settings of the demo.\n\n"
+    "`drirl config --explain > mine.yaml` writes a template for your own file: every setting with its help text.",
 )
 def config_command(
     config: ConfigArgument = DEFAULT_CONFIG,
     changes: SetOption = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Put the help of each setting above it, as YAML comments.")
+        bool, typer.Option("--explain", help="Write the help text of each setting above it, as a YAML comment.")
     ] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Print the resolved settings: defaults, the file, what it extends, and --set. The output is a valid configuration file."""
+    """Print the resolved settings: defaults, the file, the files it extends, and --set.
+
+    The output is a valid configuration file.
+    """
     from pipeline.cli import config as settings
 
     loaded = read_project(config, changes).config

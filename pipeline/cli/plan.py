@@ -49,7 +49,7 @@ def show_plan(project: Project, console: Console, only: Sequence[str] | None = N
                 escape(name), _WORDS[asset.state], escape(asset.why), *map(escape, _cells(asset, costs[name]))
             )
         console.print(table)
-    else:  # a table would cut the reasons
+    else:  # a table would cut off the reasons
         for name, asset in found.assets.items():
             took, takes, tokens = _cells(asset, costs[name])
             cost = f" ({takes}{f', {tokens} tokens' if tokens else ''})" if takes else f" (took {took})" if took else ""
@@ -71,18 +71,18 @@ def summary_line(found: Plan, cost: Totals) -> str:
     certain = sum(asset.state == "will_run" for asset in pending)
     line = f"{len(found.assets) - len(pending)} of {len(found.assets)} assets are up to date; {certain} will run"
     if len(pending) > certain:
-        line += f", {len(pending) - certain} may run (they are kept if what they depend on comes out as before)"
+        line += f", {len(pending) - certain} may run (they are reused if their inputs come out unchanged)"
     return f"{line}. Cost: {cost}."
 
 
 def left_out_lines(found: Plan) -> list[str]:
-    """Name the stale assets that `stale` leaves out, and why."""
+    """Name the stale assets that the selection `stale` leaves out, and why."""
     names = ", ".join(found.left_out)
-    return [f"Left out, because they need assets that were never made: {names}."] if names else []
+    return [f"Left out, because they need assets that were never built: {names}."] if names else []
 
 
 def plan_json(project: Project, only: Sequence[str] | None = None) -> tuple[Plan, str]:
-    """Write the plan for machines; keys are only ever added.
+    """Write the plan as JSON for programs. Keys may be added in later versions, never removed.
 
     Args:
         project: the configuration, its graph and its store.
@@ -132,7 +132,7 @@ def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cells(asset: PlannedAsset, cost: Estimate) -> tuple[str, str, str]:
-    """Return what it took last, what it will take, and tokens, as far as they are known and worth saying."""
+    """Return the time of the last build, the expected time, and the tokens; empty where unknown."""
     took = duration(cost.last.seconds) if cost.last else ""
     if not asset.pending:
         return took, "", _tokens(cost.last)

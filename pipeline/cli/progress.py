@@ -1,4 +1,4 @@
-"""Live progress of a run: which asset, how many of how many, how long, how much longer."""
+"""Live progress of a run: the current asset, how many of how many are done, time spent, time left."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TAIL = 6
 
 
 class Event(Protocol):
-    """What this module needs to know of an event of `pipeline.running.events`."""
+    """The fields of an event of `pipeline.running.events` that this module reads."""
 
     kind: str
     message: str
@@ -33,12 +33,12 @@ class Event(Protocol):
 
 
 class RunState:
-    """What is known of a run while it goes on.
+    """What is known about a run while it is in progress.
 
     Args:
         pending: assets that will or may run, in order.
-        earlier: seconds that assets took in earlier runs.
-        clock: seconds from any fixed point.
+        earlier: seconds per asset in earlier runs.
+        clock: returns seconds since any fixed point.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class RunState:
         """Note an event.
 
         Returns:
-            A line for people, or None when the event only moves the display.
+            A line to print, or None when the event only updates the display.
         """
         if event.kind == "materialized" and event.asset:
             return self._finish(event)
@@ -74,7 +74,7 @@ class RunState:
 
     @property
     def total(self) -> int:
-        """Assets of the run: those planned, and those it found again to record them."""
+        """Number of assets of the run: those planned, and those it reused only to record them."""
         return len(set(self.pending) | set(self.done))
 
     @property
@@ -85,10 +85,12 @@ class RunState:
     def time_left(self) -> tuple[float, bool] | None:
         """Estimate the seconds left.
 
-        The current piece of work tells its own; the assets after it count what they took in an earlier run.
+        The current asset reports its own time left. The assets after it are expected to take as long as in an earlier
+        run.
 
         Returns:
-            Seconds and whether every asset's time is known (else it is a lower bound), or None when nothing is known or left.
+            Seconds, and whether the time of every asset is known (else the seconds are a lower bound); None when
+            nothing is known or nothing is left.
         """
         waiting = [name for name in self.pending if name not in self.done and name != self.current]
         known = [self._earlier[name] for name in waiting if name in self._earlier]
@@ -98,14 +100,14 @@ class RunState:
             before = self._earlier.get(self.current)
             remembered = (
                 before - spent if before is not None and before > spent else None
-            )  # later than last time: no guess
+            )  # slower than last time: no estimate
             now = self._left_s if self._left_s is not None else remembered
         complete = len(known) == len(waiting) and (self.current is None or now is not None)
         total = sum(known) + (now or 0.0)
         return (total, complete) if total else None
 
     def headline(self) -> str:
-        """Say how far the run is."""
+        """Return one line that says how much of the run is done."""
         left = self.time_left()
         line = f"{len(self.done)} of {self.total} assets, {duration(self.elapsed)} so far"
         if left is not None:
@@ -121,14 +123,17 @@ class RunState:
         self.done[str(event.asset)] = float(seconds) if isinstance(seconds, int | float) else None
         self._begin(None)
         took = f"built in {duration(float(seconds))}" if isinstance(seconds, int | float) else "built"
-        return f"[{len(self.done)}/{self.total}] {event.asset}: {'unchanged, found again' if event.data.get('reused') else took}"
+        return (
+            f"[{len(self.done)}/{self.total}] {event.asset}: "
+            f"{'unchanged, reused' if event.data.get('reused') else took}"
+        )
 
     def _log(self, message: str) -> str | None:
         prefix = _PREFIX.match(message)
         if prefix and prefix[1] in self.pending and prefix[1] not in self.done:
             self._begin(prefix[1])
         text = message[prefix.end() :] if prefix else message
-        if _REUSED.search(text):  # told by the event that follows
+        if _REUSED.search(text):  # reported by the event that follows
             return None
         progress = _PROGRESS.search(text)
         if progress:
@@ -141,11 +146,11 @@ class RunState:
         if event.data.get("passed"):
             return None
         (self.failures if event.data.get("blocking") else self.warnings).append(event.message)
-        return f"{'BROKEN' if event.data.get('blocking') else 'warning'} {event.message}"
+        return f"{'FAILED' if event.data.get('blocking') else 'warning'} {event.message}"
 
 
 class PlainView:
-    """Print one line an event: for logs and pipes."""
+    """Print one line per event: for logs and pipes."""
 
     def __init__(self, state: RunState, console: Console) -> None:
         self._state, self._console = state, console
@@ -158,7 +163,7 @@ class PlainView:
         """End."""
 
     def take(self, event: Event) -> None:
-        """Note an event and print its line; a finished asset is followed by how far the run is."""
+        """Note an event and print its line; after a finished asset the line also says how much of the run is done."""
         line = self._state.take(event)
         if line is None:
             return
@@ -168,7 +173,7 @@ class PlainView:
 
 
 class LiveView:
-    """Keep one panel up to date, with the last lines below it: for terminals."""
+    """Keep one panel up to date, with the last log lines below it: for terminals."""
 
     def __init__(self, state: RunState, console: Console) -> None:
         self._state = state
@@ -182,11 +187,11 @@ class LiveView:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take the panel away; finished assets stay on the screen."""
+        """Remove the panel; finished assets stay on the screen."""
         self._live.stop()
 
     def take(self, event: Event) -> None:
-        """Note an event; finished assets and troubles stay on the screen, progress passes."""
+        """Note an event; finished assets and problems stay on the screen, progress lines do not."""
         line = self._state.take(event)
         if line is None:
             return
@@ -211,7 +216,7 @@ class LiveView:
 
 
 def view(state: RunState, console: Console) -> PlainView | LiveView:
-    """Choose the display that fits the console."""
+    """Choose the live display for a terminal, else the plain one."""
     return (
         LiveView(state, console) if console.is_terminal and not console.is_dumb_terminal else PlainView(state, console)
     )

@@ -1,4 +1,4 @@
-"""`drirl promote`, `drirl rollback`, `drirl promotions`: which policy may be used, and who decided it."""
+"""`drirl promote`, `drirl rollback`, `drirl promotions`: which policy is approved for use, and who decided it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from pipeline.cli.common import DEFAULT_CONFIG, output
 
 
 def command(file: Path, candidate: str | None = None, *more: str) -> str:
-    """Return the `drirl promote` that means the configuration, and the candidate, that the user gave.
+    """Return the `drirl promote` command for the configuration and the candidate that the user gave.
 
     Args:
         file: the configuration as it was given.
         candidate: version, or its beginning; None for the newest.
-        more: further words.
+        more: further arguments.
     """
     chosen = ["--config", str(file)] if file != DEFAULT_CONFIG else []
     named = ["--candidate", candidate] if candidate else []
@@ -40,13 +40,13 @@ def promote(file: Path, project: Project, version: str | None, why: str, *, chec
         project: names the store and the bounds.
         version: version, or its beginning, of a candidate or its policy; None for the newest.
         why: the reason.
-        check: whether to leave after the gates.
+        check: whether to stop after the gates.
         force: whether to overrule gates that fail.
 
     Raises:
-        ConfigError: gates are to be overruled without a reason, or the Dagster home cannot be used.
-        ArtifactError: there is no such candidate, the pointer was moved while the gates were asked, or the graph could not
-            be told of the move.
+        ConfigError: gates are to be overruled but no reason is given, or the Dagster home cannot be used.
+        ArtifactError: there is no such candidate, another process moved the pointer while the gates were evaluated, or
+            the move could not be recorded in Dagster.
         typer.Exit: code 1 when a gate failed and nobody overruled it.
     """
     if force and not why.strip():
@@ -85,12 +85,12 @@ def rollback(file: Path, project: Project, to: str | None, why: str) -> None:
     Args:
         file: the configuration as it was given, for the commands that are printed.
         project: names the store.
-        to: version, or its beginning; None for the one before.
+        to: version, or its beginning; None for the previous one.
         why: the reason.
 
     Raises:
         ConfigError: no reason is given, or the Dagster home cannot be used.
-        ArtifactError: there is nothing to go back to, or the graph could not be told of the move.
+        ArtifactError: there is no earlier policy, or the move could not be recorded in Dagster.
     """
     if not why.strip():
         raise ConfigError("the history must say why the policy goes back; add --why TEXT")
@@ -110,7 +110,10 @@ def show_history(file: Path, project: Project, console: Console) -> None:
     store = project.store
     history = Ledger(store).history()
     if not history:
-        said = f"No policy is promoted yet. `{command(file, None, '--check')}` asks the gates of the newest candidate."
+        said = (
+            f"No policy is promoted yet. `{command(file, None, '--check')}` evaluates the gates of the newest "
+            "candidate."
+        )
         console.print(Text(said), soft_wrap=True)
         return
     console.print(Text(f"Promoted policy {history[-1].policy}: {_place(store, history[-1])}"), soft_wrap=True)
@@ -120,11 +123,11 @@ def show_history(file: Path, project: Project, console: Console) -> None:
 
 
 def show_outlook(file: Path, project: Project, version: str, console: Console) -> None:
-    """Say in two lines what the gates make of a candidate.
+    """Print whether a candidate passes the gates, and the gates that fail.
 
     Args:
         file: the configuration as it was given, for the command that is printed.
-        project: the store, and the bounds with what the user changed.
+        project: gives the store, and the bounds with the changes of the user.
         version: version of the candidate.
         console: where to print.
     """
@@ -135,7 +138,7 @@ def show_outlook(file: Path, project: Project, version: str, console: Console) -
         console.print(Text(said), soft_wrap=True)
         return
     console.print(
-        Text(f"Promotion: {len(failed)} of {len(gates)} gates hold this policy back.", style="yellow"), soft_wrap=True
+        Text(f"Promotion: {len(failed)} of {len(gates)} gates fail for this policy.", style="yellow"), soft_wrap=True
     )
     for gate in failed:
         console.print(Text(f"  {gate.row()['gate']}: {gate.verdict.description}"), soft_wrap=True)
@@ -152,11 +155,11 @@ def _show_gates(gates: Sequence[Gate], console: Console) -> None:
 
 
 def _move(file: Path, project: Project, move: Callable[[], Promotion]) -> None:
-    """Move the pointer once the graph can be told of it, so that whoever tries again after an error does not move twice.
+    """Open the Dagster home, then move the pointer, so that a retry after an error does not move it twice.
 
     Raises:
         ConfigError: the Dagster home cannot be used; nothing was moved.
-        ArtifactError: the pointer could not be moved, or it was and the graph does not show it.
+        ArtifactError: the pointer could not be moved, or it was moved but Dagster does not show it.
     """
     from pipeline.instance.home import chosen_home, home_errors_explained
     from pipeline.running.run import open_instance
@@ -172,8 +175,10 @@ def _move(file: Path, project: Project, move: Callable[[], Promotion]) -> None:
             overruling = ("--force", "--why", moved.why) if moved.forced else ()
             again = command(file, moved.candidate, *overruling)
             raise ArtifactError(
-                f"the pointer DID move, so do not move it again: {_line(moved)}. The graph lacks this move: promoted_policy shows "
-                f"the one before ({error or type(error).__name__}). When that is mended, `{again}` adds it to the graph "
+                f"the pointer DID move, so do not move it again: {_line(moved)}. Dagster has not recorded this "
+                "move: promoted_policy shows "
+                f"the previous one ({error or type(error).__name__}). When that is fixed, `{again}` records it "
+                "in Dagster "
                 "and moves nothing; `drirl promotions` shows where the pointer is"
             ) from error
     console.print(Text(f"\n{_line(moved)}", style="bold green"), soft_wrap=True)
@@ -183,7 +188,7 @@ def _move(file: Path, project: Project, move: Callable[[], Promotion]) -> None:
 def _place(store: ArtifactStore, moved: Promotion) -> str:
     try:
         return str(store.open("policy_checkpoint", moved.policy).path)
-    except ArtifactError as error:  # the history is what tells where one can go back to
+    except ArtifactError as error:  # the history must be shown anyway: it says which policies one can go back to
         return f"its files cannot be opened: {error}"
 
 

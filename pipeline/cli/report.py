@@ -1,4 +1,4 @@
-"""The results of a run in the terminal: headline, table, where the page is."""
+"""`drirl report`: print the results of a run: headline, tables, path of the HTML page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def show_newest(project: Project, console: Console) -> Path:
     """Print the newest report of the artifact store.
 
     Args:
-        project: names the store.
+        project: gives the store.
         console: where to print.
 
     Returns:
@@ -34,7 +34,8 @@ def show_newest(project: Project, console: Console) -> Path:
     found = store.latest("report")
     if found is None:
         raise ArtifactError(
-            f"there is no report under {store.place} yet; make one with `drirl run`, or name another run's settings with --config"
+            f"there is no report under {store.place} yet; create one with `drirl run`, or pass the settings of "
+            "another run with --config"
         )
     return show(found, console)
 

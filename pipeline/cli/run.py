@@ -1,4 +1,4 @@
-"""`drirl run`: run the graph, show it while it runs, and say what came out."""
+"""`drirl run`: run the graph, show its progress, and print the results."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def run_and_show(file: Path, project: Project, again: str, only: Sequence[str] |
 
     Args:
         file: the configuration as it was given, for the commands that are printed.
-        project: the configuration with what the user changed, its graph and its store.
-        again: the command that the user gave, to go on with.
+        project: the configuration with the changes of the user, its graph and its store.
+        again: the command that the user gave; printed as the way to continue.
         only: names of assets, or `stale`; None for all.
 
     Raises:
@@ -35,13 +35,13 @@ def run_and_show(file: Path, project: Project, again: str, only: Sequence[str] |
         typer.Exit: code 1 when an asset failed, 130 when the user stopped the run.
     """
     require_local(project.config)
-    console, todo = output(), plan(project, only)  # once: everything below is told what it found
+    console, todo = output(), plan(project, only)  # planned once: everything below uses this plan
     pending, costs = [asset.name for asset in todo.pending], estimates(todo, project)
     if pending:
         console.print(Text(f"{project.config.name}: {summary_line(todo, totals(todo, costs))}"), soft_wrap=True)
     for line in left_out_lines(todo):
         console.print(Text(line), soft_wrap=True)
-    with console.status("starting Dagster") if console.is_terminal else _Nothing():
+    with console.status("starting Dagster") if console.is_terminal else _NoSpinner():
         from pipeline.running.run import run_planned  # loads Dagster, which takes seconds
 
     state = RunState(pending, {name: cost.seconds for name, cost in costs.items() if cost.seconds is not None})
@@ -53,10 +53,10 @@ def run_and_show(file: Path, project: Project, again: str, only: Sequence[str] |
     if not outcome.success:
         _say_failed(outcome, again)
         raise typer.Exit(1)
-    _say_done(file, project, outcome, state, "everything" if only is None else "what --only names")
+    _say_done(file, project, outcome, state, "everything" if only is None else "what --only selects")
 
 
-class _Nothing:
+class _NoSpinner:
     """Stand in for the spinner where there is no terminal."""
 
     def __enter__(self) -> None:
@@ -80,7 +80,7 @@ def _say_done(file: Path, project: Project, outcome: Any, state: RunState, asked
         )
     for warning in (
         warning for warning in state.warnings if not warning.startswith(f"{CANDIDATE} ")
-    ):  # the gates are told below
+    ):  # the gates are reported below
         console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
     console.print()
     if "report" in outcome.versions:
@@ -90,7 +90,7 @@ def _say_done(file: Path, project: Project, outcome: Any, state: RunState, asked
     console.print(
         "\nWhat next:\n"
         "  drirl chat          talk to the base and the aligned model side by side\n"
-        "  drirl report --open see the curves, the samples and the setting\n"
+        "  drirl report --open see the curves, the samples and the settings in a browser\n"
         "  make dev            see this run as a graph in Dagster, and keep it up to date\n"
         "  docs/how-to/own-model-and-data.md  align your own model with your own data",
         highlight=False,
@@ -101,21 +101,22 @@ def _say_stopped(outcome: Any, again: str) -> None:
     console = errors()
     console.print("\n[bold yellow]Stopped.[/]", highlight=False)
     console.print(
-        f"{len(outcome.built) + len(outcome.reused)} finished assets are kept, and every completion and embedding that was made.",
+        f"{len(outcome.built) + len(outcome.reused)} finished assets are kept, and so are all finished "
+        "completions and embeddings.",
         highlight=False,
     )
     console.print(
-        "Training goes on from its last checkpoint (sft, policy); what was half done otherwise starts again.",
+        "Training (sft, policy) continues from its last checkpoint. Other unfinished assets start again.",
         highlight=False,
     )
-    console.print(Text(f"Go on with: {again}"), soft_wrap=True)
+    console.print(Text(f"Continue with: {again}"), soft_wrap=True)
 
 
 def _say_failed(outcome: Any, again: str) -> None:
     console = errors()
     console.print()
-    for failure in outcome.failures or ("the run failed without a message; look at it with `make dev`",):
+    for failure in outcome.failures or ("the run failed without a message; open it in Dagster with `make dev`",):
         console.print(Text.assemble(("Error: ", "bold red"), failure), soft_wrap=True)
     kept = len(outcome.built) + len(outcome.reused)
-    console.print(f"\n{kept} finished assets are kept. When it is fixed, go on with:", highlight=False)
+    console.print(f"\n{kept} finished assets are kept. After fixing the error, continue with:", highlight=False)
     console.print(Text(f"  {again}"), soft_wrap=True)

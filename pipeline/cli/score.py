@@ -1,4 +1,4 @@
-"""`drirl score`: one reply through the category router, the reward models and the refusal judge."""
+"""`drirl score`: score one reply with the category router, the reward models and the refusal judge."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from drirl_core.store.artifacts import ArtifactStore
 
 @dataclass(frozen=True)
 class Scored:
-    """What the models say about a reply.
+    """The scores of one reply.
 
     Args:
-        category: category it is rewarded under: the one asked for, else the router's; None when the router abstains.
+        category: category of its reward: the one asked for, else the router's; None when the router abstains.
         best: the router's most probable category; None when no router can be learned from the pool.
         confidence: its calibrated probability, in [0, 1].
-        rewards: reward by category, `helpful` among them.
+        rewards: reward per category, including `helpful`.
         label: the rules judge's label.
     """
 
@@ -38,10 +38,10 @@ def score(project: Project, prompt: str, reply: str, category: str | None = None
     """Score one reply with the latest reward models of the store.
 
     Args:
-        project: names the store, the encoder and the categories.
+        project: gives the store, the encoder and the categories.
         prompt: what the user asked.
-        reply: what the model said; a draft is cut off.
-        category: category to name, or None for the router's.
+        reply: what the model answered; a Chain-of-Draft draft is removed.
+        category: category to use, or None for the router's.
 
     Raises:
         ConfigError: the category is not in the taxonomy.
@@ -74,7 +74,7 @@ def score(project: Project, prompt: str, reply: str, category: str | None = None
 
 
 def route(project: Project, embedder: Any, prompt: str) -> tuple[str | None, float]:
-    """Send a prompt through a router fitted on the pool's labelled prompts; their embeddings are cached.
+    """Route a prompt with a router fitted on the pool's labelled prompts; their embeddings are cached.
 
     Returns:
         The most probable category and its calibrated probability; (None, 0) when no router can be learned.
@@ -98,11 +98,11 @@ def route(project: Project, embedder: Any, prompt: str) -> tuple[str | None, flo
 
 
 def show(found: Scored, console: Console) -> None:
-    """Print what the models say, the category's own reward first."""
+    """Print the scores, the reward of the prompt's own category first."""
     if found.best is None:
         console.print("router: none could be learned from the pool (too few labelled prompts)")
     else:
-        abstains = " (under the floor: it abstains)" if found.category is None else ""
+        abstains = " (below the threshold: it abstains)" if found.category is None else ""
         console.print(
             f"router: [bold]{escape(found.best)}[/], confidence {found.confidence:.2f}{abstains}", highlight=False
         )
@@ -119,13 +119,16 @@ def show(found: Scored, console: Console) -> None:
         )
         table.add_row(escape(name), f"{found.rewards[name]:+.3f}", note)
     console.print(table)
-    console.print("Compare rewards within a category; across categories they compare only roughly.", style="dim")
+    console.print(
+        "Compare rewards within one category. Between categories they are only roughly comparable.", style="dim"
+    )
 
 
 def _latest(store: ArtifactStore, name: str) -> Any:
     found = store.latest(name)
     if found is None:
         raise ArtifactError(
-            f"there is no {name} under {store.place} yet; make it with `drirl run`, or name another run's settings with --config"
+            f"there is no {name} under {store.place} yet; create it with `drirl run`, or pass the settings of "
+            "another run with --config"
         )
     return found

@@ -1,4 +1,4 @@
-"""What happens by itself: stale assets are recomputed, sources are observed nightly, a weekly run catches the rest."""
+"""Automation: stale assets are recomputed, sources are observed every night, a weekly run handles what was missed."""
 
 import warnings
 
@@ -16,17 +16,18 @@ _LIMIT = {"dagster/max_runtime": str(24 * 3600)}
     cron_schedule="0 4 * * 1",
     job_name=REFRESH_JOB,
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Recomputes what is stale, should automation have been off or have missed it, or a step have failed.",
+    description="Recomputes what is still stale, for example because automation was off or a step failed.",
 )
 def refresh_stale_assets_weekly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """Ask for a run of the stale assets alone; what was never made is for people to start."""
+    """Request a run of the stale assets only; assets that were never built are left to people."""
     keys = [dg.AssetKey(name) for name in current().graph.nodes]
     made = [key for key in keys if context.instance.get_latest_materialization_event(key)]
     if not made:
         return dg.SkipReason(
-            "nothing was made here yet; make the first run with `make demo`, or select all and press Materialize"
+            "nothing was built here yet; start the first run with `make demo`, or select all assets and press "
+            "Materialize"
         )
-    # Dagster counts what was never made as stale.
+    # Dagster counts assets that were never built as stale.
     return dg.RunRequest(stale_assets_only=True, asset_selection=made)
 
 
@@ -35,7 +36,7 @@ observe_sources_nightly = dg.ScheduleDefinition(
     job_name=OBSERVE_JOB,
     cron_schedule="0 2 * * *",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Hashes the input files every night, and records the retraining plan.",
+    description="Hashes the input files every night and records the retraining plan.",
 )
 
 
@@ -46,14 +47,15 @@ def defs() -> dg.Definitions:
     refresh = dg.define_asset_job(
         REFRESH_JOB,
         selection=dg.AssetSelection.assets(*graph.nodes),
-        description="Make every asset; what is unchanged is reused instead of being trained again.",
+        description="Build every asset; what is unchanged is reused instead of trained again.",
         tags=_LIMIT,
     )
     observe = dg.define_asset_job(
         OBSERVE_JOB,
         selection=dg.AssetSelection.assets(*graph.sources, PANEL),
         description=(
-            "Hash the input files, so that the graph shows which assets are behind them, and look at the retraining plan."
+            "Hash the input files, so that the graph shows which assets are out of date, and record the "
+            "retraining plan."
         ),
     )
     return dg.Definitions(
@@ -72,6 +74,7 @@ def _sensor() -> dg.AutomationConditionSensorDefinition:
             minimum_interval_seconds=30,
             run_tags=_LIMIT,
             description=(
-                "Recomputes an asset when an input, its settings or its code changed, once everything upstream has settled."
+                "Recomputes an asset when an input, its settings or its code changed, once everything upstream "
+                "has settled."
             ),
         )

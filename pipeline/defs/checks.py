@@ -1,4 +1,4 @@
-"""What the assets must promise: the checks of each stage, the gates of a candidate, and that sources are observed."""
+"""All asset checks: the checks of each stage, the gates of a candidate, and whether sources are observed."""
 
 import dagster as dg
 

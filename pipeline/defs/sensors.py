@@ -9,12 +9,12 @@ from pipeline.wiring.gate_watch import gate_sensor
 from pipeline.wiring.ingest import inbox_sensor
 
 HOOKS: tuple[Hook, ...] = ()
-"""Functions of your own that are given every alert, besides the hooks of the configuration."""
+"""Your own functions that receive every alert, in addition to the hooks of the configuration."""
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """Make the sensors; without a drop folder there is none for it."""
+    """Make the sensors; the one for the drop folder only when a drop folder is configured."""
     project = current()
     config = project.config
     ingest = [inbox_sensor(project, HOOKS)] if config.operations.inbox.folder else []

@@ -1,1 +1,1 @@
-"""Where steps run, and what heavy ones ask of a machine."""
+"""Where steps run, and which resources heavy steps request."""

@@ -1,4 +1,4 @@
-"""Where steps run: `execution.executor` chooses, and nothing of the others is imported."""
+"""Where steps run: `execution.executor` chooses, and the packages of other executors are not imported."""
 
 import importlib.util
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import dagster as dg
 
 _EXTRAS = {"ray": ("dagster_ray", "ray"), "kubernetes": ("dagster_k8s", "kubernetes")}
-"""Modules of the optional packages of each executor that needs some; the extra is called like the executor."""
+"""Modules of the optional packages of each executor that needs some; the extra has the name of the executor."""
 
 _ELSEWHERE = {
     "ray": "start Dagster with `drirl dev FILE` and materialize there",
@@ -24,7 +24,7 @@ def require_extra(config: Config) -> None:
     """Make sure that the packages of the chosen executor are installed, without importing them.
 
     Raises:
-        ConfigError: they are not; it names the command that installs them.
+        ConfigError: they are not; the message gives the command that installs them.
     """
     name = config.execution.executor
     missing = [module for module in _EXTRAS.get(name, ()) if importlib.util.find_spec(module) is None]
@@ -36,15 +36,16 @@ def require_extra(config: Config) -> None:
 
 
 def require_local(config: Config) -> None:
-    """Refuse to run in this process what is meant for a cluster.
+    """Refuse to run a configuration in this process when its steps belong on a cluster.
 
     Raises:
-        ConfigError: the executor is one whose steps run elsewhere; it says how to go on.
+        ConfigError: the executor runs steps elsewhere; the message says what to do.
     """
     name = config.execution.executor
     if name in _ELSEWHERE:
         raise ConfigError(
-            f"execution.executor is {name!r}, and `drirl run` runs every step on this machine; {_ELSEWHERE[name]}, or run here with "
+            f"execution.executor is {name!r}, and `drirl run` runs every step on this machine; "
+            f"{_ELSEWHERE[name]}, or run here with "
             "--set execution.executor=in_process"
         )
 
@@ -62,7 +63,7 @@ def executor_of(config: Config) -> "dg.ExecutorDefinition":
         case "in_process":
             return dg.in_process_executor
         case "multiprocess":
-            # forkserver starts a step in half the time of spawn; torch is not preloaded, because CUDA does not survive a fork
+            # forkserver starts a step in half the time of spawn. torch is not preloaded: CUDA does not survive a fork.
             return dg.multiprocess_executor.configured(
                 {"start_method": {"forkserver": {"preload_modules": ["dagster"]}}}
             )
@@ -75,7 +76,7 @@ def executor_of(config: Config) -> "dg.ExecutorDefinition":
 def _ray(config: Config) -> "dg.ExecutorDefinition":
     from dagster_ray import ray_executor
 
-    # No num_cpus, num_gpus, memory or resources here: they would win over those of the steps.
+    # No num_cpus, num_gpus, memory or resources here: they would override those of the steps.
     variables = {CONFIG_VARIABLE: config_for_nodes()}
     return ray_executor.configured(
         {"ray": {"address": config.execution.ray.address, "runtime_env": {"env_vars": variables}}}
@@ -87,12 +88,11 @@ def _kubernetes(config: Config) -> "dg.ExecutorDefinition":
     from dagster_k8s import K8sRunLauncher, k8s_job_executor
 
     def create(init: dg.InitExecutorContext) -> dg.Executor:
-        if not isinstance(
-            init.instance.run_launcher, K8sRunLauncher
-        ):  # dagster-k8s reads its settings, and breaks without
+        if not isinstance(init.instance.run_launcher, K8sRunLauncher):  # dagster-k8s needs its settings
             raise ConfigError(
                 "execution.executor is 'kubernetes', but this Dagster instance launches runs with "
-                f"{type(init.instance.run_launcher).__name__}; run Dagster in the cluster, with `{_LAUNCHER}` in its dagster.yaml"
+                f"{type(init.instance.run_launcher).__name__}; run Dagster in the cluster, with `{_LAUNCHER}` in "
+                "its dagster.yaml"
             )
         return k8s_job_executor.executor_creation_fn(init)
 

@@ -1,4 +1,4 @@
-"""Spread the heavy steps of one machine over its GPUs: each worker sees only those that it took."""
+"""Distribute the heavy steps of one machine over its GPUs: each worker sees only the GPUs that it took."""
 
 import contextlib
 import itertools
@@ -18,16 +18,15 @@ GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 @contextlib.contextmanager
 def taken_gpus(count: int) -> Iterator[dict[str, str]]:
-    """Take GPUs for a worker, and give them back at the end or when this process dies.
+    """Take GPUs for a worker; they are released at the end or when this process dies.
 
-    A GPU that nobody has is taken before one that others have. It never waits: how many steps run at once is the business
-    of the pool.
+    Unused GPUs are taken first, then shared ones. This never waits: the Dagster pool limits how many steps run at once.
 
     Args:
-        count: how many; fewer are given where there are fewer.
+        count: how many; fewer are returned when the machine has fewer.
 
     Yields:
-        The environment variable that shows the worker its GPUs; empty where there is no choice.
+        The environment variable that shows the worker its GPUs; empty when there is only one GPU or none.
     """
     gpus = visible_gpus()
     if count < 1 or len(gpus) < 2:
@@ -39,7 +38,7 @@ def taken_gpus(count: int) -> Iterator[dict[str, str]]:
 
 
 def visible_gpus() -> list[str]:
-    """Return the GPUs that this process may use: those that CUDA_VISIBLE_DEVICES names, else all that the driver lists."""
+    """Return the GPUs that this process may use: those in CUDA_VISIBLE_DEVICES, else all that the driver lists."""
     named = os.environ.get(GPU_VARIABLE)
     if named is not None:
         return [gpu.strip() for gpu in named.split(",") if gpu.strip()]
@@ -51,10 +50,10 @@ def ask_driver(fields: str) -> list[str]:
     """Ask the NVIDIA driver about its GPUs.
 
     Args:
-        fields: what to tell, in the words of `nvidia-smi --query-gpu`.
+        fields: the fields to query, with the names of `nvidia-smi --query-gpu`.
 
     Returns:
-        One line a GPU; empty where there is no driver or it does not answer.
+        One line per GPU; empty when there is no driver or it does not answer.
     """
     tool = shutil.which("nvidia-smi")
     if not tool:
@@ -89,6 +88,7 @@ def _lock_folder() -> Path:
         folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"{folder} cannot be made ({error}); it holds the locks by which steps share GPUs; set TMPDIR elsewhere"
+            f"{folder} cannot be created ({error}); it holds the locks with which steps share GPUs; set TMPDIR "
+            "to another directory"
         ) from error
     return folder

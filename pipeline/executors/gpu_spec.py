@@ -1,4 +1,4 @@
-"""What a step asks of the machine that runs it, said once and translated for Dagster's pools, for Ray and for Kubernetes."""
+"""Resources that a step requests, described once and translated for Dagster's pools, for Ray and for Kubernetes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,13 +14,13 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class GpuSpec:
-    """What a step asks for; the empty one is that of a light step.
+    """Resources that a step requests; the default is a light step that requests none.
 
     Args:
-        heavy: whether it trains or samples, and so takes its turn with others that do.
+        heavy: whether it trains or samples; heavy steps share the GPU pool.
         count: GPUs.
-        cpus: CPU cores; 0 leaves it open.
-        memory_gib: memory in GiB; 0 leaves it open.
+        cpus: CPU cores; 0 requests none.
+        memory_gib: memory in GiB; 0 requests none.
         node_selector: labels of the Kubernetes nodes that may run it.
         tolerations: taints of Kubernetes nodes that it tolerates, `key[=value][:effect]`.
     """
@@ -34,11 +34,11 @@ class GpuSpec:
 
 
 def gpu_spec(heavy: bool, config: Config) -> GpuSpec:
-    """Return what a step asks for under a configuration.
+    """Return the resources that a step requests under a configuration.
 
     Args:
         heavy: whether it trains or samples.
-        config: `execution.gpu`, and `models.device`, which may rule out the GPU.
+        config: gives `execution.gpu`, and `models.device`, which may exclude the GPU.
     """
     if not heavy:
         return GpuSpec()
@@ -48,12 +48,12 @@ def gpu_spec(heavy: bool, config: Config) -> GpuSpec:
 
 
 def pool(spec: GpuSpec) -> str | None:
-    """Return the Dagster pool in which steps take turns, on whatever executor."""
+    """Return the Dagster pool that limits how many of these steps run at once, on every executor."""
     return GPU_POOL if spec.heavy else None
 
 
 def op_tags(spec: GpuSpec, executor: str) -> dict[str, Any]:
-    """Return the tags by which the executor learns what a step asks for; local executors need none."""
+    """Return the tags that tell the executor what a step requests; local executors need none."""
     translate = {"ray": ray_tags, "kubernetes": kubernetes_tags}.get(executor)
     return translate(spec) if translate else {}
 
@@ -61,7 +61,7 @@ def op_tags(spec: GpuSpec, executor: str) -> dict[str, Any]:
 def ray_tags(spec: GpuSpec) -> dict[str, Any]:
     """Translate for dagster-ray.
 
-    A step reserves one core at least: by default a Ray job reserves none, and all steps of a run would start at once.
+    A step reserves at least one core. By default a Ray job reserves none, so all steps of a run would start at once.
     """
     asked: dict[str, float] = {"num_cpus": spec.cpus or 1.0}
     if spec.count:

@@ -1,1 +1,1 @@
-"""The Dagster instance and the configuration that this code location serves."""
+"""The Dagster instance and the configuration that this code location uses."""

@@ -1,4 +1,4 @@
-"""Dagster's history in Postgres: one variable, `DRIRL_POSTGRES_URL`, moves it there from the home's SQLite files.
+"""Dagster's history in Postgres: setting `DRIRL_POSTGRES_URL` stores it there instead of in the home's SQLite files.
 
 The address, with its password, stays in the environment: the home's settings only name the variable.
 """
@@ -12,10 +12,10 @@ from pipeline.instance.home import with_driver
 
 
 class PostgresStorage(DagsterPostgresStorage):
-    """Dagster's storage, for addresses as everybody writes them.
+    """Dagster's Postgres storage, which also accepts addresses without a driver.
 
-    SQLAlchemy 2.1 takes a bare `postgresql://` for psycopg 3, for which Dagster's statements are no valid SQL. Every
-    process that opens the instance puts that right here, whoever started it.
+    SQLAlchemy 2.1 uses psycopg 3 for a plain `postgresql://`, and Dagster's statements are not valid SQL there. Every
+    process that opens the instance corrects the address here, whoever started it.
     """
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Which configuration this code location serves: one setting, `DRIRL_CONFIG`, decides it."""
+"""Which configuration this code location uses: the environment variable `DRIRL_CONFIG` decides it."""
 
 import functools
 import os
@@ -10,14 +10,16 @@ from drirl_core.config import Config, load_config, place
 from drirl_core.project import Project
 
 ROOT = place.PROJECT
-"""Directory of the project; relative paths of the settings start here."""
+"""Directory of the project; relative paths in the settings are resolved from here."""
 
 CONFIG_VARIABLE = "DRIRL_CONFIG"
 DEFAULT_CONFIG = "configs/demo.yaml"
 
 
 def current() -> Project:
-    """Return the project of this code location; it is made once, a reload of the location starts a new process.
+    """Return the project of this code location.
+
+    It is made once per process; a reload of the location starts a new process.
 
     Returns:
         The project of the file that the environment variable `DRIRL_CONFIG` names (absolute, or relative to the
@@ -30,10 +32,10 @@ def current() -> Project:
 
 
 def config_for_nodes() -> str:
-    """Return the name of this location's configuration as another machine finds it.
+    """Return the path of this location's configuration as other machines can use it.
 
     Returns:
-        Relative to the checkout for a file within it, because that may lie elsewhere there; else the absolute path.
+        Relative to the checkout for a file inside it, because the checkout may be elsewhere there; else absolute.
     """
     path = ROOT / (os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
@@ -45,11 +47,11 @@ def _load_once(path: str) -> Project:
 
 
 def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Project:
-    """Make the project of a configuration; its artifacts lie in the same place wherever a process was started.
+    """Make the project of a configuration; the place of its artifacts does not depend on the working directory.
 
     Args:
         path: the YAML file, absolute or relative to the project.
-        overrides: dotted keys to values, applied last.
+        overrides: values by dotted key, applied last.
 
     Raises:
         ConfigError: the file is missing or wrong.
@@ -58,9 +60,11 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Projec
 
 
 def anchored(config: Config) -> Config:
-    """Return the configuration with absolute directories for artifacts and models; relative ones start at the project.
+    """Return the configuration with absolute directories for artifacts and models.
+
+    Relative directories are resolved from the project.
 
     Raises:
-        ConfigError: the artifacts lie at a URI for which a package is missing.
+        ConfigError: the artifacts are at a URI for which a package is missing.
     """
     return place.anchored(config)

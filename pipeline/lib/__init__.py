@@ -1,1 +1,1 @@
-"""Old addresses that `dagster.yaml` of existing homes names; kept for one version."""
+"""Old module paths that the `dagster.yaml` of existing homes names; kept for one version."""

@@ -1,4 +1,4 @@
-"""Old address of the run launcher, which homes of version 0.1 name; use `pipeline.running.launcher`."""
+"""Old module path of the run launcher, which homes of version 0.1 use; use `pipeline.running.launcher`."""
 
 from pipeline.running.launcher import HealthCheckedLauncher
 

@@ -1,4 +1,4 @@
-"""Old address of the Postgres storage, which homes of version 0.1 name; use `pipeline.instance.postgres`."""
+"""Old module path of the Postgres storage, which homes of version 0.1 use; use `pipeline.instance.postgres`."""
 
 from pipeline.instance.postgres import PostgresStorage
 

@@ -1,1 +1,1 @@
-"""One run, from the command to the child process that does the work."""
+"""One run, from the command to the worker process that does the computation."""

@@ -1,4 +1,4 @@
-"""What happens in a run, in the words of this project instead of Dagster's two dozen event types."""
+"""Events of a run: five simple kinds in place of the many event types of Dagster."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -8,7 +8,7 @@ from typing import Any, Literal
 import dagster as dg
 
 _INTERNAL = ("[pipes]", "Dependencies for step")
-"""Beginnings of log lines that Dagster writes about itself."""
+"""Beginnings of log lines about Dagster's internals, which are not passed on."""
 
 Kind = Literal["step_start", "materialized", "log", "check", "failure"]
 
@@ -19,10 +19,11 @@ class RunEvent:
 
     Args:
         kind: `step_start` (data: step), `materialized` (data: reused, seconds, version, metadata), `log` (data: level),
-            `check` (data: check, passed, blocking) or `failure` (data: step, details: more text by title, such as a traceback).
-        message: one line for people; several for a failure.
-        asset: name of the asset, when it concerns one.
-        data: facts, by kind.
+            `check` (data: check, passed, blocking) or `failure` (data: step, details: more text by title, such as a
+            traceback).
+        message: one line to show; several lines for a failure.
+        asset: name of the asset the event is about, if any.
+        data: details, which depend on the kind.
     """
 
     kind: Kind
@@ -37,7 +38,7 @@ class RunEvent:
 
 
 def events_of(entry: dg.EventLogEntry) -> Iterator[RunEvent]:
-    """Translate one entry of Dagster's event log; most say nothing a user needs."""
+    """Translate one entry of Dagster's event log; entries that users do not need give no event."""
     event = entry.dagster_event
     if event is None:
         if entry.level >= logging.INFO and not entry.user_message.startswith(_INTERNAL):
@@ -57,7 +58,7 @@ def events_of(entry: dg.EventLogEntry) -> Iterator[RunEvent]:
         data = event.step_retry_data if retried else event.step_failure_data
         if getattr(getattr(data, "error_source", None), "value", "") == "INTERRUPT":
             yield RunEvent("log", f"{step} stopped", data={"step": step, "level": "WARNING"})
-        elif not step.startswith("check_"):  # a check that failed was told already
+        elif not step.startswith("check_"):  # a failed check was reported already
             facts = {"step": step, "retried": retried, "level": "WARNING", "details": _details(data)}
             yield RunEvent("log" if retried else "failure", problem(data), data=facts)
     elif "blocked by limit for pool" in (event.message or ""):
@@ -83,7 +84,7 @@ def _checked(check: dg.AssetCheckEvaluation) -> RunEvent:
 
 
 def problem(data: Any) -> str:
-    """Return the error of a step or a run without Dagster's own frames: our description when there is one."""
+    """Return the error of a step or a run without Dagster's frames; our own description when there is one."""
     described = getattr(getattr(data, "user_failure_data", None), "description", None)
     if described:
         return described
@@ -98,6 +99,6 @@ def problem(data: Any) -> str:
 
 
 def _details(data: Any) -> dict[str, str]:
-    """Return what else is known about a failure, such as a traceback, by title."""
+    """Return further texts about a failure, such as a traceback, by title."""
     failure = getattr(data, "user_failure_data", None)
     return {title: str(value.value) for title, value in failure.metadata.items()} if failure else {}

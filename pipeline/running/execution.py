@@ -1,7 +1,7 @@
-"""One Dagster run in a thread of its own.
+"""One Dagster run in a separate thread.
 
-In the main thread Dagster takes Ctrl-C for itself and looks at it only between steps; here the main thread stays free
-to hear it.
+In the main thread, Dagster would handle Ctrl-C itself, and only between steps. Running it in another thread leaves the
+main thread free to react at once.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ _STOP_TIMEOUT_S = 30.0
 
 
 class Execution:
-    """A run that goes on while the caller does other things.
+    """A run in the background, while the caller does other things.
 
     Args:
         instance: where the run is recorded.
@@ -32,14 +32,14 @@ class Execution:
     def __init__(self, instance: dg.DagsterInstance, project: Project, names: Sequence[str]) -> None:
         self.run_id, self.success = str(uuid.uuid4()), False
         self.instance, self._error, self._done = instance, None, threading.Event()
-        # With a retry policy Dagster takes an interrupt for a failure and starts the step again.
-        # It promotes nothing, so a gate that fails is told and fails nothing.
+        # With a retry policy, Dagster would treat an interrupt as a failure and start the step again.
+        # This run promotes nothing, so a failed gate is only a warning.
         self._job = all_definitions(project, retry=None, gates_block=False).resolve_implicit_global_asset_job_def()
         self._settings: dict[str, Any] = {
             "asset_selection": [dg.AssetKey(name) for name in names],
             "run_config": {
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}
-            },  # failures reach the listener
+            },  # the listener reports failures
             "tags": {
                 OWNER_TAG: owner_tag(),
                 QUIET_TAG: "true",
@@ -61,29 +61,29 @@ class Execution:
             self._done.set()
 
     def ended(self, timeout_s: float) -> bool:
-        """Wait for the end.
+        """Wait until the run ends, at most `timeout_s` seconds.
 
         Raises:
             Exception: Dagster itself failed.
         """
         done = self._done.wait(
             timeout_s
-        )  # not Thread.join: interrupted by Ctrl-C, Python 3.11 takes the thread for dead
+        )  # not Thread.join: after Ctrl-C, Python 3.11 wrongly considers the thread dead
         if self._error is not None and not isinstance(self._error, dg.DagsterExecutionInterruptedError):
             raise self._error
         return done
 
     def stop(self) -> bool:
-        """Make the running step stop its worker, and count the run as cancelled.
+        """Make the running step stop its worker, and record the run as cancelled.
 
         Returns:
-            Whether the run ended. One that waits for a place in the GPU pool does not; it is recorded as cancelled and
-            its thread dies with this process. A second Ctrl-C ends the wait.
+            Whether the run ended. A run that waits for a slot in the GPU pool does not end; it is recorded as
+            cancelled, and its thread ends with this process. A second Ctrl-C ends the wait.
         """
         run = self.instance.get_run_by_id(self.run_id)
         if run and not run.is_finished and run.status is not dg.DagsterRunStatus.CANCELING:
             self.instance.report_run_canceling(run, "Stopped by the user.")
-        stop_run(self.run_id)  # last: a step that ends before the run is marked makes it a failed one
+        stop_run(self.run_id)  # last: if a step ends before the run is marked as cancelling, the run counts as failed
         with contextlib.suppress(KeyboardInterrupt):
             if self.ended(_STOP_TIMEOUT_S):
                 return True

@@ -1,4 +1,4 @@
-"""Run stages in a child process and pass on what it reports, so that the Dagster process never holds a model."""
+"""Run stages in a worker process and pass on its reports, so that the Dagster process never loads a model."""
 
 import contextlib
 import multiprocessing
@@ -24,10 +24,10 @@ from pipeline.running.messages import LineReader
 from pipeline.wiring.resolve import input_versions
 
 WORKER = "pipeline.running.worker"
-"""Module that the child process runs."""
+"""Module that the worker process runs."""
 
 QUIET_TAG = "drirl/quiet"
-"""Tag of runs whose worker output is kept off this process's streams; the log events carry the same lines."""
+"""Tag of runs whose worker output is not copied to stderr; the log events contain the same lines."""
 
 RETRY_DELAY_S = 10
 _POLL_S = 0.3
@@ -37,7 +37,7 @@ _LAST_LINES = 30
 
 
 def stop_run(run_id: str) -> None:
-    """Make the running step of a run in this process stop its worker and count as interrupted, and start no other.
+    """Stop the worker of a run in this process; its step counts as interrupted, and no further step starts.
 
     Args:
         run_id: the Dagster run.
@@ -50,19 +50,19 @@ def run_stages(
 ) -> Iterator[dg.MaterializeResult]:
     """Build assets in one worker process.
 
-    Each asset is yielded when it is finished, so that it stays even if a later one fails.
+    Each asset is yielded as soon as it is finished, so that it is kept even if a later one fails.
 
     Args:
         context: the step's context.
-        nodes: the assets, all of them selected in this step.
+        nodes: the assets to build, all selected in this step.
         project: the configuration, its graph and its store.
 
     Yields:
         One result per asset, with its data version and metadata.
 
     Raises:
-        dg.Failure: an input is missing or a stage failed; no retry, it would fail again.
-        dg.RetryRequested: the worker was killed; it is started once more.
+        dg.Failure: an input is missing or a stage failed; it is not retried, because it would fail again.
+        dg.RetryRequested: the worker was killed; it is started again once.
         dg.DagsterExecutionInterruptedError: the run was stopped.
     """
     _raise_if_stopped(context.run_id)
@@ -97,12 +97,12 @@ def _raise_if_stopped(run_id: str) -> None:
     if run_id in _stopped:
         raise dg.DagsterExecutionInterruptedError("stopped by the user")
     owner = multiprocessing.parent_process()
-    if owner is not None and not owner.is_alive():  # else this step would train on, beside the retry of its run
+    if owner is not None and not owner.is_alive():  # else this step would continue to train while the run is retried
         raise dg.DagsterExecutionInterruptedError("the process of the run is gone")
 
 
 class _Output:
-    """Forward a worker's output line by line and remember its end."""
+    """Forward a worker's output line by line and keep the last lines."""
 
     def __init__(self, stream: IO[str], quiet: bool) -> None:
         self._stream, self._quiet = stream, quiet
@@ -127,9 +127,9 @@ class _Output:
 def _worker(
     session: dg.PipesSession, variables: Mapping[str, str], quiet: bool
 ) -> Iterator[tuple[subprocess.Popen[str], _Output]]:
-    """Start the worker in its own process group, and stop the complete group if the block is left early."""
+    """Start the worker in its own process group, and stop the complete group when the block ends early."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    process = subprocess.Popen(  # noqa: S603 - our own module, nothing from outside
+    process = subprocess.Popen(  # noqa: S603 - our own module, no outside input
         [sys.executable, "-m", WORKER],
         cwd=ROOT,
         env={
@@ -144,7 +144,7 @@ def _worker(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the worker and its helpers
+        start_new_session=True,  # Ctrl-C reaches only this process, which then stops the worker and its helpers
     )
     try:
         yield process, _Output(process.stdout, quiet)
@@ -169,7 +169,7 @@ def _stop(process: subprocess.Popen[str]) -> None:
 
 
 def _failure(messages: Sequence[Any], code: int, output: str) -> dg.Failure:
-    """Turn what the worker said about its end into an error whose first lines a person can use."""
+    """Turn the messages of a failed worker into an error whose first lines say what went wrong."""
     problems = [message for message in messages if isinstance(message, dict) and "problem" in message]
     if problems:
         expected = all(message["expected"] for message in problems)
@@ -184,7 +184,9 @@ def _failure(messages: Sequence[Any], code: int, output: str) -> dg.Failure:
     if code < 0:
         name = signal.Signals(-code).name
         cause = "; the usual cause is too little memory" if name == "SIGKILL" else ""
-        said = f"the worker process was killed by {name}{cause}. Run again: training goes on from its last checkpoint."
+        said = (
+            f"the worker process was killed by {name}{cause}. Run again: training continues from its last checkpoint."
+        )
     else:
         said = f"the worker process ended with code {code} before it reported anything."
     return dg.Failure(f"{said}\n{output}".rstrip(), allow_retries=True)

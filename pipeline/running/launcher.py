@@ -1,8 +1,8 @@
-"""A run launcher that notices when the process that ran a run is gone.
+"""A run launcher that notices when the process of a run has died.
 
-With Dagster's default launcher a run whose processes were all killed stays "started" for ever: it keeps its slot in the
-GPU pool and silences automation. Two kinds of run are looked at: those of a code server, which owns a socket, and
-those of `drirl run`, whose process id is in a tag.
+With Dagster's default launcher, a run whose processes were all killed stays "started" for ever: it keeps its slot in
+the GPU pool and blocks automation. Two kinds of run are checked: runs of a code server, which owns a socket, and runs
+of `drirl run`, whose process id is in a tag.
 """
 
 import json
@@ -22,11 +22,11 @@ class HealthCheckedLauncher(dg.DefaultRunLauncher):
 
     @property
     def supports_check_run_worker_health(self) -> bool:
-        """Tell the run monitor that it may ask."""
+        """Tell the run monitor that this launcher supports health checks."""
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        """Say that a run failed when its owner is surely gone; in doubt it is running.
+        """Report a run as failed only when its process is certainly gone; in doubt it counts as running.
 
         Args:
             run: a run that is recorded as started.
@@ -40,7 +40,7 @@ class HealthCheckedLauncher(dg.DefaultRunLauncher):
 
 
 def _nobody_listens(path: str) -> bool:
-    # The socket is asked, not the server: the proxy before it does not know the runs of servers it replaced on a reload.
+    # Test the socket, not the server: after a reload, the proxy does not know the runs of the servers it replaced.
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(_TIMEOUT_S)

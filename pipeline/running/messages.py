@@ -1,8 +1,8 @@
 """Read what a worker reports, line by line, while it runs.
 
-Dagster's own file reader parses whatever it finds at the end of the file; a line that is still being written (a table,
-a picture) then breaks the parser and every later message is lost. This one waits for the end of the line, and looks
-five times a second instead of a hundred.
+Dagster's own file reader parses the end of the file even when a line (a table, a picture) is not yet written
+completely; the parser then fails and all later messages are lost. This reader waits for the end of the line, and polls
+five times per second instead of a hundred.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ _INTERVAL_S = 0.2
 
 
 class LineReader(dg.PipesMessageReader):
-    """Follow a temporary file and hand each finished line to Dagster."""
+    """Follow a temporary file and pass each finished line to Dagster."""
 
     expected_writer_count = 1
 
@@ -30,10 +30,10 @@ class LineReader(dg.PipesMessageReader):
         """Follow the file in a thread until the block ends, then read what is left.
 
         Args:
-            handler: takes each message.
+            handler: receives each message.
 
         Yields:
-            What the worker needs to know to write messages.
+            Parameters that the worker needs to write messages.
         """
         with tempfile.TemporaryDirectory(prefix="drirl-pipes-") as folder:
             path = Path(folder) / "messages"
@@ -50,7 +50,7 @@ class LineReader(dg.PipesMessageReader):
                 thread.join()
 
     def no_messages_debug_text(self) -> str:
-        """Say where messages were expected."""
+        """Return where messages were expected, for Dagster's error message."""
         return "Messages were expected in a temporary file."
 
 
@@ -65,11 +65,11 @@ def _follow(path: Path, handler: Any, finished: threading.Event) -> None:
 
 
 def _hand_over(file: BinaryIO, rest: bytes, handler: Any) -> bytes:
-    """Hand over all finished lines; return the beginning of an unfinished one."""
+    """Pass on all finished lines; return the beginning of an unfinished one."""
     *lines, rest = (rest + file.read()).split(b"\n")
     for line in lines:
         try:
             handler.handle_message(json.loads(line))
-        except Exception:  # one bad message must not silence the worker
+        except Exception:  # one bad message must not stop the later ones
             handler.report_pipes_framework_exception("LineReader", sys.exc_info())
     return rest

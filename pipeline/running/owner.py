@@ -1,4 +1,4 @@
-"""Who runs a run: enough about a process to tell later, from another one, whether it still lives."""
+"""The process that owns a run: enough about it to check later, from another process, whether it is still alive."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 OWNER_TAG = "drirl/owner"
-"""Tag of runs that no code server owns: JSON with host, process id and the start time of the process."""
+"""Tag of runs without a code server: JSON with host, process id and start time of the process."""
 
 
 def owner_tag() -> str:
@@ -15,14 +15,14 @@ def owner_tag() -> str:
 
 
 def owner_is_gone(tag: str | None) -> bool:
-    """Say whether the described process is surely gone.
+    """Return whether the described process is certainly gone.
 
     Args:
-        tag: what `owner_tag` gave, or None.
+        tag: a value of `owner_tag`, or None.
 
     Returns:
-        False when there is no tag or the process lives on another host; a process id that was given to a new process
-        counts as gone.
+        False when there is no tag or the process lives on another host; a process id that now belongs to a new
+        process counts as gone.
     """
     if not tag:
         return False
@@ -39,7 +39,7 @@ def owner_is_gone(tag: str | None) -> bool:
 
 
 def _started(pid: int) -> str:
-    """Return the start time of a process in clock ticks since boot; empty where /proc does not tell."""
+    """Return the start time of a process in clock ticks since boot; empty when /proc does not provide it."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
     except (OSError, IndexError):

@@ -1,4 +1,4 @@
-"""Run the graph from a script or the command line: one Dagster run in this process, recorded like any other."""
+"""Run the graph from a script or the command line: one Dagster run in this process, recorded like every other run."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ _UNFINISHED = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
-"""What a run can be when its process dies; it takes seconds to write down what a run intends to do before it starts."""
+"""States in which the process of a run may die; before a run starts, recording its plan takes seconds."""
 
 _POLL_S = 0.3
 
@@ -48,10 +48,10 @@ class RunOutcome:
     """How a run ended.
 
     Args:
-        success: whether every asset asked for exists and keeps its promises.
-        run_id: the Dagster run; None when there was nothing to do, so that none was started.
-        plan: what was to be done.
-        built: assets that were made.
+        success: whether every requested asset exists and passes its blocking checks.
+        run_id: the Dagster run; None when there was nothing to do and no run was started.
+        plan: what had to be done.
+        built: assets that were built.
         reused: assets whose artifact existed and was reused.
         failures: what went wrong, one message each.
         cancelled: whether the user stopped it.
@@ -77,22 +77,22 @@ def run_pipeline(
     overrides: Mapping[str, Any] | None = None,
     on_event: Callable[[RunEvent], None],
 ) -> RunOutcome:
-    """Make what is stale or missing; when everything is up to date, start nothing.
+    """Build what is stale or missing; when everything is up to date, start nothing.
 
     Args:
-        config_path: the YAML file, absolute or relative to the project, or what was loaded from one.
-        select: names of assets, `*` and `?` allowed; what they need is made as well. `stale` stands for those that were
-            made before and would come out differently now. None for all.
-        overrides: dotted keys to values, applied to the file.
-        on_event: told what happens, while it happens; called in the caller's thread.
+        config_path: the YAML file, absolute or relative to the project, or a loaded `Config` or `Project`.
+        select: names of assets, `*` and `?` allowed; what they need is built as well. `stale` stands for assets
+            that were built before and are out of date now. None for all.
+        overrides: values by dotted key, applied to the file.
+        on_event: called with each event as it happens, in the caller's thread.
 
     Returns:
-        How it ended; a stage that fails is an outcome, not an exception.
+        How the run ended; a failed stage is an outcome, not an exception.
 
     Raises:
         ConfigError: the configuration or the selection is wrong, or its executor runs steps elsewhere.
         DataError: a source file cannot be read.
-        ArtifactError: another run is going on in this home.
+        ArtifactError: another run is in progress in this home.
         ModelError: a model named by its directory is missing or damaged.
     """
     project = _project(config_path, overrides)
@@ -107,19 +107,19 @@ def _project(given: str | Path | Config | Project, overrides: Mapping[str, Any] 
 
 
 def run_planned(project: Project, todo: Plan, on_event: Callable[[RunEvent], None]) -> RunOutcome:
-    """Do what a plan says.
+    """Carry out a plan.
 
     Args:
         project: the configuration, its graph and its store.
         todo: its plan.
-        on_event: told what happens, while it happens; called in the caller's thread.
+        on_event: called with each event as it happens, in the caller's thread.
 
     Returns:
-        How it ended; a stage that fails is an outcome, not an exception.
+        How the run ended; a failed stage is an outcome, not an exception.
 
     Raises:
         ConfigError: the Dagster home cannot be used, or the executor runs steps elsewhere.
-        ArtifactError: another run is going on in this home.
+        ArtifactError: another run is in progress in this home.
         ModelError: a model named by its directory is missing or damaged.
     """
     started, home, graph = time.monotonic(), chosen_home(), project.graph
@@ -152,7 +152,7 @@ def run_planned(project: Project, todo: Plan, on_event: Callable[[RunEvent], Non
 
 
 class _Record:
-    """Pass events on and keep what the outcome needs."""
+    """Pass events on and collect what `RunOutcome` needs."""
 
     def __init__(self, on_event: Callable[[RunEvent], None]) -> None:
         self._on_event = on_event
@@ -164,7 +164,7 @@ class _Record:
         self.versions: dict[str, str] = {}
 
     def read(self, instance: dg.DagsterInstance, run_id: str) -> None:
-        """Pass on what was recorded since the last time."""
+        """Pass on the events recorded since the last call."""
         more = True
         while more:
             page = instance.get_records_for_run(run_id, cursor=self._cursor, limit=200)
@@ -185,7 +185,7 @@ class _Record:
 
 
 def _follow(run: Execution, record: _Record) -> bool:
-    """Hand on the run's events until it ends; return whether it was stopped."""
+    """Pass on the events of a run until it ends; return whether it was stopped."""
     stopped = False
     while True:
         try:
@@ -197,7 +197,7 @@ def _follow(run: Execution, record: _Record) -> bool:
             if not run.stop():
                 return True
             stopped = True
-        except BaseException:  # the listener failed: do not train on unseen
+        except BaseException:  # the listener failed: do not continue a run that nobody watches
             run.stop()
             raise
 
@@ -205,11 +205,11 @@ def _follow(run: Execution, record: _Record) -> bool:
 def _selection(
     instance: dg.DagsterInstance, graph: Graph, todo: Plan, broken: Mapping[str, Sequence[str]]
 ) -> list[str]:
-    """Choose what the run contains.
+    """Choose the assets of the run.
 
-    Besides what is pending: assets whose artifact exists but is not what the instance recorded last (reused in an
-    instant, so that the graph and later steps see it), and inputs of pending assets that break a promise (reused,
-    so that their blocking checks run and hold back what depends on them).
+    Besides what is pending: assets whose artifact exists but is not the version that the instance recorded last (they
+    are reused at once, so that the graph and later steps see them), and inputs of pending assets that fail a blocking
+    check (they are reused, so that their checks run and stop what depends on them).
     """
     pending = {asset.name for asset in todo.pending}
     unrecorded = stale_records(instance, {name: asset.version for name, asset in todo.assets.items()}, graph)
@@ -228,7 +228,7 @@ def _broken(todo: Plan, project: Project) -> dict[str, list[str]]:
 
 
 def _observe(instance: dg.DagsterInstance, graph: Graph, todo: Plan) -> None:
-    """Record the sources' present versions, so that what is made from them does not look stale after the next look."""
+    """Record the present versions of the sources, else assets built from them look stale at the next observation."""
     needed = {name for node in with_ancestors(graph, todo.assets) for name in node.inputs if name in graph.sources}
     for name in sorted(needed):
         key, version = dg.AssetKey(name), source_version(graph.sources[name])
@@ -237,7 +237,7 @@ def _observe(instance: dg.DagsterInstance, graph: Graph, todo: Plan) -> None:
 
 
 def heal(instance: dg.DagsterInstance) -> list[str]:
-    """Mark runs as failed whose process is gone, and give back their places in the GPU pool.
+    """Mark runs whose process is gone as failed, and release their slots in the GPU pool.
 
     Returns:
         Ids of those runs.
@@ -251,15 +251,15 @@ def heal(instance: dg.DagsterInstance) -> list[str]:
         if health.status.value == "FAILED":
             instance.report_run_failed(run, f"Marked as failed: {health.msg}.")
             healed.append(run.run_id)
-    _free_places_of_finished_runs(instance)
+    _release_slots_of_finished_runs(instance)
     return healed
 
 
-def _free_places_of_finished_runs(instance: dg.DagsterInstance) -> None:
-    """Give back the places in the pools whose runs are over; one that was killed while it ended or healed left them behind."""
+def _release_slots_of_finished_runs(instance: dg.DagsterInstance) -> None:
+    """Release pool slots of runs that have ended: a process that is killed while it closes a run leaves them behind."""
     storage = instance.event_log_storage
     pools = [storage.get_concurrency_info(name) for name in storage.get_concurrency_keys()]
-    holders = {place.run_id for pool in pools for place in (*pool.claimed_slots, *pool.pending_steps)}
+    holders = {slot.run_id for pool in pools for slot in (*pool.claimed_slots, *pool.pending_steps)}
     for run_id in sorted(holders):
         run = instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
@@ -268,7 +268,7 @@ def _free_places_of_finished_runs(instance: dg.DagsterInstance) -> None:
 
 @contextlib.contextmanager
 def open_instance() -> Iterator[dg.DagsterInstance]:
-    """Open the instance of the chosen home, as a run would, and make sure that its history can be asked.
+    """Open the instance of the chosen home, as a run would, and make sure that its history can be read.
 
     Raises:
         ConfigError: the home or its database cannot be used.
@@ -277,7 +277,7 @@ def open_instance() -> Iterator[dg.DagsterInstance]:
     with contextlib.ExitStack() as opened:
         with home_errors_explained(home):
             instance = opened.enter_context(_instance(home))
-            instance.get_runs(limit=1)  # a database is first connected to when it is asked
+            instance.get_runs(limit=1)  # the first query opens the connection to a database
             instance.fetch_materializations(dg.AssetKey(CANDIDATE), limit=1)
         yield instance
 
@@ -286,7 +286,7 @@ def open_instance() -> Iterator[dg.DagsterInstance]:
 def _instance(home: Path) -> Iterator[dg.DagsterInstance]:
     """Open the instance of a home, with its own settings except for the capture of output.
 
-    Dagster would redirect this process's own output into files while a step runs.
+    Otherwise Dagster would redirect the output of this process into files while a step runs.
     """
     file = home / INSTANCE_FILE
     settings = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
@@ -298,11 +298,11 @@ def _instance(home: Path) -> Iterator[dg.DagsterInstance]:
 
 @contextlib.contextmanager
 def alone(home: Path, config: Config) -> Iterator[None]:
-    """Hold the home's run lock, so that two runs at once do not train the same thing twice.
+    """Hold the home's run lock, so that two simultaneous runs do not train the same thing twice.
 
     Args:
         home: the Dagster home.
-        config: its name is told to whoever finds the lock taken.
+        config: its name is shown to other processes that find the lock taken.
 
     Raises:
         ArtifactError: another process holds it; the message names it.
@@ -328,4 +328,4 @@ def _occupied(note: Path) -> str:
         stop = f"or stop it (kill {holder['pid']})"
     except (OSError, ValueError, KeyError, TypeError):
         who, stop = "another process", "or stop it"
-    return f"a run is going on in {note.parent}: {who}; wait for it {stop}, then run again"
+    return f"a run is in progress in {note.parent}: {who}; wait for it {stop}, then run again"

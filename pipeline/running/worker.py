@@ -1,7 +1,7 @@
-"""The child process: build the named assets and report each one to Dagster through Pipes.
+"""The worker process: build the named assets and report each one to Dagster through Pipes.
 
-Started by `pipeline.running.launch` as `python -m pipeline.running.worker`. It imports no Dagster, only the small package
-`dagster_pipes`; the heavy libraries live and die with it.
+Started by `pipeline.running.launch` as `python -m pipeline.running.worker`. It does not import Dagster, only the
+small package `dagster_pipes`. Heavy libraries such as torch are loaded only in this process.
 """
 
 import logging
@@ -28,7 +28,7 @@ _GRACE_S = 5.0
 
 
 class PipesReporter(LogReporter):
-    """Send progress to the run's log, and print it for the step's output.
+    """Send progress to the log of the run, and print it to the output of the step.
 
     Args:
         pipes: the open connection.
@@ -47,10 +47,10 @@ class PipesReporter(LogReporter):
 
 
 def work(pipes: PipesContext, project: Project, targets: list[str], versions: Mapping[str, str]) -> bool:
-    """Build the targets in the order of the graph and report each.
+    """Build the targets in the order of the graph and report each one.
 
-    A stage's own error (`DrirlError`) ends only its asset: a category with bad data must not hold up the others. Any
-    other error ends the worker, whose state is then doubtful.
+    A stage's own error (`DrirlError`) stops only its asset: a category with bad data must not block the others. Any
+    other error ends the worker, whose state is then unknown.
 
     Args:
         pipes: the open connection.
@@ -94,7 +94,7 @@ def _ordered(graph: Graph, targets: list[str]) -> list[Node]:
 
 
 def _unexpected(error: Exception) -> str:
-    """Name an error that no stage foresaw, and the line of a stage it came from."""
+    """Describe an error that no stage expected, with the line of our code where it occurred."""
     frames = traceback.extract_tb(error.__traceback__)
     place = next(
         (
@@ -114,7 +114,9 @@ def _report_problem(pipes: PipesContext, asset: str, problem: str, *, expected: 
 
 
 def die_with(parent: int) -> None:
-    """End this process and its helpers within a second of its parent's death, so that no orphan keeps training.
+    """End this process and its helpers when its parent dies, so that no orphan continues to train.
+
+    The parent is checked once per second.
 
     Args:
         parent: process id of the parent.
@@ -131,10 +133,11 @@ def die_with(parent: int) -> None:
 
 
 def main() -> int:
-    """Do what the parent asked for.
+    """Build the assets that the parent process asked for.
 
     Returns:
-        Exit code: 0 when every asset was built, 1 when one failed, 2 when no Dagster step started this process.
+        Exit code: 0 when every asset was built, 1 when one failed, 2 when this process was not started by a Dagster
+        step.
     """
     if not PipesEnvVarParamsLoader().is_dagster_pipes_process():
         print(
@@ -142,7 +145,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever the parent's parents made of it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # undo any handler inherited from the parent processes
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     with open_dagster_pipes() as pipes:
         extras: Mapping[str, Any] = pipes.extras

@@ -1,8 +1,8 @@
-"""Tell people that something went wrong: in the log, in a file, through a webhook, or by a function of your own.
+"""Tell people that something went wrong: in the log, in a file, through a webhook, or with your own function.
 
-What raises an alert needs two lines::
+Raising an alert takes two lines::
 
-    alert = Alert("gate_failed", "the policy was not promoted", "over-refusal is 0.21, at most 0.15", {"suite": "xstest"})
+    alert = Alert("gate_failed", "the policy was not promoted", "over-refusal is 0.21", {"suite": "xstest"})
     send(alert, config.operations.alerts, context.log)
 """
 
@@ -33,9 +33,9 @@ class Alert:
 
     Args:
         kind: what it is about.
-        title: one line that can stand alone.
+        title: one line that is clear on its own.
         text: what was found and what to do; several lines are fine.
-        facts: names and numbers for machines, JSON data.
+        facts: names and numbers for programs, as JSON data.
     """
 
     kind: Kind
@@ -45,28 +45,28 @@ class Alert:
 
 
 Hook = Callable[[Alert], None]
-"""A way to pass an alert on; it raises when it cannot, `AlertError` to say why."""
+"""Delivers an alert; raises when that fails, with `AlertError` to say why."""
 
 
 class AlertError(Exception):
-    """Say why an alert could not be delivered, in words that hold no secret."""
+    """Say why an alert could not be delivered; the text contains no secret."""
 
 
 def send(alert: Alert, config: AlertsConfig, log: logging.Logger, hooks: Sequence[Hook] = ()) -> None:
-    """Give an alert to every hook; see `send_all`."""
+    """Send an alert to every hook; see `send_all`."""
     send_all([alert], config, log, hooks)
 
 
 def send_all(alerts: Sequence[Alert], config: AlertsConfig, log: logging.Logger, hooks: Sequence[Hook] = ()) -> None:
-    """Give alerts to every hook of the configuration, and to functions of your own.
+    """Send alerts to every hook of the configuration, and to your own functions.
 
-    What looks like a secret is blanked out first. A hook that fails is logged with its reason and gets none of the
-    remaining alerts of this call, so that one that hangs cannot hold up a sensor; the other hooks are asked all the same.
+    Everything that looks like a secret is hidden first. When a hook fails, the reason is logged and the hook gets none
+    of the remaining alerts of this call, so that a slow hook cannot block a sensor; the other hooks are still called.
 
     Args:
         alerts: the alerts, in order.
-        config: names the hooks.
-        log: where the hook `log` writes, and where failures of hooks are told.
+        config: lists the hooks.
+        log: where the hook `log` writes, and where failures of hooks are logged.
         hooks: further functions that take an alert.
     """
     alerts = [
@@ -79,10 +79,11 @@ def send_all(alerts: Sequence[Alert], config: AlertsConfig, log: logging.Logger,
             try:
                 hook(alert)
             except Exception as error:
-                # The text of a foreign error may hold the address that was called, and with it a token.
+                # The text of other errors may contain the URL that was called, and in it a token.
                 why = str(error) if isinstance(error, AlertError) else type(error).__name__
                 log.error(
-                    f"alert hook {name} failed: {why}. Not delivered by it: {'; '.join(a.title for a in alerts[number:])}"
+                    f"alert hook {name} failed: {why}. Not delivered by it: "
+                    f"{'; '.join(a.title for a in alerts[number:])}"
                 )
                 break
 
@@ -114,19 +115,19 @@ def _data(alert: Alert) -> bytes:
 def _append(path: Path, alert: Alert) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab", buffering=0) as file:  # one write, so that lines of two processes do not mix
+        with path.open("ab", buffering=0) as file:  # a single write, so that lines of two processes do not mix
             file.write(_data(alert) + b"\n")
     except OSError as error:
         raise AlertError(
-            f"{path} cannot be written ({error.strerror or error}); mend its permissions or operations.alerts"
+            f"{path} cannot be written ({error.strerror or error}); correct its permissions or operations.alerts"
         ) from error
 
 
 def _post(url_env: str, alert: Alert) -> None:
-    """Post an alert to the URL that an environment variable holds, a few times if the server is down or busy.
+    """Post an alert to the URL that an environment variable holds, and try again if the server is down or busy.
 
     Raises:
-        AlertError: it was not delivered; the text never holds the URL.
+        AlertError: it was not delivered; the text never contains the URL.
     """
     url = os.environ.get(url_env, "").strip()
     if not url:

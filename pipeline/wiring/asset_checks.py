@@ -1,4 +1,4 @@
-"""Make Dagster's asset checks out of the rules, one step per stage."""
+"""Make Dagster's asset checks from the rules in `drirl_core.checks`, one step per stage."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,8 +21,8 @@ def stage_checks(stage: str, project: Project, gates_block: bool = True) -> dg.A
 
     Args:
         stage: key into `STAGES`.
-        project: the configuration, which holds the bounds, its graph and its store.
-        gates_block: whether a gate that fails fails the run; where a run promotes nothing, it is only told.
+        project: the configuration with the bounds, its graph and its store.
+        gates_block: whether a failed gate fails the run; in a run that promotes nothing it is only a warning.
     """
     config = project.config
     cases = {(node.name, rule.name): (node, rule) for node in project.graph.of(stage) for rule in rules_of(stage)}

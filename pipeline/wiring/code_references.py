@@ -1,4 +1,4 @@
-"""From an asset to the source of the function that makes it, found without importing a module that may load torch."""
+"""Link an asset to the source code of its function, without importing a module that may load torch."""
 
 import functools
 import importlib.util
@@ -12,7 +12,7 @@ import dagster as dg
 from drirl_core.config import Config
 
 CODE_REFERENCES = "dagster/code_references"
-"""Key of the metadata that Dagster shows as the link to an asset's code."""
+"""Metadata key that Dagster shows as the link to an asset's code."""
 
 
 def code_references(function: str, config: Config) -> dict[str, Any]:
@@ -20,10 +20,10 @@ def code_references(function: str, config: Config) -> dict[str, Any]:
 
     Args:
         function: `module:name`, the name at the top level of the module.
-        config: `operations.source_url` decides whether the link leads to this machine's file or to a web page.
+        config: `operations.source_url` decides whether the link points to a file on this machine or to a web page.
 
     Returns:
-        One entry, or none when the module has no source file here.
+        One entry; empty when the module has no source file on this machine.
     """
     found = _find(function)
     if found is None:
@@ -44,11 +44,12 @@ def code_references(function: str, config: Config) -> dict[str, Any]:
 def _find(function: str) -> tuple[Path, Path, int | None] | None:
     """Return the directory that holds the top package, the file of a function, and its line if it has one.
 
-    The text is searched: to parse fifteen files would cost more than all else that loading the code location does.
+    The text is searched with a regular expression: parsing the files would take longer than everything else that
+    loading the code location does.
     """
     module, name = function.split(":")
     package, *rest = module.split(".")
-    spec = importlib.util.find_spec(package)  # of the top package alone: to look for a submodule imports its parents
+    spec = importlib.util.find_spec(package)  # only of the top package: looking up a submodule imports its parents
     if spec is None or spec.origin is None:
         return None
     top = Path(spec.origin)

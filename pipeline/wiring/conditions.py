@@ -1,8 +1,8 @@
-"""When an asset is made anew without anybody asking: its inputs or its code really changed.
+"""When an asset is recomputed automatically: when its inputs or its code really changed.
 
-Dagster's own conditions react to events ("an input was materialized"); these look at the state ("the version I was made
-from is not the input's version any more"), so an input that came out the same causes nothing and a lost event is made
-up for on the next tick.
+Dagster's own conditions react to events ("an input was materialized"). These compare states ("the asset was built from
+another version than its input has now"). So an input that is rebuilt with the same content causes no run, and a lost
+event is noticed on the next tick.
 """
 
 import dagster as dg
@@ -11,15 +11,15 @@ from dagster import AutomationCondition as Condition
 from pipeline.wiring.private import CachingStaleStatusResolver, StaleStatus
 
 BOUNDS = "bounds"
-"""Key in a check's metadata: the settings it compared with, and their values."""
+"""Metadata key of a check: the settings it compared with, and their values."""
 
 
 class Stale(dg.AutomationCondition):
-    """True while the asset was made from other input versions, or by other code, than there are now."""
+    """True while the asset was built from other input versions, or by other code, than the present ones."""
 
     @property
     def name(self) -> str:
-        """Name shown in the evaluation."""
+        """Return the name shown in the evaluation."""
         return "stale"
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
@@ -29,11 +29,11 @@ class Stale(dg.AutomationCondition):
 
 
 class StaleAndNotAttempted(dg.AutomationCondition):
-    """`Stale`, but false after an attempt that gave nothing (failed, cancelled) until an input changes again."""
+    """Like `Stale`, but false after a failed or cancelled attempt until an input changes again."""
 
     @property
     def name(self) -> str:
-        """Name shown in the evaluation."""
+        """Return the name shown in the evaluation."""
         return "stale_and_not_attempted"
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
@@ -43,15 +43,15 @@ class StaleAndNotAttempted(dg.AutomationCondition):
 
 
 class SkippedWithItsAsset(dg.AutomationCondition):
-    """True for a check that was to follow its asset in the same run and did not, because another asset there failed."""
+    """True for a check that was planned in the run of its asset but did not run, because another asset failed."""
 
     @property
     def name(self) -> str:
-        """Name shown in the evaluation."""
+        """Return the name shown in the evaluation."""
         return "skipped_with_its_asset"
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
-        """Look for a finished run that made the asset and left the check out."""
+        """Look for a finished run that built the asset but skipped the check."""
         instance, key = context.asset_graph_view.instance, context.key
         latest = instance.event_log_storage.get_latest_asset_check_execution_by_key([key]).get(key)
         made = instance.get_latest_data_version_record(key.asset_key)
@@ -65,15 +65,16 @@ class SkippedWithItsAsset(dg.AutomationCondition):
 
 
 class MadeWithOtherSettings(dg.AutomationCondition):
-    """True while anything the asset comes from was last made by other settings or code than the definitions have.
+    """True while any upstream asset was last built with other settings or code than those of the definitions.
 
-    That is an experiment, such as `drirl run --set ...`, or what was there before the settings changed. It asks once for each
-    asset upstream, so it stands last in a conjunction and asks nothing when an earlier part said no.
+    Such an asset is an experiment (for example `drirl run --set ...`) or was built before the settings changed. The
+    condition makes one query per upstream asset, so it is the last part of a conjunction: it makes no query when an
+    earlier part is false.
     """
 
     @property
     def name(self) -> str:
-        """Name shown in the evaluation."""
+        """Return the name shown in the evaluation."""
         return "made_with_other_settings"
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
@@ -102,10 +103,10 @@ def _made_otherwise(key: dg.AssetKey, context: dg.AutomationContext) -> bool:
 
 
 class JudgedByOtherBounds(dg.AutomationCondition):
-    """True for a check whose last verdict compared with other bounds than there are now; its asset need not be made anew.
+    """True for a check whose last result used other bounds than the present ones; its asset need not be recomputed.
 
     Args:
-        bounds: the present ones, as `BOUNDS` in the metadata of a result holds them.
+        bounds: the present ones, in the form in which results store them under `BOUNDS`.
     """
 
     def __init__(self, bounds: str) -> None:
@@ -113,11 +114,11 @@ class JudgedByOtherBounds(dg.AutomationCondition):
 
     @property
     def name(self) -> str:
-        """Name shown in the evaluation."""
+        """Return the name shown in the evaluation."""
         return "judged_by_other_bounds"
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
-        """Look up the bounds of the last verdict; a check that gave none is not asked again for that."""
+        """Look up the bounds of the last result; a check without a result is not repeated for this reason."""
         latest = context.asset_graph_view.instance.event_log_storage.get_latest_asset_check_execution_by_key(
             [context.key]
         ).get(context.key)
@@ -145,13 +146,13 @@ def _attempted(context: dg.AutomationContext) -> bool:
         if (record := instance.get_latest_data_version_record(parent))
     ]
     if any(record.run_id == planned.run_id for record in inputs) and _gave_up(context, planned.run_id):
-        # They were made after the attempt was planned and before it was made, so they are what it was tried with.
+        # They were built after the attempt was planned and before it ran, so the attempt used them.
         inputs = [record for record in inputs if record.run_id != planned.run_id]
     return planned.storage_id > max([mine.storage_id, *(record.storage_id for record in inputs)])
 
 
 def _gave_up(context: dg.AutomationContext, run_id: str) -> bool:
-    """Tell whether somebody cancelled a run, or the asset's own step failed in it; a run that died may have reached neither."""
+    """Return whether a run was cancelled or the asset's own step failed in it; a run that died early had neither."""
     instance = context.asset_graph_view.instance
     run = instance.get_run_by_id(run_id)
     if run is None or run.status is dg.DagsterRunStatus.CANCELED:
@@ -165,7 +166,7 @@ _REDEPLOYED = Condition.code_version_changed().since(Condition.newly_requested()
 
 RETRAIN = (
     (StaleAndNotAttempted() | (Stale() & _REDEPLOYED) | Condition.newly_missing().since_last_handled())
-    & ~Condition.any_deps_match(Stale())  # settle upstream first, else a diamond trains twice
+    & ~Condition.any_deps_match(Stale())  # upstream first, else an asset with two changed inputs is trained twice
     & ~Condition.any_deps_missing()
     & ~Condition.any_deps_in_progress()
     & ~Condition.any_deps_match(Condition.will_be_requested())
@@ -183,14 +184,16 @@ PROMOTE = (
     & Condition.all_deps_blocking_checks_passed()
     & ~MadeWithOtherSettings()
 ).with_label("promote_when_all_gates_passed")
-"""Condition of the promoted policy, the only asset whose first version may come by itself: it trains nothing."""
+"""Condition of the promoted policy, the only asset whose first version may be automatic, because it trains nothing."""
 
 
 def recheck(bounds: str = "") -> dg.AutomationCondition:
-    """Return the condition of a check: an asset whose blocking checks never ran would hold back what depends on it for ever.
+    """Return the condition of a check.
+
+    Without it, an asset whose blocking checks never ran would block its downstream assets for ever.
 
     Args:
-        bounds: present bounds of the check; it is asked again when its last verdict had others.
+        bounds: present bounds of the check; it is repeated when its last result used others.
     """
     unasked = Condition.missing() | SkippedWithItsAsset()
     return (

@@ -1,4 +1,4 @@
-"""How a stage's metadata looks in the graph: numbers that Dagster plots over time, pictures, tables."""
+"""How the metadata of a stage is shown in Dagster: numbers that are plotted over time, pictures, tables."""
 
 import base64
 import json
@@ -18,13 +18,13 @@ Value = dict[str, Any]
 
 
 def pipes_metadata(stage: str, artifact: Artifact, shown: Mapping[str, Any], reused: bool) -> dict[str, Value]:
-    """Return what the graph shows for an artifact, in the form the Pipes protocol wants.
+    """Return what Dagster shows for an artifact, in the format of the Pipes protocol.
 
     Args:
         stage: key into `STAGES`.
         artifact: the artifact.
         shown: what the stage returned; empty when the artifact was reused, then its manifest and pictures are shown.
-        reused: whether it was found rather than built.
+        reused: whether the artifact was reused instead of built.
 
     Returns:
         Typed metadata values by name.

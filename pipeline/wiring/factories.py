@@ -1,4 +1,4 @@
-"""Make Dagster's assets out of the nodes of a project's graph."""
+"""Make Dagster's assets from the nodes of a project's graph."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from pipeline.wiring.conditions import RETRAIN
 
 OWNERS = ["team:drirl"]
 RETRY = dg.RetryPolicy(max_retries=1, delay=RETRY_DELAY_S)
-"""A heavy step that dies is started once more and goes on from its last checkpoint."""
+"""A heavy step that dies is started again once and continues from its last checkpoint."""
 
 
 def all_definitions(project: Project, retry: dg.RetryPolicy | None = RETRY, gates_block: bool = True) -> dg.Definitions:
@@ -30,7 +30,7 @@ def all_definitions(project: Project, retry: dg.RetryPolicy | None = RETRY, gate
     Args:
         project: the configuration and its graph.
         retry: what happens when a heavy step dies.
-        gates_block: whether a gate that fails fails the run.
+        gates_block: whether a failed gate fails the run.
     """
     return dg.Definitions(assets=graph_assets(project, retry), asset_checks=graph_checks(project, gates_block))
 
@@ -66,8 +66,8 @@ def graph_checks(project: Project, gates_block: bool = True) -> list[dg.AssetChe
     """Return the checks of all stages that have some.
 
     Args:
-        project: the configuration, which holds the bounds, and its graph.
-        gates_block: whether a gate that fails fails the run.
+        project: the configuration with the bounds, and its graph.
+        gates_block: whether a failed gate fails the run.
     """
     return [stage_checks(stage, project, gates_block) for stage in project.graph.stages if STAGES[stage].checks]
 
@@ -91,7 +91,7 @@ def steps(nodes: Sequence[Node], config: Config) -> list[tuple[str, list[Node]]]
 
 
 def _group_of_source(source: str, graph: Graph) -> str:
-    """Put a source beside the first asset that reads it."""
+    """Put a source into the group of the first asset that reads it."""
     return next(STAGES[node.stage].group for node in graph.nodes.values() if source in node.inputs)
 
 
@@ -153,9 +153,7 @@ def _observe_sources(group: str, names: Sequence[str], graph: Graph, config: Con
             raise dg.Failure("\n".join(problems), allow_retries=False)
 
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", dg.BetaWarning
-        )  # the decorator for one source alone knows no owners and no kinds
+        warnings.simplefilter("ignore", dg.BetaWarning)  # the decorator for a single source has no owners and no kinds
         return dg.multi_observable_source_asset(name=f"observe_{group}_sources", specs=specs, can_subset=True)(observe)
 
 

@@ -1,4 +1,4 @@
-"""Alerts on runs that failed, in the words of the stage that failed."""
+"""Alerts on failed runs, with the error message of the stage that failed."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,10 @@ _TELLING = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.ASSET_CHECK_EV
 def failure_sensor(config: Config, hooks: Sequence[Hook] = ()) -> dg.SensorDefinition:
     """Return the sensor that raises an alert for each failed run of this code location.
 
-    A run of `drirl run` is not one of them: who started it reads on the same screen why it failed.
+    Runs of `drirl run` are left out: whoever started one sees on the same screen why it failed.
 
     Args:
-        config: names the hooks.
+        config: lists the hooks.
         hooks: further functions that take the alert.
     """
 
@@ -43,7 +43,8 @@ def failure_alert(instance: dg.DagsterInstance, run: dg.DagsterRun, ended: dg.Da
     Args:
         instance: where its events are recorded.
         run: the run.
-        ended: the event that ended it; it alone says why when no step failed, as in a run whose process was killed.
+        ended: the event that ended it; it gives the reason when no step failed, for example when the process of the
+            run was killed.
     """
     entries = instance.all_logs(run.run_id, of_type=_TELLING)
     found = [event for entry in entries for event in events_of(entry) if event.is_problem]
@@ -71,7 +72,7 @@ def _place(event: RunEvent) -> str:
 
 
 def _cause(ended: dg.DagsterEvent) -> str:
-    """Return what ended a run in which no step failed."""
+    """Return the reason why a run ended in which no step failed."""
     data = ended.event_specific_data
     cause = problem(data) if getattr(data, "error", None) is not None else ""
     return "\n".join(filter(None, (ended.message, cause))) or "no reason was recorded"

@@ -1,4 +1,4 @@
-"""How old what others rely on may become: sources that nobody looks at, and a promoted policy that nobody replaces."""
+"""Warn about sources that were not observed for too long, and about a promoted policy that is too old."""
 
 import time
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ from pipeline.executors.gpu_spec import GpuSpec, op_tags
 
 OBSERVED_RECENTLY = "observed_recently"
 ASKED_AT = "0 6 * * *"
-"""When the sources' checks are asked, in UTC: hours after the nightly look, so that a look that failed is noticed."""
+"""When the checks of the sources run, in UTC: hours after the nightly observation, so that a failed one is noticed."""
 
 
 def promoted_freshness(config: Config) -> dg.FreshnessPolicy:
-    """Return the policy that warns, then fails, when the promoted policy has not been moved for long."""
+    """Return the policy that warns, then fails, when the promoted policy has not changed for too long."""
     freshness = config.operations.freshness
     return dg.FreshnessPolicy.time_window(
         fail_window=timedelta(days=freshness.promoted_fail_days),
@@ -26,12 +26,13 @@ def promoted_freshness(config: Config) -> dg.FreshnessPolicy:
 
 
 def source_checks(project: Project) -> dg.AssetChecksDefinition:
-    """Return the checks that warn when a source was not observed for too long: a changed file would go unnoticed.
+    """Return the checks that warn when a source was not observed for too long: changed files would go unnoticed.
 
-    Dagster's freshness policies look at materializations alone, and a source is only observed; one would stay UNKNOWN.
+    Dagster's freshness policies use materializations only. A source is observed, never materialized, so its policy
+    would stay UNKNOWN.
 
     Args:
-        project: its graph names the sources, its configuration says how long is too long.
+        project: its graph lists the sources, its configuration gives the maximum age.
     """
     config = project.config
     hours = config.operations.freshness.source_hours
@@ -39,7 +40,8 @@ def source_checks(project: Project) -> dg.AssetChecksDefinition:
         dg.AssetCheckSpec(
             OBSERVED_RECENTLY,
             asset=name,
-            description=f"The source was observed within the last {hours:g} hours; only that notices a change.",
+            description=f"The source was observed within the last {hours:g} hours; a changed file is noticed "
+            "only then.",
             automation_condition=_EVERY_MORNING,
         )
         for name in project.graph.sources
@@ -56,7 +58,7 @@ def source_checks(project: Project) -> dg.AssetChecksDefinition:
 
 _EVERY_MORNING = (
     dg.AutomationCondition.cron_tick_passed(ASKED_AT)
-    & ~dg.AutomationCondition.any_deps_missing()  # a source of a fresh home, which nobody has run yet
+    & ~dg.AutomationCondition.any_deps_missing()  # the sources of a new home, in which nothing has run yet
     & ~dg.AutomationCondition.in_progress()
 ).with_label("ask_every_morning")
 
@@ -72,7 +74,7 @@ def _result(instance: dg.DagsterInstance, source: dg.AssetKey, hours: float) -> 
         found = f"{name} was observed {age:.1f} hours ago"
     else:
         passed, found = False, f"{name} was never observed"
-    advice = "" if passed else "; see whether the schedule observe_sources_nightly is on and succeeds, or press Observe"
+    advice = "" if passed else "; check that the schedule observe_sources_nightly is on and succeeds, or press Observe"
     return dg.AssetCheckResult(
         passed=passed,
         asset_key=source,

@@ -1,4 +1,4 @@
-"""Notice gates that failed since the last look, whoever asked them: a run, automation, or a person."""
+"""Notice gates that failed since the last tick, whoever evaluated them: a run, automation, or a person."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ REGRESSION = "no_regression"
 
 @dataclass(frozen=True)
 class FailedGate:
-    """A gate that holds a candidate back.
+    """A gate that blocks the promotion of a candidate.
 
     Args:
         gate: name of the gate.
         description: what it found.
-        run_id: the run that asked it.
+        run_id: the run that evaluated it.
     """
 
     gate: str
@@ -30,15 +30,15 @@ class FailedGate:
 
 
 def failed_since(instance: dg.DagsterInstance, seen: Mapping[str, int]) -> tuple[Sequence[FailedGate], dict[str, int]]:
-    """Look at the newest result of every gate.
+    """Read the newest result of every gate.
 
     Args:
         instance: where results are recorded.
-        seen: record number by gate that was looked at before; one number for all would miss a result that was planned
-            before, and written after, another gate's.
+        seen: number of the last record that was read, per gate; a single number for all gates would miss a result that
+            was planned before the result of another gate, but written after it.
 
     Returns:
-        The gates that failed since, and what is seen now.
+        The gates that failed since then, and the new value of `seen`.
     """
     keys = [dg.AssetCheckKey(dg.AssetKey(CANDIDATE), rule.name) for rule in rules_of(CANDIDATE)]
     newest = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
@@ -53,10 +53,10 @@ def failed_since(instance: dg.DagsterInstance, seen: Mapping[str, int]) -> tuple
 
 
 def gate_sensor(config: Config, hooks: Sequence[Hook] = ()) -> dg.SensorDefinition:
-    """Return the sensor that raises an alert for each gate that holds a candidate back, a benchmark regression among them.
+    """Return the sensor that raises an alert for each failed gate, including a benchmark regression.
 
     Args:
-        config: names the hooks of the alerts.
+        config: lists the hooks of the alerts.
         hooks: further functions that take the alert.
     """
 
@@ -64,14 +64,15 @@ def gate_sensor(config: Config, hooks: Sequence[Hook] = ()) -> dg.SensorDefiniti
         name="alert_on_failed_gates",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Raises an alert when a candidate is worse than the promoted policy or not comparable, or another gate holds it back.",
+        description="Raises an alert when a candidate is worse than the promoted policy, cannot be compared, or "
+        "fails another gate.",
     )
     def alert_on_failed_gates(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         failed, seen = failed_since(context.instance, json.loads(context.cursor or "{}"))
         send_all([alert_of(gate) for gate in failed], config.operations.alerts, context.log, hooks)
         context.update_cursor(json.dumps(seen))
         return dg.SkipReason(
-            f"{len(failed)} gates failed since the last look" if failed else "no gate failed since the last look"
+            f"{len(failed)} gates failed since the last tick" if failed else "no gate failed since the last tick"
         )
 
     return alert_on_failed_gates
@@ -83,8 +84,8 @@ def alert_of(failed: FailedGate) -> Alert:
     if failed.gate == REGRESSION:
         return Alert(
             "benchmark_regression",
-            "the new policy does worse than the promoted one, or cannot be compared with it",
+            "the new policy is worse than the promoted one, or cannot be compared with it",
             failed.description,
             facts,
         )
-    return Alert("gate_failed", f"gate {failed.gate} holds the new policy back", failed.description, facts)
+    return Alert("gate_failed", f"gate {failed.gate} blocks the new policy", failed.description, facts)

@@ -1,4 +1,4 @@
-"""The sensor of the drop folder: take files in, and tell Dagster that the source `source_inbox` is another one."""
+"""The sensor of the drop folder: accept files, and tell Dagster that the source `source_inbox` has changed."""
 
 import hashlib
 import os
@@ -15,15 +15,15 @@ from pipeline.wiring.alerts import Alert, Hook, send_all
 from pipeline.wiring.resolve import VERSION_TAG, observed_version
 
 INTERVAL_S = 30
-_SECONDS_A_SWEEP = 20.0
-"""Dagster gives a sensor a minute."""
+_SECONDS_PER_SWEEP = 20.0
+"""Limit per tick; Dagster stops a sensor after a minute."""
 
 
 def inbox_sensor(project: Project, hooks: Sequence[Hook] = ()) -> dg.SensorDefinition:
-    """Return the sensor that sweeps the drop folder; it starts no run.
+    """Return the sensor that processes the drop folder; it starts no run.
 
     Args:
-        project: names the drop folder.
+        project: gives the drop folder.
         hooks: further functions that take the alerts on rejected files.
     """
 
@@ -31,11 +31,11 @@ def inbox_sensor(project: Project, hooks: Sequence[Hook] = ()) -> dg.SensorDefin
         name="ingest_dropped_files",
         minimum_interval_seconds=INTERVAL_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Validates the files of the drop folder, takes them in or turns them away, and observes source_inbox.",
+        description="Validates the files in the drop folder, accepts or rejects them, and observes source_inbox.",
     )
     def ingest_dropped_files(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         try:
-            swept = sweep(project, seconds=_SECONDS_A_SWEEP)
+            swept = sweep(project, seconds=_SECONDS_PER_SWEEP)
         except InboxBusy as error:
             return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
         for line in told(swept):
@@ -51,7 +51,7 @@ def inbox_sensor(project: Project, hooks: Sequence[Hook] = ()) -> dg.SensorDefin
 
 
 def told(swept: Swept) -> list[str]:
-    """Return a line for every file that a sweep met."""
+    """Return one line per file that a sweep found."""
     accepted = [
         f"accepted {a.name}: {a.usable} of its {a.rows} rows can be used; now {a.stored.name}" for a in swept.accepted
     ]
@@ -63,20 +63,20 @@ def summary(swept: Swept) -> str:
     """Return one line for a sweep."""
     met = {"accepted": swept.accepted, "rejected": swept.rejected, "waiting": swept.waiting}
     parts = [f"{len(files)} {word} ({', '.join(file.name for file in files)})" for word, files in met.items() if files]
-    return "; ".join(parts) or "nothing was dropped"
+    return "; ".join(parts) or "the drop folder is empty"
 
 
 def rejection(refused: Refused) -> Alert:
     """Return the alert on a rejected file."""
     facts = {"file": refused.name, "stored": f"{refused.stored.parent.name}/{refused.stored.name}"}
-    return Alert("file_rejected", f"the dropped file {refused.name} was not taken in", refused.reason, facts)
+    return Alert("file_rejected", f"the dropped file {refused.name} was rejected", refused.reason, facts)
 
 
 def _observation(instance: dg.DagsterInstance, project: Project, swept: Swept) -> list[dg.AssetObservation]:
     """Observe the accepted files, unless their version is the one observed last.
 
-    What was recorded decides, not what this sweep did: a change whose observation was lost, or that `drirl ingest` or a
-    hand made, is told by the next tick.
+    The recorded version decides, not what this sweep did. So a change is also reported when its observation was lost,
+    or when it was made by `drirl ingest` or by hand.
     """
     folder = project.graph.sources[INBOX_SOURCE]
     version = source_version(folder)
@@ -91,6 +91,6 @@ def _observation(instance: dg.DagsterInstance, project: Project, swept: Swept) -
 
 
 def _listing(folder: Path) -> str:
-    """Return a short text that changes with the names, sizes and dates of a folder's files; it is cheaper than their content."""
+    """Return a short text that changes with the names, sizes and dates of the files; cheaper than reading them."""
     entries = sorted((entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in os.scandir(folder))
     return hashlib.sha256(repr((str(folder), entries)).encode("utf-8", "backslashreplace")).hexdigest()[:16]

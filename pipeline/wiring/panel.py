@@ -1,4 +1,4 @@
-"""The plan as an asset: what is stale, why and at what cost, on a page of the graph and over time."""
+"""The plan as an asset: what is stale, why and at what cost, on one page of Dagster and over time."""
 
 import hashlib
 import warnings
@@ -19,16 +19,16 @@ PANEL, GROUP = "retraining_plan", "operations"
 
 
 def plan_panel(project: Project, owners: list[str]) -> dg.AssetsDefinition:
-    """Return the observable asset whose observation holds the plan; nothing depends on it.
+    """Return the observable asset whose observation contains the plan; nothing depends on it.
 
     Args:
         project: what to plan for.
-        owners: who answers for it.
+        owners: owners of the asset.
     """
     spec = dg.AssetSpec(
         PANEL,
         group_name=GROUP,
-        description="What `drirl run` would make anew, why, and at what cost, as seen when this was last observed.",
+        description="What `drirl run` would recompute, why, and at what cost, at the time of the last observation.",
         owners=owners,
         kinds={"python"},
         tags={"drirl/stage": "plan"},
@@ -44,14 +44,12 @@ def plan_panel(project: Project, owners: list[str]) -> dg.AssetsDefinition:
         yield dg.ObserveResult(asset_key=PANEL, data_version=dg.DataVersion(plan_version(found)), metadata=metadata)
 
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", dg.BetaWarning
-        )  # the decorator for one source alone knows no owners and no kinds
+        warnings.simplefilter("ignore", dg.BetaWarning)  # the decorator for a single source has no owners and no kinds
         return dg.multi_observable_source_asset(name="observe_plan", specs=[spec])(observe_plan)
 
 
 def plan_version(found: Plan) -> str:
-    """Hash the states of a plan, so that an unchanged plan shows as one."""
+    """Hash the states of a plan, so that an unchanged plan keeps its version."""
     text = "\n".join(f"{asset.name} {asset.state} {asset.version or asset.why}" for asset in found.assets.values())
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -64,7 +62,7 @@ def observation(found: Plan, costs: Mapping[str, Estimate]) -> dict[str, Any]:
         costs: the estimates of its assets.
 
     Returns:
-        The table, the totals in words, and counts as numbers, which Dagster plots over time.
+        The table, the totals as text, and counts as numbers, which Dagster plots over time.
     """
     cost = totals(found, costs)
     states = [asset.state for asset in found.assets.values()]

@@ -1,7 +1,8 @@
-"""Every name of Dagster that is not public, here and nowhere else: one file tells what an upgrade may break.
+"""All private names of Dagster that are used, in this one file: it shows what an upgrade may break.
 
-Staleness by data version and the health of a run's process have no public interface in Dagster 1.13. The scenario
-tests of `pipeline.wiring.conditions` and of `pipeline.running.launcher` guard what the names do; this file guards that they exist.
+Staleness by data version and the health of a run's process have no public interface in Dagster 1.13. The tests of
+`pipeline.wiring.conditions` and of `pipeline.running.launcher` check what the names do; this file checks that they
+exist.
 """
 
 import dagster as dg
@@ -14,7 +15,8 @@ try:
     from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 except ImportError as error:
     raise ImportError(
-        f"drirl uses private names of Dagster and was tested with {TESTED_VERSION}; {dg.__version__} does not have them all ({error}). "
+        f"drirl uses private names of Dagster and was tested with {TESTED_VERSION}; {dg.__version__} does not "
+        f"have them all ({error}). "
         f"Install dagster~={TESTED_VERSION}"
     ) from error
 
@@ -28,4 +30,4 @@ __all__ = [
 ]
 
 NO_CAPTURE = {"module": NoOpComputeLogManager.__module__, "class": NoOpComputeLogManager.__name__}
-"""Setting `compute_logs` of an instance that leaves the output of its process alone."""
+"""Setting `compute_logs` of an instance that does not capture the output of its process."""

@@ -1,4 +1,4 @@
-"""Move the promoted policy: by the graph, or by hand, with everything recorded in both the ledger and the instance."""
+"""Move the promoted policy, automatically or by hand; the ledger and the Dagster instance both record every move."""
 
 import getpass
 import socket
@@ -24,12 +24,12 @@ _DIFFERENCES_SHOWN = 3
 
 
 def promoted_policy(project: Project, owners: list[str]) -> dg.AssetsDefinition:
-    """Return the asset that moves the pointer once every gate of the newest candidate passes.
+    """Return the asset that moves the pointer when the newest candidate passes every gate.
 
-    What only a person should decide it refuses: an experiment, and a policy that somebody went back from.
+    It refuses what only a person should decide: an experiment, and a policy that somebody rolled back.
 
     Args:
-        project: the configuration and its store; `promotion.automatic` decides whether it moves by itself.
+        project: the configuration and its store; `promotion.automatic` decides whether it runs automatically.
         owners: owners of the asset.
     """
 
@@ -37,7 +37,8 @@ def promoted_policy(project: Project, owners: list[str]) -> dg.AssetsDefinition:
         name=PROMOTED,
         deps=[CANDIDATE],
         group_name="report",
-        description="The policy that may be used: the newest candidate whose gates all passed. `drirl rollback` moves it back.",
+        description="The policy that may be used: the newest candidate whose gates all passed. `drirl rollback` "
+        "moves it back.",
         code_version=CODE_VERSION,
         automation_condition=PROMOTE if project.config.promotion.automatic else None,
         freshness_policy=promoted_freshness(project.config),
@@ -66,22 +67,23 @@ def promoted_policy(project: Project, owners: list[str]) -> dg.AssetsDefinition:
 
 
 def left_to_people(project: Project, candidate: Artifact, history: Sequence[Promotion]) -> str | None:
-    """Say why a candidate is promoted by a person or not at all; None when the gates alone decide.
+    """Return why only a person may promote a candidate; None when the gates alone decide.
 
     Args:
         project: the settings of the definitions, and the store.
         candidate: a `promotion_candidate`.
-        history: every move of the pointer, the oldest first.
+        history: every move of the pointer, oldest first.
 
     Raises:
-        UnreachableError: the object store cannot be asked.
+        UnreachableError: the object store cannot be reached.
     """
     policy = str(candidate.metadata["policy"])
     by_hand = f"`drirl promote --candidate {candidate.version}` promotes it by hand"
     left = left_by_rollback(history, policy)
     if left:
         return (
-            f"{left.by} went back from policy {policy} to {left.policy} at {left.at} ({left.why}), so automation does not promote "
+            f"{left.by} went back from policy {policy} to {left.policy} at {left.at} ({left.why}), so automation "
+            "does not promote "
             f"candidate {candidate.version}; {by_hand}"
         )
     differences = other_settings(project, candidate)
@@ -98,7 +100,7 @@ def ledger(project: Project) -> Ledger:
 
 
 def person() -> str:
-    """Return who this process works for, as `user@host`."""
+    """Return the user of this process, as `user@host`."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container whose user has no name
@@ -107,25 +109,25 @@ def person() -> str:
 
 
 def record(instance: dg.DagsterInstance, moved: Promotion, project: Project) -> None:
-    """Tell the instance of a move made by hand, so that the graph shows it and does not undo it.
+    """Record a manual move in the instance, so that Dagster shows it and automation does not undo it.
 
     Args:
         instance: the instance.
-        moved: what the ledger says.
-        project: names the artifact store.
+        moved: the entry of the ledger.
+        project: gives the artifact store.
     """
     tags = {VERSION_TAG: moved.policy, "dagster/code_version": CODE_VERSION}
     newest = instance.fetch_materializations(dg.AssetKey(CANDIDATE), limit=1).records
     if (
         newest and newest[0].asset_materialization
-    ):  # counts as seen: after a rollback, automation waits for another candidate
+    ):  # mark the candidate as used: after a rollback, automation waits for a new one
         tags[f"dagster/input_data_version/{CANDIDATE}"] = (newest[0].asset_materialization.tags or {})[VERSION_TAG]
         tags[f"dagster/input_event_pointer/{CANDIDATE}"] = str(newest[0].storage_id)
     instance.report_runless_asset_event(dg.AssetMaterialization(PROMOTED, metadata=shown(moved, project), tags=tags))
 
 
 def shown(moved: Promotion, project: Project) -> dict[str, dg.MetadataValue]:
-    """Return what the graph shows of a move: which policy, who, when, why, and every gate."""
+    """Return what Dagster shows for a move: which policy, who, when, why, and every gate."""
     policy = project.store.open("policy_checkpoint", moved.policy)
     metadata: dict[str, dg.MetadataValue] = {
         "policy": dg.MetadataValue.text(moved.policy),

@@ -1,4 +1,4 @@
-"""From an asset to the files of its latest materialization: the one place where versions are looked up."""
+"""Find the files of an asset's latest materialization: the only place where versions are looked up."""
 
 from collections.abc import Iterable, Mapping
 
@@ -21,7 +21,7 @@ def recorded_version(instance: dg.DagsterInstance, name: str) -> str | None:
 
 
 def observed_version(instance: dg.DagsterInstance, name: str) -> str | None:
-    """Return the data version of a source's latest observation, or None when it was never looked at."""
+    """Return the data version of a source's latest observation, or None when it was never observed."""
     records = instance.fetch_observations(dg.AssetKey(name), limit=1).records
     observation = records[0].asset_observation if records else None
     return observation.tags.get(VERSION_TAG) if observation else None
@@ -33,7 +33,7 @@ def artifact_of(instance: dg.DagsterInstance, name: str, project: Project) -> Ar
     Args:
         instance: where materializations are recorded.
         name: name of the asset.
-        project: names the artifact store.
+        project: gives the artifact store.
 
     Raises:
         ArtifactError: the asset was never materialized, or its files are gone or damaged; the message says what to do.
@@ -49,18 +49,18 @@ def artifact_of(instance: dg.DagsterInstance, name: str, project: Project) -> Ar
 def input_versions(instance: dg.DagsterInstance, nodes: Iterable[Node], project: Project) -> dict[str, str]:
     """Look up the version of every input of `nodes`.
 
-    Assets are taken at their latest materialization, sources are hashed now.
+    Assets use their latest materialization; sources are hashed now.
 
     Args:
         instance: where materializations are recorded.
-        nodes: the assets about to be built.
-        project: names the sources and the artifact store.
+        nodes: the assets to build.
+        project: gives the sources and the artifact store.
 
     Returns:
-        Version by name of the input.
+        Version per input name.
 
     Raises:
-        dg.Failure: inputs are missing or damaged; it lists all of them, and a retry would not help.
+        dg.Failure: inputs are missing or damaged; the message lists all of them, and the step is not retried.
     """
     nodes = list(nodes)
     graph = project.graph
@@ -82,5 +82,5 @@ def input_versions(instance: dg.DagsterInstance, nodes: Iterable[Node], project:
 
 
 def stale_records(instance: dg.DagsterInstance, versions: Mapping[str, str | None], graph: Graph) -> list[str]:
-    """Return the assets whose latest materialization is not the version they should have."""
+    """Return the assets whose latest materialization is not the expected version."""
     return [name for name in graph.nodes if versions.get(name) and recorded_version(instance, name) != versions[name]]

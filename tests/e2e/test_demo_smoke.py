@@ -1,4 +1,4 @@
-"""The demo's path at reduced size on the real models; the only slow tests."""
+"""The demo at reduced size on the real models; slow."""
 
 from __future__ import annotations
 

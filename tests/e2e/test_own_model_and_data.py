@@ -1,4 +1,4 @@
-"""The how-to's example, with a model, prompts, demonstrations, categories and a benchmark of the user's own."""
+"""The example of the how-to: the user's own model, prompts, demonstrations, categories and benchmark."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _write_csv(file: Path, columns: list[str], rows: list[list[str]]) -> None:
 
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Lay out the how-to's directory: csv, jsonl and parquet files with columns of their own names."""
+    """Write the directory of the how-to: csv, jsonl and parquet files with their own column names."""
     folder = tmp_path_factory.mktemp("mine")
     tiny_config(folder / "tiny")
     demonstrations = {own: _rows("demonstrations", shipped)[:14] for own, shipped in OWN.items()}
@@ -97,7 +97,7 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_own_model_prompts_and_categories_go_the_whole_road(mine: Path) -> None:
+def test_own_model_prompts_and_categories_run_end_to_end(mine: Path) -> None:
     config = load_config(mine / "align.yaml")
     built = run_all(Project(config), SilentReporter())
     assert {name for name in built if name.startswith("reward_model_")} == {

@@ -1,4 +1,4 @@
-"""The reliability measurement: that it detects what it checks for, and a small version of it under `drirl run`."""
+"""The reliability measurement: it detects the faults it looks for, and a small version of it under `drirl run`."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ def _publish(root: Path, asset: str) -> Path:
         return store.publish(asset, "0123", workspace, details={"metadata": {}, "inputs": {}}).path
 
 
-def test_a_half_published_artifact_is_seen(tmp_path: Path) -> None:
+def test_a_half_published_artifact_is_detected(tmp_path: Path) -> None:
     damaged, removed = _publish(tmp_path, "damaged"), _publish(tmp_path, "removed")
     assert half_published(tmp_path) == (2, [])
     (damaged / "rows.txt").write_text("two")
@@ -64,7 +64,7 @@ def _log(instance: dg.DagsterInstance, *lines: str) -> None:
         (["SFT resumes from checkpoint-2"], 0, "started from checkpoint-2"),
     ],
 )
-def test_where_an_interrupted_training_resumes_is_seen(
+def test_the_step_at_which_an_interrupted_training_continues_is_detected(
     tmp_path: Path, lines: list[str], resumed: int, problem: str | None
 ) -> None:
     for step, complete in ((2, True), (4, True), (6, False)):
@@ -84,7 +84,7 @@ def test_where_an_interrupted_training_resumes_is_seen(
     assert [problem in line for line in trainings.problems] == ([True] if problem else [])
 
 
-def test_a_process_that_outlives_the_limit_is_seen(tmp_path: Path) -> None:
+def test_a_process_that_outlives_the_limit_is_detected(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env={"DAGSTER_HOME": str(tmp_path)})
     found = processes.of_home(tmp_path)
     assert found == [psutil.Process(child.pid)]
@@ -95,7 +95,7 @@ def test_a_process_that_outlives_the_limit_is_seen(tmp_path: Path) -> None:
     child.wait()
 
 
-def test_the_page_shows_the_figures_that_were_measured() -> None:
+def test_the_page_shows_the_measured_figures() -> None:
     page = PAGE.read_text(encoding="utf-8")
     result = json.loads((RESULTS / "reliability.json").read_text(encoding="utf-8"))
     assert written(page, result) == page, "run python -m benchmarks.reliability.table"

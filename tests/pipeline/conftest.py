@@ -1,4 +1,4 @@
-"""Shared pieces: a Dagster home and a configuration of stub stages, all below the test's own directory."""
+"""Shared fixtures: a Dagster home and a configuration of stub stages, below the directory of the test."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ for path in (Path(__file__).parent, Path(__file__).parents[2]):
         sys.path.insert(0, str(path))
 
 import stub_stages  # noqa: E402
-from places import FOLDER, ROOT  # noqa: E402
+from paths import FOLDER, ROOT  # noqa: E402
 
 from drirl_core.graph.stages import STAGES  # noqa: E402
 from pipeline.instance.settings import load  # noqa: E402
@@ -22,7 +22,7 @@ from pipeline.running import launch  # noqa: E402
 
 @pytest.fixture
 def stubbed(monkeypatch):
-    """Stub stages here and in the worker, and retries without a pause."""
+    """Stub stages in this process and in the worker, and retries without delay."""
     for name in list(STAGES):
         monkeypatch.setitem(STAGES, name, STAGES[name])
     stub_stages.install()
@@ -33,7 +33,7 @@ def stubbed(monkeypatch):
 
 @pytest.fixture(scope="session")
 def empty_home(tmp_path_factory):
-    """A Dagster home with the project's settings, its databases made once for all tests."""
+    """A Dagster home with the project's settings; its databases are created once for all tests."""
     folder = tmp_path_factory.mktemp("home")
     (folder / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
     with dg.DagsterInstance.from_config(str(folder)) as made:
@@ -44,7 +44,7 @@ def empty_home(tmp_path_factory):
 
 @pytest.fixture
 def home(empty_home, tmp_path, monkeypatch):
-    """An empty Dagster home of the test's own."""
+    """An empty Dagster home for one test."""
     folder = tmp_path / "home"
     shutil.copytree(empty_home, folder)
     monkeypatch.setenv("DAGSTER_HOME", str(folder))

@@ -1,6 +1,6 @@
-"""A stand-in for a Kubernetes cluster: it takes Jobs over the real API, and runs each pod as a process of this machine.
+"""A stand-in for a Kubernetes cluster: it takes Jobs over the real API, and runs each pod as a process on this machine.
 
-It mounts nothing and knows no nodes, devices or Secrets; what a cluster would make of those is in the manifest.
+It has no volumes, nodes, devices or Secrets; the tests check these in the manifests.
 """
 
 import json
@@ -19,7 +19,7 @@ class Cluster:
     """Accepts Jobs on a local port until it is closed.
 
     Args:
-        folder: where to keep the pods' output and the file by which clients find the cluster.
+        folder: for the output of the pods and the file with which clients find the cluster.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,7 +47,7 @@ class Cluster:
                 self.wfile.write(body)
 
             def log_message(self, *_: Any) -> None:
-                """Stay quiet."""
+                """Print nothing."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -69,7 +69,7 @@ class Cluster:
         name, container = job["metadata"]["name"], job["spec"]["template"]["spec"]["containers"][0]
         self.jobs[name] = {**job, "path": path}
         given = {entry["name"]: entry["value"] for entry in container["env"]}
-        # Nothing of this process's environment: what a pod needs must be in the manifest, or in its image (PATH).
+        # Pass on nothing of this environment: a pod gets its variables from the manifest or its image (PATH).
         environment = {
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "HOME": str(self.folder),

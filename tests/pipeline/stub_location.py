@@ -1,4 +1,4 @@
-"""The code location with the stub stages in place of the real ones, for processes that load it by themselves."""
+"""The code location with the stub stages in place of the real ones, for processes that load the code location."""
 
 import os
 import sys

@@ -1,8 +1,8 @@
-"""Stages that do in milliseconds what the real ones promise: right files, right shapes, no model.
+"""Stub stages: in milliseconds and without a model they write the same files and shapes as the real stages.
 
-`install` puts them in the place of the real ones, in the test process and, through `stub_worker`, in the worker. What a
-run shall do wrong is named in the configuration's `name`, which decides no version: `fail=<asset>`, `crash=<asset>`,
-`kill=<asset>`, `sleep=<asset>`, `weak=<asset>`, `leak=<asset>`, `nan=<asset>`, separated by blanks.
+`install` replaces the real stages, in the test process and, through `stub_worker`, in the worker. The configuration's
+`name`, which changes no version, says what a run shall do wrong: `fail=<asset>`, `crash=<asset>`,
+`kill=<asset>`, `sleep=<asset>`, `weak=<asset>`, `leak=<asset>`, `nan=<asset>`, separated by spaces.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ def _misbehave(context: Context) -> None:
     asset = context.out.parent.name.rpartition("-")[0]
     wanted = dict(word.partition("=")[::2] for word in context.config.name.split() if "=" in word)
     if wanted.get("fail") == asset:
-        raise DataError(f"row 3 of {asset} has no prompt; mend the file and run again")
+        raise DataError(f"row 3 of {asset} has no prompt; fix the file and run again")
     if wanted.get("crash") == asset:
         raise ZeroDivisionError("a bug")
     if wanted.get("kill") == asset and not (context.scratch / "killed").exists():
@@ -62,7 +62,7 @@ def _tell_gpus(context: Context) -> None:
 
 
 def _digest(context: Context, stage: str) -> str:
-    """Hash the inputs, settings and algorithm, so that a change travels down the graph from where it happens."""
+    """Hash the inputs, settings and algorithm, so that a change reaches every downstream asset."""
     digest = hashlib.sha256(
         f"{STAGES[stage].version} {slice_hash(context.config, STAGES[stage].config, STAGES[stage].unread)}".encode()
     )
@@ -86,7 +86,7 @@ def _json(context: Context, name: str, value: Any) -> None:
 
 
 def build_prompt_pool(context: Context) -> dict[str, Any]:
-    """Keep the lines of all sources that say `category: prompt`."""
+    """Keep the lines of all sources that have the form `category: prompt`."""
     _misbehave(context)
     lines = [
         line
@@ -108,7 +108,7 @@ def build_prompt_pool(context: Context) -> dict[str, Any]:
 
 
 def build_dataset(context: Context) -> dict[str, Any]:
-    """Four rows, one a split but two for training; only the category's own prompts decide them."""
+    """Return four rows, one per split but two for training, which depend only on the category's own prompts."""
     _misbehave(context)
     _tell_gpus(context)
     import pyarrow.parquet as pq
@@ -130,7 +130,7 @@ def build_dataset(context: Context) -> dict[str, Any]:
 
 
 def build_completion_pool(context: Context) -> dict[str, Any]:
-    """One completion a prompt, decided by the prompt, the settings and the SFT start where it is sampled from."""
+    """One completion per prompt, determined by the prompt, the settings and, if sampled from it, the SFT start."""
     _misbehave(context)
     import pyarrow.parquet as pq
 
@@ -144,7 +144,7 @@ def build_completion_pool(context: Context) -> dict[str, Any]:
 
 
 def build_reward_model(context: Context) -> dict[str, Any]:
-    """Demonstration above completion, unless the model shall be weak."""
+    """Rewards that rank the demonstration above the completion, unless the model is to be `weak`."""
     _misbehave(context)
     weak = _wanted(context, "weak")
     rows = [
@@ -160,7 +160,7 @@ def build_reward_model(context: Context) -> dict[str, Any]:
 
 
 def build_hardness(context: Context) -> dict[str, Any]:
-    """One row that names the inputs."""
+    """One row with the hash of the inputs."""
     _misbehave(context)
     _write(context, "hardness.parquet", [{"prompt_id": "p", "inputs": _digest(context, "hardness")}])
     return {}
@@ -179,12 +179,12 @@ def _trained(context: Context, stage: str) -> dict[str, Any]:
 
 
 def build_sft_checkpoint(context: Context) -> dict[str, Any]:
-    """Weights that name the inputs, and a training log."""
+    """Weights with the hash of the inputs, and a training log."""
     return _trained(context, "sft_checkpoint")
 
 
 def build_policy_checkpoint(context: Context) -> dict[str, Any]:
-    """As the SFT start."""
+    """The same as for the SFT start."""
     return _trained(context, "policy_checkpoint")
 
 
@@ -196,13 +196,13 @@ def build_reference_classifiers(context: Context) -> dict[str, Any]:
 
 
 def build_benchmark(context: Context) -> dict[str, Any]:
-    """Results whose aligned policy over-refuses, unless it is `fine`; one that is `worse` answers every unsafe prompt."""
+    """Results of a policy that over-refuses unless `fine` is set; with `worse` it answers every unsafe prompt."""
     _misbehave(context)
-    mood = context.config.name.split()
+    behaviour = context.config.name.split()
     rows = [
         {
             "prompt_id": f"{group} {i}", "group": group, "policy": policy, "reply": _digest(context, "benchmark"), "correct": None,
-            "label": "refusal" if group == "unsafe" and not (policy == "dr_irl" and "worse" in mood) else "compliance",
+            "label": "refusal" if group == "unsafe" and not (policy == "dr_irl" and "worse" in behaviour) else "compliance",
         }
         for policy in ("base", "dr_irl") for group in ("unsafe", "safe_look_alike") for i in range(30)
     ]  # fmt: skip
@@ -216,7 +216,7 @@ def build_benchmark(context: Context) -> dict[str, Any]:
         "degenerate": 1,
         "n": 100,
     }
-    over = 0.1 if "fine" in mood else 0.5
+    over = 0.1 if "fine" in behaviour else 0.5
     _json(
         context,
         "results.json",
@@ -226,7 +226,7 @@ def build_benchmark(context: Context) -> dict[str, Any]:
 
 
 def build_promotion_candidate(context: Context) -> dict[str, Any]:
-    """The real one: it only copies."""
+    """The real stage, which only copies."""
     _misbehave(context)
     return build_candidate(context)
 
@@ -241,7 +241,7 @@ build_balance_report = build_report = build_model_card = _page
 
 
 def spend(store: ArtifactStore, costs: dict[str, tuple[float, int | None]]) -> None:
-    """Let the newest build of some assets have cost seconds and tokens."""
+    """Record seconds and tokens as the cost of the newest build of some assets."""
     for name, (seconds, tokens) in costs.items():
         record = store.records(name)[0]
         metadata = {**record["metadata"], "seconds": seconds, **({} if tokens is None else {"tokens": tokens})}

@@ -1,4 +1,4 @@
-"""The worker with the stub stages in place of the real ones; started like the real one."""
+"""The worker process with stub stages instead of the real ones."""
 
 import sys
 

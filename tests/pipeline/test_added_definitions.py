@@ -1,4 +1,4 @@
-"""What somebody adds below `pipeline/defs` is loaded, and the project alone is loaded the fast way."""
+"""Files added below `pipeline/defs` are loaded; without any, the project is loaded the fast way."""
 
 import importlib.util
 import json
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from places import ROOT
+from paths import ROOT
 
 from pipeline import definitions
 
@@ -32,7 +32,7 @@ attributes:
 
 @pytest.fixture
 def project(tmp_path):
-    """A copy of the project into which a test may write."""
+    """A copy of the project that a test may change."""
     shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     for name in ("drirl_core", "configs"):
@@ -58,7 +58,7 @@ def _keys(project: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def own_keys():
-    """The assets of the project alone."""
+    """The assets of the project without additions."""
     return {spec.key.to_user_string() for spec in definitions.defs().resolve_all_asset_specs()}
 
 

@@ -1,4 +1,4 @@
-"""Alerts: every hook gets them, a failing one breaks nothing, and the URL of a webhook is never told."""
+"""Alerts: every hook gets them, a failing hook breaks nothing, and the URL of a webhook is never shown."""
 
 import http.server
 import json
@@ -22,7 +22,7 @@ ALERT = Alert(
 
 
 class Receiver:
-    """A web server on this machine that answers with the statuses of a script, the last one for ever."""
+    """A web server on this machine that answers with the statuses of a script, and repeats the last one."""
 
     def __init__(self):
         self.statuses, self.seen, self.paths, self.delay_s, self.headers = [200], [], [], 0.0, {}
@@ -60,7 +60,7 @@ def receiver(monkeypatch):
 
 @pytest.fixture
 def log(caplog):
-    """A logger whose records are kept, with everything that any library logs."""
+    """A logger that keeps its own records and those of all libraries."""
     caplog.set_level(logging.DEBUG)
     return logging.getLogger("test.alerts")
 
@@ -83,7 +83,7 @@ def test_by_default_an_alert_goes_to_the_log(log, caplog):
     assert caplog.records[0].levelname == "WARNING"
 
 
-def test_a_file_gets_a_line_an_alert(log, tmp_path):
+def test_a_file_gets_one_line_per_alert(log, tmp_path):
     config = hooks("file", file={"path": str(tmp_path / "logs" / "alerts.jsonl")})
     send_all([ALERT, Alert("run_failed", "second", "")], config, log)
     send(ALERT, config, log)
@@ -94,7 +94,7 @@ def test_a_file_gets_a_line_an_alert(log, tmp_path):
     assert lines[0]["facts"] == {"suite": "xstest", "rate": 0.21}
 
 
-def test_a_webhook_gets_json_that_a_chat_shows(receiver, log, caplog):
+def test_a_webhook_gets_json_that_a_chat_service_can_show(receiver, log, caplog):
     send(ALERT, WEBHOOK, log)
     (body,) = receiver.seen
 
@@ -105,7 +105,7 @@ def test_a_webhook_gets_json_that_a_chat_shows(receiver, log, caplog):
     assert TOKEN not in caplog.text
 
 
-def test_a_server_in_trouble_is_asked_again(receiver, log, caplog):
+def test_a_failing_server_is_tried_again(receiver, log, caplog):
     receiver.statuses = [500, 429, 204]
     send(ALERT, WEBHOOK, log)
 
@@ -132,7 +132,7 @@ def test_what_was_not_delivered_is_logged_with_its_reason(receiver, log, caplog,
     assert TOKEN not in caplog.text
 
 
-def test_a_silent_server_is_given_up(receiver, log, caplog, monkeypatch):
+def test_a_server_that_does_not_answer_is_given_up(receiver, log, caplog, monkeypatch):
     monkeypatch.setattr(alerts, "TIMEOUT_S", 0.1)
     receiver.delay_s = 0.4
     send(ALERT, WEBHOOK, log)
@@ -150,7 +150,7 @@ def test_a_silent_server_is_given_up(receiver, log, caplog, monkeypatch):
         (f"http://127.0.0.1:notaport/{TOKEN}", "the URL in ALERT_URL cannot be used (InvalidURL)"),
     ],
 )
-def test_a_url_that_cannot_work_is_told_without_being_shown(receiver, log, caplog, monkeypatch, url, why):
+def test_an_unusable_url_is_reported_without_showing_it(receiver, log, caplog, monkeypatch, url, why):
     monkeypatch.delenv("ALERT_URL") if url is None else monkeypatch.setenv("ALERT_URL", url)
     send(ALERT, WEBHOOK, log)
 
@@ -158,7 +158,7 @@ def test_a_url_that_cannot_work_is_told_without_being_shown(receiver, log, caplo
     assert TOKEN not in caplog.text
 
 
-def test_one_failing_hook_keeps_no_other_from_its_alerts(receiver, log, caplog, tmp_path):
+def test_a_failing_hook_does_not_stop_the_other_hooks(receiver, log, caplog, tmp_path):
     (tmp_path / "folder").mkdir()
     config = hooks("file", "webhook", "log", file={"path": str(tmp_path / "folder")}, webhook={"url_env": "ALERT_URL"})
     got = []
@@ -173,14 +173,14 @@ def test_one_failing_hook_keeps_no_other_from_its_alerts(receiver, log, caplog, 
 
     assert len(receiver.seen) == len(got) == 2
     assert [line.partition(" Not")[0] for line in said(caplog) if line.startswith("alert hook")] == [
-        f"alert hook file {tmp_path}/folder failed: {tmp_path}/folder cannot be written (Is a directory); mend its permissions or operations.alerts.",
+        f"alert hook file {tmp_path}/folder failed: {tmp_path}/folder cannot be written (Is a directory); correct its permissions or operations.alerts.",
         "alert hook broken failed: RuntimeError.",
         "alert hook telling failed: the pager is switched off.",
     ]
     assert TOKEN not in caplog.text
 
 
-def test_a_hook_that_failed_is_not_asked_again_for_the_rest(receiver, log, caplog):
+def test_a_failed_hook_is_not_called_for_the_remaining_alerts(receiver, log, caplog):
     receiver.statuses = [404]
     send_all([ALERT] * 5, WEBHOOK, log)
 
@@ -188,7 +188,7 @@ def test_a_hook_that_failed_is_not_asked_again_for_the_rest(receiver, log, caplo
     assert said(caplog)[0].count("the policy was not promoted") == 5
 
 
-def test_secrets_in_an_alert_are_blanked_out_before_it_leaves(log):
+def test_secrets_in_an_alert_are_hidden_before_it_is_sent(log):
     got = []
     alert = Alert("run_failed", "at https://me:pw@host/x", "with sk-0123456789abcdef", {"api_key": "hush", "step": "a"})
     send(alert, hooks(), log, [got.append])
@@ -197,7 +197,7 @@ def test_secrets_in_an_alert_are_blanked_out_before_it_leaves(log):
     assert got[0].facts == {"api_key": "(hidden)", "step": "a"}
 
 
-def test_logging_of_others_goes_on_as_before(receiver, log, caplog):
+def test_logging_of_libraries_is_unchanged(receiver, log, caplog):
     send(ALERT, WEBHOOK, log)
     logging.getLogger("httpx").info("something else")
 

@@ -60,7 +60,7 @@ def drirl(*words: str | Path, stdin: str | None = None) -> Result:
 
 
 def publish(config: Path, name: str, files: dict[str, str], **details: Any) -> Artifact:
-    """Publish an artifact as the one that this configuration gives."""
+    """Publish an artifact as the current one of this configuration."""
     project = load(config)
     settings, graph, store = project.config, project.graph, project.store
     node = graph.nodes[name]
@@ -158,7 +158,7 @@ def test_missing_config_file_is_explained(tmp_path: Path) -> None:
 
 @pytest.fixture
 def watched(config: Path) -> Path:
-    """The configuration with a drop folder beside it."""
+    """The configuration with a drop folder."""
     (config.parent / "drop").mkdir()
     settings = yaml.safe_load(config.read_text(encoding="utf-8"))
     settings["operations"] = {"inbox": {"folder": "drop", "settle_s": 0.1}}
@@ -166,38 +166,38 @@ def watched(config: Path) -> Path:
     return config
 
 
-def test_ingest_takes_files_in_and_says_so(watched: Path) -> None:
+def test_ingest_accepts_files_and_says_so(watched: Path) -> None:
     drop = watched.parent / "drop"
     (drop / "a.csv").write_text("prompt\nMock the baker in four rude lines.\n[bold]\n", encoding="utf-8")
     shown = drirl("ingest", watched)
     assert shown.exit_code == 0
     assert "accepted  a.csv: 1 of its 2 rows can be used; now " in shown.output
     assert [f.name.partition("-")[2] for f in (drop / "accepted").iterdir()] == ["a.csv"]
-    assert drirl("ingest", watched).output == "nothing was dropped\n"
+    assert drirl("ingest", watched).output == "the drop folder is empty\n"
 
 
-def test_ingest_turns_files_away_with_a_reason_and_exit_code(watched: Path) -> None:
+def test_ingest_rejects_files_with_a_reason_and_exit_code(watched: Path) -> None:
     (watched.parent / "drop" / "a.xlsx").write_text("PK", encoding="utf-8")
     shown = drirl("ingest", watched)
     assert shown.exit_code == 1
     assert "rejected  a.xlsx: files ending in '.xlsx' are not read" in shown.output
 
 
-def test_ingest_without_a_drop_folder_says_how_to_have_one(config: Path) -> None:
+def test_ingest_without_a_drop_folder_says_how_to_configure_one(config: Path) -> None:
     shown = drirl("ingest", config)
     assert shown.exit_code == 1
     assert "there is no drop folder; name a directory in operations.inbox.folder" in shown.stderr
 
 
-def test_doctor_looks_at_the_drop_folder(watched: Path) -> None:
+def test_doctor_checks_the_drop_folder(watched: Path) -> None:
     assert "drop folder: " in drirl("doctor", watched).output
     (watched.parent / "drop").rmdir()
     shown = drirl("doctor", watched)
-    assert f"{watched.parent}/drop is no directory" in shown.output
+    assert f"{watched.parent}/drop is not a directory" in shown.output
     assert f"-> mkdir {watched.parent}/drop" in shown.output
 
 
-def test_printed_config_is_a_config_with_the_changes_in_it(config: Path) -> None:
+def test_printed_config_is_a_valid_config_with_the_changes(config: Path) -> None:
     for words in ((), ("--explain",)):
         shown = drirl("config", config, "--set", "policy.steps=7", "--set", "hardness.tau=0.5", *words)
         assert shown.exit_code == 0
@@ -206,7 +206,7 @@ def test_printed_config_is_a_config_with_the_changes_in_it(config: Path) -> None
         )
 
 
-def test_explained_config_carries_the_help_of_every_field(config: Path) -> None:
+def test_explained_config_has_the_help_of_every_field(config: Path) -> None:
     shown = drirl("config", config, "--explain").output
     for words in (
         "# G, completions a group.",
@@ -237,7 +237,7 @@ def test_plan_of_an_empty_store(config: Path) -> None:
     assert f"0 of {n} assets are up to date; {n} will run" in shown.output
 
 
-def test_plan_says_what_is_kept_and_why_the_rest_runs(config: Path) -> None:
+def test_plan_says_what_is_reused_and_why_the_rest_runs(config: Path) -> None:
     publish(config, "prompt_pool", {"prompts.parquet": "x"})
     n = len(load(config).graph.nodes)
     assert f"1 of {n} assets are up to date; {n - 1} will run" in drirl("plan", config).output
@@ -247,7 +247,7 @@ def test_plan_says_what_is_kept_and_why_the_rest_runs(config: Path) -> None:
     assert "1 min 30 s" in line
 
 
-def test_plan_for_machines_keeps_its_keys(config: Path) -> None:
+def test_json_plan_keeps_its_keys(config: Path) -> None:
     publish(config, "prompt_pool", {"prompts.parquet": "x"})
     shown = drirl("plan", config, "--json", "--set", "prompts.max_chars=999", "--only", "safety_dataset_insult")
     document = json.loads(shown.output)
@@ -271,7 +271,7 @@ def test_plan_for_machines_keeps_its_keys(config: Path) -> None:
     assert dataset["estimate"] == {"seconds": None, "tokens": None, "builds": 0, "scaled": [], "how": "never ran here"}
 
 
-def test_plan_ends_with_3_when_asked_and_something_is_pending(config: Path) -> None:
+def test_plan_exits_with_3_on_request_when_something_is_pending(config: Path) -> None:
     publish(config, "prompt_pool", {"prompts.parquet": "x"})
     assert drirl("plan", config, "--exit-code", "--only", "prompt_pool").exit_code == 0
     assert drirl("plan", config, "--exit-code").exit_code == 3
@@ -287,18 +287,18 @@ def test_only_answers_an_unknown_name_with_the_nearest(config: Path, command: st
     )
 
 
-def test_plan_names_the_stale_assets_that_cannot_be_made_yet(config: Path) -> None:
+def test_plan_names_the_stale_assets_that_cannot_be_built_yet(config: Path) -> None:
     fill_with_reports(config)
     shutil.rmtree(tmp := Path(load_config(config).root) / "policy_checkpoint")
     shown = drirl("plan", config, "--only", "stale", "--set", "benchmarks.max_new_tokens=3").output
     assert (
-        "Left out, because they need assets that were never made: benchmark_embedded, promotion_candidate, report."
+        "Left out, because they need assets that were never built: benchmark_embedded, promotion_candidate, report."
         in shown
     )
     assert not tmp.exists()
 
 
-def test_report_of_an_empty_store_says_how_to_make_one(config: Path) -> None:
+def test_report_of_an_empty_store_says_how_to_create_one(config: Path) -> None:
     shown = drirl("report", "--config", config)
     assert shown.exit_code == 1
     assert "drirl run" in shown.stderr
@@ -352,7 +352,7 @@ def outcome(**facts: Any) -> SimpleNamespace:
 
 @pytest.fixture
 def fake_run(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Put a run with a given outcome in place of Dagster's."""
+    """Replace the Dagster run with one that has a given outcome."""
 
     def install(result: SimpleNamespace, *events: SimpleNamespace) -> list[Any]:
         asked: list[Any] = []
@@ -405,7 +405,7 @@ def test_failed_run_shows_its_message_and_exits_with_1(config: Path, fake_run: A
     assert "Traceback" not in shown.output
 
 
-def test_stopped_run_says_what_is_kept_and_how_to_go_on(config: Path, fake_run: Any) -> None:
+def test_stopped_run_says_what_is_kept_and_how_to_continue(config: Path, fake_run: Any) -> None:
     fake_run(outcome(success=False, cancelled=True, built=["prompt_pool"], reused=["report"]))
     shown = drirl("run", config, "--set", "policy.steps=9")
     assert shown.exit_code == 130
@@ -418,7 +418,7 @@ def test_only_is_passed_on_and_repeated_in_the_advice(config: Path, fake_run: An
     publish(config, "prompt_pool", {"prompts.parquet": "x"})
     asked = fake_run(outcome())
     shown = drirl("run", config, "--only", "prompt_pool", "--only", "stale")
-    assert "Nothing to do: what --only names is up to date, nothing was trained." in shown.output
+    assert "Nothing to do: what --only selects is up to date, nothing was trained." in shown.output
     assert asked == [["prompt_pool"]]
     fake_run(outcome(success=False, cancelled=True))
     assert f"drirl run {config} --only 'reward_model_*'" in drirl("run", config, "--only", "reward_model_*").stderr
@@ -428,7 +428,7 @@ def test_chat_and_score_without_a_run_say_what_to_do(config: Path) -> None:
     for words in (("chat", "--prompt", "hello"), ("score", "--prompt", "a", "--reply", "b")):
         shown = drirl(*words, "--config", config)
         assert shown.exit_code == 1
-        assert "make" in shown.stderr
+        assert "create" in shown.stderr
         assert "`drirl run`" in shown.stderr
 
 
@@ -461,11 +461,11 @@ def test_doctor_on_a_broken_setup(config: Path, tmp_path: Path, monkeypatch: pyt
         "absolute path",
     ):
         assert any(words in line for line in failed), words
-    assert "-> mend the path" in shown.output
+    assert "-> fix the path" in shown.output
     assert "failed" in shown.output.splitlines()[-1]
 
 
-def test_doctor_goes_on_when_the_config_is_broken(config: Path) -> None:
+def test_doctor_continues_when_the_config_is_broken(config: Path) -> None:
     config.write_text("models: [", encoding="utf-8")
     shown = drirl("doctor", config)
     assert shown.exit_code == 1
@@ -474,7 +474,7 @@ def test_doctor_goes_on_when_the_config_is_broken(config: Path) -> None:
     assert "python" in shown.output
 
 
-def test_doctor_warns_about_models_that_a_run_would_fetch(config: Path, tmp_path: Path) -> None:
+def test_doctor_warns_about_models_that_a_run_would_download(config: Path, tmp_path: Path) -> None:
     settings = yaml.safe_load(config.read_text())
     settings["models"] = {"policy": "pypi:a==1/b", "encoder": "pypi:c==1/d", "cache": str(tmp_path / "cache")}
     config.write_text(yaml.safe_dump(settings), encoding="utf-8")

@@ -28,7 +28,7 @@ def settings(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 @pytest.fixture
 def pools(settings: Path, tmp_path: Path) -> list[Artifact]:
-    """Three versions of the prompt pool, none of them used lately; the last one is the latest."""
+    """Three versions of the prompt pool, none of them used recently; the last one is the latest."""
     store = ArtifactStore(tmp_path / "artifacts")
     return [_publish(store, str(number), time.time() - WEEK_S + number) for number in range(3)]
 
@@ -80,18 +80,18 @@ def test_delete_keeps_the_latest_and_what_dagster_recorded(settings: Path, pools
     assert "0 removable" in _gc(settings).output
 
 
-def test_what_was_used_within_the_hours_stays(settings: Path, pools: list[Artifact]) -> None:
+def test_versions_used_within_the_hours_are_kept(settings: Path, pools: list[Artifact]) -> None:
     assert _gc(settings, "--delete", "--keep-hours", "200").exit_code == 0
     assert _there(pools) == [True, True, True]
 
 
-def test_it_deletes_nothing_beside_a_run_or_a_build(
+def test_it_deletes_nothing_during_a_run_or_a_build(
     settings: Path, pools: list[Artifact], home: Path, tmp_path: Path
 ) -> None:
     with FileLock(home / LOCK_FILE):
         refused = _gc(settings, "--delete")
     assert refused.exit_code == 1
-    assert "a run is going on in" in refused.stderr
+    assert "a run is in progress in" in refused.stderr
     with FileLock(tmp_path / "artifacts" / ".work" / "report-abcd.lock"):
         refused = _gc(settings, "--delete")
     assert refused.exit_code == 1

@@ -1,4 +1,4 @@
-"""Chat and score on tiny models: the answers mean nothing, the road does."""
+"""Chat and score on tiny random models: the code runs, the answers have no meaning."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ def test_conversation_ends_with_an_empty_line(trained: Path) -> None:
     assert " SFT start " not in shown.output
 
 
-def test_drafts_are_cut_off_before_showing(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drafts_are_removed_before_showing(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from drirl_core.models.sampling import Completion
     from pipeline.cli.common import read_project
 
     monkeypatch.setattr(
         "drirl_core.models.sampling.sample", lambda *a, **k: [[Completion("draft step\n####\nthe answer", 5, True)]]
     )
-    assert chat.Talkers(read_project(trained), ("base", "dr_irl")).answers("x") == {
+    assert chat.ChatPolicies(read_project(trained), ("base", "dr_irl")).answers("x") == {
         "base": "the answer",
         "dr_irl": "the answer",
     }
@@ -101,7 +101,7 @@ def test_narrow_consoles_stack_the_replies() -> None:
 
 
 class AxisEmbedder:
-    """Put texts of a category on its own axis."""
+    """Embed the texts of each category on a separate axis."""
 
     def encode(self, texts: list[str]) -> np.ndarray:
         return np.array([[float("insult" in text), float("fraud" in text), 0.1] for text in texts]) / 1.005

@@ -34,16 +34,16 @@ def finished(asset: str, seconds: float | None = 1.0, reused: bool = False) -> A
     return event("materialized", asset=asset, seconds=seconds, reused=reused)
 
 
-def test_k_of_n_counts_planned_and_rediscovered_assets() -> None:
-    """Two planned, one of them made, and one more that was only found again: 2 of 3."""
+def test_k_of_n_counts_planned_and_reused_assets() -> None:
+    """Two planned, one of them made, and one more that was only reused: 2 of 3."""
     state = RunState(["a", "b"], {})
     assert state.take(finished("a", 3.0)) == "[1/2] a: built in 3 s"
-    assert state.take(finished("c", None, reused=True)) == "[2/3] c: unchanged, found again"
+    assert state.take(finished("c", None, reused=True)) == "[2/3] c: unchanged, reused"
     assert state.headline().startswith("2 of 3 assets")
 
 
-def test_time_left_adds_what_the_current_work_says_and_what_the_rest_took_before() -> None:
-    """b says 30 s left, c took 100 s before: 130 s."""
+def test_time_left_adds_the_estimate_of_the_current_asset_and_earlier_times_of_the_rest() -> None:
+    """b reports 30 s left, c took 100 s in an earlier run: 130 s."""
     state = RunState(["a", "b", "c"], {"b": 5.0, "c": 100.0}, Clock())
     state.take(finished("a"))
     state.take(event("step_start", step="b"))
@@ -53,7 +53,7 @@ def test_time_left_adds_what_the_current_work_says_and_what_the_rest_took_before
 
 
 def test_time_left_of_the_current_asset_shrinks_with_the_clock() -> None:
-    """b took 50 s before and runs for 20 s: 30 s left."""
+    """b took 50 s in an earlier run and has run for 20 s: 30 s left."""
     clock = Clock()
     state = RunState(["b"], {"b": 50.0}, clock)
     state.take(event("step_start", step="b"))
@@ -69,7 +69,7 @@ def test_unknown_times_make_a_lower_bound() -> None:
     assert RunState(["a"], {}, Clock()).time_left() is None
 
 
-def test_prefix_of_a_line_tells_which_asset_of_a_shared_step_is_at_work() -> None:
+def test_prefix_of_a_line_names_the_current_asset_of_a_shared_step() -> None:
     state = RunState(["reward_model_insult", "reward_model_fraud"], {})
     state.take(event("step_start", step="reward_model_by_category"))
     assert state.current is None
@@ -80,22 +80,22 @@ def test_prefix_of_a_line_tells_which_asset_of_a_shared_step_is_at_work() -> Non
     assert (state.current, state.detail) == (None, "")
 
 
-def test_reuse_is_told_once() -> None:
+def test_reuse_is_reported_once() -> None:
     assert RunState(["a"], {}).take(event("log", "[a] a: unchanged, version 0123456789abcdef is reused")) is None
 
 
-def test_failed_checks_are_told_by_weight() -> None:
+def test_failed_checks_are_reported_as_failure_or_warning() -> None:
     state = RunState([], {})
     assert state.take(event("check", "x kept", passed=True, blocking=True)) is None
     assert (
         state.take(event("check", "over_refusal: 20 %", passed=False, blocking=False)) == "warning over_refusal: 20 %"
     )
-    assert state.take(event("check", "kl: 9", passed=False, blocking=True)) == "BROKEN kl: 9"
+    assert state.take(event("check", "kl: 9", passed=False, blocking=True)) == "FAILED kl: 9"
     assert state.take(event("failure", "no memory")) == "FAILED no memory"
     assert (state.warnings, state.failures) == (["over_refusal: 20 %"], ["kl: 9", "no memory"])
 
 
-def test_plain_view_prints_one_line_an_event_and_escapes_markup() -> None:
+def test_plain_view_prints_one_line_per_event_and_escapes_markup() -> None:
     console = Console(file=io.StringIO(), width=200)
     shown = view(RunState(["a"], {}, Clock()), console)
     assert isinstance(shown, PlainView)
@@ -107,7 +107,7 @@ def test_plain_view_prints_one_line_an_event_and_escapes_markup() -> None:
     assert lines == ["  0:00  [bold]not markup[/bold] 1/2", "  0:00  [1/1] a: built in 2 s (1 of 1 assets, 0 s so far)"]
 
 
-def test_live_view_shows_the_asset_at_work_and_keeps_finished_ones() -> None:
+def test_live_view_shows_the_current_asset_and_keeps_finished_ones() -> None:
     console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
     shown = view(RunState(["a", "b"], {}, Clock()), console)
     assert isinstance(shown, LiveView)
@@ -126,11 +126,11 @@ def test_live_view_shows_the_asset_at_work_and_keeps_finished_ones() -> None:
     ("seconds", "text"),
     [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (7800, "2 h 10 min"), (-1, "0 s")],
 )
-def test_durations_read_like_speech(seconds: float, text: str) -> None:
+def test_durations_are_written_in_words(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_summary_line_counts_states_and_tells_the_cost() -> None:
+def test_summary_line_counts_states_and_gives_the_cost() -> None:
     assets = {
         "a": PlannedAsset("a", "up_to_date", "", "v"),
         "b": PlannedAsset("b", "will_run", ""),

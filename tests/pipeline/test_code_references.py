@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from places import ROOT
+from paths import ROOT
 
 from drirl_core.errors import ConfigError
 from drirl_core.graph.stages import STAGES
@@ -24,7 +24,7 @@ def _reference(metadata):
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """A package in a directory of its own, whose import fails."""
+    """A package in another directory, whose import fails."""
     folder = tmp_path / "site-packages" / "elsewhere" / "rooms"
     folder.mkdir(parents=True)
     (folder.parent / "__init__.py").write_text("raise ImportError('heavy')\n")
@@ -65,7 +65,7 @@ def test_a_function_is_found_without_importing_its_module():
     ("function", "file", "line"),
     [("stage:build", "stage.py", 8), ("stage:gone", "stage.py", None), (":fetch", "__init__.py", 2)],
 )
-def test_a_package_installed_elsewhere_is_found_where_it_lies(installed, function, file, line):
+def test_a_package_installed_elsewhere_is_found_in_its_directory(installed, function, file, line):
     module, name = function.split(":")
     reference = _reference(code_references(f"elsewhere.rooms{module and '.'}{module}:{name}", load(DEMO).config))
 
@@ -81,10 +81,10 @@ def test_with_an_address_the_link_leads_to_the_web(installed):
     config = load(DEMO, {"operations.source_url": "https://example.org/me/drirl/blob/main/"}).config
 
     shown = _reference(code_references("elsewhere.rooms.stage:build", config))
-    whole_file = _reference(code_references("elsewhere.rooms.stage:gone", config))
+    link_to_file = _reference(code_references("elsewhere.rooms.stage:gone", config))
     assert isinstance(shown, dg.UrlCodeReference)
     assert shown.url == "https://example.org/me/drirl/blob/main/elsewhere/rooms/stage.py#L8"
-    assert whole_file.url == "https://example.org/me/drirl/blob/main/elsewhere/rooms/stage.py"
+    assert link_to_file.url == "https://example.org/me/drirl/blob/main/elsewhere/rooms/stage.py"
 
 
 def test_an_address_without_a_scheme_is_refused():

@@ -1,4 +1,4 @@
-"""The code location: what it shows, what each asset carries, and that loading it stays cheap."""
+"""The code location: what it shows, what each asset has, and that loading it stays fast."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import tomllib
 
 import dagster as dg
 import pytest
-from places import ROOT
+from paths import ROOT
 
 from drirl_core.graph.stages import STAGES
 from drirl_core.taxonomy import HELPFUL, SEVEN_CATEGORIES
@@ -84,7 +84,7 @@ def test_a_fresh_process_loads_the_location_without_a_heavy_library():
     assert json.loads(done.stdout) == []
 
 
-def test_the_graph_holds_one_asset_a_stage_and_category(location):
+def test_the_graph_has_one_asset_per_stage_and_category(location):
     keys = {spec.key.to_user_string() for spec in _assets(location)}
 
     assert keys == {
@@ -116,7 +116,7 @@ def test_the_graph_holds_one_asset_a_stage_and_category(location):
     }
 
 
-def test_each_asset_says_what_it_is_and_whose(location):
+def test_each_asset_has_description_kind_and_owner(location):
     for spec in _assets(location):
         assert spec.group_name in {"operations", *(stage.group for stage in STAGES.values())}, spec.key
         assert spec.description, spec.key
@@ -124,7 +124,7 @@ def test_each_asset_says_what_it_is_and_whose(location):
         assert list(spec.owners) == ["team:drirl"], spec.key
 
 
-def test_each_made_asset_carries_its_code_version_and_condition(location):
+def test_each_built_asset_has_its_code_version_and_condition(location):
     for spec in _made(location):
         assert spec.code_version, spec.key
         assert spec.automation_condition is not None, spec.key
@@ -158,7 +158,7 @@ def test_the_categories_of_a_stage_share_a_step_or_not_as_the_configuration_says
     }
 
 
-def test_each_category_depends_on_its_own_inputs_alone(location):
+def test_each_category_depends_only_on_its_own_inputs(location):
     spec = next(spec for spec in _made(location) if spec.key.to_user_string() == "hardness_insult")
 
     assert {dep.asset_key.to_user_string() for dep in spec.deps} == {
@@ -168,7 +168,7 @@ def test_each_category_depends_on_its_own_inputs_alone(location):
     }
 
 
-def test_a_setting_changes_the_code_version_of_its_own_stage_alone(demo):
+def test_a_setting_changes_only_the_code_version_of_its_own_stage(demo):
     before, after = (
         {s.key: s.code_version for s in _made(all_definitions(c))}
         for c in (demo, load("configs/demo.yaml", {"rewards.epochs": 7}))
@@ -181,7 +181,7 @@ def test_a_setting_changes_the_code_version_of_its_own_stage_alone(demo):
 def test_the_folder_holds_what_the_factories_make(location, demo):
     made = all_definitions(demo)
 
-    # A run by hand promotes nothing, plans nothing, and does not ask whether somebody looks at the sources.
+    # A run by hand does not promote, does not plan, and does not check that the sources are observed.
     made_elsewhere = {dg.AssetKey(PROMOTED), dg.AssetKey("retraining_plan")}
     asked_elsewhere = {dg.AssetCheckKey(dg.AssetKey(name), OBSERVED_RECENTLY) for name in demo.graph.sources}
     assert {s.key for s in _assets(made)} | made_elsewhere == {s.key for s in _assets(location)}
@@ -228,7 +228,7 @@ def test_automation_is_on_and_covers_every_asset_from_the_user_code(location):
     assert sensor.asset_selection.resolve(graph) >= graph.materializable_asset_keys
 
 
-def test_alerts_on_failed_runs_are_on_and_a_drop_folder_brings_its_sensor(location, tmp_path, monkeypatch):
+def test_alerts_on_failed_runs_are_on_and_a_drop_folder_adds_its_sensor(location, tmp_path, monkeypatch):
     assert location.resolve_sensor_def("alert_on_failed_runs").default_status is dg.DefaultSensorStatus.RUNNING
     assert "ingest_dropped_files" not in {s.name for s in location.sensors}
 
@@ -245,7 +245,7 @@ def test_alerts_on_failed_runs_are_on_and_a_drop_folder_brings_its_sensor(locati
     }
 
 
-def test_schedules_refresh_what_is_stale_and_look_at_the_sources(location):
+def test_schedules_refresh_what_is_stale_and_observe_the_sources(location):
     weekly = location.resolve_schedule_def("refresh_stale_assets_weekly")
     nightly = location.resolve_schedule_def("observe_sources_nightly")
     assert weekly.default_status is nightly.default_status is dg.DefaultScheduleStatus.RUNNING
@@ -255,12 +255,12 @@ def test_schedules_refresh_what_is_stale_and_look_at_the_sources(location):
     }
 
 
-def test_the_weekly_run_takes_what_is_stale_and_starts_nothing_that_was_never_made(location, tmp_path):
+def test_the_weekly_run_refreshes_what_is_stale_and_nothing_that_was_never_built(location, tmp_path):
     instance = dg.DagsterInstance.local_temp(str(tmp_path))
     weekly = location.resolve_schedule_def("refresh_stale_assets_weekly")
     fresh = weekly.evaluate_tick(dg.build_schedule_context(instance=instance))
     assert not fresh.run_requests
-    assert "make the first run" in fresh.skip_message
+    assert "start the first run" in fresh.skip_message
 
     for name in ("prompt_pool", "report"):
         instance.report_runless_asset_event(dg.AssetMaterialization(name))

@@ -1,4 +1,4 @@
-"""`dg` and `dagster` keep their history in the project's home, or the user is told that they do not."""
+"""`dg` and `dagster` keep their history in the project's home, or the user is warned."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ from pipeline.instance.home import prepare_home
 
 @pytest.fixture
 def project(tmp_path):
-    """The directory of a project, its name with a blank and a sign that means something in such files."""
+    """The directory of a project, whose name contains a space and a character with a meaning in such files."""
     folder = tmp_path / "my #1 project"
     folder.mkdir()
     (folder / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
@@ -49,7 +49,7 @@ def test_dagster_finds_the_home_unless_another_is_exported(project, tmp_path):
 
 
 @pytest.mark.parametrize("before", ["", "TOKEN=1\n", "TOKEN=1", "# DAGSTER_HOME=/a\n"])
-def test_what_stands_in_the_file_is_kept(project, before):
+def test_the_content_of_the_file_is_kept(project, before):
     (project / ".env").write_text(before)
 
     assert name_home(project, project / "home")
@@ -58,7 +58,7 @@ def test_what_stands_in_the_file_is_kept(project, before):
 
 
 @pytest.mark.parametrize("line", ["DAGSTER_HOME=/a", "export DAGSTER_HOME=/a", "  DAGSTER_HOME = /a"])
-def test_a_home_of_the_users_own_is_left_alone(project, line):
+def test_a_home_chosen_by_the_user_is_not_changed(project, line):
     (project / ".env").write_text(line)
 
     assert not name_home(project, project / "home")
@@ -72,7 +72,7 @@ def test_a_file_that_cannot_be_written_is_named(project):
         name_home(project, project / "home")
 
 
-def test_the_command_makes_the_home_and_names_it_once(project, monkeypatch):
+def test_the_command_creates_the_home_and_names_it_once(project, monkeypatch):
     monkeypatch.setattr(settings, "ROOT", project)
     monkeypatch.setenv("COLUMNS", "400")
     first, second = (CliRunner().invoke(app, ["home"]) for _ in range(2))
@@ -80,7 +80,7 @@ def test_the_command_makes_the_home_and_names_it_once(project, monkeypatch):
     assert (project / ".drirl" / "dagster_home" / "dagster.yaml").is_file()
     assert str(project / ".drirl" / "dagster_home") in first.output
     assert "now names it" in first.output
-    assert "is left as it is" in second.output
+    assert "was not changed" in second.output
     assert (project / ".env").read_text().count("DAGSTER_HOME=") == 1
 
 

@@ -1,4 +1,4 @@
-"""What a pending asset will cost, judged by earlier builds: their median, scaled only where that is sound."""
+"""What a pending asset will cost, estimated from earlier builds: their median, scaled only where that is valid."""
 
 import copy
 from typing import Any
@@ -54,7 +54,7 @@ def test_the_median_of_the_last_five_builds(config):
         ("completion_pool_harm", "completions.samples", {"base": 1}, 4),
     ],
 )
-def test_what_follows_a_setting_in_proportion_is_scaled_and_says_so(config, name, setting, before, factor):
+def test_a_cost_proportional_to_a_setting_is_scaled_and_says_so(config, name, setting, before, factor):
     """The present values: 24 steps, 2 epochs, 60 epochs, 2 + 2 samples."""
     found = estimate(_node(config, name), [_record(config, 10.0, 100, {setting: before})], resolved(config))
 
@@ -70,7 +70,7 @@ def test_a_pool_is_scaled_by_the_prompts_of_its_settled_data_set(config):
     assert (found.seconds, found.tokens, found.scaled) == (15.0, 150, ("prompts",))
 
 
-def test_a_build_whose_cost_was_decided_otherwise_says_nothing(config):
+def test_a_build_with_other_cost_settings_is_not_used(config):
     node, now = _node(config, "policy_checkpoint"), resolved(config)
     other = _record(config, 999.0, changes={"policy.num_generations": 64})
     found = estimate(node, [other], now)
@@ -87,7 +87,7 @@ def test_a_build_whose_cost_was_decided_otherwise_says_nothing(config):
 @pytest.mark.parametrize(
     ("change", "comparable"), [("models.policy", False), ("models.threads", False), ("models.cache", True)]
 )
-def test_another_model_or_device_says_nothing(config, change, comparable):
+def test_builds_with_another_model_or_device_are_not_used(config, change, comparable):
     record = _record(config, 7.0, changes={change: "other"})
 
     assert (estimate(_node(config, "policy_checkpoint"), [record], resolved(config)).seconds == 7.0) is comparable
@@ -120,7 +120,7 @@ def test_a_cost_follows_settings_that_exist_and_decide_the_stage(config, stage):
         assert covers(STAGES[stage].config, name.removesuffix("[{member}]"))
 
 
-def test_another_limit_of_its_own_suite_says_nothing_and_that_of_others_does_not_matter(config):
+def test_another_limit_of_its_own_suite_is_not_used_and_that_of_others_does_not_matter(config):
     node = _node(config, "benchmark_embedded")
     own, others = ([{"name": "embedded", "limit": 3}], [{"name": "embedded"}, {"name": "other", "limit": 3}])
     before = resolved(config)["benchmarks"]["suites"][0]
@@ -170,5 +170,5 @@ def test_the_costs_of_a_plan_copy_nothing_from_an_object_store(stubbed, tmp_path
 @pytest.mark.parametrize(
     ("number", "text"), [(7, "7"), (950, "950"), (1234, "1.2k"), (310_400, "310k"), (3_140_000, "3.1M")]
 )
-def test_large_numbers_read_like_speech(number, text):
+def test_large_numbers_are_written_in_words(number, text):
     assert amount(number) == text

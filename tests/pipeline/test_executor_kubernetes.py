@@ -1,4 +1,4 @@
-"""Steps in Kubernetes pods: the Jobs that dagster-k8s submits for our settings, and that they do the work."""
+"""Steps in Kubernetes pods: the Jobs that dagster-k8s submits for our settings, and their results."""
 
 import copy
 import os
@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 import stub_stages
 import yaml
-from places import FOLDER, ROOT
+from paths import FOLDER, ROOT
 
 from drirl_core.errors import ConfigError
 from drirl_core.graph.build import build
@@ -110,14 +110,14 @@ def _container(job):
 
 
 @pytest.mark.slow
-def test_pods_make_what_any_other_process_makes(run):
+def test_pods_give_the_same_result_as_any_other_process(run):
     assert run.recorded == run.expected
     assert set(run.pods()) == {"sft_checkpoint", "check_sft_checkpoint"}
     assert {job["path"] for job in run.pods().values()} == {"/apis/batch/v1/namespaces/training/jobs"}
 
 
 @pytest.mark.slow
-def test_a_heavy_step_asks_for_its_gpu_and_a_light_one_for_nothing(run):
+def test_a_heavy_step_requests_its_gpu_and_a_light_one_nothing(run):
     heavy, light = run.pods()["sft_checkpoint"], run.pods()["check_sft_checkpoint"]
     pod = heavy["spec"]["template"]["spec"]
 
@@ -159,7 +159,7 @@ def test_the_manifests_are_valid_for_kubernetes(run, version):
             kubernetes_validate.validate(manifest, version, strict=True)
 
 
-def test_an_instance_outside_the_cluster_is_refused_with_the_way_in(tmp_path, instance):
+def test_an_instance_outside_the_cluster_is_refused_with_advice(tmp_path, instance):
     pods = {"image": "drirl:1", "claim": "artifacts", "mount": str(tmp_path)}
     config = load(stub_stages.write_settings(tmp_path, execution={"executor": "kubernetes", "kubernetes": pods})).config
 

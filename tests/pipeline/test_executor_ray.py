@@ -1,4 +1,4 @@
-"""Steps on a real Ray head of this machine: they make what they make in one process."""
+"""Steps on a real Ray head on this machine give the same results as in one process."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import stub_stages
-from places import FOLDER, ROOT
+from paths import FOLDER, ROOT
 
 from drirl_core.graph.build import build
 from drirl_core.graph.versions import source_version
@@ -27,14 +27,14 @@ pytest.importorskip("dagster_ray")
 pytest.importorskip("ray")
 
 ASSETS = ("prompt_pool", "safety_dataset_insult", "safety_dataset_harm", "helpful_dataset", "sft_checkpoint")
-# Else Ray puts the machine's own address in the place of 127.0.0.1; the option that does it was made for other systems.
+# Otherwise Ray replaces 127.0.0.1 with the address of the machine; this option was made for other systems.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 START_S, STOP_S, RUN_S = 120, 60, 600
 
 
 @pytest.fixture
 def head():
-    """Address of a Ray head with two cores and one GPU, which exists in its books only."""
+    """Address of a Ray head with two cores and one GPU, which exists only in its bookkeeping."""
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # Ray's sockets need a short path
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     port, gcs, client = _free_port(), _free_port(), _free_port()
@@ -95,7 +95,7 @@ def _wait_for(address: str, process: subprocess.Popen, log: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(START_S + RUN_S + STOP_S)
-def test_steps_on_ray_make_what_they_make_in_one_process(head, home, tmp_path, stubbed):
+def test_steps_on_ray_give_the_same_result_as_in_one_process(head, home, tmp_path, stubbed):
     execution = {"executor": "ray", "ray": {"address": head}, "gpu": {"count": 1, "memory_gib": 0.25}}
     file = stub_stages.write_settings(tmp_path, execution=execution)
     command = [

@@ -1,4 +1,4 @@
-"""One setting chooses where steps run; what it needs is asked for before anything runs."""
+"""One setting chooses where steps run; its requirements are checked before anything runs."""
 
 import importlib.util
 import os
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import stub_stages
-from places import ROOT
+from paths import ROOT
 from typer.testing import CliRunner
 
 from drirl_core.config import load_config
@@ -79,7 +79,7 @@ def test_the_page_does_not_start_without_the_extra(tmp_path, without_extras):
     assert 'pip install -c constraints.txt "drirl[ray]"' in " ".join(shown.output.split())
 
 
-def test_the_doctor_looks_for_the_extra(tmp_path, without_extras):
+def test_the_doctor_checks_for_the_extra(tmp_path, without_extras):
     near, far = (check_executor(load(_settings(tmp_path, executor=name)).config) for name in ("multiprocess", "ray"))
 
     assert (near.status, near.detail) == ("ok", "multiprocess")
@@ -87,7 +87,7 @@ def test_the_doctor_looks_for_the_extra(tmp_path, without_extras):
     assert "drirl[ray]" in far.detail
 
 
-def test_a_run_in_this_process_refuses_what_is_meant_for_a_cluster(tmp_path, home):
+def test_a_run_in_this_process_refuses_a_cluster_executor(tmp_path, home):
     file, message = (
         _settings(tmp_path, executor="ray"),
         r"is 'ray', and `drirl run` runs every step on this machine; start .* `drirl dev FILE`",
@@ -101,7 +101,7 @@ def test_a_run_in_this_process_refuses_what_is_meant_for_a_cluster(tmp_path, hom
     assert not (tmp_path / "artifacts").exists()
 
 
-def test_the_way_out_of_that_refusal_works(tmp_path, home, stubbed):
+def test_the_advice_of_that_refusal_works(tmp_path, home, stubbed):
     outcome = run_pipeline(
         _settings(tmp_path, executor="ray"),
         select=["prompt_pool"],
@@ -124,7 +124,7 @@ def test_another_machine_finds_the_configuration_relative_to_its_own_project(mon
     assert config_for_nodes() == "configs/demo.yaml"
 
 
-def test_what_is_not_said_about_pods_is_left_to_the_launcher(tmp_path, monkeypatch):
+def test_pod_settings_that_are_not_set_are_left_to_the_launcher(tmp_path, monkeypatch):
     monkeypatch.setenv("DRIRL_CONFIG", "configs/mine.yaml")
 
     assert pod_settings(load(_settings(tmp_path, executor="kubernetes", kubernetes=PODS)).config) == {

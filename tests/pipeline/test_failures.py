@@ -24,12 +24,12 @@ def rest():
 
 @dg.job
 def idle():
-    """A job for runs that never get to their steps."""
+    """A job for runs that never reach their steps."""
     rest()
 
 
 class Watch:
-    """Runs on the project's own instance, the sensor, and the alerts it raised."""
+    """Runs on the instance of the project, the sensor, and the alerts it raised."""
 
     def __init__(self, instance, folder):
         self.instance, self.folder, self.alerts, self.cursor = instance, folder, [], None
@@ -38,9 +38,9 @@ class Watch:
         self.sensor = failure_sensor(_with_alerts(config, quiet), [self.alerts.append])
         self.tick()  # a new sensor begins with the runs after it
 
-    def run(self, *names, mood="stub"):
+    def run(self, *names, behaviour="stub"):
         job = all_definitions(
-            load(stub_stages.write_settings(self.folder, name=mood)), retry=None
+            load(stub_stages.write_settings(self.folder, name=behaviour)), retry=None
         ).resolve_implicit_global_asset_job_def()
         keys = [dg.AssetKey(name) for name in names]
         return job.execute_in_process(instance=self.instance, asset_selection=keys, raise_on_error=False)
@@ -69,14 +69,14 @@ def watch(stubbed, home, tmp_path):
         yield Watch(instance, tmp_path)
 
 
-def test_a_failed_stage_is_told_once_in_its_own_words(watch):
-    failed = watch.run("prompt_pool", mood="fail=prompt_pool")
+def test_a_failed_stage_is_reported_once_with_its_own_message(watch):
+    failed = watch.run("prompt_pool", behaviour="fail=prompt_pool")
     (alert,) = watch.tick()
 
     assert not failed.success
     assert alert.kind == "run_failed"
     assert alert.title == f"run {failed.run_id[:8]} failed at prompt_pool"
-    assert alert.text == "prompt_pool: row 3 of prompt_pool has no prompt; mend the file and run again"
+    assert alert.text == "prompt_pool: row 3 of prompt_pool has no prompt; fix the file and run again"
     assert alert.facts == {
         "run_id": failed.run_id,
         "job": "__ASSET_JOB",
@@ -97,7 +97,7 @@ def test_runs_that_succeed_or_are_cancelled_raise_nothing(watch):
 
 def test_several_failed_steps_are_all_named(watch):
     watch.made_before(*DATA)
-    failed = watch.run("sft_checkpoint", "balance_report", mood="fail=balance_report crash=sft_checkpoint")
+    failed = watch.run("sft_checkpoint", "balance_report", behaviour="fail=balance_report crash=sft_checkpoint")
     (alert,) = watch.tick()
 
     assert not failed.success
@@ -107,9 +107,9 @@ def test_several_failed_steps_are_all_named(watch):
     assert "Traceback" not in alert.text
 
 
-def test_a_blocking_check_is_told_as_what_it_found(watch):
+def test_a_blocking_check_is_reported_with_its_finding(watch):
     watch.made_before(*DATA, "sft_checkpoint", "completion_pool_insult")
-    failed = watch.run("reward_model_insult", mood="weak=reward_model_insult")
+    failed = watch.run("reward_model_insult", behaviour="weak=reward_model_insult")
     (alert,) = watch.tick()
 
     assert not failed.success
@@ -117,7 +117,7 @@ def test_a_blocking_check_is_told_as_what_it_found(watch):
     assert alert.text.startswith("reward_model_insult accuracy_floor: ")
 
 
-def test_a_run_reaped_by_its_owner_check_is_told_without_a_step(watch):
+def test_a_run_whose_process_died_is_reported_without_a_step(watch):
     dead = json.dumps({**json.loads(owner_tag()), "started": "1"})
     run = watch.instance.create_run_for_job(idle, status=dg.DagsterRunStatus.STARTED, tags={OWNER_TAG: dead})
     assert heal(watch.instance) == [run.run_id]
@@ -130,7 +130,7 @@ def test_a_run_reaped_by_its_owner_check_is_told_without_a_step(watch):
     assert watch.tick() == []
 
 
-def test_a_run_ended_from_outside_says_why_and_that_it_is_tried_again(watch):
+def test_a_run_ended_from_outside_says_why_and_that_it_is_retried(watch):
     run = watch.instance.create_run_for_job(idle, status=dg.DagsterRunStatus.STARTED)
     watch.instance.add_run_tags(run.run_id, {"dagster/will_retry": "true"})
     watch.instance.report_run_failed(
@@ -163,6 +163,6 @@ def test_a_hook_that_fails_does_not_fail_the_sensor(watch):
         raise RuntimeError("no")
 
     watch.sensor = failure_sensor(load(stub_stages.write_settings(watch.folder)).config, [broken, watch.alerts.append])
-    watch.run("prompt_pool", mood="fail=prompt_pool")
+    watch.run("prompt_pool", behaviour="fail=prompt_pool")
 
     assert len(watch.tick()) == 1

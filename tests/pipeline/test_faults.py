@@ -1,4 +1,4 @@
-"""Faults around a run: a home that cannot be written, a clock that jumps, two homes on one root, a run that loses its process."""
+"""Faults around a run: read-only or full home, clock set back, two homes on one root, a run whose process dies."""
 
 import json
 import os
@@ -11,7 +11,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import stub_stages
-from places import FOLDER, ROOT, wait_for
+from paths import FOLDER, ROOT
+from waiting import wait_for
 
 from benchmarks.reliability.invariants import half_published
 from drirl_core.errors import ConfigError
@@ -32,7 +33,7 @@ def _run(settings: Path):
 
 @pytest.fixture
 def mounted(home):
-    """The home on a file system of its own, where this account may mount one."""
+    """The home on a separate file system, if this account may mount one."""
     kept = {file.relative_to(home): file.read_bytes() for file in home.rglob("*") if file.is_file()}
     if subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(home)], capture_output=True, check=False
@@ -61,8 +62,8 @@ def test_a_read_only_home_is_explained_and_nothing_runs(stubbed, mounted, tmp_pa
     assert _run(settings).success
 
 
-def test_a_full_home_is_explained_and_space_mends_it(stubbed, mounted, tmp_path):
-    """The home fills up at one place of the run after another."""
+def test_a_full_home_is_explained_and_freeing_space_fixes_it(stubbed, mounted, tmp_path):
+    """The home fills up at different points of the run."""
     settings = stub_stages.write_settings(tmp_path)
     messages, filler = [], mounted / "filler"
     for free in (0, 8192, 65536, 262144):
@@ -104,7 +105,7 @@ def test_a_clock_that_is_set_back_between_runs_loses_nothing(stubbed, home, tmp_
 
 
 @pytest.mark.slow  # two processes with all the workers of half the graph
-def test_two_homes_on_one_root_at_once_make_each_asset_once(home, tmp_path):
+def test_two_homes_on_one_root_at_once_build_each_asset_once(home, tmp_path):
     settings, root = stub_stages.write_settings(tmp_path), tmp_path / "artifacts"
     code = f"""{PREAMBLE}
 import json
@@ -140,7 +141,7 @@ print(json.dumps([outcome.success, sorted(outcome.built), sorted(outcome.reused)
 
 
 def test_a_step_whose_run_lost_its_process_stops_its_worker(home, tmp_path):
-    """Else it trains on, beside the retry of the run."""
+    """Otherwise it would continue to train while the run is retried."""
     settings = stub_stages.write_settings(tmp_path, name="sleep=prompt_pool")
     code = f"""{PREAMBLE}
 import dagster as dg

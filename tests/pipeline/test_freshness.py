@@ -1,4 +1,4 @@
-"""Sources that nobody looks at are noticed, and a promoted policy has an age at which the graph warns."""
+"""Sources that are not observed cause a warning, and so does a promoted policy that is too old."""
 
 from datetime import datetime, timedelta
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 
 @pytest.fixture
 def settings(tmp_path):
-    """Read the stub configuration with some settings of the freshness."""
+    """Load the stub configuration with changed freshness settings."""
     path = stub_stages.write_settings(tmp_path)
     return lambda **freshness: load(path, {f"operations.freshness.{key}": value for key, value in freshness.items()})
 
@@ -38,7 +38,7 @@ def _verdicts(config, instance) -> dict[str, dg.AssetCheckEvaluation]:
     return {found.asset_key.to_user_string(): found for found in done.get_asset_check_evaluations()}
 
 
-def test_a_source_warns_when_it_was_not_looked_at_for_too_long_or_never(settings, instance):
+def test_a_source_warns_when_it_was_not_observed_for_too_long_or_never(settings, instance):
     _observe(instance, "source_unsafe")
 
     looked_at, *others = (_verdicts(config, instance) for config in (settings(), settings(source_hours=1e-9)))
@@ -51,7 +51,7 @@ def test_a_source_warns_when_it_was_not_looked_at_for_too_long_or_never(settings
     assert not any(verdict.blocking for verdict in looked_at.values())
 
 
-def test_the_sources_are_asked_about_every_morning_once_they_were_looked_at(settings, instance):
+def test_sources_are_checked_every_morning_once_they_were_observed(settings, instance):
     defs, cursor = _definitions(settings()), None
 
     def tick(moment: str) -> set[str]:

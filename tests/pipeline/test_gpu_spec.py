@@ -1,4 +1,4 @@
-"""What a step asks for, and the three translations of it, worked by hand."""
+"""The resources a step requests, and their three translations, computed by hand."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import sys
 
 import dagster as dg
 import pytest
-from places import ROOT
+from paths import ROOT
 
 from pipeline.executors.gpu_share import taken_gpus
 from pipeline.executors.gpu_spec import GpuSpec, gpu_spec, kubernetes_tags, op_tags, pool, ray_tags, toleration
@@ -18,7 +18,7 @@ BIG = GpuSpec(True, 2, 4.0, 1.5, {"gpu": "h100"}, ("nvidia.com/gpu:NoSchedule", 
 DRIVER = "#!/bin/sh\nprintf 'GPU-a\\nGPU-b\\n'\n"
 
 
-def test_a_heavy_step_asks_for_what_the_configuration_says():
+def test_a_heavy_step_requests_what_the_configuration_says():
     asked = {
         "execution.gpu.count": 2,
         "execution.gpu.cpus": 4,
@@ -31,7 +31,7 @@ def test_a_heavy_step_asks_for_what_the_configuration_says():
     assert gpu_spec(False, config) == GpuSpec()
 
 
-def test_a_configuration_that_computes_on_the_cpu_asks_for_no_gpu():
+def test_a_configuration_for_the_cpu_requests_no_gpu():
     assert gpu_spec(True, load("configs/demo.yaml").config).count == 1
     assert gpu_spec(True, load("configs/demo.yaml", {"models.device": "cpu"}).config) == GpuSpec(heavy=True)
 
@@ -40,13 +40,13 @@ def test_heavy_steps_share_a_pool_with_or_without_a_gpu():
     assert (pool(BIG), pool(GpuSpec(heavy=True)), pool(GpuSpec())) == ("gpu", "gpu", None)
 
 
-def test_ray_is_told_numbers_and_bytes():
-    """1.5 GiB = 1.5 * 2^30 = 1610612736 bytes; a step that asks for nothing still takes one core."""
+def test_ray_gets_numbers_and_bytes():
+    """1.5 GiB = 1.5 * 2^30 = 1610612736 bytes; a step that requests nothing still takes one core."""
     assert ray_tags(BIG) == {"dagster-ray/config": {"num_cpus": 4.0, "num_gpus": 2.0, "memory": 1610612736}}
     assert ray_tags(GpuSpec()) == {"dagster-ray/config": {"num_cpus": 1.0}}
 
 
-def test_kubernetes_is_told_quantities_nodes_and_taints():
+def test_kubernetes_gets_quantities_nodes_and_taints():
     resources = {"limits": {"nvidia.com/gpu": "2"}, "requests": {"cpu": "4", "memory": "1.5Gi"}}
     pod = {"node_selector": {"gpu": "h100"}, "tolerations": [toleration(text) for text in BIG.tolerations]}
 
@@ -77,7 +77,7 @@ def test_local_executors_need_no_tags(executor):
     assert op_tags(BIG, executor) == {}
 
 
-def test_every_step_carries_the_tags_of_the_chosen_executor():
+def test_every_step_has_the_tags_of_the_chosen_executor():
     defs = all_definitions(load("configs/demo.yaml", {"execution.executor": "ray", "execution.gpu.cpus": 3}))
     job = defs.resolve_implicit_global_asset_job_def()
     tags = {name: json.loads(job.get_node_named(name).definition.tags["dagster-ray/config"]) for name in ("policy_checkpoint", "prompt_pool", "check_dataset")}  # fmt: skip

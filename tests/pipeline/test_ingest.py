@@ -1,4 +1,4 @@
-"""The sensor of the drop folder: what it observes, tells and raises, and what automation makes of it."""
+"""The sensor of the drop folder: its observations, logs and alerts, and the runs of automation that follow."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ class Inbox:
         (self.drop / name).write_text(text)
 
     def tick(self):
-        """Evaluate the sensor once and keep what the daemon would keep."""
+        """Evaluate the sensor once and store what the daemon would store."""
         data = self.sensor.evaluate_tick(dg.build_sensor_context(instance=self.instance, cursor=self.cursor))
         for event in data.asset_events:
             self.instance.report_runless_asset_event(event)
@@ -50,7 +50,7 @@ def dropbox(instance, tmp_path):
     return Inbox(instance, tmp_path)
 
 
-def test_an_accepted_file_is_observed_once_and_no_run_is_asked_for(dropbox):
+def test_an_accepted_file_is_observed_once_and_no_run_is_requested(dropbox):
     dropbox.tick()
     empty = observed_version(dropbox.instance, "source_inbox")
     dropbox.put("a.csv", GOOD)
@@ -64,7 +64,7 @@ def test_an_accepted_file_is_observed_once_and_no_run_is_asked_for(dropbox):
     assert event.metadata["accepted"].value == "a.csv"
     assert data.skip_message == "1 accepted (a.csv)"
     assert dropbox.tick().asset_events == []
-    assert dropbox.tick().skip_message == "nothing was dropped"
+    assert dropbox.tick().skip_message == "the drop folder is empty"
     assert dropbox.alerts == []
 
 
@@ -77,7 +77,7 @@ def test_a_rejected_file_raises_one_alert_and_changes_nothing(dropbox):
     assert data.asset_events == []
     assert data.skip_message == "2 rejected (b.csv, c.xlsx)"
     assert [alert.title for alert in dropbox.alerts] == [
-        f"the dropped file {name} was not taken in" for name in ("b.csv", "c.xlsx")
+        f"the dropped file {name} was rejected" for name in ("b.csv", "c.xlsx")
     ]
     assert {alert.kind for alert in dropbox.alerts} == {"file_rejected"}
     assert "has no column 'prompt'" in dropbox.alerts[0].text
@@ -86,8 +86,8 @@ def test_a_rejected_file_raises_one_alert_and_changes_nothing(dropbox):
     assert len(dropbox.alerts) == 2
 
 
-def test_what_was_taken_in_without_the_sensor_is_observed_by_the_next_tick(dropbox):
-    """By `drirl ingest`, by a hand, or by a tick that died between the move and the observation."""
+def test_files_accepted_without_the_sensor_are_observed_by_the_next_tick(dropbox):
+    """Accepted by `drirl ingest`, by hand, or by a tick that died between the move and the observation."""
     dropbox.tick()
     dropbox.put("a.csv", GOOD)
     assert len(inbox.sweep(dropbox.project).accepted) == 1
@@ -108,7 +108,7 @@ def test_the_content_is_hashed_only_when_the_folder_changed(dropbox, monkeypatch
     assert dropbox.tick().asset_events == []
 
 
-def test_a_sweep_that_is_going_on_elsewhere_is_waited_for(dropbox):
+def test_a_sweep_in_another_process_is_waited_for(dropbox):
     dropbox.tick()
     before = dropbox.cursor
     dropbox.put("a.csv", GOOD)
@@ -118,7 +118,7 @@ def test_a_sweep_that_is_going_on_elsewhere_is_waited_for(dropbox):
     assert len(dropbox.tick().asset_events) == 1
 
 
-def test_files_being_written_are_named_and_left_alone(dropbox, tmp_path):
+def test_files_being_written_are_named_and_not_touched(dropbox, tmp_path):
     config = dataclasses.replace(
         dropbox.project.config,
         operations=dataclasses.replace(
@@ -145,7 +145,7 @@ def test_a_failing_hook_does_not_keep_a_file_from_being_observed(dropbox):
 
 
 @pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
-def test_automation_makes_the_pool_anew_after_a_drop_and_only_then(stubbed, dropbox):
+def test_automation_recomputes_the_pool_only_after_a_drop(stubbed, dropbox):
     defs = dg.Definitions(assets=group_assets("prompts", dropbox.project))
     job = defs.resolve_implicit_global_asset_job_def()
     cursor = None
@@ -175,4 +175,4 @@ def test_the_source_can_be_observed_before_anything_was_swept(dropbox):
     (event,) = result.get_asset_observation_events()
 
     assert event.asset_observation_data.asset_observation.metadata["bytes"].value == 0
-    assert dropbox.tick().asset_events == []  # it is the version that is recorded already
+    assert dropbox.tick().asset_events == []  # this version is already recorded

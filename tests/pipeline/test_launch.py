@@ -1,4 +1,4 @@
-"""From a Dagster step through the worker process and back: results, failures, missing inputs, reuse, retries."""
+"""A Dagster step and its worker process: results, failures, missing inputs, reuse, retries."""
 
 import base64
 import os
@@ -9,7 +9,7 @@ import time
 import dagster as dg
 import pytest
 import stub_stages
-from places import ROOT
+from paths import ROOT
 
 from drirl_core.store.artifacts import ArtifactStore
 from pipeline.instance.settings import load
@@ -19,20 +19,22 @@ DATA = ("prompt_pool", "safety_dataset_insult", "safety_dataset_harm", "helpful_
 
 
 class Runner:
-    """Materialize assets of a configuration against one instance, in this process."""
+    """Materialize assets of a configuration in this process, with one instance."""
 
     def __init__(self, instance, tmp_path):
         self.instance, self.folder = instance, tmp_path
 
-    def __call__(self, *names: str, mood: str = "stub", **changes):
-        self.project = load(stub_stages.write_settings(self.folder, name=mood, **changes))
+    def __call__(self, *names: str, behaviour: str = "stub", **changes):
+        self.project = load(stub_stages.write_settings(self.folder, name=behaviour, **changes))
         job = all_definitions(self.project, retry=None).resolve_implicit_global_asset_job_def()
         keys = [dg.AssetKey(name) for name in names]
         return job.execute_in_process(instance=self.instance, asset_selection=keys, raise_on_error=False)
 
-    def made_before(self, *names: str, mood: str = "stub") -> None:
+    def made_before(self, *names: str, behaviour: str = "stub") -> None:
         """Build assets without Dagster and record them, as an earlier run would have."""
-        stub_stages.build_and_record(self.instance, load(stub_stages.write_settings(self.folder, name=mood)), *names)
+        stub_stages.build_and_record(
+            self.instance, load(stub_stages.write_settings(self.folder, name=behaviour)), *names
+        )
 
     def latest(self, name: str) -> dg.AssetMaterialization:
         return self.instance.get_latest_materialization_event(dg.AssetKey(name)).asset_materialization
@@ -87,7 +89,7 @@ def test_pictures_and_tables_are_shown_in_place(run):
     assert table == "| prompt | reward |\n| --- | --- |\n| a\\|b | 0.1235 |"
 
 
-def test_a_second_run_finds_the_artifact_and_shows_its_numbers_again(run):
+def test_a_second_run_reuses_the_artifact_and_shows_its_numbers_again(run):
     run.made_before("prompt_pool")
     first = run.latest("prompt_pool")
     result = run("prompt_pool")
@@ -101,20 +103,20 @@ def test_a_second_run_finds_the_artifact_and_shows_its_numbers_again(run):
 
 def test_a_failing_category_says_why_and_the_others_are_kept(run):
     run.made_before("prompt_pool")
-    result = run(*DATA[1:], mood="fail=safety_dataset_insult")
+    result = run(*DATA[1:], behaviour="fail=safety_dataset_insult")
     failure = _failure(result, "dataset_by_category")
     kept = {event.asset_key.to_user_string() for event in result.get_asset_materialization_events()}
 
     assert not result.success
     assert (
         failure.description
-        == "safety_dataset_insult: row 3 of safety_dataset_insult has no prompt; mend the file and run again"
+        == "safety_dataset_insult: row 3 of safety_dataset_insult has no prompt; fix the file and run again"
     )
     assert kept == {"safety_dataset_harm", "helpful_dataset"}
 
 
-def test_an_unforeseen_error_names_its_line_and_keeps_the_traceback_aside(run):
-    failure = _failure(run("prompt_pool", mood="crash=prompt_pool"), "prompt_pool")
+def test_an_unexpected_error_names_its_line_and_keeps_the_traceback_separate(run):
+    failure = _failure(run("prompt_pool", behaviour="crash=prompt_pool"), "prompt_pool")
 
     assert failure.description.startswith("prompt_pool: unexpected ZeroDivisionError: a bug (stub_stages.py, line ")
     assert "ZeroDivisionError: a bug" in failure.metadata["traceback of prompt_pool"].value
@@ -128,7 +130,7 @@ def test_a_missing_input_is_named_before_any_work_starts(run):
     assert not any("[pipes]" in line for line in run.lines(result))
 
 
-def test_an_error_that_a_retry_cannot_mend_is_not_retried(run, project):
+def test_an_error_that_a_retry_cannot_fix_is_not_retried(run, project):
     job = all_definitions(project).resolve_implicit_global_asset_job_def()  # with the retry policy of heavy steps
     result = job.execute_in_process(
         instance=run.instance, asset_selection=[dg.AssetKey("sft_checkpoint")], raise_on_error=False
@@ -138,7 +140,7 @@ def test_an_error_that_a_retry_cannot_mend_is_not_retried(run, project):
     assert "safety_dataset_insult has not been materialized" in _failure(result, "sft_checkpoint").description
 
 
-def test_a_damaged_input_is_named_with_the_way_out(run):
+def test_a_damaged_input_is_named_with_advice(run):
     run.made_before("prompt_pool")
     (ArtifactStore(run.folder / "artifacts").latest("prompt_pool").path / "prompts.parquet").unlink()
 
@@ -158,8 +160,8 @@ def test_a_source_that_is_gone_is_named(run, project):
     assert "unsafe.jsonl cannot be read" in _failure(result, "prompt_pool").description
 
 
-def test_a_killed_worker_is_started_once_more(run):
-    result = run("prompt_pool", mood="kill=prompt_pool")  # kills itself on its first attempt only
+def test_a_killed_worker_is_started_again_once(run):
+    result = run("prompt_pool", behaviour="kill=prompt_pool")  # kills itself on its first attempt only
     retries = [e for e in result.all_events if e.event_type_value == "STEP_UP_FOR_RETRY"]
 
     assert result.success
@@ -167,9 +169,9 @@ def test_a_killed_worker_is_started_once_more(run):
     assert "killed by SIGKILL; the usual cause is too little memory" in retries[0].step_retry_data.error.cause.message
 
 
-def test_a_failing_blocking_check_stops_what_comes_after(run):
+def test_a_failing_blocking_check_stops_downstream_assets(run):
     run.made_before(*DATA, "sft_checkpoint", "completion_pool_insult")
-    result = run("reward_model_insult", "hardness_insult", mood="weak=reward_model_insult")
+    result = run("reward_model_insult", "hardness_insult", behaviour="weak=reward_model_insult")
     made = {event.asset_key.to_user_string() for event in result.get_asset_materialization_events()}
 
     assert made == {"reward_model_insult"}
@@ -210,11 +212,11 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    with open(f"/proc/{pid}/stat") as file:  # a zombie waits for a parent in a container that never asks
+    with open(f"/proc/{pid}/stat") as file:  # a zombie: in this container no parent waits for it
         return file.read().rpartition(")")[2].split()[0] != "Z"
 
 
-def test_the_worker_by_hand_says_how_it_is_meant_to_be_started():
+def test_the_worker_started_by_hand_says_how_to_start_it():
     done = subprocess.run([sys.executable, "-m", "pipeline.running.worker"], cwd=ROOT, capture_output=True, text=True)
 
     assert done.returncode == 2

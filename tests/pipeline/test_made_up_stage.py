@@ -1,4 +1,4 @@
-"""A stage is one record and one function: everybody else reads them."""
+"""A stage is one record and one function; everything else reads them."""
 
 import dagster as dg
 import pyarrow as pa
@@ -22,7 +22,7 @@ ECHOES = [f"echo_{category}" for category in ("insult", "harm", "helpful")]
 
 
 def build_echo(context):
-    """Say the category, as often as the policy takes steps."""
+    """Write the category once per policy step."""
     rows = [{"said": context.category}] * context.config.policy.steps
     write_table(context.out / "echo.parquet", rows, pa.schema([("said", pa.string())]))
     return {"tokens": len(rows)}
@@ -37,7 +37,7 @@ CHECKS = (Rule("loud", "It can be heard.", _loud),)
 
 @pytest.fixture
 def echo(stubbed, monkeypatch):
-    """The record of a stage that nothing else knows."""
+    """The record of a stage that no other code mentions."""
     record = Stage(
         f"{__name__}:build_echo",
         "1",

@@ -1,4 +1,4 @@
-"""`drirl run` plans once, lays out the graph once and opens the store once; what it tells comes from that one plan."""
+"""`drirl run` plans once, lays out the graph once and opens the store once; everything it prints comes from that one plan."""
 
 import sys
 
@@ -17,7 +17,7 @@ from pipeline.running import run as running  # noqa: F401
 
 
 def count(monkeypatch, function) -> list:
-    """Put a counting function in the place of another, wherever it was imported; return the calls."""
+    """Replace a function, wherever it was imported, with one that counts its calls; return the calls."""
     calls: list = []
 
     def counted(*args, **kwargs):
@@ -42,7 +42,7 @@ def counts(monkeypatch):
 
 @pytest.fixture
 def settings(stubbed, home, tmp_path, monkeypatch):
-    """Settings whose complete graph is made and recorded; the stub report has no page to show."""
+    """Settings whose complete graph is built and recorded; the stub report has no page to show."""
     file = stub_stages.write_settings(tmp_path)
     with dg.DagsterInstance.from_config(str(home)) as instance:
         stub_stages.build_and_record(instance, load(file))
@@ -70,7 +70,7 @@ def test_a_run_of_what_is_stale_plans_once_and_makes_it(settings, counts):
     before = counts()
     made = drirl("run", settings, "--only", "stale", "--set", "name=other")
 
-    assert "Nothing to do: what --only names is up to date" in nothing
+    assert "Nothing to do: what --only selects is up to date" in nothing
     assert "Promotion: " in nothing
     assert before == (1, 1, 1)
     assert "Done: 2 assets built" in made

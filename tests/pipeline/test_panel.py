@@ -1,9 +1,9 @@
-"""The plan as an asset: what an observation shows, and that only the plan changes its version."""
+"""The plan as an asset: what an observation shows, and that only a changed plan changes its version."""
 
 import dagster as dg
 import pytest
 import stub_stages
-from places import ROOT
+from paths import ROOT
 
 from drirl_core.graph.build import run_all
 from drirl_core.reporting import SilentReporter

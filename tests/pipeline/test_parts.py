@@ -1,4 +1,4 @@
-"""The small parts: message lines, display, home, the run's owner, the launcher's health check."""
+"""Small parts: message lines, display, home, owner of a run, health check of the launcher."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from places import ROOT
+from paths import ROOT
 
 from drirl_core.errors import ConfigError
 from drirl_core.reporting import Plot, Table
@@ -26,7 +26,7 @@ from pipeline.wiring.display import finite, markdown_table, pipes_metadata
 
 
 class Handler:
-    """Keeps what the reader hands over."""
+    """Collects what the reader passes on."""
 
     def __init__(self):
         self.messages, self.errors = [], []
@@ -53,7 +53,7 @@ def test_a_line_that_is_still_being_written_is_waited_for():
     assert handler.errors == []
 
 
-def test_a_bad_message_does_not_silence_the_next_one():
+def test_a_bad_message_does_not_stop_the_next_one():
     handler = Handler()
     with LineReader().read_messages(handler) as params, open(params["path"], "a") as file:
         file.write('not json\n"refuse"\n"good"\n')
@@ -138,7 +138,7 @@ def test_the_projects_home_follows_its_settings_file(tmp_path):
     assert [file.name for file in home.iterdir()] == ["dagster.yaml"]
 
 
-def test_a_home_of_the_users_own_is_taken_if_absolute(tmp_path, monkeypatch):
+def test_a_home_chosen_by_the_user_must_be_absolute(tmp_path, monkeypatch):
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "own"))
     assert chosen_home() == tmp_path / "own"
     monkeypatch.setenv("DAGSTER_HOME", "own")
@@ -150,7 +150,7 @@ def test_a_home_of_the_users_own_is_taken_if_absolute(tmp_path, monkeypatch):
     assert chosen_home() == tmp_path / ".drirl" / "dagster_home"
 
 
-def test_a_home_that_cannot_be_made_is_named(tmp_path):
+def test_a_home_that_cannot_be_created_is_named(tmp_path):
     (tmp_path / "dagster.yaml").write_text("{}\n")
     (tmp_path / ".drirl").write_text("a file")
 
@@ -158,7 +158,7 @@ def test_a_home_that_cannot_be_made_is_named(tmp_path):
         prepare_home(tmp_path)
 
 
-def test_the_owner_of_a_run_is_gone_only_when_that_is_sure():
+def test_the_owner_of_a_run_is_gone_only_when_that_is_certain():
     """Alive; dead; the same process id with another start time; another host, of which nothing is known."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
@@ -189,7 +189,7 @@ def test_the_launcher_notices_a_dead_code_server(tmp_path):
     assert _health(**{".dagster__grpc_info": tag}) == "FAILED"  # the file is there, nobody listens
 
 
-def test_the_launcher_leaves_runs_alone_of_which_it_knows_nothing():
+def test_the_launcher_does_not_touch_runs_it_knows_nothing_about():
     assert _health() == "RUNNING"
     assert _health(**{".dagster__grpc_info": json.dumps({"host": "pod", "port": 4000})}) == "RUNNING"
 

@@ -1,4 +1,4 @@
-"""`run_all`, without Dagster, builds nothing on an artifact that breaks a blocking check."""
+"""`run_all`, without Dagster, builds nothing on an artifact that fails a blocking check."""
 
 import pytest
 import stub_stages
@@ -32,7 +32,7 @@ def _run(folder, what="stub", **changes):
         ("nan=policy_checkpoint", r"policy_checkpoint breaks finite: ", "benchmark_embedded"),
     ],
 )
-def test_a_broken_promise_stops_the_run(tmp_path, what, said, not_made):
+def test_a_failed_blocking_check_stops_the_run(tmp_path, what, said, not_made):
     with pytest.raises(CheckError, match=said):
         _run(tmp_path, what)
     store = load(tmp_path / "stub.yaml").store
@@ -40,16 +40,16 @@ def test_a_broken_promise_stops_the_run(tmp_path, what, said, not_made):
     assert not store.was_made(not_made)
 
 
-def test_another_bound_lets_it_go_on_from_what_was_made(tmp_path):
+def test_with_another_bound_it_continues_from_what_was_built(tmp_path):
     with pytest.raises(CheckError, match="accuracy_floor"):
         _run(tmp_path, "weak=reward_model_insult")
     before = load(tmp_path / "stub.yaml").store.latest("reward_model_insult").version
     made = _run(tmp_path, "weak=reward_model_insult", **{"checks.min_accuracy": 0.0})
     assert made["reward_model_insult"].version == before
     with pytest.raises(CheckError, match="accuracy_floor"):
-        _run(tmp_path, "weak=reward_model_insult")  # asked of what exists as well
+        _run(tmp_path, "weak=reward_model_insult")  # checks run on existing artifacts as well
 
 
 def test_warnings_and_gates_stop_nothing(tmp_path):
-    """The stub policy over-refuses, which a benchmark warns about and a gate of its candidate refuses."""
+    """The stub policy over-refuses: its benchmark gives a warning, and a gate of its candidate fails."""
     assert "promotion_candidate" in _run(tmp_path)

@@ -1,4 +1,4 @@
-"""What a run would do, told from the store: without Dagster, with the reason for each asset."""
+"""What a run would do, computed from the store without Dagster, with the reason for each asset."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import stub_stages
-from places import ROOT
+from paths import ROOT
 
 from drirl_core.checks.asking import broken_promises
 from drirl_core.errors import ConfigError, DataError
@@ -32,7 +32,7 @@ def _states(planned) -> dict[str, set[str]]:
     return states
 
 
-def test_at_first_everything_has_to_be_made(project):
+def test_at_first_everything_has_to_be_built(project):
     planned = plan(project)
 
     assert _states(planned) == {"will_run": set(project.graph.nodes)}
@@ -48,7 +48,7 @@ def test_after_a_run_nothing_is_left_to_do(made):
     assert planned.assets["report"].version == made.store.latest("report").version
 
 
-def test_a_changed_source_makes_its_reader_run_and_the_rest_perhaps(made, tmp_path):
+def test_after_a_changed_source_its_reader_will_run_and_the_rest_may_run(made, tmp_path):
     (tmp_path / "unsafe.jsonl").write_text("insult: you\nharm: them\nharm: us\n")
     planned = plan(made)
 
@@ -65,13 +65,13 @@ def test_a_changed_setting_names_itself_as_the_reason(made, tmp_path):
         "hardness_insult",
         "hardness_harm",
         "policy_checkpoint",
-    }  # it reads them as well
+    }  # this stage reads them as well
     assert planned.assets["hardness_insult"].why == "hardness.sharpness: 1.0 -> 2.0"
     assert planned.assets["policy_checkpoint"].waits_for == ("hardness_insult", "hardness_harm")
     assert _states(planned)["may_run"] == {"benchmark_embedded", "promotion_candidate", "report", "model_card"}
 
 
-def test_a_new_algorithm_is_told_from_a_new_setting(made, monkeypatch):
+def test_a_new_algorithm_is_distinguished_from_a_new_setting(made, monkeypatch):
     import dataclasses
 
     before = STAGES["model_card"].version
@@ -121,7 +121,7 @@ def test_a_bound_leaves_everything_up_to_date(made, tmp_path):
     assert plan(load(tmp_path / "stub.yaml", bounds)).up_to_date
 
 
-def test_where_a_file_lies_is_no_reason_beside_one(made, tmp_path):
+def test_the_path_of_a_file_is_not_listed_beside_a_real_reason(made, tmp_path):
     (tmp_path / "moved").mkdir()
     (tmp_path / "unsafe.jsonl").rename(tmp_path / "moved" / "unsafe.jsonl")
     source = {"name": "unsafe", "path": str(tmp_path / "moved" / "unsafe.jsonl")}
@@ -135,7 +135,7 @@ def test_where_a_file_lies_is_no_reason_beside_one(made, tmp_path):
     assert why == "prompts.sources[unsafe].licence: unknown -> CC0-1.0"
 
 
-def test_several_reasons_are_all_told(made, tmp_path, monkeypatch):
+def test_several_reasons_are_all_listed(made, tmp_path, monkeypatch):
     import dataclasses
 
     monkeypatch.setitem(STAGES, "reward_model", dataclasses.replace(STAGES["reward_model"], version="next"))
@@ -155,7 +155,7 @@ def test_several_reasons_are_all_told(made, tmp_path, monkeypatch):
     ]
 
 
-def test_settings_in_lists_are_told_by_the_name_of_their_row(made, tmp_path):
+def test_settings_in_lists_are_named_by_their_row(made, tmp_path):
     suites = [{"name": "embedded", "limit": 3}, {"name": "own", "path": str(tmp_path / "taxonomy.yaml")}]
     planned = plan(load(tmp_path / "stub.yaml", {"benchmarks.suites": suites}))
 
@@ -168,7 +168,7 @@ def test_settings_in_lists_are_told_by_the_name_of_their_row(made, tmp_path):
     assert planned.assets["benchmark_own"].why == "not made yet"
 
 
-def test_an_input_that_is_none_any_more_is_a_reason(made, tmp_path):
+def test_an_input_that_was_removed_is_a_reason(made, tmp_path):
     planned = plan(load(tmp_path / "stub.yaml", {"policy.start": "base", "completions.samples": {"base": 1}}))
     dropped = [cause.what for cause in planned.assets["policy_checkpoint"].causes if cause.kind == "dropped_input"]
 
@@ -176,7 +176,7 @@ def test_an_input_that_is_none_any_more_is_a_reason(made, tmp_path):
     assert "sft_checkpoint is no input any more" in planned.assets["policy_checkpoint"].why
 
 
-def test_secrets_in_settings_are_not_told(stubbed, project, tmp_path):
+def test_secrets_in_settings_are_not_shown(stubbed, project, tmp_path):
     there = {"demonstrations.demonstrator.kind": "endpoint", "demonstrations.demonstrator.model": "m"}
     url = "demonstrations.demonstrator.url"
     run_all(load(tmp_path / "stub.yaml", {**there, url: "http://me:hunter2@host/v1"}), SilentReporter())
@@ -215,8 +215,8 @@ def test_a_run_of_version_0_1_whose_bounds_stood_elsewhere_is_up_to_date(made, t
     assert changed.assets["reward_model_harm"].why == "rewards.epochs: 60 -> 7"
 
 
-def test_the_reason_is_told_against_the_last_build_even_if_it_gave_what_an_earlier_one_gave(made, tmp_path):
-    """The artifact's manifest tells of the first build, whose prompt pool was another one."""
+def test_the_reason_compares_with_the_last_build_even_if_its_result_equals_an_earlier_one(made, tmp_path):
+    """The manifest of the artifact describes the first build, which had another prompt pool."""
     source = tmp_path / "unsafe.jsonl"
     source.write_text("insult: you\nharm: them\nharm: us\n")
     run_all(made, SilentReporter())
@@ -225,7 +225,7 @@ def test_the_reason_is_told_against_the_last_build_even_if_it_gave_what_an_earli
     assert planned.assets["safety_dataset_insult"].why == "demonstrations.max_step_words: 5 -> 6"
 
 
-def test_stale_selects_what_was_made_before_and_what_follows_from_it(made, tmp_path):
+def test_stale_selects_what_was_built_before_and_what_depends_on_it(made, tmp_path):
     shutil.rmtree(tmp_path / "artifacts" / "model_card")
     planned = plan(load(tmp_path / "stub.yaml", {"policy.steps": 48}), ["stale"])
 
@@ -239,7 +239,7 @@ def test_stale_selects_what_was_made_before_and_what_follows_from_it(made, tmp_p
     assert plan(made, ["stale"]).assets == {}
 
 
-def test_a_stale_asset_that_needs_one_never_made_is_left_out(made, tmp_path):
+def test_a_stale_asset_that_needs_one_never_built_is_left_out(made, tmp_path):
     shutil.rmtree(tmp_path / "artifacts" / "reward_model_harm")
     changed = load(tmp_path / "stub.yaml", {"policy.steps": 48, "hardness.sharpness": 2.0})
     planned = plan(changed, ["stale"])
@@ -253,7 +253,7 @@ def test_a_stale_asset_that_needs_one_never_made_is_left_out(made, tmp_path):
         "report",
         "model_card",
     ]
-    assert set(planned.known) > {"sft_checkpoint", "reward_model_insult"}, "what was looked at on the way is known"
+    assert set(planned.known) > {"sft_checkpoint", "reward_model_insult"}, "inputs that were examined are known"
 
 
 def test_going_back_to_former_settings_needs_no_run(made, tmp_path):
@@ -264,7 +264,7 @@ def test_going_back_to_former_settings_needs_no_run(made, tmp_path):
     assert plan(made).up_to_date
 
 
-def test_a_damaged_artifact_is_made_again(made):
+def test_a_damaged_artifact_is_rebuilt(made):
     store = made.store
     next(store.latest("reward_model_harm").path.glob("*.parquet")).unlink()
     planned = plan(made)
@@ -276,7 +276,7 @@ def test_a_damaged_artifact_is_made_again(made):
     assert planned.assets["reward_model_insult"].state == "up_to_date"
 
 
-def test_a_selection_brings_what_it_needs_and_no_more(project):
+def test_a_selection_includes_what_it_needs_and_no_more(project):
     planned = plan(project, ["safety_dataset_*"])
 
     assert set(planned.assets) == {"prompt_pool", "safety_dataset_insult", "safety_dataset_harm"}
@@ -304,8 +304,8 @@ def test_planning_needs_no_dagster():
     assert done.stdout.split() == ["False", "False"]
 
 
-def test_the_stub_stages_keep_every_promise(made):
-    """The stubs stand for the real stages in other tests, so their artifacts must pass the real rules."""
+def test_the_stub_stages_pass_every_check(made):
+    """The stubs replace the real stages in other tests, so their artifacts must pass the real checks."""
     graph, store = made.graph, made.store
     broken = {name: broken_promises(node, store.latest(name).path, made) for name, node in graph.nodes.items()}
 

@@ -1,4 +1,4 @@
-"""History in Postgres by one variable, against a server that is started for these tests."""
+"""History in Postgres, chosen by one variable; tested with a server that is started for these tests."""
 
 import os
 import pwd
@@ -101,7 +101,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def switched(server, home, monkeypatch) -> Server:
-    """The switch on, an empty database, and a home that knows of it."""
+    """The variable set, an empty database, and a home that uses it."""
     server.ask("DROP DATABASE IF EXISTS dagster WITH (FORCE)", "postgres")
     server.ask("CREATE DATABASE dagster", "postgres")
     monkeypatch.setenv(POSTGRES_VARIABLE, server.url())
@@ -131,7 +131,7 @@ def test_a_run_is_recorded_in_postgres_and_nowhere_else(switched, home, stubbed,
 
 
 @pytest.mark.slow  # thirteen instances are opened
-def test_the_pool_has_one_place_and_many_writers_do_not_lock(switched, home):
+def test_the_pool_has_one_slot_and_many_writers_do_not_lock(switched, home):
     @dg.job
     def job():
         pass
@@ -143,7 +143,7 @@ def test_the_pool_has_one_place_and_many_writers_do_not_lock(switched, home):
                 instance.report_engine_event(f"writer {number} line {line}", run)
             return run.run_id
 
-    write(12)  # makes the tables
+    write(12)  # creates the tables
     with ThreadPoolExecutor(12) as writers:
         runs = list(writers.map(write, range(12)))
     with dg.DagsterInstance.from_config(str(home)) as instance:
@@ -156,7 +156,7 @@ def test_the_pool_has_one_place_and_many_writers_do_not_lock(switched, home):
     assert switched.ask("SELECT count(*), count(DISTINCT run_id) FROM event_logs WHERE event LIKE '%writer%'") == [
         (260, 13)
     ]
-    assert (claims, after) == ([True, False], True)  # whoever waits gets the place that is given back
+    assert (claims, after) == ([True, False], True)  # the waiting step gets the released slot
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ def test_the_pool_has_one_place_and_many_writers_do_not_lock(switched, home):
 def test_doctor_says_what_is_wrong_and_never_the_password(switched, monkeypatch, change, said, advice):
     monkeypatch.setenv(POSTGRES_VARIABLE, switched.url(**change))
     check = check_postgres()
-    assert (check.status, said in check.detail, advice in check.mend) == ("fail", True, True), check
-    assert not {"wrong", PASSWORD, PLAIN_PASSWORD} & set(f"{check.detail} {check.mend}".replace(":", " ").split())
+    assert (check.status, said in check.detail, advice in check.fix) == ("fail", True, True), check
+    assert not {"wrong", PASSWORD, PLAIN_PASSWORD} & set(f"{check.detail} {check.fix}".replace(":", " ").split())
 
 
 def test_doctor_finds_a_database_that_works(switched):
@@ -179,14 +179,14 @@ def test_doctor_finds_a_database_that_works(switched):
     assert check.detail.endswith(f"at 127.0.0.1:{switched.port}/dagster holds the history")
 
 
-def test_doctor_says_that_the_server_is_away(monkeypatch):
+def test_doctor_says_that_the_server_is_down(monkeypatch):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     monkeypatch.setenv(POSTGRES_VARIABLE, f"postgresql://drirl:{PASSWORD}@127.0.0.1:{port}/dagster")
     check = check_postgres()
     assert (check.status, "refused" in check.detail) == ("fail", True)
-    assert check.mend == "start the server, or correct host and port"
+    assert check.fix == "start the server, or correct host and port"
     assert PASSWORD not in check.detail
 
 
@@ -195,8 +195,8 @@ def test_doctor_does_not_repeat_an_address_that_it_cannot_read(monkeypatch, url)
     monkeypatch.setenv(POSTGRES_VARIABLE, url)
     check = check_postgres()
     assert check.status == "fail"
-    assert "sesame" not in check.detail + check.mend
-    assert check.mend.startswith("write it as postgresql://USER:PASSWORD@HOST:5432/DATABASE")
+    assert "sesame" not in check.detail + check.fix
+    assert check.fix.startswith("write it as postgresql://USER:PASSWORD@HOST:5432/DATABASE")
 
 
 def test_a_run_without_its_server_is_one_message(home, stubbed, tmp_path, monkeypatch):
@@ -215,7 +215,7 @@ def test_a_run_without_its_server_is_one_message(home, stubbed, tmp_path, monkey
     assert PASSWORD not in str(raised.value)
 
 
-def test_the_projects_own_home_gets_the_switch_when_it_is_named(tmp_path, monkeypatch):
+def test_the_projects_own_home_gets_the_storage_when_it_is_named(tmp_path, monkeypatch):
     own = tmp_path / ".drirl" / "dagster_home"
     monkeypatch.setattr(homes, "ROOT", tmp_path)
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
@@ -225,7 +225,7 @@ def test_the_projects_own_home_gets_the_switch_when_it_is_named(tmp_path, monkey
     assert homes.has_storage(own / "dagster.yaml")
 
 
-def test_without_the_switch_nothing_changes(monkeypatch, tmp_path):
+def test_without_the_variable_nothing_changes(monkeypatch, tmp_path):
     monkeypatch.delenv(POSTGRES_VARIABLE, raising=False)
     settings = homes.prepare_home(tmp_path) / "dagster.yaml"
     assert settings.read_text() == (homes.ROOT / "dagster.yaml").read_text()
@@ -237,14 +237,15 @@ def test_without_the_switch_nothing_changes(monkeypatch, tmp_path):
     assert "sesame" not in settings.read_text()
 
 
-def test_a_shell_without_the_variable_does_not_take_the_home_away_from_the_others(monkeypatch, tmp_path):
+def test_a_shell_without_the_variable_does_not_hide_the_history_from_others(monkeypatch, tmp_path):
     monkeypatch.setenv(POSTGRES_VARIABLE, "postgresql://drirl:sesame@127.0.0.1/dagster")
     settings = homes.prepare_home(tmp_path) / "dagster.yaml"
     before = settings.read_text()
 
     monkeypatch.delenv(POSTGRES_VARIABLE)
     with pytest.raises(
-        ConfigError, match=rf"lies in Postgres, but {POSTGRES_VARIABLE} is not set here; export it .* or delete"
+        ConfigError,
+        match=rf"is in Postgres, but {POSTGRES_VARIABLE} is not set here; export the same value .* or delete",
     ):
         homes.prepare_home(tmp_path)
     assert settings.read_text() == before
@@ -254,7 +255,7 @@ def test_a_shell_without_the_variable_does_not_take_the_home_away_from_the_other
     assert not homes.has_storage(settings)
 
 
-def test_a_home_of_ones_own_that_ignores_the_switch_is_refused(home, monkeypatch):
+def test_a_home_of_the_user_that_ignores_the_variable_is_refused(home, monkeypatch):
     monkeypatch.setenv(POSTGRES_VARIABLE, "postgresql://drirl:sesame@127.0.0.1/dagster")
     with pytest.raises(
         ConfigError, match=r"has no `storage` section, so the history would go to SQLite; add"
@@ -275,5 +276,5 @@ def test_a_home_of_ones_own_that_ignores_the_switch_is_refused(home, monkeypatch
         ("no address", "no address"),
     ],
 )
-def test_the_driver_is_named_for_the_user(given, expected):
+def test_the_driver_is_added_to_the_address(given, expected):
     assert with_driver(given) == expected

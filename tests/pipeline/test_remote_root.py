@@ -13,7 +13,7 @@ from pipeline.running.run import run_pipeline
 
 
 @pytest.mark.slow  # several runs, each of which starts worker processes
-def test_what_one_machine_ran_another_finds(stubbed, home, empty_home, tmp_path, monkeypatch):
+def test_another_machine_reuses_what_one_machine_built(stubbed, home, empty_home, tmp_path, monkeypatch):
     root = f"file://{tmp_path}/shared"
     settings = stub_stages.write_settings(tmp_path, root=root, mirror=str(tmp_path / "a"))
     here, there = load(settings), load(settings, {"mirror": str(tmp_path / "b")})
@@ -22,7 +22,7 @@ def test_what_one_machine_ran_another_finds(stubbed, home, empty_home, tmp_path,
     assert len(outcome.built) == len(outcome.plan.assets)
     versions = {name: asset.version for name, asset in plan(here, ["balance_report"]).assets.items()}
 
-    assert plan(there, ["balance_report"]).up_to_date, "planning asks the shared root"
+    assert plan(there, ["balance_report"]).up_to_date, "planning reads the shared root"
     assert not list(there.store.root.glob("*/*/manifest.json")), "and copies nothing"
     other_home = tmp_path / "other_home"
     shutil.copytree(empty_home, other_home)

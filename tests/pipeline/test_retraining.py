@@ -1,7 +1,7 @@
-"""Targeted retraining on the project's own definitions: what a change makes anew, once each, and what it leaves alone.
+"""Targeted retraining on the project's own definitions: what a change recomputes, once each, and what it does not.
 
-Stub stages do the work. They are built in this process, where one step of a worker costs seconds; one slow test uses
-workers. Every test leaves the road settled, so that the next one starts from there.
+Stub stages run in this process, because each step in a worker would take seconds; one slow test uses workers. Every
+test leaves everything up to date, so that the next one starts from there.
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ KL_BOUND = dg.AssetCheckKey(dg.AssetKey("policy_checkpoint"), "kl_bound")
 AFTER_POLICY = {"policy_checkpoint", "benchmark_embedded", "promotion_candidate", "report", "model_card"}
 
 
-class Road:
-    """The definitions of a configuration, an instance, and the automation's memory."""
+class Deployment:
+    """The definitions of a configuration, an instance, and the cursor of automation."""
 
     def __init__(self, folder: Path, instance: dg.DagsterInstance) -> None:
         self.folder, self.instance, self.cursor = folder, instance, None
@@ -41,7 +41,7 @@ class Road:
         self.deploy()
 
     def deploy(self, **changes: object) -> None:
-        """Load the definitions anew, with changed settings, as a reload of the code location does."""
+        """Reload the definitions with changed settings, as a reload of the code location does."""
         self.settings |= {key.replace("__", "."): value for key, value in changes.items()}
         self.project = load(stub_stages.write_settings(self.folder, name="fine"), self.settings)
         self.graph, self.defs = self.project.graph, all_definitions(self.project, retry=None)
@@ -54,7 +54,7 @@ class Road:
         return (self.folder / "unsafe.jsonl").read_text()
 
     def run(self, names: list[str]) -> bool:
-        """Make the named assets, with their checks; `name:check` asks a check alone."""
+        """Build the named assets, with their checks; `name:check` runs only a check."""
         checks = [
             dg.AssetCheckKey(dg.AssetKey(name), check) for name, _, check in (n.partition(":") for n in names) if check
         ]
@@ -75,7 +75,7 @@ class Road:
         assert self.run(list(self.graph.sources))
 
     def settle(self) -> Counter[str]:
-        """Tick until a tick asks for nothing; return how often each asset was launched."""
+        """Tick until a tick requests nothing; return how often each asset was launched."""
         launched: Counter[str] = Counter()
         for _ in range(14):
             result = dg.evaluate_automation_conditions(self.defs, self.instance, cursor=self.cursor)
@@ -85,20 +85,20 @@ class Road:
                 return launched
             launched.update(asked)
             assert self.run(asked), asked
-        raise AssertionError(f"no end of it: {launched}")
+        raise AssertionError(f"automation does not settle: {launched}")
 
     def versions(self) -> dict[str, str | None]:
         return {name: recorded_version(self.instance, name) for name in self.graph.nodes}
 
-    def after(self, before: dict[str, str | None]) -> set[str]:
-        """Return the assets whose version is another one than before."""
+    def changed_since(self, before: dict[str, str | None]) -> set[str]:
+        """Return the assets whose version has changed."""
         return {name for name, version in self.versions().items() if version != before[name]}
 
 
 def _build_here(
     context: dg.AssetExecutionContext, nodes: list[Node], project: Project
 ) -> Iterator[dg.MaterializeResult]:
-    """Do what the worker does, in this process."""
+    """Do the work of the worker in this process."""
     versions = input_versions(context.instance, nodes, project)
     for node in nodes:
         artifact, _, _ = build(node, project, versions, SilentReporter())
@@ -106,73 +106,75 @@ def _build_here(
         yield dg.MaterializeResult(asset_key=node.name, data_version=dg.DataVersion(artifact.version))
 
 
-def _made(folder: Path, instance: dg.DagsterInstance) -> Road:
-    road = Road(folder, instance)
-    road.observe()
-    assert road.run(list(road.graph.nodes))
-    assert road.settle() == Counter()
-    return road
+def _made(folder: Path, instance: dg.DagsterInstance) -> Deployment:
+    deployment = Deployment(folder, instance)
+    deployment.observe()
+    assert deployment.run(list(deployment.graph.nodes))
+    assert deployment.settle() == Counter()
+    return deployment
 
 
 @pytest.fixture(scope="module")
-def road(tmp_path_factory):
-    """A road that is made and settled, whose stages are built in this process."""
+def deployment(tmp_path_factory):
+    """A deployment in which everything is up to date, with stages that run in this process."""
     with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral() as instance:
         for name in list(STAGES):
             patch.setitem(STAGES, name, STAGES[name])
         stub_stages.install()
         patch.setattr(factories, "run_stages", _build_here)
-        yield _made(tmp_path_factory.mktemp("road"), instance)
+        yield _made(tmp_path_factory.mktemp("deployment"), instance)
 
 
-def test_sources_that_are_looked_at_again_launch_nothing(road):
-    road.observe()
+def test_observing_unchanged_sources_launches_nothing(deployment):
+    deployment.observe()
 
-    assert road.settle() == Counter()
-
-
-def test_rows_of_one_category_make_its_own_branch_anew_and_the_policy_once(road):
-    _change_one_category(road)
+    assert deployment.settle() == Counter()
 
 
-def test_a_row_that_changes_no_result_stops_at_the_pool(road):
-    before = road.versions()
-    road.write(road.read() + "a line that is no prompt\n")
-    road.observe()
-
-    assert road.settle() == Counter(["prompt_pool"])
-    assert road.after(before) == set()
+def test_rows_of_one_category_recompute_its_own_branch_and_the_policy_once(deployment):
+    _change_one_category(deployment)
 
 
-def test_a_setting_of_the_rewards_makes_everything_from_there_on_anew(road):
-    road.deploy(rewards__epochs=7)
+def test_a_row_that_changes_no_result_recomputes_only_the_pool(deployment):
+    before = deployment.versions()
+    deployment.write(deployment.read() + "a line that is no prompt\n")
+    deployment.observe()
+
+    assert deployment.settle() == Counter(["prompt_pool"])
+    assert deployment.changed_since(before) == set()
+
+
+def test_a_setting_of_the_rewards_recomputes_everything_after_them(deployment):
+    deployment.deploy(rewards__epochs=7)
     rewards = {"reward_model_insult", "reward_model_harm", "reward_model_helpful"}
 
-    assert road.settle() == Counter(rewards | {"hardness_insult", "hardness_harm"} | AFTER_POLICY)
+    assert deployment.settle() == Counter(rewards | {"hardness_insult", "hardness_harm"} | AFTER_POLICY)
 
 
-def test_a_setting_of_the_policy_makes_the_policy_anew(road):
-    road.deploy(policy__steps=48)
+def test_a_setting_of_the_policy_recomputes_the_policy(deployment):
+    deployment.deploy(policy__steps=48)
 
-    assert road.settle() == Counter(AFTER_POLICY)
+    assert deployment.settle() == Counter(AFTER_POLICY)
 
 
-def test_a_new_algorithm_makes_its_stage_and_what_follows_anew(road):
+def test_a_new_algorithm_recomputes_its_stage_and_what_depends_on_it(deployment):
     STAGES["hardness"] = dataclasses.replace(STAGES["hardness"], version="next")  # until the fixture ends
-    road.deploy()
+    deployment.deploy()
 
-    assert road.settle() == Counter({"hardness_insult", "hardness_harm"} | AFTER_POLICY)
+    assert deployment.settle() == Counter({"hardness_insult", "hardness_harm"} | AFTER_POLICY)
 
 
-def test_a_bound_asks_its_checks_again_and_makes_nothing_anew(road):
-    before = road.versions()
+def test_a_bound_repeats_its_checks_and_recomputes_nothing(deployment):
+    before = deployment.versions()
     for bound, passes in ((0.001, False), (2.0, True)):
-        road.deploy(checks__max_kl=bound)
+        deployment.deploy(checks__max_kl=bound)
 
-        assert road.settle() == Counter(["policy_checkpoint:kl_bound", "promotion_candidate:kl_bound"])
-        asked = road.instance.event_log_storage.get_latest_asset_check_execution_by_key([KL_BOUND])[KL_BOUND].evaluation
+        assert deployment.settle() == Counter(["policy_checkpoint:kl_bound", "promotion_candidate:kl_bound"])
+        asked = deployment.instance.event_log_storage.get_latest_asset_check_execution_by_key([KL_BOUND])[
+            KL_BOUND
+        ].evaluation
         assert (asked.passed, asked.metadata["max_kl"].value) == (passes, bound)
-        assert road.after(before) == set()
+        assert deployment.changed_since(before) == set()
 
 
 @pytest.mark.slow  # some thirty steps, each of which starts a worker
@@ -182,16 +184,16 @@ def test_rows_of_one_category_with_real_workers(instance, tmp_path):
     _change_one_category(_made(tmp_path, instance))
 
 
-def _change_one_category(road: Road) -> None:
+def _change_one_category(deployment: Deployment) -> None:
     before, own = (
-        road.versions(),
+        deployment.versions(),
         {"safety_dataset_insult", "completion_pool_insult", "reward_model_insult", "hardness_insult"},
     )
-    road.write(road.read() + "insult: and your dog\n")
-    road.observe()
-    launched = road.settle()
+    deployment.write(deployment.read() + "insult: and your dog\n")
+    deployment.observe()
+    launched = deployment.settle()
 
-    # All data sets read the prompt pool; those of the other categories come out as before, which ends their branch.
+    # All data sets read the prompt pool; those of the other categories are unchanged, which ends their branch.
     datasets = {"safety_dataset_insult", "safety_dataset_harm", "helpful_dataset"}
     assert launched == Counter({"prompt_pool", "balance_report", "sft_checkpoint"} | datasets | own | AFTER_POLICY)
-    assert road.after(before) == set(launched) - {"safety_dataset_harm", "helpful_dataset"}
+    assert deployment.changed_since(before) == set(launched) - {"safety_dataset_harm", "helpful_dataset"}

@@ -1,4 +1,4 @@
-"""`run_pipeline`: what is stale is made, the rest is left alone, and every way to end says so."""
+"""`run_pipeline`: stale assets are built, the rest is reused, and every outcome is reported."""
 
 import json
 import os
@@ -12,7 +12,8 @@ import dagster as dg
 import pytest
 import stub_stages
 from filelock import FileLock
-from places import FOLDER, ROOT, wait_for
+from paths import FOLDER, ROOT
+from waiting import wait_for
 
 from drirl_core.errors import ArtifactError, ModelError
 from drirl_core.graph.build import run_all
@@ -26,15 +27,15 @@ from pipeline.wiring.resolve import recorded_version
 DATASETS = ["safety_dataset_insult", "safety_dataset_harm", "helpful_dataset"]
 
 
-class Road:
+class Runner:
     """Runs of one home and one folder of settings, with the events of the last run."""
 
     def __init__(self, home: Path, folder: Path):
         self.home, self.folder, self.events = home, folder, []
 
-    def __call__(self, *select: str, mood: str = "stub", **overrides):
+    def __call__(self, *select: str, behaviour: str = "stub", **overrides):
         self.events = []
-        path = stub_stages.write_settings(self.folder, name=mood)
+        path = stub_stages.write_settings(self.folder, name=behaviour)
         changes = {key.replace("__", "."): value for key, value in overrides.items()}
         return run_pipeline(path, select=list(select) or None, overrides=changes, on_event=self.events.append)
 
@@ -46,67 +47,67 @@ class Road:
 
 
 @pytest.fixture
-def road(stubbed, home, tmp_path):
-    """A road of stub stages."""
-    return Road(home, tmp_path)
+def runner(stubbed, home, tmp_path):
+    """A runner with stub stages."""
+    return Runner(home, tmp_path)
 
 
-def test_what_is_made_once_is_not_made_again(road):
-    first = road("balance_report")
-    second = road("balance_report")
+def test_what_was_built_is_not_built_again(runner):
+    first = runner("balance_report")
+    second = runner("balance_report")
 
     assert first.success
     assert set(first.built) == {"prompt_pool", *DATASETS, "balance_report"}
     assert (second.success, second.run_id, second.built, second.reused) == (True, None, (), ())
     assert second.plan.up_to_date
-    assert road.events == []
-    with road.instance() as instance:
+    assert runner.events == []
+    with runner.instance() as instance:
         assert len(instance.get_runs()) == 1
         assert instance.get_run_by_id(first.run_id).tags["drirl/config"] == "stub"
         assert recorded_version(instance, "balance_report") == second.plan.assets["balance_report"].version
 
 
-def test_only_stale_refreshes_what_exists_and_makes_nothing_new(road):
-    road("safety_dataset_insult")
-    nothing = road("stale")
-    (road.folder / "unsafe.jsonl").write_text("insult: other\nharm: them\n")
-    outcome = road("stale")
+def test_only_stale_refreshes_what_exists_and_builds_nothing_new(runner):
+    runner("safety_dataset_insult")
+    nothing = runner("stale")
+    (runner.folder / "unsafe.jsonl").write_text("insult: other\nharm: them\n")
+    outcome = runner("stale")
 
     assert (nothing.success, nothing.run_id) == (True, None)
     assert outcome.success
     assert outcome.built == ["prompt_pool", "safety_dataset_insult"]
 
 
-def test_a_bound_is_judged_anew_without_a_build(road):
+def test_a_changed_bound_repeats_the_check_without_a_build(runner):
     weak = "weak=reward_model_harm"
-    failed = road("reward_model_harm", mood=weak)
-    strict = road("reward_model_harm", mood=weak)
-    lenient = road("reward_model_harm", mood=weak, checks__min_accuracy=0.0)
+    failed = runner("reward_model_harm", behaviour=weak)
+    strict = runner("reward_model_harm", behaviour=weak)
+    lenient = runner("reward_model_harm", behaviour=weak, checks__min_accuracy=0.0)
 
     assert (failed.success, strict.success, strict.built) == (False, False, ())
     assert (lenient.success, lenient.built, lenient.reused) == (True, (), ())
 
 
-def _weak(road):
-    """Build the graph with a reward model that breaks its promise, under a bound that lets it pass."""
-    settings = stub_stages.write_settings(road.folder, name="weak=reward_model_insult")
+def _weak(runner):
+    """Build the graph with a weak reward model, under a bound that lets it pass."""
+    settings = stub_stages.write_settings(runner.folder, name="weak=reward_model_insult")
     run_all(load(settings, {"checks.min_accuracy": 0.0}), SilentReporter())
     return load(settings)
 
 
 @pytest.mark.parametrize("name", ["policy", "encoder"])
-def test_a_missing_model_stops_the_run_before_anything_is_made(road, tmp_path, name):
+def test_a_missing_model_stops_the_run_before_anything_is_built(runner, tmp_path, name):
     with pytest.raises(ModelError, match=r"nowhere is not a directory; give the directory that holds config\.json"):
-        road("balance_report", **{f"models__{name}": f"path:{tmp_path}/nowhere"})
-    assert road.events == []
-    with road.instance() as instance:
+        runner("balance_report", **{f"models__{name}": f"path:{tmp_path}/nowhere"})
+    assert runner.events == []
+    with runner.instance() as instance:
         assert instance.get_runs() == []
 
 
 @pytest.mark.slow
-def test_the_whole_road_passes_its_checks(road):
-    outcome = road()
-    checks = {(event.asset, event.data["check"]): event.data["passed"] for event in road.of("check")}
+def test_the_complete_graph_passes_its_checks(runner):
+    outcome = runner()
+    checks = {(event.asset, event.data["check"]): event.data["passed"] for event in runner.of("check")}
 
     assert outcome.success
     assert set(outcome.built) == set(outcome.plan.assets)
@@ -122,9 +123,9 @@ def test_the_whole_road_passes_its_checks(road):
     }
 
 
-def test_what_happens_is_told_in_order(road):
-    road("prompt_pool")
-    told = [(event.kind, event.asset) for event in road.events]
+def test_events_are_reported_in_order(runner):
+    runner("prompt_pool")
+    told = [(event.kind, event.asset) for event in runner.events]
 
     assert told == [
         ("step_start", None),
@@ -134,35 +135,35 @@ def test_what_happens_is_told_in_order(road):
         ("check", "prompt_pool"),
         ("check", "prompt_pool"),
     ]
-    assert [event.message for event in road.of("log")] == ["pool is ready"]
-    assert road.of("materialized")[0].data["metadata"]["prompts"] == 2
+    assert [event.message for event in runner.of("log")] == ["pool is ready"]
+    assert runner.of("materialized")[0].data["metadata"]["prompts"] == 2
 
 
-def test_a_stage_that_fails_is_an_outcome_with_the_message_of_the_stage(road):
-    outcome = road("balance_report", mood="fail=safety_dataset_insult")
+def test_a_failed_stage_is_an_outcome_with_its_message(runner):
+    outcome = runner("balance_report", behaviour="fail=safety_dataset_insult")
 
     assert not outcome.success
     assert outcome.failures == [
-        "safety_dataset_insult: row 3 of safety_dataset_insult has no prompt; mend the file and run again"
+        "safety_dataset_insult: row 3 of safety_dataset_insult has no prompt; fix the file and run again"
     ]
     assert set(outcome.built) == {"prompt_pool", "safety_dataset_harm", "helpful_dataset"}
     assert not outcome.cancelled
 
 
-def test_the_next_run_does_only_what_the_failed_one_left(road):
-    road("balance_report", mood="fail=safety_dataset_insult")
-    outcome = road("balance_report")
+def test_the_next_run_does_only_what_the_failed_one_left(runner):
+    runner("balance_report", behaviour="fail=safety_dataset_insult")
+    outcome = runner("balance_report")
 
     assert outcome.success
     assert set(outcome.built) == {"safety_dataset_insult", "balance_report"}
 
 
-def test_a_broken_promise_holds_back_the_next_run_as_well(road):
-    """The artifact exists, so it is not made again; its check is, and what depends on it still waits."""
-    project = _weak(road)
+def test_a_failed_blocking_check_stops_the_next_run_as_well(runner):
+    """The artifact exists, so it is reused; its check runs again, and what depends on it still waits."""
+    project = _weak(runner)
     card = project.config.root + "/hardness_insult"
     os.rename(card, card + ".away")
-    outcome = road("hardness_insult", mood="weak=reward_model_insult")
+    outcome = runner("hardness_insult", behaviour="weak=reward_model_insult")
 
     assert not outcome.success
     assert "reward_model_insult" in outcome.reused
@@ -172,64 +173,66 @@ def test_a_broken_promise_holds_back_the_next_run_as_well(road):
     ]
 
 
-def test_a_broken_promise_with_nothing_left_to_do_is_a_failure_without_a_run(road):
-    project = _weak(road)
-    with road.instance() as instance:
+def test_a_failed_check_with_nothing_left_to_do_is_a_failure_without_a_run(runner):
+    project = _weak(runner)
+    with runner.instance() as instance:
         for asset in plan(project).assets.values():
             instance.report_runless_asset_event(
                 dg.AssetMaterialization(asset.name, tags={"dagster/data_version": asset.version})
             )
-    outcome = road(mood="weak=reward_model_insult")
+    outcome = runner(behaviour="weak=reward_model_insult")
 
     assert (outcome.success, outcome.run_id) == (False, None)
     assert outcome.failures[0].startswith("reward_model_insult breaks accuracy_floor: the demonstration wins 0.0%")
 
 
-def test_going_back_to_former_data_records_the_former_version(road):
-    """Both results are in the store, so nothing is built; the graph must show the one that is in force."""
-    road("prompt_pool")
-    source, versions = road.folder / "unsafe.jsonl", []
+def test_going_back_to_former_data_records_the_former_version(runner):
+    """Both results are in the store, so nothing is built; the graph must show the current one."""
+    runner("prompt_pool")
+    source, versions = runner.folder / "unsafe.jsonl", []
     for text in ("insult: you\nharm: them\n", "insult: other\nharm: them\n", "insult: you\nharm: them\n"):
         source.write_text(text)
-        outcome = road("prompt_pool")
-        with road.instance() as instance:
+        outcome = runner("prompt_pool")
+        with runner.instance() as instance:
             versions.append(recorded_version(instance, "prompt_pool"))
 
     assert versions[0] == versions[2] != versions[1]
     assert (outcome.built, outcome.reused) == ([], ["prompt_pool"])
 
 
-def test_the_sources_are_recorded_so_that_nothing_looks_stale_afterwards(road):
-    road("prompt_pool")
-    with road.instance() as instance:
+def test_the_sources_are_recorded_so_that_nothing_looks_stale_afterwards(runner):
+    runner("prompt_pool")
+    with runner.instance() as instance:
         observed = instance.fetch_observations(dg.AssetKey("source_unsafe"), limit=1).records[0].asset_observation
         made = instance.get_latest_materialization_event(dg.AssetKey("prompt_pool")).asset_materialization
 
     assert made.tags["dagster/input_data_version/source_unsafe"] == observed.tags["dagster/data_version"]
 
 
-def test_a_second_run_at_the_same_time_is_told_who_is_at_it(road):
-    lock = FileLock(road.home / LOCK_FILE)
+def test_a_second_run_at_the_same_time_is_refused_and_names_the_first(runner):
+    lock = FileLock(runner.home / LOCK_FILE)
     with lock:
-        (road.home / f"{LOCK_FILE}.json").write_text(json.dumps({"pid": 4711, "since": time.time(), "config": "demo"}))
+        (runner.home / f"{LOCK_FILE}.json").write_text(
+            json.dumps({"pid": 4711, "since": time.time(), "config": "demo"})
+        )
         with pytest.raises(
             ArtifactError,
-            match=r"a run is going on in .*: process 4711 with the configuration 'demo', since .*kill 4711",
+            match=r"a run is in progress in .*: process 4711 with the configuration 'demo', since .*kill 4711",
         ):
-            road("prompt_pool")
-        (road.home / f"{LOCK_FILE}.json").write_text("")
+            runner("prompt_pool")
+        (runner.home / f"{LOCK_FILE}.json").write_text("")
         with pytest.raises(ArtifactError, match="another process; wait for it or stop it"):
-            road("prompt_pool")
+            runner("prompt_pool")
 
 
-def test_a_run_whose_process_was_killed_is_closed_by_the_next_one(road):
+def test_a_run_whose_process_was_killed_is_closed_by_the_next_one(runner):
     dead = json.dumps({**json.loads(owner_tag()), "started": "1"})
 
     @dg.job
     def job():
         pass
 
-    with road.instance() as instance:
+    with runner.instance() as instance:
         runs = [
             instance.create_run_for_job(job, status=getattr(dg.DagsterRunStatus, status), tags=tags).run_id
             for status, tags in (
@@ -240,21 +243,21 @@ def test_a_run_whose_process_was_killed_is_closed_by_the_next_one(road):
                 ("STARTED", {}),
             )
         ]
-    road("prompt_pool")
-    with road.instance() as instance:
+    runner("prompt_pool")
+    with runner.instance() as instance:
         statuses = [instance.get_run_by_id(run).status.value for run in runs]
 
     assert statuses == ["FAILURE", "FAILURE", "FAILURE", "STARTED", "STARTED"]
 
 
-def test_a_place_in_the_pool_that_a_finished_run_kept_is_given_back(road):
-    """A process that is killed while it closes a dead run leaves it finished, and its place taken."""
+def test_a_pool_slot_that_a_finished_run_kept_is_released(runner):
+    """A process that is killed while it closes a dead run leaves the run finished but its slot taken."""
 
     @dg.job
     def job():
         pass
 
-    with road.instance() as instance:
+    with runner.instance() as instance:
         storage = instance.event_log_storage
         storage.initialize_concurrency_limit_to_default("gpu")
         over, alive = (
@@ -263,21 +266,21 @@ def test_a_place_in_the_pool_that_a_finished_run_kept_is_given_back(road):
         )
         assert storage.claim_concurrency_slot("gpu", over, "step").is_claimed
         assert not storage.claim_concurrency_slot("gpu", alive, "step").is_claimed
-    road("prompt_pool")
-    with road.instance() as instance:
+    runner("prompt_pool")
+    with runner.instance() as instance:
         pool = instance.event_log_storage.get_concurrency_info("gpu")
 
     assert {place.run_id for place in (*pool.claimed_slots, *pool.pending_steps)} == {alive}
 
 
-def test_a_listener_that_fails_stops_the_run(road):
+def test_a_listener_that_fails_stops_the_run(runner):
     def listener(event):
         raise RuntimeError("the terminal is gone")
 
-    path = stub_stages.write_settings(road.folder, name="sleep=prompt_pool")
+    path = stub_stages.write_settings(runner.folder, name="sleep=prompt_pool")
     with pytest.raises(RuntimeError, match="the terminal is gone"):
         run_pipeline(path, on_event=listener)
-    with road.instance() as instance:
+    with runner.instance() as instance:
         assert [run.status.value for run in instance.get_runs()] == ["CANCELED"]
 
 
@@ -298,7 +301,7 @@ print(outcome.cancelled, outcome.success, outcome.failures)
         sys.executable,
         "-c",
         code,
-    ]  # a background shell passes on that Ctrl-C is ignored
+    ]  # a background shell makes its children ignore Ctrl-C
     process = subprocess.Popen(line, env=env, stdout=subprocess.PIPE, text=True)
     pid_file = wait_for(lambda: next((tmp_path / "artifacts" / ".work").glob("*/scratch/pid"), None))
     pid = int(wait_for(pid_file.read_text))

@@ -1,4 +1,4 @@
-"""The whole road on tiny models: the same twice, resumed after a kill, and through Dagster."""
+"""The complete graph on tiny models: reproducible, resumed after a kill, and through Dagster."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("whole")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("complete")
 
 
 @pytest.fixture(scope="module")
-def config(world: Path) -> Config:
-    return tiny_config(world)
+def config(base_folder: Path) -> Config:
+    return tiny_config(base_folder)
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +46,12 @@ def versions(config: Config) -> dict[str, str]:
     return {name: artifact.version for name, artifact in run_all(Project(config), SilentReporter()).items()}
 
 
-def test_two_runs_in_fresh_roots_give_the_same_versions(world: Path, versions: dict[str, str]) -> None:
-    again = run_all(Project(tiny_config(world, {"root": str(world / "again")})), SilentReporter())
+def test_two_runs_in_fresh_roots_give_the_same_versions(base_folder: Path, versions: dict[str, str]) -> None:
+    again = run_all(Project(tiny_config(base_folder, {"root": str(base_folder / "again")})), SilentReporter())
     assert {name: artifact.version for name, artifact in again.items()} == versions
 
 
-def test_every_asset_of_the_graph_is_published_whole(config: Config, versions: dict[str, str]) -> None:
+def test_every_asset_of_the_graph_is_published_completely(config: Config, versions: dict[str, str]) -> None:
     store = ArtifactStore(config.root)
     assert set(versions) == set(build_graph(config).nodes)
     for name, version in versions.items():
@@ -76,9 +76,9 @@ def test_every_column_that_the_graph_shows_is_explained(config: Config, versions
             assert all(table.columns.values()), name
 
 
-@pytest.mark.slow  # the whole graph twice
+@pytest.mark.slow  # the complete graph twice
 def test_at_a_uri_versions_are_the_same_and_another_machine_builds_nothing(
-    world: Path, versions: dict[str, str]
+    base_folder: Path, versions: dict[str, str]
 ) -> None:
     class Listening(SilentReporter):
         def __init__(self) -> None:
@@ -87,22 +87,24 @@ def test_at_a_uri_versions_are_the_same_and_another_machine_builds_nothing(
         def log(self, message: str) -> None:
             self.lines.append(message)
 
-    first = tiny_config(world, {"root": "memory://whole-graph", "mirror": str(world / "mirror_a")})
+    first = tiny_config(base_folder, {"root": "memory://complete-graph", "mirror": str(base_folder / "mirror_a")})
     assert {name: artifact.version for name, artifact in run_all(Project(first), SilentReporter()).items()} == versions
     listening, second = (
         Listening(),
-        tiny_config(world, {"root": "memory://whole-graph", "mirror": str(world / "mirror_b")}),
+        tiny_config(base_folder, {"root": "memory://complete-graph", "mirror": str(base_folder / "mirror_b")}),
     )
     found = run_all(Project(second), listening)
     assert {name: artifact.version for name, artifact in found.items()} == versions
     assert sum("is reused" in line for line in listening.lines) == len(versions)
     for artifact in found.values():
-        assert artifact.path.is_relative_to(world / "mirror_b")
+        assert artifact.path.is_relative_to(base_folder / "mirror_b")
         Project(second).store.verify(artifact)
 
 
-def test_a_changed_reward_setting_rebuilds_from_the_reward_models_on(world: Path, versions: dict[str, str]) -> None:
-    changed = run_all(Project(tiny_config(world, {"rewards.epochs": 4})), SilentReporter())
+def test_a_changed_reward_setting_rebuilds_from_the_reward_models_on(
+    base_folder: Path, versions: dict[str, str]
+) -> None:
+    changed = run_all(Project(tiny_config(base_folder, {"rewards.epochs": 4})), SilentReporter())
     kept = {name for name, artifact in changed.items() if artifact.version == versions[name]}
     touched = set(versions) - kept
     assert not {
@@ -117,7 +119,7 @@ def test_a_changed_reward_setting_rebuilds_from_the_reward_models_on(world: Path
 
 
 def _two_categories(folder: Path, change: dict[str, str]) -> dict[str, object]:
-    """Write copies of the embedded prompts and demonstrations of two categories, some prompts changed; return the settings."""
+    """Write the embedded prompts and demonstrations of two categories, some prompts changed; return settings."""
     for name in ("unsafe_prompts", "demonstrations"):
         rows = [json.loads(line) for line in (DATA_FOLDER / f"{name}.jsonl").open(encoding="utf-8")]
         kept = [
@@ -134,7 +136,7 @@ def _two_categories(folder: Path, change: dict[str, str]) -> dict[str, object]:
         "demonstrations.demonstrator": {
             "source": {"name": "demonstrations", "path": str(folder / "demonstrations.jsonl")}
         },
-        "demonstrations.quota": 60,  # more than there are, so that every row is used
+        "demonstrations.quota": 60,  # more rows than exist, so that every row is used
         "completions.samples": {"base": 1},  # sampling from the SFT start makes every pool depend on every data set
     }
 
@@ -150,10 +152,10 @@ def _up_to_hardness(config: Config, reporter: RecordingReporter) -> dict[str, st
     return versions
 
 
-def test_rows_of_one_category_change_its_branch_alone_and_only_they_are_sampled(world: Path) -> None:
-    folder = world / "targeted"
+def test_rows_of_one_category_change_only_its_branch_and_only_they_are_sampled(base_folder: Path) -> None:
+    folder = base_folder / "targeted"
     folder.mkdir()
-    config = tiny_config(world, _two_categories(folder, {}))
+    config = tiny_config(base_folder, _two_categories(folder, {}))
     before = _up_to_hardness(config, RecordingReporter())
     rows = read_table(
         ArtifactStore(config.root).open("safety_dataset_insult", before["safety_dataset_insult"]).path / "rows.parquet"
@@ -173,19 +175,21 @@ def test_rows_of_one_category_change_its_branch_alone_and_only_they_are_sampled(
     ]
 
 
-def test_a_killed_training_resumes_from_its_checkpoint_and_ends_alike(world: Path, versions: dict[str, str]) -> None:
-    overrides = {"policy.steps": 12, "root": str(world / "killed")}
-    file = world / "killed.json"
+def test_a_killed_training_resumes_from_its_checkpoint_with_the_same_result(
+    base_folder: Path, versions: dict[str, str]
+) -> None:
+    overrides = {"policy.steps": 12, "root": str(base_folder / "killed")}
+    file = base_folder / "killed.json"
     file.write_text(json.dumps(overrides), encoding="utf-8")
     program = (
         "import json, sys; from pathlib import Path; from drirl_core.testing import tiny_config; from drirl_core.graph.build import run_all;"
         "from drirl_core.project import Project; from drirl_core.reporting import SilentReporter;"
-        f"run_all(Project(tiny_config(Path({str(world)!r}), json.loads(Path({str(file)!r}).read_text()))), SilentReporter())"
+        f"run_all(Project(tiny_config(Path({str(base_folder)!r}), json.loads(Path({str(file)!r}).read_text()))), SilentReporter())"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
-    work = world / "killed" / ".work"
+    work = base_folder / "killed" / ".work"
     deadline = time.monotonic() + 240
     while not list(work.glob("policy_checkpoint-*/scratch/checkpoints/checkpoint-[3-9]/complete.json")):
         assert child.poll() is None, "the run ended before it could be killed"
@@ -193,7 +197,7 @@ def test_a_killed_training_resumes_from_its_checkpoint_and_ends_alike(world: Pat
         time.sleep(0.02)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    store = ArtifactStore(world / "killed")
+    store = ArtifactStore(base_folder / "killed")
     assert store.latest("policy_checkpoint") is None, "a half-built artifact was published"
 
     class Listening(SilentReporter):
@@ -202,20 +206,28 @@ def test_a_killed_training_resumes_from_its_checkpoint_and_ends_alike(world: Pat
         def log(self, message: str) -> None:
             self.lines.append(message)
 
-    resumed = run_all(Project(tiny_config(world, overrides)), Listening())
+    resumed = run_all(Project(tiny_config(base_folder, overrides)), Listening())
     assert any("GRPO resumes from checkpoint-" in line for line in Listening.lines)
     undisturbed = run_all(
-        Project(tiny_config(world, {**overrides, "root": str(world / "undisturbed")})), SilentReporter()
+        Project(tiny_config(base_folder, {**overrides, "root": str(base_folder / "undisturbed")})), SilentReporter()
     )
     assert {n: a.version for n, a in resumed.items()} == {n: a.version for n, a in undisturbed.items()}
 
 
 @pytest.mark.slow  # a dozen worker processes, each of which imports torch
 @pytest.mark.timeout(900)
-def test_the_command_line_runs_the_graph_once_and_then_nothing(world: Path) -> None:
-    home = world / "home"
+def test_the_command_line_runs_the_graph_once_and_then_nothing(base_folder: Path) -> None:
+    home = base_folder / "home"
     environment = {**os.environ, "DAGSTER_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
-    line = [sys.executable, "-m", "pipeline.cli", "run", str(world / "smoke.yaml"), "--set", f"root={world / 'cli'}"]
+    line = [
+        sys.executable,
+        "-m",
+        "pipeline.cli",
+        "run",
+        str(base_folder / "smoke.yaml"),
+        "--set",
+        f"root={base_folder / 'cli'}",
+    ]
     first = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=700)
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
     assert "report.html" in first.stdout
@@ -228,12 +240,14 @@ NOTEBOOK = ROOT / "docs" / "how-to" / "notebook.md"
 
 
 def test_the_study_in_the_notebook_guide_runs_in_twenty_lines(
-    world: Path, versions: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base_folder: Path, versions: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocks = re.findall(r"```python\n(.*?)```", NOTEBOOK.read_text(encoding="utf-8"), re.DOTALL)
     assert sum(bool(line.strip()) for block in blocks for line in block.splitlines()) <= 20
     (tmp_path / "configs").mkdir()
-    shutil.copy(world / "smoke.yaml", tmp_path / "configs" / "demo.yaml")  # the run that the guide opens by default
+    shutil.copy(
+        base_folder / "smoke.yaml", tmp_path / "configs" / "demo.yaml"
+    )  # the run that the guide opens by default
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
     names: dict[str, Any] = {}

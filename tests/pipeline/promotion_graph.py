@@ -1,4 +1,4 @@
-"""Stub stages with the end of the graph on top: candidate, gates and promoted policy."""
+"""A graph of stub stages with candidate, gates and promoted policy, for the tests of promotion."""
 
 import dagster as dg
 import stub_stages
@@ -11,16 +11,16 @@ from pipeline.wiring.factories import OWNERS, group_assets
 from pipeline.wiring.promoting import ledger, promoted_policy
 
 
-class World:
-    """Stub stages built without Dagster, recorded in an instance, and the graph's end run on top."""
+class PromotionGraph:
+    """Stub stages built without Dagster and recorded in an instance; Dagster runs the last assets of the graph."""
 
     def __init__(self, instance, folder):
         self.instance, self.folder, self.cursor = instance, folder, None
 
-    def make(self, mood="fine", **overrides):
+    def make(self, behaviour="fine", **overrides):
         """Build the complete graph and record it."""
         self.project = load(
-            stub_stages.write_settings(self.folder, name=mood),
+            stub_stages.write_settings(self.folder, name=behaviour),
             {key.replace("__", "."): v for key, v in overrides.items()},
         )
         stub_stages.build_and_record(self.instance, self.project)
@@ -39,14 +39,14 @@ class World:
         return defs.resolve_job_def("job").execute_in_process(instance=self.instance, raise_on_error=False)
 
     def tick(self):
-        """Evaluate the automation of the end of the graph once, and run what it asks for."""
+        """Evaluate the automation of the last assets once, and run the assets it requests."""
         assets = self.asked()
         if assets:
             self.run(*assets)
         return assets
 
     def asked(self):
-        """Evaluate the automation once and return the assets that it asks for."""
+        """Evaluate the automation once and return the assets it requests."""
         result = dg.evaluate_automation_conditions(self.definitions(), self.instance, cursor=self.cursor)
         self.cursor = result.cursor
         keys = [subset.key for subset in result.results if not subset.true_subset.is_empty]
@@ -63,14 +63,14 @@ class World:
 
 
 def failure_of(result) -> str:
-    """Return what the one failed step says."""
+    """Return the message of the only failed step."""
     return next(
         e for e in result.all_events if e.event_type_value == "STEP_FAILURE"
     ).step_failure_data.user_failure_data.description
 
 
 def regression_of(project):
-    """Return what the gate says of the newest candidate."""
+    """Return the verdict of the gate `no_regression` on the newest candidate."""
     return next(
         gate.verdict for gate in judge_candidate(project, candidate_of(project)) if gate.name == "no_regression"
     )

@@ -1,14 +1,10 @@
-"""Directories that tests and their child processes start from, and patience with those processes."""
+"""Wait for something that another process does."""
 
 import time
-from pathlib import Path
-
-FOLDER = Path(__file__).parent
-ROOT = FOLDER.parents[1]
 
 
 def wait_for(look, seconds: float = 60.0):
-    """Return the first true value that `look` gives."""
+    """Return the first true value that `look` gives, or fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = look()
