@@ -9,7 +9,7 @@ import pytest
 from places import ROOT
 
 from drirl_core.errors import ConfigError
-from drirl_core.graph.build import STAGES, build_graph
+from drirl_core.graph.stages import STAGES
 from pipeline import definitions
 from pipeline.instance.settings import load
 from pipeline.wiring.code_references import CODE_REFERENCES, code_references
@@ -36,7 +36,7 @@ def installed(tmp_path, monkeypatch):
 
 def test_each_asset_links_to_the_line_of_its_function(monkeypatch):
     monkeypatch.delenv("DRIRL_CONFIG", raising=False)
-    nodes = build_graph(load(DEMO)).nodes
+    nodes = load(DEMO).graph.nodes
     others = {"retraining_plan": "plan", "promoted_policy": "promoted_policy"}
     for spec in definitions.defs().resolve_all_asset_specs():
         name = spec.key.to_user_string()
@@ -53,7 +53,7 @@ def test_a_function_is_found_without_importing_its_module():
     code = (
         "import sys; from pipeline.instance.settings import load; "
         "from pipeline.wiring.code_references import code_references; "
-        f"found = code_references('drirl_core.policy.grpo:build_policy_checkpoint', load({DEMO!r})); "
+        f"found = code_references('drirl_core.policy.grpo:build_policy_checkpoint', load({DEMO!r}).config); "
         "assert found; print([name for name in sys.modules if name.startswith('drirl_core.policy')])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -67,18 +67,18 @@ def test_a_function_is_found_without_importing_its_module():
 )
 def test_a_package_installed_elsewhere_is_found_where_it_lies(installed, function, file, line):
     module, name = function.split(":")
-    reference = _reference(code_references(f"elsewhere.rooms{module and '.'}{module}:{name}", load(DEMO)))
+    reference = _reference(code_references(f"elsewhere.rooms{module and '.'}{module}:{name}", load(DEMO).config))
 
     assert (reference.file_path, reference.line_number) == (str(installed / file), line)
 
 
 @pytest.mark.parametrize("function", ["nowhere.stage:build", "elsewhere.rooms.gone:build"])
 def test_a_module_without_a_source_file_has_no_link(installed, function):
-    assert code_references(function, load(DEMO)) == {}
+    assert code_references(function, load(DEMO).config) == {}
 
 
 def test_with_an_address_the_link_leads_to_the_web(installed):
-    config = load(DEMO, {"operations.source_url": "https://example.org/me/drirl/blob/main/"})
+    config = load(DEMO, {"operations.source_url": "https://example.org/me/drirl/blob/main/"}).config
 
     shown = _reference(code_references("elsewhere.rooms.stage:build", config))
     whole_file = _reference(code_references("elsewhere.rooms.stage:gone", config))
