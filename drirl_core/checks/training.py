@@ -97,7 +97,7 @@ def policy_kl(path: Path, project: Project, node: Node) -> Verdict:
     kl = float(read_object(path, "metrics.json")["kl"])
     return Verdict(
         kl <= bound,
-        f"mean KL to the reference in the last steps {kl:.3g} nats a token, at most {bound:g} wanted",
+        f"mean KL to the reference in the last steps {kl:.3g} nats per token, at most {bound:g} wanted",
         {"kl": kl, "max_kl": bound},
     )
 

@@ -126,7 +126,7 @@ def _name(stage: str, member: str | None) -> str:
 
 
 def _needs(named: str, stage: Stage, member: str | None, config: Config, made: Mapping[str, Node]) -> tuple[str, ...]:
-    """Return the inputs that a stage names by one word; none of a stage that this configuration does without."""
+    """Return the inputs that a record calls by one name; none of a stage that this configuration does without."""
     if named in INPUTS:
         return INPUTS[named](config, member)
     if named not in STAGES:

@@ -25,7 +25,7 @@ class PlannedAsset:
     Args:
         name: name of the asset.
         state: `up_to_date`: its artifact exists; `will_run`: it has to be made; `may_run`: it depends on one that will
-            run, and is made anew unless that one comes out as before.
+            run, and is recomputed unless that one comes out as before.
         why: the reason, in a few words.
         version: version of its artifact, when it is up to date.
         causes: the reasons one by one; none for `may_run`.
@@ -177,7 +177,7 @@ def _pending(node: Node, versions: Mapping[str, str], project: Project) -> Plann
     store = project.store
     waits_for = tuple(name for name in node.inputs if name not in versions)
     records = store.records(node.name)
-    if records and store.is_whole(node.name, records[0]["version"]):
+    if records and store.is_complete(node.name, records[0]["version"]):
         found = causes(node, records[0], versions, project)
         if waits_for:  # what is not known to differ may come out as before
             found = [cause for cause in found if cause.kind != "unknown"]

@@ -1,4 +1,4 @@
-"""Why an asset has to be made anew: how the present inputs, code and settings differ from those of its last build."""
+"""Why an asset has to be recomputed: how the present inputs, code and settings differ from those of its last build."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class Cause:
-    """One reason to make an asset anew.
+    """One reason to recompute an asset.
 
     Args:
         kind: `not_made`, `gone` (its artifact), `source` (a file's content), `input` (an upstream artifact),
@@ -136,7 +136,7 @@ def setting_causes(
         for section in sections:
             yield from differences(old[section], new[section], section)
 
-    # Where files lie is no reason, but a path that is one is told whole.
+    # Where files lie is no reason, but a path that is one is told in full.
     decisive = {name for name, *_ in changes(True)}
     shown = [change for change in changes(False) if change[0] in decisive]
     return [Cause("setting", name, *(hidden(name, value) for value in values)) for name, *values in shown]

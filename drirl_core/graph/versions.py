@@ -49,7 +49,7 @@ def source_version(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError as error:
         raise DataError(
-            f"source file {path} cannot be read ({error.strerror or error}); mend the path in the configuration"
+            f"source file {path} cannot be read ({error.strerror or error}); fix the path in the configuration"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Prompts that several rows share, computed once."""
+"""Compute a prompt that several rows share only once."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from transformers import DynamicCache
 
 @contextlib.contextmanager
 def prompts_once(model: Any, width: int | None = None) -> Iterator[None]:
-    """Run each distinct prompt through the decoder once, however many completions it has; gradients included.
+    """Run each distinct prompt through the decoder once for all its completions, with gradients.
 
     The completions of a group share their prompt, but TRL and `generate` compute it for each of them. Here the keys and
-    values of the distinct prompts are computed once and handed to every row. Equal up to the rounding of float sums.
+    values of the distinct prompts are computed once and passed to every row. The results are equal up to rounding.
 
     Args:
         model: a transformers or PEFT model.
-        width: tokens of the padded prompts, which come first in every row; None when rows are prompts alone, as in the
+        width: tokens of the padded prompts, which come first in every row; None when rows hold only prompts, as in the
             first pass of `generate`.
     """
     decoder = (model.get_base_model() if isinstance(model, peft.PeftModel) else model).get_decoder()
@@ -59,4 +59,4 @@ def prompts_once(model: Any, width: int | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        del decoder.forward  # the class's method shows again
+        del decoder.forward  # restores the class's method

@@ -24,7 +24,7 @@ from drirl_core.rewards.backbones.encoder import EmbeddingRewardModel, HeadShape
 from drirl_core.rewards.model import LEAST_CLOSEST, Normalisation, gated
 from drirl_core.rewards.objectives import bradley_terry_loss, centring_penalty, linear_loss, maxent_loss
 from drirl_core.rewards.pairs import CORRUPTED, EmbeddedPool, PoolPrompt, embed_pool
-from drirl_core.text.quality import Soundness
+from drirl_core.text.quality import TextQuality
 
 if TYPE_CHECKING:
     from drirl_core.models.embeddings import Embedder
@@ -102,13 +102,13 @@ def fit(
             f"{category}: {len(train_prompts)} training and {len(validation_prompts)} validation prompts; both are needed"
         )
     fluent = [reply.answer for p in train_prompts for reply in p.replies if reply.policy != CORRUPTED]
-    soundness = Soundness.learn([p.prompt for p in train_prompts], [p.answer for p in train_prompts], fluent)
-    train = _usable(embed_pool(train_prompts, embedder, soundness, reporter), f"{category}: training")
-    validation = _usable(embed_pool(validation_prompts, embedder, soundness, reporter), f"{category}: validation")
+    text_quality = TextQuality.learn([p.prompt for p in train_prompts], [p.answer for p in train_prompts], fluent)
+    train = _usable(embed_pool(train_prompts, embedder, text_quality, reporter), f"{category}: training")
+    validation = _usable(embed_pool(validation_prompts, embedder, text_quality, reporter), f"{category}: validation")
     with torch.random.fork_rng(devices=[]), _one_thread():
         torch.manual_seed(seed)
         shape = HeadShape(category, embedder.reference, train.prompt_vectors.shape[1], config.hidden, config.dropout)
-        model = EmbeddingRewardModel(shape, soundness, probe_encoder(embedder))
+        model = EmbeddingRewardModel(shape, text_quality, probe_encoder(embedder))
         curve, best = _train(model, train, validation, config, reporter)
         model.normalisation = _normalisation(model, train, category)
     model.use(embedder)
@@ -118,8 +118,8 @@ def fit(
 def losses(model: EmbeddingRewardModel, pool: EmbeddedPool, config: RewardsConfig) -> torch.Tensor:
     """Return the loss of every prompt, (P,), differentiable.
 
-    A corrupted row counts as it will be scored, pulled down by its soundness: what the words give away already need not be
-    learned by a head that cannot see it. All other rows count by the head alone, or the easy cue (completions stop at
+    A corrupted row counts as it will be scored, pulled down by its text quality: what the words give away already need
+    not be learned by a head that cannot see it. All other rows count by the head alone, or the easy cue (completions stop at
     the length limit, demonstrations end) would stand in for their meaning.
 
     Args:
@@ -129,7 +129,7 @@ def losses(model: EmbeddingRewardModel, pool: EmbeddedPool, config: RewardsConfi
     """
     own, others = _raw(model, pool)
     real = torch.cat([own, others[pool.mask & ~pool.corrupted]]).detach()
-    others = torch.where(pool.corrupted, gated(others, pool.soundness, real.min()), others)
+    others = torch.where(pool.corrupted, gated(others, pool.text_quality, real.min()), others)
     if config.objective == "maxent":
         main = maxent_loss(own, others, pool.mask, config.beta, config.include_demonstration)
     elif config.objective == "bradley_terry":

@@ -11,7 +11,7 @@ import torch
 
 from drirl_core.errors import DataError
 from drirl_core.rewards.vectors import encode
-from drirl_core.text.quality import Soundness, has_words
+from drirl_core.text.quality import TextQuality, has_words
 
 if TYPE_CHECKING:
     from drirl_core.models.embeddings import Embedder
@@ -115,7 +115,7 @@ class EmbeddedPool:
         reply_vectors: v of the completions and their clauses, (P, K, 1 + S, D); zero where there is none.
         mask: true where there is a completion with words, bool, (P, K).
         corrupted: true where it is a broken demonstration, bool, (P, K).
-        soundness: of the completions, float, (P, K).
+        text_quality: of the completions, float, (P, K).
     """
 
     prompts: tuple[PoolPrompt, ...]
@@ -124,18 +124,18 @@ class EmbeddedPool:
     reply_vectors: torch.Tensor
     mask: torch.Tensor
     corrupted: torch.Tensor
-    soundness: torch.Tensor
+    text_quality: torch.Tensor
 
     def part(self, rows: torch.Tensor) -> EmbeddedPool:
         """Return some of the prompts, by index, (p,)."""
         return EmbeddedPool(
             tuple(self.prompts[i] for i in rows.tolist()), self.prompt_vectors[rows], self.demonstration_vectors[rows],
-            self.reply_vectors[rows], self.mask[rows], self.corrupted[rows], self.soundness[rows],
+            self.reply_vectors[rows], self.mask[rows], self.corrupted[rows], self.text_quality[rows],
         )  # fmt: skip
 
 
 def embed_pool(
-    prompts: Sequence[PoolPrompt], embedder: Embedder, soundness: Soundness, reporter: Reporter | None = None
+    prompts: Sequence[PoolPrompt], embedder: Embedder, text_quality: TextQuality, reporter: Reporter | None = None
 ) -> EmbeddedPool:
     """Encode a pool once.
 
@@ -144,23 +144,23 @@ def embed_pool(
     Args:
         prompts: P prompts, at least one.
         embedder: sentence encoder.
-        soundness: measure of ordinary prose.
+        text_quality: measure of ordinary prose.
         reporter: gets progress.
     """
     answers = [text for p in prompts for text in (p.answer, *(reply.answer for reply in p.replies))]
     users, vectors = encode(embedder, [p.prompt for p in prompts], answers, reporter)
     shape = (len(prompts), max(len(p.replies) for p in prompts))
     replies = np.zeros((*shape, *vectors.shape[1:]), dtype=np.float32)
-    mask, corrupted, sound = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool), np.ones(shape)
+    mask, corrupted, quality = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool), np.ones(shape)
     starts = np.cumsum([0, *(1 + len(p.replies) for p in prompts)])
     for i, p in enumerate(prompts):
         count = len(p.replies)
         replies[i, :count] = vectors[starts[i] + 1 : starts[i + 1]]
         mask[i, :count] = [has_words(reply.answer) for reply in p.replies]
         corrupted[i, :count] = [reply.policy == CORRUPTED for reply in p.replies]
-        sound[i, :count] = soundness.score([p.prompt] * count, [reply.answer for reply in p.replies])
+        quality[i, :count] = text_quality.score([p.prompt] * count, [reply.answer for reply in p.replies])
     # Copied into torch's own memory: its alignment is fixed, and with it the order of sums, so that fits repeat to the bit.
     return EmbeddedPool(
         tuple(prompts), torch.tensor(users), torch.tensor(vectors[starts[:-1]]), torch.tensor(replies),
-        torch.tensor(mask), torch.tensor(corrupted), torch.tensor(sound, dtype=torch.float32),
+        torch.tensor(mask), torch.tensor(corrupted), torch.tensor(quality, dtype=torch.float32),
     )  # fmt: skip

@@ -18,7 +18,7 @@ from pipeline.cli.doctor_checks import Check
 from pipeline.cli.doctor_database import check_postgres
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
-_ABSENT = ("has not been fetched yet", "cannot be had from the hub")
+_ABSENT = ("has not been fetched yet", "cannot be fetched from the hub")
 
 
 def examine(path: Path, fetch: bool) -> Iterator[Check]:

@@ -117,5 +117,5 @@ def _say_failed(outcome: Any, again: str) -> None:
     for failure in outcome.failures or ("the run failed without a message; look at it with `make dev`",):
         console.print(Text.assemble(("Error: ", "bold red"), failure), soft_wrap=True)
     kept = len(outcome.built) + len(outcome.reused)
-    console.print(f"\n{kept} finished assets are kept. When it is mended, go on with:", highlight=False)
+    console.print(f"\n{kept} finished assets are kept. When it is fixed, go on with:", highlight=False)
     console.print(Text(f"  {again}"), soft_wrap=True)

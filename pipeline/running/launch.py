@@ -127,7 +127,7 @@ class _Output:
 def _worker(
     session: dg.PipesSession, variables: Mapping[str, str], quiet: bool
 ) -> Iterator[tuple[subprocess.Popen[str], _Output]]:
-    """Start the worker in its own process group, and stop the whole group if the block is left early."""
+    """Start the worker in its own process group, and stop the complete group if the block is left early."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(  # noqa: S603 - our own module, nothing from outside
         [sys.executable, "-m", WORKER],

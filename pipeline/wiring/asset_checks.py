@@ -1,4 +1,4 @@
-"""Make Dagster's asset checks out of the rules, one step a stage."""
+"""Make Dagster's asset checks out of the rules, one step per stage."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 
 @pytest.fixture
 def settings(tmp_path):
-    """Make the stub project with some settings of the freshness."""
+    """Read the stub configuration with some settings of the freshness."""
     path = stub_stages.write_settings(tmp_path)
     return lambda **freshness: load(path, {f"operations.freshness.{key}": value for key, value in freshness.items()})
 
@@ -26,14 +26,14 @@ def _observe(instance: dg.DagsterInstance, name: str) -> None:
     instance.report_runless_asset_event(dg.AssetObservation(name, tags={"dagster/data_version": "1"}))
 
 
-def _definitions(project) -> dg.Definitions:
-    return dg.Definitions.merge(all_definitions(project), dg.Definitions(asset_checks=[source_checks(project)]))
+def _definitions(config) -> dg.Definitions:
+    return dg.Definitions.merge(all_definitions(config), dg.Definitions(asset_checks=[source_checks(config)]))
 
 
-def _verdicts(project, instance) -> dict[str, dg.AssetCheckEvaluation]:
-    checks = source_checks(project)
+def _verdicts(config, instance) -> dict[str, dg.AssetCheckEvaluation]:
+    checks = source_checks(config)
     job = dg.define_asset_job("ask", dg.AssetSelection.checks(checks))
-    defs = dg.Definitions.merge(_definitions(project), dg.Definitions(jobs=[job]))
+    defs = dg.Definitions.merge(_definitions(config), dg.Definitions(jobs=[job]))
     done = defs.resolve_job_def("ask").execute_in_process(instance=instance)
     return {found.asset_key.to_user_string(): found for found in done.get_asset_check_evaluations()}
 
@@ -41,7 +41,7 @@ def _verdicts(project, instance) -> dict[str, dg.AssetCheckEvaluation]:
 def test_a_source_warns_when_it_was_not_looked_at_for_too_long_or_never(settings, instance):
     _observe(instance, "source_unsafe")
 
-    looked_at, *others = (_verdicts(project, instance) for project in (settings(), settings(source_hours=1e-9)))
+    looked_at, *others = (_verdicts(config, instance) for config in (settings(), settings(source_hours=1e-9)))
     assert looked_at.keys() == settings().graph.sources.keys()
     assert {name for name, verdict in looked_at.items() if verdict.passed} == {"source_unsafe"}
     assert not others[0]["source_unsafe"].passed
@@ -72,8 +72,8 @@ def test_the_sources_are_asked_about_every_morning_once_they_were_looked_at(sett
 
 
 def test_the_promoted_policy_has_the_windows_of_the_settings(settings):
-    def policy(project) -> dg.FreshnessPolicy:
-        (spec,) = promoted_policy(project, OWNERS).specs
+    def policy(config) -> dg.FreshnessPolicy:
+        (spec,) = promoted_policy(config, OWNERS).specs
         return spec.freshness_policy
 
     assert policy(settings()) == dg.FreshnessPolicy.time_window(

@@ -201,6 +201,18 @@ def test_a_record_that_lacks_facts_gives_the_coarse_reason(made, tmp_path):
     assert plan(changed).assets["hardness_harm"].why == "waits for reward_model_harm"
 
 
+def test_a_run_of_version_0_1_whose_bounds_stood_elsewhere_is_up_to_date(made, tmp_path):
+    for file in (made.store.root / "reward_model_harm").rglob("*.json"):
+        facts = json.loads(file.read_text())
+        del facts["config"]["checks"]
+        facts["config"]["rewards"]["min_accuracy"] = 0.7
+        file.write_text(json.dumps(facts))
+    changed = plan(load(tmp_path / "stub.yaml", {"rewards.epochs": 7}))
+
+    assert plan(made).up_to_date
+    assert changed.assets["reward_model_harm"].why == "rewards.epochs: 60 -> 7"
+
+
 def test_the_reason_is_told_against_the_last_build_even_if_it_gave_what_an_earlier_one_gave(made, tmp_path):
     """The artifact's manifest tells of the first build, whose prompt pool was another one."""
     source = tmp_path / "unsafe.jsonl"

@@ -41,7 +41,7 @@ def _hidden_and_gradients(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> 
     return hidden.detach(), [weight.grad.clone() for weight in model.model.parameters() if weight.grad is not None]
 
 
-def test_hidden_states_and_gradients_are_those_of_whole_rows(
+def test_hidden_states_and_gradients_are_those_of_complete_rows(
     model: Any, rows: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     hidden, gradients = _hidden_and_gradients(model, *rows)
@@ -70,7 +70,7 @@ def test_generation_gives_the_same_tokens(model: Any, rows: tuple[torch.Tensor, 
     assert torch.equal(plain, shared)
 
 
-def test_rows_that_share_nothing_are_left_alone_and_the_model_is_put_back(
+def test_rows_without_a_shared_prompt_are_unchanged_and_the_model_is_restored(
     model: Any, rows: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     ids, mask = torch.arange(24).reshape(3, 8), torch.ones(3, 8, dtype=torch.long)

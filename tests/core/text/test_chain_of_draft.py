@@ -1,4 +1,4 @@
-"""The Chain-of-Draft format: rendering, tolerant parsing, cutting the draft off."""
+"""The Chain-of-Draft format: rendering, tolerant parsing, removing the draft."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_render_is_steps_separator_answer() -> None:
     )
 
 
-def test_parse_takes_numbering_off() -> None:
+def test_parse_removes_numbering() -> None:
     text = "1. asks to hurt\n2) real   harm\n- offer help\n* stay kind\nStep 5: refuse\n\n  ####  \nI can't help."
     assert cod.parse(text) == cod.Demonstration(
         ("asks to hurt", "real harm", "offer help", "stay kind", "refuse"), "I can't help."
@@ -51,7 +51,7 @@ def test_parse_keeps_lines_of_the_answer() -> None:
         ("asks to hurt ### I can't", "bad_format"),
     ],
 )
-def test_parse_says_why_not(text: str, reason: str) -> None:
+def test_parse_gives_the_reason_of_a_refusal(text: str, reason: str) -> None:
     with pytest.raises(cod.FormatError) as caught:
         cod.parse(text)
     assert caught.value.reason == reason
@@ -74,7 +74,7 @@ def test_cut_draft_keeps_what_follows_the_last_separator_line(text: str, answer:
     assert cod.cut_draft(text) == answer
 
 
-def test_cut_draft_sees_an_answer_on_the_separator_line_only_below_a_draft() -> None:
+def test_an_answer_on_the_separator_line_counts_only_below_a_draft() -> None:
     assert cod.cut_draft("asks to hurt\nrefuse kindly\n#### I can't help.") == "I can't help."
     heading = "I can't help with that. Here is who can:\n#### Resources\nCall a friend."
     assert cod.cut_draft(heading) == heading
@@ -83,7 +83,7 @@ def test_cut_draft_sees_an_answer_on_the_separator_line_only_below_a_draft() -> 
 
 
 @given(st.lists(STEP, min_size=1, max_size=5), ANSWER)
-def test_what_is_rendered_parses_back(steps: list[str], answer: str) -> None:
+def test_a_rendered_demonstration_is_parsed_to_its_parts(steps: list[str], answer: str) -> None:
     try:
         text = cod.render(steps, answer)
     except DataError:
@@ -100,7 +100,7 @@ def test_what_is_rendered_parses_back(steps: list[str], answer: str) -> None:
 
 
 @given(st.text())
-def test_cut_draft_takes_any_text_and_is_what_parse_calls_the_answer(text: str) -> None:
+def test_cut_draft_takes_any_text_and_agrees_with_parse(text: str) -> None:
     answer = cod.cut_draft(text)
     assert answer == answer.strip()
     assert answer in text or answer in text.replace("\r\n", "\n").replace("\r", "\n")
@@ -111,7 +111,7 @@ def test_cut_draft_takes_any_text_and_is_what_parse_calls_the_answer(text: str) 
 @pytest.mark.parametrize(
     ("steps", "answer"), [([], "a"), (["ok", " "], "a"), (["ok"], ""), (["####"], "a"), (["ok"], "a\n####\nb")]
 )
-def test_render_refuses_what_would_not_parse_back(steps: list[str], answer: str) -> None:
+def test_render_refuses_what_parse_could_not_read(steps: list[str], answer: str) -> None:
     with pytest.raises(DataError):
         cod.render(steps, answer)
 
