@@ -1,9 +1,9 @@
 """The completion pool of a category: what the reference policies say to its prompts.
 
 Sampled once, kept per row, and used by reward learning, hardness and the study. Besides the samples the pool holds
-`contrast` replies that no policy needs to produce (METHOD section 5): refusals and off-topic answers for the helpful
-set, so that its reward model can punish over-refusal, and corrupted demonstrations for every set, because a sentence
-encoder hardly sees broken text.
+`contrast` replies that no policy needs to produce (docs/method.md, section 3): refusals and off-topic answers for the
+helpful set, so that its reward model can punish over-refusal, and corrupted demonstrations for every set, because a
+sentence encoder hardly sees broken text.
 """
 
 from __future__ import annotations
