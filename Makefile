@@ -1,4 +1,4 @@
-# demo and test do all the set-up on a fresh machine.
+# On a fresh machine, demo and test do the complete set-up.
 PYTHON ?= python3
 CONFIG ?= configs/demo.yaml
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" saves several GB of CUDA packages on a machine without GPU
 PIP_ARGS ?=
-# dagster.yaml says so for dagster; dg reads only the one of DAGSTER_HOME
+# For dagster, dagster.yaml switches telemetry off; dg reads only the dagster.yaml of DAGSTER_HOME
 export DAGSTER_DISABLE_TELEMETRY := yes
 
 .PHONY: demo dev test test-slow check check-defs bench clean help
@@ -40,7 +40,7 @@ bench: $(STAMP)  ## speed measurements; writes benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.training_speed
 	$(BIN)/python -m benchmarks.load_time
 
-clean:           ## remove the environment and everything made (artifacts, history, models)
+clean:           ## remove the environment and everything that was built (artifacts, history, models)
 	rm -rf $(VENV) .drirl build *.egg-info
 
 $(STAMP): pyproject.toml constraints.txt

@@ -1,8 +1,8 @@
 """Refusal against over-refusal over settings: `python -m benchmarks.trade_off [KEY=VALUE[,KEY=VALUE...] ...]`.
 
-Each argument is one GRPO run of the demo with these settings changed; what earlier runs made is found again. All are judged on
-prompts outside the training split, as in benchmarks.validation. Writes benchmarks/results/trade_off.json, to which later calls
-add, and docs/images/trade_off.png.
+Each argument is one GRPO run of the demo with these settings changed; the results of earlier runs are reused. All are
+judged on prompts outside the training split, as in benchmarks.validation. Writes docs/images/trade_off.png and
+benchmarks/results/trade_off.json, to which later calls add.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def measure(reference: str | Path, project: Project) -> dict[str, Any]:
 
 
 def draw(rows: list[dict[str, Any]]) -> None:
-    """Draw one point a policy; up and to the left is better."""
+    """Draw one point per policy; up and to the left is better."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 5), layout="constrained")
@@ -71,9 +71,8 @@ def draw(rows: list[dict[str, Any]]) -> None:
     axes.axvline(0.15, color="grey", linestyle=":", linewidth=1)
     axes.axhline(0.8, color="grey", linestyle=":", linewidth=1)
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="refused safe look-alikes", ylabel="refused unsafe prompts")
-    axes.set_title(
-        f"Validation prompts, n = {rows[0]['unsafe']['n']} unsafe and {rows[0]['look_alike']['n']} look-alikes, 95 % intervals"
-    )
+    unsafe, look_alikes = (rows[0][kind]["n"] for kind in ("unsafe", "look_alike"))
+    axes.set_title(f"Validation prompts, n = {unsafe} unsafe and {look_alikes} look-alikes, 95 % intervals")
     axes.legend(loc="lower right", fontsize=8)
     PICTURE.parent.mkdir(exist_ok=True)
     figure.savefig(PICTURE, dpi=120)

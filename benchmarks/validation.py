@@ -1,7 +1,7 @@
-"""Refusal on the held-back training prompts, for choosing settings: `python -m benchmarks.validation base CHECKPOINT...`.
+"""Refusal on held-out prompts, for choosing settings: `python -m benchmarks.validation base CHECKPOINT...`.
 
-Settings are chosen on these rows (validation and test split of the data sets), never on the benchmark suites. The splits hold
-few safe look-alikes, so 140 more of them, written for this purpose, lie in validation_look_alikes.jsonl.
+Settings are chosen on these rows (validation and test split of the data sets), never on the benchmark suites. The
+splits hold few safe look-alikes, so validation_look_alikes.jsonl holds 140 more, written for this purpose.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def held_back(project: Project) -> dict[str, list[str]]:
 
 
 def main() -> None:
-    """Judge greedy replies of each policy and write benchmarks/results/validation.json."""
+    """Judge greedy completions of each policy and write benchmarks/results/validation.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("policies", nargs="+", help="`base`, or the directory of a checkpoint artifact")
     parser.add_argument("--config", default="configs/demo.yaml")

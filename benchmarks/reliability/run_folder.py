@@ -1,4 +1,4 @@
-"""Where a reliability run happens: a root and a Dagster home of its own, and the settings of the seed in work."""
+"""The folder of a reliability run: its own root and Dagster home, and the settings of the current seed."""
 
 from __future__ import annotations
 
@@ -28,40 +28,40 @@ SETTINGS = {
     "checks": {"min_refusal": 0.0},
     "promotion": {"automatic": False},
 }
-"""Changes to the tiny settings: trainings of some seconds that save a checkpoint every step or two, and no gate that a random
-model fails, because a failed gate fails its run."""
+"""Changes to the tiny settings: trainings of some seconds that save a checkpoint every step or two, and no gate that a
+random model fails, because a failed gate fails its run."""
 
 CACHES = ("completions", "embeddings")
 
 
 @dataclass(frozen=True)
-class World:
+class RunFolder:
     """A directory with everything that the runs read and write.
 
     Args:
-        folder: the directory.
+        path: the directory.
         base: settings that every seed extends.
     """
 
-    folder: Path
+    path: Path
     base: Path
 
     @property
     def home(self) -> Path:
         """The Dagster home."""
-        return self.folder / "home"
+        return self.path / "home"
 
     @property
     def root(self) -> Path:
         """Artifacts of the disturbed runs."""
-        return self.folder / "artifacts"
+        return self.path / "artifacts"
 
     @property
     def settings(self) -> Path:
-        """The settings in work; the file stays, its seed changes."""
-        return self.folder / "current.yaml"
+        """The current settings; the file stays, its seed changes."""
+        return self.path / "current.yaml"
 
-    def turn_to(self, seed: int) -> None:
+    def use_seed(self, seed: int) -> None:
         """Give the graph new work: another seed decides every asset from the pool on."""
         temporary = self.settings.with_suffix(".new")
         temporary.write_text(
@@ -70,57 +70,57 @@ class World:
         temporary.replace(self.settings)
 
     def versions(self) -> dict[str, str] | None:
-        """Return the version of every asset of the settings in work, or None while some are missing."""
+        """Return the version of every asset of the current settings, or None while some are missing."""
         made = plan(Project.load(self.settings))
         return {name: str(asset.version) for name, asset in made.assets.items()} if made.up_to_date else None
 
     def environment(self) -> dict[str, str]:
-        """Return the variables for a process of this world: one thread everywhere, so that equal work gives equal bits."""
+        """Return the variables for a process of this folder: one thread, so that equal work gives equal bits."""
         own = {"DAGSTER_HOME": str(self.home), "DRIRL_CONFIG": str(self.settings)}
         return {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", **own}
 
 
-def make_world(folder: Path, base: Path | None) -> World:
+def make_run_folder(path: Path, base: Path | None) -> RunFolder:
     """Fill a directory.
 
     Args:
-        folder: an empty directory.
+        path: an empty directory.
         base: settings to kill runs of; None for the tiny random models.
     """
     if base is None:
-        with _libraries_to(folder / "models.log"):
-            tiny_config(folder)
-        base = folder / "base.yaml"
+        with _libraries_to(path / "models.log"):
+            tiny_config(path)
+        base = path / "base.yaml"
         base.write_text(yaml.safe_dump({"extends": "smoke.yaml", **SETTINGS}), encoding="utf-8")
-    world = World(folder, base.absolute())
-    world.home.mkdir()
-    shutil.copy(ROOT / INSTANCE_FILE, world.home)
-    return world
+    run_folder = RunFolder(path, base.absolute())
+    run_folder.home.mkdir()
+    shutil.copy(ROOT / INSTANCE_FILE, run_folder.home)
+    return run_folder
 
 
-def undisturbed(world: World, seed: int) -> tuple[dict[str, str], Config]:
+def undisturbed(run_folder: RunFolder, seed: int) -> tuple[dict[str, str], Config]:
     """Run the graph of a seed in this process, without Dagster and without kills, beside the disturbed root.
 
-    The undisturbed seeds share one root, in the order of the disturbed ones, for they share the row caches as well.
+    The undisturbed seeds share one root, in the order of the disturbed ones, because those share the row caches too.
 
     Returns:
         Version by asset, and the configuration.
     """
-    config = load_config(world.base, {"root": str(world.folder / "undisturbed"), "seed": seed})
-    with _libraries_to(world.folder / "undisturbed.log"):
+    config = load_config(run_folder.base, {"root": str(run_folder.path / "undisturbed"), "seed": seed})
+    with _libraries_to(run_folder.path / "undisturbed.log"):
         return {name: artifact.version for name, artifact in run_all(Project(config), SilentReporter()).items()}, config
 
 
-def lost_rows(world: World, reference: Config) -> dict[str, tuple[int, int]]:
+def lost_rows(run_folder: RunFolder, reference: Config) -> dict[str, tuple[int, int]]:
     """Compare the row caches with those of the undisturbed runs.
 
     Returns:
-        By cache: rows that the undisturbed one holds, and how many of them the disturbed one lacks or holds otherwise.
+        Per cache: rows that the undisturbed one holds, and how many of them are missing or differ in the disturbed one.
     """
     found = {}
     for name in CACHES:
-        whole, tried = (_rows(ArtifactStore(root).cache_path(name)) for root in (reference.root, world.root))
-        found[name] = (len(whole), sum(tried.get(key) != value for key, value in whole.items()))
+        expected, tested = (_rows(ArtifactStore(root).cache_path(name)) for root in (reference.root, run_folder.root))
+        found[name] = (len(expected), sum(tested.get(key) != value for key, value in expected.items()))
     return found
 
 

@@ -1,22 +1,22 @@
-"""A storm of sensor ticks and dropped files: each file once, each change once, no more runs than changes."""
+"""Many sensor ticks and dropped files: each file once, each change once, no more runs than changes."""
 
 import json
 
 import pytest
 
-from benchmarks.tick_storm import storm, violations
+from benchmarks.sensor_load import run_load, violations
 
 
-def _keeps_its_promises(folder, ticks, files, seed):
-    figures = storm(folder, ticks, files, seed)
+def _without_violations(folder, ticks, files, seed):
+    figures = run_load(folder, ticks, files, seed)
     print(json.dumps(figures, indent=1))
 
     assert violations(figures) == []
     return figures
 
 
-def test_a_small_storm_loses_and_doubles_nothing(tmp_path):
-    figures = _keeps_its_promises(tmp_path, ticks=40, files=8, seed=1)
+def test_forty_ticks_and_eight_files_lose_and_double_nothing(tmp_path):
+    figures = _without_violations(tmp_path, ticks=40, files=8, seed=1)
 
     assert sum(figures["ticks"].values()) >= 40
     assert figures["accepted_files"] >= 3
@@ -25,7 +25,7 @@ def test_a_small_storm_loses_and_doubles_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_a_thousand_ticks_and_fifty_files_lose_and_double_nothing(tmp_path):
-    figures = _keeps_its_promises(tmp_path, ticks=1000, files=50, seed=0)
+    figures = _without_violations(tmp_path, ticks=1000, files=50, seed=0)
 
     assert figures["runs_failed"] >= 1
     assert figures["rejected_files"] >= 5

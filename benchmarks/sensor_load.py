@@ -1,9 +1,9 @@
-"""What a storm of sensor ticks and dropped files does to an instance: `python -m benchmarks.tick_storm`.
+"""Test an instance with many sensor ticks and dropped files: `python -m benchmarks.sensor_load`.
 
-The sensors of the drop folder and of failed runs and the automation condition are the real ones, evaluated as the daemon
-does; ticks of the drop folder are lost now and then, as when the daemon dies before it stored one. The two assets are small:
-the pool reads the accepted files by the readers of the prompt pool, the data set depends on it. A run goes on in a thread
-until the storm lets it end, many ticks later; some fail.
+The sensors of the drop folder and of failed runs and the automation condition are the real ones, evaluated as the
+daemon does. Now and then a tick of the drop folder is lost, as when the daemon dies before it has stored the tick. The
+two assets are small: the pool reads the accepted files with the readers of the prompt pool, the data set depends on it.
+A run waits in a thread until the test ends it, many ticks later; some runs fail.
 """
 
 import hashlib
@@ -43,8 +43,8 @@ LONGEST_RUN = 12
 
 
 @dataclass
-class Flight:
-    """A run that goes on."""
+class OngoingRun:
+    """A run that has not ended."""
 
     asset: str
     fails: bool
@@ -54,8 +54,8 @@ class Flight:
     thread: threading.Thread | None = None
 
 
-class Storm:
-    """A drop folder, an instance, and what should have happened to them.
+class LoadTest:
+    """A drop folder, an instance, and what is expected of them.
 
     Args:
         folder: an empty directory.
@@ -78,14 +78,15 @@ class Storm:
         self.cursors: dict[str, Any] = {}
         self.expected: dict[str, str] = {}
         self.parts: list[tuple[Path, str]] = []
-        self.flights: list[Flight] = []
+        self.ongoing: list[OngoingRun] = []
         self.counts: Counter[str] = Counter()
         self.milliseconds: defaultdict[str, list[float]] = defaultdict(list)
-        self.most_in_flight = 0
+        self.most_ongoing = 0
+        self.failures_allowed = True
         self.definitions = self._definitions()
         self.jobs = {name: self.definitions.resolve_job_def(f"make_{name}") for name in ASSETS}
 
-    # ------------------------------------------------------------------------------------------------------------ assets
+    # assets
 
     def prompts(self) -> list[str]:
         """Return the prompts of the accepted files, as the prompt pool reads them."""
@@ -93,11 +94,11 @@ class Storm:
         return sorted(row.prompt for row in read_source(source, Path(source.path), ("insult",), all_files=True).rows)
 
     def _made(self, name: str, prompts: list[str]) -> dg.MaterializeResult:
-        flight = next(flight for flight in self.flights if flight.asset == name)
-        flight.entered.set()
-        flight.released.wait()
-        if flight.fails:
-            raise dg.Failure("as the storm wants", allow_retries=False)
+        run = next(run for run in self.ongoing if run.asset == name)
+        run.entered.set()
+        run.released.wait()
+        if run.fails:
+            raise dg.Failure("a failure of the test", allow_retries=False)
         return dg.MaterializeResult(data_version=dg.DataVersion(_digest("\n".join(prompts))))
 
     def _definitions(self) -> dg.Definitions:
@@ -116,7 +117,7 @@ class Storm:
         jobs = [dg.define_asset_job(f"make_{name}", selection=dg.AssetSelection.assets(name)) for name in ASSETS]
         return dg.Definitions(assets=[observe, prompt_pool, dataset], jobs=jobs)
 
-    # ----------------------------------------------------------------------------------------------------------- actions
+    # actions
 
     def act(self, action: str, number: int) -> None:
         """Do one thing to the drop folder."""
@@ -141,7 +142,7 @@ class Storm:
             gone.unlink()
 
     def finish_parts(self, all_of_them: bool = False) -> None:
-        """Complete files that were begun, and give them their names."""
+        """Complete files that were half written, and give them their final names."""
         while self.parts and (all_of_them or self.chance.random() < 0.2):
             part, text = self.parts.pop(0)
             part.write_text(text)
@@ -154,7 +155,7 @@ class Storm:
         hidden.replace(self.drop / name)
         self.expected[_digest(text)] = text
 
-    # ------------------------------------------------------------------------------------------------------------- ticks
+    # ticks
 
     def tick(self, kind: str, now: int, lossy: bool = True) -> None:
         """Evaluate one sensor, keep what the daemon would keep, and start what it would start."""
@@ -184,35 +185,35 @@ class Storm:
         self.cursors["automation"] = result.cursor
         return [found.key.to_user_string() for found in result.results if not found.true_subset.is_empty]
 
-    # -------------------------------------------------------------------------------------------------------------- runs
+    # runs
 
     def _launch(self, name: str, now: int) -> None:
-        fails = self.chance.random() < FAILING and not self.counts["calm"]
-        flight = Flight(name, fails, now + self.chance.randint(1, LONGEST_RUN))
-        self.flights.append(flight)
+        fails = self.chance.random() < FAILING and self.failures_allowed
+        run = OngoingRun(name, fails, now + self.chance.randint(1, LONGEST_RUN))
+        self.ongoing.append(run)
         self.counts[f"runs_{name}"] += 1
         self.counts["runs_failed"] += fails
-        self.most_in_flight = max(self.most_in_flight, len(self.flights))
+        self.most_ongoing = max(self.most_ongoing, len(self.ongoing))
         settings: dict[str, Any] = {"run_config": {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}}
         job = self.jobs[name]
-        flight.thread = threading.Thread(
+        run.thread = threading.Thread(
             target=lambda: job.execute_in_process(instance=self.instance, raise_on_error=False, **settings), daemon=True
         )
-        flight.thread.start()
-        if not flight.entered.wait(60):
+        run.thread.start()
+        if not run.entered.wait(60):
             raise RuntimeError(f"the run of {name} did not start")
 
-    def land(self, now: float) -> None:
-        """Let the runs end whose time has come."""
-        for flight in [flight for flight in self.flights if flight.ends_at <= now]:
-            flight.released.set()
-            if flight.thread:
-                flight.thread.join(60)
-            self.flights.remove(flight)
+    def end_runs(self, now: float) -> None:
+        """End the runs that are due."""
+        for run in [run for run in self.ongoing if run.ends_at <= now]:
+            run.released.set()
+            if run.thread:
+                run.thread.join(60)
+            self.ongoing.remove(run)
 
 
-def storm(folder: Path, ticks: int, files: int, seed: int) -> dict[str, Any]:
-    """Let ticks and files rain on a real instance, then let it settle, and count.
+def run_load(folder: Path, ticks: int, files: int, seed: int) -> dict[str, Any]:
+    """Give a real instance ticks and files, then tick until nothing is left to do, and count.
 
     Args:
         folder: an empty directory.
@@ -228,89 +229,89 @@ def storm(folder: Path, ticks: int, files: int, seed: int) -> dict[str, Any]:
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", dg.BetaWarning)
-        made, started = Storm(folder, instance, seed), time.process_time()
-        _begin(made)
-        when = Counter(made.chance.randrange(ticks) for _ in range(files))
+        test, started = LoadTest(folder, instance, seed), time.process_time()
+        _begin(test)
+        when = Counter(test.chance.randrange(ticks) for _ in range(files))
         number = 0
         for now in range(ticks):
             for _ in range(when[now]):
                 number += 1
-                made.act(_pick(made.chance, ACTIONS), number)
-            made.finish_parts()
-            made.land(now)
-            made.tick(_pick(made.chance, TICKS), now)
-        _settle(made, ticks)
-        return _figures(made, time.process_time() - started)
+                test.act(_pick(test.chance, ACTIONS), number)
+            test.finish_parts()
+            test.end_runs(now)
+            test.tick(_pick(test.chance, TICKS), now)
+        _settle(test, ticks)
+        return _figures(test, time.process_time() - started)
 
 
-def _begin(made: Storm) -> None:
-    """Make everything once; on a fresh instance automation starts nothing by itself."""
-    made.counts["calm"] = 1
-    made.act("good", 0)
-    made.tick("ingest", 0, lossy=False)
-    made.tick("failures", 0)
+def _begin(test: LoadTest) -> None:
+    """Build everything once; on a fresh instance automation starts nothing."""
+    test.failures_allowed = False
+    test.act("good", 0)
+    test.tick("ingest", 0, lossy=False)
+    test.tick("failures", 0)
     for name in ASSETS:
-        made._launch(name, 0)
-        made.land(float("inf"))
-    made.tick("automation", 0)
-    made.counts["calm"] = 0
+        test._launch(name, 0)
+        test.end_runs(float("inf"))
+    test.tick("automation", 0)
+    test.failures_allowed = True
 
 
-def _settle(made: Storm, now: int) -> None:
-    """Drop a last file, for an asset whose last attempt failed waits for a new input; then tick until nothing is asked for."""
-    made.counts["calm"] = 1
-    made.finish_parts(all_of_them=True)
-    made.act("good", 999_999)
-    made.land(float("inf"))
+def _settle(test: LoadTest, now: int) -> None:
+    """Drop a last file, because an asset that failed waits for a new input; then tick until no run is requested."""
+    test.failures_allowed = False
+    test.finish_parts(all_of_them=True)
+    test.act("good", 999_999)
+    test.end_runs(float("inf"))
     quiet = 0
     while quiet < 3:
         for kind in TICKS:
-            made.tick(kind, now, lossy=False)
-        quiet = 0 if made.flights else quiet + 1
-        made.land(float("inf"))
+            test.tick(kind, now, lossy=False)
+        quiet = 0 if test.ongoing else quiet + 1
+        test.end_runs(float("inf"))
 
 
-def _figures(made: Storm, cpu_seconds: float) -> dict[str, Any]:
+def _figures(test: LoadTest, cpu_seconds: float) -> dict[str, Any]:
     accepted, rejected = (
-        sorted(file.name for file in (made.drop / kind).iterdir()) for kind in ("accepted", "rejected")
+        sorted(file.name for file in (test.drop / kind).iterdir()) for kind in ("accepted", "rejected")
     )
-    observations = made.instance.fetch_observations(dg.AssetKey("source_inbox"), limit=10_000, ascending=True).records
+    observations = test.instance.fetch_observations(dg.AssetKey("source_inbox"), limit=10_000, ascending=True).records
     versions = [record.asset_observation.tags[VERSION_TAG] for record in observations if record.asset_observation]
-    left = [file.name for file in made.drop.iterdir() if file.name not in ("accepted", "rejected", LOCK_FILE)]
-    kinds = Counter(alert.kind for alert in made.alerts)
-    statuses = Counter(run.status.value for run in made.instance.get_runs())
+    left = [file.name for file in test.drop.iterdir() if file.name not in ("accepted", "rejected", LOCK_FILE)]
+    kinds = Counter(alert.kind for alert in test.alerts)
+    statuses = Counter(run.status.value for run in test.instance.get_runs())
     return {
-        "ticks": {kind: made.counts[f"ticks_{kind}"] for kind in TICKS},
-        "lost_ticks": made.counts["lost_ticks"],
-        "actions": {action: made.counts[action] for action in ACTIONS},
+        "ticks": {kind: test.counts[f"ticks_{kind}"] for kind in TICKS},
+        "lost_ticks": test.counts["lost_ticks"],
+        "actions": {action: test.counts[action] for action in ACTIONS},
         "accepted_files": len(accepted),
-        "accepted_as_expected": sorted(name[:16] for name in accepted) == sorted(made.expected),
+        "accepted_as_expected": sorted(name[:16] for name in accepted) == sorted(test.expected),
         "rejected_files": sum(not name.endswith(".reason.txt") for name in rejected),
         "files_left_over": left,
         "observations": len(versions),
         "observed_twice": sum(before == after for before, after in itertools.pairwise(versions)),
-        "observed_the_end": versions[-1] == source_version(made.drop / "accepted"),
-        "runs": {name: made.counts[f"runs_{name}"] for name in ASSETS},
-        "runs_asked_by_sensors": made.counts["runs_asked_by_sensors"],
+        "observed_the_end": versions[-1] == source_version(test.drop / "accepted"),
+        "runs": {name: test.counts[f"runs_{name}"] for name in ASSETS},
+        "runs_asked_by_sensors": test.counts["runs_asked_by_sensors"],
         "runs_ended": dict(statuses),
-        "runs_failed": made.counts["runs_failed"],
-        "most_runs_in_flight": made.most_in_flight,
+        "runs_failed": test.counts["runs_failed"],
+        "most_runs_in_flight": test.most_ongoing,
         "alerts": dict(kinds),
-        "alerts_twice": len(made.alerts) - len({(a.title, str(a.facts)) for a in made.alerts}),
-        "pool_is_current": recorded_version(made.instance, "prompt_pool") == _digest("\n".join(made.prompts())),
-        "prompts_twice": len(made.prompts()) - len(set(made.prompts())),
+        "alerts_twice": len(test.alerts) - len({(a.title, str(a.facts)) for a in test.alerts}),
+        "pool_is_current": recorded_version(test.instance, "prompt_pool") == _digest("\n".join(test.prompts())),
+        "prompts_twice": len(test.prompts()) - len(set(test.prompts())),
         "cpu_seconds": round(cpu_seconds, 1),
-        "median_cpu_ms_a_tick": {
-            kind: round(statistics.median(values), 1) for kind, values in made.milliseconds.items()
+        "median_cpu_ms_per_tick": {
+            kind: round(statistics.median(values), 1) for kind, values in test.milliseconds.items()
         },
     }
 
 
 def violations(figures: dict[str, Any]) -> list[str]:
-    """Say which promises a storm broke; an empty list is what is wanted.
+    """Return the guarantees that a test broke: an empty list when all held.
 
-    Bounds: an observed change of the source makes at most one run of the pool, a run of the pool at most one of the data set
-    (and each was made once before the storm); at most one run an asset is in flight.
+    Bounds: an observed change of the source causes at most one run of the pool, a run of the pool at most one of the
+    data set (and each was built once before); at most one run per asset at a time.
     """
     runs, alerts = figures["runs"], figures["alerts"]
     promises = {
@@ -318,11 +319,11 @@ def violations(figures: dict[str, Any]) -> list[str]:
         and figures["prompts_twice"] == 0,
         "nothing is left in the folder": figures["files_left_over"] == [],
         "each change is observed once": figures["observed_twice"] == 0 and figures["observed_the_end"],
-        "the pool is made of what was accepted": figures["pool_is_current"],
-        "sensors ask for no run": figures["runs_asked_by_sensors"] == 0,
+        "the pool is built from what was accepted": figures["pool_is_current"],
+        "sensors request no run": figures["runs_asked_by_sensors"] == 0,
         "runs are bounded by what was observed": runs["prompt_pool"] <= figures["observations"]
         and runs["dataset"] <= runs["prompt_pool"],
-        "one run an asset in flight": figures["most_runs_in_flight"] <= len(ASSETS),
+        "one run per asset at a time": figures["most_runs_in_flight"] <= len(ASSETS),
         "every run ended": set(figures["runs_ended"]) <= {"SUCCESS", "FAILURE"},
         "each failed run raised one alert": alerts.get("run_failed", 0)
         == figures["runs_failed"]
@@ -338,7 +339,8 @@ def _pick(chance: random.Random, weights: dict[str, float]) -> str:
 
 
 def _rows(number: int) -> str:
-    return f"prompt,category\nMock the baker number {number} in four rude lines.,insult\nMock his cousin number {number} too.,insult\n"
+    prompts = f"Mock the baker number {number} in four rude lines.", f"Mock his cousin number {number} too."
+    return "".join(f"{line}\n" for line in ("prompt,category", *(f"{prompt},insult" for prompt in prompts)))
 
 
 def _digest(text: str) -> str:
@@ -346,12 +348,12 @@ def _digest(text: str) -> str:
 
 
 def main() -> None:
-    """Let 1,000 ticks and 50 files rain, and write benchmarks/results/tick_storm.json."""
+    """Test with 1,000 ticks and 50 files, and write benchmarks/results/sensor_load.json."""
     with tempfile.TemporaryDirectory() as folder:
-        figures = storm(Path(folder), ticks=1000, files=50, seed=0)
+        figures = run_load(Path(folder), ticks=1000, files=50, seed=0)
     broken = violations(figures)
     write(
-        "tick_storm",
+        "sensor_load",
         {"what": "1,000 sensor ticks and 50 dropped or changed files at random", **figures, "broken_promises": broken},
     )
     if broken:
