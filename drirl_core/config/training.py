@@ -62,7 +62,7 @@ class RewardsConfig:
 
 @dataclass(frozen=True)
 class HardnessConfig:
-    """Data hardness, model responsiveness and the coefficient alpha (METHOD: paper section on dynamic scaling)."""
+    """Data hardness, model responsiveness and the coefficient alpha (docs/method.md, section 4)."""
 
     combine: Literal["product", "sum", "data", "model", "none", "shuffled"] = "product"
     """How alphaD and alphaM make alpha; `shuffled` is the placebo, `none` is alpha = 1."""

@@ -1,4 +1,4 @@
-"""Reward objectives: pure functions from rewards to one loss a prompt (METHOD section 3).
+"""Reward objectives: pure functions from rewards to one loss a prompt (docs/method.md, section 3).
 
 Notation: P prompts of a batch, K completions a prompt at most. Pools may be ragged: `mask` (P, K) is true where there is a
 completion, and what stands elsewhere in `completion_rewards` has no influence on value or gradient. No function takes a

@@ -34,7 +34,7 @@ DEMONSTRATION = "demonstration"
 
 
 def build_reward_model(context: stages.Context) -> dict[str, Any]:
-    """Learn the shadow reward model of a category by maximum-likelihood IRL (METHOD section 3).
+    """Learn the shadow reward model of a category by maximum-likelihood IRL (docs/method.md, section 3).
 
     Args:
         context: inputs are the category's data set and completion pool.
