@@ -110,7 +110,10 @@ def test_a_changed_reward_setting_rebuilds_from_the_reward_models_on(world: Path
 
 
 def _two_categories(folder: Path, change: dict[str, str]) -> dict[str, object]:
-    """Write copies of the embedded prompts and demonstrations of two categories, some prompts changed; return the settings."""
+    """Write copies of the embedded prompts and demonstrations of two categories, some prompts changed; return the settings.
+
+    The adapter `columns` reads no ids, so that the prompts have no twins, which would follow them into the harmless set.
+    """
     for name in ("unsafe_prompts", "demonstrations"):
         rows = [json.loads(line) for line in (DATA_FOLDER / f"{name}.jsonl").open(encoding="utf-8")]
         kept = [
