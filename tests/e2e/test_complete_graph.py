@@ -119,7 +119,11 @@ def test_a_changed_reward_setting_rebuilds_from_the_reward_models_on(
 
 
 def _two_categories(folder: Path, change: dict[str, str]) -> dict[str, object]:
-    """Write the embedded prompts and demonstrations of two categories, some prompts changed; return settings."""
+    """Write the embedded prompts and demonstrations of two categories, some prompts changed; return settings.
+
+    The adapter `columns` reads no ids, so that the prompts have no twins, which would follow them into
+    the harmless set.
+    """
     for name in ("unsafe_prompts", "demonstrations"):
         rows = [json.loads(line) for line in (DATA_FOLDER / f"{name}.jsonl").open(encoding="utf-8")]
         kept = [

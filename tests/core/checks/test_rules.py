@@ -61,10 +61,11 @@ def table(folder: Path, name: str, rows: list[dict], columns: tuple[str, ...] = 
     write_table(folder / name, rows, pa.schema([(key, _TYPES[type(value)]) for key, value in first.items()]))
 
 
-def verdict(project: Project, folder: Path, stage: str, rule: str, category: str | None = None) -> Verdict:
-    """Judge an artifact's directory by one rule."""
+def verdict(project: Project, folder: Path, stage: str, rule: str, member: str | None = None) -> Verdict:
+    """Judge an artifact's directory by one rule; the member of a benchmark is its suite, of other stages a category."""
     found = next(r for r in rules_of(stage) if r.name == rule)
-    return judge(found, folder, project, Node(f"{stage}_{category}", stage, category, (), ""))
+    category, suite = (None, member) if stage == "benchmark" else (member, None)
+    return judge(found, folder, project, Node(f"{stage}_{member}", stage, category, (), "", suite))
 
 
 def pool(folder: Path, read: int, kept: list[str], quarantined: list[str]) -> None:

@@ -42,7 +42,9 @@ def test_every_input_comes_before_what_needs_it(tmp_path: Path) -> None:
 
 
 def test_names_of_the_demo_graph(tmp_path: Path) -> None:
-    """One pool; 8 data sets, completion pools and reward models; 7 hardness tables; 2 policies; 1 suite; 3 reports; 1 candidate."""
+    """One pool; 8 data sets, completion pools and reward models; 7 hardness tables; 2 policies; floor and ceiling; 1 suite;
+    3 reports; 1 candidate.
+    """
     graph = build_graph(_config(tmp_path))
     every = (*SEVEN_CATEGORIES, "helpful")
     expected = {
@@ -50,6 +52,7 @@ def test_names_of_the_demo_graph(tmp_path: Path) -> None:
         "balance_report",
         "sft_checkpoint",
         "policy_checkpoint",
+        "reference_classifiers",
         "benchmark_embedded",
         "report",
         "model_card",
@@ -59,10 +62,21 @@ def test_names_of_the_demo_graph(tmp_path: Path) -> None:
     expected |= {f"{kind}_{c}" for kind in ("completion_pool", "reward_model") for c in every}
     expected |= {f"hardness_{c}" for c in SEVEN_CATEGORIES}
     assert set(graph.nodes) == expected
-    assert len(expected) == 8 + 8 + 16 + 7
+    assert len(expected) == 9 + 8 + 16 + 7
     assert {"source_unsafe_prompts", "source_demonstrations", "source_helpful", "source_refusals"} <= set(graph.sources)
     for name, path in graph.sources.items():
         assert path.exists(), name
+
+
+def test_every_suite_is_an_input_of_what_must_not_contain_it(tmp_path: Path) -> None:
+    """Of its own benchmark as well; floor and ceiling learn from data sets that were kept clean of it."""
+    graph = build_graph(_config(tmp_path, {"benchmarks.suites": [{"name": "embedded"}, {"name": "twins"}]}))
+    assert graph.sources["source_suite_twins"].name == "heldout_twins"
+    readers = {name for name, node in graph.nodes.items() if "source_suite_twins" in node.inputs}
+    every = {*SEVEN_CATEGORIES, "helpful"}
+    assert readers == {"prompt_pool", "benchmark_twins", *map(dataset_name, every)}
+    assert set(graph.nodes["reference_classifiers"].inputs) == set(map(dataset_name, every))
+    assert "reference_classifiers" in graph.nodes["benchmark_twins"].inputs
 
 
 def test_start_from_base_has_no_supervised_stage(tmp_path: Path) -> None:

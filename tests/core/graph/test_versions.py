@@ -103,21 +103,26 @@ def test_settings_that_no_build_reads_are_there_and_below_what_their_stage_reads
             )
 
 
-RAISED = {"prompt_pool": "2", "hardness": "2", "policy_checkpoint": "2"}
-"""Algorithms whose results changed since 0.1; what else a code version holds must stay what it was."""
+CHANGED_SINCE_0_1 = {
+    "prompt_pool", "dataset", "reward_model", "hardness", "policy_checkpoint", "benchmark", "report", "model_card",
+}  # fmt: skip
+"""Stages whose algorithm was raised since 0.1, because their results changed; CHANGELOG.md says why."""
 
 
-def test_code_versions_are_those_of_version_0_1_but_for_raised_algorithms() -> None:
-    """A run that was made by 0.1 is up to date: its settings and files still give the versions recorded then."""
+def test_stages_that_did_not_change_keep_the_code_versions_of_version_0_1() -> None:
+    """Settings and files give what they gave then, so that an upgrade recomputes only what it changed."""
     recorded = json.loads(Path(__file__).with_name("code_versions_0_1.json").read_text(encoding="utf-8"))
     for name, before in recorded.items():
         config = load_config(Path(drirl_core.__file__).parents[1] / "configs" / f"{name}.yaml")
         nodes = build_graph(config).nodes
-        expected = {}
-        for asset, version in before.items():
-            algorithm, _, digest = version.partition("-")
-            expected[asset] = f"{RAISED.get(nodes[asset].stage, algorithm)}-{digest}"
-        assert {asset: code_version(nodes[asset], config) for asset in before} == expected, name
+        now = {asset: code_version(nodes[asset], config) for asset in before}
+        kept = {asset for asset in before if nodes[asset].stage not in CHANGED_SINCE_0_1}
+        assert len(kept) > 8
+        if name != "demo":  # whose own settings changed
+            assert {asset: now[asset] for asset in kept} == {asset: before[asset] for asset in kept}, name
+        assert all(now[asset].partition("-")[0] > before[asset].partition("-")[0] for asset in before.keys() - kept), (
+            name
+        )
 
 
 def test_no_stage_reads_the_bounds_of_checks(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def dataset_rows(category: str, count: int = 8) -> list[dict[str, Any]]:
                 "prompt_id": prompt_id(prompt), "prompt": prompt, "category": category, "demonstration": f"think of it\n####\n{answer}", "answer": answer,
                 "kind": ("general", "look_alike")[i % 2] if category == "helpful" else "unsafe", "source": "test", "licence": "CC0-1.0",
                 "split": {count - 2: "validation", count - 1: "test"}.get(i, "train"), "origin": "pool", "group_id": f"{category}-{i}",
+                "style": "", "twin_of": "",
             }
         )  # fmt: skip
     return rows
