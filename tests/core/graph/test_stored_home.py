@@ -37,7 +37,8 @@ def recorded(home: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def project(home: Path) -> Project:
-    return Project.load(home / "run.yaml", {"root": str(home / "artifacts")})
+    """Its project, with the default quota of then."""
+    return Project.load(home / "run.yaml", {"root": str(home / "artifacts"), "demonstrations.quota": 60})
 
 
 def test_what_did_not_change_is_found_by_the_versions_of_its_inputs(project: Project, recorded: dict[str, Any]) -> None:

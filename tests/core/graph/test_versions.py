@@ -113,7 +113,8 @@ def test_stages_that_did_not_change_keep_the_code_versions_of_version_0_1() -> N
     """Settings and files give what they gave then, so that an upgrade recomputes only what it changed."""
     recorded = json.loads(Path(__file__).with_name("code_versions_0_1.json").read_text(encoding="utf-8"))
     for name, before in recorded.items():
-        config = load_config(Path(drirl_core.__file__).parents[1] / "configs" / f"{name}.yaml")
+        file = Path(drirl_core.__file__).parents[1] / "configs" / f"{name}.yaml"
+        config = load_config(file, {"demonstrations.quota": 60})  # the default of then
         nodes = build_graph(config).nodes
         now = {asset: code_version(nodes[asset], config) for asset in before}
         kept = {asset for asset in before if nodes[asset].stage not in CHANGED_SINCE_0_1}
