@@ -53,7 +53,8 @@ def defs() -> dg.Definitions:
         OBSERVE_JOB,
         selection=dg.AssetSelection.assets(*graph.sources, PANEL),
         description=(
-            "Hash the input files, so that the graph shows which assets are behind them, and look at the retraining plan."
+            "Hash the input files, so that the graph shows which assets are behind them, "
+            "and look at the retraining plan."
         ),
     )
     return dg.Definitions(
@@ -72,6 +73,7 @@ def _sensor() -> dg.AutomationConditionSensorDefinition:
             minimum_interval_seconds=30,
             run_tags=_LIMIT,
             description=(
-                "Recomputes an asset when an input, its settings or its code changed, once everything upstream has settled."
+                "Recomputes an asset when an input, its settings or its code changed, "
+                "once everything upstream has settled."
             ),
         )
