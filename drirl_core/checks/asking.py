@@ -53,6 +53,6 @@ def require_kept(node: Node, path: Path, project: Project) -> None:
     broken = broken_promises(node, path, project)
     if broken:
         raise CheckError(
-            f"{node.name} breaks {'; '.join(broken)}. Nothing is built on it: fix its data or settings, or the bound in "
-            f"the section `checks`, and run again; what was judged lies in {path}"
+            f"{node.name} breaks {'; '.join(broken)}. Nothing is built on it: fix its data or settings, or the bound "
+            f"in the section `checks`, and run again; what was judged lies in {path}"
         )
