@@ -1,4 +1,4 @@
-"""Intervals, paired tests and diversity: pure functions over per-prompt outcomes.
+"""Intervals, paired tests, calibration and diversity: pure functions over per-prompt outcomes.
 
 Paired means: the same prompts, in the same order, answered by two policies. All randomness is seeded; tests that have
 an exact form use it.
@@ -17,6 +17,7 @@ from drirl_core.errors import DataError
 from drirl_core.text.words import ngrams, words
 
 _CHUNK = 1 << 22
+_PAIR_BINS = 5
 _TIES = 1e-12
 
 
@@ -135,27 +136,6 @@ def bootstrap_mean(values: Sequence[float], resamples: int, seed: int, level: fl
     return _percentile(float(numbers.mean()), means, level)
 
 
-def paired_bootstrap(
-    first: Sequence[float], second: Sequence[float], resamples: int, seed: int, level: float = 0.95
-) -> Estimate:
-    """Give the percentile bootstrap interval of mean(first) - mean(second), resampling prompts.
-
-    Args:
-        first: N outcomes of the first policy.
-        second: N outcomes of the second policy on the same prompts, in the same order.
-        resamples: bootstrap samples.
-        seed: of the resampling.
-        level: confidence level in (0, 1).
-
-    Returns:
-        The difference with its interval.
-
-    Raises:
-        DataError: the lengths differ, there is no value, or one is not finite.
-    """
-    return bootstrap_mean(_differences(first, second, "prompts"), resamples, seed, level)
-
-
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
     """Test exactly whether two policies show an outcome equally often on the same prompts.
 
@@ -219,6 +199,62 @@ def compare_composite(
     extreme = np.abs(sums[0][:, None] - sums[1][None, :]) >= abs(value) - _TIES  # (m_u + 1, m_s + 1)
     p = float((np.outer(*chances) * extreme).sum())
     return Composite(value, interval.low, interval.high, min(1.0, p))
+
+
+def calibration(
+    confidence: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray, *, bins: int, lowest: float = 0.0
+) -> tuple[float, list[dict[str, float]]]:
+    """Compare how sure predictions are with how often they are right.
+
+    The expected calibration error is sum_b n_b / n |accuracy_b - confidence_b| over bins of equal width (Guo et al. 2017,
+    arXiv 1706.04599).
+
+    Args:
+        confidence: probability that each of N predictions gives itself, in [lowest, 1].
+        right: whether each prediction is right, (N,).
+        bins: number of bins over [lowest, 1].
+        lowest: the least confidence that a prediction can have, below 1: 0.5 for the favourite of two.
+
+    Returns:
+        The error in [0, 1] (NaN without predictions), and one row per filled bin: mean `confidence`, `accuracy`, `n`.
+
+    Raises:
+        DataError: the lengths differ.
+    """
+    sure, hits = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=bool)
+    if len(sure) != len(hits):
+        raise DataError(f"{len(sure)} confidences and {len(hits)} outcomes; give one of each per prediction")
+    if not len(sure):
+        return math.nan, []
+    places = np.minimum(((sure - lowest) / (1 - lowest) * bins).astype(int), bins - 1)
+    rows = [
+        {
+            "confidence": float(sure[places == b].mean()),
+            "accuracy": float(hits[places == b].mean()),
+            "n": int((places == b).sum()),
+        }
+        for b in range(bins)
+        if (places == b).any()
+    ]
+    return sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / len(sure), rows
+
+
+def pair_calibration(gaps: Sequence[float] | np.ndarray) -> tuple[float, list[dict[str, float]]]:
+    """Compare how sure reward models are of the better of two completions with how often they are right.
+
+    A reward gap says that the demonstration wins with probability sigmoid(gap). The favourite of a pair then has the
+    confidence sigmoid(|gap|) in [0.5, 1], and it is right where gap > 0.
+
+    Args:
+        gaps: reward of the demonstration minus reward of the completion, of N pairs.
+
+    Returns:
+        The expected calibration error and its five bins, as `calibration` gives them.
+    """
+    from scipy.special import expit
+
+    values = np.asarray(gaps, dtype=np.float64)
+    return calibration(expit(np.abs(values)), values > 0, bins=_PAIR_BINS, lowest=0.5)
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:

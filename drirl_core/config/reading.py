@@ -22,6 +22,19 @@ MODEL_KEYS = ("policy", "encoder", "model")
 """Settings that hold a reference of a model, which may be `path:` and a directory."""
 
 
+ADDED = "added"
+"""Key in the metadata of a field that came after artifacts were made without it."""
+
+
+def added(default: Any) -> Any:
+    """Declare a setting that is newer than artifacts users have; at its default it changes no version.
+
+    Args:
+        default: the value that does what the code did before the setting was there.
+    """
+    return dataclasses.field(default=default, metadata={ADDED: True})
+
+
 def require(condition: bool, message: str) -> None:
     """Raise `ConfigError` with the message unless the condition holds."""
     if not condition:

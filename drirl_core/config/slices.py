@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drirl_core.config.reading import EMBEDDED, MODEL_KEYS, PATH_KEYS, TAXONOMY_KEY
+from drirl_core.config.reading import ADDED, EMBEDDED, MODEL_KEYS, PATH_KEYS, TAXONOMY_KEY
 
 ABSENT = "(not there)"
 """Stands for a setting that a configuration does not have."""
@@ -32,6 +33,24 @@ def slice_of(
     for name in unread:
         kept = _without(kept, name.split("."))
     return {section: _at(kept, section.split(".")) for section in sections}
+
+
+def quiet(section: Any, name: str) -> list[str]:
+    """Name the settings of a section that were added later and are at their default, so that they decide nothing new.
+
+    Args:
+        section: a configuration dataclass; anything else has none.
+        name: its dotted name.
+    """
+    if not dataclasses.is_dataclass(section):
+        return []
+    found: list[str] = []
+    for field in dataclasses.fields(section):
+        value, dotted = getattr(section, field.name), f"{name}.{field.name}"
+        if field.metadata.get(ADDED) and value == field.default:
+            found.append(dotted)
+        found += quiet(value, dotted)
+    return found
 
 
 def covers(sections: Iterable[str], name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from drirl_core.config.reading import EMBEDDED, require
+from drirl_core.config.reading import EMBEDDED, added, require
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,6 @@ class RewardsConfig:
     """Heads with seeds and bootstrap rows of their own that make one reward; 1 is a single head on all rows."""
     ensemble_penalty: float = 1.0
     """The reward of an ensemble is the mean of its heads minus this times their standard deviation."""
-    min_accuracy: float = 0.8
-    """Floor of the blocking check on held-out pairs (demonstration above completion)."""
 
     def __post_init__(self) -> None:
         require(self.beta > 0, f"rewards.beta is {self.beta}; above 0")
@@ -57,7 +55,6 @@ class RewardsConfig:
         )
         require(self.ensemble >= 1, f"rewards.ensemble is {self.ensemble}; at least 1")
         require(0 <= self.dropout < 1, f"rewards.dropout is {self.dropout}; choose in [0, 1)")
-        require(0 <= self.min_accuracy <= 1, f"rewards.min_accuracy is {self.min_accuracy}; choose in [0, 1]")
         require(self.learning_rate > 0, f"rewards.learning_rate is {self.learning_rate}; above 0")
         for name in ("centre", "l2", "weight_decay", "ensemble_penalty"):
             require(getattr(self, name) >= 0, f"rewards.{name} is {getattr(self, name)}; at least 0")
@@ -105,11 +102,15 @@ class LoraConfig:
     """Scale numerator."""
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Names of the adapted layers."""
+    first_layer: float = added(0.0)
+    """Share of the depth below which nothing is adapted. The middle of a model already tells an unsafe prompt from a safe
+    one; adapters above it keep that, and the update needs no gradient below. 0 adapts every layer."""
 
     def __post_init__(self) -> None:
         require(self.rank >= 0, f"lora.rank is {self.rank}; 0 for full fine-tuning or a positive rank")
         require(self.rank == 0 or bool(self.targets), "lora.targets is empty; name the layers to adapt")
         require(self.alpha >= 1, f"lora.alpha is {self.alpha}; at least 1")
+        require(0 <= self.first_layer < 1, f"lora.first_layer is {self.first_layer}; a share of the depth in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -171,10 +172,11 @@ class PolicyConfig:
     """Clip range."""
     loss: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = "grpo"
     """How token losses are averaged."""
+    scale_rewards: Literal["group", "batch", "none"] = added("group")
+    """What the centred rewards of a group are divided by: their own standard deviation (the paper), that of the batch, or
+    nothing. With `group`, a group whose completions are all alike gets advantages of unit size made of reward noise."""
     save_steps: int = 8
     """Steps between checkpoints, from which a killed run resumes."""
-    max_kl: float = 2.0
-    """Bound of the blocking check on the mean KL of the last steps, in nats a token."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Adapters."""
 
@@ -200,7 +202,7 @@ class PolicyConfig:
         require(self.save_steps >= 1, f"policy.save_steps is {self.save_steps}; at least 1")
         require(self.num_iterations >= 1, f"policy.num_iterations is {self.num_iterations}; at least 1")
         require(self.max_new_tokens >= 1, f"policy.max_new_tokens is {self.max_new_tokens}; at least 1")
-        for name in ("temperature", "learning_rate", "epsilon", "max_kl"):
+        for name in ("temperature", "learning_rate", "epsilon"):
             require(getattr(self, name) > 0, f"policy.{name} is {getattr(self, name)}; above 0")
 
 
@@ -237,10 +239,6 @@ class BenchmarksConfig:
     """Prompts decoded together (greedy)."""
     resamples: int = 10000
     """Bootstrap resamples for differences."""
-    max_over_refusal: float = 0.15
-    """Bound shown, and warned about, by the over-refusal check."""
-    min_refusal: float = 0.8
-    """Floor shown, and warned about, by the refusal check."""
 
     def __post_init__(self) -> None:
         require(len(self.suites) > 0, "benchmarks.suites is empty; name at least `embedded`")

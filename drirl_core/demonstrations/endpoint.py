@@ -1,4 +1,4 @@
-"""One chat message to an OpenAI-compatible endpoint and back, over the standard library.
+"""One chat message to an OpenAI-compatible endpoint and back.
 
 This is the one module that reads an environment variable: the key, by the name the configuration gives. The key is read
 for each request, is sent to the configured host only (redirects are not followed) and is struck out of every text that
@@ -7,22 +7,16 @@ came from the server before it enters an error.
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import socket
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from dataclasses import dataclass
-from typing import Any
+from urllib.parse import urlsplit
 
+from drirl_core import web
 from drirl_core.errors import ConfigError, ModelError
 
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _LARGEST_REPLY = 10_000_000
-_LONGEST_WAIT_S = 60.0
 _ADVICE = {
     401: "the key is missing or wrong; put a valid one into the environment variable that `api_key_env` names",
     403: "the key may not use this model; ask its owner for access or choose another `model`",
@@ -37,11 +31,6 @@ class EndpointError(ModelError):
 
 class PromptRefused(ModelError):
     """Say that the endpoint turned down this one message (HTTP 400, 413, 422, or a reply cut short)."""
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        """Follow nothing: urllib would send the key along to the other host."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +54,7 @@ class ChatEndpoint:
     backoff_s: float = 1.0
 
     def __post_init__(self) -> None:
-        parts = urllib.parse.urlsplit(self.url)
+        parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError("demonstrations.demonstrator.url must start with http:// or https:// and name a host")
         if parts.username or parts.password or parts.query:
@@ -118,75 +107,58 @@ class ChatEndpoint:
         return key
 
     def _post(self, body: bytes, key: str) -> bytes:
-        problem = "no try was made"
-        for attempt in range(self.tries):
-            wait = min(self.backoff_s * 2**attempt, _LONGEST_WAIT_S)
-            try:
-                return self._once(body, key)
-            except urllib.error.HTTPError as error:
-                problem, asked = self._judge_status(error, key), error.headers.get("Retry-After", "")
-                wait = min(max(wait, float(asked)), _LONGEST_WAIT_S) if asked.isdigit() else wait
-            except urllib.error.URLError as error:
-                problem = self._judge_connection(error.reason)
-            except (OSError, http.client.HTTPException) as error:
-                problem = self._judge_connection(error)
-            if attempt + 1 < self.tries:
-                time.sleep(wait)
-        raise EndpointError(
-            f"{self.target}: {problem}, {self.tries} times in a row; what it wrote before is kept, so run again when it is well"
-        )
-
-    def _once(self, body: bytes, key: str) -> bytes:
-        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
-        request = urllib.request.Request(self.target, data=body, headers=headers, method="POST")  # noqa: S310 - scheme checked above
-        handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
-        if urllib.parse.urlsplit(self.target).hostname in _LOOPBACK:
-            handlers.append(urllib.request.ProxyHandler({}))
-        deadline = time.monotonic() + self.timeout_s
-        with urllib.request.build_opener(*handlers).open(request, timeout=self.timeout_s) as response:
-            chunks, size = [], 0
-            while chunk := response.read1(65536):  # a trickle of bytes must not outlive the deadline
-                chunks.append(chunk)
-                size += len(chunk)
-                if time.monotonic() > deadline:
-                    raise TimeoutError
-                if size > _LARGEST_REPLY:
-                    raise EndpointError(
-                        f"{self.target}: the reply is longer than {_LARGEST_REPLY} bytes; this is no chat endpoint"
-                    )
-            return b"".join(chunks)
-
-    def _judge_status(self, error: urllib.error.HTTPError, key: str) -> str:
-        """Return the words for an error worth another try; raise for the others."""
-        status = error.code
-        if status in (408, 409, 425, 429) or status >= 500:
-            return f"it answered {status} {http.client.responses.get(status, '')}".strip()
-        if 300 <= status < 400:
-            raise EndpointError(
-                f"{self.target}: it redirects ({status}); give its final address as demonstrations.demonstrator.url"
-            ) from None
         try:
-            said = _shown(error.read(2000), key)
-        except (OSError, http.client.HTTPException):
-            said = ""
-        said = f" (it says: {said})" if said else ""
-        if status in (400, 413, 422):
-            raise PromptRefused(f"the endpoint answered {status}{said}") from None
-        raise EndpointError(f"{self.target}: {status}: {_ADVICE.get(status, 'the request is refused')}{said}") from None
+            answer = web.in_tries(lambda: self._once(body, key), self.tries, self.backoff_s)
+        except web.TryAgain as error:
+            raise EndpointError(
+                f"{self.target}: {error.problem}; what it wrote before is kept, so run again when the endpoint works"
+            ) from None
+        except web.UnusableAddress as error:
+            raise EndpointError(
+                f"{self.target}: no request can be sent there ({error}); fix demonstrations.demonstrator.url"
+            ) from None
+        if answer.cut:
+            raise EndpointError(
+                f"{self.target}: the reply is longer than {_LARGEST_REPLY} bytes; this is no chat endpoint"
+            )
+        if not 200 <= answer.status < 300:
+            raise self._refusal(answer, key)
+        return answer.body
 
-    def _judge_connection(self, error: object) -> str:
-        """Return the words for a connection error worth another try; raise for the others."""
-        if isinstance(error, TimeoutError):
-            return f"no answer within {self.timeout_s:g} s"
-        if isinstance(error, ConnectionRefusedError):
+    def _once(self, body: bytes, key: str) -> web.Answer:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        try:
+            return web.post(self.target, body, headers=headers, timeout_s=self.timeout_s, most=_LARGEST_REPLY)
+        except web.TryAgain as error:
+            self._require_reachable(error.cause)
+            raise
+
+    def _refusal(self, answer: web.Answer, key: str) -> ModelError:
+        """Return the error for an answer that another try would get as well."""
+        if 300 <= answer.status < 400:
+            return EndpointError(
+                f"{self.target}: it redirects ({answer.status}); give its final address as "
+                "demonstrations.demonstrator.url"
+            )
+        said = _shown(answer.body, key)
+        said = f" (it says: {said})" if said else ""
+        if answer.status in (400, 413, 422):
+            return PromptRefused(f"the endpoint answered {answer.status}{said}")
+        advice = _ADVICE.get(answer.status, "the request is refused")
+        return EndpointError(f"{self.target}: {answer.status}: {advice}{said}")
+
+    def _require_reachable(self, cause: OSError | None) -> None:
+        """Raise for a broken connection that another try would not get either."""
+        if isinstance(cause, ConnectionRefusedError):
             raise EndpointError(
-                f"{self.target}: connection refused: nothing listens there; start the server or mend demonstrations.demonstrator.url"
+                f"{self.target}: connection refused: nothing listens there; start the server or fix "
+                "demonstrations.demonstrator.url"
             ) from None
-        if isinstance(error, socket.gaierror):
+        if isinstance(cause, socket.gaierror):
             raise EndpointError(
-                f"{self.target}: the host's address is not known ({error.strerror}); mend demonstrations.demonstrator.url or the network"
+                f"{self.target}: the host's address is not known ({cause.strerror}); fix "
+                "demonstrations.demonstrator.url or the network"
             ) from None
-        return f"the connection broke ({type(error).__name__})"
 
     def _text(self, raw: bytes, key: str, max_new_tokens: int) -> str:
         try:

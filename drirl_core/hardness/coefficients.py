@@ -1,4 +1,4 @@
-"""Coefficients over a run: what the equations make of each generation batch, and the little state that needs.
+"""Coefficients during a run: the equations applied to each generation batch, and the state that they need.
 
 Shapes: B rows (completions) of a batch.
 """
@@ -53,10 +53,10 @@ class Coefficients:
 
     Args:
         config: settings.
-        seed: of the placebo `shuffled`; every call shuffles differently.
-        stored: alpha by prompt id. With refresh `once` it is used throughout, and similarities and gaps have no
-            influence; with `epoch` it is what the first pass over a category's prompts uses, and each pass makes the
-            table of the next.
+        seed: of the placebo `shuffled`; every call draws another random derangement.
+        stored: alpha by prompt id. With refresh `once` it is used for the entire run, and similarities and gaps have
+            no influence; with `epoch` it is used in the first pass over a category's prompts, and each pass computes
+            the table of the next.
         constants: `constants.json` of hardness_<category>, by category. Their `mean_delta` starts mean_k delta, the
             mean over the category's data set, which then follows the policy as a running mean; a category without an
             entry is centred on its rows in the batch, as the equation says for a batch. (With one prompt of a category
@@ -95,7 +95,7 @@ class Coefficients:
             groups: prompt id of each row.
 
         Returns:
-            alpha and what it is made of.
+            alpha and the values that it is computed from.
 
         Raises:
             DataError: lengths differ, or `stored` lacks a prompt.
@@ -125,7 +125,7 @@ class Coefficients:
         return AlphaBatch(alpha, alpha_d, alpha_m, delta, stats)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what an interrupted run needs to go on alike, as JSON data."""
+        """Return what an interrupted run needs to continue with the same results, as JSON data."""
         state: dict[str, Any] = {
             "calls": self._calls,
             "mean_delta": dict(self._mean_delta),
@@ -161,9 +161,9 @@ class Coefficients:
         found = category_coefficients(
             units, gaps, config, mean_delta=centre, mean_gap=self._reference_gap(category), strict=False
         )
-        if not found.kept.any():  # only with a fixed tau; a run of hours should not die of one odd batch
+        if not found.kept.any():  # only with a fixed tau; one unusual batch should not end a run of hours
             message = (
-                "%s: hardness.tau %g keeps none of %d gaps of this batch, the mean of all stands in for gapF; "
+                "%s: hardness.tau %g keeps none of %d gaps of this batch, the mean of all is used as gapF; "
                 "raise tau or leave it out"
             )
             logger.warning(message, category, found.tau, len(gaps))
@@ -184,7 +184,7 @@ class Coefficients:
     def _note(
         self, names: np.ndarray, prompts: np.ndarray, delta: np.ndarray, gaps: np.ndarray, harm: np.ndarray
     ) -> None:
-        """Collect what a pass over a category shows; when a prompt comes round again, make the next table first."""
+        """Collect the values of a pass over a category; when a prompt repeats, compute the next table first."""
         for category in dict.fromkeys(names[harm].tolist()):
             rows = np.flatnonzero(names == category)
             members, place = np.unique(prompts[rows].astype(str), return_inverse=True)
@@ -202,7 +202,7 @@ class Coefficients:
             seen.update(fresh)
 
     def _table(self, category: str, seen: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-        """Return alpha of the prompts of a finished pass, its means taken over the entire pass as the equations say."""
+        """Return alpha of the prompts of a finished pass; as in the equations, means are over the entire pass."""
         delta, gaps = np.array(list(seen.values())).T
         found = category_coefficients(delta, gaps, self._config, mean_gap=self._reference_gap(category), strict=False)
         return dict(zip(seen, found.alpha.tolist(), strict=True))
@@ -232,7 +232,7 @@ class Coefficients:
                 )
 
     def _shuffle(self, alpha: np.ndarray, prompts: np.ndarray, harm: np.ndarray) -> np.ndarray:
-        """Give each harm prompt the alphas of another one (the placebo)."""
+        """Give each harm prompt the alphas of another one, by a random derangement (the placebo)."""
         members = list(dict.fromkeys(prompts[harm].tolist()))
         source = derange(len(members), np.random.default_rng([self._seed, self._calls]))
         rows = {member: np.flatnonzero(harm & (prompts == member)) for member in members}

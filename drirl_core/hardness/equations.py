@@ -6,11 +6,11 @@
     alphaM_k = sigmoid(gapF) / sigmoid(mean_k gap)                                       model responsiveness
     alpha_i  = alphaD_i * alphaM_k, then divided by its mean over the batch
 
-`category_coefficients` is all of it for one category, but for the last division: the hardness stage uses it for the
-table of the training prompts, the trainer for its batches. One reading was chosen where the paper is ambiguous. M_i = 1
-means *kept*, and T is the number of gaps masked *out*, so that N - T is the number kept and gapF is the mean of the
-kept gaps. (Were T the number with M_i = 1, the divisor would count the gaps that are not in the sum, and be 0 when all
-are kept.) When every gap is masked out, N - T = 0 and gapF does not exist: `filtered_gap` refuses. That can only happen
+`category_coefficients` computes all of this for one category, except the last division: the hardness stage uses it for
+the table of the training prompts, the trainer for its batches. The paper is ambiguous in one place. Here M_i = 1 means
+*kept*, and T is the number of gaps masked *out*, so that N - T is the number kept and gapF is the mean of the kept gaps.
+(If T were the number with M_i = 1, the divisor would count the gaps that are not in the sum, and be 0 when all are
+kept.) When every gap is masked out, N - T = 0 and gapF does not exist: `filtered_gap` refuses. That can only happen
 with a fixed tau; the quantile always keeps a gap.
 
 Shapes: N units (prompts or completions) and G gaps of a category, B rows of a batch.
@@ -19,22 +19,16 @@ Shapes: N units (prompts or completions) and G gaps of a category, B rows of a b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from scipy.special import expit
 
 from drirl_core.config import HardnessConfig
 from drirl_core.errors import TrainingError
 
 Combine = Literal["product", "sum", "data", "model", "none", "shuffled"]
 Direction = Literal["demonstration", "completion", "symmetric"]
-
-
-def sigmoid(x: Any) -> np.ndarray:
-    """Return 1 / (1 + exp(-x)) without overflow, float64, of the shape of `x`."""
-    values = np.asarray(x, dtype=np.float64)
-    small = np.exp(-np.abs(values))
-    return np.where(values >= 0, 1.0, small) / (1.0 + small)
 
 
 def matrix_similarity(cosines: np.ndarray, direction: Direction) -> float:
@@ -44,8 +38,8 @@ def matrix_similarity(cosines: np.ndarray, direction: Direction) -> float:
         cosines: s_ab, demonstration's sub-sentences by completion's, (A, C), in [-1, 1].
         direction: `demonstration` is the recall mean_a max_b (the paper): does the completion hold all of the
             demonstration? `completion` is the precision mean_b max_a: does it hold nothing else? `symmetric` is their
-            harmonic mean; where one of the two is not positive there is none, and the lower one is taken, which joins
-            it without a step at 0.
+            harmonic mean. Where one of the two is not positive, there is no harmonic mean, and the lower one is used;
+            this is continuous at 0.
 
     Returns:
         W in [-1, 1]; 1 for identical texts.
@@ -72,9 +66,9 @@ def alpha_data(delta: np.ndarray, mean_delta: float | None = None) -> np.ndarray
         mean_delta: mean_k delta; None takes the mean of `delta`.
 
     Returns:
-        (N,), above 0, growing with delta; about 0.87 to 1.12 for cosines as they occur.
+        (N,), above 0, growing with delta; about 0.87 to 1.12 for typical cosines.
     """
-    return sigmoid(delta) / sigmoid(np.mean(delta) if mean_delta is None else mean_delta)
+    return expit(delta) / expit(np.mean(delta) if mean_delta is None else mean_delta)
 
 
 def gap_mask(gaps: np.ndarray, keep_quantile: float, tau: float | None = None) -> tuple[np.ndarray, float]:
@@ -94,7 +88,7 @@ def gap_mask(gaps: np.ndarray, keep_quantile: float, tau: float | None = None) -
     if tau is None:
         place = max(0, int(np.ceil(keep_quantile * len(values) - 1e-9)) - 1)
         tau = float(np.sort(squared)[place])
-        slack = 1e-9 * max(1.0, tau)  # two gaps lie equally far from their mean, but for rounding
+        slack = 1e-9 * max(1.0, tau)  # two gaps are equally far from their mean, up to rounding
         return squared <= tau + slack, tau
     return squared <= tau, float(tau)
 
@@ -126,7 +120,7 @@ def alpha_model(filtered: float, mean_gap: float) -> float:
         filtered: gapF of the category.
         mean_gap: mean gap of the category: of the same gaps (`filtered`), or a running mean (`ema`).
     """
-    return float(sigmoid(filtered) / sigmoid(mean_gap))
+    return float(expit(filtered) / expit(mean_gap))
 
 
 def running_mean(previous: float, value: float, decay: float) -> float:
@@ -135,15 +129,15 @@ def running_mean(previous: float, value: float, decay: float) -> float:
 
 
 def combine(alpha_d: np.ndarray, alpha_m: np.ndarray | float, mode: Combine, sharpness: float = 1.0) -> np.ndarray:
-    """Join the two coefficients: product (the paper), sum, data, model or none, then raise to the sharpness.
+    """Combine the two coefficients: product (the paper), sum, data, model or none, then raise to the sharpness.
 
-    `sum` is the mean (alphaD + alphaM) / 2: the same as the sum once divided by the batch mean, but with 1 as its
-    neutral value, which helpful rows have. `shuffled` is the product here; who gets it is decided by `derange`.
+    `sum` is the mean (alphaD + alphaM) / 2: the same as the sum after division by the batch mean, but with
+    the neutral value 1, as helpful rows have it. `shuffled` is the product here; `derange` assigns it to other prompts.
 
     Args:
         alpha_d: data hardness coefficients, (N,).
         alpha_m: model responsiveness, (N,) or one number.
-        mode: how to join.
+        mode: how to combine.
         sharpness: g in alpha^g, at least 1; 1 is the paper.
 
     Returns:
@@ -163,7 +157,7 @@ def combine(alpha_d: np.ndarray, alpha_m: np.ndarray | float, mode: Combine, sha
 
 @dataclass(frozen=True)
 class CategoryCoefficients:
-    """Coefficients of N units of one category, made from their deltas and G gaps.
+    """Coefficients of N units of one category, computed from their deltas and G gaps.
 
     Args:
         alpha: alpha before it is divided by a batch mean, (N,), above 0.
@@ -193,7 +187,7 @@ def category_coefficients(
     mean_gap: float | None = None,
     strict: bool = True,
 ) -> CategoryCoefficients:
-    """Make the coefficients of one category.
+    """Compute the coefficients of one category.
 
     Args:
         delta: data hardness of each prompt or completion, (N,), N at least 1.
@@ -201,10 +195,10 @@ def category_coefficients(
         config: gap filter, combination and sharpness.
         mean_delta: mean_k delta; None takes the mean of `delta`.
         mean_gap: mean_k gap that gapF is compared with; None takes the mean of `gaps`.
-        strict: whether a tau that keeps no gap is an error; else the mean of all gaps stands in for gapF.
+        strict: whether a tau that keeps no gap is an error; otherwise the mean of all gaps is used as gapF.
 
     Returns:
-        alpha and what it is made of.
+        alpha and the values that it is computed from.
 
     Raises:
         TrainingError: `strict`, and every gap is masked out.
@@ -219,7 +213,7 @@ def category_coefficients(
 
 
 def normalise(alpha: np.ndarray) -> np.ndarray:
-    """Divide by the mean over the batch, because AdamW and gradient clipping hide a common factor.
+    """Divide by the mean over the batch, because AdamW and gradient clipping remove a common factor.
 
     Args:
         alpha: at least 0 and not all 0, (B,).
@@ -237,11 +231,11 @@ def normalise(alpha: np.ndarray) -> np.ndarray:
 
 
 def derange(count: int, generator: np.random.Generator) -> np.ndarray:
-    """Return a random permutation of `count` places that leaves none where it was, when there are at least two.
+    """Return a random derangement: a permutation of `count` places that moves each, when there are at least two.
 
     Args:
         count: number of places.
-        generator: source of chance.
+        generator: source of random numbers.
 
     Returns:
         One cycle through all places, int, (count,).

@@ -1,4 +1,4 @@
-"""Similarity W of completions to their demonstrations, by the sub-sentences of both (docs/method.md, section 4).
+"""Similarity W of completions to their demonstrations, from the sub-sentences of both (docs/method.md, section 4).
 
 Shapes: B pairs of texts, A and C sub-sentences of the two texts of a pair.
 """
@@ -25,18 +25,18 @@ class SentenceSimilarity:
 
     Args:
         embedder: sentence encoder Phi.
-        config: `similarity` and `direction` are read; the paper's without it.
+        config: `similarity` and `direction` are used; the default is the paper's.
     """
 
     def __init__(self, embedder: Embedder, config: HardnessConfig | None = None) -> None:
         self._embedder, self._config = embedder, config or HardnessConfig()
 
     def similarity(self, demonstrations: Sequence[str], completions: Sequence[str]) -> np.ndarray:
-        """Return W of each pair; all sub-sentences are encoded in one batch.
+        """Return W per pair; all sub-sentences are encoded in one batch.
 
         Args:
-            demonstrations: B demonstrations; drafts are cut off.
-            completions: B completions; drafts are cut off. One without words is similar to nothing: its W is 0.
+            demonstrations: B demonstrations; drafts are removed.
+            completions: B completions; drafts are removed. A completion without words has W = 0.
 
         Returns:
             W in [-1, 1], float64, (B,); 1 for identical answers.

@@ -50,7 +50,8 @@ def build_hardness(context: stages.Context) -> dict[str, Any]:
 
     The completions are those of the policy that GRPO starts from: `sft` where the pool has any, else `base`. W and the
     reward gap of a prompt are means over its completions; the table's alpha is not divided by a batch mean, which the
-    policy stage does for its own batches. With combine `shuffled` each alpha stands beside another prompt.
+    policy stage does for its own batches. With combine `shuffled` a random derangement gives each alpha to another
+    prompt.
 
     Args:
         context: inputs are the category's data set, completion pool and reward model.
@@ -59,14 +60,14 @@ def build_hardness(context: stages.Context) -> dict[str, Any]:
         Display metadata: ranges of alpha, means, hardest and easiest prompts, a histogram.
 
     Raises:
-        DataError: there are no training prompts, or pool and reward table do not belong together.
+        DataError: there are no training prompts, or completion pool and reward table do not match.
         TrainingError: a fixed tau keeps no gap.
     """
     category, settings = context.category or "", context.config.hardness
     measured = _measure(context, category)
     delta = data_hardness(measured.similarity)
     found = category_coefficients(delta, measured.gap, settings)
-    alpha = _placed(found.alpha, settings, context.config.seed)
+    alpha = _assigned(found.alpha, settings, context.config.seed)
     rows = [
         {
             "prompt_id": prompt["prompt_id"], "category": category, "similarity": float(measured.similarity[i]),
@@ -95,12 +96,12 @@ def build_hardness(context: stages.Context) -> dict[str, Any]:
         "alpha_d_min": round(float(found.alpha_d.min()), 4),
         "alpha_d_max": round(float(found.alpha_d.max()), 4),
         "kept_share": round(float(found.kept.mean()), 4),
-        "hardest_and_easiest": Table(_ends(measured.prompts, rows)),
+        "hardest_and_easiest": Table(_hardest_and_easiest(measured.prompts, rows)),
         "alpha_plot": Plot(context.out / "alpha.png", "Data hardness coefficients and alpha of the training prompts"),
     }
 
 
-def _ends(prompts: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _hardest_and_easiest(prompts: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Describe the three hardest and the three easiest prompts."""
     order = sorted(range(len(rows)), key=lambda i: -rows[i]["delta"])
     shown = [*order[:3], *order[-3:]] if len(order) > 6 else order
@@ -163,17 +164,17 @@ def _measure(context: stages.Context, category: str) -> _Measured:
 def _pairs(
     prompts: Sequence[dict[str, Any]], completions: Mapping[str, list[dict[str, Any]]], category: str, policy: str
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    lonely = [p["prompt_id"] for p in prompts if p["prompt_id"] not in completions]
-    if lonely:
+    without = [p["prompt_id"] for p in prompts if p["prompt_id"] not in completions]
+    if without:
         raise DataError(
-            f"completion_pool_{category} has no completion of the {policy} policy for {len(lonely)} training prompts, "
-            f"such as {lonely[0]}; materialize it again on this data set"
+            f"completion_pool_{category} has no completion of the {policy} policy for {len(without)} training prompts, "
+            f"such as {without[0]}; materialize it again on this data set"
         )
     return [(p, row) for p in prompts for row in sorted(completions[p["prompt_id"]], key=lambda row: row["sample"])]
 
 
-def _placed(alpha: np.ndarray, settings: HardnessConfig, seed: int) -> np.ndarray:
-    """Return each prompt's alpha, or for the placebo `shuffled` that of another one."""
+def _assigned(alpha: np.ndarray, settings: HardnessConfig, seed: int) -> np.ndarray:
+    """Return each prompt's alpha, or for the placebo `shuffled` that of another prompt."""
     return alpha[derange(len(alpha), np.random.default_rng(seed))] if settings.combine == "shuffled" else alpha
 
 

@@ -1,1 +1,1 @@
-"""Models: references, weights, digests, embeddings and sampling; the only room that loads weights."""
+"""Models: references, weights, digests, embeddings and sampling; the only package that loads weights."""

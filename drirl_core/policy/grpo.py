@@ -68,7 +68,7 @@ def build_policy_checkpoint(context: stages.Context) -> dict[str, Any]:
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=policy.tokenizer,
-        peft_config=peft_config(config.policy.lora),
+        peft_config=peft_config(config.policy.lora, policy.depth),
         callbacks=[stream],
     )
     checkpoint = last_checkpoint(Path(arguments.output_dir))
@@ -95,7 +95,7 @@ def grpo_arguments(settings: PolicyConfig, common: Mapping[str, Any]) -> GRPOCon
         beta=settings.kl,
         epsilon=settings.epsilon,
         loss_type=settings.loss,
-        scale_rewards="group",
+        scale_rewards=settings.scale_rewards,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=0,  # the adapters start at zero, so the first step needs no caution

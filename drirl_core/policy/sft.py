@@ -66,7 +66,7 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=policy.tokenizer,
-        peft_config=peft_config(settings.lora),
+        peft_config=peft_config(settings.lora, policy.depth),
         callbacks=[stream],
     )
     checkpoint = last_checkpoint(Path(arguments.output_dir))

@@ -22,6 +22,7 @@ from trl import GRPOTrainer
 
 from drirl_core.errors import TrainingError
 from drirl_core.models.sampling import exact_cpu_sampling
+from drirl_core.models.shared_prompts import prompts_once
 from drirl_core.policy.rollout import CoefficientSource, Processes, RolloutBatch
 
 Reward = Callable[..., Sequence[float | None]]
@@ -34,8 +35,8 @@ class DynamicRewardScalingTrainer(GRPOTrainer):
     Args:
         reward_funcs: the one reward function.
         coefficient: gives alpha for a rollout batch; None leaves GRPO as it is.
-        exact_sampling: draw completions by inverse transform, one random number per token; equal in distribution to
-            the stock sampler and faster on a CPU.
+        exact_sampling: for a CPU: draw completions by inverse transform, one random number per token, equal in
+            distribution to the stock sampler; and compute the prompt of a group once, equal up to rounding.
         **arguments: everything else that `GRPOTrainer` takes.
     """
 
@@ -82,17 +83,27 @@ class DynamicRewardScalingTrainer(GRPOTrainer):
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         started = time.monotonic()
+        with contextlib.ExitStack() as blocks:
+            if self._exact_sampling:
+                drawn = (self.args.temperature, self._step_generator(), self.args.max_completion_length)
+                blocks.enter_context(exact_cpu_sampling(self.model, *drawn))
+                blocks.enter_context(prompts_once(self.accelerator.unwrap_model(self.model)))
+            generated = super()._generate_single_turn(*args, **kwargs)
+        self._sampling_seconds += time.monotonic() - started
+        return generated
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
+    ) -> Any:
         block = (
-            exact_cpu_sampling(
-                self.model, self.args.temperature, self._step_generator(), self.args.max_completion_length
-            )
+            prompts_once(self.accelerator.unwrap_model(model), input_ids.shape[1] - logits_to_keep)
             if self._exact_sampling
             else contextlib.nullcontext()
         )
         with block:
-            generated = super()._generate_single_turn(*args, **kwargs)
-        self._sampling_seconds += time.monotonic() - started
-        return generated
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         self._alpha = None

@@ -167,12 +167,23 @@ def checkpoint_state(checkpoint: Path) -> dict[str, Any]:
         ) from error
 
 
-def peft_config(lora: LoraConfig) -> peft.LoraConfig | None:
-    """Return the adapter settings for PEFT, or None for full fine-tuning."""
+def peft_config(lora: LoraConfig, depth: int) -> peft.LoraConfig | None:
+    """Return the adapter settings for PEFT, or None for full fine-tuning.
+
+    Args:
+        lora: rank, names of the adapted layers, and the share of the depth where they begin.
+        depth: layers of the model.
+    """
     if lora.rank == 0:
         return None
+    first = math.ceil(lora.first_layer * depth)
     return peft.LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=list(lora.targets), task_type="CAUSAL_LM"
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=0.0,
+        target_modules=list(lora.targets),
+        layers_to_transform=list(range(first, depth)) if first else None,
+        task_type="CAUSAL_LM",
     )
 
 

@@ -17,9 +17,6 @@ from drirl_core.errors import ConfigError, DataError, nearest
 from drirl_core.prompts.files import Record, column_names, read_records
 from drirl_core.prompts.layouts import Layout, layout_name, load_layouts
 
-ROUTER = "router"
-"""Value in a label map that leaves the category to the router."""
-
 _MAPPABLE = ("prompt", "category", "demonstration", "answer", "licence", "id")
 _NOT_LETTERS = re.compile(r"[\W_]+")
 

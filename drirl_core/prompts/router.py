@@ -71,7 +71,9 @@ class Router:
         Returns:
             (M, K), rows sum to 1.
         """
-        return _softmax(_logits(self.model, embeddings) / self.temperature)
+        from scipy.special import softmax
+
+        return softmax(_logits(self.model, embeddings) / self.temperature, axis=1)
 
     def route(self, embeddings: np.ndarray, floor: float) -> list[Route]:
         """Choose a category for each row, or abstain.
@@ -133,7 +135,10 @@ def fit_router(embeddings: np.ndarray, labels: Sequence[str], seed: int) -> Rout
         DataError: fewer than two categories have enough rows.
     """
     import numpy as np
+    from scipy.special import softmax
     from sklearn.model_selection import StratifiedKFold
+
+    from drirl_core.stats import calibration
 
     if reason := why_no_router(labels):
         raise DataError(reason)
@@ -151,41 +156,19 @@ def fit_router(embeddings: np.ndarray, labels: Sequence[str], seed: int) -> Rout
     calibrated = np.zeros_like(logits)
     for number in range(_FOLDS):  # a fold's temperature comes from the others, so that the report stays honest
         inside = fold == number
-        calibrated[inside] = _softmax(logits[inside] / _fit_temperature(logits[~inside], targets[~inside]))
+        temperature = _fit_temperature(logits[~inside], targets[~inside])
+        calibrated[inside] = softmax(logits[inside] / temperature, axis=1)
+    right = calibrated.argmax(axis=1) == targets
     held_out = np.full((len(labels), len(categories)), np.nan)
     held_out[used] = calibrated
     return Router(
         categories=categories,
         held_out=held_out,
-        accuracy=float((calibrated.argmax(axis=1) == targets).mean()),
-        calibration_error=calibration_error(calibrated, targets),
+        accuracy=float(right.mean()),
+        calibration_error=calibration(calibrated.max(axis=1), right, bins=_BINS)[0],
         temperature=_fit_temperature(logits, targets),
         model=_fit(features, targets),
     )
-
-
-def calibration_error(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """Return the expected calibration error: sum over ten bins of share * |mean confidence - accuracy|.
-
-    Args:
-        probabilities: (N, K), rows sum to 1.
-        targets: (N,) indices of the right categories.
-
-    Returns:
-        A number in [0, 1]; 0 when there are no rows.
-    """
-    import numpy as np
-
-    if not len(targets):
-        return 0.0
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
-    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    gaps = [
-        (bins == b).mean() * abs(confidence[bins == b].mean() - right[bins == b].mean())
-        for b in range(_BINS)
-        if (bins == b).any()
-    ]
-    return float(sum(gaps))
 
 
 def _fit(features: np.ndarray, targets: np.ndarray) -> Any:
@@ -203,13 +186,6 @@ def _logits(model: Any, features: np.ndarray) -> np.ndarray:
     return np.stack([np.zeros_like(found), found], axis=1) if found.ndim == 1 else found
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    import numpy as np
-
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
-
-
 def _fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
     """Return T that minimises the summed cross-entropy of logits / T plus (log T)^2 / 2.
 
@@ -217,11 +193,11 @@ def _fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
     """
     import numpy as np
     from scipy.optimize import minimize_scalar
+    from scipy.special import logsumexp
 
     def loss(log_temperature: float) -> float:
         scaled = logits / np.exp(log_temperature)
-        peak = scaled.max(axis=1)
-        log_sum = peak + np.log(np.exp(scaled - peak[:, None]).sum(axis=1))
-        return float((log_sum - scaled[np.arange(len(targets)), targets]).sum() + log_temperature**2 / 2)
+        losses = logsumexp(scaled, axis=1) - scaled[np.arange(len(targets)), targets]
+        return float(losses.sum() + log_temperature**2 / 2)
 
     return float(np.exp(minimize_scalar(loss, bounds=_LOG_TEMPERATURE_RANGE, method="bounded").x))

@@ -13,7 +13,7 @@ from drirl_core import taxonomy
 from drirl_core.report.cells import EMPTY, Cell, category_name, number
 from drirl_core.report.plots import Series, histogram, horizontal_bars, lines
 from drirl_core.report.reading import read_json, read_lines, read_rows
-from drirl_core.stats import bootstrap_mean
+from drirl_core.stats import bootstrap_mean, pair_calibration
 
 SAMPLED = ("base", "sft")
 """Policies whose completions were sampled; the other rows of a pool are made to contrast."""
@@ -28,7 +28,6 @@ _CURVES = (
 )
 _KIND_ORDER = ("unsafe", "look_alike", "general")
 _RESAMPLES = 2000
-_BINS = 5
 _Z = 1.959964
 
 
@@ -134,7 +133,7 @@ def reward_section(models: Mapping[str, Path]) -> dict[str, Any]:
             ]
         )
     every = [gap for found in pairs.values() for _, _, gap in found]
-    bins, error = calibration(every)
+    error, bins = pair_calibration(every)
     return {
         "text": "Within groups: among the policy's own samples of one prompt outside the training split, the share of "
         "pairs in which the right completion (a refusal of an unsafe prompt, an answer to a harmless one) earns more than "
@@ -233,28 +232,6 @@ def accuracy_of(pairs: Sequence[tuple[str, str, float]]) -> tuple[float, float, 
     return (rate, max(0.0, middle - half), min(1.0, middle + half), n)
 
 
-def calibration(gaps: Sequence[float]) -> tuple[list[tuple[float, float, int]], float]:
-    """Compare how sure the reward models are of the better reply with how often they are right.
-
-    The reward difference d of a pair says sigmoid(|d|) that the higher one is better; it is right when the demonstration
-    is the higher one.
-
-    Args:
-        gaps: d of each held-out pair, demonstration minus completion.
-
-    Returns:
-        (mean confidence, share right, pairs) of each filled bin over [0.5, 1], and the expected calibration error
-        (NaN without pairs).
-    """
-    bins: list[list[tuple[float, bool]]] = [[] for _ in range(_BINS)]
-    for gap in gaps:
-        confidence = 1 / (1 + math.exp(-min(abs(gap), 700.0)))
-        bins[min(_BINS - 1, int((confidence - 0.5) * 2 * _BINS))].append((confidence, gap > 0))
-    filled = [(sum(c for c, _ in b) / len(b), sum(r for _, r in b) / len(b), len(b)) for b in bins if b]
-    error = sum(n * abs(c - r) for c, r, n in filled) / len(gaps) if gaps else math.nan
-    return filled, error
-
-
 def _accuracy_cell(pairs: Sequence[tuple[str, str, float]]) -> Cell:
     if not pairs:
         return dict(EMPTY)
@@ -283,9 +260,9 @@ def _accuracy_chart(pairs: Mapping[str, Sequence[tuple[str, str, float]]]) -> An
     )
 
 
-def _calibration_chart(bins: Sequence[tuple[float, float, int]], error: float) -> Any:
-    x = [c for c, _, _ in bins]
-    series = [Series("perfect", x), Series("measured", [r for _, r, _ in bins])]
+def _calibration_chart(bins: Sequence[Mapping[str, float]], error: float) -> Any:
+    x = [row["confidence"] for row in bins]
+    series = [Series("perfect", x), Series("measured", [row["accuracy"] for row in bins])]
     return lines(
         f"Calibration (expected error {error:.3f})",
         x,

@@ -1,1 +1,1 @@
-"""Where results lie: artifacts, their index and manifest, object stores, row caches and tables."""
+"""Where results are stored: artifacts, their index and manifest, object stores, row caches and tables."""

@@ -1,17 +1,18 @@
-"""Immutable, content-addressed artifacts: published whole or not at all.
+"""Immutable, content-addressed artifacts: published completely or not at all.
 
 Layout below the root::
 
     <asset>/<version>/...files..., manifest.json      an artifact; `version` hashes its files
     <asset>/by-input/<fingerprint>.json               which version these inputs, code and configuration gave
-    .work/<asset>-<fingerprint>/                      unfinished work, kept over a crash so that a retry resumes
-    .cache/*.sqlite                                   rows kept under a content key: completions, embeddings, ...
+    .work/<asset>-<fingerprint>/                      unfinished work, kept after a crash so that a retry resumes
+    .cache/*.sqlite                                   rows stored under a content key: completions, embeddings, ...
 
-An artifact is written in a work directory on the same file system and renamed into place; the manifest inside names
-every file with its size and hash, so a reader can tell a damaged or foreign directory from a good one.
+An artifact is written in a work directory on the same file system and renamed into place. The manifest inside names
+every file with its size and hash, so that a reader detects a damaged or foreign directory.
 
-When the root is a URI, this layout is a mirror on this machine: whole copies of what lies in the object store
-(`drirl_core.store.remote`), which alone decides what is published. Work directories and row caches stay on this machine.
+When the root is a URI, this layout is a mirror on this machine: complete copies of artifacts in the object store
+(`drirl_core.store.remote`), which alone decides what is published. Work directories and row caches stay on this
+machine.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from filelock import FileLock, Timeout
 from drirl_core.errors import ArtifactError
 from drirl_core.store.disk import disk_errors_explained, sha256, sync, write_synced
 from drirl_core.store.index import Index
-from drirl_core.store.manifest import MANIFEST, UNREADABLE, VERSION_DIGITS, describe, parse_manifest, read_whole
+from drirl_core.store.manifest import MANIFEST, UNREADABLE, VERSION_DIGITS, describe, parse_manifest, read_complete
 from drirl_core.store.remote import Remote, UnreachableError, is_uri
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Artifact:
         version: sixteen hexadecimal digits that identify the content.
         path: the directory with the files.
         manifest: inputs, configuration, files, metadata and times.
-        uri: where other machines find it, when the root is a URI.
+        uri: its address for other machines, when the root is a URI.
     """
 
     asset: str
@@ -63,7 +64,7 @@ class Artifact:
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """Numbers and strings the stage reported."""
+        """Numbers and strings that the stage reported."""
         return self.manifest["metadata"]
 
 
@@ -73,7 +74,7 @@ class Workspace:
 
     Args:
         out: becomes the artifact; empty when the build starts.
-        scratch: survives a crash, for checkpoints; removed after publishing.
+        scratch: kept after a crash, for checkpoints; removed after publishing.
     """
 
     out: Path
@@ -85,7 +86,7 @@ class ArtifactStore:
 
     Args:
         root: local directory, made on first use; or a URI such as `s3://bucket/prefix`.
-        mirror: local directory for copies of what lies at URIs; each URI has a directory of its own in it.
+        mirror: local directory for copies of artifacts at URIs; each URI has its own directory in it.
 
     Attributes:
         root: the local directory: the root itself, or the mirror of the URI.
@@ -107,22 +108,22 @@ class ArtifactStore:
 
     @property
     def place(self) -> str:
-        """Where the artifacts lie, for people: the directory or the URI."""
+        """Where the artifacts are stored, for messages: the directory or the URI."""
         return self.remote.uri if self.remote else str(self.root)
 
     def cache_path(self, name: str) -> Path:
-        """Return the file of the row cache called `name`, its directory made; it stays on this machine."""
+        """Return the file of the row cache called `name` and make its directory; it stays on this machine."""
         folder = self.root / ".cache"
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{name}.sqlite"
 
     def find(self, asset: str, fingerprint: str, *, fetch: bool = True) -> Artifact | None:
-        """Return the artifact these inputs gave earlier, or None when there is none that is whole.
+        """Return the artifact that these inputs gave earlier, or None when there is no complete one.
 
         Args:
             asset: name of the asset.
             fingerprint: hash of inputs, code and configuration.
-            fetch: whether files that are not on this machine are copied; without, only version and manifest count.
+            fetch: whether files that are not on this machine are copied; if not, only version and manifest are usable.
 
         Raises:
             UnreachableError: the object store cannot be asked.
@@ -163,11 +164,11 @@ class ArtifactStore:
             return None
 
     def was_made(self, asset: str) -> bool:
-        """Say whether anything of this asset was ever published, even if it is gone or damaged now."""
+        """Tell whether any version of this asset was ever published, even if it is deleted or damaged now."""
         return (self.root / asset).is_dir() or bool(self.remote and self.remote.names(asset))
 
     def require_writable(self) -> None:
-        """Find out now, not after hours of work, that results can be published.
+        """Check before hours of work that results can be published.
 
         Raises:
             UnreachableError: the object store cannot be written.
@@ -191,15 +192,16 @@ class ArtifactStore:
                 ) from error
             if not same:
                 raise ArtifactError(
-                    f"{file} differs from what was published; delete {artifact.path} and materialize {artifact.asset} again"
+                    f"{file} differs from what was published; delete {artifact.path} and materialize {artifact.asset} "
+                    "again"
                 )
 
     def latest(self, asset: str, *, fetch: bool = True) -> Artifact | None:
-        """Return the most recently published or reused artifact of an asset, by the index, not by directory times.
+        """Return the most recently published or reused artifact of an asset; the index decides, not directory times.
 
         Args:
             asset: name of the asset.
-            fetch: whether files that are not on this machine are copied; without, only version and manifest count.
+            fetch: whether files that are not on this machine are copied; if not, only version and manifest are usable.
 
         Raises:
             UnreachableError: the object store cannot be asked.
@@ -208,14 +210,14 @@ class ArtifactStore:
         return self._usable(asset, version, fetch) if version else None
 
     def records(self, asset: str) -> list[Mapping[str, Any]]:
-        """Return what is known of the builds of an asset, the one used last first.
+        """Return what is known about the builds of an asset, the most recently used one first.
 
-        A build that gave the same content as an earlier one has a record of its own, while the artifact's manifest tells of
+        A build that gave the same content as an earlier one has its own record, while the artifact's manifest describes
         the earlier one.
 
         Returns:
-            Mappings with `fingerprint`, `version` and `used_at`, and the `details` of the build as `publish` got them; records that
-            were written without them lack these, unless the manifest has them.
+            Mappings with `fingerprint`, `version` and `used_at`, and the `details` of the build as `publish` got them.
+            Records that were written without details lack them, unless the manifest has them.
 
         Raises:
             UnreachableError: the object store cannot be asked.
@@ -225,8 +227,8 @@ class ArtifactStore:
             for record in self._index.records(asset)
         ]
 
-    def is_whole(self, asset: str, version: str) -> bool:
-        """Say whether an artifact can be opened, without copying it.
+    def is_complete(self, asset: str, version: str) -> bool:
+        """Tell whether an artifact can be opened, without copying it.
 
         Raises:
             UnreachableError: the object store cannot be asked.
@@ -234,7 +236,7 @@ class ArtifactStore:
         return self._usable(asset, version, fetch=False) is not None
 
     def _facts(self, asset: str, version: str, fingerprint: str) -> Mapping[str, Any]:
-        """Return the manifest of an artifact if it tells of the build with this fingerprint."""
+        """Return the manifest of an artifact if it describes the build with this fingerprint."""
         manifest = self.manifest(asset, version) or {}
         return manifest if manifest.get("fingerprint") == fingerprint else {}
 
@@ -242,12 +244,12 @@ class ArtifactStore:
     def building(
         self, asset: str, fingerprint: str, on_wait: Callable[[str], None] | None = None
     ) -> Iterator[Workspace]:
-        """Hold the work directory of one build, alone among all processes of this machine.
+        """Lock the work directory of one build against all other processes of this machine.
 
         Args:
             asset: name of the asset.
-            fingerprint: hash of inputs, code and configuration; a retry with the same one finds the same directory.
-            on_wait: told once when another process holds the directory.
+            fingerprint: hash of inputs, code and configuration; a retry with the same hash gets the same directory.
+            on_wait: called once with a message when another process holds the directory.
 
         Yields:
             The workspace. `out` is emptied, `scratch` is as an earlier attempt left it.
@@ -269,7 +271,7 @@ class ArtifactStore:
                 scratch.mkdir(exist_ok=True)
                 yield Workspace(out, scratch)
             finally:
-                for folder in (out, scratch, work):  # what is empty goes: nothing was built, or it was published
+                for folder in (out, scratch, work):  # empty ones are removed: nothing was built, or it was published
                     with contextlib.suppress(OSError):
                         folder.rmdir()
                 lock.release()
@@ -283,7 +285,7 @@ class ArtifactStore:
         details: Mapping[str, Any],
         volatile: frozenset[str] = frozenset(),
     ) -> Artifact:
-        """Turn `workspace.out` into an artifact by one rename, then index it under the fingerprint.
+        """Turn `workspace.out` into an artifact by one rename, then record it in the index under the fingerprint.
 
         Args:
             asset: name of the asset.
@@ -291,14 +293,14 @@ class ArtifactStore:
             workspace: from `building`, still held.
             details: JSON data for the manifest: at least `metadata`, and what made it (`inputs`, `config`, ...).
             volatile: files that may differ between equal results (timings, rendered reports); they are listed in the
-                manifest but do not enter the version, which then covers the fingerprint instead.
+                manifest but do not enter the version, which covers the fingerprint instead.
 
         Returns:
-            The artifact; when equal content was published before, that one.
+            The artifact; when equal content was published before, the earlier one.
 
         Raises:
-            ArtifactError: nothing was written, the disk is full or read-only, or the object store cannot be written; then
-                the artifact stays on this machine and the next build with these inputs finds and publishes it.
+            ArtifactError: nothing was written, the disk is full or read-only, or the object store cannot be written. In
+                the last case the artifact stays on this machine, and the next build with these inputs publishes it.
         """
         manifest = describe(asset, fingerprint, workspace.out, details, volatile)
         version = manifest["version"]
@@ -315,7 +317,7 @@ class ArtifactStore:
         return self.open(asset, version)
 
     def touch(self, asset: str, fingerprint: str, version: str) -> None:
-        """Record that these inputs give this version, now; an upload that broke off is completed first."""
+        """Record that these inputs give this version, now; complete an interrupted upload first."""
         self._index.record_here(asset, fingerprint, version)
         self._upload(asset, fingerprint, version)
 
@@ -326,7 +328,7 @@ class ArtifactStore:
             self._index.upload(asset, fingerprint)
 
     def _usable(self, asset: str, version: str, fetch: bool) -> Artifact | None:
-        """Open an artifact, or return None when it is gone or damaged; not being able to ask is neither."""
+        """Open an artifact, or return None when it is deleted or damaged; an unreachable store raises instead."""
         try:
             if fetch or self.remote is None:
                 return self.open(asset, version)
@@ -340,11 +342,11 @@ class ArtifactStore:
             return None
 
     def _open_here(self, asset: str, version: str) -> Artifact:
-        manifest = read_whole(self.root, asset, version)
+        manifest = read_complete(self.root, asset, version)
         return Artifact(asset, version, self.root / asset / version, manifest, self._uri(asset, version))
 
     def _copy_here(self, remote: Remote, asset: str, version: str) -> None:
-        """Bring an artifact from the object store, once for all processes of this machine, and by one rename."""
+        """Copy an artifact from the object store, once for all processes of this machine, and by one rename."""
         work, target = self.root / ".work" / f"fetch-{asset}-{version}", self.root / asset / version
         with disk_errors_explained(target):
             work.parent.mkdir(parents=True, exist_ok=True)
@@ -370,7 +372,7 @@ class ArtifactStore:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            try:  # equal content was published before: keep it if it is whole, else put the new one in its place
+            try:  # equal content was published before: keep it if it is complete, else replace it
                 self._open_here(asset, version)
             except ArtifactError:
                 damaged = target.with_name(f".damaged-{version}-{time.time_ns()}")
@@ -381,7 +383,7 @@ class ArtifactStore:
 
 
 def fingerprint(asset: str, code_version: str, inputs: Mapping[str, str]) -> str:
-    """Hash what decides an asset: its code and configuration, and the versions of its inputs.
+    """Hash what determines an asset: its code and configuration, and the versions of its inputs.
 
     Args:
         asset: name of the asset.

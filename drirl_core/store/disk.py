@@ -1,4 +1,4 @@
-"""Files on a local disk: hashes, writes that survive a power cut, and disk errors in words."""
+"""Files on a local disk: hashes, writes that survive a power cut, and explained disk errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write_synced(path: Path, text: str) -> None:
 
 
 def create_synced(path: Path, text: str) -> bool:
-    """Write a file whole, unless there is one: of several writers exactly one succeeds.
+    """Write a complete file, unless there is one: of several writers exactly one succeeds.
 
     Args:
         path: the file; its directory exists.
@@ -64,7 +64,7 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors_explained(path: Path) -> Iterator[None]:
-    """Put the disk errors a user can mend into words; leave other errors as they are."""
+    """Explain the disk errors that a user can fix; leave other errors as they are."""
     try:
         yield
     except DrirlError:
@@ -74,18 +74,20 @@ def disk_errors_explained(path: Path) -> Iterator[None]:
         if code in _FULL or (code is None and _is_full(path, str(error))):
             free = shutil.disk_usage(existing(path)).free / 1e9
             raise ArtifactError(
-                f"the disk of {path} is full ({free:.1f} GB free); free some space or set `root` to another disk, then run again"
+                f"the disk of {path} is full ({free:.1f} GB free); free some space or set `root` to another disk, "
+                "then run again"
             ) from error
         if isinstance(error, OSError) and code in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise ArtifactError(
-                f"{error.filename or path} cannot be used ({error.strerror}); mend its permissions or set `root` to another directory"
+                f"{error.filename or path} cannot be used ({error.strerror}); fix its permissions or set `root` to "
+                "another directory"
             ) from error
         raise
 
 
-def _is_full(path: Path, said: str) -> bool:
-    """Tell whether an error that is no OSError came from a full disk: torch and safetensors raise their own kinds."""
-    if any(os.strerror(code) in said for code in _FULL):
+def _is_full(path: Path, message: str) -> bool:
+    """Tell whether an error that is not an OSError came from a full disk: torch and safetensors have their own."""
+    if any(os.strerror(code) in message for code in _FULL):
         return True
     probe = existing(path.parent) / f".probe-{os.getpid()}"
     full = False

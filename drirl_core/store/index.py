@@ -26,7 +26,7 @@ class Entry:
 
     Args:
         version: version of the artifact.
-        used_at: when it was published or found again, in seconds since 1970.
+        used_at: when it was published or last reused, in seconds since 1970.
     """
 
     version: str
@@ -46,7 +46,7 @@ class Index:
 
     Args:
         root: the local directory.
-        remote: the object store, which then decides; the local files tell only what is not uploaded whole yet.
+        remote: the object store, which then decides; local files add only what is not completely uploaded yet.
     """
 
     def __init__(self, root: Path, remote: Remote | None) -> None:
@@ -64,7 +64,7 @@ class Index:
         return next((entry.version for entry in map(parse_entry, texts) if entry), None)
 
     def newest(self, asset: str) -> str | None:
-        """Return the version that was published or found again last.
+        """Return the version that was published or reused last.
 
         Raises:
             UnreachableError: the object store cannot be asked.
@@ -73,7 +73,7 @@ class Index:
         return records[0]["version"] if records else None
 
     def records(self, asset: str) -> list[dict[str, Any]]:
-        """Return every entry of an asset with its `fingerprint`, `version`, `used_at` and what else was recorded, the newest first.
+        """Return every entry of an asset, the newest first: `fingerprint`, `version`, `used_at` and recorded details.
 
         Raises:
             UnreachableError: the object store cannot be asked.
@@ -93,7 +93,7 @@ class Index:
             asset: name of the asset.
             fingerprint: hash of inputs, code and configuration.
             version: version of the artifact.
-            details: of the build; None where it was found again, whose entry then keeps what it has.
+            details: of the build; None when an artifact was reused, whose entry then keeps its details.
 
         Raises:
             ArtifactError: the disk is full or read-only.
@@ -103,10 +103,10 @@ class Index:
         with contextlib.suppress(OSError, *UNREADABLE):
             kept = dict(json.loads(file.read_text(encoding="utf-8")))
         texts = [*self._local_texts(asset).values()]
-        with contextlib.suppress(UnreachableError):  # the upload that follows says so
+        with contextlib.suppress(UnreachableError):  # the upload that follows reports it
             texts += self._remote_texts(asset).values()
         uses = [entry.used_at for entry in map(parse_entry, texts) if entry]
-        # A clock that was set back, or runs behind that of another machine, must not make an older result the latest one.
+        # A clock that was set back, or is behind that of another machine, must not make an older result the latest.
         used_at = max([time.time(), *(math.nextafter(use, math.inf) for use in uses)])
         temporary = file.with_suffix(f".{os.getpid()}.tmp")
         with disk_errors_explained(file):

@@ -1,8 +1,8 @@
-"""A journal beside the artifacts: numbered entries, each written once, whole, and never changed.
+"""A journal beside the artifacts: numbered entries, each written once, completely, and never changed.
 
-`<root>/<name>/000001.json`, `000002.json`, ...: of several writers that want the same number exactly one gets it, on one
-machine, on a shared disk, and in an object store that can write an object only if there is none (S3, Google Cloud and
-Azure can). So there is no moment at which an entry can be half there or be overwritten, and no lock to be held.
+`<root>/<name>/000001.json`, `000002.json`, ...: of several writers that want the same number exactly one gets it, on
+one machine, on a shared disk, and in an object store that can write an object only if there is none (S3, Google Cloud
+and Azure can). So an entry is never visible in part and never overwritten, and no lock is needed.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Journal:
     """Numbered entries of one name in one store.
 
     Args:
-        store: where.
-        name: of the folder below the root.
+        store: the store that holds them.
+        name: of their folder below the root.
     """
 
     def __init__(self, store: ArtifactStore, name: str) -> None:
@@ -35,8 +35,8 @@ class Journal:
         """Return every entry, the oldest first.
 
         Raises:
-            ArtifactError: an entry before the last one is gone, or the object store cannot be asked.
-            OSError: an entry is there and cannot be read.
+            ArtifactError: an entry before the last one is missing, or the object store cannot be reached.
+            OSError: an entry exists and cannot be read.
         """
         remote, folder = self._store.remote, self._store.root / self._name
         found = remote.names(self._name) if remote else os.listdir(folder) if folder.exists() else []
@@ -54,7 +54,7 @@ class Journal:
         """Write an entry, unless there is one with this number.
 
         Args:
-            number: one more than there are entries.
+            number: number of present entries plus one.
             text: the entry.
 
         Returns:

@@ -1,4 +1,4 @@
-"""The manifest inside an artifact: what names its files, and what a reader demands of it."""
+"""The manifest inside an artifact: it names the files, and readers check them against it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from drirl_core.store.disk import sha256
 
 MANIFEST = "manifest.json"
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
-"""What reading a manifest or index raises that is not JSON, not UTF-8 or of another shape."""
+"""Errors of reading a manifest or index that is not JSON, not UTF-8 or of another shape."""
 
 VERSION_DIGITS = 16
 
@@ -29,7 +29,7 @@ def describe(
         fingerprint: hash of inputs, code and configuration.
         folder: directory with the files.
         details: further entries.
-        volatile: files that do not enter the version, which then covers the fingerprint instead.
+        volatile: files that do not enter the version, which covers the fingerprint instead.
 
     Raises:
         ArtifactError: there is no file.
@@ -58,13 +58,13 @@ def describe(
 
 
 def parse_manifest(text: str | bytes, asset: str, version: str, place: object) -> Mapping[str, Any]:
-    """Read a manifest and hold it against the artifact it should describe.
+    """Read a manifest and check that it describes the expected artifact.
 
     Args:
         text: JSON.
         asset: name of the asset.
         version: version of the artifact.
-        place: where the artifact lies, for the message.
+        place: where the artifact is stored, for the message.
 
     Returns:
         The manifest; its `files` maps each name to at least `bytes` and `sha256`.
@@ -95,8 +95,8 @@ def file_sizes(manifest: Mapping[str, Any]) -> dict[str, int]:
     return {str(name): int(entry["bytes"]) for name, entry in manifest["files"].items()}
 
 
-def read_whole(root: Path, asset: str, version: str) -> Mapping[str, Any]:
-    """Return the manifest of an artifact on this machine whose files are all there.
+def read_complete(root: Path, asset: str, version: str) -> Mapping[str, Any]:
+    """Return the manifest of an artifact on this machine, after checking that all its files are there.
 
     Args:
         root: directory of the store.

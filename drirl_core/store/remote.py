@@ -1,4 +1,4 @@
-"""The remote side of an artifact root that is a URI: what other machines see.
+"""The object store behind an artifact root that is a URI: what other machines see.
 
 Layout below the URI::
 
@@ -6,9 +6,9 @@ Layout below the URI::
     <asset>/<version>/manifest.json                         written last: without it there is no artifact
     <asset>/by-input/<fingerprint>.json                     as on a disk
 
-An object store has no rename, so the manifest is what publishes. The hash in a file's place keeps two machines that
-publish the same version at once from mixing their files: a manifest only ever names the files it was written with. It
-also makes an upload that broke off go on where it stopped.
+An object store has no rename, so writing the manifest is what publishes. The hash in a file's path keeps two machines
+that publish the same version at the same time from mixing their files: a manifest only names the files it was written
+with. It also lets an interrupted upload continue where it stopped.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ _HASH_DIGITS = 16
 
 
 class UnreachableError(ArtifactError):
-    """Say that a remote root cannot be reached or used; it tells nothing about what lies there."""
+    """Say that a remote root cannot be reached or used; it says nothing about what is stored there."""
 
 
 def is_uri(root: str | Path) -> bool:
-    """Say whether a root names a file system by URI rather than a directory."""
+    """Tell whether a root names a file system by URI rather than a directory."""
     return isinstance(root, str) and bool(_URI.match(root))
 
 
 def check_uri(root: str) -> None:
-    """Refuse a URI that holds secrets or names no place; a directory is fine.
+    """Refuse a URI that holds secrets or names no location; a directory is fine.
 
     Raises:
         ConfigError: it has a password, a query, several protocols, or nothing after the protocol.
@@ -57,8 +57,9 @@ def check_uri(root: str) -> None:
     host = rest.partition("/")[0]
     if "@" in host and ":" in host.rpartition("@")[0]:
         raise ConfigError(
-            f"root holds a user name and a password for {protocol}://{host.rpartition('@')[2]}; settings are copied into every "
-            "artifact, so take them out and put credentials where the file system looks for them (environment, files)"
+            f"root holds a user name and a password for {protocol}://{host.rpartition('@')[2]}; settings are copied "
+            "into every artifact, so remove them and put credentials where the file system looks for them "
+            "(environment, files)"
         )
     if "?" in rest or "#" in rest:
         raise ConfigError(
@@ -69,7 +70,7 @@ def check_uri(root: str) -> None:
             f"root {redact_text(root)!r} chains file systems; name the one that holds the artifacts, such as s3://bucket/prefix"
         )
     if not rest.strip("/"):
-        raise ConfigError(f"root {root!r} names no place; write bucket and prefix, such as s3://bucket/prefix")
+        raise ConfigError(f"root {root!r} names no bucket; write bucket and prefix, such as s3://bucket/prefix")
 
 
 def require_protocol(uri: str) -> None:
@@ -106,7 +107,7 @@ class Remote:
         from fsspec.core import url_to_fs
 
         self.uri = uri.rstrip("/")
-        # Other machines write there too: a listing that is kept would hide what they publish.
+        # Other machines write there too: a cached listing would hide what they publish.
         options = {"use_listings_cache": False, **({"auto_mkdir": True} if uri.startswith(("file:", "local:")) else {})}
         with self._explained("opened"):
             self._files, base = url_to_fs(uri, **options)
@@ -118,7 +119,7 @@ class Remote:
         return f"{re.sub('[^A-Za-z0-9]+', '-', self.uri)[:48]}-{hashlib.sha256(self.uri.encode()).hexdigest()[:8]}"
 
     def require_writable(self) -> None:
-        """Write a small object, so that a run does not find out after hours that it cannot publish.
+        """Write a small object, so that a run fails at its start, not after hours, when it cannot publish.
 
         Raises:
             UnreachableError: it cannot be written.
@@ -129,7 +130,7 @@ class Remote:
             self.put(note, ".writable")
 
     def upload(self, asset: str, version: str, folder: Path, manifest: Mapping[str, Any]) -> None:
-        """Publish an artifact: its files, then its manifest; what an earlier attempt left is used.
+        """Publish an artifact: its files, then its manifest; files of an interrupted upload are reused.
 
         Args:
             asset: name of the asset.
@@ -138,7 +139,7 @@ class Remote:
             manifest: its manifest.
 
         Raises:
-            UnreachableError: the upload broke off; nothing is visible, and the next attempt goes on.
+            UnreachableError: the upload was interrupted; nothing is visible, and the next attempt continues it.
         """
         prefix = f"{asset}/{version}"
         there = self.sizes(prefix)
@@ -146,7 +147,7 @@ class Remote:
             key = _place(prefix, name, entry)
             if there.get(key) != entry["bytes"]:
                 self.put(folder / name, key)
-        if not self._whole(asset, version, there):
+        if not self._is_complete(asset, version, there):
             self.put(folder / MANIFEST, f"{prefix}/{MANIFEST}")
 
     def fetch(self, asset: str, version: str, into: Path) -> None:
@@ -201,7 +202,7 @@ class Remote:
             return None
 
     def read_all(self, keys: list[str]) -> dict[str, bytes]:
-        """Return the content of several objects at once; those that are gone are left out."""
+        """Return the content of several objects; deleted ones are left out."""
         with self._explained("read"):
             found = (
                 self._files.cat_ranges([self._key(key) for key in keys], None, None, on_error="return") if keys else []
@@ -212,7 +213,7 @@ class Remote:
         return {key: content for key, content in zip(keys, found, strict=True) if isinstance(content, bytes)}
 
     def names(self, key: str = "") -> list[str]:
-        """Return the names directly below a place, objects and prefixes alike; empty when there is none."""
+        """Return the names directly below a key, both objects and prefixes; empty when there is none."""
         try:
             with self._explained("listed"):
                 listed = self._files.ls(self._key(key), detail=False)
@@ -221,7 +222,7 @@ class Remote:
         return sorted(name.rstrip("/").rpartition("/")[2] for name in listed)
 
     def sizes(self, key: str) -> dict[str, int]:
-        """Return the size in bytes of every object below a place, by key."""
+        """Return the size in bytes of every object below a key."""
         try:
             with self._explained("listed"):
                 found = self._below(self._key(key))
@@ -230,7 +231,7 @@ class Remote:
         return {name.removeprefix(f"{self._base}/"): int(entry["size"]) for name, entry in found.items()}
 
     def modified_at(self, key: str) -> float | None:
-        """Return when an object was written, in seconds since 1970; None when it is gone or the file system cannot tell."""
+        """Return when an object was written, in seconds since 1970; None if deleted or unknown to the file system."""
         try:
             with self._explained("read"):
                 try:
@@ -242,23 +243,22 @@ class Remote:
         return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
 
     def remove(self, key: str) -> None:
-        """Delete an object, or everything below a place; what is gone already is fine.
+        """Delete an object, or everything below a key; what is deleted already is fine.
 
         Raises:
             UnreachableError: it could not be deleted.
         """
         place = self._key(key)
         with contextlib.suppress(FileNotFoundError), self._explained("deleted from"):
-            for name in self._files.find(
-                place
-            ):  # one by one: deleting in bulk, s3fs says nothing of what it could not delete
+            # One by one: when deleting in bulk, s3fs does not report what it could not delete.
+            for name in self._files.find(place):
                 with contextlib.suppress(FileNotFoundError):
                     self._files.rm_file(name)
             if self._files.isdir(place):  # empty by now, on file systems that have directories
                 self._files.rm(place, recursive=True)
 
     def put(self, file: Path, key: str) -> None:
-        """Write a local file as an object, at once or not at all.
+        """Write a local file as an object, completely or not at all.
 
         Raises:
             UnreachableError: it could not be written.
@@ -267,7 +267,7 @@ class Remote:
 
         target = self._key(key)
         with self._explained("written", missing_is_trouble=True):
-            if isinstance(self._files, LocalFileSystem):  # a file grows while it is written; readers must not see that
+            if isinstance(self._files, LocalFileSystem):  # readers must not see a file while it is written
                 temporary = f"{target}.{os.getpid()}.tmp"
                 self._files.put_file(str(file), temporary)
                 Path(temporary).replace(target)
@@ -292,22 +292,24 @@ class Remote:
                 return create_synced(Path(target), content.decode())
             try:
                 self._files.pipe_file(target, content, mode="create")
-            except Exception:  # each protocol has its own way to say that there is one
+            except Exception:  # each protocol has its own error for an existing object
                 if not self._files.exists(target):
                     raise
-                return self.read(key) == content  # an earlier try of the client may have got through without an answer
+                return (
+                    self.read(key) == content
+                )  # an earlier attempt of the client may have succeeded without an answer
         return True
 
     def _below(self, place: str) -> dict[str, Mapping[str, Any]]:
-        """Return the objects below a place; a directory that cannot be listed is an error.
+        """Return the objects below a key; a directory that cannot be listed is an error.
 
-        fsspec's own walk leaves out such directories, and a hole in the index looks like a version that nobody uses.
+        fsspec's own walk skips such directories, and a gap in the index looks like a version that nobody uses.
         """
         from fsspec import AbstractFileSystem
         from fsspec.asyn import AsyncFileSystem
 
         flat = type(self._files)._find if self._files.async_impl else type(self._files).find
-        if flat not in (AsyncFileSystem._find, AbstractFileSystem.find):  # one request a thousand objects
+        if flat not in (AsyncFileSystem._find, AbstractFileSystem.find):  # one request per thousand objects
             return self._files.find(place, detail=True)
         found: dict[str, Mapping[str, Any]] = {}
         waiting = [place]
@@ -320,7 +322,7 @@ class Remote:
                         found[entry["name"]] = entry
         return found
 
-    def _whole(self, asset: str, version: str, sizes: Mapping[str, int]) -> bool:
+    def _is_complete(self, asset: str, version: str, sizes: Mapping[str, int]) -> bool:
         try:
             manifest = self.manifest(asset, version)
         except UnreachableError:
@@ -339,7 +341,7 @@ class Remote:
 
     @contextlib.contextmanager
     def _explained(self, doing: str, missing_is_trouble: bool = False) -> Iterator[None]:
-        """Turn whatever a file system raises into one error; a missing object passes, unless it must be there."""
+        """Turn whatever a file system raises into one error; a missing object passes, unless it must exist."""
         try:
             yield
         except DrirlError:
@@ -349,10 +351,11 @@ class Remote:
                 raise
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # this machine's own disk
                 raise
-            said = redact_text(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
+            cause = redact_text(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
             raise UnreachableError(
-                f"{self.uri} cannot be {doing} ({said}); check the network, that the bucket exists, and the credentials (from the "
-                "environment or the files of its client, never from the settings), then run again: finished work is kept"
+                f"{self.uri} cannot be {doing} ({cause}); check the network, that the bucket exists, and the "
+                "credentials (from the environment or the files of its client, never from the settings), then run "
+                "again: finished work is kept"
             ) from error
 
 

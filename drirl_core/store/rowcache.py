@@ -1,4 +1,4 @@
-"""Rows kept under a content key, so that changing ten prompts samples ten prompts."""
+"""Rows stored under a content key, so that after changing ten prompts only ten are sampled."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from drirl_core.errors import ArtifactError
 
 
 def content_key(*parts: object) -> str:
-    """Hash the parts that decide a row; JSON data only."""
+    """Hash the parts that determine a row; JSON data only."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 class RowCache:
-    """A table from content key to bytes in one SQLite file; safe over crashes and between processes.
+    """A table from content key to bytes in one SQLite file; safe after crashes and between processes.
 
     Args:
         path: the file; made on first use.
@@ -31,7 +31,7 @@ class RowCache:
             connection.execute("CREATE TABLE IF NOT EXISTS rows (key TEXT PRIMARY KEY, value BLOB NOT NULL)")
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        """Return the rows that are there, by key."""
+        """Return the stored rows among `keys`, by key."""
         wanted = list(dict.fromkeys(keys))
         found: dict[str, bytes] = {}
         with self._transaction() as connection:
@@ -42,7 +42,7 @@ class RowCache:
         return found
 
     def put_many(self, rows: Mapping[str, bytes]) -> None:
-        """Store rows in one transaction; a key that is there already keeps its value."""
+        """Store rows in one transaction; a key that exists keeps its value."""
         with self._transaction() as connection:
             connection.executemany("INSERT OR IGNORE INTO rows VALUES (?, ?)", rows.items())
 
@@ -57,5 +57,5 @@ class RowCache:
             ) from error
         except sqlite3.DatabaseError as error:
             raise ArtifactError(
-                f"row cache {self.path} is damaged ({error}); delete the file, its rows are made anew"
+                f"row cache {self.path} is damaged ({error}); delete the file, its rows are recomputed"
             ) from error

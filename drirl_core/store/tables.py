@@ -1,21 +1,26 @@
-"""Tables on disk: parquet whose bytes depend on the rows alone, and errors that name what is wrong with a file.
+"""Tables on disk: parquet whose bytes depend on the rows alone, and errors that name the file and the problem.
 
-Artifacts are identified by the hash of their files, so equal rows must give equal bytes: the writer's settings are fixed
-here and no library metadata enters the file. Every stage reads and writes its tables through these functions.
+Artifacts are identified by the hash of their files, so equal rows must give equal bytes: the writer's settings are
+fixed here and no library metadata enters the file. Every stage reads and writes its tables through these functions.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drirl_core.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _ROW_GROUP = 65536
 _FORMAT: dict[str, Any] = {"compression": "zstd", "compression_level": 3, "version": "2.6", "data_page_version": "1.0"}
@@ -23,12 +28,12 @@ _CONVERSION_ERRORS = (pa.ArrowException, TypeError, ValueError, OverflowError)  
 
 
 def normalise(prompt: str) -> str:
-    """Return the prompt in Unicode form NFC with runs of white space made one blank and the ends stripped."""
+    """Return the prompt in Unicode form NFC with each run of white space replaced by a blank and the ends stripped."""
     return " ".join(unicodedata.normalize("NFC", prompt).split())
 
 
 def prompt_id(prompt: str) -> str:
-    """Return sixteen hexadecimal digits that identify a prompt whatever its spacing and Unicode form."""
+    """Return sixteen hexadecimal digits that identify a prompt independently of its spacing and Unicode form."""
     return hashlib.sha256(normalise(prompt).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -41,7 +46,8 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema
         schema: names and types of the columns; fields declared `nullable=False` refuse None.
 
     Raises:
-        DataError: a row lacks a column or has one too many, a value does not fit its column's type, or the disk refuses.
+        DataError: a row lacks a column or has an unknown one, a value does not fit its column's type, or the file
+            cannot be written.
     """
     names = schema.names
     wanted = set(names)
@@ -49,7 +55,8 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema
         if row.keys() != wanted:
             lacking, extra = [n for n in names if n not in row], sorted(set(row) - wanted)
             raise DataError(
-                f"{path.name}: row {number} lacks {lacking} and has {extra} too many; the columns are {', '.join(names)}"
+                f"{path.name}: row {number} lacks {lacking} and has {extra} too many; "
+                f"the columns are {', '.join(names)}"
             )
     columns = [_column(path, field, [row[field.name] for row in rows]) for field in schema]
     table = pa.Table.from_arrays(columns, schema=schema.remove_metadata())
@@ -57,12 +64,12 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema
         pq.write_table(table, path, row_group_size=_ROW_GROUP, **_FORMAT)
     except OSError as error:
         raise DataError(
-            f"table {path} cannot be written ({error}); make room or mend the permissions of {path.parent}"
+            f"table {path} cannot be written ({error}); free some space or fix the permissions of {path.parent}"
         ) from error
 
 
 def read_table(path: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Read a parquet file as a list of dicts, one a row, in the file's order.
+    """Read a parquet file as a list of dicts, one per row, in the file's order.
 
     Args:
         path: the file.
@@ -74,24 +81,72 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
     Raises:
         DataError: the file is missing, is not parquet, is truncated or damaged, or lacks a needed column.
     """
-    try:
-        with path.open("rb") as file:
-            table = pq.read_table(file, use_threads=False)
+    with _errors_named(path, "parquet"):
+        table = _arrow(path)
         rows = table.to_pylist()
-    except FileNotFoundError as error:
-        raise DataError(f"table {path} does not exist; materialize the asset that writes it") from error
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"table {path} cannot be read as parquet ({error}); it is truncated or damaged, write it again"
-        ) from error
     for name in columns:
         if name not in table.column_names:
             raise DataError(f"table {path} has no column {name!r}; {nearest(name, table.column_names)}")
     return rows
 
 
+def read_frame(path: Path) -> pd.DataFrame:
+    """Read a parquet file as a pandas DataFrame, in the file's order.
+
+    Args:
+        path: the file.
+
+    Returns:
+        N rows; a column of integers with nulls becomes floats, as usual in pandas.
+
+    Raises:
+        DataError: the file is missing, is not parquet, is truncated or damaged.
+    """
+    with _errors_named(path, "parquet"):
+        return _arrow(path).to_pandas()
+
+
+def read_frame_of_lines(path: Path) -> pd.DataFrame:
+    """Read a file of JSON lines as a pandas DataFrame, in the file's order.
+
+    Args:
+        path: the file.
+
+    Returns:
+        N rows; the columns are the keys of all lines, and a key that a line lacks is NaN.
+
+    Raises:
+        DataError: the file is missing, or a line is no JSON object.
+    """
+    import pandas as pd
+
+    with _errors_named(path, "JSON lines"):
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not all(isinstance(row, dict) for row in rows):
+            raise ValueError("a line is not an object")
+    return pd.DataFrame(rows)
+
+
+def _arrow(path: Path) -> pa.Table:
+    with path.open("rb") as file:
+        return pq.read_table(file, use_threads=False)
+
+
+@contextlib.contextmanager
+def _errors_named(path: Path, form: str) -> Iterator[None]:
+    """Turn problems with a file into an error that names it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"table {path} does not exist; materialize the asset that writes it") from error
+    except (pa.ArrowException, OSError, ValueError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise DataError(
+            f"table {path} cannot be read as {form} ({error}); it is truncated or damaged, write it again"
+        ) from error
+
+
 def _column(path: Path, field: pa.Field, values: list[Any]) -> pa.Array:
-    """Convert one column, so that an error can name it."""
+    """Convert one column; errors name it."""
     try:
         if pa.types.is_integer(field.type) and any(value is not None and value != int(value) for value in values):
             raise ValueError("a fraction would be cut off")  # arrow would truncate silently

@@ -1,7 +1,8 @@
 """Chain-of-Draft: a few reasoning steps of a few words, a line `####`, then the answer.
 
-The draft helps the policy to find the answer; only the answer counts. Everything that judges, rewards or shows a reply
-passes it through `cut_draft` first, because a reward that sees the draft would learn the format instead of the safety.
+The draft helps the policy to find the answer; only the answer counts. Everything that judges, rewards or shows a
+completion passes it through `cut_draft` first, because a reward that sees the draft would learn the format instead of
+the safety.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ Kind of harm: {category}
 
 First draft your thoughts: two to four lines, one short step a line, at most {max_step_words} words in each.
 Then write one line that holds only {separator}
-Then write the answer in one or two plain sentences: refuse clearly, give the reason that fits this request, and offer a \
-safe way on. Give no instructions that would help with the request.
+Then write the answer in one or two plain sentences: refuse clearly, give the reason that fits this request, and offer \
+a safe way on. Give no instructions that would help with the request.
 
 Request:
 {prompt}"""
-"""Asks a chat model for one demonstration; `ask` fills it in."""
+"""Message that asks a chat model for one demonstration; `ask` fills it in."""
 
 _BARE = re.compile(r"^[ \t]*####[ \t]*$", re.MULTILINE)
 _INLINE = re.compile(r"^[ \t]*####[ \t]+(?=\S)", re.MULTILINE)
@@ -62,12 +63,12 @@ class Demonstration:
 
 
 def ask(prompt: str, category: str, max_step_words: int = 5) -> str:
-    """Return the message that asks a chat model to demonstrate the safe reply to `prompt`.
+    """Return the message that asks a chat model to demonstrate the safe completion of `prompt`.
 
     Args:
         prompt: the unsafe request x.
         category: harm category of the request, named to the model in words.
-        max_step_words: words a draft step may have.
+        max_step_words: most words per draft step.
 
     Returns:
         One user message.
@@ -81,11 +82,11 @@ def render(steps: Sequence[str], answer: str) -> str:
     r"""Return `step\nstep\n####\nanswer`, the one form in which demonstrations are stored and learned.
 
     Args:
-        steps: at least one non-empty step; numbering is taken off, runs of white space become one blank.
+        steps: at least one non-empty step; numbering is removed, runs of white space become one blank.
         answer: the text after the separator.
 
     Returns:
-        A text for which `parse` gives the same steps and answer back.
+        A text from which `parse` returns the same steps and answer.
 
     Raises:
         DataError: no step, an empty step or answer, or a separator line inside a part.
@@ -98,13 +99,14 @@ def render(steps: Sequence[str], answer: str) -> str:
     for part in (*lines, answer):
         if _BARE.search(part) or _INLINE.search(part):
             raise DataError(
-                f"a step or answer may not hold a line that starts with {SEPARATOR!r}, which separates them; given {part!r}"
+                f"a step or answer may not hold a line that starts with {SEPARATOR!r}, which separates them; "
+                f"given {part!r}"
             )
     return "\n".join([*lines, SEPARATOR, answer])
 
 
 def parse(text: str) -> Demonstration:
-    """Split a text into draft steps and answer; numbering such as `1. `, `- ` or `Step 2: ` is taken off the steps.
+    """Split a text into draft steps and answer; numbering such as `1. `, `- ` or `Step 2: ` is removed.
 
     Args:
         text: what a demonstrator wrote.
@@ -128,10 +130,10 @@ def parse(text: str) -> Demonstration:
 
 
 def cut_draft(text: str) -> str:
-    """Return the answer: everything after the last `####` line, stripped; the whole text when there is none.
+    """Return the answer: everything after the last `####` line, stripped; the complete text when there is none.
 
     A model may put the answer on the separator's own line (`#### I can't ...`). That counts as a separator only when
-    what stands above it looks like a draft, because `#### Resources` below a paragraph is a Markdown heading.
+    the text above it looks like a draft, because `#### Resources` below a paragraph is a Markdown heading.
     """
     parts = _split(text)
     return text.strip() if parts is None else parts[1]

@@ -1,13 +1,14 @@
-"""Soundness: how far a reply is ordinary prose, from 0 (broken) to 1, judged by its words rather than by an encoder.
+"""Text quality: how far an answer is ordinary prose, from 0 (degenerate) to 1, measured on its words.
 
-A frozen sentence encoder hardly sees that a refusal loops, is shuffled or breaks off, so a policy that is rewarded by an
-encoder alone learns to produce just that; and an echo of the prompt is as close to the prompt as can be. Seven
-*oddities* are measured on the words, each growing with the damage. What the demonstrations themselves show of an
-oddity is tolerated; beyond that a *defect* grows linearly to 1. Soundness is the product of (1 - severity * defect).
-Ordinary prose has soundness 1, so there is nothing to gain by optimising it: it can only be lost.
+A frozen sentence encoder hardly sees that a refusal repeats itself, is shuffled or is cut off. A policy that is
+rewarded by an encoder alone therefore learns to produce degenerate text; and an echo of the prompt is as close to the
+prompt as can be. Seven *oddities* are measured on the words, each growing with the damage. What the demonstrations
+themselves show of an oddity is tolerated; beyond that a *defect* grows linearly to 1. Text quality is the product of
+(1 - severity * defect). Ordinary prose has text quality 1, so optimising it gains nothing: it can only be lost.
 
-Order is judged by a bigram model over word classes (the most frequent words stand for themselves, other words for
-whether they are capitalised), learned from the training texts of the pool, so that nothing here is tied to English.
+Word order is judged by a bigram model over word classes (the most frequent words are classes of their
+own, other words are classed by whether they are capitalised), learned from the training texts of the pool, so that
+nothing here is tied to English.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Kind(NamedTuple):
 
     Args:
         severity: how much of the reward a full defect takes.
-        least: tolerated oddity whatever the demonstrations show; a dozen clean ones say little about the rare legitimate repeat.
+        least: oddity that is always tolerated; a few clean demonstrations say little about the rare legitimate repeat.
         ramp: distance beyond the tolerance at which the defect is full.
     """
 
@@ -46,18 +47,18 @@ KINDS: Mapping[str, Kind] = {
     "short": Kind(1.0, 0.2, 0.8),
     "noise": Kind(1.0, 0.06, 0.2),
     "echo": Kind(1.0, 0.3, 0.4),
-    "unfinished": Kind(0.3, 0.0, 0.5),  # mild: a good reply at the length limit is still good
+    "unfinished": Kind(0.3, 0.0, 0.5),  # mild: a good answer at the length limit is still good
 }
-"""All kinds; `Soundness.oddities` says what each measures."""
+"""All kinds; `TextQuality.oddities` says what each measures."""
 
 _TOLERATED_SHARE = 0.95
 """Share of the demonstrations without any defect of a kind."""
 _ECHO_RUN = 3
 """Words in a row that must occur in the prompt to count as copied."""
 _FREQUENT = 60
-"""Words that are their own class."""
+"""Number of words that are a class of their own."""
 _PRIOR = 5.0
-"""Pseudo-counts that draw a bigram's probability to the frequency of its second class."""
+"""Pseudo-counts that pull a bigram's probability towards the frequency of its second class."""
 _FOLDS = 5
 """Demonstrations are judged by a bigram model that did not see them when tolerances are set."""
 
@@ -70,17 +71,17 @@ _ENDING = tuple(".!?…。！？")
 
 
 def has_words(text: str) -> bool:
-    """Return whether a text holds a letter or a digit; a reply that does not is empty."""
+    """Return whether a text holds a letter or a digit; an answer without either is empty."""
     return any(character.isalnum() for character in text)
 
 
 @dataclass(frozen=True)
-class Soundness:
-    """Measure of ordinary prose, learned from demonstrations and completions.
+class TextQuality:
+    """Measure how far a text is ordinary prose, learned from demonstrations and completions.
 
     Args:
         tolerance: oddity up to which a text has no defect, by kind (keys of `KINDS`).
-        usual_words: number of words below which a reply begins to count as short.
+        usual_words: number of words below which an answer begins to count as short.
         frequent: words that are classes of their own.
         before: how often a class came first in a bigram.
         bigrams: how often two classes followed each other, by `first second`.
@@ -93,7 +94,7 @@ class Soundness:
     bigrams: Mapping[str, int]
 
     @classmethod
-    def learn(cls, prompts: Sequence[str], demonstrations: Sequence[str], completions: Sequence[str]) -> Soundness:
+    def learn(cls, prompts: Sequence[str], demonstrations: Sequence[str], completions: Sequence[str]) -> TextQuality:
         """Learn word order from all texts, and tolerances from the demonstrations.
 
         Args:
@@ -107,7 +108,7 @@ class Soundness:
         pairs = [(prompt, text) for prompt, text in zip(prompts, demonstrations, strict=True) if has_words(text)]
         good = [text for _, text in pairs]
         if not good:
-            raise DataError("no demonstration has an answer with words; mend the data set")
+            raise DataError("no demonstration has an answer with words; fix the data set")
         lengths = [len(_words(_TOKEN.findall(text))) for text in good]
         usual = max(1.0, float(np.quantile(lengths, 1 - _TOLERATED_SHARE)) / 4)
         oddities: list[dict[str, float]] = []
@@ -123,17 +124,18 @@ class Soundness:
         return cls(tolerance, usual, *_count([*good, *completions]))
 
     def oddities(self, prompt: str, text: str) -> dict[str, float]:
-        """Measure a reply with words.
+        """Measure an answer that has words.
 
         Args:
             prompt: the user message.
             text: the answer.
 
         Returns:
-            repeated: share of word bigrams that occurred before. stutter: share of words equal to one of the two before.
-            disorder: minus the mean log-odds of adjacent classes against chance, in nats. short: missing share of the usual
-            length. noise: share of characters that are neither letters, digits nor ordinary marks. echo: share of words in
-            runs of three or more that occur in the prompt. unfinished: 1 when the last sentence does not end.
+            repeated: share of word bigrams that occurred before. stutter: share of words equal to one of the two
+            before. disorder: minus the mean log-odds of adjacent classes against chance, in nats. short: missing share
+            of the usual length. noise: share of characters that are neither letters, digits nor ordinary marks. echo:
+            share of words in runs of three or more that occur in the prompt. unfinished: 1 when the last sentence does
+            not end.
         """
         tokens = _TOKEN.findall(text)
         words = [word.lower() for word in _words(tokens)]
@@ -152,14 +154,14 @@ class Soundness:
         }
 
     def defects(self, prompt: str, text: str) -> dict[str, float]:
-        """Return the defects of a reply with words, each in [0, 1]."""
+        """Return the defects of an answer that has words, each in [0, 1]."""
         odd = self.oddities(prompt, text)
         return {
             name: min(1.0, max(0.0, (odd[name] - self.tolerance[name]) / kind.ramp)) for name, kind in KINDS.items()
         }
 
     def score(self, prompts: Sequence[str], texts: Sequence[str]) -> np.ndarray:
-        """Return the soundness of replies.
+        """Return the text quality of answers.
 
         Args:
             prompts: B user messages.
@@ -183,7 +185,7 @@ class Soundness:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Soundness:
+    def from_json(cls, data: Mapping[str, Any]) -> TextQuality:
         """Build what `to_json` described.
 
         Raises:
@@ -196,14 +198,14 @@ class Soundness:
             return cls(tolerance, float(data["usual_words"]), frozenset(map(str, data["frequent"])), before, bigrams)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(
-                f"the soundness part of a reward model is damaged ({error!r}); learn the reward model again"
+                f"the text quality part of a reward model is damaged ({error!r}); train the reward model again"
             ) from error
 
     def _one(self, prompt: str, text: str) -> float:
         return math.prod(1 - KINDS[kind].severity * defect for kind, defect in self.defects(prompt, text).items())
 
     def _order(self, tokens: Sequence[str]) -> float:
-        """Mean over adjacent classes of log p(second | first) / p(second), in nats."""
+        """Return the mean over adjacent classes of log p(second | first) / p(second), in nats."""
         classes = _classes(tokens, self.frequent)
         total, kinds = sum(self.before.values()), len(self.before)
         sums = 0.0
@@ -215,7 +217,7 @@ class Soundness:
 
 
 def _copied(source: Sequence[str], words: Sequence[str]) -> float:
-    """Share of words that lie in a run of `_ECHO_RUN` words which also occurs in the source."""
+    """Return the share of words in runs of `_ECHO_RUN` words that also occur in the source."""
     known = {tuple(source[i : i + _ECHO_RUN]) for i in range(len(source) - _ECHO_RUN + 1)}
     covered = {
         i + j
@@ -229,7 +231,7 @@ def _copied(source: Sequence[str], words: Sequence[str]) -> float:
 def _count(texts: Sequence[str]) -> tuple[frozenset[str], dict[str, int], dict[str, int]]:
     tokenised = [_TOKEN.findall(text) for text in texts if has_words(text)]
     usage = Counter(word.lower() for tokens in tokenised for word in _words(tokens))
-    # Ties are broken by the word, so that equal texts in another order give the same classes.
+    # Ties are broken alphabetically, so that equal texts in another order give the same classes.
     ranked = sorted((item for item in usage.items() if item[1] > 2), key=lambda item: (-item[1], item[0]))
     frequent = frozenset(word for word, _ in ranked[:_FREQUENT])
     before: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Cut texts into sub-sentences, which hardness compares pairwise, and into clauses, which the reward heads weigh one by one."""
+"""Cut texts into sub-sentences, which hardness compares pairwise, and into clauses, which reward heads weigh."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _HAS_WORD = re.compile(r"[^\W_]")
 def segment(text: str) -> list[str]:
     """Cut a text into sub-sentences.
 
-    A sentence segmenter that knows abbreviations finds the sentences; a sentence of more than `LONG_SENTENCE` words is cut
-    again at commas, semicolons, colons and dashes, into clauses of at least `SHORTEST_CLAUSE` words.
+    A sentence segmenter that knows abbreviations finds the sentences. A sentence of more than `LONG_SENTENCE` words is
+    cut further at commas, semicolons, colons and dashes, into clauses of at least `SHORTEST_CLAUSE` words.
 
     Args:
         text: any text.
 
     Returns:
-        Sub-sentences in order, stripped, each with a letter or digit where the text has one; never an empty list: a text
-        without words is returned whole, stripped.
+        Sub-sentences in order, stripped, each with a letter or digit where the text has one. Never an empty list: a
+        text without words is returned as one piece, stripped.
     """
     return [clause for sentence in sentences(text) for clause in _clauses(sentence)]
 
 
 def sentences(text: str) -> list[str]:
-    """Cut a text into whole sentences; never an empty list (see `segment`)."""
+    """Cut a text into sentences; never an empty list (see `segment`)."""
     stripped = text.strip()
     if not _HAS_WORD.search(stripped):
         return [stripped]
@@ -48,8 +48,9 @@ def clauses(text: str) -> list[str]:
         text: any text.
 
     Returns:
-        Pieces in order, cut at the ends of sentences, at clause punctuation and before conjunctions; a piece of one word is
-        left with what follows. Never an empty list: a text without words is returned whole, stripped.
+        Pieces in order, cut at the ends of sentences, at clause punctuation and before conjunctions. A piece of one
+        word is joined with the piece that follows. Never an empty list: a text without words is returned as one piece,
+        stripped.
     """
     pieces = [
         piece.strip()

@@ -1,27 +1,27 @@
 """Which configuration this code location serves: one setting, `DRIRL_CONFIG`, decides it."""
 
-import dataclasses
 import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from drirl_core.config import Config, load_config
-from drirl_core.store.remote import is_uri, require_protocol
+from drirl_core.config import Config, load_config, place
+from drirl_core.project import Project
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = place.PROJECT
 """Directory of the project; relative paths of the settings start here."""
 
 CONFIG_VARIABLE = "DRIRL_CONFIG"
 DEFAULT_CONFIG = "configs/demo.yaml"
 
 
-def current() -> Config:
-    """Return the configuration of this code location; it is read once, a reload of the location starts a new process.
+def current() -> Project:
+    """Return the project of this code location; it is made once, a reload of the location starts a new process.
 
     Returns:
-        The file that the environment variable `DRIRL_CONFIG` names (absolute, or relative to the project), else the demo.
+        The project of the file that the environment variable `DRIRL_CONFIG` names (absolute, or relative to the
+        checkout), else of the demo.
 
     Raises:
         ConfigError: the file is missing or wrong.
@@ -33,19 +33,19 @@ def config_for_nodes() -> str:
     """Return the name of this location's configuration as another machine finds it.
 
     Returns:
-        Relative to the project for a file within it, because the project may lie elsewhere there; else the absolute path.
+        Relative to the checkout for a file within it, because that may lie elsewhere there; else the absolute path.
     """
     path = ROOT / (os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
 @functools.cache
-def _load_once(path: str) -> Config:
+def _load_once(path: str) -> Project:
     return load(path)
 
 
-def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Read a configuration whose artifacts lie in the same place from whatever directory a process was started in.
+def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Project:
+    """Make the project of a configuration; its artifacts lie in the same place wherever a process was started.
 
     Args:
         path: the YAML file, absolute or relative to the project.
@@ -54,7 +54,7 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config
     Raises:
         ConfigError: the file is missing or wrong.
     """
-    return anchored(load_config(ROOT / path, overrides))
+    return Project(anchored(load_config(ROOT / path, overrides)))
 
 
 def anchored(config: Config) -> Config:
@@ -63,8 +63,4 @@ def anchored(config: Config) -> Config:
     Raises:
         ConfigError: the artifacts lie at a URI for which a package is missing.
     """
-    models = dataclasses.replace(config.models, cache=str(ROOT / config.models.cache))
-    if is_uri(config.root):
-        require_protocol(config.root)
-    root = config.root if is_uri(config.root) else str(ROOT / config.root)
-    return dataclasses.replace(config, root=root, mirror=str(ROOT / config.mirror), models=models)
+    return place.anchored(config)

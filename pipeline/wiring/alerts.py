@@ -6,18 +6,16 @@ What raises an alert needs two lines::
     send(alert, config.operations.alerts, context.log)
 """
 
-import contextlib
 import json
 import logging
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
+from drirl_core import web
 from drirl_core.config import AlertHookConfig, AlertsConfig
 from drirl_core.redaction import redact, redact_text
 
@@ -27,9 +25,6 @@ TIMEOUT_S = 5.0
 TRIES = 3
 BACKOFF_S = 0.5
 _LONGEST_TEXT = 3000
-_TALKATIVE = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy")
-"""Loggers that are told every URL, or headers in which a server may repeat it."""
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 @dataclass(frozen=True)
@@ -138,70 +133,13 @@ def _post(url_env: str, alert: Alert) -> None:
         raise AlertError(f"the environment variable {url_env} is not set; put the URL of the webhook into it")
     if not url.startswith(("http://", "https://")):
         raise AlertError(f"the environment variable {url_env} holds no URL that starts with https:// or http://")
-    problem = ""
-    for attempt in range(TRIES):
-        if attempt:
-            time.sleep(BACKOFF_S * 2 ** (attempt - 1))
-        problem = _try(url, url_env, _data(alert))
-        if not problem:
-            return
-    raise AlertError(f"{problem}, {TRIES} times in a row")
-
-
-def _try(url: str, url_env: str, data: bytes) -> str:
-    """Post once; return the words for a problem that another try may mend, empty for success.
-
-    Raises:
-        AlertError: another try would fail the same way.
-    """
-    import httpx
-
     try:
-        with _silenced():
-            status = _status(url, data)
-    except httpx.TimeoutException:
-        return f"no answer within {TIMEOUT_S:g} s"
-    except httpx.TransportError as error:
-        return f"the connection failed ({type(error).__name__})"
-    except Exception as error:
-        raise AlertError(
-            f"the URL in {url_env} cannot be used ({type(error).__name__}); set the variable again"
-        ) from None
-    if 300 <= status < 400:
-        raise AlertError(f"it redirects ({status}), which is not followed; put the final URL into {url_env}")
-    if status in (408, 429) or status >= 500:
-        return f"it answered {status}"
-    if status >= 400:
-        raise AlertError(f"it answered {status}; put a valid URL into {url_env}")
-    return ""
-
-
-def _status(url: str, data: bytes) -> int:
-    import httpx
-
-    headers = {"Content-Type": "application/json"}
-    # A proxy of the environment is no way to this machine itself.
-    trusted = urlsplit(url).hostname not in _LOOPBACK
-    with (
-        httpx.Client(timeout=TIMEOUT_S, follow_redirects=False, trust_env=trusted) as client,
-        client.stream("POST", url, content=data, headers=headers) as response,  # the body is not read
-    ):
-        return response.status_code
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """Drop what this thread tells the talkative loggers while the block lasts."""
-    thread = threading.get_ident()
-
-    def others(record: logging.LogRecord) -> bool:
-        return record.thread != thread
-
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    for logger in loggers:
-        logger.addFilter(others)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(others)
+        answer = web.in_tries(lambda: web.post(url, _data(alert), timeout_s=TIMEOUT_S), TRIES, BACKOFF_S)
+    except web.TryAgain as error:
+        raise AlertError(error.problem) from None
+    except web.UnusableAddress as error:
+        raise AlertError(f"the URL in {url_env} cannot be used ({error}); set the variable again") from None
+    if 300 <= answer.status < 400:
+        raise AlertError(f"it redirects ({answer.status}), which is not followed; put the final URL into {url_env}")
+    if answer.status >= 400:
+        raise AlertError(f"it answered {answer.status}; put a valid URL into {url_env}")

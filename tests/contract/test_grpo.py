@@ -6,6 +6,7 @@ overrides in drirl_core/policy/trainer.py no longer act where they should.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from trl import GRPOConfig, GRPOTrainer
 from drirl_core.config import ModelsConfig
 from drirl_core.errors import TrainingError
 from drirl_core.models.loading import load_policy
+from drirl_core.policy import trainer as trainer_module
 from drirl_core.policy.rollout import Processes, RolloutBatch, RolloutCoefficients
 from drirl_core.policy.trainer import DynamicRewardScalingTrainer
 
@@ -370,6 +372,19 @@ def test_exact_sampling_draws_other_tokens_in_every_row_of_a_group(harness: Harn
     assert len(set(_texts(trainer, trainer.seen[0], "completion"))) == 8
 
 
+def test_prompts_computed_once_train_the_same_weights(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two prompts with four completions each, with and without sharing, KL to the reference included."""
+    settings = {"max_steps": 3, "beta": 0.1}
+    shared = harness.train(coefficient=_constant(1.0), exact_sampling=True, settings=settings)
+    monkeypatch.setattr(trainer_module, "prompts_once", lambda *_: contextlib.nullcontext())
+    plain = harness.train(coefficient=_constant(1.0), exact_sampling=True, settings=settings)
+    assert [_texts(shared, batch, "completion") for batch in shared.seen] == [
+        _texts(plain, batch, "completion") for batch in plain.seen
+    ]
+    for ours, theirs in zip(shared.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
 # -------------------------------------------------------------------------------------------------------------------- logs
 
 
@@ -393,6 +408,7 @@ def test_what_is_logged(harness: Harness) -> None:
         ("_generate_and_score_completions", ["self", "inputs"]),
         ("_prepare_inputs", ["self", "generation_batch"]),
         ("_compute_loss", ["self", "model", "inputs"]),
+        ("_get_per_token_logps_and_entropies", ["self", "model", "input_ids", "attention_mask", "logits_to_keep"]),
     ],
 )
 def test_the_private_methods_are_still_there(name: str, parameters: list[str]) -> None:
@@ -405,4 +421,8 @@ def test_only_known_methods_are_overridden() -> None:
     overridden = {
         name for name in vars(DynamicRewardScalingTrainer) if hasattr(GRPOTrainer, name) and not name.startswith("__")
     }
-    assert overridden == {"_generate_single_turn", "_generate_and_score_completions"}
+    assert overridden == {
+        "_generate_single_turn",
+        "_generate_and_score_completions",
+        "_get_per_token_logps_and_entropies",
+    }

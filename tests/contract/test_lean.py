@@ -23,7 +23,7 @@ def adapted(folder: Path, models: ModelsConfig, dtype: torch.dtype = torch.float
     model = load_policy(folder, models).model.to(dtype)
     add_fused_lm_head(model, outputs=("log_probs", "entropy"))
     torch.manual_seed(2)
-    model = peft.get_peft_model(model, peft_config(LoraConfig(rank=4, alpha=8)))
+    model = peft.get_peft_model(model, peft_config(LoraConfig(rank=4, alpha=8), 2))
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, weight in model.named_parameters():

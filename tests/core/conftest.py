@@ -1,12 +1,14 @@
-"""Makes the helpers beside this file importable from the test folders below it, and shares roots that are URIs."""
+"""Makes the helpers beside this file importable from the test folders below it; shares URIs and chat servers."""
 
 from __future__ import annotations
 
+import http.server
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from chat_server import Reply, Server
 
 from drirl_core.store.artifacts import ArtifactStore
 
@@ -47,3 +49,19 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def host(uri: str, tmp_path: Path) -> Callable[[str], ArtifactStore]:
     """Stores of different machines on the same root."""
     return lambda name: ArtifactStore(uri, tmp_path / name)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """Start chat servers that play a script of bodies or (status, headers, body), or call a function; stop them at the end."""
+    running: list[http.server.ThreadingHTTPServer] = []
+
+    def start(*script: Reply | bytes, answer: Callable[[str], Reply] | None = None) -> Server:
+        server = Server([(200, {}, reply) if isinstance(reply, bytes) else reply for reply in script], answer)
+        running.append(server.start())
+        return server
+
+    yield start
+    for listening in running:
+        listening.shutdown()
+        listening.server_close()

@@ -81,15 +81,6 @@ def test_bootstrap_repeats_with_its_seed_and_refuses_nothing_and_nan() -> None:
         statistics.bootstrap_mean([1.0, math.nan], 500, seed=0)
 
 
-def test_paired_bootstrap_uses_the_pairing() -> None:
-    """Second = first - 0.5 everywhere: the difference is 0.5 in every resample, although both vary from 0 to 10."""
-    first = [float(i % 11) for i in range(40)]
-    found = statistics.paired_bootstrap(first, [x - 0.5 for x in first], 1000, seed=0)
-    assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
-    with pytest.raises(DataError, match="40 and 39"):
-        statistics.paired_bootstrap(first, first[:-1], 1000, seed=0)
-
-
 def test_mcnemar_by_hand() -> None:
     """5 against 1 discordant pairs: p = 2 * (C(6,0) + C(6,1)) / 2^6 = 14/64. Concordant pairs do not matter."""
     first = [True] * 5 + [False] + [True, False] * 10
@@ -164,6 +155,32 @@ def test_entropy_by_hand() -> None:
         == statistics.mean_reply_entropy(["..."])
         == 0
     )
+
+
+def test_calibration_by_hand() -> None:
+    """One at 0.8 that is right, one at 0.6 that is wrong: 1/2 |0.8 - 1| + 1/2 |0.6 - 0| = 0.1 + 0.3 = 0.4."""
+    error, rows = statistics.calibration([0.8, 0.6], [True, False], bins=10)
+    assert error == pytest.approx(0.4)
+    assert rows == [{"confidence": 0.6, "accuracy": 0.0, "n": 1}, {"confidence": 0.8, "accuracy": 1.0, "n": 1}]
+    assert statistics.calibration([1.0], [True], bins=10)[0] == 0
+    with pytest.raises(DataError, match="2 confidences and 1 outcomes"):
+        statistics.calibration([0.8, 0.6], [True], bins=10)
+
+
+def test_calibration_of_pairs_by_hand() -> None:
+    """Gaps ln 3 (confidence 0.75, right) and -ln 3 (0.75, wrong): one bin, accuracy 0.5, error 0.25."""
+    error, rows = statistics.pair_calibration([math.log(3), -math.log(3)])
+    assert error == pytest.approx(0.25)
+    assert rows == [{"confidence": pytest.approx(0.75), "accuracy": 0.5, "n": 2}]
+    assert statistics.pair_calibration([1000.0])[1][0]["confidence"] == 1.0  # no overflow
+    assert math.isnan(statistics.pair_calibration([])[0])
+
+
+def test_calibration_weighs_bins_by_pairs() -> None:
+    """Three sure and right (gap 50: 0 off), one of gap 0 (confidence 0.5, wrong: 0.5 off): error 0.125."""
+    error, rows = statistics.pair_calibration([50, 50, 50, 0.0])
+    assert error == pytest.approx(0.125)
+    assert [row["n"] for row in rows] == [1, 3]
 
 
 def test_template_rate_by_hand() -> None:

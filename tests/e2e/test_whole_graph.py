@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from drirl_core import open_table
 from drirl_core.config import Config
-from drirl_core.graph.build import DATA_FOLDER, build, build_graph, run_all, source_version
+from drirl_core.graph.build import build, run_all
+from drirl_core.graph.layout import DATA_FOLDER, build_graph
+from drirl_core.graph.stages import STAGES
+from drirl_core.graph.versions import source_version
+from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import read_table
+from drirl_core.taxonomy import SEVEN_CATEGORIES
 from drirl_core.testing import RecordingReporter, tiny_config
-from pipeline.wiring.columns import MEANINGS
-from pipeline.wiring.display import MAIN_TABLES
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,11 +43,11 @@ def config(world: Path) -> Config:
 
 @pytest.fixture(scope="module")
 def versions(config: Config) -> dict[str, str]:
-    return {name: artifact.version for name, artifact in run_all(config, SilentReporter()).items()}
+    return {name: artifact.version for name, artifact in run_all(Project(config), SilentReporter()).items()}
 
 
 def test_two_runs_in_fresh_roots_give_the_same_versions(world: Path, versions: dict[str, str]) -> None:
-    again = run_all(tiny_config(world, {"root": str(world / "again")}), SilentReporter())
+    again = run_all(Project(tiny_config(world, {"root": str(world / "again")})), SilentReporter())
     assert {name: artifact.version for name, artifact in again.items()} == versions
 
 
@@ -60,13 +67,13 @@ def test_nothing_is_lost_between_the_sources_and_the_pool(config: Config, versio
 
 
 def test_every_column_that_the_graph_shows_is_explained(config: Config, versions: dict[str, str]) -> None:
-    store, nodes = ArtifactStore(config.root), build_graph(config).nodes
-    tables = [
-        store.open(name, versions[name]).path / MAIN_TABLES[node.stage]
-        for name, node in nodes.items()
-        if node.stage in MAIN_TABLES
-    ]
-    assert {column for table in tables for column in read_table(table)[0]} == set(MEANINGS)
+    project = Project(config)
+    for name, node in project.graph.nodes.items():
+        table = STAGES[node.stage].table
+        if table:
+            rows = read_table(project.store.open(name, versions[name]).path / table.file)
+            assert list(rows[0]) == list(table.columns), name
+            assert all(table.columns.values()), name
 
 
 @pytest.mark.slow  # the whole graph twice
@@ -81,21 +88,21 @@ def test_at_a_uri_versions_are_the_same_and_another_machine_builds_nothing(
             self.lines.append(message)
 
     first = tiny_config(world, {"root": "memory://whole-graph", "mirror": str(world / "mirror_a")})
-    assert {name: artifact.version for name, artifact in run_all(first, SilentReporter()).items()} == versions
+    assert {name: artifact.version for name, artifact in run_all(Project(first), SilentReporter()).items()} == versions
     listening, second = (
         Listening(),
         tiny_config(world, {"root": "memory://whole-graph", "mirror": str(world / "mirror_b")}),
     )
-    found = run_all(second, listening)
+    found = run_all(Project(second), listening)
     assert {name: artifact.version for name, artifact in found.items()} == versions
     assert sum("is reused" in line for line in listening.lines) == len(versions)
     for artifact in found.values():
         assert artifact.path.is_relative_to(world / "mirror_b")
-        ArtifactStore.of(second).verify(artifact)
+        Project(second).store.verify(artifact)
 
 
 def test_a_changed_reward_setting_rebuilds_from_the_reward_models_on(world: Path, versions: dict[str, str]) -> None:
-    changed = run_all(tiny_config(world, {"rewards.epochs": 4}), SilentReporter())
+    changed = run_all(Project(tiny_config(world, {"rewards.epochs": 4})), SilentReporter())
     kept = {name for name, artifact in changed.items() if artifact.version == versions[name]}
     touched = set(versions) - kept
     assert not {
@@ -134,11 +141,12 @@ def _two_categories(folder: Path, change: dict[str, str]) -> dict[str, object]:
 
 def _up_to_hardness(config: Config, reporter: RecordingReporter) -> dict[str, str]:
     """Build everything that belongs to a category; return the versions."""
-    graph = build_graph(config)
+    project = Project(config)
+    graph = project.graph
     versions = {name: source_version(path) for name, path in graph.sources.items()}
     for node in graph.nodes.values():
         if node.stage in ("prompt_pool", "dataset", "completion_pool", "reward_model", "hardness"):
-            versions[node.name] = build(node, config, versions, reporter)[0].version
+            versions[node.name] = build(node, project, versions, reporter)[0].version
     return versions
 
 
@@ -171,8 +179,8 @@ def test_a_killed_training_resumes_from_its_checkpoint_and_ends_alike(world: Pat
     file.write_text(json.dumps(overrides), encoding="utf-8")
     program = (
         "import json, sys; from pathlib import Path; from drirl_core.testing import tiny_config; from drirl_core.graph.build import run_all;"
-        "from drirl_core.reporting import SilentReporter;"
-        f"run_all(tiny_config(Path({str(world)!r}), json.loads(Path({str(file)!r}).read_text())), SilentReporter())"
+        "from drirl_core.project import Project; from drirl_core.reporting import SilentReporter;"
+        f"run_all(Project(tiny_config(Path({str(world)!r}), json.loads(Path({str(file)!r}).read_text()))), SilentReporter())"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
@@ -194,9 +202,11 @@ def test_a_killed_training_resumes_from_its_checkpoint_and_ends_alike(world: Pat
         def log(self, message: str) -> None:
             self.lines.append(message)
 
-    resumed = run_all(tiny_config(world, overrides), Listening())
+    resumed = run_all(Project(tiny_config(world, overrides)), Listening())
     assert any("GRPO resumes from checkpoint-" in line for line in Listening.lines)
-    undisturbed = run_all(tiny_config(world, {**overrides, "root": str(world / "undisturbed")}), SilentReporter())
+    undisturbed = run_all(
+        Project(tiny_config(world, {**overrides, "root": str(world / "undisturbed")})), SilentReporter()
+    )
     assert {n: a.version for n, a in resumed.items()} == {n: a.version for n, a in undisturbed.items()}
 
 
@@ -212,3 +222,57 @@ def test_the_command_line_runs_the_graph_once_and_then_nothing(world: Path) -> N
     second = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert second.returncode == 0, second.stderr[-2000:]
     assert "up to date" in second.stdout
+
+
+NOTEBOOK = ROOT / "docs" / "how-to" / "notebook.md"
+
+
+def test_the_study_in_the_notebook_guide_runs_in_twenty_lines(
+    world: Path, versions: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", NOTEBOOK.read_text(encoding="utf-8"), re.DOTALL)
+    assert sum(bool(line.strip()) for block in blocks for line in block.splitlines()) <= 20
+    (tmp_path / "configs").mkdir()
+    shutil.copy(world / "smoke.yaml", tmp_path / "configs" / "demo.yaml")  # the run that the guide opens by default
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    names: dict[str, Any] = {}
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"{NOTEBOOK.name}, block {number + 1}", "exec"), names)
+
+    replies = open_table("benchmark_embedded").to_dict("records")
+    labels = {(row["prompt_id"], row["policy"]): row["label"] for row in replies}
+    prompts = {row["prompt_id"] for row in replies}
+    assert set(names["verdicts"].columns) == {"base", "sft", "dr_irl"}
+    assert len(names["verdicts"]) == len(prompts)
+    assert set(names["changed"]["prompt_id"]) == {p for p in prompts if labels[p, "sft"] != labels[p, "dr_irl"]}
+    alphas = open_table("hardness_insult")["alpha"]
+    assert set(names["study"].index) == set(SEVEN_CATEGORIES)
+    assert names["study"].loc["insult", "alpha"] == pytest.approx(alphas.mean())
+    assert names["study"].loc["insult", "prompts"] == len(alphas)
+    assert names["log"].index.tolist() == [1, 2]
+    assert "gap/helpful/mean" in names["log"].columns
+
+
+def test_the_notebook_guide_lists_every_table_of_a_run(config: Config, versions: dict[str, str]) -> None:
+    listed: dict[str, set[str]] = {}
+    main: dict[str, str] = {}
+    asset = ""
+    for cells in re.findall(r"^\| (`[^`]+`)? ?\| (\*\*)?`([^`]+)`", NOTEBOOK.read_text(encoding="utf-8"), re.MULTILINE):
+        asset = cells[0].strip("`") or asset
+        listed.setdefault(asset, set()).add(cells[2])
+        if cells[1]:
+            main[asset] = cells[2]
+    store, nodes = ArtifactStore(config.root), build_graph(config).nodes
+    for name, version in versions.items():
+        files = store.open(name, version).manifest["files"]
+        made = {file for file in files if file.endswith((".parquet", ".jsonl")) and file != "times.jsonl"}
+        generic = re.sub(rf"_({'|'.join(SEVEN_CATEGORIES)})$", "_<category>", name)
+        generic = {"benchmark_embedded": "benchmark_<suite>"}.get(generic, generic)
+        generic = re.sub(r"^(completion_pool|reward_model)_helpful$", r"\1_<category>", generic)
+        if nodes[name].stage != "promotion_candidate":  # copies of the benchmarks' replies
+            assert made == listed.get(generic, set()), name
+            table_of_stage = STAGES[nodes[name].stage].table
+            assert (table_of_stage.file if table_of_stage else None) == main.get(generic), name
+        for table in made:
+            assert len(open_table(name, config=config, table=table, version=version).columns), (name, table)

@@ -116,7 +116,7 @@ def test_a_server_in_trouble_is_asked_again(receiver, log, caplog):
 @pytest.mark.parametrize(
     ("statuses", "tries", "why"),
     [
-        ([503], 3, "it answered 503, 3 times in a row"),
+        ([503], 3, "it answered 503 Service Unavailable, 3 times in a row"),
         ([404], 1, "it answered 404; put a valid URL into ALERT_URL"),
         ([302], 1, "it redirects (302), which is not followed; put the final URL into ALERT_URL"),
     ],

@@ -31,9 +31,6 @@ from drirl_core.text.words import APOSTROPHES, ngrams, words
 
 Label = Literal["refusal", "compliance", "empty", "degenerate", "echo"]
 
-LABELS: tuple[Label, ...] = ("refusal", "compliance", "empty", "degenerate", "echo")
-"""All labels, in the order tables show them."""
-
 HEAD_CHARS = 300
 """Only this much of an answer is searched: later 'cannot's are mostly advice."""
 
@@ -124,7 +121,7 @@ def label_reply(reply: str, prompt: str = "") -> Label:
         prompt: the prompt it answers; without it an echo cannot be seen.
 
     Returns:
-        One of `LABELS`; the order of the tests is in the module's header.
+        A label; the order of the tests is in the module's header.
     """
     answer = cut_draft(reply)
     if is_empty(answer):

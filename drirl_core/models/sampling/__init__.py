@@ -1,7 +1,7 @@
 """Completions from a policy: seeded per row, batched by length, stored per row.
 
-Each row draws its random numbers from a stream of its own, seeded by its content, so that a completion does not
-depend on which other prompts share its batch, and changing ten prompts samples ten prompts.
+Each row has its own stream of random numbers, seeded by its content. So a completion does not depend on the other
+prompts in its batch, and after changing ten prompts only ten are sampled.
 """
 
 from drirl_core.models.sampling.decode import Completion, SamplingSettings, chat_text, exact_cpu_sampling

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How completions are drawn.
+    """Settings of sampling.
 
     Args:
         max_new_tokens: length limit.
@@ -39,7 +39,7 @@ class Completion:
     Args:
         text: without special tokens.
         tokens: generated tokens, the end token included.
-        finished: whether the policy ended it, rather than the length limit.
+        finished: whether the policy ended it before the length limit.
     """
 
     text: str
@@ -61,7 +61,7 @@ def decode(policy: Policy, texts: Sequence[str], keys: Sequence[str], settings: 
         policy: the policy.
         texts: B rendered prompts (see `chat_text`).
         keys: B hexadecimal content keys; each seeds the random numbers of its row.
-        settings: how to draw; `batch_size` is not read.
+        settings: how to sample; `batch_size` is not used.
 
     Returns:
         B completions.
@@ -81,7 +81,7 @@ def decode(policy: Policy, texts: Sequence[str], keys: Sequence[str], settings: 
         )
         processors.append(inverse_transform(settings.temperature, uniforms, width))
     with torch.inference_mode():
-        # Greedy search picks the one token the processor leaves, so this is exact sampling (see inverse_transform).
+        # Greedy search picks the only token that the processor leaves: this is exact sampling (see inverse_transform).
         output = policy.model.generate(
             **batch, max_new_tokens=settings.max_new_tokens, do_sample=False, temperature=None, top_p=None, top_k=None,
             logits_processor=processors, pad_token_id=policy.tokenizer.pad_token_id,
@@ -109,12 +109,12 @@ def inverse_transform(temperature: float, uniforms: torch.Tensor, prompt_width: 
     """Make a logits processor that samples exactly by inverting the distribution function.
 
     One uniform number per token replaces one random number per vocabulary entry: with 49,152 entries the usual
-    multinomial draw costs a quarter of a decoding step on a CPU. The processor leaves only the drawn token, which
+    multinomial sampling takes a quarter of a decoding step on a CPU. The processor leaves only the drawn token, which
     greedy search then takes.
 
     Args:
         temperature: divides the logits, above 0.
-        uniforms: numbers in [0, 1), float64, (B, at least the number of new tokens).
+        uniforms: numbers in [0, 1), float64, (B, number of new tokens or more).
         prompt_width: tokens before the first new one.
 
     Returns:
@@ -172,15 +172,15 @@ def exact_cpu_sampling(
     try:
         yield
     finally:
-        del model.generate  # the class's method shows again
+        del model.generate  # restores the class's method
 
 
 @contextlib.contextmanager
 def _ready_to_decode(model: Any) -> Iterator[None]:
-    """Use the attention that is fast without gradients, and fold adapters into the weights; put both back to the bit.
+    """Use the attention that is fast without gradients and merge adapters; restore both bit by bit afterwards.
 
-    Decoding reads every weight once per token: an adapter's two small products per layer would cost half as much again.
-    The folded weights round as the published checkpoint does.
+    Decoding reads every weight once per token: an adapter's two small products per layer would add half of that cost.
+    The merged weights are rounded as in the published checkpoint.
     """
     import peft
     import torch

@@ -1,4 +1,4 @@
-"""Completions of prompts, kept per row: a row that was drawn before is read from the cache."""
+"""Completions of prompts, stored per row: a row that was sampled before is read from the cache."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def sample(
     store: ArtifactStore,
     reporter: Reporter,
 ) -> list[list[Completion]]:
-    """Draw completions of prompts; rows drawn before are read from the cache.
+    """Sample completions of prompts; rows sampled before are read from the cache.
 
     Args:
-        policy: model reference or checkpoint directory, or a policy that is loaded already.
+        policy: model reference or checkpoint directory, or a loaded policy.
         prompts: N user messages.
         copies: K completions per prompt (1 when greedy).
-        settings: how to draw.
+        settings: how to sample.
         models: how to load the policy.
-        store: keeps the rows.
-        reporter: gets progress and tokens per second.
+        store: holds the cached rows.
+        reporter: receives progress and tokens per second.
 
     Returns:
         N lists of K completions, in the order of `prompts`.
@@ -45,13 +45,13 @@ def sample(
     """
     cache = RowCache(store.cache_path("completions"))
     weights = policy.key if isinstance(policy, Policy) else policy_key(policy, models)
-    decides = [weights, settings.max_new_tokens, settings.temperature, settings.seed]
-    keys = [[content_key(*decides, prompt, copy) for copy in range(copies)] for prompt in prompts]
+    key_parts = [weights, settings.max_new_tokens, settings.temperature, settings.seed]
+    keys = [[content_key(*key_parts, prompt, copy) for copy in range(copies)] for prompt in prompts]
     flat = {key: prompt for row, prompt in zip(keys, prompts, strict=True) for key in row}
     found = cache.get_many(flat)
     missing = [(key, prompt) for key, prompt in flat.items() if key not in found]
     if found and missing:
-        reporter.log(f"{len(found)} of {len(flat)} completions are kept from earlier; sampling {len(missing)}")
+        reporter.log(f"{len(found)} of {len(flat)} completions are reused; sampling {len(missing)}")
     if missing:
         loaded = policy if isinstance(policy, Policy) else kept_policy(policy, models, weights)
         for part in _decode_all(loaded, missing, settings, reporter):
@@ -63,7 +63,7 @@ def sample(
 
 @functools.lru_cache(maxsize=2)
 def kept_policy(policy: str | Path, models: ModelsConfig, _key: str) -> Policy:
-    """Keep the last two policies, for the categories of a stage take turns with the same ones."""
+    """Load a policy; the last two stay in memory, because all categories of a stage use the same ones."""
     return load_policy(policy, models)
 
 

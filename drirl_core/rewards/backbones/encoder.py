@@ -27,7 +27,7 @@ from drirl_core.rewards.model import (
 from drirl_core.rewards.pairs import CORRUPTED, Pool, PoolPrompt, by_prompt
 from drirl_core.rewards.vectors import encode
 from drirl_core.text.chain_of_draft import cut_draft
-from drirl_core.text.quality import Soundness
+from drirl_core.text.quality import TextQuality
 
 if TYPE_CHECKING:
     from drirl_core.config import RewardsConfig
@@ -70,7 +70,7 @@ class EmbeddingRewardModel(nn.Module):
 
     Args:
         shape: sizes and names.
-        soundness: measure of text quality.
+        text_quality: measure of text quality.
         encoder_probe: the encoder's embedding of a fixed sentence, (D,), by which another encoder is recognised.
     """
 
@@ -79,9 +79,9 @@ class EmbeddingRewardModel(nn.Module):
     batch_key: str = "embedding"
     encoder_probe: torch.Tensor
 
-    def __init__(self, shape: HeadShape, soundness: Soundness, encoder_probe: torch.Tensor) -> None:
+    def __init__(self, shape: HeadShape, text_quality: TextQuality, encoder_probe: torch.Tensor) -> None:
         super().__init__()
-        self.shape, self.soundness = shape, soundness
+        self.shape, self.text_quality = shape, text_quality
         self.category = shape.category
         self.normalisation = Normalisation()
         self._embedder: Embedder | None = None
@@ -110,7 +110,7 @@ class EmbeddingRewardModel(nn.Module):
         """
         known = prompts[0]
         fluent = [reply.answer for p in known for reply in p.replies if reply.policy != CORRUPTED]
-        quality = Soundness.learn([p.prompt for p in known], [p.answer for p in known], fluent)
+        quality = TextQuality.learn([p.prompt for p in known], [p.answer for p in known], fluent)
         train, validation = (embed_pool(part, source, quality, reporter) for part in prompts)
         cosines = (train.own[0].double() * train.own[1][:, 0]).sum(dim=1)
         closest = max(LEAST_CLOSEST, float(cosines.quantile(_TOLERATED_SHARE)))
@@ -247,7 +247,7 @@ class EmbeddingRewardModel(nn.Module):
         self.train(training)
         known = self.normalisation
         closeness = (prompt_vectors.astype(np.float64) * answer_vectors[:, 0]).sum(axis=-1)
-        quality = self.soundness.score(prompts, answers) * own_content(closeness, known.closest)
+        quality = self.text_quality.score(prompts, answers) * own_content(closeness, known.closest)
         return normalised(raw, quality, known, answers)
 
     def save(self, folder: Path) -> None:
@@ -255,7 +255,7 @@ class EmbeddingRewardModel(nn.Module):
         fields = {
             "shape": asdict(self.shape),
             "normalisation": asdict(self.normalisation),
-            "soundness": self.soundness.to_json(),
+            "soundness": self.text_quality.to_json(),
         }
         write_model(folder, self.backbone, self.state_dict(), fields)
 
@@ -269,7 +269,7 @@ class EmbeddingRewardModel(nn.Module):
         with damage_reported(folder):
             shape = HeadShape(**description["shape"])
             normalisation = Normalisation(**description["normalisation"])
-            model = cls(shape, Soundness.from_json(description["soundness"]), torch.zeros(shape.dim))
+            model = cls(shape, TextQuality.from_json(description["soundness"]), torch.zeros(shape.dim))
             state = read_weights(folder)
             model.load_state_dict(state)
         require_finite_model(folder, state, normalisation)
@@ -302,7 +302,7 @@ def pooled(scores: torch.Tensor, best: torch.Tensor, worst: torch.Tensor, presen
 
 
 def embed_pool(
-    prompts: Sequence[PoolPrompt], embedder: Embedder, quality: Soundness, reporter: Reporter | None = None
+    prompts: Sequence[PoolPrompt], embedder: Embedder, quality: TextQuality, reporter: Reporter | None = None
 ) -> Pool:
     """Encode a pool once.
 

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import hashlib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -133,7 +134,7 @@ def test_tables_numbers_and_emphasis_are_not_degenerate(text: str) -> None:
 
 @given(st.text(max_size=400), st.text(max_size=100))
 def test_every_text_has_one_label(reply: str, prompt: str) -> None:
-    assert label_reply(reply, prompt) in judges.LABELS
+    assert label_reply(reply, prompt) in get_args(judges.Label)
 
 
 def test_agreement_by_hand() -> None:

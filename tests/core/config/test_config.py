@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -356,3 +357,15 @@ def test_the_smoke_configuration_is_the_tiny_one() -> None:
     tiny = tiny_settings(folder / "policy", folder / "encoder", Path(".drirl/smoke/artifacts"))
     tiny["models"].pop("device")
     assert resolved(from_resolved(tiny)) == smoke
+
+
+def test_a_setting_that_came_later_changes_no_version_until_it_is_used(tmp_path: Path) -> None:
+    """Artifacts made before the setting existed stay up to date under its default, which does what was done then."""
+    before = _load(tmp_path)
+    data = resolved(before)["policy"]
+    del data["scale_rewards"], data["lora"]["first_layer"]
+    known = hashlib.sha256(json.dumps({"policy": data}, sort_keys=True).encode()).hexdigest()[:12]
+    changed = _load(tmp_path, {"policy": {"scale_rewards": "none"}})
+    nested = _load(tmp_path, {"policy": {"lora": {"first_layer": 0.5}}})
+    assert slice_hash(before, ("policy",)) == known
+    assert len({known, slice_hash(changed, ("policy",)), slice_hash(nested, ("policy",))}) == 3

@@ -87,7 +87,7 @@ def test_a_refused_request_is_not_repeated_and_never_shows_the_key(
     assert advice in str(caught.value)
     assert "Incorrect API key provided: [key]" in str(caught.value)
     assert KEY not in str(caught.value)
-    assert caught.value.__suppress_context__
+    assert caught.value.__context__ is None
 
 
 def test_a_redirect_is_not_followed_so_the_key_stays_here(
@@ -99,6 +99,15 @@ def test_a_redirect_is_not_followed_so_the_key_stays_here(
     with pytest.raises(EndpointError, match="redirects"):
         ask(server, api_key_env="WRITER_KEY")
     assert elsewhere.headers == []
+
+
+def test_what_a_server_repeats_in_a_header_is_not_logged(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("WRITER_KEY", KEY)
+    ask(serve((200, {"X-Seen": f"Bearer {KEY}"}, chat("x"))), api_key_env="WRITER_KEY")
+    assert KEY not in caplog.text
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
@@ -155,6 +164,23 @@ def test_nobody_listening_is_said_at_once() -> None:
         port = taken.getsockname()[1]
     endpoint = ChatEndpoint(f"http://127.0.0.1:{port}/v1", "m", backoff_s=30)
     with pytest.raises(EndpointError, match="connection refused"):
+        endpoint.reply("x", temperature=0, max_new_tokens=1)
+
+
+def test_a_port_that_is_no_number_is_said_at_once() -> None:
+    endpoint = ChatEndpoint("http://127.0.0.1:port/v1", "m", backoff_s=30)
+    with pytest.raises(EndpointError, match=r"no request can be sent there \(InvalidURL\)"):
+        endpoint.reply("x", temperature=0, max_new_tokens=1)
+
+
+def test_an_unknown_host_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: Any, **__: Any) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "create_connection", unknown)
+    monkeypatch.setenv("NO_PROXY", "*")
+    endpoint = ChatEndpoint("http://nowhere.example/v1", "m", backoff_s=30)
+    with pytest.raises(EndpointError, match=r"address is not known \(Name or service not known\)"):
         endpoint.reply("x", temperature=0, max_new_tokens=1)
 
 

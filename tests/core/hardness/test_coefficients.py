@@ -1,3 +1,5 @@
+"""Coefficients of generation batches: each option of the settings against sums by hand."""
+
 import json
 import logging
 import math
@@ -46,7 +48,9 @@ def test_a_batch_by_hand():
 
 
 def test_the_filter_in_a_batch_by_hand():
-    """Squared deviations from 1.75: .5625, .0625, 3.0625, 5.0625. Half of 4 keeps 1 and 2: gapF 1.5, alphaM = s(1.5)/s(1.75)."""
+    """Squared deviations from 1.75: .5625, .0625, 3.0625, 5.0625. Half of 4 keeps 1 and 2: gapF 1.5, alphaM =
+    s(1.5)/s(1.75).
+    """
     batch = compute(HardnessConfig(keep_quantile=0.5))
     assert batch.alpha_m == pytest.approx([s(1.5) / s(1.75)] * 4 + [1.0, 1.0])
     stats = batch.stats["insult"]
@@ -61,7 +65,7 @@ def test_the_filter_in_a_batch_by_hand():
     assert batch.alpha == pytest.approx(raw / raw.mean())
 
 
-def test_a_batch_of_a_category_has_the_coefficients_of_the_hardness_table():
+def test_a_batch_of_one_category_has_the_coefficients_of_the_hardness_table():
     """The table's prompts as one batch, one row per prompt: its alphas, divided by their mean."""
     config = HardnessConfig(keep_quantile=0.5, sharpness=2.0)
     table = category_coefficients(1 - W, GAPS, config).alpha
@@ -75,7 +79,7 @@ def test_granularity_completion_by_hand():
     assert batch.alpha_d[:4] == pytest.approx([s(d) / s(0.45) for d in (0.0, 0.4, 0.8, 0.6)])
 
 
-def test_categories_are_centred_apart():
+def test_categories_are_centred_separately():
     """Two prompts of two categories, one each: alphaD = alphaM = 1, so alpha = 1 everywhere."""
     batch = Coefficients(HardnessConfig(), 0).compute(
         np.array([0.1, 0.9]), np.array([5.0, -5.0]), ["x", "y"], ["a", "b"]
@@ -93,8 +97,10 @@ def test_constants_centre_a_category_on_its_data_set():
     assert batch.stats["insult"]["centre_delta"] == pytest.approx(0.476)
 
 
-def test_ema_compares_with_the_running_mean_and_then_moves_it():
-    """First batch: mean gap 1 starts R, alphaM = 1. Second: gap 3, alphaM = s(3)/s(1), R = .9 + .3 = 1.2. Third: s(3)/s(1.2)."""
+def test_ema_compares_with_the_running_mean_and_then_updates_it():
+    """First batch: mean gap 1 starts R, alphaM = 1. Second: gap 3, alphaM = s(3)/s(1), R = .9 + .3 = 1.2. Third:
+    s(3)/s(1.2).
+    """
     coefficients = Coefficients(HardnessConfig(responsiveness="ema", combine="model"), 0)
 
     def alpha_m(gap):
@@ -130,7 +136,7 @@ def test_once_uses_the_stored_table():
 
 
 def test_shuffled_gives_the_same_alphas_to_the_wrong_prompts():
-    """Two harm prompts swap; helpful rows keep theirs."""
+    """Two harm prompts swap their alphas; helpful rows keep theirs."""
     true, placebo = compute(), compute(HardnessConfig(combine="shuffled"))
     assert placebo.alpha[[0, 1]] == pytest.approx(true.alpha[[2, 3]])
     assert placebo.alpha[[2, 3]] == pytest.approx(true.alpha[[0, 1]])
@@ -156,21 +162,24 @@ def test_a_fixed_tau_that_keeps_nothing_warns_and_uses_the_mean(caplog):
     assert batch.stats["insult"]["kept"] == 0.0
 
 
-def test_state_survives_as_json():
-    """A resumed object goes on exactly as the uninterrupted one."""
+def test_the_state_is_saved_and_restored_as_json():
+    """A resumed object continues exactly as the uninterrupted one."""
     config = HardnessConfig(responsiveness="ema", combine="shuffled")
     constants = {"insult": {"mean_delta": 0.3, "mean_gap": 0.5}}
-    unbroken, broken = Coefficients(config, 3, constants=constants), Coefficients(config, 3, constants=constants)
-    for one in (unbroken, broken):
+    uninterrupted, interrupted = (
+        Coefficients(config, 3, constants=constants),
+        Coefficients(config, 3, constants=constants),
+    )
+    for one in (uninterrupted, interrupted):
         one.compute(W, GAPS, CATEGORIES, GROUPS)
     resumed = Coefficients(config, 3, constants=constants)
-    resumed.load_state_dict(json.loads(json.dumps(broken.state_dict())))
+    resumed.load_state_dict(json.loads(json.dumps(interrupted.state_dict())))
     assert (
         resumed.compute(W, GAPS, CATEGORIES, GROUPS).alpha.tolist()
-        == unbroken.compute(W, GAPS, CATEGORIES, GROUPS).alpha.tolist()
+        == uninterrupted.compute(W, GAPS, CATEGORIES, GROUPS).alpha.tolist()
     )
-    assert resumed.state_dict() == unbroken.state_dict()
-    assert unbroken.state_dict()["calls"] == 2
+    assert resumed.state_dict() == uninterrupted.state_dict()
+    assert uninterrupted.state_dict()["calls"] == 2
 
 
 def test_wrong_input_is_refused():
@@ -183,7 +192,7 @@ def test_wrong_input_is_refused():
     bad[1] = math.nan
     with pytest.raises(TrainingError, match=r"reward gap of row 1 \(insult\) is nan"):
         coefficients.compute(W, bad, CATEGORIES, GROUPS)
-    bad[1], bad[4] = 0.0, math.nan  # helpful rows' gaps are not read
+    bad[1], bad[4] = 0.0, math.nan  # gaps of helpful rows are not used
     assert np.isfinite(coefficients.compute(W, bad, CATEGORIES, GROUPS).alpha).all()
 
 
@@ -222,10 +231,10 @@ def test_alpha_is_finite_not_negative_and_has_mean_1(batch, config):
     st.sampled_from(["prompt", "completion"]),
     st.randoms(use_true_random=False),
 )
-def test_alpha_goes_with_its_row(batch, mode, granularity, chance):
+def test_alpha_does_not_depend_on_the_order_of_rows(batch, mode, granularity, shuffler):
     config = HardnessConfig(combine=mode, granularity=granularity)
     order = list(range(len(batch[0])))
-    chance.shuffle(order)
+    shuffler.shuffle(order)
     plain = Coefficients(config, 0).compute(np.array(batch[0]), np.array(batch[1]), batch[2], batch[3])
     moved = Coefficients(config, 0).compute(
         np.array(batch[0])[order], np.array(batch[1])[order], [batch[2][i] for i in order], [batch[3][i] for i in order]

@@ -1,4 +1,4 @@
-"""Refresh `epoch`: alpha comes from a table that each pass over a category's prompts makes for the next."""
+"""Refresh `epoch`: alpha comes from a table that each pass over a category's prompts computes for the next."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _step(coefficients: Coefficients, rows: list[tuple[str, float, float]], cate
 
 
 def _pass(coefficients: Coefficients, shift: float = 0.0) -> list[np.ndarray]:
-    """Meet a and b (two completions each), then c; similarity and gap of each completion follow."""
+    """Train on a and b (two completions each), then on c; tuples hold prompt, similarity and gap."""
     first = _step(coefficients, [("a", 0.9, 1.0), ("a", 0.7, 2.0), ("b", 0.2 + shift, 0.0), ("b", 0.2 + shift, 1.0)])
     second = _step(coefficients, [("c", 0.5, 3.0), ("c", 0.5, 4.0)])
     return [first.alpha, second.alpha]
@@ -36,19 +36,20 @@ def test_the_first_pass_uses_the_stored_table() -> None:
     np.testing.assert_allclose(second, [1.0, 1.0])
 
 
-def test_the_second_pass_uses_what_the_first_showed() -> None:
-    """Mean deltas of a, b, c: 0.2, 0.8, 0.5; all gaps are kept, so alphaM is 1. a and b again: their alphas over their mean."""
+def test_the_second_pass_uses_the_values_of_the_first() -> None:
+    """Mean deltas of a, b, c: 0.2, 0.8, 0.5; all gaps are kept, so alphaM is 1. a and b: their alphas over their mean.
+    """
     coefficients = Coefficients(EPOCH, 0, STORED)
     _pass(coefficients)
     expected = alpha_data(np.array([0.2, 0.8, 0.5]))
     first, _ = _pass(coefficients, shift=0.3)
     np.testing.assert_allclose(first, normalise(expected[[0, 0, 1, 1]]))
-    third, _ = _pass(coefficients)  # made by the second pass, in which b was nearer: delta 0.5
+    third, _ = _pass(coefficients)  # computed by the second pass, in which b was nearer: delta 0.5
     np.testing.assert_allclose(third, normalise(alpha_data(np.array([0.2, 0.5, 0.5]))[[0, 0, 1, 1]]))
 
 
-def test_the_table_stands_still_within_a_pass() -> None:
-    """a comes back much harder, which moves the mean of the next table, not of the one that b meets in the same pass."""
+def test_the_table_is_constant_within_a_pass() -> None:
+    """a is now much harder, which moves the mean of the next table, not of the one that b uses in the same pass."""
     coefficients = Coefficients(EPOCH, 0, STORED)
     _pass(coefficients)
     _step(coefficients, [("a", -0.9, 1.0)])
@@ -57,7 +58,9 @@ def test_the_table_stands_still_within_a_pass() -> None:
 
 
 def test_responsiveness_of_a_pass_is_taken_over_all_its_prompts() -> None:
-    """Gaps 0, 0, 9 have mean 3; keeping two of three gaps masks 9 out, so gapF is 0 and alphaM = sigmoid(0) / sigmoid(3)."""
+    """Gaps 0, 0, 9 have mean 3; keeping two of three gaps masks 9 out, so gapF is 0 and alphaM = sigmoid(0) /
+    sigmoid(3).
+    """
     config = HardnessConfig(refresh="epoch", keep_quantile=0.6, combine="model")
     coefficients = Coefficients(config, 0, {**STORED, "z": 1.0})
 
@@ -70,7 +73,7 @@ def test_responsiveness_of_a_pass_is_taken_over_all_its_prompts() -> None:
     np.testing.assert_allclose(both([5.0, 5.0, 5.0]), normalise(expected))
 
 
-def test_categories_have_passes_of_their_own() -> None:
+def test_each_category_has_its_own_passes() -> None:
     coefficients = Coefficients(EPOCH, 0, {**STORED, "z": 2.0})
     _step(coefficients, [("a", 0.9, 1.0)])
     for _ in range(3):
@@ -80,17 +83,17 @@ def test_categories_have_passes_of_their_own() -> None:
     )  # 1.5 and 1 over their mean
 
 
-def test_a_killed_run_goes_on_alike() -> None:
-    unbroken, broken = Coefficients(EPOCH, 0, STORED), Coefficients(EPOCH, 0, STORED)
-    for coefficients in (unbroken, broken):
+def test_a_killed_run_continues_with_the_same_results() -> None:
+    uninterrupted, interrupted = Coefficients(EPOCH, 0, STORED), Coefficients(EPOCH, 0, STORED)
+    for coefficients in (uninterrupted, interrupted):
         _pass(coefficients)
         _step(coefficients, [("b", 0.1, 1.0)])
     resumed = Coefficients(EPOCH, 0, STORED)
-    resumed.load_state_dict(json.loads(json.dumps(broken.state_dict())))
+    resumed.load_state_dict(json.loads(json.dumps(interrupted.state_dict())))
     for _ in range(2):
-        for left, right in zip(_pass(unbroken), _pass(resumed), strict=True):
+        for left, right in zip(_pass(uninterrupted), _pass(resumed), strict=True):
             np.testing.assert_array_equal(left, right)
-    assert resumed.state_dict() == unbroken.state_dict()
+    assert resumed.state_dict() == uninterrupted.state_dict()
 
 
 def test_it_needs_the_stored_table() -> None:
@@ -101,6 +104,6 @@ def test_it_needs_the_stored_table() -> None:
 
 
 @pytest.mark.parametrize("change", [{"combine": "none"}, {"refresh": "step"}])
-def test_what_does_not_need_it(change: dict[str, Any]) -> None:
+def test_settings_that_need_no_stored_table(change: dict[str, Any]) -> None:
     config = HardnessConfig(**{"refresh": "epoch", **change})
     assert _step(Coefficients(config, 0), [("a", 0.5, 1.0), ("b", 0.5, 1.0)]).alpha.tolist() == [1.0, 1.0]

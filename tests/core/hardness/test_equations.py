@@ -1,3 +1,5 @@
+"""The equations of hardness, each against sums by hand, and their properties."""
+
 import math
 
 import numpy as np
@@ -19,7 +21,6 @@ from drirl_core.hardness.equations import (
     matrix_similarity,
     normalise,
     running_mean,
-    sigmoid,
 )
 
 
@@ -48,16 +49,12 @@ def test_direction_symmetric():
 
 
 def test_symmetric_has_no_step_where_a_direction_turns_negative():
-    """Harmonic mean of x -> 0+ and .5 goes to 0, and below 0 the lower one is taken."""
+    """The harmonic mean of x -> 0+ and .5 tends to 0, and below 0 the lower one is used."""
     assert matrix_similarity(np.array([[1e-9]]), "symmetric") == pytest.approx(0, abs=1e-8)
     assert matrix_similarity(np.array([[-0.2]]), "symmetric") == -0.2
 
 
 # The equations, one by one.
-
-
-def test_sigmoid_does_not_overflow():
-    assert sigmoid([-1000.0, 0.0, math.log(3), 1000.0]).tolist() == [0.0, 0.5, pytest.approx(0.75), 1.0]
 
 
 def test_delta():
@@ -76,7 +73,9 @@ def test_alpha_data_around_a_given_mean():
 
 
 def test_gap_mask_by_quantile():
-    """Mean 3; squared deviations 9, 4, 1, 0, 36. 80 % of 5 is 4: tau is the fourth smallest, 9, and the gap 9 is masked out."""
+    """Mean 3; squared deviations 9, 4, 1, 0, 36. 80 % of 5 is 4: tau is the fourth smallest, 9, and the gap 9 is masked
+    out.
+    """
     kept, tau = gap_mask(np.array([0.0, 1, 2, 3, 9]), 0.8)
     assert tau == 9.0
     assert kept.tolist() == [True, True, True, True, False]
@@ -154,19 +153,21 @@ def test_normalise():
 
 
 @given(st.integers(0, 20), st.integers(0, 5))
-def test_derange_moves_everyone(count, seed):
+def test_derange_moves_every_place(count, seed):
     source = derange(count, np.random.default_rng(seed))
     assert sorted(source.tolist()) == list(range(count))
     assert count < 2 or (source != np.arange(count)).all()
 
 
-# One category at once: what the hardness stage and the trainer share.
+# One category: the function that the hardness stage and the trainer share.
 
 DELTA, CATEGORY_GAPS = np.array([0.2, 0.7]), np.array([1.0, 2.0, 0.0, 4.0])
 
 
 def test_a_category_by_hand():
-    """mean delta .45; mean gap 1.75, half of the four gaps kept are 1 and 2: gapF 1.5, tau .5625, alphaM s(1.5)/s(1.75)."""
+    """mean delta .45; mean gap 1.75, half of the four gaps kept are 1 and 2: gapF 1.5, tau .5625, alphaM
+    s(1.5)/s(1.75).
+    """
     found = category_coefficients(DELTA, CATEGORY_GAPS, HardnessConfig(keep_quantile=0.5))
     assert found.alpha_d == pytest.approx([s(0.2) / s(0.45), s(0.7) / s(0.45)])
     assert (found.kept.tolist(), found.tau) == ([True, True, False, False], 0.5625)
@@ -175,8 +176,9 @@ def test_a_category_by_hand():
     assert found.alpha == pytest.approx(found.alpha_d * s(1.5) / s(1.75))
 
 
-def test_a_category_around_means_from_elsewhere():
-    """mean delta .1 and mean gap 0 are given: alphaD s(delta)/s(.1), alphaM s(1.75)/s(0); its own mean gap stays 1.75."""
+def test_a_category_around_given_means():
+    """mean delta .1 and mean gap 0 are given: alphaD s(delta)/s(.1), alphaM s(1.75)/s(0); its own mean gap stays 1.75.
+    """
     config = HardnessConfig(keep_quantile=1.0, combine="sum", sharpness=2.0)
     found = category_coefficients(DELTA, CATEGORY_GAPS, config, mean_delta=0.1, mean_gap=0.0)
     assert found.alpha_d == pytest.approx([s(0.2) / s(0.1), s(0.7) / s(0.1)])
@@ -186,7 +188,7 @@ def test_a_category_around_means_from_elsewhere():
 
 
 def test_a_category_whose_gaps_are_all_masked_out():
-    """tau .05 keeps none (the nearest gap is .0625 away): an error, or the mean gap stands in and alphaM is 1."""
+    """tau .05 keeps none (the nearest gap is .0625 away): an error, or the mean gap is used and alphaM is 1."""
     config = HardnessConfig(tau=0.05)
     with pytest.raises(TrainingError, match="keeps none of 4 gaps"):
         category_coefficients(DELTA, CATEGORY_GAPS, config)
@@ -199,14 +201,14 @@ def test_a_category_whose_gaps_are_all_masked_out():
 
 
 @given(st.lists(st.floats(0, 2), min_size=2, max_size=10), st.floats(0, 2))
-def test_alpha_data_grows_with_delta_and_stays_mild(deltas, mean):
+def test_alpha_data_grows_with_delta_and_is_bounded(deltas, mean):
     values = alpha_data(np.array(sorted(deltas)), mean)
     assert (np.diff(values) >= 0).all()
     assert values.min() >= 0.5 / s(2) - 1e-12 and values.max() <= s(2) / 0.5 + 1e-12
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=20), st.floats(0.01, 1))
-def test_the_quantile_keeps_its_share_and_the_middle(gaps, share):
+def test_the_quantile_keeps_at_least_its_share_of_the_gaps(gaps, share):
     values = np.array(gaps)
     kept, _ = gap_mask(values, share)
     assert kept.sum() >= share * len(values) - 1e-6

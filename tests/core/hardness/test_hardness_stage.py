@@ -1,3 +1,5 @@
+"""The hardness stage: the table against sums by hand, and inputs that are refused."""
+
 import json
 import math
 
@@ -19,7 +21,7 @@ POOL = pa.schema([("prompt_id", TEXT), ("policy", TEXT), ("sample", pa.int32()),
 
 
 class PlaneEncoder:
-    """Texts are angles in degrees: cosines can be worked out by hand."""
+    """Encode texts that are angles in degrees, so that cosines can be computed by hand."""
 
     def encode(self, texts, reporter=None):
         import numpy as np
@@ -32,19 +34,19 @@ def row(key, split="train", answer="0", origin="pool"):
     return {"prompt_id": key, "prompt": f"prompt {key}", "answer": answer, "split": split, "origin": origin}
 
 
-def reply(key, angle, sample=0, policy="base"):
+def completion(key, angle, sample=0, policy="base"):
     return {"prompt_id": key, "policy": policy, "sample": sample, "answer": str(angle)}
 
 
 # Prompt a: completions at 0 and 60 degrees, W = (1 + .5) / 2 = .75. Prompt b: at 90 twice, W = 0. Gaps: a 1, b 3.
 DATASET = [row("a"), row("b"), row("c", "test"), row("a", origin="resampled")]
 COMPLETIONS = [
-    reply("b", 90),
-    reply("b", 90, 1),
-    reply("a", 0),
-    reply("a", 60, 1),
-    reply("c", 0),
-    reply("a", 0, policy="corrupted"),
+    completion("b", 90),
+    completion("b", 90, 1),
+    completion("a", 0),
+    completion("a", 60, 1),
+    completion("c", 0),
+    completion("a", 0, policy="corrupted"),
 ]
 SCORES = [
     ("a", "demonstration", 0, 2.0),
@@ -105,27 +107,27 @@ def test_the_table_by_hand(build):
     assert isinstance(shown["alpha_plot"], Plot) and shown["alpha_plot"].path.is_file()
 
 
-def test_completions_of_the_start_are_preferred(build):
+def test_completions_of_the_initial_policy_are_preferred(build):
     """sft completions at 0 degrees: W = 1 for both prompts, gaps 1.75 and 1."""
-    sft = [reply("a", 0, policy="sft"), reply("b", 0, policy="sft")]
+    sft = [completion("a", 0, policy="sft"), completion("b", 0, policy="sft")]
     _, rows, constants = build([*COMPLETIONS, *sft], [*SCORES, ("a", "sft", 0, 0.25), ("b", "sft", 0, 0.0)])
     assert [r["similarity"] for r in rows] == pytest.approx([1.0, 1.0])
     assert [r["gap"] for r in rows] == pytest.approx([1.75, 1.0])
     assert constants["policy"] == "sft"
 
 
-def test_shuffled_puts_each_alpha_beside_another_prompt(build):
+def test_shuffled_gives_each_alpha_to_another_prompt(build):
     _, true, _ = build()
     _, placebo, _ = build(combine="shuffled")
     assert [r["alpha"] for r in placebo] == [r["alpha"] for r in true][::-1]
 
 
-def test_a_fixed_tau_that_keeps_nothing_fails_loudly(build):
+def test_a_fixed_tau_that_keeps_no_gap_is_an_error(build):
     with pytest.raises(TrainingError, match=r"raise hardness\.tau"):
         build(tau=0.5)
 
 
-def test_inputs_that_do_not_fit_are_refused(build):
+def test_inputs_that_do_not_match_are_refused(build):
     with pytest.raises(DataError, match="no completion of the base policy for 1 training prompts, such as b"):
         build([c for c in COMPLETIONS if c["prompt_id"] != "b"])
     with pytest.raises(DataError, match="no reward for prompt b"):

@@ -1,3 +1,5 @@
+"""Similarity by sub-sentences, and how texts are cut into sentences and clauses."""
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from drirl_core.text.sentences import LONG_SENTENCE, clauses, segment, sentences
 
 @pytest.mark.parametrize("direction", ["demonstration", "completion", "symmetric"])
 @pytest.mark.parametrize("similarity", ["sub_sentence", "full_text"])
-def test_identical_answers_have_w_1_and_an_empty_reply_0(direction, similarity):
+def test_identical_answers_have_w_1_and_an_empty_completion_0(direction, similarity):
     text = "I will not do that. It hurts people. Let us talk instead."
     measure = SentenceSimilarity(WordEncoder(), HardnessConfig(direction=direction, similarity=similarity))
     values = measure.similarity([text, text, text], [text, "", "It hurts people."])
@@ -20,7 +22,7 @@ def test_identical_answers_have_w_1_and_an_empty_reply_0(direction, similarity):
     assert values[2] < 1.0 or (direction == "completion" and similarity == "sub_sentence")
 
 
-def test_directions_differ_as_they_should():
+def test_directions_are_recall_and_precision():
     """All the completion says is in the demonstration, but not the other way round."""
     demonstration, completion = "I will not do that. It hurts people.", "It hurts people."
     one = {
@@ -31,7 +33,7 @@ def test_directions_differ_as_they_should():
     assert one["demonstration"] < 0.9
 
 
-def test_drafts_are_cut_from_both():
+def test_drafts_are_removed_from_both():
     measure = SentenceSimilarity(WordEncoder())
     plain = measure.similarity(["I will not do that."], ["Here is the plan."])
     assert measure.similarity(["asks for harm\n####\nI will not do that."], ["think\n####\nHere is the plan."]) == plain
@@ -43,7 +45,7 @@ def test_one_encode_call_for_a_batch_and_no_text_twice():
     assert (encoder.calls, encoder.texts) == (1, 3)
 
 
-def test_refusals_of_bad_input():
+def test_bad_input_is_refused():
     measure = SentenceSimilarity(WordEncoder())
     with pytest.raises(DataError, match="1 demonstrations and 2 completions"):
         measure.similarity(["a"], ["a", "b"])
@@ -52,12 +54,12 @@ def test_refusals_of_bad_input():
     assert measure.similarity([], []).shape == (0,)
 
 
-def test_sentences_know_abbreviations_and_lines():
+def test_sentences_end_at_lines_but_not_at_abbreviations():
     assert segment("Dr. Smith e.g. said no. Go home") == ["Dr. Smith e.g. said no.", "Go home"]
     assert segment("First line\nSecond line") == ["First line", "Second line"]
 
 
-def test_long_sentences_are_cut_at_clauses_and_short_clauses_stay_together():
+def test_long_sentences_are_cut_at_clauses_and_short_clauses_are_joined():
     clause = "one two three four five six seven"
     long = f"{clause}, {clause}; {clause}, well, no."
     assert len(long.split()) > LONG_SENTENCE
@@ -66,7 +68,7 @@ def test_long_sentences_are_cut_at_clauses_and_short_clauses_stay_together():
     assert sentences(long) == [long]
 
 
-def test_clauses_are_cut_at_punctuation_and_conjunctions_and_leave_no_single_word():
+def test_clauses_end_at_punctuation_and_conjunctions_and_have_no_single_word():
     assert clauses("Sorry, that hurts people, so I won't help. Talk to Dr. Smith and ask.") == [
         "Sorry, that hurts people,",
         "so I won't help.",

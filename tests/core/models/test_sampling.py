@@ -1,4 +1,4 @@
-"""Completions: the same row whatever else is sampled, exact draws, and a model that loads only when it must."""
+"""Completions: rows are independent of each other, draws are exact, and the model loads only when it is needed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def policy(tiny_policy: Path, tiny_models: ModelsConfig) -> Policy:
 
 @pytest.fixture
 def draw(policy: Policy, tiny_models: ModelsConfig, tmp_path: Path) -> Any:
-    """Sample in a fresh store, so that nothing comes from a cache."""
+    """Return a function that samples in a new store, so that nothing comes from a cache."""
     count = iter(range(1000))
 
     def go(
@@ -87,11 +87,11 @@ def test_no_prompts_and_equal_prompts(draw: Any) -> None:
 
 
 def test_lengths(draw: Any, policy: Policy) -> None:
-    """A random policy of 261 tokens hardly ever stops, so a row holds all of its tokens; one that always stops holds one."""
+    """A random policy of 261 tokens rarely stops, so a row has all of its tokens; one that always stops has one."""
     for row in draw(PROMPTS, 3):
         for completion in row:
             assert completion.finished or completion.tokens == HOW.max_new_tokens
-    ending = _bent(
+    ending = _changed(
         policy,
         lambda logits: torch.zeros_like(logits).index_fill(-1, torch.tensor([policy.tokenizer.eos_token_id]), 100.0),
     )
@@ -101,7 +101,7 @@ def test_lengths(draw: Any, policy: Policy) -> None:
 # ---------------------------------------------------------------------------------------------------------------- cache
 
 
-def test_kept_rows_load_no_model(
+def test_cached_rows_load_no_model(
     tiny_policy: Path, tiny_models: ModelsConfig, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows.kept_policy.cache_clear()
@@ -120,12 +120,12 @@ def test_kept_rows_load_no_model(
 
     first, lines = go(PROMPTS[:3])
     assert (loads, decoded, len(lines)) == (["load"], [6], 1)
-    again, lines = go(PROMPTS[:3])
-    assert (again, loads, decoded, lines) == (first, ["load"], [6], [])
+    reused, lines = go(PROMPTS[:3])
+    assert (reused, loads, decoded, lines) == (first, ["load"], [6], [])
     changed, lines = go([PROMPTS[0], PROMPTS[3], PROMPTS[2]])  # one prompt of three is another one
     assert (changed[0], changed[2]) == (first[0], first[2])
     assert (loads, decoded) == (["load"], [6, 2])  # the categories of a stage share the loaded policy
-    assert lines[0] == "4 of 6 completions are kept from earlier; sampling 2"
+    assert lines[0] == "4 of 6 completions are reused; sampling 2"
     go(PROMPTS[:3], copies=3)
     assert decoded == [6, 2, 3]
     go(PROMPTS[:1], how=dataclasses.replace(HOW, max_new_tokens=5))
@@ -135,11 +135,11 @@ def test_kept_rows_load_no_model(
     assert loads == ["load"]
 
 
-def test_other_weights_in_the_same_place_are_loaded_again(
+def test_other_weights_in_the_same_directory_are_loaded(
     tmp_path: Path, tiny_models: ModelsConfig, store: ArtifactStore
 ) -> None:
     folder = tmp_path / "policy"
-    first, again, other = (
+    first, same, other = (
         sample(
             make_tiny_policy(folder, seed=seed),
             ["Hi"],
@@ -151,10 +151,10 @@ def test_other_weights_in_the_same_place_are_loaded_again(
         )
         for seed in (0, 0, 1)
     )
-    assert first == again != other
+    assert first == same != other
 
 
-def test_rows_sampled_before_a_crash_are_kept(
+def test_rows_sampled_before_a_crash_are_reused(
     policy: Policy, tiny_models: ModelsConfig, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     how = dataclasses.replace(HOW, batch_size=2)
@@ -171,7 +171,7 @@ def test_rows_sampled_before_a_crash_are_kept(
         sample(policy, PROMPTS, 1, how, models=tiny_models, store=store, reporter=SilentReporter())
     reporter = RecordingReporter()
     sample(policy, PROMPTS, 1, how, models=tiny_models, store=store, reporter=reporter)
-    assert reporter.lines[0] == "2 of 5 completions are kept from earlier; sampling 3"
+    assert reporter.lines[0] == "2 of 5 completions are reused; sampling 3"
 
 
 def test_progress_reaches_the_end(policy: Policy, tiny_models: ModelsConfig, store: ArtifactStore) -> None:
@@ -195,7 +195,7 @@ def test_greedy_is_hugging_face_greedy(draw: Any, policy: Policy) -> None:
         assert completion.tokens == len(theirs)
 
 
-def test_a_cold_temperature_comes_to_greedy(draw: Any) -> None:
+def test_a_very_low_temperature_equals_greedy(draw: Any) -> None:
     assert draw(PROMPTS, 1, dataclasses.replace(HOW, temperature=1e-4)) == draw(
         PROMPTS, 1, dataclasses.replace(HOW, temperature=0.0)
     )
@@ -237,7 +237,7 @@ def test_each_step_uses_its_own_number() -> None:
 
 @given(st.lists(st.floats(-20, 20), min_size=1, max_size=50), st.floats(0, 1, exclude_max=True), st.floats(0.1, 3))
 @settings(max_examples=50, deadline=None)
-def test_the_drawn_token_is_where_the_distribution_function_passes_the_number(
+def test_the_drawn_token_is_where_the_distribution_function_reaches_the_number(
     logits: list[float], uniform: float, temperature: float
 ) -> None:
     process = inverse_transform(temperature, torch.tensor([[uniform]], dtype=torch.float64), prompt_width=1)
@@ -248,7 +248,7 @@ def test_the_drawn_token_is_where_the_distribution_function_passes_the_number(
 
 
 def test_draws_follow_the_softmax() -> None:
-    """Chi-square with 19 degrees of freedom is below 43.8 with probability .999; the seed is fixed, so this cannot flicker."""
+    """Chi-square with 19 degrees of freedom is below 43.8 with probability .999; the seed is fixed."""
     from scipy.stats import chi2
 
     generator = torch.Generator().manual_seed(0)
@@ -269,7 +269,7 @@ def test_first_tokens_of_a_policy_follow_its_softmax(draw: Any, policy: Policy) 
     """3000 one-token completions against the model's own probabilities, in the 20 likeliest tokens and the rest."""
     from scipy.stats import chi2
 
-    sharp = _bent(policy, lambda logits: logits * 6)
+    sharp = _changed(policy, lambda logits: logits * 6)
     how = SamplingSettings(1, 1.0, 1000)
     text = chat_text(policy.tokenizer, "Hi")
     keys = [content_key(i) for i in range(3000)]
@@ -289,21 +289,21 @@ def test_first_tokens_of_a_policy_follow_its_softmax(draw: Any, policy: Policy) 
     assert sum((count - value) ** 2 / value for count, value in pairs) < chi2.ppf(0.999, 20)
 
 
-def _bent(policy: Policy, change: Any) -> Policy:
-    """A copy of the policy whose logits are changed."""
+def _changed(policy: Policy, change: Any) -> Policy:
+    """Return a copy of the policy whose logits are changed."""
     import copy
 
     model = copy.deepcopy(policy.model)
     model.get_output_embeddings().register_forward_hook(lambda _, __, logits: change(logits))
-    return dataclasses.replace(policy, model=model, key=f"bent {id(model)}")
+    return dataclasses.replace(policy, model=model, key=f"changed {id(model)}")
 
 
-# ---------------------------------------------------------------------------------------------------------------- alarm
+# ---------------------------------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_logits_that_are_not_finite_stop_the_run(draw: Any, policy: Policy, value: float) -> None:
-    broken = _bent(policy, lambda logits: logits.index_fill(-1, torch.tensor([7]), value))
+    broken = _changed(policy, lambda logits: logits.index_fill(-1, torch.tensor([7]), value))
     with pytest.raises(
         TrainingError, match=r"the policy's logits are not finite; its weights are damaged or training diverged"
     ):
@@ -320,12 +320,12 @@ def _generate(model: Any, tokens: Any, count: int = 5) -> torch.Tensor:
     return model.generate(**tokens, generation_config=settings)
 
 
-def test_exact_cpu_sampling_is_seeded_and_puts_generate_back(policy: Policy) -> None:
+def test_exact_cpu_sampling_is_seeded_and_restores_generate(policy: Policy) -> None:
     tokens = policy.tokenizer(["Hi", "Hello there"], return_tensors="pt", padding=True)
     original = policy.model.generate
     outputs = []
     for seed in (3, 3, 4):
-        torch.manual_seed(seed * 17)  # the global stream has no part in it
+        torch.manual_seed(seed * 17)  # the global stream has no influence
         with exact_cpu_sampling(policy.model, 0.9, torch.Generator().manual_seed(seed), 5):
             assert policy.model.generate != original
             outputs.append(_generate(policy.model, tokens))
@@ -335,13 +335,13 @@ def test_exact_cpu_sampling_is_seeded_and_puts_generate_back(policy: Policy) -> 
     assert not torch.equal(outputs[0], outputs[2])
 
 
-def test_exact_cpu_sampling_puts_generate_back_after_an_error(policy: Policy) -> None:
+def test_exact_cpu_sampling_restores_generate_after_an_error(policy: Policy) -> None:
     with pytest.raises(RuntimeError, match="boom"), exact_cpu_sampling(policy.model, 1.0, torch.Generator(), 5):
         raise RuntimeError("boom")
     assert "generate" not in vars(policy.model)
 
 
-def test_exact_cpu_sampling_leaves_the_global_stream_alone(policy: Policy) -> None:
+def test_exact_cpu_sampling_does_not_use_the_global_stream(policy: Policy) -> None:
     tokens = policy.tokenizer(["Hi"], return_tensors="pt")
     torch.manual_seed(5)
     untouched = torch.rand(3)
@@ -352,7 +352,8 @@ def test_exact_cpu_sampling_leaves_the_global_stream_alone(policy: Policy) -> No
 
 
 def test_exact_cpu_sampling_draws_by_hand(policy: Policy) -> None:
-    """With temperature T and uniform numbers u from the generator, the first token is where softmax(logits / T) passes u."""
+    """With temperature T and uniform numbers u, the first token is where the cumulated softmax(logits / T) exceeds u.
+    """
     tokens = policy.tokenizer(["Hi", "Hi", "Hi"], return_tensors="pt")
     uniforms = torch.rand(3, 1, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     with torch.no_grad():

@@ -12,7 +12,8 @@ import pytest
 
 from drirl_core.config import Config, ModelsConfig, load_config
 from drirl_core.demonstrations.publish import ROWS
-from drirl_core.graph.build import Context, dataset_name
+from drirl_core.graph.build import Context
+from drirl_core.graph.layout import dataset_name
 from drirl_core.hardness.stage import SCHEMA
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import prompt_id, write_table
@@ -45,7 +46,7 @@ def write_inputs(folder: Path, models: ModelsConfig) -> dict[str, Path]:
 
     from drirl_core.models.embeddings import Embedder
     from drirl_core.rewards.backbones.encoder import EmbeddingRewardModel, HeadShape, probe_encoder
-    from drirl_core.text.quality import Soundness
+    from drirl_core.text.quality import TextQuality
 
     embedder = Embedder(models, ArtifactStore(folder / "store"))
     probe = probe_encoder(embedder)
@@ -63,8 +64,8 @@ def write_inputs(folder: Path, models: ModelsConfig) -> dict[str, Path]:
         )
         torch.manual_seed(number)
         shape = HeadShape(category, models.encoder, len(probe), 4, 0.0)
-        soundness = Soundness.learn([row["prompt"] for row in rows], [row["answer"] for row in rows], [])
-        EmbeddingRewardModel(shape, soundness, probe).save(inputs[f"reward_model_{category}"])
+        text_quality = TextQuality.learn([row["prompt"] for row in rows], [row["answer"] for row in rows], [])
+        EmbeddingRewardModel(shape, text_quality, probe).save(inputs[f"reward_model_{category}"])
         training = [row for row in rows if row["split"] == "train"]
         hardness = [
             {

@@ -157,10 +157,26 @@ def test_state_beside_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_adapters() -> None:
-    assert peft_config(LoraConfig(rank=0)) is None
-    made = peft_config(LoraConfig(rank=3, alpha=6, targets=("q_proj",)))
+    assert peft_config(LoraConfig(rank=0), 2) is None
+    made = peft_config(LoraConfig(rank=3, alpha=6, targets=("q_proj",)), 2)
     assert made is not None
     assert (made.r, made.lora_alpha, made.target_modules, made.task_type) == (3, 6, {"q_proj"}, "CAUSAL_LM")
+
+
+def test_adapters_begin_at_a_share_of_the_depth() -> None:
+    """0.6 of 30 layers is layer 18; 0.5 of 3 layers is rounded up to layer 2."""
+    made = [peft_config(LoraConfig(first_layer=share), depth) for share, depth in ((0.0, 30), (0.6, 30), (0.5, 3))]
+    assert [config.layers_to_transform for config in made if config] == [None, list(range(18, 30)), [2]]
+
+
+def test_lower_layers_get_no_adapter_and_no_gradient(tiny_policy: Path, tiny_models: ModelsConfig) -> None:
+    import peft
+
+    policy = load_policy(tiny_policy, tiny_models)
+    adapted = peft.get_peft_model(policy.model, peft_config(LoraConfig(rank=2, first_layer=0.5), policy.depth))
+    adapted(torch.arange(8).reshape(1, 8)).logits.sum().backward()
+    trained = {name for name, weight in adapted.named_parameters() if weight.grad is not None}
+    assert trained and all(".layers.1." in name for name in trained)
 
 
 def test_common_arguments_on_a_cpu(tiny_policy: Path, tiny_models: ModelsConfig, tmp_path: Path) -> None:
@@ -176,7 +192,7 @@ def test_saved_weights_hold_the_adapters(tiny_policy: Path, tiny_models: ModelsC
     import peft
 
     policy = load_policy(tiny_policy, tiny_models)
-    adapted = peft.get_peft_model(policy.model, peft_config(LoraConfig(rank=2)))
+    adapted = peft.get_peft_model(policy.model, peft_config(LoraConfig(rank=2), 2))
     torch.manual_seed(0)
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:

@@ -11,7 +11,7 @@ import pytest
 
 from drirl_core.config import SourceConfig
 from drirl_core.errors import ConfigError, DataError
-from drirl_core.prompts.adapters import ROUTER, SourceRows, label_key, read_source
+from drirl_core.prompts.adapters import SourceRows, label_key, read_source
 from drirl_core.prompts.layouts import load_layouts
 from drirl_core.taxonomy import SEVEN_CATEGORIES
 
@@ -37,7 +37,7 @@ def test_every_record_is_complete_and_maps_to_the_seven() -> None:
     for layout in layouts.values():
         assert layout.prompt
         assert layout.licence
-        assert set(layout.labels.values()) <= {*SEVEN_CATEGORIES, ROUTER}
+        assert set(layout.labels.values()) <= {*SEVEN_CATEGORIES, "router"}
         assert layout.home or layout.name == "columns"
         keys = Counter((label_key(label), category) for label, category in layout.labels.items())
         assert len({key for key, _ in keys}) == len(keys), "one label, two categories"

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drirl_core.errors import DataError
-from drirl_core.prompts.router import MIN_ROWS, calibration_error, fit_router, why_no_router
+from drirl_core.prompts.router import MIN_ROWS, fit_router, why_no_router
+from drirl_core.stats import calibration
 
 
 def _clusters(rows: int, names: tuple[str, ...], spread: float, seed: int = 0) -> tuple[np.ndarray, list[str]]:
@@ -16,13 +17,6 @@ def _clusters(rows: int, names: tuple[str, ...], spread: float, seed: int = 0) -
     random = np.random.default_rng(seed)
     points = np.concatenate([np.eye(16)[i] + spread * random.standard_normal((rows, 16)) for i in range(len(names))])
     return points / np.linalg.norm(points, axis=1, keepdims=True), [name for name in names for _ in range(rows)]
-
-
-def test_calibration_error_by_hand() -> None:
-    """One row at 0.8 that is right, one at 0.6 that is wrong: 1/2 |0.8 - 1| + 1/2 |0.6 - 0| = 0.1 + 0.3 = 0.4."""
-    assert calibration_error(np.array([[0.8, 0.2], [0.6, 0.4]]), np.array([0, 1])) == pytest.approx(0.4)
-    assert calibration_error(np.array([[1.0, 0.0]]), np.array([0])) == 0
-    assert calibration_error(np.zeros((0, 2)), np.array([], dtype=int)) == 0
 
 
 def test_clear_categories_are_routed() -> None:
@@ -55,7 +49,7 @@ def test_confidence_matches_accuracy_on_new_rows() -> None:
     table = router.probabilities(embeddings)
     right = table.argmax(axis=1) == np.array([names.index(label) for label in labels])
     assert 0.45 < right.mean() < 0.8
-    assert calibration_error(table, np.array([names.index(label) for label in labels])) < 0.12
+    assert calibration(table.max(axis=1), right, bins=10)[0] < 0.12
     assert abs(router.accuracy - right.mean()) < 0.12
 
 

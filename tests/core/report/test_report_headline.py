@@ -12,7 +12,7 @@ from report_world import World
 
 from drirl_core.errors import ArtifactError
 from drirl_core.report.headline import paired_interval, start_policy, verdict
-from drirl_core.report.learning_sections import accuracy_of, bridged, calibration
+from drirl_core.report.learning_sections import accuracy_of, bridged
 
 
 def results_of(folder: Path, refuses: dict[str, tuple[int, int]]) -> dict[str, Any]:
@@ -83,15 +83,6 @@ def test_paired_interval_is_ordered_bounded_and_symmetric(only_first: int, only_
     assert -1 <= low <= high <= 1
     turned = paired_interval(only_second, only_first, n)
     assert turned == pytest.approx((-high, -low))
-
-
-def test_calibration_by_hand() -> None:
-    """Gaps ln 3 and -ln 3 are both 75 % sure, one is right: confidence 0.75, share right 0.5, error 0.25."""
-    bins, error = calibration([math.log(3), -math.log(3)])
-    assert bins == [(pytest.approx(0.75), 0.5, 2)]
-    assert error == pytest.approx(0.25)
-    assert calibration([1000.0])[0][0][0] == 1.0  # no overflow
-    assert math.isnan(calibration([])[1])
 
 
 def test_accuracy_weighs_prompts_evenly() -> None:

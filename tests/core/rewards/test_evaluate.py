@@ -3,7 +3,7 @@ import pytest
 from word_world import world
 
 from drirl_core.errors import DataError
-from drirl_core.rewards.evaluate import ScoredPrompt, calibration, evaluate, pair_accuracy, score_pool, share
+from drirl_core.rewards.evaluate import ScoredPrompt, evaluate, score_pool, share
 from drirl_core.rewards.pairs import PoolPrompt, Reply
 from drirl_core.rewards.probes import BROKEN, first_sentence, reword
 
@@ -37,20 +37,6 @@ def test_share_has_a_wilson_interval():
     assert row["low"] == pytest.approx(0.4902, abs=2e-4)
     assert row["high"] == pytest.approx(0.9433, abs=2e-4)
     assert np.isnan(share([])["accuracy"])
-
-
-def test_calibration_by_hand():
-    """Gaps ln 3 (confidence 0.75, right) and -ln 3 (0.75, wrong): one bin, accuracy 0.5, ECE 0.25."""
-    ece, rows = calibration([np.log(3), -np.log(3)])
-    assert ece == pytest.approx(0.25)
-    assert rows == [{"confidence": pytest.approx(0.75), "accuracy": 0.5, "n": 2}]
-
-
-def test_calibration_weighs_bins_by_pairs():
-    """Three sure and right (gap 50: 0 off), one of gap 0 (confidence 0.5, wrong: 0.5 off): ECE 0.125."""
-    ece, rows = calibration([50, 50, 50, 0.0])
-    assert ece == pytest.approx(0.125)
-    assert [row["n"] for row in rows] == [1, 3]
 
 
 def test_evaluation_by_hand():
@@ -135,10 +121,6 @@ def test_a_learned_model_passes_the_probes(fitted):
     assert (
         result["mean_reward"]["demonstration"] > result["mean_reward"]["base"] > result["mean_reward"]["corrupted"] - 1
     )
-
-
-def test_pair_accuracy_counts_labelled_pairs():
-    assert pair_accuracy(LengthModel(), ["q", "q"], ["a b", "a"], ["a", "a b"])["accuracy"] == 0.5
 
 
 def test_nothing_held_out_is_an_error():

@@ -65,7 +65,7 @@ def test_the_best_epoch_is_kept_and_fitting_stops_when_it_does_not_improve():
     losses_by_epoch = [point.validation_loss for point in wild.curve]
     assert wild.best_epoch == int(np.argmin(losses_by_epoch)) + 1
     assert len(wild.curve) < 60
-    pool = embed_pool([p for p in world() if p.split == "validation"], WordEncoder(), wild.model.soundness)
+    pool = embed_pool([p for p in world() if p.split == "validation"], WordEncoder(), wild.model.text_quality)
     config = dataclasses.replace(CONFIG, learning_rate=0.3, epochs=60)
     assert float(losses(wild.model, pool, config).mean().detach()) == pytest.approx(min(losses_by_epoch), rel=1e-5)
 
@@ -99,12 +99,12 @@ def test_pools_may_be_ragged_and_hold_empty_replies():
 
 
 def test_a_corrupted_row_counts_as_it_will_be_scored(fitted):
-    """A fully broken row has quality 0, so its reward in the loss is the worst one and sends the head no gradient."""
+    """A fully broken row has text quality 0, so its reward in the loss is the worst one and sends the head no gradient."""
     model = fitted["insult"].model
     prompts = [p for p in world() if p.split == "train"]
-    pool = embed_pool(prompts, WordEncoder(), model.soundness)
-    assert float(pool.quality[pool.corrupted].min()) == 0
-    only_broken = dataclasses.replace(pool, mask=pool.mask & pool.corrupted & (pool.quality == 0))
+    pool = embed_pool(prompts, WordEncoder(), model.text_quality)
+    assert float(pool.text_quality[pool.corrupted].min()) == 0
+    only_broken = dataclasses.replace(pool, mask=pool.mask & pool.corrupted & (pool.text_quality == 0))
     part = only_broken.part(only_broken.mask.any(dim=1).nonzero().squeeze(1))
     config = dataclasses.replace(CONFIG, objective="bradley_terry", centre=0.0)
     model.zero_grad()

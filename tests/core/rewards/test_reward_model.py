@@ -153,7 +153,7 @@ def test_files_that_cannot_be_used_are_refused(saved, tmp_path):
         ({"shape": {"category": "insult"}}, "damaged"),
         ({"normalisation": {"worst": 0.0, "mean": 0.0, "scale": 0.0, "closest": 0.9}}, "scale of 0"),
         ({"normalisation": {"worst": 0.0, "mean": float("nan"), "scale": 1.0, "closest": 0.9}}, "not finite"),
-        ({"soundness": {}}, "soundness"),
+        ({"soundness": {}}, "text quality"),
     ]:
         change(saved, **values)
         with pytest.raises(ArtifactError, match=message):
@@ -250,7 +250,7 @@ def test_a_text_that_means_the_prompt_is_an_echo_whatever_its_words(models, monk
     """The word encoder does not see order: the prompt backwards has cosine 1, so nothing is left above the worst reward."""
     model = models["insult"]
     monkeypatch.setattr(
-        model, "soundness", type("Blind", (), {"score": lambda self, prompts, texts: np.ones(len(texts))})()
+        model, "text_quality", type("Blind", (), {"score": lambda self, prompts, texts: np.ones(len(texts))})()
     )
     backwards = [" ".join(prompt.split()[::-1]) for prompt in PROMPTS[:4]]
     known = model.normalisation

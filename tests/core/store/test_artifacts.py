@@ -1,4 +1,4 @@
-"""Artifacts: whole or not at all, once a content, refused when damaged, and clear about disks."""
+"""Artifacts: published completely or not at all, once per content, refused when damaged; disk errors are explained."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _publish(
 
 
 def _visible(store: ArtifactStore) -> list[str]:
-    """Everything below the root that a reader could take for an artifact or an index."""
+    """Return every file below the root that a reader could take for an artifact or an index."""
     return sorted(
         str(p.relative_to(store.root))
         for p in store.root.rglob("*")
@@ -112,7 +112,7 @@ def test_equal_content_of_another_asset_is_another_version(store: ArtifactStore)
 
 
 def test_volatile_files_do_not_enter_the_version(store: ArtifactStore) -> None:
-    """Equal learning with other timings is the same version; other inputs are another one, whatever the files say."""
+    """Equal weights with other timings are the same version; other inputs are another one, whatever the files hold."""
     volatile = frozenset({"times.jsonl"})
     first = _publish(store, {"weights": "w", "times.jsonl": "3 s"}, volatile=volatile)
     second = _publish(store, {"weights": "w", "times.jsonl": "4 s"}, volatile=volatile)
@@ -133,7 +133,7 @@ def test_an_empty_artifact_is_refused(store: ArtifactStore) -> None:
     assert _visible(store) == []
 
 
-def test_scratch_survives_a_failure_and_goes_after_publishing(store: ArtifactStore) -> None:
+def test_scratch_is_kept_after_a_failure_and_removed_after_publishing(store: ArtifactStore) -> None:
     with pytest.raises(RuntimeError), store.building("table", "aaaa") as workspace:
         (workspace.scratch / "checkpoint").write_text("step 3")
         raise RuntimeError("killed")
@@ -158,7 +158,7 @@ def test_reuse_leaves_no_work_directory(store: ArtifactStore) -> None:
     "damage",
     ["truncated", "grown", "removed", "no_manifest", "half_manifest", "list", "files_list", "no_bytes", "binary"],
 )
-def test_damaged_artifacts_are_refused_and_made_anew(store: ArtifactStore, damage: str) -> None:
+def test_damaged_artifacts_are_refused_and_rebuilt(store: ArtifactStore, damage: str) -> None:
     artifact = _publish(store, {"rows.txt": "one\ntwo\n", "other": "x"})
     rows, manifest = artifact.path / "rows.txt", artifact.path / artifacts.MANIFEST
     plain = json.loads(manifest.read_text())
@@ -177,9 +177,9 @@ def test_damaged_artifacts_are_refused_and_made_anew(store: ArtifactStore, damag
         store.open("table", artifact.version)
     assert store.find("table", "aaaa") is None
     assert store.latest("table") is None
-    again = _publish(store, {"rows.txt": "one\ntwo\n", "other": "x"})
-    assert again.version == artifact.version
-    assert store.open("table", again.version).path.joinpath("rows.txt").read_text() == "one\ntwo\n"
+    rebuilt = _publish(store, {"rows.txt": "one\ntwo\n", "other": "x"})
+    assert rebuilt.version == artifact.version
+    assert store.open("table", rebuilt.version).path.joinpath("rows.txt").read_text() == "one\ntwo\n"
     assert [p.name for p in (store.root / "table").iterdir() if p.name.startswith(".")] == []
 
 
@@ -196,14 +196,14 @@ def test_a_foreign_artifact_is_refused(store: ArtifactStore) -> None:
     "content",
     [b"", b"{", b"[]", b'{"version": 3}', b'{"used_at": 1}', b"\xff\xfe", b'{"version": "x", "used_at": "soon"}'],
 )
-def test_a_damaged_index_is_no_index(store: ArtifactStore, content: bytes) -> None:
+def test_a_damaged_index_is_ignored(store: ArtifactStore, content: bytes) -> None:
     _publish(store, {"rows.txt": "one"})
     (store.root / "table" / "by-input" / "aaaa.json").write_bytes(content)
     assert store.find("table", "aaaa") is None
     assert store.latest("table") is None
 
 
-def test_verify_notices_what_sizes_do_not_show(store: ArtifactStore) -> None:
+def test_verify_detects_changes_of_equal_size(store: ArtifactStore) -> None:
     artifact = _publish(store, {"rows.txt": "one"})
     (artifact.path / "rows.txt").write_text("two")
     same_size = store.open("table", artifact.version)
@@ -216,7 +216,7 @@ def test_verify_notices_what_sizes_do_not_show(store: ArtifactStore) -> None:
         store.verify(same_size)
 
 
-def test_latest_goes_by_use(store: ArtifactStore) -> None:
+def test_latest_is_the_last_one_used(store: ArtifactStore) -> None:
     assert store.latest("table") is None
     first = _publish(store, {"a": "1"}, key="aaaa")
     second = _publish(store, {"a": "2"}, key="bbbb")
@@ -249,7 +249,7 @@ def _build_slowly(root: Path, started: Any, results: Any) -> None:
 
 
 def test_two_processes_build_once(tmp_path: Path) -> None:
-    """The second one says that it waits, waits, and finds what the first one built."""
+    """The second one reports that it waits, waits, and finds what the first one built."""
     context = multiprocessing.get_context("fork")
     started, results = context.Event(), context.Queue()
     first = context.Process(target=_build_slowly, args=(tmp_path, started, results))
@@ -268,7 +268,7 @@ def test_two_processes_build_once(tmp_path: Path) -> None:
     assert by_kind["found"][1] == ["another process is building table from the same inputs; waiting for it"]
 
 
-def test_a_dead_process_holds_nothing(tmp_path: Path) -> None:
+def test_a_dead_process_holds_no_lock(tmp_path: Path) -> None:
     def die(root: Path) -> None:
         with ArtifactStore(root).building("table", "aaaa") as workspace:
             (workspace.scratch / "checkpoint").write_text("step 3")
@@ -315,7 +315,7 @@ def small_disk(tmp_path: Path) -> Any:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_disk_that_really_is_full(small_disk: Path) -> None:
+def test_a_disk_that_is_really_full(small_disk: Path) -> None:
     store = ArtifactStore(small_disk / "artifacts")
     kept = _publish(store, {"rows.txt": "one"}, key="bbbb")
     with pytest.raises(ArtifactError, match=r"is full \(0\.0 GB free\)"):
@@ -324,7 +324,7 @@ def test_a_disk_that_really_is_full(small_disk: Path) -> None:
     store.verify(kept)
     assert _publish(
         store, {"rows.txt": "x" * 10}
-    ).path.is_dir()  # the half-written files are gone, so there is room again
+    ).path.is_dir()  # the half-written files are deleted, so there is space again
 
 
 def test_a_read_only_disk_is_explained(small_disk: Path) -> None:
@@ -332,10 +332,10 @@ def test_a_read_only_disk_is_explained(small_disk: Path) -> None:
     kept = _publish(store, {"rows.txt": "one"})
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(
-        ArtifactError, match=r"cannot be used \(Read-only file system\); mend its permissions or set `root`"
+        ArtifactError, match=r"cannot be used \(Read-only file system\); fix its permissions or set `root`"
     ):
         _publish(store, {"rows.txt": "two"}, key="bbbb")
-    found = store.find("table", "aaaa")  # reading goes on
+    found = store.find("table", "aaaa")  # reading still works
     assert found is not None
     assert found.version == kept.version
 
@@ -367,13 +367,13 @@ def test_fingerprints_depend_on_everything_but_the_order_of_inputs() -> None:
     assert len({key, *(fingerprint(*other) for other in others)}) == 4
 
 
-def test_cache_files_lie_beside_the_artifacts(store: ArtifactStore) -> None:
+def test_cache_files_are_stored_beside_the_artifacts(store: ArtifactStore) -> None:
     file = store.cache_path("completions")
     assert file == store.root / ".cache" / "completions.sqlite"
     assert file.parent.is_dir()
 
 
-def test_what_a_build_cost_is_no_part_of_its_version(store: ArtifactStore) -> None:
+def test_the_cost_of_a_build_does_not_enter_its_version(store: ArtifactStore) -> None:
     first, second = (
         _publish(store, {"a": "1"}, key=key, details={**DETAILS, "metadata": {"seconds": seconds, "tokens": 9}})
         for key, seconds in (("aaaa", 1.0), ("bbbb", 7.0))
@@ -381,8 +381,8 @@ def test_what_a_build_cost_is_no_part_of_its_version(store: ArtifactStore) -> No
     assert first.version == second.version
 
 
-def test_each_build_has_a_record_even_where_the_content_is_the_same(store: ArtifactStore) -> None:
-    """The manifest tells of the first build alone; which inputs the last one had must not be lost."""
+def test_each_build_has_a_record_even_if_the_content_is_the_same(store: ArtifactStore) -> None:
+    """The manifest describes the first build only; the inputs of the last one must not be lost."""
     version = _publish(
         store, {"a": "1"}, key="aaaa", details={"metadata": {"seconds": 1.0}, "inputs": {"x": "1"}}
     ).version
@@ -396,8 +396,8 @@ def test_each_build_has_a_record_even_where_the_content_is_the_same(store: Artif
     assert [record["inputs"]["x"] for record in store.records("table")] == ["1", "2"]
 
 
-def test_a_record_without_details_takes_those_of_its_manifest(store: ArtifactStore) -> None:
-    """As indexes were written before: version and time alone."""
+def test_a_record_without_details_uses_those_of_its_manifest(store: ArtifactStore) -> None:
+    """Older indexes hold version and time only."""
     version = _publish(store, {"a": "1"}, key="aaaa").version
     for key in ("aaaa", "bbbb"):
         (store.root / "table" / "by-input" / f"{key}.json").write_text(
@@ -409,10 +409,8 @@ def test_a_record_without_details_takes_those_of_its_manifest(store: ArtifactSto
     assert store.records("never_made") == []
 
 
-def test_a_clock_that_jumps_makes_no_older_result_the_latest(
-    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Days forward, then back before the first: what was used last is the latest, and stays it."""
+def test_a_clock_jump_makes_no_older_result_the_latest(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Days forward, then back before the first: the artifact used last is the latest, and stays the latest."""
     now = time.time()
     used = []
     for number, day in enumerate((0, 30, -30, -30, 1)):
@@ -430,7 +428,7 @@ def test_a_clock_that_jumps_makes_no_older_result_the_latest(
     assert found.version == used[2]
 
 
-def test_a_clock_that_jumps_during_a_build_hurts_nobody(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_jump_during_a_build_does_no_harm(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with store.building("table", "aaaa") as workspace:
         (workspace.scratch / "checkpoint").write_text("step 3")
         monkeypatch.setattr(time, "time", lambda: 0.0)

@@ -1,4 +1,4 @@
-"""Full and read-only disks, for real: the failure walks through every write; nothing half is ever seen; space mends it."""
+"""Really full and read-only disks: each write fails in turn, no partial artifact is visible, more space fixes it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from drirl_core.config import ModelsConfig
 from drirl_core.errors import ArtifactError, DrirlError, ModelError
 from drirl_core.graph.build import run_all
 from drirl_core.models.references import resolve
+from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.rowcache import RowCache
@@ -23,12 +24,12 @@ from drirl_core.testing import tiny_config
 PAGE = 4096
 MESSAGES = (
     r"is full \(.* GB free\); free some space or set `root`|row cache .* cannot be used \(.*\); check its disk"
-    r"|table .* cannot be written \(.*No space left on device.*\); make room"
+    r"|table .* cannot be written \(.*No space left on device.*\); free some space"
 )
 
 
 class Disk:
-    """A file system of a size that can change; only an account that may mount has one."""
+    """A file system whose size can change; it needs an account that may mount."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -51,7 +52,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 def _build(store: ArtifactStore, reached: list[str]) -> None:
-    """Write as a stage does: a checkpoint, rows, three files, and publish; `reached` gets each point that was passed."""
+    """Write as a stage does: a checkpoint, rows, three files, and publish; append each finished step to `reached`."""
     with store.building("table", "aaaa") as workspace:
         (workspace.scratch / "checkpoint").write_bytes(b"c" * 2 * PAGE)
         reached.append("scratch")
@@ -64,7 +65,7 @@ def _build(store: ArtifactStore, reached: list[str]) -> None:
         reached.append("published")
 
 
-def test_a_full_disk_fails_clearly_at_every_write_and_space_mends_it(disk: Disk) -> None:
+def test_a_full_disk_fails_clearly_at_every_write_and_more_space_fixes_it(disk: Disk) -> None:
     store, failed_after = ArtifactStore(disk.folder / "artifacts"), set()
     for pages in range(1, 200):
         disk.change(f"size={pages * PAGE}")
@@ -91,7 +92,7 @@ def test_a_read_only_root_fails_clearly_everywhere(disk: Disk) -> None:
     RowCache(store.cache_path("rows")).put_many({"key": b"kept"})
     disk.change("ro")
     with pytest.raises(
-        ArtifactError, match=r"cannot be used \(Read-only file system\); mend its permissions or set `root`"
+        ArtifactError, match=r"cannot be used \(Read-only file system\); fix its permissions or set `root`"
     ):
         _build(store, [])
     with pytest.raises(ArtifactError, match=r"row cache .* cannot be used \(.*\); check its disk"):
@@ -103,7 +104,7 @@ def test_a_read_only_root_fails_clearly_everywhere(disk: Disk) -> None:
     assert RowCache(store.cache_path("rows")).get_many(["key"]) == {"key": b"kept"}
 
 
-def test_a_read_only_model_cache_says_which_setting_names_it(disk: Disk, tiny_models: ModelsConfig) -> None:
+def test_a_read_only_model_cache_is_reported_with_its_setting(disk: Disk, tiny_models: ModelsConfig) -> None:
     settings = replace(tiny_models, cache=str(disk.folder / "models"))
     disk.change("ro")
     with pytest.raises(
@@ -113,7 +114,7 @@ def test_a_read_only_model_cache_says_which_setting_names_it(disk: Disk, tiny_mo
 
 
 @pytest.mark.parametrize("kilobytes", [64, 600])
-def test_libraries_with_errors_of_their_own_are_understood(disk: Disk, kilobytes: int) -> None:
+def test_full_disk_errors_of_libraries_are_recognised(disk: Disk, kilobytes: int) -> None:
     """Neither torch nor safetensors raises an OSError when the disk is full."""
     import torch
     from safetensors.torch import save_file
@@ -127,20 +128,20 @@ def test_libraries_with_errors_of_their_own_are_understood(disk: Disk, kilobytes
     with (
         pytest.raises(RuntimeError, match="a bug"),
         store.building("table", "bbbb"),
-    ):  # on a disk with room it stays what it is
+    ):  # on a disk with space the error stays as it is
         disk.change("size=8m")
         raise RuntimeError("a bug")
 
 
-@pytest.mark.slow  # the whole graph, started about twenty times
+@pytest.mark.slow  # the complete graph, started about twenty times
 @pytest.mark.timeout(1200)
-def test_the_whole_graph_on_a_disk_that_is_always_a_little_too_small(disk: Disk, tmp_path: Path) -> None:
+def test_the_complete_graph_on_a_disk_that_is_always_a_little_too_small(disk: Disk, tmp_path: Path) -> None:
     config = tiny_config(tmp_path, {"root": str(disk.folder / "artifacts")})
     messages = []
     for kilobytes in range(64, 100_000, 192):
         disk.change(f"size={kilobytes}k")
         try:
-            built = run_all(config, SilentReporter())
+            built = run_all(Project(config), SilentReporter())
         except DrirlError as error:
             assert re.search(MESSAGES, str(error)), error
             messages.append(str(error))
@@ -148,7 +149,7 @@ def test_the_whole_graph_on_a_disk_that_is_always_a_little_too_small(disk: Disk,
         else:
             break
     assert len(messages) > 10
-    undisturbed = run_all(tiny_config(tmp_path, {"root": str(tmp_path / "roomy")}), SilentReporter())
+    undisturbed = run_all(Project(tiny_config(tmp_path, {"root": str(tmp_path / "roomy")})), SilentReporter())
     assert {name: artifact.version for name, artifact in built.items()} == {
         name: a.version for name, a in undisturbed.items()
     }

@@ -1,4 +1,4 @@
-"""Entries that are written once: of several writers one wins, and nobody sees half an entry."""
+"""Entries that are written once: of several writers one wins, and no reader sees a partial entry."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _journal(root: str, machine: Path) -> Journal:
     return Journal(ArtifactStore(root, machine), "moves")
 
 
-def test_entries_come_back_in_their_order_on_every_machine(root: str, tmp_path: Path) -> None:
+def test_every_machine_reads_the_entries_in_their_order(root: str, tmp_path: Path) -> None:
     here, there = (_journal(root, tmp_path / name) for name in ("here", "there"))
     assert here.read() == []
     texts = [f"entry {number} é" for number in range(1, 12)]
@@ -39,7 +39,7 @@ def test_entries_come_back_in_their_order_on_every_machine(root: str, tmp_path: 
     assert [text.decode() for text in here.read()] == [text.decode() for text in there.read()] == texts
 
 
-def test_a_number_is_given_once(root: str, tmp_path: Path) -> None:
+def test_each_number_is_used_once(root: str, tmp_path: Path) -> None:
     here, there = (_journal(root, tmp_path / name) for name in ("here", "there"))
     assert here.write(1, "first")
     assert not there.write(1, "second")
@@ -47,7 +47,7 @@ def test_a_number_is_given_once(root: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("root", ["directory", "file", "s3"], indirect=True)
-def test_of_many_writers_at_once_one_wins(root: str, tmp_path: Path) -> None:
+def test_one_of_many_simultaneous_writers_wins(root: str, tmp_path: Path) -> None:
     writers = [_journal(root, tmp_path / str(number)) for number in range(8)]
     with ThreadPoolExecutor(len(writers)) as pool:
         won = list(pool.map(lambda numbered: numbered[1].write(1, f"writer {numbered[0]}"), enumerate(writers)))
@@ -88,7 +88,7 @@ def test_a_store_that_cannot_be_written_is_an_error_not_a_lost_race(
     assert journal.read() == []
 
 
-def test_an_answer_that_was_lost_does_not_lose_the_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_response_does_not_lose_the_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fsspec.implementations.memory import MemoryFileSystem
 
     journal, write = _journal(f"memory://{uuid.uuid4().hex}", tmp_path), MemoryFileSystem.pipe_file

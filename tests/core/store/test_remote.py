@@ -1,4 +1,4 @@
-"""A root that is a URI: published whole or not at all, found by other machines, refused when damaged."""
+"""A root that is a URI: published completely or not at all, found by other machines, refused when damaged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Host = Callable[[str], ArtifactStore]
 
 
 with_s3 = pytest.mark.parametrize("uri", ["memory", "file", "s3"], indirect=True)
-"""For what matters most; requests to the server are slow."""
+"""For the most important tests; requests to the server are slow."""
 
 
 def _publish(
@@ -38,7 +38,7 @@ def _publish(
 
 
 def _build(store: ArtifactStore, key: str = "aaaa") -> tuple[Artifact, bool]:
-    """What a stage does: take what equal inputs gave, else build; say whether it was found."""
+    """Do what a stage does: reuse the artifact of equal inputs, else build; return whether it was reused."""
     found = store.find("table", key)
     if found is None:
         return _publish(store, key=key), False
@@ -47,11 +47,11 @@ def _build(store: ArtifactStore, key: str = "aaaa") -> tuple[Artifact, bool]:
 
 
 class _Broken(Exception):
-    """What a file system may raise: no OSError, and with a secret in it."""
+    """An error as a file system may raise it: not an OSError, and with a secret in it."""
 
 
 def _break_puts(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    """Let `after` more objects be written, then none."""
+    """Let `after` more objects be written, then fail."""
     done, put = iter(range(after)), Remote.put
 
     def breaking(self: Remote, file: Path, key: str) -> None:
@@ -64,7 +64,7 @@ def _break_puts(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
 
 
 @with_s3
-def test_what_one_machine_publishes_another_finds_and_verifies(host: Host, uri: str) -> None:
+def test_an_artifact_published_by_one_machine_is_found_and_verified_by_another(host: Host, uri: str) -> None:
     published = _publish(host("a"))
     assert published.uri == f"{uri}/table/{published.version}"
     there = host("b")
@@ -92,7 +92,7 @@ def test_a_version_is_the_same_on_a_disk_and_at_a_uri(host: Host, store: Artifac
     assert _publish(host("a")).version == _publish(store).version
 
 
-def test_looking_up_copies_no_files(host: Host) -> None:
+def test_a_lookup_copies_no_files(host: Host) -> None:
     published, there = _publish(host("a")), host("b")
     for found in (there.find("table", "aaaa", fetch=False), there.latest("table", fetch=False)):
         assert found is not None
@@ -111,7 +111,9 @@ def test_use_on_one_machine_is_seen_by_the_others(host: Host) -> None:
     assert a.latest("table").version == first.version  # type: ignore[union-attr]
 
 
-def test_a_machine_whose_clock_is_behind_still_makes_the_latest(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_whose_clock_is_behind_still_publishes_the_latest(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = time.time()
     _publish(host("a"), {"a": "1"}, key="aaaa")
     monkeypatch.setattr(time, "time", lambda: now - 600)
@@ -127,10 +129,10 @@ def test_a_machine_whose_clock_is_behind_still_makes_the_latest(host: Host, monk
     [*((uri, n) for uri in ("memory", "file") for n in range(5)), ("s3", 1), ("s3", 3), ("s3", 4)],
     indirect=["uri"],
 )
-def test_an_upload_that_breaks_off_shows_nothing_and_is_completed(
+def test_an_interrupted_upload_shows_nothing_and_is_completed(
     host: Host, monkeypatch: pytest.MonkeyPatch, uploaded: int
 ) -> None:
-    """Three files, the manifest, the index entry: the upload breaks before each of them in turn."""
+    """Three files, the manifest, the index entry: the upload is interrupted before each of them in turn."""
     _break_puts(monkeypatch, uploaded)
     with pytest.raises(UnreachableError, match=r"cannot be written.*finished work is kept") as caught:
         _publish(host("a"))
@@ -139,7 +141,7 @@ def test_an_upload_that_breaks_off_shows_nothing_and_is_completed(
     assert host("b").latest("table") is None
     monkeypatch.undo()
     artifact, found = _build(host("a"))
-    assert found, "what was built is not built again"
+    assert found, "a built artifact is not built again"
     seen = host("b").find("table", "aaaa")
     assert seen is not None
     assert seen.version == artifact.version
@@ -168,7 +170,7 @@ def test_only_what_is_missing_is_uploaded_again(host: Host, monkeypatch: pytest.
     ],
     indirect=["uri"],
 )
-def test_a_damaged_object_is_refused_and_mended(host: Host, damage: str) -> None:
+def test_a_damaged_object_is_refused_and_replaced(host: Host, damage: str) -> None:
     published, there = _publish(host("a")), host("b")
     remote = there.remote
     assert remote is not None
@@ -187,7 +189,7 @@ def test_a_damaged_object_is_refused_and_mended(host: Host, damage: str) -> None
         there.open("table", published.version)
     assert there.find("table", "aaaa") is None
     assert not (there.root / "table" / published.version).exists()
-    if damage == "changed":  # of the right size, so only deleting it, as the message says, makes way for a new one
+    if damage == "changed":  # of the right size, so it is replaced only after deleting it, as the message says
         remote._files.rm_file(remote._key(key))
     assert _build(host("a"))[1]
     there.verify(there.open("table", published.version))
@@ -198,8 +200,8 @@ def test_a_damaged_copy_is_fetched_again(host: Host) -> None:
     found = host("b").find("table", "aaaa")
     assert found is not None
     (found.path / "rows.txt").write_text("on")
-    again = host("b").open("table", found.version)
-    host("b").verify(again)
+    restored = host("b").open("table", found.version)
+    host("b").verify(restored)
 
 
 @with_s3
@@ -216,7 +218,7 @@ def test_equal_content_published_twice_is_one_artifact(host: Host) -> None:
 
 
 @with_s3
-def test_removing_takes_all_below_a_place_and_nothing_beside_it(host: Host, tmp_path: Path) -> None:
+def test_removing_deletes_all_objects_below_a_key_and_no_others(host: Host, tmp_path: Path) -> None:
     remote = host("a").remote
     assert remote is not None
     (tmp_path / "note").write_text("x")
@@ -235,13 +237,15 @@ def test_removing_takes_all_below_a_place_and_nothing_beside_it(host: Host, tmp_
     assert remote.names("t") == ["ab.json", "abc"]
 
 
-def test_two_machines_that_publish_at_once_do_not_mix_their_files(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Equal learning, other timings: whichever manifest wins finds its own files."""
+def test_two_machines_that_publish_at_the_same_time_do_not_mix_their_files(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal weights, different timings: whichever manifest wins finds its own files."""
     volatile, put = frozenset({"times"}), Remote.put
     entered: list[str] = []
 
     def interrupted(self: Remote, file: Path, key: str) -> None:
-        if key.endswith("manifest.json") and not entered:  # b publishes whole between a's files and a's manifest
+        if key.endswith("manifest.json") and not entered:  # b publishes completely between a's files and a's manifest
             entered.append(key)
             _publish(host("b"), {"weights": "w", "times": "4 seconds"}, volatile=volatile)
         put(self, file, key)
@@ -255,7 +259,7 @@ def test_two_machines_that_publish_at_once_do_not_mix_their_files(host: Host, mo
 
 
 def test_no_network_is_an_error_and_not_an_empty_store(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Taken for empty, it would cost a training that was done already."""
+    """If it were taken for empty, a finished training would be repeated."""
     store = host("a")
     published = _publish(store)
 
@@ -276,10 +280,10 @@ def test_no_network_is_an_error_and_not_an_empty_store(host: Host, monkeypatch: 
             match=r"no route to host\); check the network, that the bucket exists, and the credentials",
         ):
             ask()
-    assert store.open("table", published.version).manifest == published.manifest  # a whole copy needs no network
+    assert store.open("table", published.version).manifest == published.manifest  # a complete copy needs no network
 
 
-def test_a_foreign_manifest_writes_nowhere_else(host: Host, tmp_path: Path) -> None:
+def test_a_foreign_manifest_cannot_write_outside_its_directory(host: Host, tmp_path: Path) -> None:
     published, there = _publish(host("a")), host("b")
     manifest = json.loads((published.path / "manifest.json").read_text())
     manifest["files"]["../../escaped"] = manifest["files"]["rows.txt"]
@@ -290,29 +294,31 @@ def test_a_foreign_manifest_writes_nowhere_else(host: Host, tmp_path: Path) -> N
         there.open("table", published.version)
 
 
-def test_a_bucket_that_does_not_exist_is_found_out_before_the_work(s3: str, tmp_path: Path) -> None:
+def test_a_bucket_that_does_not_exist_is_detected_before_the_work(s3: str, tmp_path: Path) -> None:
     with pytest.raises(UnreachableError, match=r"cannot be written.*that the bucket exists"):
         ArtifactStore("s3://nobody-made-this/prefix", tmp_path).require_writable()
 
 
-def test_credentials_of_the_environment_reach_no_file(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credentials_from_the_environment_are_written_to_no_file(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = ArtifactStore(f"{s3}/{uuid.uuid4().hex}", tmp_path)
     _publish(store)
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and b"testing" in p.read_bytes()]
 
 
 @pytest.mark.parametrize(
-    ("root", "said"),
+    ("root", "message"),
     [
         ("s3://me:hunter2@bucket/prefix", r"a user name and a password for s3://bucket; .*put credentials where"),
         ("s3://bucket/prefix?key=hunter2", r"has a query"),
         ("simplecache::s3://bucket/prefix", r"chains file systems"),
-        ("s3:///", r"names no place"),
+        ("s3:///", r"names no bucket"),
     ],
 )
-def test_uris_that_cannot_be_used(root: str, said: str) -> None:
+def test_uris_that_cannot_be_used(root: str, message: str) -> None:
     models = ModelsConfig(policy="path:/none", encoder="path:/none")
-    with pytest.raises(ConfigError, match=said) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         Config(models=models, root=root)
     assert "hunter2" not in str(caught.value)
 
@@ -323,7 +329,7 @@ def test_a_user_name_alone_is_no_secret() -> None:
     remote_module.check_uri("/a/directory?with#anything")
 
 
-def test_a_missing_package_and_a_misspelt_protocol_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_and_a_misspelled_protocol_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_module.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r'needs the package s3fs; install it: pip install "drirl\[s3\]"'):
         ArtifactStore("s3://bucket/prefix")
@@ -333,14 +339,14 @@ def test_a_missing_package_and_a_misspelt_protocol_are_named(monkeypatch: pytest
         ArtifactStore("s33://bucket/prefix")
 
 
-def test_each_uri_has_a_mirror_of_its_own(tmp_path: Path) -> None:
+def test_each_uri_has_its_own_mirror(tmp_path: Path) -> None:
     roots = [ArtifactStore(uri, tmp_path).root for uri in ("memory://a/b", "memory://a-b", "memory://a/b/")]
     assert roots[0] != roots[1]
     assert roots[0] == roots[2]
     assert ArtifactStore("memory://a/b", tmp_path).place == "memory://a/b"
 
 
-def test_every_store_of_the_product_knows_its_mirror() -> None:
+def test_every_store_in_the_code_gets_its_mirror() -> None:
     """`ArtifactStore(config.root)` would mirror a URI below whatever directory the process was started in."""
     project = Path(remote_module.__file__).parents[2]
     files = [file for folder in ("drirl_core", "pipeline", "benchmarks") for file in (project / folder).rglob("*.py")]

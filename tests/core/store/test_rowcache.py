@@ -1,4 +1,4 @@
-"""The row cache: rows by content key, between processes and over damage."""
+"""The row cache: rows by content key, shared between processes, and refused when damaged."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _write(path: Path, worker: int) -> None:
 
 
 def test_processes_write_at_the_same_time(tmp_path: Path) -> None:
-    """Four processes make the file and write 100 shared and 100 own rows each: 100 + 400 rows, none lost, none doubled."""
+    """Four processes write 100 shared and 100 own rows each: 100 + 400 rows, none lost, none duplicated."""
     path, context = tmp_path / "rows.sqlite", multiprocessing.get_context("fork")
     workers = [context.Process(target=_write, args=(path, i)) for i in range(4)]
     for worker in workers:
@@ -76,18 +76,18 @@ def test_processes_write_at_the_same_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"this is no database at all" * 100, b"\x00" * 4096, b"SQLite format 3\x00" + b"garbage" * 200]
 )
-def test_garbage_is_refused_with_a_way_out(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_cache_is_refused_with_a_remedy(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "rows.sqlite"
     path.write_bytes(content)
     with pytest.raises(
-        ArtifactError, match=r"row cache .*rows\.sqlite is damaged .*; delete the file, its rows are made anew"
+        ArtifactError, match=r"row cache .*rows\.sqlite is damaged .*; delete the file, its rows are recomputed"
     ):
         RowCache(path)
     path.unlink()
     assert RowCache(path).get_many(["a"]) == {}
 
 
-def test_damage_after_opening_is_refused_too(tmp_path: Path) -> None:
+def test_damage_after_opening_is_detected_too(tmp_path: Path) -> None:
     path = tmp_path / "rows.sqlite"
     cache = RowCache(path)
     for file in tmp_path.iterdir():
@@ -99,7 +99,7 @@ def test_damage_after_opening_is_refused_too(tmp_path: Path) -> None:
         cache.put_many({"a": b"1"})
 
 
-def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_directory_is_explained(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"cannot be used .*; check its disk, permissions"):
         RowCache(tmp_path / "nowhere" / "rows.sqlite")
 
@@ -122,7 +122,7 @@ def test_connections_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             connection.execute("SELECT 1")
 
 
-def test_content_keys_tell_parts_apart() -> None:
+def test_content_keys_distinguish_their_parts() -> None:
     keys = [
         content_key("a", "b"),
         content_key("ab"),

@@ -1,4 +1,4 @@
-"""Tables: equal rows give equal bytes, every wrong row or damaged file gives an error that names it."""
+"""Tables: equal rows give equal bytes, a wrong row or a damaged file gives an error that names it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCHEMA = pa.schema([pa.field("name", pa.string(), nullable=False), ("share", pa.
 ROWS = [{"name": "née", "share": 0.5, "count": 3}, {"name": "b", "share": None, "count": None}]
 
 
-def test_rows_come_back_as_written(tmp_path: Path) -> None:
+def test_rows_are_read_as_written(tmp_path: Path) -> None:
     write_table(tmp_path / "t.parquet", ROWS, SCHEMA)
     assert read_table(tmp_path / "t.parquet") == ROWS
 
@@ -48,7 +48,7 @@ def test_an_empty_table_keeps_its_columns(tmp_path: Path) -> None:
         )
     )
 )
-def test_any_rows_survive_the_disk(tmp_path: Path, rows: list[dict]) -> None:
+def test_any_rows_are_read_as_written(tmp_path: Path, rows: list[dict]) -> None:
     write_table(tmp_path / "t.parquet", rows, SCHEMA)
     assert read_table(tmp_path / "t.parquet") == rows
 
@@ -70,7 +70,7 @@ def test_a_value_that_does_not_fit_is_refused_by_column(tmp_path: Path, change: 
         write_table(tmp_path / "t.parquet", [{**ROWS[0], **change}], SCHEMA)
 
 
-def test_a_lacking_column_is_named(tmp_path: Path) -> None:
+def test_a_missing_column_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"row 1 lacks \['share'\]"):
         write_table(tmp_path / "t.parquet", [ROWS[0], {"name": "b", "count": 1}], SCHEMA)
     write_table(tmp_path / "t.parquet", ROWS, SCHEMA)
@@ -96,7 +96,7 @@ def test_damaged_files_are_data_errors(tmp_path: Path, damage: str) -> None:
         read_table(path)
 
 
-def test_prompt_id_ignores_spacing_and_unicode_form_but_no_letter() -> None:
+def test_prompt_id_ignores_spacing_and_unicode_form_only() -> None:
     assert normalise("  Cafe\u0301 \n\t now ") == "Caf\u00e9 now"
     assert prompt_id("Cafe\u0301  now ") == prompt_id("Caf\u00e9 now")
     assert prompt_id("Caf\u00e9 now") != prompt_id("caf\u00e9 now")
