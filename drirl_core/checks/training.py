@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from drirl_core.checks.reading import read_object, read_rows
-from drirl_core.checks.reward_order import REWARD_ORDER_RULES
+from drirl_core.checks.reward_order import REWARD_ORDER
 from drirl_core.checks.verdicts import Rule, Verdict
 from drirl_core.graph.layout import Node
 from drirl_core.project import Project
@@ -108,6 +108,7 @@ def _broken(value: Any) -> bool:
 
 
 REWARD_MODEL: tuple[Rule, ...] = (
+    *REWARD_ORDER,
     Rule(
         "accuracy_floor",
         "Held-out demonstrations are rewarded above completions.",
@@ -115,7 +116,6 @@ REWARD_MODEL: tuple[Rule, ...] = (
         bounds=("checks.min_accuracy",),
     ),
     Rule("reward_spread", "Rewards are finite and not constant.", _reward_spread),
-    *REWARD_ORDER_RULES,
 )
 
 SFT_CHECKPOINT: tuple[Rule, ...] = (Rule("finite", "Losses and metrics are finite.", _training_finite),)

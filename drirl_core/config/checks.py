@@ -28,7 +28,7 @@ class ChecksConfig:
     min_accuracy: float = 0.8
     """Least share of held-out pairs in which a reward model prefers the demonstration to the completion."""
     min_within_group: float = 0.7
-    """Least share of pairs within groups of the policy's own samples that a reward model must put in order."""
+    """Least share of pairs within groups of the policy's own samples in which the right completion earns more."""
     max_kl: float = 2.0
     """Most KL to the reference in the last steps of the policy, in nats per token."""
     max_over_refusal: float = 0.15
@@ -41,7 +41,8 @@ class ChecksConfig:
     """A candidate is worse than the promoted policy when a paired test on the same prompts says so at this level."""
 
     def __post_init__(self) -> None:
-        for name in ("max_resampled_fraction", "min_accuracy", "min_within_group", "max_over_refusal", "min_refusal"):
+        shares = ("max_resampled_fraction", "min_accuracy", "min_within_group", "max_over_refusal", "min_refusal")
+        for name in shares:
             require(0 <= getattr(self, name) <= 1, f"checks.{name} is {getattr(self, name)}; choose in [0, 1]")
         require(self.max_kl > 0, f"checks.max_kl is {self.max_kl}; above 0")
         level = self.promotion_level

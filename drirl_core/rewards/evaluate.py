@@ -20,9 +20,7 @@ from drirl_core.rewards.model import RewardModel, require_finite
 from drirl_core.rewards.pairs import SAMPLED, UNSAFE, PoolPrompt, is_right
 from drirl_core.rewards.probes import BROKEN, PLAIN_REFUSALS, SAME_MEANING
 from drirl_core.rewards.within_groups import within_groups
-from drirl_core.stats import wilson
-
-_BINS = 5
+from drirl_core.stats import pair_calibration, wilson
 
 
 @dataclass(frozen=True)
@@ -38,37 +36,6 @@ class ScoredPrompt:
     prompt: PoolPrompt
     demonstration_reward: float
     reply_rewards: tuple[float, ...]
-
-
-def calibration(gaps: Sequence[float] | np.ndarray) -> tuple[float, list[dict[str, float]]]:
-    """Compare how sure a model is of a pair with how often it is right.
-
-    The model says that the demonstration wins with probability sigmoid(gap). Its favourite of a pair then has the
-    confidence sigmoid(|gap|) in [0.5, 1], and is right where gap > 0. ECE = sum_b n_b / n |accuracy_b - confidence_b| over
-    equal-width bins (Guo et al. 2017, arXiv 1706.04599).
-
-    Args:
-        gaps: reward gaps of n pairs.
-
-    Returns:
-        ECE in [0, 1] (NaN without pairs) and one row a filled bin: `confidence`, `accuracy`, `n`.
-    """
-    values = np.asarray(gaps, dtype=np.float64)
-    if not len(values):
-        return math.nan, []
-    confidence = 1 / (1 + np.exp(-np.abs(values)))
-    right = values > 0
-    bins = np.minimum(((confidence - 0.5) / 0.5 * _BINS).astype(int), _BINS - 1)
-    rows = [
-        {
-            "confidence": float(confidence[bins == b].mean()),
-            "accuracy": float(right[bins == b].mean()),
-            "n": int((bins == b).sum()),
-        }
-        for b in range(_BINS)
-        if (bins == b).any()
-    ]
-    return sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / len(values), rows
 
 
 def share(outcomes: Sequence[bool] | np.ndarray) -> dict[str, float | int]:
@@ -122,7 +89,7 @@ def evaluate(model: RewardModel, scored: Sequence[ScoredPrompt]) -> dict[str, An
     ]
     gaps = np.array([gap for _, _, gap in pairs])
     overall = share(gaps > 0)
-    ece, reliability = calibration(gaps)
+    ece, reliability = pair_calibration(gaps)
     by_policy = {
         name: _policy_row([gap for _, policy, gap in pairs if policy == name])
         for name in sorted({policy for _, policy, _ in pairs})
@@ -214,23 +181,6 @@ def _plain_refusals(scored: Sequence[ScoredPrompt], values: Mapping[str, np.ndar
             harmless += [s.demonstration_reward > refusal for refusal in plain]
     found = {"plain_refusal_over_compliance": unsafe, "answer_over_plain_refusal": harmless}
     return {name: share(won) for name, won in found.items() if won}
-
-
-def pair_accuracy(
-    model: RewardModel, prompts: Sequence[str], chosen: Sequence[str], rejected: Sequence[str]
-) -> dict[str, float | int]:
-    """Measure agreement with labelled pairs, such as public human preferences of the category.
-
-    Args:
-        model: the model.
-        prompts: n user messages.
-        chosen: the preferred replies.
-        rejected: the others.
-
-    Returns:
-        `n`, `accuracy`, `low` and `high`.
-    """
-    return share(_scores(model, prompts, chosen) > _scores(model, prompts, rejected))
 
 
 def _scores(model: RewardModel, prompts: Sequence[str], texts: Sequence[str]) -> np.ndarray:

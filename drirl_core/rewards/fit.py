@@ -145,7 +145,7 @@ def losses(model: Any, pool: Pool, config: RewardsConfig) -> torch.Tensor:
     """
     own, others = model(*pool.own), model(*pool.others)
     real = torch.cat([own, others[pool.mask & ~pool.corrupted]]).detach()
-    others = torch.where(pool.corrupted, gated(others, pool.quality, real.min()), others)
+    others = torch.where(pool.corrupted, gated(others, pool.text_quality, real.min()), others)
     if config.objective == "maxent":
         main = maxent_loss(own, others, pool.mask, config.beta, config.include_demonstration)
     elif config.objective == "bradley_terry":

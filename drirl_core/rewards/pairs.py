@@ -118,7 +118,7 @@ class Pool:
         mask: true where there is a completion with words, bool, (P, K).
         corrupted: true where it is a degenerate demonstration, bool, (P, K).
         right: true where a sampled completion is of the right kind, bool, (P, K); see `is_right`.
-        quality: text quality of the completions in [0, 1], float, (P, K).
+        text_quality: of the completions, in [0, 1], float, (P, K).
     """
 
     prompts: tuple[PoolPrompt, ...]
@@ -127,7 +127,7 @@ class Pool:
     mask: torch.Tensor
     corrupted: torch.Tensor
     right: torch.Tensor
-    quality: torch.Tensor
+    text_quality: torch.Tensor
 
     @classmethod
     def of(
@@ -163,7 +163,7 @@ class Pool:
         """Return some of the prompts, by index, (p,); an index may come twice."""
         own, others = (tuple(tensor[rows] for tensor in group) for group in (self.own, self.others))
         prompts = tuple(self.prompts[i] for i in rows.tolist())
-        described = (tensor[rows] for tensor in (self.mask, self.corrupted, self.right, self.quality))
+        described = (tensor[rows] for tensor in (self.mask, self.corrupted, self.right, self.text_quality))
         return Pool(prompts, own, others, *described)
 
     def rows(self) -> tuple[tuple[np.ndarray, ...], list[str], list[str]]:

@@ -5,7 +5,7 @@ Layout below the root::
     <asset>/<version>/...files..., manifest.json      an artifact; `version` hashes its files
     <asset>/by-input/<fingerprint>.json               which version these inputs, code and configuration gave
     .work/<asset>-<fingerprint>/                      unfinished work, kept after a crash so that a retry resumes
-    .cache/*.sqlite                                   rows stored under a content key: completions, embeddings, hidden states
+    .cache/*.sqlite                                   rows stored under a content key: completions, embeddings, ...
 
 An artifact is written in a work directory on the same file system and renamed into place. The manifest inside names
 every file with its size and hash, so that a reader detects a damaged or foreign directory.

@@ -206,6 +206,8 @@ def test_a_record_that_lacks_facts_gives_the_coarse_reason(made, tmp_path):
 def test_a_run_of_version_0_1_whose_bounds_stood_elsewhere_is_up_to_date(made, tmp_path):
     for file in (made.store.root / "reward_model_harm").rglob("*.json"):
         facts = json.loads(file.read_text())
+        if file.name == "metrics.json":
+            continue
         del facts["config"]["checks"]
         facts["config"]["rewards"]["min_accuracy"] = 0.7
         file.write_text(json.dumps(facts))

@@ -23,32 +23,6 @@ def load(overrides: dict | None = None) -> Project:
     return Project.load(Path(__file__).parents[3] / "configs" / "demo.yaml", overrides)
 
 
-def order(folder: Path, won: int, pairs: int) -> None:
-    """Write a reward model's report of the order within groups."""
-    row = {"accuracy": won / pairs if pairs else None, "low": 0.0, "high": 1.0, "pairs": pairs, "groups": pairs // 2}
-    (folder / "metrics.json").write_text(json.dumps({"within_group": {"all": row}}))
-
-
-@pytest.mark.parametrize(("won", "passed"), [(28, True), (27, False)])  # of 40; the floor is 70 %
-def test_the_order_within_groups_has_a_floor(demo, tmp_path, won, passed):
-    order(tmp_path, won, 40)
-    found = verdict(demo, tmp_path, "reward_model", "within_group")
-    assert found.passed is passed
-    assert f"{won / 40:.1%}" in found.description and "40 pairs within 20 groups" in found.description
-    assert found.metadata["within_group_accuracy"] == won / 40 and found.metadata["min_within_group"] == 0.7
-    assert verdict(demo, tmp_path, "reward_model", "within_group_pairs").passed
-
-
-@pytest.mark.parametrize("pairs", [0, 29])
-def test_too_few_pairs_within_groups_warn_and_block_nothing(demo, tmp_path, pairs):
-    order(tmp_path, 0, pairs)
-    assert verdict(demo, tmp_path, "reward_model", "within_group").passed
-    found = verdict(demo, tmp_path, "reward_model", "within_group_pairs")
-    assert not found.passed and found.description.startswith("too few pairs") and f"{pairs} pairs" in found.description
-    rules = {rule.name: rule.blocking for rule in rules_of("reward_model")}
-    assert rules["within_group"] and not rules["within_group_pairs"]
-
-
 @pytest.fixture(scope="module")
 def demo():
     """The demo's project, with small numbers to count by hand."""
@@ -66,6 +40,33 @@ def verdict(project: Project, folder: Path, stage: str, rule: str, member: str |
     found = next(r for r in rules_of(stage) if r.name == rule)
     category, suite = (None, member) if stage == "benchmark" else (member, None)
     return judge(found, folder, project, Node(f"{stage}_{member}", stage, category, (), "", suite))
+
+
+def order(folder: Path, won: int, pairs: int) -> None:
+    """Write a reward model's report of the order within groups."""
+    row = {"accuracy": won / pairs if pairs else None, "low": 0.0, "high": 1.0, "pairs": pairs, "groups": pairs // 2}
+    (folder / "metrics.json").write_text(json.dumps({"within_group": {"all": row}}))
+
+
+@pytest.mark.parametrize(("won", "passed"), [(28, True), (27, False)])  # of 40; the floor is 70 %
+def test_the_order_within_groups_has_a_floor(demo, tmp_path, won, passed):
+    order(tmp_path, won, 40)
+    found = verdict(demo, tmp_path, "reward_model", "within_group")
+    assert found.passed is passed
+    assert f"{won / 40:.1%}" in found.description and "40 pairs within 20 groups" in found.description
+    assert found.metadata["within_group_accuracy"] == won / 40 and found.metadata["min_within_group"] == 0.7
+    assert verdict(demo, tmp_path, "reward_model", "within_group_pairs").passed
+    assert verdict(load({"checks.min_within_group": 0.5}), tmp_path, "reward_model", "within_group").passed
+
+
+@pytest.mark.parametrize("pairs", [0, 29])
+def test_too_few_pairs_within_groups_warn_and_block_nothing(demo, tmp_path, pairs):
+    order(tmp_path, 0, pairs)
+    assert verdict(demo, tmp_path, "reward_model", "within_group").passed
+    found = verdict(demo, tmp_path, "reward_model", "within_group_pairs")
+    assert not found.passed and found.description.startswith("too few pairs") and f"{pairs} pairs" in found.description
+    rules = {rule.name: rule.blocking for rule in rules_of("reward_model")}
+    assert rules["within_group"] and not rules["within_group_pairs"]
 
 
 def pool(folder: Path, read: int, kept: list[str], quarantined: list[str]) -> None:

@@ -99,12 +99,12 @@ def test_pools_may_be_ragged_and_hold_empty_replies():
 
 
 def test_a_corrupted_row_counts_as_it_will_be_scored(fitted):
-    """A fully broken row has quality 0, so its reward in the loss is the worst one and sends the head no gradient."""
+    """A fully broken row has text quality 0, so its reward in the loss is the worst one and sends the head no gradient."""
     model = fitted["insult"].model
     prompts = [p for p in world() if p.split == "train"]
     pool = embed_pool(prompts, WordEncoder(), model.text_quality)
-    assert float(pool.quality[pool.corrupted].min()) == 0
-    only_broken = dataclasses.replace(pool, mask=pool.mask & pool.corrupted & (pool.quality == 0))
+    assert float(pool.text_quality[pool.corrupted].min()) == 0
+    only_broken = dataclasses.replace(pool, mask=pool.mask & pool.corrupted & (pool.text_quality == 0))
     part = only_broken.part(only_broken.mask.any(dim=1).nonzero().squeeze(1))
     config = dataclasses.replace(CONFIG, objective="bradley_terry", centre=0.0)
     model.zero_grad()
