@@ -1,4 +1,4 @@
-# demo and test do all the set-up on a fresh machine.
+# On a fresh machine, demo and test do the complete set-up.
 PYTHON ?= python3
 CONFIG ?= configs/demo.yaml
 VENV := .venv
@@ -6,8 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" saves several GB of CUDA packages on a machine without GPU
 PIP_ARGS ?=
+# For dagster, dagster.yaml switches telemetry off; dg reads only the dagster.yaml of DAGSTER_HOME
+export DAGSTER_DISABLE_TELEMETRY := yes
 
-.PHONY: demo dev test test-slow check bench clean help
+.PHONY: demo dev test test-slow check check-defs bench clean help
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -28,16 +30,22 @@ check: $(STAMP)  ## linter and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+check-defs: $(STAMP)  ## what Dagster itself checks: the project file, and that all definitions load
+	$(BIN)/dg check toml
+	$(BIN)/dg check defs
+	$(BIN)/dg list defs
+
 bench: $(STAMP)  ## speed measurements; writes benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.sampling_speed
 	$(BIN)/python -m benchmarks.training_speed
 	$(BIN)/python -m benchmarks.load_time
 
-clean:           ## remove the environment and everything made (artifacts, history, models)
+clean:           ## remove the environment and everything that was built (artifacts, history, models)
 	rm -rf $(VENV) .drirl build *.egg-info
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt -e ".[dev]"
+	-$(BIN)/drirl home
 	@touch $@

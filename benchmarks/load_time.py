@@ -1,6 +1,7 @@
-"""What loading the code location costs beside `import dagster`: `python -m benchmarks.load_time`.
+"""Time to load the code location, compared with `import dagster`: `python -m benchmarks.load_time`.
 
-Fresh processes in turn, ABAB, so that a drift of the machine's speed hits both; the ratio of the medians is reported.
+Fresh processes in turn, ABAB, so that a change of the machine's speed affects both. The median of the ratios is
+reported.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a measurement must name to be worth anything."""
+"""What every measurement must record: machine, versions, date."""
 
 from __future__ import annotations
 

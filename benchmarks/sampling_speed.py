@@ -1,6 +1,7 @@
-"""Tokens a second of the inverse-transform sampler against the stock multinomial draw: `python -m benchmarks.sampling_speed`.
+"""Tokens per second of the inverse-transform sampler and of the stock multinomial draw.
 
-The same real model, prompts and token counts, ABAB in one process; the ratio pair by pair is reported.
+`python -m benchmarks.sampling_speed`.
+The same real model, prompts and token counts, ABAB in one process; the median ratio of the pairs is reported.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Refusal against over-refusal over settings: `python -m benchmarks.trade_off [KEY=VALUE[,KEY=VALUE...] ...]`.
 
-Each argument is one GRPO run of the demo with these settings changed; what earlier runs made is found again. All are judged on
-prompts outside the training split, as in benchmarks.validation. Writes benchmarks/results/trade_off.json, to which later calls
-add, and docs/images/trade_off.png.
+Each argument is one GRPO run of the demo with these settings changed; the results of earlier runs are reused. All are
+judged on prompts outside the training split, as in benchmarks.validation. Writes docs/images/trade_off.png and
+benchmarks/results/trade_off.json, to which later calls add.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ import yaml
 from benchmarks.machine import RESULTS, write
 from benchmarks.validation import held_back
 from drirl_core.benchmarks.judges.rules import label_reply
-from drirl_core.config import Config, load_config
-from drirl_core.graph import build as stages
+from drirl_core.graph.build import build
 from drirl_core.graph.plan import with_ancestors
+from drirl_core.graph.versions import source_version
 from drirl_core.models.sampling import SamplingSettings, sample
+from drirl_core.project import Project
 from drirl_core.reporting import LogReporter
 from drirl_core.stats import wilson
-from drirl_core.store.artifacts import ArtifactStore
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "trade_off.png"
 
 
-def make(config: Config) -> dict[str, Path]:
+def make(project: Project) -> dict[str, Path]:
     """Build what the policy needs, and return the directories of its start and of itself."""
-    graph, reporter = stages.build_graph(config), LogReporter()
-    versions = {name: stages.source_version(path) for name, path in graph.sources.items()}
+    graph, reporter = project.graph, LogReporter()
+    versions = {name: source_version(path) for name, path in graph.sources.items()}
     made: dict[str, Path] = {}
     for node in with_ancestors(graph, ["policy_checkpoint"]):
-        artifact, *_ = stages.build(node, config, versions, reporter)
+        artifact, *_ = build(node, project, versions, reporter)
         versions[node.name], made[node.name] = artifact.version, artifact.path
     return made
 
 
-def measure(reference: str | Path, config: Config) -> dict[str, Any]:
+def measure(reference: str | Path, project: Project) -> dict[str, Any]:
     """Return the rates of refusal on unsafe prompts and on safe look-alikes, with Wilson intervals."""
-    store, row = ArtifactStore.of(config), {}
-    for kind, prompts in held_back(config, store).items():
+    config, store, row = project.config, project.store, {}
+    for kind, prompts in held_back(project).items():
         if kind not in ("unsafe", "look_alike"):
             continue
         how = SamplingSettings(config.benchmarks.max_new_tokens, 0.0, config.benchmarks.batch_size, config.seed)
@@ -56,7 +56,7 @@ def measure(reference: str | Path, config: Config) -> dict[str, Any]:
 
 
 def draw(rows: list[dict[str, Any]]) -> None:
-    """Draw one point a policy; up and to the left is better."""
+    """Draw one point per policy; up and to the left is better."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 5), layout="constrained")
@@ -71,9 +71,8 @@ def draw(rows: list[dict[str, Any]]) -> None:
     axes.axvline(0.15, color="grey", linestyle=":", linewidth=1)
     axes.axhline(0.8, color="grey", linestyle=":", linewidth=1)
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="refused safe look-alikes", ylabel="refused unsafe prompts")
-    axes.set_title(
-        f"Validation prompts, n = {rows[0]['unsafe']['n']} unsafe and {rows[0]['look_alike']['n']} look-alikes, 95 % intervals"
-    )
+    unsafe, look_alikes = (rows[0][kind]["n"] for kind in ("unsafe", "look_alike"))
+    axes.set_title(f"Validation prompts, n = {unsafe} unsafe and {look_alikes} look-alikes, 95 % intervals")
     axes.legend(loc="lower right", fontsize=8)
     PICTURE.parent.mkdir(exist_ok=True)
     figure.savefig(PICTURE, dpi=120)
@@ -94,17 +93,17 @@ def main() -> None:
         overrides = {
             key: yaml.safe_load(value) for key, _, value in (part.partition("=") for part in text.split(",") if part)
         }
-        config = load_config(arguments.config, overrides)
-        made = make(config)
+        project = Project.load(arguments.config, overrides)
+        made = make(project)
         if not text:
-            rows["base"] = {"policy": "base", **measure(config.models.policy, config)}
-            rows["SFT start"] = {"policy": "SFT start", **measure(made["sft_checkpoint"], config)}
+            rows["base"] = {"policy": "base", **measure(project.config.models.policy, project)}
+            rows["SFT start"] = {"policy": "SFT start", **measure(made["sft_checkpoint"], project)}
         changed_start = any(key.startswith("sft.") for key in overrides)
         if changed_start:
-            rows[f"start, {text}"] = {"policy": f"start, {text}", **measure(made["sft_checkpoint"], config)}
+            rows[f"start, {text}"] = {"policy": f"start, {text}", **measure(made["sft_checkpoint"], project)}
         rows[f"DR-IRL {text}".strip()] = {
             "policy": f"DR-IRL {text}".strip(),
-            **measure(made["policy_checkpoint"], config),
+            **measure(made["policy_checkpoint"], project),
         }
         write(
             "trade_off",

@@ -1,7 +1,7 @@
-"""Seconds a policy update against stock TRL and PEFT on a CPU: `python -m benchmarks.training_speed`.
+"""Seconds per policy update compared with stock TRL and PEFT on a CPU: `python -m benchmarks.training_speed`.
 
-Log-probabilities of 32 replies of the demo's length with the demo's adapters, forward and backward; stock and lean settings take
-turns in one process, and the ratio pair by pair is reported.
+Log-probabilities of 32 completions of the demo's length with the demo's adapters, forward and backward; stock and lean
+settings take turns in one process; the median ratio of the pairs is reported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from drirl_core.models.loading import load_policy
 from drirl_core.policy.cpu import lean_training
 from drirl_core.policy.training import peft_config
 
-ROUNDS, ROWS, PROMPT, REPLY = 5, 32, 40, 40
+ROUNDS, ROWS, PROMPT, COMPLETION = 5, 32, 40, 40
 
 
 def seconds(model: Any, batch: dict[str, torch.Tensor], *, lean: bool) -> float:
@@ -39,7 +39,7 @@ def main() -> None:
     add_fused_lm_head(policy.model, outputs=("log_probs", "entropy"))
     model = peft.get_peft_model(policy.model, peft_config(config.policy.lora))
     ids = torch.randint(
-        0, policy.model.config.vocab_size, (ROWS, PROMPT + REPLY), generator=torch.Generator().manual_seed(0)
+        0, policy.model.config.vocab_size, (ROWS, PROMPT + COMPLETION), generator=torch.Generator().manual_seed(0)
     )
     labels = ids.clone()
     labels[:, :PROMPT] = -100
@@ -51,7 +51,8 @@ def main() -> None:
     write(
         "training_speed",
         {
-            "what": f"{ROWS} rows of {PROMPT} prompt and {REPLY} reply tokens, {config.models.policy}, {policy.model.dtype}, LoRA",
+            "what": f"{ROWS} rows of {PROMPT} prompt and {COMPLETION} completion tokens, "
+            f"{config.models.policy}, {policy.model.dtype}, LoRA",
             "rounds": ROUNDS,
             "stock_s": round(statistics.median(s for s, _ in pairs), 2),
             "lean_s": round(statistics.median(o for _, o in pairs), 2),

@@ -30,6 +30,10 @@ class TrainingError(DrirlError, RuntimeError):
     """Say that training or sampling produced numbers that must not be used (NaN, constant reward)."""
 
 
+class CheckError(DrirlError, RuntimeError):
+    """Say that an artifact breaks a check, so that nothing may be built on it."""
+
+
 def nearest(given: str, known: Iterable[str]) -> str:
     """Describe the known names, nearest match first.
 

@@ -132,7 +132,7 @@ def tiny_settings(policy: Path, encoder: Path, root: Path) -> dict[str, Any]:
         "prompts": {"router_confidence": 0.0, "relabel_confidence": 1.0},
         "demonstrations": {"quota": 6},
         "completions": {"samples": {"base": 1, "sft": 1}, "max_new_tokens": 8},
-        "rewards": {"epochs": 3, "hidden": 8, "min_accuracy": 0.0},
+        "rewards": {"epochs": 3, "hidden": 8},
         "sft": {"epochs": 1, "rows_per_category": 2, "batch_size": 8, "max_length": 96, "lora": {"rank": 2}},
         "policy": {
             "steps": 2,
@@ -143,6 +143,7 @@ def tiny_settings(policy: Path, encoder: Path, root: Path) -> dict[str, Any]:
             "lora": {"rank": 2},
         },
         "benchmarks": {"suites": [{"name": "embedded", "limit": 2}], "max_new_tokens": 8, "resamples": 200},
+        "checks": {"min_accuracy": 0.0},
     }
 
 

@@ -1,7 +1,7 @@
 """One HTTP request and its answer: for the demonstrator's endpoint and for the webhooks of alerts.
 
-The URL of a webhook and the header of an endpoint hold secrets. So no redirect is followed, no logger is told an address
-or a header, and errors do not repeat the library's own texts.
+The URL of a webhook and the header of an endpoint hold secrets. So no redirect is followed, no logger is told an
+address or a header, and errors do not repeat the library's own texts.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def _certificates() -> ssl.SSLContext:
 
 
 def _beneath(error: BaseException) -> OSError | None:
-    """Return the system's error that the library's one was raised for; parts of the library chain it as context only."""
+    """Return the system's error beneath the library's; parts of the library chain it as context only."""
     found: BaseException | None = error
     while found is not None and not isinstance(found, OSError):
         found = found.__cause__ or found.__context__

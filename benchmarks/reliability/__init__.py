@@ -1,1 +1,1 @@
-"""Kill the pipeline at random moments and look whether anything was lost: `python -m benchmarks.reliability`."""
+"""Kill the pipeline at random moments and check that nothing was lost: `python -m benchmarks.reliability`."""

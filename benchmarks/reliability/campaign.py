@@ -1,4 +1,4 @@
-"""The kills: wait for a random moment, kill, look, let heal, go on."""
+"""The kills: wait for a random moment, kill, check, let the pipeline recover, continue."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import psutil
 
 from benchmarks.reliability import invariants, processes
 from benchmarks.reliability.drivers import Driver
+from benchmarks.reliability.run_folder import RunFolder
 from benchmarks.reliability.trainings import Trainings
-from benchmarks.reliability.world import World
 
 ORPHAN_LIMIT_S, STILL_LIMIT_S = 15.0, 300.0
 FINISH_LIMIT_S = 1800.0
@@ -25,12 +25,12 @@ _TICK_S = 0.5
 
 @dataclass
 class Tally:
-    """What was counted, and every promise that was broken, with its evidence."""
+    """What was counted, and every guarantee that was broken, with its evidence."""
 
     kills: Counter[str] = field(default_factory=Counter)
     artifacts_verified: int = 0
     deaths_followed_s: list[float] = field(default_factory=list)
-    healed_s: dict[str, list[float]] = field(default_factory=dict)
+    recovered_s: dict[str, list[float]] = field(default_factory=dict)
     seeds: dict[int, dict[str, str]] = field(default_factory=dict)
     broken: list[tuple[str, str]] = field(default_factory=list)
 
@@ -44,29 +44,29 @@ class Tally:
             "slowest_worker_to_follow_s": round(max(self.deaths_followed_s, default=0.0), 1),
             "dead_runs_healed": {
                 name: {"runs": len(times), "median_s": round(median(times), 1), "slowest_s": round(max(times), 1)}
-                for name, times in sorted(self.healed_s.items())
+                for name, times in sorted(self.recovered_s.items())
             },
             "graphs_completed": len(self.seeds),
         }
 
 
 class Campaign:
-    """Kill one driver's runs after another's, on one home and one root.
+    """Kill the runs of one driver after another, on one home and one root.
 
     Args:
-        world: where.
+        run_folder: home and root.
         instance: Dagster's history there.
         seed: decides moments and targets.
     """
 
-    def __init__(self, world: World, instance: dg.DagsterInstance, seed: int) -> None:
-        self._world, self._instance, self._chance = world, instance, random.Random(seed)
-        self.tally, self.trainings = Tally(), Trainings(world.root)
+    def __init__(self, run_folder: RunFolder, instance: dg.DagsterInstance, seed: int) -> None:
+        self._run_folder, self._instance, self._chance = run_folder, instance, random.Random(seed)
+        self.tally, self.trainings = Tally(), Trainings(run_folder.root)
         self._seed = 0
         self._dead: dict[str, float] = {}
         self._touched: set[str] = set()
         self._ends = 0.0
-        world.turn_to(self._seed)
+        run_folder.use_seed(self._seed)
 
     def kill(self, driver: Driver, count: int) -> None:
         """Kill `count` times, taking the driver's targets in turn."""
@@ -77,68 +77,69 @@ class Campaign:
     def finish(self, driver: Driver) -> None:
         """Let the graph run to its end."""
         deadline = time.monotonic() + FINISH_LIMIT_S
-        driver.go_on(self._instance)
-        self._ends = time.monotonic() + driver.heal_limit_s
-        while self._dead or driver.busy(self._instance) or not self._world.versions():
+        driver.ensure_running(self._instance)
+        self._ends = time.monotonic() + driver.recovery_limit_s
+        while self._dead or driver.busy(self._instance) or not self._run_folder.versions():
             if time.monotonic() > deadline:
-                self._promise(
+                self._report(
                     "graph that does not finish", [f"seed {self._seed} after {FINISH_LIMIT_S:.0f} s; see {driver.log}"]
                 )
                 return
             time.sleep(_TICK_S)
-            self._look_at_dead(driver)
-            if not driver.busy(self._instance) and not self._world.versions():
-                driver.go_on(self._instance)
+            self._note_recovered_runs(driver)
+            if not driver.busy(self._instance) and not self._run_folder.versions():
+                driver.ensure_running(self._instance)
         self.trainings.read(self._instance)
-        self.tally.seeds[self._seed] = self._world.versions() or {}
+        self.tally.seeds[self._seed] = self._run_folder.versions() or {}
         self._seed += 1
-        self._world.turn_to(self._seed)
+        self._run_folder.use_seed(self._seed)
 
     def close(self) -> None:
-        """Look at what must hold when all is over."""
+        """Check what must hold at the end."""
         self.trainings.read(self._instance)
-        self._promise(
-            "interrupted training that was never taken up",
+        self._report(
+            "interrupted training that was never resumed",
             [f"{k}: checkpoint-{n}" for k, n in self.trainings.waiting.items()],
         )
-        self._promise("training that did not go on from its checkpoint", self.trainings.problems)
-        self._promise("run that never ended", invariants.unfinished(self._instance))
-        self._promise("place in the pool that was never given back", sorted(invariants.pool_places(self._instance)))
+        self._report("training that did not resume from its checkpoint", self.trainings.problems)
+        self._report("run that never ended", invariants.unfinished(self._instance))
+        self._report("slot in the pool that was never freed", sorted(invariants.pool_slots(self._instance)))
         for run in self._instance.get_runs(
             dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED])
         ):
             if run.run_id not in self._touched:
-                self._promise(
+                self._report(
                     "failure without a kill", [f"{run.run_id}: {invariants.failures_of(self._instance, run.run_id)}"]
                 )
-        self._promise(
-            "process that stayed", [processes.describe(process) for process in processes.of_home(self._world.home)]
+        self._report(
+            "process that remained",
+            [processes.describe(process) for process in processes.of_home(self._run_folder.home)],
         )
 
     def _until_moment(self, driver: Driver) -> None:
         left = self._chance.uniform(*driver.moments_s)
-        driver.go_on(self._instance)
-        self._ends = time.monotonic() + driver.heal_limit_s
+        driver.ensure_running(self._instance)
+        self._ends = time.monotonic() + driver.recovery_limit_s
         while left > 0:
             time.sleep(min(_TICK_S, left))
             left -= _TICK_S
-            self._look_at_dead(driver)
+            self._note_recovered_runs(driver)
             if not driver.busy(self._instance):
                 self._next_work(driver)
 
     def _next_work(self, driver: Driver) -> None:
-        """Take the next seed when the graph is complete, then go on."""
-        versions = self._world.versions()
+        """Take the next seed when the graph is complete, then start it."""
+        versions = self._run_folder.versions()
         if versions:
             self.tally.seeds[self._seed] = versions
             self._seed += 1
-            self._world.turn_to(self._seed)
-            driver.turned()
-        driver.go_on(self._instance)
+            self._run_folder.use_seed(self._seed)
+            driver.settings_changed()
+        driver.ensure_running(self._instance)
 
     def _kill_once(self, driver: Driver, target: str) -> None:
         target, victims = self._wait_for_victims(driver, target)
-        running = processes.of_home(self._world.home)
+        running = processes.of_home(self._run_folder.home)
         bound = [
             worker
             for worker in processes.workers(running)
@@ -152,48 +153,48 @@ class Campaign:
         processes.wait_gone(victims, ORPHAN_LIMIT_S)
         seconds, left = processes.wait_gone(bound, ORPHAN_LIMIT_S)
         self.tally.deaths_followed_s += [seconds] * len(bound)
-        self._promise("orphan trainer", [processes.describe(process) for process in left])
-        # Which of several runs a killed process carried out is not told from outside.
+        self._report("orphan trainer", [processes.describe(process) for process in left])
+        # From outside it is not visible which of several runs a killed process executed.
         if target in ("command", "everything") or (target == "run worker" and len(owned) == len(victims)):
             self._dead |= {run: time.monotonic() for run in owned if run not in self._dead}
-        time.sleep(1.0)  # the reader of a worker's messages looks five times a second
+        time.sleep(1.0)  # the reader of a worker's messages reads five times per second
         self.trainings.read(self._instance)
-        if not processes.workers(processes.of_home(self._world.home)):  # a daemon's end stops no training
+        if not processes.workers(processes.of_home(self._run_folder.home)):  # the end of a daemon stops no training
             self.trainings.killed()
-        count, problems = invariants.half_published(self._world.root)
+        count, problems = invariants.half_published(self._run_folder.root)
         self.tally.artifacts_verified += count
-        self._promise("half-published artifact", problems)
+        self._report("half-published artifact", problems)
 
     def _wait_for_victims(self, driver: Driver, target: str) -> tuple[str, list[psutil.Process]]:
-        """Wait for the target, for between two steps there is no worker; after a while take everything instead."""
+        """Wait for the target, for example a worker between two steps; after the limit take everything instead."""
         deadline = time.monotonic() + STILL_LIMIT_S
         while not (victims := driver.victims(target)):
             if time.monotonic() > deadline:
-                self._promise("run that does not get on", [f"no {target} in {STILL_LIMIT_S:.0f} s; see {driver.log}"])
+                self._report("run that makes no progress", [f"no {target} in {STILL_LIMIT_S:.0f} s; see {driver.log}"])
                 return "everything", driver.victims("everything")
             time.sleep(_TICK_S)
-            self._look_at_dead(driver)
+            self._note_recovered_runs(driver)
             if not driver.busy(self._instance):
                 self._next_work(driver)
         return target, victims
 
-    def _look_at_dead(self, driver: Driver) -> None:
-        """Note the killed runs that were closed and gave back their places."""
+    def _note_recovered_runs(self, driver: Driver) -> None:
+        """Note the killed runs that were closed and freed their slots."""
         if not self._dead:
             return
-        open_runs = {*invariants.unfinished(self._instance), *invariants.pool_places(self._instance)}
+        open_runs = {*invariants.unfinished(self._instance), *invariants.pool_slots(self._instance)}
         for run, since in list(self._dead.items()):
             if run not in open_runs:
-                self.tally.healed_s.setdefault(driver.name, []).append(time.monotonic() - since)
+                self.tally.recovered_s.setdefault(driver.name, []).append(time.monotonic() - since)
                 del self._dead[run]
         if time.monotonic() > self._ends:
-            self._promise(
-                f"dead run or its place in the pool, {driver.heal_limit_s:.0f} s after {driver.name} went on",
+            self._report(
+                f"dead run or its slot in the pool, {driver.recovery_limit_s:.0f} s after {driver.name} was restarted",
                 sorted(self._dead),
             )
             self._dead.clear()
 
-    def _promise(self, what: str, evidence: Sequence[str]) -> None:
+    def _report(self, what: str, evidence: Sequence[str]) -> None:
         for line in evidence:
             print(f"BROKEN {what}: {line}", flush=True)
             self.tally.broken.append((what, line))

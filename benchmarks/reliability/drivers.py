@@ -18,7 +18,7 @@ import psutil
 
 from benchmarks.reliability import processes
 from benchmarks.reliability.invariants import unfinished
-from benchmarks.reliability.world import World
+from benchmarks.reliability.run_folder import RunFolder
 from pipeline.instance.settings import ROOT
 
 START_LIMIT_S, RUN_LIMIT_S = 600.0, 1800.0
@@ -28,53 +28,54 @@ _SIGNALS = ["env", "--default-signal=TERM,INT"]
 _LAUNCH = """mutation($job: String!) { launchRun(executionParams: {runConfigData: "{}", selector: {
   repositoryLocationName: "drirl", repositoryName: "__repository__", jobName: $job}}) { __typename } }"""
 _RELOAD = """mutation { reloadRepositoryLocation(repositoryLocationName: "drirl") { __typename } }"""
-_LOADED = """{ workspaceOrError { ... on Workspace { locationEntries { loadStatus locationOrLoadError { __typename } } } } }"""
+_LOADED = """{ workspaceOrError { ... on Workspace {
+  locationEntries { loadStatus locationOrLoadError { __typename } } } } }"""
 
 
 class CommandLine:
     """`drirl run`: one process that runs the graph, and its worker.
 
     Args:
-        world: where it runs.
+        run_folder: where it runs.
     """
 
     name = "drirl run"
     targets = ("worker", "command", "everything")
     moments_s = (0.5, 28.0)
-    heal_limit_s = 90.0
-    """The next `drirl run` heals before it does anything else."""
+    recovery_limit_s = 90.0
+    """The next `drirl run` closes dead runs before it does anything else."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, run_folder: RunFolder) -> None:
+        self._run_folder = run_folder
         self._process: subprocess.Popen[bytes] | None = None
-        self.log = world.folder / "drirl_run.log"
+        self.log = run_folder.path / "drirl_run.log"
 
-    def go_on(self, instance: dg.DagsterInstance) -> None:
-        """Start the command, unless it runs."""
+    def ensure_running(self, instance: dg.DagsterInstance) -> None:
+        """Start the command, unless it is running."""
         if not self.busy(instance):
-            line = [sys.executable, "-m", "pipeline.cli", "run", str(self._world.settings)]
+            line = [sys.executable, "-m", "pipeline.cli", "run", str(self._run_folder.settings)]
             with self.log.open("ab") as log:
                 self._process = subprocess.Popen(
-                    line, cwd=ROOT, env=self._world.environment(), stdout=log, stderr=log, start_new_session=True
+                    line, cwd=ROOT, env=self._run_folder.environment(), stdout=log, stderr=log, start_new_session=True
                 )
 
     def busy(self, instance: dg.DagsterInstance) -> bool:
-        """Tell whether the command runs."""
+        """Tell whether the command is running."""
         return self._process is not None and self._process.poll() is None
 
     def victims(self, target: str) -> list[psutil.Process]:
         """Return the processes to kill, none when the target does not exist at the moment."""
-        running = processes.of_home(self._world.home)
+        running = processes.of_home(self._run_folder.home)
         if target == "everything":
             return running
         command = [process for process in running if self._process and process.pid == self._process.pid]
         return command if target == "command" else processes.workers(running)
 
-    def turned(self) -> None:
-        """Take up new settings: the next command reads them."""
+    def settings_changed(self) -> None:
+        """Load the new settings: the next command reads them."""
 
     def stop(self) -> None:
-        """Let a command whose worker alone was killed come to its end."""
+        """Let a command end of which only the worker was killed."""
         if self._process is not None:
             self._process.wait(timeout=RUN_LIMIT_S)
 
@@ -83,22 +84,22 @@ class DagsterDev:
     """`dagster dev`: page, daemon and code server; runs are launched over GraphQL.
 
     Args:
-        world: where it runs.
+        run_folder: where it runs.
     """
 
     name = "dagster dev"
     targets = ("worker", "step", "run worker", "daemon", "everything")
     moments_s = (0.5, 30.0)
-    heal_limit_s = 240.0
-    """The start timeout of a run that never began, a round of the run monitor, and a round of its release of places in the pool."""
+    recovery_limit_s = 240.0
+    """The start timeout of a run that never began, a round of the run monitor, and a round of its release of slots."""
 
-    def __init__(self, world: World) -> None:
-        self._world, self._port = world, _free_port()
+    def __init__(self, run_folder: RunFolder) -> None:
+        self._run_folder, self._port = run_folder, _free_port()
         self._process: subprocess.Popen[bytes] | None = None
-        self.log = world.folder / "dagster_dev.log"
+        self.log = run_folder.path / "dagster_dev.log"
 
-    def go_on(self, instance: dg.DagsterInstance) -> None:
-        """Start the servers, unless they run, and launch the graph, unless a run is going on."""
+    def ensure_running(self, instance: dg.DagsterInstance) -> None:
+        """Start the servers, unless they are running, and launch the graph, unless a run is in progress."""
         if self._process is not None and self._dying():
             self._process.wait(timeout=START_LIMIT_S)
         if self._process is None or self._process.poll() is not None:
@@ -109,12 +110,12 @@ class DagsterDev:
                 raise RuntimeError(f"the run could not be launched: {answer}")
 
     def busy(self, instance: dg.DagsterInstance) -> bool:
-        """Tell whether a run goes on or waits."""
+        """Tell whether a run is in progress or waits."""
         return bool(unfinished(instance))
 
     def victims(self, target: str) -> list[psutil.Process]:
         """Return the processes to kill, none when the target does not exist at the moment."""
-        running = processes.of_home(self._world.home)
+        running = processes.of_home(self._run_folder.home)
         if target == "everything":
             return running
         if target == "worker":
@@ -125,20 +126,20 @@ class DagsterDev:
             return processes.named(running, processes.RUN_WORKER, parent=processes.CODE_SERVER)
         return processes.named(running, processes.DAEMON)
 
-    def turned(self) -> None:
-        """Take up new settings."""
+    def settings_changed(self) -> None:
+        """Load the new settings."""
         if self._process is not None and self._process.poll() is None:
             self._ask(_RELOAD)
 
     def stop(self) -> None:
-        """End the servers the polite way; the code server ends with the runs it owns.
+        """End the servers by SIGTERM; the code server ends with the runs it owns.
 
         Raises:
-            RuntimeError: something stays.
+            RuntimeError: a process remains.
         """
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-        _, left = processes.wait_gone(processes.of_home(self._world.home), START_LIMIT_S)
+        _, left = processes.wait_gone(processes.of_home(self._run_folder.home), START_LIMIT_S)
         if left:
             raise RuntimeError("dagster dev was asked to stop and left " + ", ".join(map(processes.describe, left)))
 
@@ -159,7 +160,7 @@ class DagsterDev:
             self._process = subprocess.Popen(
                 [*_SIGNALS, *line],
                 cwd=ROOT,
-                env=self._world.environment(),
+                env=self._run_folder.environment(),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -167,14 +168,14 @@ class DagsterDev:
         deadline = time.monotonic() + START_LIMIT_S
         while not self._loaded():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"dagster dev did not come up; see {self.log}")
+                raise RuntimeError(f"dagster dev did not start; see {self.log}")
             time.sleep(0.5)
 
     def _dying(self) -> bool:
-        """Tell whether the servers go down by themselves, as they do when the daemon is gone."""
+        """Tell whether the servers are stopping, as they do when the daemon has died."""
         assert self._process is not None
         return self._process.poll() is None and not processes.named(
-            processes.of_home(self._world.home), processes.DAEMON
+            processes.of_home(self._run_folder.home), processes.DAEMON
         )
 
     def _loaded(self) -> bool:

@@ -1,4 +1,4 @@
-"""What must hold after every kill, told from the files and from Dagster's history."""
+"""What must hold after every kill, checked in the files and in Dagster's history."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def half_published(root: Path) -> tuple[int, list[str]]:
     """Open and hash every version under a root, and follow every index entry.
 
     Returns:
-        How many versions were looked at, and what is wrong: a version that is not whole, an index entry that leads
+        How many versions were checked, and what is wrong: a version that is not complete, an index entry that leads
         nowhere, a name that is neither.
     """
     store, count, problems = ArtifactStore(root), 0, []
@@ -58,19 +58,19 @@ def _broken_index(store: ArtifactStore, asset: str, file: Path) -> str:
 
 
 def unfinished(instance: dg.DagsterInstance) -> list[str]:
-    """Return the runs that are recorded as going on or waiting."""
+    """Return the runs that are recorded as in progress or waiting."""
     return [run.run_id for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))]
 
 
 def started(instance: dg.DagsterInstance) -> list[str]:
-    """Return the runs that are recorded as being carried out, or about to be."""
+    """Return the runs that are recorded as executing, or about to."""
     return [
         run.run_id for run in instance.get_runs(dg.RunsFilter(statuses=[s for s in UNFINISHED if s.value != "QUEUED"]))
     ]
 
 
-def pool_places(instance: dg.DagsterInstance) -> set[str]:
-    """Return the runs that hold a place in the GPU pool, or wait for one."""
+def pool_slots(instance: dg.DagsterInstance) -> set[str]:
+    """Return the runs that hold a slot in the GPU pool, or wait for one."""
     if GPU_POOL not in instance.event_log_storage.get_concurrency_keys():
         return set()
     pool = instance.event_log_storage.get_concurrency_info(GPU_POOL)

@@ -18,7 +18,7 @@ RUN_WORKER, CODE_SERVER, DAEMON = "multiprocessing.spawn", "grpc", "dagster._dae
 
 
 def of_home(home: Path) -> list[psutil.Process]:
-    """Return the living processes that were started with this Dagster home, but for the present one."""
+    """Return the living processes that were started with this Dagster home, except this one."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -68,7 +68,7 @@ def wait_gone(processes: Sequence[psutil.Process], limit_s: float) -> tuple[floa
     """Wait until all are dead.
 
     Returns:
-        Seconds that took, and those that outlived the limit.
+        Seconds that this took, and the processes that outlived the limit.
     """
     started = time.monotonic()
     while (left := [process for process in processes if alive(process)]) and time.monotonic() - started < limit_s:
@@ -77,7 +77,7 @@ def wait_gone(processes: Sequence[psutil.Process], limit_s: float) -> tuple[floa
 
 
 def describe(process: psutil.Process) -> str:
-    """Name a process in a line of evidence."""
+    """Describe a process in a line of evidence."""
     with contextlib.suppress(psutil.Error):
         return f"process {process.pid} ({process.status()}, {process.parent()}): {_line(process)[:120]}"
     return f"process {process.pid}"

@@ -1,4 +1,4 @@
-"""Whether an interrupted training goes on where its last whole checkpoint stood, told from the runs' logs."""
+"""Whether an interrupted training resumes from its last complete checkpoint, read from the runs' logs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Trainings:
 
     Args:
         root: the artifacts.
-        waiting: by training, the checkpoint from which it has to go on.
-        interrupted: trainings that were killed with a whole checkpoint.
-        resumed: those that went on from it.
+        waiting: per training, the checkpoint from which it has to resume.
+        interrupted: trainings that were killed with a complete checkpoint.
+        resumed: those that resumed from it.
         problems: those that did not.
     """
 
@@ -36,7 +36,7 @@ class Trainings:
     _seen: dict[str, int] = field(default_factory=dict)
 
     def read(self, instance: dg.DagsterInstance) -> None:
-        """Compare what the log says since the last time with what was waited for."""
+        """Compare the new lines of the log with the checkpoints that are waited for."""
         for what, checkpoint in self._starts(instance):
             if what not in self.waiting:
                 continue
@@ -46,30 +46,30 @@ class Trainings:
             else:
                 began = f"from checkpoint-{checkpoint}" if checkpoint else "at the beginning"
                 self.problems.append(
-                    f"{what} had a whole checkpoint-{expected} when it was killed, and started {began}"
+                    f"{what} had a complete checkpoint-{expected} when it was killed, and started {began}"
                 )
 
     def killed(self) -> None:
-        """Look what the trainings have to go on from; call it after `read`, when nothing trains any more."""
-        whole = whole_checkpoints(self.root)
+        """Find the checkpoints that trainings have to resume from; call it after `read`, when nothing is training."""
+        complete = complete_checkpoints(self.root)
         for what, before in list(self.waiting.items()):
-            if whole.get(what, 0) < before:  # published, or lost
+            if complete.get(what, 0) < before:  # published, or lost
                 del self.waiting[what]
                 if not self._published(what):
                     self.problems.append(
-                        f"{what} had a whole checkpoint-{before}, of which {whole.get(what, 'nothing')} is left"
+                        f"{what} had a complete checkpoint-{before}, of which {complete.get(what, 'nothing')} is left"
                     )
-        for what, checkpoint in whole.items():
+        for what, checkpoint in complete.items():
             self.interrupted += what not in self.waiting
             self.waiting[what] = checkpoint
 
     def _published(self, what: str) -> bool:
-        """Tell whether the work directory of a training is gone, as it is after publishing."""
+        """Tell whether the work directory of a training was removed, as it is after publishing."""
         asset = next(name for name, title in STAGES.items() if title == what)
         return not list((self.root / ".work").glob(f"{asset}-*/scratch/checkpoints"))
 
     def _starts(self, instance: dg.DagsterInstance) -> Iterator[tuple[str, int]]:
-        """Yield training and checkpoint (0: none) of each line about a start or a step that was not read yet."""
+        """Yield training and checkpoint (0: none) of each new line about a start or a step."""
         runs = instance.get_runs(limit=_RECENT_RUNS)
         new: list[tuple[float, str]] = []
         for run_id in (run.run_id for run in runs):
@@ -81,8 +81,8 @@ class Trainings:
                 yield found[1], int(found[2] or 0)
 
 
-def whole_checkpoints(root: Path) -> dict[str, int]:
-    """Return the newest whole checkpoint of each training that is not published yet."""
+def complete_checkpoints(root: Path) -> dict[str, int]:
+    """Return the newest complete checkpoint of each training that is not published yet."""
     newest: dict[str, int] = {}
     for asset, what in STAGES.items():
         for mark in (root / ".work").glob(f"{asset}-*/scratch/checkpoints/checkpoint-*/complete.json"):

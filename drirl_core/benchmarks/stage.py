@@ -45,7 +45,7 @@ def build_benchmark(context: Context) -> dict[str, Any]:
     `replies.parquet`, `results.json`, `results.md` and pictures.
 
     Args:
-        context: of the stage; `category` names the suite.
+        context: of the stage; `suite` names the suite.
 
     Returns:
         Rates of every policy, the composite difference, token counts, the table and the pictures.
@@ -56,11 +56,11 @@ def build_benchmark(context: Context) -> dict[str, Any]:
     """
     config = context.config.benchmarks
     known = {suite.name: suite for suite in config.suites}
-    if context.category not in known:
+    if context.suite not in known:
         raise DataError(
-            f"benchmark suite {context.category!r} is not in benchmarks.suites; {nearest(str(context.category), known)}"
+            f"benchmark suite {context.suite!r} is not in benchmarks.suites; {nearest(str(context.suite), known)}"
         )
-    suite, rows = find_suite(known[context.category]), load_suite(known[context.category])
+    suite, rows = find_suite(known[context.suite]), load_suite(known[context.suite])
     replies = [
         reply for policy, reference in _policies(context).items() for reply in _answer(context, policy, reference, rows)
     ]

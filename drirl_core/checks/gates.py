@@ -4,11 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from drirl_core.checks.rules import RULES
+from drirl_core.checks.asking import rules_of
 from drirl_core.checks.verdicts import Verdict, judge
-from drirl_core.config import Config
 from drirl_core.errors import ArtifactError
-from drirl_core.graph.build import build_graph
+from drirl_core.project import Project
 from drirl_core.promotion import CANDIDATE
 from drirl_core.store.artifacts import Artifact, ArtifactStore
 from drirl_core.store.manifest import artifacts_among
@@ -34,27 +33,27 @@ class Gate:
         return {"gate": label, "passed": self.verdict.passed, "description": self.verdict.description}
 
 
-def judge_candidate(config: Config, candidate: Artifact) -> list[Gate]:
+def judge_candidate(project: Project, candidate: Artifact) -> list[Gate]:
     """Ask every gate of a candidate, and every blocking rule of all that it was made from.
 
     Args:
-        config: the configuration, which holds the bounds.
+        project: the configuration, which holds the bounds, its graph and its store.
         candidate: a `promotion_candidate`.
 
     Returns:
         The gates of the candidate first, then the rules upstream in the order of the graph.
     """
-    store, graph = ArtifactStore.of(config), build_graph(config)
+    store, graph = project.store, project.graph
     found = [
-        Gate(CANDIDATE, rule.name, judge(rule, candidate.path, config, graph.nodes[CANDIDATE]))
-        for rule in RULES[CANDIDATE]
+        Gate(CANDIDATE, rule.name, judge(rule, candidate.path, project, graph.nodes[CANDIDATE]))
+        for rule in rules_of(CANDIDATE)
     ]
     ancestors = dict(_ancestors(store, candidate))
     for node in graph.nodes.values():
-        for rule in RULES.get(node.stage, ()) if node.name in ancestors else ():
+        for rule in rules_of(node.stage) if node.name in ancestors else ():
             if rule.blocking:
                 path = store.open(node.name, ancestors[node.name]).path
-                found.append(Gate(node.name, rule.name, judge(rule, path, config, node)))
+                found.append(Gate(node.name, rule.name, judge(rule, path, project, node)))
     return found
 
 
@@ -74,17 +73,17 @@ def _ancestors(store: ArtifactStore, artifact: Artifact) -> Iterator[tuple[str, 
                 yield name, version
 
 
-def candidate_of(config: Config, version: str | None = None) -> Artifact:
+def candidate_of(project: Project, version: str | None = None) -> Artifact:
     """Return a candidate: the named one, else the newest.
 
     Args:
-        config: names the artifact store.
+        project: names the artifact store.
         version: version, or its beginning, of a `promotion_candidate` or of its policy.
 
     Raises:
         ArtifactError: there is none, or the version names none or several.
     """
-    store = ArtifactStore.of(config)
+    store = project.store
     if version is None:
         newest = store.latest(CANDIDATE)
         if newest is None:

@@ -11,9 +11,9 @@ from typing import Any
 from drirl_core.checks.verdicts import Verdict, gather
 from drirl_core.config import Config
 from drirl_core.errors import ArtifactError
-from drirl_core.graph.build import Node
+from drirl_core.graph.layout import Node
+from drirl_core.project import Project
 from drirl_core.promotion import CANDIDATE, Ledger, Promotion
-from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.remote import UnreachableError
 
 ALIGNED = "dr_irl"
@@ -65,9 +65,9 @@ class _Test:
     pairs: int
 
 
-def no_regression(path: Path, config: Config, node: Node) -> Verdict:
+def no_regression(path: Path, project: Project, node: Node) -> Verdict:
     """Compare a candidate with the promoted policy, prompt by prompt, suite by suite."""
-    store = ArtifactStore.of(config)
+    store, config = project.store, project.config
     promoted = Ledger(store).current()
     if promoted is None:
         return Verdict(True, "no policy is promoted yet, so there is nothing to fall behind")
@@ -104,7 +104,7 @@ def compare(own: Outcomes, before: Outcomes, config: Config) -> Verdict:
     Args:
         own: the candidate's outcomes.
         before: the promoted policy's.
-        config: `promotion.level` and `benchmarks.resamples`.
+        config: `checks.promotion_level` and `benchmarks.resamples`.
 
     Returns:
         A verdict that fails when a test finds the candidate worse, when a test has too few prompts to find anything at
@@ -118,7 +118,7 @@ def compare(own: Outcomes, before: Outcomes, config: Config) -> Verdict:
     common = sum(key in before and before[key]["group"] == row["group"] for key, row in own.items())
     if not common:
         return _not_comparable("the promoted policy answered none of these prompts")
-    level = config.promotion.level
+    level = config.checks.promotion_level
     missing = [
         f"{len(kind.own)} of {kind.answered} {kind.what}"
         for kind in pairs.values()

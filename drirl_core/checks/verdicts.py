@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from drirl_core.config import Config
-from drirl_core.graph.build import Node
+from drirl_core.graph.layout import Node
+from drirl_core.project import Project
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,15 @@ class Rule:
     Args:
         name: name of the check.
         description: what is promised.
-        judge: looks at the artifact's directory, the configuration and the node.
+        judge: looks at the artifact's directory, the project and the node.
         blocking: whether nothing may be built on an artifact that breaks it; else it is a warning.
-        gate: whether it guards the promotion of a policy alone: an artifact that breaks it is a sound result all the same.
-        bounds: dotted settings that it compares with and that make nothing anew: when one changes, it is asked again.
+        gate: whether it guards the promotion of a policy alone: an artifact that breaks it is a valid result.
+        bounds: dotted settings of the section `checks` that it compares with: when one changes, it is asked again.
     """
 
     name: str
     description: str
-    judge: Callable[[Path, Config, Node], Verdict]
+    judge: Callable[[Path, Project, Node], Verdict]
     blocking: bool = True
     gate: bool = False
     bounds: tuple[str, ...] = ()
@@ -50,17 +51,17 @@ class Rule:
         return ", ".join(f"{name}={operator.attrgetter(name)(config)}" for name in self.bounds)
 
 
-def judge(rule: Rule, path: Path, config: Config, node: Node) -> Verdict:
+def judge(rule: Rule, path: Path, project: Project, node: Node) -> Verdict:
     """Apply a rule; a file that is missing or unreadable breaks it.
 
     Args:
         rule: the rule.
         path: directory of the artifact.
-        config: the configuration.
+        project: the configuration, which holds the bounds, its graph and its store.
         node: the asset.
     """
     try:
-        return rule.judge(path, config, node)
+        return rule.judge(path, project, node)
     except (OSError, ValueError, KeyError) as error:  # DataError and JSONDecodeError are ValueErrors
         return Verdict(False, f"{node.name} cannot be judged: {type(error).__name__}: {error}")
 

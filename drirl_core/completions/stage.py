@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from drirl_core import taxonomy
 from drirl_core.errors import DataError
-from drirl_core.graph import build as stages
+from drirl_core.graph.build import Context
+from drirl_core.graph.layout import dataset_name
 from drirl_core.models.sampling import SamplingSettings, sample
 from drirl_core.reporting import Table
 from drirl_core.store.tables import read_table, write_table
@@ -38,7 +39,7 @@ SCHEMA = pa.schema(
 )
 
 
-def build_completion_pool(context: stages.Context) -> dict[str, Any]:
+def build_completion_pool(context: Context) -> dict[str, Any]:
     """Sample K completions per prompt from each reference policy and add the contrast completions.
 
     Args:
@@ -52,10 +53,10 @@ def build_completion_pool(context: stages.Context) -> dict[str, Any]:
     """
     category = context.category or ""
     settings = context.config.completions
-    dataset = context.inputs[stages.dataset_name(category)]
+    dataset = context.inputs[dataset_name(category)]
     rows = [row for row in read_table(dataset / "rows.parquet") if row["origin"] != "resampled"]
     if not rows:
-        raise DataError(f"{stages.dataset_name(category)} has no rows; completions need prompts")
+        raise DataError(f"{dataset_name(category)} has no rows; completions need prompts")
     pool: list[dict[str, Any]] = []
     how = SamplingSettings(settings.max_new_tokens, settings.temperature, settings.batch_size, context.config.seed)
     for policy, copies in sorted(settings.samples.items()):
@@ -155,9 +156,9 @@ def hedge(answer: str, refusal: str, seed: str) -> str:
     return " ".join([*pieces[:middle], f"and {declines.rstrip('.')},", *pieces[middle:]])
 
 
-def _harmless_answers(context: stages.Context) -> list[str]:
+def _harmless_answers(context: Context) -> list[str]:
     """Return the training answers of the helpful set, if it is an input."""
-    dataset = context.inputs.get(stages.dataset_name(taxonomy.HELPFUL))
+    dataset = context.inputs.get(dataset_name(taxonomy.HELPFUL))
     rows = read_table(dataset / "rows.parquet", ("answer", "split")) if dataset else []
     return [row["answer"] for row in rows if row["split"] == "train"]
 

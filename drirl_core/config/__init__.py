@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from drirl_core.config.checks import ChecksConfig, refuse_moved, upgraded
 from drirl_core.config.data import (
     CompletionsConfig,
     DemonstrationsConfig,
@@ -24,7 +25,14 @@ from drirl_core.config.data import (
     SourceConfig,
 )
 from drirl_core.config.execution import ExecutionConfig
-from drirl_core.config.operations import INBOX, AlertHookConfig, AlertsConfig, InboxConfig, OperationsConfig
+from drirl_core.config.operations import (
+    INBOX,
+    AlertHookConfig,
+    AlertsConfig,
+    FreshnessConfig,
+    InboxConfig,
+    OperationsConfig,
+)
 from drirl_core.config.promotion import PromotionConfig
 from drirl_core.config.reading import EMBEDDED, anchor_paths, build, read, require
 from drirl_core.config.slices import quiet, slice_of
@@ -40,10 +48,11 @@ from drirl_core.config.training import (
 from drirl_core.store.remote import check_uri
 
 __all__ = [
-    "EMBEDDED", "INBOX", "AlertHookConfig", "AlertsConfig", "BenchmarksConfig", "CompletionsConfig", "Config", "DemonstrationsConfig",
-    "DemonstratorConfig", "ExecutionConfig", "HardnessConfig", "InboxConfig", "LoraConfig", "ModelsConfig", "OperationsConfig",
-    "PolicyConfig", "PromotionConfig", "PromptsConfig", "RewardsConfig", "SftConfig", "SourceConfig", "SuiteConfig", "from_resolved",
-    "load_config", "resolved", "slice_hash",
+    "EMBEDDED", "INBOX", "AlertHookConfig", "AlertsConfig", "BenchmarksConfig", "ChecksConfig", "CompletionsConfig", "Config",
+    "DemonstrationsConfig", "DemonstratorConfig", "ExecutionConfig", "FreshnessConfig", "HardnessConfig", "InboxConfig",
+    "LoraConfig", "ModelsConfig", "OperationsConfig", "PolicyConfig", "PromotionConfig", "PromptsConfig",
+    "RewardsConfig", "SftConfig", "SourceConfig", "SuiteConfig", "from_resolved", "load_config", "resolved",
+    "slice_hash",
 ]  # fmt: skip
 
 
@@ -77,6 +86,8 @@ class Config:
     """GRPO."""
     benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
     """Evaluation."""
+    checks: ChecksConfig = field(default_factory=ChecksConfig)
+    """Bounds of the checks and gates; to change one recomputes nothing."""
     promotion: PromotionConfig = field(default_factory=PromotionConfig)
     """Which policy is the promoted one."""
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
@@ -147,6 +158,7 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         change = {last: copy.deepcopy(value)}
         anchor_paths(change, Path.cwd())
         node.update(change)
+    refuse_moved(merged)
     return build(Config, merged)
 
 
@@ -156,8 +168,8 @@ def resolved(config: Any) -> dict[str, Any]:
 
 
 def from_resolved(data: Mapping[str, Any]) -> Config:
-    """Build a `Config` from what `resolved` returned."""
-    return build(Config, dict(data))
+    """Build a `Config` from what `resolved` returned, in this version or an earlier one."""
+    return build(Config, upgraded(data))
 
 
 def slice_hash(config: Config, sections: tuple[str, ...], unread: tuple[str, ...] = ()) -> str:

@@ -149,8 +149,6 @@ class DemonstrationsConfig:
     """Share of near-duplicate groups kept for reward-model and policy validation."""
     test_fraction: float = 0.1
     """Share of near-duplicate groups kept for held-out reward accuracy."""
-    max_resampled_fraction: float = 0.2
-    """A category that needs more resampled rows than this share of its quota fails the balance check."""
 
     def __post_init__(self) -> None:
         require(
@@ -164,10 +162,6 @@ class DemonstrationsConfig:
             "must be above 0 and leave at least a tenth for training",
         )
         require(self.max_step_words >= 1, f"demonstrations.max_step_words is {self.max_step_words}; at least 1")
-        require(
-            0 <= self.max_resampled_fraction <= 1,
-            f"demonstrations.max_resampled_fraction is {self.max_resampled_fraction}; choose in [0, 1]",
-        )
 
 
 @dataclass(frozen=True)

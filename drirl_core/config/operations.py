@@ -83,6 +83,28 @@ class AlertsConfig:
 
 
 @dataclass(frozen=True)
+class FreshnessConfig:
+    """How long ago a source may have been looked at, and the promoted policy chosen, before the graph warns."""
+
+    source_hours: float = 50.0
+    """Hours since a source was last observed. Sources are observed at 02:00 and asked about at 06:00, so 50 lets one
+    night pass without a look, and not two."""
+    promoted_warn_days: float = 60.0
+    """Days since the promoted policy last moved, after which the graph warns."""
+    promoted_fail_days: float = 90.0
+    """Days after which it fails: what people ask a model for changes within a quarter, and a policy that is older was
+    trained and judged on the prompts of another time."""
+
+    def __post_init__(self) -> None:
+        require(self.source_hours > 0, f"operations.freshness.source_hours is {self.source_hours}; more than 0")
+        require(
+            0.001 <= self.promoted_warn_days < self.promoted_fail_days,  # Dagster refuses windows under a minute
+            f"operations.freshness.promoted_warn_days is {self.promoted_warn_days} and promoted_fail_days is "
+            f"{self.promoted_fail_days}; the first must be at least 0.001 and less than the second",
+        )
+
+
+@dataclass(frozen=True)
 class OperationsConfig:
     """What goes on around the runs; it decides no result, but for the files of the drop folder."""
 
@@ -90,3 +112,15 @@ class OperationsConfig:
     """Drop folder."""
     alerts: AlertsConfig = field(default_factory=AlertsConfig)
     """Alerts."""
+    freshness: FreshnessConfig = field(default_factory=FreshnessConfig)
+    """Freshness of the sources and of the promoted policy."""
+    source_url: str | None = None
+    """Web address of the directory that holds drirl_core, at a branch or commit, such as
+    https://github.com/me/drirl/blob/main: the graph links assets to their code there. Without it they link to files of
+    the machine that serves the graph."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.source_url is None or self.source_url.startswith(("https://", "http://")),
+            f"operations.source_url is {self.source_url!r}; give an address that starts with https://, or leave it out",
+        )

@@ -36,15 +36,12 @@ class RewardsConfig:
     """AdamW learning rate."""
     weight_decay: float = 0.01
     """AdamW weight decay."""
-    min_accuracy: float = 0.8
-    """Floor of the blocking check on held-out pairs (demonstration above completion)."""
 
     def __post_init__(self) -> None:
         require(self.beta > 0, f"rewards.beta is {self.beta}; above 0")
         require(self.epochs >= 1 and self.batch_size >= 1, "rewards.epochs and rewards.batch_size must be at least 1")
         require(self.hidden >= 0, f"rewards.hidden is {self.hidden}; 0 for a linear head or a width")
         require(0 <= self.dropout < 1, f"rewards.dropout is {self.dropout}; choose in [0, 1)")
-        require(0 <= self.min_accuracy <= 1, f"rewards.min_accuracy is {self.min_accuracy}; choose in [0, 1]")
         require(self.learning_rate > 0, f"rewards.learning_rate is {self.learning_rate}; above 0")
         for name in ("centre", "l2", "weight_decay"):
             require(getattr(self, name) >= 0, f"rewards.{name} is {getattr(self, name)}; at least 0")
@@ -167,8 +164,6 @@ class PolicyConfig:
     nothing. With `group`, a group whose completions are all alike gets advantages of unit size made of reward noise."""
     save_steps: int = 8
     """Steps between checkpoints, from which a killed run resumes."""
-    max_kl: float = 2.0
-    """Bound of the blocking check on the mean KL of the last steps, in nats a token."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Adapters."""
 
@@ -194,7 +189,7 @@ class PolicyConfig:
         require(self.save_steps >= 1, f"policy.save_steps is {self.save_steps}; at least 1")
         require(self.num_iterations >= 1, f"policy.num_iterations is {self.num_iterations}; at least 1")
         require(self.max_new_tokens >= 1, f"policy.max_new_tokens is {self.max_new_tokens}; at least 1")
-        for name in ("temperature", "learning_rate", "epsilon", "max_kl"):
+        for name in ("temperature", "learning_rate", "epsilon"):
             require(getattr(self, name) > 0, f"policy.{name} is {getattr(self, name)}; above 0")
 
 
@@ -231,10 +226,6 @@ class BenchmarksConfig:
     """Prompts decoded together (greedy)."""
     resamples: int = 10000
     """Bootstrap resamples for differences."""
-    max_over_refusal: float = 0.15
-    """Bound shown, and warned about, by the over-refusal check."""
-    min_refusal: float = 0.8
-    """Floor shown, and warned about, by the refusal check."""
 
     def __post_init__(self) -> None:
         require(len(self.suites) > 0, "benchmarks.suites is empty; name at least `embedded`")

@@ -326,7 +326,7 @@ def make_demonstrator(
         DataError: a file cannot be read.
         ConfigError: the URL of the endpoint cannot be used.
     """
-    from drirl_core.graph.build import source_path
+    from drirl_core.graph.layout import source_path
 
     settings = config.demonstrations
     if settings.demonstrator.kind == "model":

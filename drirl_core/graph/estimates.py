@@ -9,42 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from drirl_core.config import Config, resolved
-from drirl_core.graph.build import STAGES, Node, build_graph
+from drirl_core.config import resolved
+from drirl_core.graph.layout import Node
 from drirl_core.graph.plan import Plan
 from drirl_core.graph.reasons import ABSENT, differences, hidden
+from drirl_core.graph.stages import STAGES
+from drirl_core.project import Project
 from drirl_core.reporting import amount, duration
 from drirl_core.store.artifacts import ArtifactStore
-
-PROPORTIONAL = {
-    "sft_checkpoint": ("sft.epochs",),
-    "policy_checkpoint": ("policy.steps",),
-    "reward_model": ("rewards.epochs",),
-    "completion_pool": ("completions.samples",),
-}
-"""Settings that seconds and tokens of a stage follow in proportion; of a mapping the sum counts."""
-
-DECISIVE = {
-    "dataset": ("demonstrations.quota", "demonstrations.demonstrator.kind", "demonstrations.demonstrator.model"),
-    "sft_checkpoint": ("sft.rows_per_category", "sft.target", "sft.batch_size", "sft.max_length", "sft.lora.rank"),
-    "completion_pool": ("completions.max_new_tokens", "completions.batch_size"),
-    "reward_model": ("rewards.hidden", "rewards.batch_size"),
-    "policy_checkpoint": (
-        "policy.start",
-        "policy.prompts_per_step",
-        "policy.num_generations",
-        "policy.num_iterations",
-        "policy.max_new_tokens",
-        "policy.micro_batch",
-        "policy.lora.rank",
-        "hardness.refresh",
-    ),
-    "benchmark": ("benchmarks.max_new_tokens", "benchmarks.batch_size", "benchmarks.suites[{category}]"),
-}
-"""Settings that decide the cost of a stage, but not in proportion: a build under another value says nothing."""
-
-SPENDS_TOKENS = frozenset({"sft_checkpoint", "policy_checkpoint", "completion_pool", "benchmark"})
-"""Stages that train on tokens or generate them."""
 
 _MOST_BUILDS = 5
 
@@ -122,17 +94,17 @@ class Totals:
         )
 
 
-def estimates(found: Plan, config: Config) -> dict[str, Estimate]:
+def estimates(found: Plan, project: Project) -> dict[str, Estimate]:
     """Estimate the cost of every asset of a plan, should it run.
 
     Args:
         found: the plan.
-        config: its configuration.
+        project: what was planned.
 
     Returns:
-        One estimate an asset, in the order of the plan.
+        One estimate per asset, in the order of the plan.
     """
-    store, graph, now = ArtifactStore.of(config), build_graph(config), resolved(config)
+    store, graph, now = project.store, project.graph, resolved(project.config)
     return {
         name: estimate(graph.nodes[name], store.records(name), now, _prompts(graph.nodes[name], found, store))
         for name in found.assets
@@ -194,7 +166,7 @@ def totals(found: Plan, known: Mapping[str, Estimate]) -> Totals:
 def _others(node: Node, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
     """Return the settings that decide the cost and were different, as `name = former value`."""
     stage = STAGES[node.stage]
-    names = [name.format(category=node.category) for name in DECISIVE.get(node.stage, ())]
+    names = [name.format(member=node.category or node.suite) for name in stage.cost.decisive]
     names += [name for name in stage.config if name.startswith("models.")]
     names += ["models.device", "models.threads"] if stage.heavy else []
     changed = differences(before, now, "") if before is not None else ()  # an older record is taken as it is
@@ -208,13 +180,13 @@ def _others(node: Node, before: Mapping[str, Any] | None, now: Mapping[str, Any]
 def _factors(node: Node, record: Mapping[str, Any], now: Mapping[str, Any], prompts: int | None) -> dict[str, float]:
     """Return the factors between a former build and the next one, where they are not 1."""
     found: dict[str, float] = {}
-    before = record.get("config")
-    for name in PROPORTIONAL.get(node.stage, ()):
+    before, cost = record.get("config"), STAGES[node.stage].cost
+    for name in cost.proportional:
         old, new = _size(before, name), _size(now, name)
         if old and new and old != new:
             found[name] = new / old
     sampled = _number(_metadata(record).get("prompts"))
-    if node.stage == "completion_pool" and prompts and sampled and sampled != prompts:
+    if cost.prompts and prompts and sampled and sampled != prompts:
         found["prompts"] = prompts / sampled
     return found
 
@@ -228,14 +200,14 @@ def _size(config: Mapping[str, Any] | None, name: str) -> float | None:
 
 def _build(node: Node, record: Mapping[str, Any], factor: float) -> Build:
     metadata = _metadata(record)
-    tokens = _number(metadata.get("tokens")) if node.stage in SPENDS_TOKENS else 0.0
+    tokens = _number(metadata.get("tokens")) if STAGES[node.stage].cost.tokens else 0.0
     return Build(float(metadata["seconds"]) * factor, None if tokens is None else tokens * factor)
 
 
 def _prompts(node: Node, found: Plan, store: ArtifactStore) -> int | None:
-    """Return how many prompts a completion pool will sample, when its data set is settled."""
-    dataset = found.assets.get(node.inputs[0])
-    if node.stage != "completion_pool" or dataset is None or dataset.version is None:
+    """Return how many prompts a stage will work through that follows the size of its data set, once that is settled."""
+    dataset = found.assets.get(node.inputs[0]) if STAGES[node.stage].cost.prompts else None
+    if dataset is None or dataset.version is None:
         return None
     metadata = _metadata(store.manifest(dataset.name, dataset.version) or {})
     rows, copies = _number(metadata.get("rows")), _number(metadata.get("resampled"))

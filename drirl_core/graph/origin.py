@@ -4,21 +4,20 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from drirl_core.config import Config
-from drirl_core.graph.build import build_graph
 from drirl_core.graph.reasons import causes
+from drirl_core.project import Project
 from drirl_core.store.artifacts import Artifact, ArtifactStore
 from drirl_core.store.manifest import artifacts_among
 
 
-def other_settings(config: Config, artifact: Artifact) -> list[str]:
-    """Say how the settings and algorithms that made an artifact, and all it was made from, differ from the present ones.
+def other_settings(project: Project, artifact: Artifact) -> list[str]:
+    """Say how the settings and algorithms that made an artifact, and all its inputs, differ from the present ones.
 
-    Data do not count: rows that arrive while a policy trains make its candidate no experiment. Where different settings gave
-    the same content, it is enough that the present ones are among them.
+    Data do not count: rows that arrive while a policy trains make its candidate no experiment. Where different settings
+    gave the same content, it is enough that the present ones are among them.
 
     Args:
-        config: the present configuration.
+        project: the present configuration, its graph and its store.
         artifact: any artifact of the graph.
 
     Returns:
@@ -27,7 +26,7 @@ def other_settings(config: Config, artifact: Artifact) -> list[str]:
     Raises:
         UnreachableError: the object store cannot be asked.
     """
-    graph, store = build_graph(config), ArtifactStore.of(config)
+    graph, store = project.graph, project.store
 
     @functools.cache
     def differences(name: str, version: str) -> tuple[str, ...]:
@@ -35,7 +34,7 @@ def other_settings(config: Config, artifact: Artifact) -> list[str]:
             return (f"{name} is no asset of the present settings",)
         known: tuple[str, ...] = ()
         for build in _builds(store, name, version):
-            own = [f"{name}: {cause}" for cause in causes(graph.nodes[name], build, {}, config, graph)]
+            own = [f"{name}: {cause}" for cause in causes(graph.nodes[name], build, {}, project)]
             found = own or [
                 text for need, made in artifacts_among(build["inputs"]).items() for text in differences(need, made)
             ]

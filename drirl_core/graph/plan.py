@@ -1,15 +1,16 @@
 """What a run would do, told from the artifact store alone: without Dagster, and without starting anything."""
 
 import fnmatch
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
-from drirl_core.config import Config
 from drirl_core.errors import ConfigError, nearest
-from drirl_core.graph.build import Graph, Node, build_graph, code_version, source_version
+from drirl_core.graph.layout import Graph, Node
 from drirl_core.graph.reasons import Cause, causes
-from drirl_core.store.artifacts import ArtifactStore, fingerprint
+from drirl_core.graph.versions import code_version, source_version
+from drirl_core.project import Project
+from drirl_core.store.artifacts import fingerprint
 
 STALE = "stale"
 """Selects what was made before and would come out differently now."""
@@ -24,7 +25,7 @@ class PlannedAsset:
     Args:
         name: name of the asset.
         state: `up_to_date`: its artifact exists; `will_run`: it has to be made; `may_run`: it depends on one that will
-            run, and is made anew unless that one comes out as before.
+            run, and is recomputed unless that one comes out as before.
         why: the reason, in a few words.
         version: version of its artifact, when it is up to date.
         causes: the reasons one by one; none for `may_run`.
@@ -55,9 +56,13 @@ class Plan:
 
     Args:
         assets: every asset asked for, in the order of the graph.
+        left_out: stale assets that were asked for by `stale` and need one that was never made.
+        known: versions of all assets that were found to be up to date, asked for or not.
     """
 
     assets: Mapping[str, PlannedAsset]
+    left_out: Sequence[str] = ()
+    known: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def pending(self) -> list[PlannedAsset]:
@@ -70,12 +75,13 @@ class Plan:
         return not self.pending
 
 
-def plan(config: Config, select: Iterable[str] | None = None) -> Plan:
+def plan(project: Project, select: Iterable[str] | None = None) -> Plan:
     """Walk the graph and look up what is in the store.
 
     Args:
-        config: the configuration.
-        select: names of assets, `*` and `?` allowed, or `stale`; None for all. What they need is planned as well.
+        project: the configuration, its graph and its store.
+        select: names of assets, `*` and `?` allowed, or `stale`: what was made before and would come out differently
+            now, with what follows from it; None for all. What they need is planned as well.
 
     Returns:
         State and reason of each asset.
@@ -85,48 +91,53 @@ def plan(config: Config, select: Iterable[str] | None = None) -> Plan:
         DataError: a source file cannot be read.
         ArtifactError: the object store cannot be asked.
     """
-    graph, store = build_graph(config), ArtifactStore.of(config)
-    if select is not None and STALE in (select := list(select)):
-        select = [name for name in select if name != STALE] + select_stale(config)[0]
-    chosen = with_ancestors(graph, select)
-    needed = {name for node in chosen for name in node.inputs}
-    versions = {name: source_version(path) for name, path in graph.sources.items() if name in needed}
+    graph, names = project.graph, None if select is None else list(select)
+    if names is None or STALE not in names:
+        planned = _walk(project, with_ancestors(graph, names))
+        return Plan(planned, known=_versions(planned))
+    planned = _walk(project, graph.nodes.values())
+    stale, left_out = _stale(planned, graph)
+    wanted = with_ancestors(graph, [*(name for name in names if name != STALE), *stale])
+    return Plan({node.name: planned[node.name] for node in wanted}, left_out, _versions(planned))
+
+
+def _walk(project: Project, nodes: Iterable[Node]) -> dict[str, PlannedAsset]:
+    """Plan nodes that are in the order of the graph, all they depend on among them."""
+    nodes = list(nodes)
+    needed = {name for node in nodes for name in node.inputs}
+    versions = {name: source_version(path) for name, path in project.graph.sources.items() if name in needed}
     planned: dict[str, PlannedAsset] = {}
-    for node in chosen:
+    for node in nodes:
         found = None
         if all(name in versions for name in node.inputs):
             inputs = {name: versions[name] for name in node.inputs}
-            found = store.find(node.name, fingerprint(node.name, code_version(node, config), inputs), fetch=False)
+            key = fingerprint(node.name, code_version(node, project.config), inputs)
+            found = project.store.find(node.name, key, fetch=False)
         if found:
             versions[node.name] = found.version
             planned[node.name] = PlannedAsset(node.name, "up_to_date", "nothing changed", found.version)
         else:
-            planned[node.name] = _pending(node, versions, config, graph, store)
-    return Plan(planned)
+            planned[node.name] = _pending(node, versions, project)
+    return planned
 
 
-def select_stale(config: Config) -> tuple[list[str], list[str]]:
+def _stale(planned: Mapping[str, PlannedAsset], graph: Graph) -> tuple[list[str], list[str]]:
     """Choose what was made before and is stale now, and what follows from it.
-
-    Args:
-        config: the configuration.
 
     Returns:
         Names of the assets, and of stale ones left out because they need an asset that was never made.
-
-    Raises:
-        DataError: a source file cannot be read.
     """
-    graph, planned = build_graph(config), plan(config).assets
     chosen: list[str] = []
     left_out: list[str] = []
     for asset in planned.values():
         if asset.stale:
-            ready = all(
-                name in chosen for name in graph.nodes[asset.name].inputs if name in planned and planned[name].pending
-            )
-            (chosen if ready else left_out).append(asset.name)
+            pending = (name for name in graph.nodes[asset.name].inputs if name in planned and planned[name].pending)
+            (chosen if all(name in chosen for name in pending) else left_out).append(asset.name)
     return chosen, left_out
+
+
+def _versions(planned: Mapping[str, PlannedAsset]) -> dict[str, str]:
+    return {name: asset.version for name, asset in planned.items() if asset.version}
 
 
 def with_ancestors(graph: Graph, select: Iterable[str] | None) -> list[Node]:
@@ -155,22 +166,19 @@ def with_ancestors(graph: Graph, select: Iterable[str] | None) -> list[Node]:
     return [node for node in graph.nodes.values() if node.name in wanted]
 
 
-def _pending(
-    node: Node, versions: Mapping[str, str], config: Config, graph: Graph, store: ArtifactStore
-) -> PlannedAsset:
+def _pending(node: Node, versions: Mapping[str, str], project: Project) -> PlannedAsset:
     """Say how the present state differs from the one that gave the latest artifact.
 
     Args:
         node: an asset that is not up to date.
         versions: versions of all sources and of the assets that are up to date.
-        config: the configuration.
-        graph: the graph.
-        store: where artifacts lie.
+        project: the configuration, its graph and its store.
     """
+    store = project.store
     waits_for = tuple(name for name in node.inputs if name not in versions)
     records = store.records(node.name)
     if records and store.is_complete(node.name, records[0]["version"]):
-        found = causes(node, records[0], versions, config, graph)
+        found = causes(node, records[0], versions, project)
         if waits_for:  # what is not known to differ may come out as before
             found = [cause for cause in found if cause.kind != "unknown"]
     else:

@@ -1,4 +1,4 @@
-"""Why an asset has to be made anew: how the present inputs, code and settings differ from those of its last build."""
+"""Why an asset has to be recomputed: how the present inputs, code and settings differ from those of its last build."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,26 +6,40 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drirl_core.config import Config, resolved
+from drirl_core.config.checks import MOVED
 from drirl_core.config.slices import ABSENT, slice_of
-from drirl_core.graph.build import STAGES, Graph, Node, code_version, deciding
-from drirl_core.graph.versions import TAXONOMY, contents
+from drirl_core.graph.layout import Graph, Node
+from drirl_core.graph.stages import STAGES
+from drirl_core.graph.versions import TAXONOMY, code_version, contents, deciding
+from drirl_core.project import Project
 from drirl_core.redaction import redact
 
 _LONGEST_VALUE = 60
 
 Kind = Literal[
-    "not_made", "gone", "source", "input", "new_input", "dropped_input", "algorithm", "setting", "content", "settings", "unknown"
-]  # fmt: skip
+    "not_made",
+    "gone",
+    "source",
+    "input",
+    "new_input",
+    "dropped_input",
+    "algorithm",
+    "setting",
+    "content",
+    "settings",
+    "unknown",
+]
 
 
 @dataclass(frozen=True)
 class Cause:
-    """One reason to make an asset anew.
+    """One reason to recompute an asset.
 
     Args:
-        kind: `not_made`, `gone` (its artifact), `source` (a file's content), `input` (an upstream artifact), `new_input`,
-            `dropped_input`, `algorithm` (its version), `setting`, `content` (what a file holds that a setting names), `settings`
-            where the old ones are not known, or `unknown` where nothing is known of the last build.
+        kind: `not_made`, `gone` (its artifact), `source` (a file's content), `input` (an upstream artifact),
+            `new_input`, `dropped_input`, `algorithm` (its version), `setting`, `content` (what a file holds that a
+            setting names), `settings` where the old ones are not known, or `unknown` where nothing is known of the last
+            build.
         what: name of the input or of the content, or dotted name of the setting.
         before: version or value that gave the last artifact; secrets are hidden.
         now: present version or value.
@@ -59,22 +73,22 @@ class Cause:
         }[self.kind]
 
 
-def causes(node: Node, last: Mapping[str, Any], inputs: Mapping[str, str], config: Config, graph: Graph) -> list[Cause]:
+def causes(node: Node, last: Mapping[str, Any], inputs: Mapping[str, str], project: Project) -> list[Cause]:
     """Compare an asset's last build with what it would be made from now.
 
     Args:
         node: the asset.
         last: record of its last build; older ones may lack some of the facts.
         inputs: present versions of those of its inputs that are settled.
-        config: the present configuration.
-        graph: names the files of the sources.
+        project: the present configuration and its graph.
 
     Returns:
         Every difference; none when only inputs that are not settled may differ.
     """
     if "inputs" not in last or "code_version" not in last:
         return [Cause("unknown")]
-    found = [*_input_causes(node, last["inputs"], inputs, graph)]
+    config = project.config
+    found = [*_input_causes(node, last["inputs"], inputs, project.graph)]
     old_algorithm, _, old_slice = str(last["code_version"]).partition("-")
     algorithm, _, own_slice = code_version(node, config).partition("-")
     if old_algorithm != algorithm:
@@ -115,13 +129,14 @@ def setting_causes(
     if before is None:
         return []
     pair = (before, resolved(config))
+    unread = (*unread, *MOVED)  # bounds of checks that an earlier version kept in these sections decide nothing
 
     def changes(placeless: bool) -> Iterator[tuple[str, Any, Any]]:
         old, new = (slice_of(data, sections, unread, placeless=placeless) for data in pair)
         for section in sections:
             yield from differences(old[section], new[section], section)
 
-    # Where files lie is no reason, but a path that is one is told whole.
+    # Where files lie is no reason, but a path that is one is told in full.
     decisive = {name for name, *_ in changes(True)}
     shown = [change for change in changes(False) if change[0] in decisive]
     return [Cause("setting", name, *(hidden(name, value) for value in values)) for name, *values in shown]

@@ -1,8 +1,53 @@
-"""The kinds of work: which function does each, and which settings decide its result."""
+"""One record per stage: everything that is said of a kind of work is said here, and everybody else reads it."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from drirl_core.graph.columns import meanings
+
+if TYPE_CHECKING:
+    from drirl_core.config import Config
+
+Per = Literal["run", "category", "harm_category", "suite"]
+
+
+def _always(config: Config) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class MainTable:
+    """The table whose rows and columns stand for an asset.
+
+    Args:
+        file: its name in the artifact.
+        columns: what each column means, in the order of the table.
+    """
+
+    file: str
+    columns: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the seconds and tokens of a stage follow, for an estimate from earlier builds.
+
+    Args:
+        proportional: settings that they follow in proportion; of a mapping the sum counts.
+        decisive: settings that decide them, but not in proportion: a build under another value says nothing.
+            `{member}` is the category or suite.
+        tokens: whether the stage trains on tokens or generates them.
+        prompts: whether they follow the number of prompts of its first input, a data set.
+    """
+
+    proportional: tuple[str, ...] = ()
+    decisive: tuple[str, ...] = ()
+    tokens: bool = False
+    prompts: bool = False
 
 
 @dataclass(frozen=True)
@@ -13,11 +58,19 @@ class Stage:
         function: `module:name` of the function that builds it, imported on use because it may load torch.
         version: raised when the algorithm changes, which makes every artifact of the stage stale.
         config: dotted sections of the configuration that decide its result.
-        unread: dotted settings below them that no build reads, or that decide no result: bounds of checks, say. To change one
-            makes nothing anew.
         group: group in the asset graph.
         heavy: whether it trains or samples (asks for a GPU).
         volatile: files whose bytes may differ between equal results.
+        unread: dotted settings below `config` that this stage does not read, or that decide no result.
+        per: what it has one asset of: the run, each category with `helpful`, each harm category, or each suite.
+        inputs: what it is made from: stages above it in the table (an asset per category takes that of its own
+            category, any other asset takes all of them) and names of `drirl_core.graph.layout.INPUTS`.
+        description: one sentence for people; `{member}` is the category or suite.
+        helpful_description: the sentence for the category `helpful`, where it differs.
+        when: whether a configuration has the stage at all.
+        table: its main table; None where it has none.
+        cost: what its cost follows.
+        checks: `module:name` of the rules that its artifacts must keep, imported on use; empty where there are none.
     """
 
     function: str
@@ -27,6 +80,29 @@ class Stage:
     heavy: bool = False
     volatile: frozenset[str] = frozenset()
     unread: tuple[str, ...] = ()
+    per: Per = "run"
+    inputs: tuple[str, ...] = ()
+    description: str = ""
+    helpful_description: str = ""
+    when: Callable[[Config], bool] = _always
+    table: MainTable | None = None
+    cost: Cost = Cost()
+    checks: str = ""
+
+    @property
+    def per_category(self) -> bool:
+        """Whether it has one asset per category."""
+        return self.per in ("category", "harm_category")
+
+
+def lazy(name: str) -> Any:
+    """Import what `module:name` names; a record holds such names, so that reading it imports nothing heavy."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _starts_from_sft(config: Config) -> bool:
+    return config.policy.start == "sft"
 
 
 TIMES = frozenset({"times.jsonl"})
@@ -38,6 +114,24 @@ STAGES: dict[str, Stage] = {
         ("prompts", "benchmarks.suites", "models.encoder", "seed"),
         "prompts",
         unread=("benchmarks.suites.limit",),
+        inputs=("prompt sources", "suite sources"),
+        description=(
+            "Unsafe prompts of all sources: cleaned, routed to a category, free of duplicates and of benchmark prompts."
+        ),
+        table=MainTable(
+            "prompts.parquet",
+            meanings(
+                "prompt_id",
+                "prompt",
+                "category",
+                "source",
+                "licence",
+                "labelled_by",
+                "router_confidence",
+                "group_id",
+            ),
+        ),
+        checks="drirl_core.checks.data:PROMPT_POOL",
     ),
     "dataset": Stage(
         "drirl_core.demonstrations.stage:build_dataset",
@@ -51,14 +145,43 @@ STAGES: dict[str, Stage] = {
             "seed",
         ),
         "demonstrations",
-        unread=(
-            "demonstrations.max_resampled_fraction",
-            "demonstrations.demonstrator.api_key_env",
-            "benchmarks.suites.limit",
+        unread=("demonstrations.demonstrator.api_key_env", "benchmarks.suites.limit"),
+        per="category",
+        inputs=("prompt_pool", "harmless rows", "suite sources", "demonstration rows"),
+        description="Balanced prompts with demonstrations for {member}.",
+        helpful_description="Harmless prompts with good answers; safe look-alikes among them.",
+        table=MainTable(
+            "rows.parquet",
+            meanings(
+                "prompt_id",
+                "prompt",
+                "category",
+                "demonstration",
+                "answer",
+                "kind",
+                "source",
+                "licence",
+                "split",
+                "origin",
+                "group_id",
+            ),
         ),
+        cost=Cost(
+            decisive=(
+                "demonstrations.quota",
+                "demonstrations.demonstrator.kind",
+                "demonstrations.demonstrator.model",
+            )
+        ),
+        checks="drirl_core.checks.data:DATASET",
     ),
     "balance_report": Stage(
-        "drirl_core.demonstrations.balance:build_balance_report", "1", ("demonstrations.quota",), "demonstrations"
+        "drirl_core.demonstrations.balance:build_balance_report",
+        "1",
+        ("demonstrations.quota",),
+        "demonstrations",
+        inputs=("prompt_pool", "dataset"),
+        description="Rows per category before and after balancing, imbalance ratio and entropy.",
     ),
     "sft_checkpoint": Stage(
         "drirl_core.policy.sft:build_sft_checkpoint",
@@ -67,6 +190,15 @@ STAGES: dict[str, Stage] = {
         "policy",
         heavy=True,
         volatile=TIMES,
+        inputs=("dataset",),
+        description="The policy after supervised fine-tuning on demonstrations and helpful answers.",
+        when=_starts_from_sft,
+        cost=Cost(
+            ("sft.epochs",),
+            ("sft.rows_per_category", "sft.target", "sft.batch_size", "sft.max_length", "sft.lora.rank"),
+            tokens=True,
+        ),
+        checks="drirl_core.checks.training:SFT_CHECKPOINT",
     ),
     "completion_pool": Stage(
         "drirl_core.completions.stage:build_completion_pool",
@@ -74,6 +206,23 @@ STAGES: dict[str, Stage] = {
         ("completions", "models.policy", "models.dtype", "seed"),
         "completions",
         heavy=True,
+        per="category",
+        inputs=("dataset", "contrast answers", "sampled start"),
+        description="Seeded completions of the {member} prompts by the reference policies.",
+        table=MainTable(
+            "completions.parquet",
+            {
+                **meanings("prompt_id"),
+                "policy": "who wrote the completion: base, sft, or the kind of contrast",
+                **meanings("sample", "completion", "answer", "tokens", "finished"),
+            },
+        ),
+        cost=Cost(
+            ("completions.samples",),
+            ("completions.max_new_tokens", "completions.batch_size"),
+            tokens=True,
+            prompts=True,
+        ),
     ),
     "reward_model": Stage(
         "drirl_core.rewards.stage:build_reward_model",
@@ -81,7 +230,19 @@ STAGES: dict[str, Stage] = {
         ("rewards", "models.encoder", "seed"),
         "rewards",
         heavy=True,
-        unread=("rewards.min_accuracy",),
+        per="category",
+        inputs=("dataset", "completion_pool"),
+        description="Shadow reward model of {member}, learned by maximum-likelihood IRL.",
+        table=MainTable(
+            "rewards.parquet",
+            {
+                **meanings("prompt_id", "split"),
+                "policy": "who wrote the completion: demonstration, base, sft, or the kind of contrast",
+                **meanings("sample", "reward"),
+            },
+        ),
+        cost=Cost(("rewards.epochs",), ("rewards.hidden", "rewards.batch_size")),
+        checks="drirl_core.checks.training:REWARD_MODEL",
     ),
     "hardness": Stage(
         "drirl_core.hardness.stage:build_hardness",
@@ -95,6 +256,13 @@ STAGES: dict[str, Stage] = {
             "hardness.refresh",
             "hardness.granularity",
         ),  # of the policy alone
+        per="harm_category",
+        inputs=("dataset", "completion_pool", "reward_model"),
+        description="Data hardness, model responsiveness and alpha of the {member} prompts.",
+        table=MainTable(
+            "hardness.parquet",
+            meanings("prompt_id", "category", "similarity", "delta", "alpha_d", "gap", "kept", "alpha_m", "alpha"),
+        ),
     ),
     "policy_checkpoint": Stage(
         "drirl_core.policy.grpo:build_policy_checkpoint",
@@ -103,7 +271,24 @@ STAGES: dict[str, Stage] = {
         "policy",
         heavy=True,
         volatile=TIMES,
-        unread=("policy.max_kl", "policy.save_steps"),
+        unread=("policy.save_steps",),
+        inputs=("dataset", "reward_model", "hardness", "sft_checkpoint"),
+        description="The policy aligned by GRPO with dynamic reward scaling.",
+        cost=Cost(
+            ("policy.steps",),
+            (
+                "policy.start",
+                "policy.prompts_per_step",
+                "policy.num_generations",
+                "policy.num_iterations",
+                "policy.max_new_tokens",
+                "policy.micro_batch",
+                "policy.lora.rank",
+                "hardness.refresh",
+            ),
+            tokens=True,
+        ),
+        checks="drirl_core.checks.training:POLICY_CHECKPOINT",
     ),
     "benchmark": Stage(
         "drirl_core.benchmarks.stage:build_benchmark",
@@ -111,15 +296,56 @@ STAGES: dict[str, Stage] = {
         ("benchmarks", "models.policy", "models.dtype", "seed"),
         "benchmarks",
         heavy=True,
-        unread=("benchmarks.max_over_refusal", "benchmarks.min_refusal"),
+        per="suite",
+        inputs=("sft_checkpoint", "policy_checkpoint", "own suite"),
+        description="Base, start and aligned policy on the suite {member}.",
+        table=MainTable(
+            "replies.parquet",
+            {
+                **meanings("suite", "group", "category", "prompt_id", "prompt"),
+                "policy": "who wrote the reply: base, sft, or dr_irl",
+                **meanings("reply", "tokens", "finished", "label", "correct"),
+            },
+        ),
+        cost=Cost(
+            decisive=("benchmarks.max_new_tokens", "benchmarks.batch_size", "benchmarks.suites[{member}]"),
+            tokens=True,
+        ),
+        checks="drirl_core.checks.benchmarks:BENCHMARK",
     ),
-    "promotion_candidate": Stage("drirl_core.promotion.candidate:build_candidate", "1", (), "report"),
+    "promotion_candidate": Stage(
+        "drirl_core.promotion.candidate:build_candidate",
+        "1",
+        (),
+        "report",
+        inputs=("policy_checkpoint", "benchmark"),
+        description="The aligned policy with the evidence that its gates judge before it is promoted.",
+        checks="drirl_core.checks.candidate:CANDIDATE",
+    ),
     "report": Stage(
         "drirl_core.report.stage:build_report",
         "1",
         ("name", "prompts.taxonomy"),
         "report",
         volatile=frozenset({"report.html", "summary.json"}),
+        inputs=(
+            "balance_report",
+            "dataset",
+            "reward_model",
+            "hardness",
+            "sft_checkpoint",
+            "policy_checkpoint",
+            "benchmark",
+        ),
+        description="One HTML page: results, curves, samples, cost.",
     ),
-    "model_card": Stage("drirl_core.report.card:build_model_card", "1", ("name",), "report"),
+    "model_card": Stage(
+        "drirl_core.report.card:build_model_card",
+        "1",
+        ("name",),
+        "report",
+        inputs=("policy_checkpoint", "benchmark"),
+        description="Model card of the aligned policy.",
+    ),
 }
+"""The stages in topological order: each one needs only what stands above it."""

@@ -8,21 +8,13 @@ from typing import TYPE_CHECKING
 from drirl_core.config import Config, load_config
 from drirl_core.config.place import anchored, find_config
 from drirl_core.errors import ArtifactError, DataError, nearest
-from drirl_core.graph.build import Graph, build_graph
+from drirl_core.graph.layout import Graph
+from drirl_core.graph.stages import STAGES
+from drirl_core.project import Project
 from drirl_core.store.artifacts import Artifact, ArtifactStore
 
 if TYPE_CHECKING:
     import pandas as pd
-
-MAIN_TABLES = {
-    "prompt_pool": "prompts.parquet",
-    "dataset": "rows.parquet",
-    "completion_pool": "completions.parquet",
-    "reward_model": "rewards.parquet",
-    "hardness": "hardness.parquet",
-    "benchmark": "replies.parquet",
-}
-"""The table whose rows and columns stand for the asset, by stage."""
 
 _TABLES = (".parquet", ".jsonl")
 
@@ -54,7 +46,8 @@ def open_table(
         DataError: the asset is an input of the run and has no table, or the file is damaged.
     """
     settings = config if isinstance(config, Config) else anchored(load_config(find_config(Path(config))))
-    graph, store = build_graph(settings), ArtifactStore.of(settings)
+    project = Project(settings)
+    graph, store = project.graph, project.store
     if name in graph.sources:
         raise DataError(
             f"{name} is an input of the run, not a table that it made; read {graph.sources[name]} itself, or open "
@@ -94,7 +87,8 @@ def _chosen(artifact: Artifact, table: str | None) -> str:
     if not tables:
         raise ArtifactError(f"{artifact.asset} holds no table; its files lie in {artifact.path}")
     if table is None:
-        main = next((name for name in MAIN_TABLES.values() if name in tables), None)
+        mains = [stage.table.file for stage in STAGES.values() if stage.table]
+        main = next((name for name in mains if name in tables), None)
         if main is None:
             raise ArtifactError(
                 f"{artifact.asset} has no main table; name one of its tables with table=...: "

@@ -1,4 +1,4 @@
-"""Versions of what lies outside the configuration: source files, and the files that its settings only name.
+"""What decides the version of an asset: its stage's algorithm, its settings, and the files that these only name.
 
 The categories of a taxonomy, the layouts of sources, the declarations of suites and the weights of a local model decide
 results as the settings do, so they are part of an asset's version: by their content, never by their path.
@@ -6,24 +6,29 @@ results as the settings do, so they are part of an asset's version: by their con
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from drirl_core import taxonomy
-from drirl_core.benchmarks.declared import declarations
-from drirl_core.config import Config
+from drirl_core.config import Config, slice_hash
 from drirl_core.config.operations import ACCEPTED
 from drirl_core.config.slices import covers
 from drirl_core.errors import DataError
+from drirl_core.graph.layout import INBOX_SOURCE, Node
+from drirl_core.graph.stages import STAGES, lazy
 from drirl_core.models.digests import model_digest
-from drirl_core.prompts.layouts import layout_name, load_layouts
 
 TAXONOMY = "prompts.taxonomy"
 """Key of the categories among the contents."""
+
+_SHIPPED = {
+    "prompts.sources": "drirl_core.prompts.layouts:layouts_of",
+    "benchmarks.suites": "drirl_core.benchmarks.declared:declarations_of",
+}
+"""Functions that say what the package's own files hold about the values of a setting, by that setting."""
 
 
 def source_version(path: Path) -> str:
@@ -44,8 +49,32 @@ def source_version(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError as error:
         raise DataError(
-            f"source file {path} cannot be read ({error.strerror or error}); mend the path in the configuration"
+            f"source file {path} cannot be read ({error.strerror or error}); fix the path in the configuration"
         ) from error
+
+
+def deciding(node: Node, config: Config) -> tuple[str, ...]:
+    """Return the dotted sections of the configuration that decide a node's result."""
+    sections = STAGES[node.stage].config
+    # How dropped files are read decides a result only where there is a drop folder; elsewhere versions stay what they are.
+    if INBOX_SOURCE in node.inputs:
+        sections += tuple(f"operations.inbox.{name}" for name in ("adapter", "columns", "category", "licence"))
+    if covers(sections, "demonstrations.demonstrator") and config.demonstrations.demonstrator.kind == "model":
+        sections += ("models.dtype",)
+    return sections
+
+
+def code_version(node: Node, config: Config, named: Mapping[str, str] | None = None) -> str:
+    """Return the algorithm version and the hash of the settings and files that decide a node.
+
+    Args:
+        node: the asset.
+        config: the configuration.
+        named: what the files hold, as `contents` said before; None to look now.
+    """
+    sections, stage = deciding(node, config), STAGES[node.stage]
+    parts = [slice_hash(config, sections, stage.unread), contents(config, sections) if named is None else named]
+    return f"{stage.version}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
 def contents(config: Config, sections: Iterable[str]) -> dict[str, str]:
@@ -67,16 +96,9 @@ def contents(config: Config, sections: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     if covers(sections, TAXONOMY):
         found[TAXONOMY] = ", ".join(taxonomy.load_categories(config.prompts.taxonomy))
-    if covers(sections, "prompts.sources"):
-        layouts = {source.name: load_layouts().get(layout_name(source)) for source in config.prompt_sources}
-        found |= {
-            f"layout of source {name}": _digest(dataclasses.asdict(layout))
-            for name, layout in layouts.items()
-            if layout
-        }
-    if covers(sections, "benchmarks.suites"):
-        suites = {suite.name: declarations().get(suite.name) for suite in config.benchmarks.suites}
-        found |= {f"declaration of suite {name}": _digest(suite) for name, suite in suites.items() if suite}
+    for setting, function in _SHIPPED.items():
+        if covers(sections, setting):
+            found |= {name: _digest(value) for name, value in lazy(function)(config).items()}
     return found | _models(config, sections)
 
 

@@ -29,10 +29,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from drirl_core.config import Config, SourceConfig
+from drirl_core.config import SourceConfig
 from drirl_core.config.operations import ACCEPTED, REJECTED
 from drirl_core.errors import ConfigError, DataError
-from drirl_core.graph.build import INBOX_SOURCE, build_graph
+from drirl_core.graph.layout import INBOX_SOURCE
+from drirl_core.project import Project
 
 LOCK_FILE = ".sweep.lock"
 REASON_ENDING = ".reason.txt"
@@ -95,11 +96,11 @@ class Swept:
     waiting: Sequence[Waiting] = field(default_factory=list)
 
 
-def sweep(config: Config, *, now: float | None = None, seconds: float = math.inf) -> Swept:
+def sweep(project: Project, *, now: float | None = None, seconds: float = math.inf) -> Swept:
     """Look at every file of the drop folder once, and take in or turn away those that are completely written.
 
     Args:
-        config: names the folder and says how its files are read.
+        project: names the folder and says how its files are read.
         now: the time that ages are reckoned from; None for the present.
         seconds: time after which the rest is left for the next sweep.
 
@@ -111,17 +112,17 @@ def sweep(config: Config, *, now: float | None = None, seconds: float = math.inf
         InboxBusy: another process is sweeping it.
         DataError: the folder cannot be used.
     """
-    source = config.operations.inbox.source
+    source = project.config.operations.inbox.source
     if source is None:
         raise ConfigError("there is no drop folder; name a directory in operations.inbox.folder")
     folder = Path(source.path).absolute().parent
-    _require_own_folder(config, folder)
+    _require_own_folder(project, folder)
     try:
         for name in (ACCEPTED, REJECTED):
             (folder / name).mkdir(exist_ok=True)
         with FileLock(folder / LOCK_FILE, timeout=0):
             return _sweep(
-                _Sweeper(config, source, folder), time.time() if now is None else now, time.monotonic() + seconds
+                _Sweeper(project, source, folder), time.time() if now is None else now, time.monotonic() + seconds
             )
     except Timeout as error:
         raise InboxBusy(f"another process is sweeping {folder} at this moment; look again in a few seconds") from error
@@ -131,13 +132,14 @@ def sweep(config: Config, *, now: float | None = None, seconds: float = math.inf
         ) from error
 
 
-def _require_own_folder(config: Config, folder: Path) -> None:
+def _require_own_folder(project: Project, folder: Path) -> None:
     """Raise `ConfigError` unless the folder exists and holds nothing that a sweep must not move away."""
     if not folder.is_dir():
         raise ConfigError(
             f"operations.inbox.folder is {folder}, which is no directory; make it (mkdir {folder}), or mend the setting"
         )
-    read = (path for name, path in build_graph(config).sources.items() if name != INBOX_SOURCE)
+    config = project.config
+    read = (path for name, path in project.graph.sources.items() if name != INBOX_SOURCE)
     for needed in (Path(config.root), Path(config.models.cache), *read):
         if needed.absolute().resolve().is_relative_to(folder.resolve()):
             raise ConfigError(
@@ -169,15 +171,16 @@ class _Sweeper:
     """Decide about one file after another.
 
     Args:
-        config: the limits.
+        project: the limits and the categories.
         source: how files are read.
         folder: the drop folder, with its two folders made.
     """
 
-    def __init__(self, config: Config, source: SourceConfig, folder: Path) -> None:
+    def __init__(self, project: Project, source: SourceConfig, folder: Path) -> None:
+        config = project.config
         self.folder, self._source, self._inbox = folder, source, config.operations.inbox
         self._max_chars = config.prompts.max_chars
-        self._categories = build_graph(config).categories
+        self._categories = project.graph.categories
         self._ledger = {name[:_ID_DIGITS]: name for name in sorted(os.listdir(folder / ACCEPTED), reverse=True)}
 
     def take(self, name: str, now: float) -> Accepted | Refused | Waiting:

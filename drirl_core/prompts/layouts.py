@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from drirl_core.config import EMBEDDED, SourceConfig
+from drirl_core.config import EMBEDDED, Config, SourceConfig
 from drirl_core.config.reading import read_shipped
 
 
@@ -47,3 +48,9 @@ def layout_name(source: SourceConfig) -> str:
     return (
         EMBEDDED if source.path == EMBEDDED and source.adapter == "columns" and not source.columns else source.adapter
     )
+
+
+def layouts_of(config: Config) -> dict[str, dict[str, Any]]:
+    """Return the record by which each source of prompts is read, under a name for people; unknown ones are left out."""
+    found = {source.name: load_layouts().get(layout_name(source)) for source in config.prompt_sources}
+    return {f"layout of source {name}": asdict(layout) for name, layout in found.items() if layout}

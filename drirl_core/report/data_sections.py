@@ -12,7 +12,7 @@ from typing import Any
 from drirl_core import __version__
 from drirl_core.benchmarks.render import judge_line
 from drirl_core.config import Config, PolicyConfig
-from drirl_core.graph.build import build_graph
+from drirl_core.graph.layout import Graph
 from drirl_core.redaction import redact_text
 from drirl_core.report.cells import category_name
 from drirl_core.report.plots import Series, horizontal_bars
@@ -84,15 +84,15 @@ def balance_section(folder: Path, order: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def time_section(manifests: Mapping[str, Mapping[str, Any]], config: Config) -> dict[str, Any]:
+def time_section(manifests: Mapping[str, Mapping[str, Any]], graph: Graph) -> dict[str, Any]:
     """Return seconds by stage, from the manifests of everything the report was made from.
 
     Args:
         manifests: manifest by asset name.
-        config: which asset belongs to which stage.
+        graph: which asset belongs to which stage.
     """
     stages: dict[str, list[float]] = {}
-    for node in build_graph(config).nodes.values():
+    for node in graph.nodes.values():
         seconds = manifests.get(node.name, {}).get("metadata", {}).get("seconds")
         if isinstance(seconds, int | float):
             stages.setdefault(node.stage, []).append(float(seconds))

@@ -17,7 +17,7 @@ import yaml
 from drirl_core.benchmarks.measure import ALIGNED
 from drirl_core.config import resolved
 from drirl_core.errors import ArtifactError
-from drirl_core.graph.build import Context, build_graph
+from drirl_core.graph.build import Context
 from drirl_core.redaction import redact
 from drirl_core.report import data_sections, learning_sections, results_section
 from drirl_core.report.headline import Verdict, group_rate, verdict
@@ -96,7 +96,7 @@ def _compose(context: Context, results: Sequence[dict[str, Any]]) -> tuple[dict[
     """Return what the template shows, and what `summary.json` keeps of it."""
     config, inputs = context.config, context.inputs
     found, settings = verdict(results[0]), redact(resolved(config))
-    categories = build_graph(config).categories
+    categories = context.graph.categories
     made = manifests(inputs, context.store)
     training = learning_sections.training_section(_needed(context, "policy_checkpoint"), inputs.get("sft_checkpoint"))
     rewards = learning_sections.reward_section(learning_sections.in_order(context.named("reward_model"), categories))
@@ -113,7 +113,7 @@ def _compose(context: Context, results: Sequence[dict[str, Any]]) -> tuple[dict[
         "rewards": rewards,
         "hardness": hardness,
         "balance": balance,
-        "time": data_sections.time_section(made, config),
+        "time": data_sections.time_section(made, context.graph),
         "samples": [sample for one in results for sample in _samples(context, one)],
         "cut": CUT_CHARS,
         "setting": data_sections.setting_rows(config, results, made),

@@ -12,8 +12,9 @@ from rich.panel import Panel
 from rich.text import Text
 
 from drirl_core.benchmarks.judges.rules import label_reply
-from drirl_core.config import Config, ModelsConfig, from_resolved
+from drirl_core.config import ModelsConfig, from_resolved
 from drirl_core.errors import ArtifactError, ConfigError
+from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.artifacts import Artifact, ArtifactStore
 
@@ -26,18 +27,17 @@ class Talkers:
     """The policies of the latest run, each loaded once, on its first reply.
 
     Args:
-        config: names the artifact store, the device and the length of a reply.
+        project: names the artifact store, the device and the length of a reply.
         names: which policies answer: `base`, `sft`, `dr_irl`.
 
     Raises:
         ArtifactError: a policy has not been trained yet.
     """
 
-    def __init__(self, config: Config, names: Sequence[str]) -> None:
-        self._config = config
-        self._store = ArtifactStore.of(config)
+    def __init__(self, project: Project, names: Sequence[str]) -> None:
+        self._config, self._store = project.config, project.store
         aligned = trained(self._store, "policy_checkpoint")
-        self.models = models_of(aligned, config.models)
+        self.models = models_of(aligned, project.config.models)
         places: dict[str, Any] = {"base": self.models.policy, "dr_irl": aligned.path}
         if "sft" in names:
             places["sft"] = sft_start(self._store, aligned).path

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from drirl_core.config import Config, load_config, place
+from drirl_core.config import load_config, place
 from drirl_core.errors import ConfigError, DrirlError
+from drirl_core.project import Project
 from drirl_core.reporting import duration as duration
 from pipeline.instance.settings import anchored
 
@@ -85,21 +86,21 @@ def errors() -> Console:
     return Console(stderr=True)
 
 
-def read_config(path: Path, changes: Sequence[str] | None = None) -> Config:
-    """Load a configuration with the changes of the command line.
+def read_project(path: Path, changes: Sequence[str] | None = None) -> Project:
+    """Make the project of a configuration with the changes of the command line.
 
     Args:
         path: the YAML file.
         changes: `key=value` texts; the value is read as YAML, so `3`, `true` and `[a, b]` mean what they look like.
 
     Returns:
-        The configuration; a relative path is taken from the working directory, else from the project, and the artifacts
+        The project; a relative path is taken from the working directory, else from the project, and the artifacts
         lie where Dagster puts them.
 
     Raises:
         ConfigError: the file or a change cannot be used.
     """
-    return anchored(load_config(find_config(path), parse_changes(changes or ())))
+    return Project(anchored(load_config(find_config(path), parse_changes(changes or ()))))
 
 
 def find_config(path: Path) -> Path:

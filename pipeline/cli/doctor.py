@@ -10,9 +10,10 @@ from rich.markup import escape
 
 from drirl_core.config import Config
 from drirl_core.errors import ConfigError, ModelError
+from drirl_core.project import Project
 from drirl_core.store.remote import is_uri
 from pipeline.cli import doctor_checks as checks
-from pipeline.cli.common import read_config
+from pipeline.cli.common import read_project
 from pipeline.cli.doctor_checks import Check
 from pipeline.cli.doctor_database import check_postgres
 
@@ -33,14 +34,14 @@ def examine(path: Path, fetch: bool) -> Iterator[Check]:
     yield checks.check_python()
     yield from checks.check_packages()
     try:
-        config = read_config(path)
+        project = read_project(path)
     except ConfigError as error:
         yield Check(
             "config", "fail", str(error), "mend the file; `drirl config --explain` prints every setting with its help"
         )
     else:
-        yield Check("config", "ok", f"{path} ({config.name})")
-        yield from _with_config(config, fetch)
+        yield Check("config", "ok", f"{path} ({project.config.name})")
+        yield from _with_config(project, fetch)
     yield checks.check_memory()
     yield checks.check_cpu()
     yield checks.check_dagster_home()
@@ -48,16 +49,17 @@ def examine(path: Path, fetch: bool) -> Iterator[Check]:
     yield checks.check_port()
 
 
-def _with_config(config: Config, fetch: bool) -> Iterator[Check]:
+def _with_config(project: Project, fetch: bool) -> Iterator[Check]:
+    config = project.config
     try:
-        yield from checks.check_sources(config)
+        yield from checks.check_sources(project)
     except ConfigError as error:
         yield Check("taxonomy", "fail", str(error), "")
     yield check_model("policy model", config.models.policy, config, fetch)
     yield check_model("sentence encoder", config.models.encoder, config, fetch)
     yield checks.check_disk(config)
     if is_uri(config.root):
-        yield checks.check_object_store(config)
+        yield checks.check_object_store(project)
     yield checks.check_gpu(config)
     yield checks.check_executor(config)
 

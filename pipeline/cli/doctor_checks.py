@@ -17,8 +17,9 @@ from typing import Literal
 import drirl_core
 from drirl_core.config import Config
 from drirl_core.errors import ConfigError, DrirlError
+from drirl_core.graph.layout import INBOX_SOURCE
 from drirl_core.models.loading import cpu_multiplies_bfloat16
-from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.project import Project
 from drirl_core.store.disk import existing
 from drirl_core.store.remote import is_uri
 from pipeline.executors.choice import require_extra
@@ -112,11 +113,9 @@ def declared_requirements() -> list[str]:
     return []
 
 
-def check_sources(config: Config) -> Iterator[Check]:
+def check_sources(project: Project) -> Iterator[Check]:
     """Look at every file of the configuration: prompts, demonstrations, suites."""
-    from drirl_core.graph.build import INBOX_SOURCE, build_graph
-
-    for name, path in build_graph(config).sources.items():
+    for name, path in project.graph.sources.items():
         yield _drop_folder(path) if name == INBOX_SOURCE else _file(name, path)
 
 
@@ -181,13 +180,13 @@ def check_disk(config: Config) -> Check:
     return Check("disk", "ok", detail)
 
 
-def check_object_store(config: Config) -> Check:
+def check_object_store(project: Project) -> Check:
     """Write a small object where the artifacts go."""
     try:
-        ArtifactStore.of(config).require_writable()
+        project.store.require_writable()
     except DrirlError as error:
         return Check("object store", "fail", str(error), "")
-    return Check("object store", "ok", f"{config.root} can be written")
+    return Check("object store", "ok", f"{project.config.root} can be written")
 
 
 def check_memory() -> Check:

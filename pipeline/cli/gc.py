@@ -10,16 +10,16 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from drirl_core.config import Config
+from drirl_core.project import Project
 from drirl_core.retention import Decision, Key, Stored, decide, place_of, promoted, require_quiet
 from drirl_core.store.artifacts import ArtifactStore
 
 
-def collect(config: Config, keep_hours: float, deletes: bool, again: str, console: Console) -> None:
+def collect(project: Project, keep_hours: float, deletes: bool, again: str, console: Console) -> None:
     """Print what may be deleted, and delete it when asked to.
 
     Args:
-        config: names the artifact store.
+        project: names the artifact store.
         keep_hours: versions used within these hours stay.
         deletes: whether to delete.
         again: the command that would delete.
@@ -29,7 +29,7 @@ def collect(config: Config, keep_hours: float, deletes: bool, again: str, consol
         ArtifactError: something is being built or run on this machine, it is not known which policies are promoted, or an
             object store cannot be reached.
     """
-    store = ArtifactStore.of(config)
+    store = project.store
     from pipeline.instance.home import chosen_home
     from pipeline.running.run import alone
 
@@ -37,7 +37,7 @@ def collect(config: Config, keep_hours: float, deletes: bool, again: str, consol
         _show(_decision(store, keep_hours), store, console)
         console.print(Text(f"\nNothing was deleted. To delete: {again}"), soft_wrap=True)
         return
-    with alone(chosen_home(), config):
+    with alone(chosen_home(), project.config):
         require_quiet(store.root)
         decision = _decision(store, keep_hours)
         _show(decision, store, console)

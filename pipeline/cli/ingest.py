@@ -8,17 +8,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from drirl_core.config import Config
+from drirl_core.project import Project
 from drirl_core.prompts.inbox import InboxBusy, Swept, sweep
 
 _COLOURS = {"accepted": "green", "rejected": "red", "waiting": "yellow"}
 
 
-def ingest(config: Config) -> Swept:
+def ingest(project: Project) -> Swept:
     """Sweep the drop folder; files that are too young are given the time to settle, and a second look.
 
     Args:
-        config: names the drop folder.
+        project: names the drop folder.
 
     Returns:
         What both looks did, with what is waiting after the second.
@@ -27,12 +27,12 @@ def ingest(config: Config) -> Swept:
         ConfigError: there is no drop folder, or it cannot serve.
         DataError: it cannot be used now.
     """
-    first = sweep(config)
+    first = sweep(project)
     if not first.waiting:
         return first
-    time.sleep(config.operations.inbox.settle_s)
+    time.sleep(project.config.operations.inbox.settle_s)
     try:
-        second = sweep(config)
+        second = sweep(project)
     except InboxBusy:  # the sensor has taken over
         return first
     return Swept([*first.accepted, *second.accepted], [*first.rejected, *second.rejected], second.waiting)

@@ -20,7 +20,7 @@ from pipeline.cli.common import (
     SetOption,
     find_config,
     output,
-    read_config,
+    read_project,
 )
 
 KEEP_HOURS_HELP = (
@@ -68,7 +68,7 @@ def run(
     only: OnlyOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Run the whole road: data, reward models, hardness, policy, benchmarks, report.
+    """Run the complete graph: data, reward models, hardness, policy, benchmarks, report.
 
     What is up to date is kept; a second run with nothing changed trains nothing.
     """
@@ -76,7 +76,7 @@ def run(
 
     repeated = [(option, value) for option, values in (("--set", changes), ("--only", only)) for value in values or ()]
     again = shlex.join(["drirl", "run", str(config), *(word for pair in repeated for word in pair)])
-    run_and_show(config, read_config(config, changes), again, only)
+    run_and_show(config, read_project(config, changes), again, only)
 
 
 @app.command(
@@ -98,12 +98,12 @@ def plan(
     """Show what is up to date, what would run and why, and what it would cost, judged by earlier runs. Builds nothing."""
     from pipeline.cli import plan as planning
 
-    settings = read_config(config, changes)
+    project = read_project(config, changes)
     if as_json:
-        found, text = planning.plan_json(settings, only)
+        found, text = planning.plan_json(project, only)
         sys.stdout.write(text + "\n")
     else:
-        found = planning.show_plan(settings, output(), only)
+        found = planning.show_plan(project, output(), only)
     if exit_code and not found.up_to_date:
         raise typer.Exit(3)
 
@@ -133,8 +133,8 @@ def chat(
         raise typer.BadParameter(
             f"--show {', '.join(sorted(unknown))}: only `sft` can be shown besides the base and the aligned model"
         )
-    settings, console = read_config(config), output()
-    talkers = talking.Talkers(settings, ("base", "sft", "dr_irl") if show else ("base", "dr_irl"))
+    project, console = read_project(config), output()
+    talkers = talking.Talkers(project, ("base", "sft", "dr_irl") if show else ("base", "dr_irl"))
     for text in prompt or ():
         talking.show(text, talkers.answers(text), console)
     if not prompt:
@@ -160,7 +160,7 @@ def score(
     """Put one reply through the router, the reward models and the refusal judge."""
     from pipeline.cli import score as scoring
 
-    scoring.show(scoring.score(read_config(config), prompt, reply, category), output())
+    scoring.show(scoring.score(read_project(config), prompt, reply, category), output())
 
 
 @app.command(
@@ -174,7 +174,7 @@ def report(
     """Show the newest report: the result table here, the path of the HTML page."""
     from pipeline.cli import report as results
 
-    page = results.show_newest(read_config(config), output())
+    page = results.show_newest(read_project(config), output())
     if open_page and not webbrowser.open(page.as_uri()):
         output().print("no browser could be opened here; copy the file to a machine that has one", style="yellow")
 
@@ -203,7 +203,7 @@ def promote(
     """Make a candidate the promoted policy, if every gate passes: data, rewards, KL, over-refusal, helpfulness, no regression."""
     from pipeline.cli import promote as promotion
 
-    promotion.promote(config, read_config(config), candidate, why, check=check, force=force)
+    promotion.promote(config, read_project(config), candidate, why, check=check, force=force)
 
 
 @app.command(
@@ -220,7 +220,7 @@ def rollback(
     """Move the promoted policy back to one that was promoted before."""
     from pipeline.cli import promote as promotion
 
-    promotion.rollback(config, read_config(config), to, why)
+    promotion.rollback(config, read_project(config), to, why)
 
 
 @app.command(epilog="Examples:\n\n`drirl promotions` shows which policy is promoted, and who moved it when and why.")
@@ -228,7 +228,7 @@ def promotions(config: ConfigOption = DEFAULT_CONFIG, debug: DebugOption = False
     """Show the promoted policy and the history of all promotions and rollbacks."""
     from pipeline.cli import promote as promotion
 
-    promotion.show_history(config, read_config(config), output())
+    promotion.show_history(config, read_project(config), output())
 
 
 @app.command(
@@ -267,8 +267,23 @@ def dev(
     from pipeline.executors.choice import require_extra
 
     path = find_config(config)
-    require_extra(read_config(path))
+    require_extra(read_project(path).config)
     serving.serve(path, host, port)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`drirl home` once, and `dg dev` and `dagster dev` show the same history as `drirl run` and `drirl dev`."
+)
+def home(debug: DebugOption = False) -> None:
+    """Make the project's Dagster home ready, and name it in `.env`, so that dg and dagster keep their history there.
+
+    An exported DAGSTER_HOME goes before it.
+    """
+    from pipeline.cli import home as homes
+    from pipeline.instance.settings import ROOT
+
+    homes.show(ROOT, output())
 
 
 @app.command(
@@ -291,7 +306,7 @@ def gc(
     from pipeline.cli.gc import collect
 
     again = shlex.join(["drirl", "gc", str(config), "--delete", "--keep-hours", f"{keep_hours:g}"])
-    collect(read_config(config), keep_hours, delete, again, output())
+    collect(read_project(config), keep_hours, delete, again, output())
 
 
 @app.command(
@@ -306,7 +321,7 @@ def ingest(config: ConfigArgument = DEFAULT_CONFIG, debug: DebugOption = False) 
     """
     from pipeline.cli import ingest as ingesting
 
-    swept = ingesting.ingest(read_config(config))
+    swept = ingesting.ingest(read_project(config))
     ingesting.show(swept, config, output())
     if swept.rejected:
         raise typer.Exit(1)
@@ -329,7 +344,7 @@ def config_command(
     """Print the resolved settings: defaults, the file, what it extends, and --set. The output is a valid configuration file."""
     from pipeline.cli import config as settings
 
-    loaded = read_config(config, changes)
+    loaded = read_project(config, changes).config
     text = settings.explained_yaml(loaded) if explain else settings.plain_yaml(loaded)
     if sys.stdout.isatty():
         from rich.syntax import Syntax

@@ -11,29 +11,29 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from drirl_core.config import Config
-from drirl_core.graph.build import build_graph
 from drirl_core.graph.estimates import Build, Estimate, Totals, estimates, totals
-from drirl_core.graph.plan import STALE, Plan, PlannedAsset, plan, select_stale
+from drirl_core.graph.layout import Node
+from drirl_core.graph.plan import Plan, PlannedAsset, plan
+from drirl_core.project import Project
 from drirl_core.reporting import amount
 from pipeline.cli.common import duration
 
 _WORDS = {"up_to_date": "[green]up to date[/]", "will_run": "[yellow]will run[/]", "may_run": "[cyan]may run[/]"}
 
 
-def show_plan(config: Config, console: Console, only: Sequence[str] | None = None) -> Plan:
+def show_plan(project: Project, console: Console, only: Sequence[str] | None = None) -> Plan:
     """Print state, reason and cost of every asset.
 
     Args:
-        config: the configuration.
+        project: the configuration, its graph and its store.
         console: where to print.
         only: names of assets, or `stale`; None for all.
 
     Returns:
         The plan.
     """
-    found = plan(config, only)
-    costs = estimates(found, config)
+    found = plan(project, only)
+    costs = estimates(found, project)
     if console.width >= 100:
         columns = (
             Column("asset", no_wrap=True),
@@ -58,7 +58,7 @@ def show_plan(config: Config, console: Console, only: Sequence[str] | None = Non
             )
     console.print()
     console.print(escape(summary_line(found, totals(found, costs))), highlight=False, soft_wrap=True)
-    for line in left_out_lines(config, only):
+    for line in left_out_lines(found):
         console.print(escape(line), highlight=False, soft_wrap=True)
     return found
 
@@ -75,24 +75,24 @@ def summary_line(found: Plan, cost: Totals) -> str:
     return f"{line}. Cost: {cost}."
 
 
-def left_out_lines(config: Config, only: Sequence[str] | None) -> list[str]:
+def left_out_lines(found: Plan) -> list[str]:
     """Name the stale assets that `stale` leaves out, and why."""
-    left_out = select_stale(config)[1] if only and STALE in only else []
-    return [f"Left out, because they need assets that were never made: {', '.join(left_out)}."] if left_out else []
+    names = ", ".join(found.left_out)
+    return [f"Left out, because they need assets that were never made: {names}."] if names else []
 
 
-def plan_json(config: Config, only: Sequence[str] | None = None) -> tuple[Plan, str]:
+def plan_json(project: Project, only: Sequence[str] | None = None) -> tuple[Plan, str]:
     """Write the plan for machines; keys are only ever added.
 
     Args:
-        config: the configuration.
+        project: the configuration, its graph and its store.
         only: names of assets, or `stale`; None for all.
 
     Returns:
         The plan, and JSON text of an object with `config`, `root`, `up_to_date`, `counts`, `totals` and `assets`.
     """
-    found = plan(config, only)
-    costs, graph = estimates(found, config), build_graph(config)
+    found = plan(project, only)
+    config, costs, graph = project.config, estimates(found, project), project.graph
     states = [asset.state for asset in found.assets.values()]
     document = {
         "config": config.name,
@@ -103,12 +103,13 @@ def plan_json(config: Config, only: Sequence[str] | None = None) -> tuple[Plan, 
             "stale": sum(asset.stale for asset in found.assets.values()),
         },
         "totals": _rounded(dataclasses.asdict(totals(found, costs))),
-        "assets": [
-            {"stage": graph.nodes[name].stage, "category": graph.nodes[name].category, **_entry(asset, costs[name])}
-            for name, asset in found.assets.items()
-        ],
+        "assets": [{**_place(graph.nodes[name]), **_entry(asset, costs[name])} for name, asset in found.assets.items()],
     }
     return found, json.dumps(document, indent=1)
+
+
+def _place(node: Node) -> dict[str, Any]:
+    return {"stage": node.stage, "category": node.category, "suite": node.suite}
 
 
 def _entry(asset: PlannedAsset, cost: Estimate) -> dict[str, Any]:

@@ -12,10 +12,9 @@ from rich.markup import escape
 from rich.text import Text
 
 from drirl_core.checks.gates import Gate, candidate_of, judge_candidate
-from drirl_core.config import Config
 from drirl_core.errors import ArtifactError, ConfigError
-from drirl_core.graph.plan import plan
-from drirl_core.promotion import Ledger, Promotion
+from drirl_core.project import Project
+from drirl_core.promotion import CANDIDATE, Ledger, Promotion
 from drirl_core.store.artifacts import ArtifactStore
 from pipeline.cli.common import DEFAULT_CONFIG, output
 
@@ -33,12 +32,12 @@ def command(file: Path, candidate: str | None = None, *more: str) -> str:
     return shlex.join(["drirl", "promote", *more, *chosen, *named])
 
 
-def promote(file: Path, config: Config, version: str | None, why: str, *, check: bool, force: bool) -> None:
+def promote(file: Path, project: Project, version: str | None, why: str, *, check: bool, force: bool) -> None:
     """Judge a candidate, show every gate, and promote it.
 
     Args:
         file: the configuration as it was given, for the commands that are printed.
-        config: names the store and the bounds.
+        project: names the store and the bounds.
         version: version, or its beginning, of a candidate or its policy; None for the newest.
         why: the reason.
         check: whether to leave after the gates.
@@ -52,8 +51,8 @@ def promote(file: Path, config: Config, version: str | None, why: str, *, check:
     """
     if force and not why.strip():
         raise ConfigError("--force overrules gates, and the history must say why; add --why TEXT")
-    console, candidate, before = output(), candidate_of(config, version), Ledger(ArtifactStore.of(config)).current()
-    gates = judge_candidate(config, candidate)
+    console, candidate, before = output(), candidate_of(project, version), Ledger(project.store).current()
+    gates = judge_candidate(project, candidate)
     console.print(Text(f"Candidate {candidate.version}, policy {candidate.metadata['policy']}"))
     _show_gates(gates, console)
     failed = [gate for gate in gates if not gate.verdict.passed]
@@ -73,19 +72,19 @@ def promote(file: Path, config: Config, version: str | None, why: str, *, check:
     reason = why or "all gates passed"
     _move(
         file,
-        config,
-        lambda: ledger(config).promote(
+        project,
+        lambda: ledger(project).promote(
             candidate.version, by=person(), why=reason, gates=rows, forced=force, judged_after=before
         ),
     )
 
 
-def rollback(file: Path, config: Config, to: str | None, why: str) -> None:
+def rollback(file: Path, project: Project, to: str | None, why: str) -> None:
     """Go back to an earlier promoted policy.
 
     Args:
         file: the configuration as it was given, for the commands that are printed.
-        config: names the store.
+        project: names the store.
         to: version, or its beginning; None for the one before.
         why: the reason.
 
@@ -97,18 +96,18 @@ def rollback(file: Path, config: Config, to: str | None, why: str) -> None:
         raise ConfigError("the history must say why the policy goes back; add --why TEXT")
     from pipeline.wiring.promoting import ledger, person
 
-    _move(file, config, lambda: ledger(config).rollback(by=person(), why=why, to=to))
+    _move(file, project, lambda: ledger(project).rollback(by=person(), why=why, to=to))
 
 
-def show_history(file: Path, config: Config, console: Console) -> None:
+def show_history(file: Path, project: Project, console: Console) -> None:
     """Print the promoted policy and every move of the pointer, the newest first.
 
     Args:
         file: the configuration as it was given, for the command that is printed.
-        config: names the store.
+        project: names the store.
         console: where to print.
     """
-    store = ArtifactStore.of(config)
+    store = project.store
     history = Ledger(store).history()
     if not history:
         said = f"No policy is promoted yet. `{command(file, None, '--check')}` asks the gates of the newest candidate."
@@ -120,23 +119,19 @@ def show_history(file: Path, config: Config, console: Console) -> None:
         console.print(Text(_line(entry)), soft_wrap=True)
 
 
-def show_outlook(file: Path, config: Config, console: Console) -> None:
-    """Say in two lines what the gates make of the candidate of exactly this configuration.
+def show_outlook(file: Path, project: Project, version: str, console: Console) -> None:
+    """Say in two lines what the gates make of a candidate.
 
     Args:
         file: the configuration as it was given, for the command that is printed.
-        config: the configuration with what the user changed.
+        project: the store, and the bounds with what the user changed.
+        version: version of the candidate.
         console: where to print.
     """
-    planned = plan(config, ["promotion_candidate"]).assets["promotion_candidate"]
-    if planned.version is None:
-        return
-    gates = judge_candidate(config, ArtifactStore.of(config).open("promotion_candidate", planned.version))
+    gates = judge_candidate(project, project.store.open(CANDIDATE, version))
     failed = [gate for gate in gates if not gate.verdict.passed]
     if not failed:
-        said = (
-            f"Promotion: all {len(gates)} gates pass; `{command(file, planned.version)}` makes it the promoted policy."
-        )
+        said = f"Promotion: all {len(gates)} gates pass; `{command(file, version)}` makes it the promoted policy."
         console.print(Text(said), soft_wrap=True)
         return
     console.print(
@@ -156,7 +151,7 @@ def _show_gates(gates: Sequence[Gate], console: Console) -> None:
         )
 
 
-def _move(file: Path, config: Config, move: Callable[[], Promotion]) -> None:
+def _move(file: Path, project: Project, move: Callable[[], Promotion]) -> None:
     """Move the pointer once the graph can be told of it, so that whoever tries again after an error does not move twice.
 
     Raises:
@@ -172,7 +167,7 @@ def _move(file: Path, config: Config, move: Callable[[], Promotion]) -> None:
         moved = move()
         try:
             with home_errors_explained(chosen_home()):
-                record(instance, moved, config)
+                record(instance, moved, project)
         except (Exception, KeyboardInterrupt) as error:
             overruling = ("--force", "--why", moved.why) if moved.forced else ()
             again = command(file, moved.candidate, *overruling)
@@ -182,7 +177,7 @@ def _move(file: Path, config: Config, move: Callable[[], Promotion]) -> None:
                 "and moves nothing; `drirl promotions` shows where the pointer is"
             ) from error
     console.print(Text(f"\n{_line(moved)}", style="bold green"), soft_wrap=True)
-    console.print(Text(f"The promoted policy: {_place(ArtifactStore.of(config), moved)}"), soft_wrap=True)
+    console.print(Text(f"The promoted policy: {_place(project.store, moved)}"), soft_wrap=True)
 
 
 def _place(store: ArtifactStore, moved: Promotion) -> str:

@@ -10,19 +10,18 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from drirl_core.config import Config
 from drirl_core.errors import ArtifactError
-from drirl_core.graph.plan import plan
-from drirl_core.store.artifacts import Artifact, ArtifactStore
+from drirl_core.project import Project
+from drirl_core.store.artifacts import Artifact
 
 _COLOURS = {"win": "green", "none": "yellow", "loss": "red"}
 
 
-def show_newest(config: Config, console: Console) -> Path:
+def show_newest(project: Project, console: Console) -> Path:
     """Print the newest report of the artifact store.
 
     Args:
-        config: names the store.
+        project: names the store.
         console: where to print.
 
     Returns:
@@ -31,19 +30,13 @@ def show_newest(config: Config, console: Console) -> Path:
     Raises:
         ArtifactError: there is no report yet.
     """
-    store = ArtifactStore.of(config)
+    store = project.store
     found = store.latest("report")
     if found is None:
         raise ArtifactError(
             f"there is no report under {store.place} yet; make one with `drirl run`, or name another run's settings with --config"
         )
     return show(found, console)
-
-
-def report_of(config: Config) -> Artifact | None:
-    """Return the report of exactly this configuration, or None when it is not up to date."""
-    planned = plan(config).assets["report"]
-    return ArtifactStore.of(config).open("report", planned.version) if planned.version else None
 
 
 def show(report: Artifact, console: Console) -> Path:

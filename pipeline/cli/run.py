@@ -1,4 +1,4 @@
-"""`drirl run`: run the road, show it while it runs, and say what came out."""
+"""`drirl run`: run the graph, show it while it runs, and say what came out."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import typer
 from rich.text import Text
 
-from drirl_core.config import Config
 from drirl_core.graph.estimates import estimates, totals
 from drirl_core.graph.plan import plan
+from drirl_core.project import Project
 from drirl_core.promotion import CANDIDATE
 from pipeline.cli import promote as promotion
 from pipeline.cli import report as results
@@ -21,12 +21,12 @@ from pipeline.cli.progress import RunState, view
 from pipeline.executors.choice import require_local
 
 
-def run_and_show(file: Path, config: Config, again: str, only: Sequence[str] | None = None) -> None:
+def run_and_show(file: Path, project: Project, again: str, only: Sequence[str] | None = None) -> None:
     """Run what is pending and print the results.
 
     Args:
         file: the configuration as it was given, for the commands that are printed.
-        config: the configuration with what the user changed.
+        project: the configuration with what the user changed, its graph and its store.
         again: the command that the user gave, to go on with.
         only: names of assets, or `stale`; None for all.
 
@@ -34,26 +34,26 @@ def run_and_show(file: Path, config: Config, again: str, only: Sequence[str] | N
         DrirlError: the run could not start.
         typer.Exit: code 1 when an asset failed, 130 when the user stopped the run.
     """
-    require_local(config)
-    console, todo = output(), plan(config, only)
-    pending, costs = [asset.name for asset in todo.pending], estimates(todo, config)
+    require_local(project.config)
+    console, todo = output(), plan(project, only)  # once: everything below is told what it found
+    pending, costs = [asset.name for asset in todo.pending], estimates(todo, project)
     if pending:
-        console.print(Text(f"{config.name}: {summary_line(todo, totals(todo, costs))}"), soft_wrap=True)
-    for line in left_out_lines(config, only):
+        console.print(Text(f"{project.config.name}: {summary_line(todo, totals(todo, costs))}"), soft_wrap=True)
+    for line in left_out_lines(todo):
         console.print(Text(line), soft_wrap=True)
     with console.status("starting Dagster") if console.is_terminal else _Nothing():
-        from pipeline.running.run import run_pipeline  # loads Dagster, which takes seconds
+        from pipeline.running.run import run_planned  # loads Dagster, which takes seconds
 
     state = RunState(pending, {name: cost.seconds for name, cost in costs.items() if cost.seconds is not None})
     with view(state, console) as shown:
-        outcome = run_pipeline(config, select=only, on_event=shown.take)
+        outcome = run_planned(project, todo, shown.take)
     if outcome.cancelled:
         _say_stopped(outcome, again)
         raise typer.Exit(130)
     if not outcome.success:
         _say_failed(outcome, again)
         raise typer.Exit(1)
-    _say_done(file, config, outcome, state, "everything" if only is None else "what --only names")
+    _say_done(file, project, outcome, state, "everything" if only is None else "what --only names")
 
 
 class _Nothing:
@@ -66,7 +66,7 @@ class _Nothing:
         """Do nothing."""
 
 
-def _say_done(file: Path, config: Config, outcome: Any, state: RunState, asked: str) -> None:
+def _say_done(file: Path, project: Project, outcome: Any, state: RunState, asked: str) -> None:
     console = output()
     console.print()
     if not outcome.built:
@@ -75,7 +75,7 @@ def _say_done(file: Path, config: Config, outcome: Any, state: RunState, asked: 
         )
     else:
         console.print(
-            f"Done: {len(outcome.built)} assets built, {len(outcome.reused)} found again, in {duration(outcome.seconds)}.",
+            f"Done: {len(outcome.built)} assets built, {len(outcome.reused)} reused, in {duration(outcome.seconds)}.",
             style="bold green",
         )
     for warning in (
@@ -83,10 +83,10 @@ def _say_done(file: Path, config: Config, outcome: Any, state: RunState, asked: 
     ):  # the gates are told below
         console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
     console.print()
-    found = results.report_of(config)
-    if found is not None:
-        results.show(found, console)
-        promotion.show_outlook(file, config, console)
+    if "report" in outcome.versions:
+        results.show(project.store.open("report", outcome.versions["report"]), console)
+    if CANDIDATE in outcome.versions:
+        promotion.show_outlook(file, project, outcome.versions[CANDIDATE], console)
     console.print(
         "\nWhat next:\n"
         "  drirl chat          talk to the base and the aligned model side by side\n"
@@ -117,5 +117,5 @@ def _say_failed(outcome: Any, again: str) -> None:
     for failure in outcome.failures or ("the run failed without a message; look at it with `make dev`",):
         console.print(Text.assemble(("Error: ", "bold red"), failure), soft_wrap=True)
     kept = len(outcome.built) + len(outcome.reused)
-    console.print(f"\n{kept} finished assets are kept. When it is mended, go on with:", highlight=False)
+    console.print(f"\n{kept} finished assets are kept. When it is fixed, go on with:", highlight=False)
     console.print(Text(f"  {again}"), soft_wrap=True)

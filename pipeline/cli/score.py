@@ -10,9 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from drirl_core import taxonomy
-from drirl_core.config import Config
 from drirl_core.errors import ArtifactError, ConfigError, nearest
-from drirl_core.graph.build import build_graph
+from drirl_core.project import Project
 from drirl_core.store.artifacts import ArtifactStore
 
 
@@ -35,11 +34,11 @@ class Scored:
     label: str
 
 
-def score(config: Config, prompt: str, reply: str, category: str | None = None) -> Scored:
+def score(project: Project, prompt: str, reply: str, category: str | None = None) -> Scored:
     """Score one reply with the latest reward models of the store.
 
     Args:
-        config: names the store, the encoder and the categories.
+        project: names the store, the encoder and the categories.
         prompt: what the user asked.
         reply: what the model said; a draft is cut off.
         category: category to name, or None for the router's.
@@ -48,10 +47,10 @@ def score(config: Config, prompt: str, reply: str, category: str | None = None) 
         ConfigError: the category is not in the taxonomy.
         ArtifactError: there are no reward models or no prompt pool yet.
     """
-    known = (*build_graph(config).categories, taxonomy.HELPFUL)
+    known = (*project.graph.categories, taxonomy.HELPFUL)
     if category is not None and category not in known:
         raise ConfigError(f"--category {category!r} is not in the taxonomy; {nearest(category, known)}")
-    store = ArtifactStore.of(config)
+    config, store = project.config, project.store
     learned = {name: _latest(store, f"reward_model_{name}").path for name in known}
     from drirl_core.benchmarks.judges.rules import label_reply
     from drirl_core.models.embeddings import Embedder
@@ -60,7 +59,7 @@ def score(config: Config, prompt: str, reply: str, category: str | None = None) 
 
     models = {name: load_reward_model(path) for name, path in learned.items()}
     embedder, answer = Embedder(config.models, store), cut_draft(reply)
-    best, confidence = route(config, store, embedder, prompt)
+    best, confidence = route(project, embedder, prompt)
     values = RewardRouter(models, embedder).rewards([prompt] * len(known), [answer] * len(known), list(known))
     routed = best if confidence >= config.prompts.router_confidence else None
     return Scored(
@@ -72,7 +71,7 @@ def score(config: Config, prompt: str, reply: str, category: str | None = None) 
     )
 
 
-def route(config: Config, store: ArtifactStore, embedder: Any, prompt: str) -> tuple[str | None, float]:
+def route(project: Project, embedder: Any, prompt: str) -> tuple[str | None, float]:
     """Send a prompt through a router fitted on the pool's labelled prompts; their embeddings are cached.
 
     Returns:
@@ -84,12 +83,14 @@ def route(config: Config, store: ArtifactStore, embedder: Any, prompt: str) -> t
     from drirl_core.prompts.router import fit_router, why_no_router
     from drirl_core.store.tables import read_table
 
-    rows = read_table(_latest(store, "prompt_pool").path / "prompts.parquet", ("prompt", "category", "labelled_by"))
+    rows = read_table(
+        _latest(project.store, "prompt_pool").path / "prompts.parquet", ("prompt", "category", "labelled_by")
+    )
     labelled = [row for row in rows if row["labelled_by"] == "source"]
     labels = [row["category"] for row in labelled]
     if why_no_router(labels):
         return None, 0.0
-    router = fit_router(embedder.encode([row["prompt"] for row in labelled]), labels, config.seed)
+    router = fit_router(embedder.encode([row["prompt"] for row in labelled]), labels, project.config.seed)
     found = router.route(embedder.encode([prompt]), 0.0)[0]
     return found.best, found.confidence
 

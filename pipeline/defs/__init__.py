@@ -1,1 +1,1 @@
-"""Everything Dagster shows: one folder a group of assets, and the automation over all of them."""
+"""Everything Dagster shows: the assets, their checks, automation and sensors."""

@@ -1,10 +1,9 @@
-"""What happens by itself: stale assets are made anew, sources are looked at nightly, and a weekly run catches the rest."""
+"""What happens by itself: stale assets are recomputed, sources are observed nightly, a weekly run catches the rest."""
 
 import warnings
 
 import dagster as dg
 
-from drirl_core.graph.build import build_graph
 from pipeline.instance.settings import current
 from pipeline.wiring.panel import PANEL
 
@@ -17,11 +16,11 @@ _LIMIT = {"dagster/max_runtime": str(24 * 3600)}
     cron_schedule="0 4 * * 1",
     job_name=REFRESH_JOB,
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Makes what is stale anew, should automation have been off or have missed it, or a step have failed.",
+    description="Recomputes what is stale, should automation have been off or have missed it, or a step have failed.",
 )
 def refresh_stale_assets_weekly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """Ask for a run of the stale assets alone; what was never made is for people to start."""
-    keys = [dg.AssetKey(name) for name in build_graph(current()).nodes]
+    keys = [dg.AssetKey(name) for name in current().graph.nodes]
     made = [key for key in keys if context.instance.get_latest_materialization_event(key)]
     if not made:
         return dg.SkipReason(
@@ -43,17 +42,19 @@ observe_sources_nightly = dg.ScheduleDefinition(
 @dg.definitions
 def defs() -> dg.Definitions:
     """Make the jobs, the schedules and the sensor."""
-    graph = build_graph(current())
+    graph = current().graph
     refresh = dg.define_asset_job(
         REFRESH_JOB,
         selection=dg.AssetSelection.assets(*graph.nodes),
-        description="Make every asset; what is unchanged is found again instead of being trained again.",
+        description="Make every asset; what is unchanged is reused instead of being trained again.",
         tags=_LIMIT,
     )
     observe = dg.define_asset_job(
         OBSERVE_JOB,
         selection=dg.AssetSelection.assets(*graph.sources, PANEL),
-        description="Hash the input files, so that the graph shows which assets are behind them, and look at the retraining plan.",
+        description=(
+            "Hash the input files, so that the graph shows which assets are behind them, and look at the retraining plan."
+        ),
     )
     return dg.Definitions(
         jobs=[refresh, observe], schedules=[refresh_stale_assets_weekly, observe_sources_nightly], sensors=[_sensor()]
@@ -70,5 +71,7 @@ def _sensor() -> dg.AutomationConditionSensorDefinition:
             default_status=dg.DefaultSensorStatus.RUNNING,
             minimum_interval_seconds=30,
             run_tags=_LIMIT,
-            description="Makes an asset anew when an input, its settings or its code changed, once everything upstream has settled.",
+            description=(
+                "Recomputes an asset when an input, its settings or its code changed, once everything upstream has settled."
+            ),
         )

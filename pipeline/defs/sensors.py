@@ -15,6 +15,7 @@ HOOKS: tuple[Hook, ...] = ()
 @dg.definitions
 def defs() -> dg.Definitions:
     """Make the sensors; without a drop folder there is none for it."""
-    config = current()
-    ingest = [inbox_sensor(config, HOOKS)] if config.operations.inbox.folder else []
+    project = current()
+    config = project.config
+    ingest = [inbox_sensor(project, HOOKS)] if config.operations.inbox.folder else []
     return dg.Definitions(sensors=[failure_sensor(config, HOOKS), gate_sensor(config, HOOKS), *ingest])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from drirl_core.config import Config, load_config, place
+from drirl_core.project import Project
 
 ROOT = place.PROJECT
 """Directory of the project; relative paths of the settings start here."""
@@ -15,11 +16,12 @@ CONFIG_VARIABLE = "DRIRL_CONFIG"
 DEFAULT_CONFIG = "configs/demo.yaml"
 
 
-def current() -> Config:
-    """Return the configuration of this code location; it is read once, a reload of the location starts a new process.
+def current() -> Project:
+    """Return the project of this code location; it is made once, a reload of the location starts a new process.
 
     Returns:
-        The file that the environment variable `DRIRL_CONFIG` names (absolute, or relative to the project), else the demo.
+        The project of the file that the environment variable `DRIRL_CONFIG` names (absolute, or relative to the
+        checkout), else of the demo.
 
     Raises:
         ConfigError: the file is missing or wrong.
@@ -31,19 +33,19 @@ def config_for_nodes() -> str:
     """Return the name of this location's configuration as another machine finds it.
 
     Returns:
-        Relative to the project for a file within it, because the project may lie elsewhere there; else the absolute path.
+        Relative to the checkout for a file within it, because that may lie elsewhere there; else the absolute path.
     """
     path = ROOT / (os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
 @functools.cache
-def _load_once(path: str) -> Config:
+def _load_once(path: str) -> Project:
     return load(path)
 
 
-def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Read a configuration whose artifacts lie in the same place from whatever directory a process was started in.
+def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Project:
+    """Make the project of a configuration; its artifacts lie in the same place wherever a process was started.
 
     Args:
         path: the YAML file, absolute or relative to the project.
@@ -52,7 +54,7 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config
     Raises:
         ConfigError: the file is missing or wrong.
     """
-    return anchored(load_config(ROOT / path, overrides))
+    return Project(anchored(load_config(ROOT / path, overrides)))
 
 
 def anchored(config: Config) -> Config:

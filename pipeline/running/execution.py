@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from drirl_core.config import Config
+from drirl_core.project import Project
 from pipeline.running.launch import QUIET_TAG, stop_run
 from pipeline.running.owner import OWNER_TAG, owner_tag
 from pipeline.wiring.factories import all_definitions
@@ -25,16 +25,16 @@ class Execution:
 
     Args:
         instance: where the run is recorded.
-        config: the configuration.
+        project: the configuration and its graph.
         names: assets the run contains.
     """
 
-    def __init__(self, instance: dg.DagsterInstance, config: Config, names: Sequence[str]) -> None:
+    def __init__(self, instance: dg.DagsterInstance, project: Project, names: Sequence[str]) -> None:
         self.run_id, self.success = str(uuid.uuid4()), False
         self.instance, self._error, self._done = instance, None, threading.Event()
         # With a retry policy Dagster takes an interrupt for a failure and starts the step again.
         # It promotes nothing, so a gate that fails is told and fails nothing.
-        self._job = all_definitions(config, retry=None, gates_block=False).resolve_implicit_global_asset_job_def()
+        self._job = all_definitions(project, retry=None, gates_block=False).resolve_implicit_global_asset_job_def()
         self._settings: dict[str, Any] = {
             "asset_selection": [dg.AssetKey(name) for name in names],
             "run_config": {
@@ -44,7 +44,7 @@ class Execution:
                 OWNER_TAG: owner_tag(),
                 QUIET_TAG: "true",
                 "dagster/max_retries": "0",
-                "drirl/config": config.name,
+                "drirl/config": project.config.name,
             },
         }
         threading.Thread(target=self._execute, name="dagster-run", daemon=True).start()

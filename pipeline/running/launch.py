@@ -13,8 +13,10 @@ from typing import IO, Any
 
 import dagster as dg
 
-from drirl_core.config import Config, resolved
-from drirl_core.graph.build import STAGES, Node
+from drirl_core.config import resolved
+from drirl_core.graph.layout import Node
+from drirl_core.graph.stages import STAGES
+from drirl_core.project import Project
 from pipeline.executors.gpu_share import taken_gpus
 from pipeline.executors.gpu_spec import gpu_spec
 from pipeline.instance.settings import ROOT
@@ -44,7 +46,7 @@ def stop_run(run_id: str) -> None:
 
 
 def run_stages(
-    context: dg.AssetExecutionContext, nodes: Sequence[Node], config: Config
+    context: dg.AssetExecutionContext, nodes: Sequence[Node], project: Project
 ) -> Iterator[dg.MaterializeResult]:
     """Build assets in one worker process.
 
@@ -53,10 +55,10 @@ def run_stages(
     Args:
         context: the step's context.
         nodes: the assets, all of them selected in this step.
-        config: the configuration.
+        project: the configuration, its graph and its store.
 
     Yields:
-        One result an asset, with its data version and metadata.
+        One result per asset, with its data version and metadata.
 
     Raises:
         dg.Failure: an input is missing or a stage failed; no retry, it would fail again.
@@ -64,14 +66,14 @@ def run_stages(
         dg.DagsterExecutionInterruptedError: the run was stopped.
     """
     _raise_if_stopped(context.run_id)
-    versions = input_versions(context.instance, nodes, config)
+    versions = input_versions(context.instance, nodes, project)
     extras = {
-        "config": resolved(config),
+        "config": resolved(project.config),
         "targets": [node.name for node in nodes],
         "versions": versions,
         "parent": os.getpid(),
     }
-    spec = gpu_spec(any(STAGES[node.stage].heavy for node in nodes), config)
+    spec = gpu_spec(any(STAGES[node.stage].heavy for node in nodes), project.config)
     sent = 0
     with (
         taken_gpus(spec.count) as gpus,
@@ -125,7 +127,7 @@ class _Output:
 def _worker(
     session: dg.PipesSession, variables: Mapping[str, str], quiet: bool
 ) -> Iterator[tuple[subprocess.Popen[str], _Output]]:
-    """Start the worker in its own process group, and stop the whole group if the block is left early."""
+    """Start the worker in its own process group, and stop the complete group if the block is left early."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(  # noqa: S603 - our own module, nothing from outside
         [sys.executable, "-m", WORKER],

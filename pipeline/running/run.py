@@ -1,11 +1,11 @@
-"""Run the road from a script or the command line: one Dagster run in this process, recorded like any other."""
+"""Run the graph from a script or the command line: one Dagster run in this process, recorded like any other."""
 
 import contextlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,14 @@ import dagster as dg
 import yaml
 from filelock import FileLock, Timeout
 
+from drirl_core.checks.asking import broken_promises, rules_of
 from drirl_core.config import Config
 from drirl_core.errors import ArtifactError
-from drirl_core.graph.build import Graph, build_graph, source_version
+from drirl_core.graph.layout import Graph
 from drirl_core.graph.plan import Plan, plan, with_ancestors
+from drirl_core.graph.versions import source_version
 from drirl_core.models.references import require_local_models
+from drirl_core.project import Project
 from drirl_core.promotion import CANDIDATE
 from pipeline.executors.choice import require_local
 from pipeline.instance.home import INSTANCE_FILE, chosen_home, home_errors_explained
@@ -25,7 +28,6 @@ from pipeline.instance.settings import anchored, load
 from pipeline.running.events import RunEvent, events_of
 from pipeline.running.execution import Execution
 from pipeline.running.launcher import HealthCheckedLauncher
-from pipeline.wiring.asset_checks import broken_promises
 from pipeline.wiring.private import NO_CAPTURE
 from pipeline.wiring.resolve import VERSION_TAG, observed_version, stale_records
 
@@ -49,11 +51,12 @@ class RunOutcome:
         success: whether every asset asked for exists and keeps its promises.
         run_id: the Dagster run; None when there was nothing to do, so that none was started.
         plan: what was to be done.
-        built: assets that were made anew.
-        reused: assets that were found again.
+        built: assets that were made.
+        reused: assets whose artifact existed and was reused.
         failures: what went wrong, one message each.
         cancelled: whether the user stopped it.
         seconds: time it took.
+        versions: version of each asset that is known to be up to date at the end.
     """
 
     success: bool
@@ -64,10 +67,11 @@ class RunOutcome:
     failures: Sequence[str] = ()
     cancelled: bool = False
     seconds: float = 0.0
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 def run_pipeline(
-    config_path: str | Path | Config,
+    config_path: str | Path | Config | Project,
     *,
     select: Sequence[str] | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -76,7 +80,7 @@ def run_pipeline(
     """Make what is stale or missing; when everything is up to date, start nothing.
 
     Args:
-        config_path: the YAML file, absolute or relative to the project, or a loaded configuration.
+        config_path: the YAML file, absolute or relative to the project, or what was loaded from one.
         select: names of assets, `*` and `?` allowed; what they need is made as well. `stale` stands for those that were
             made before and would come out differently now. None for all.
         overrides: dotted keys to values, applied to the file.
@@ -91,28 +95,59 @@ def run_pipeline(
         ArtifactError: another run is going on in this home.
         ModelError: a model named by its directory is missing or damaged.
     """
-    started = time.monotonic()
-    config = anchored(config_path) if isinstance(config_path, Config) else load(config_path, overrides)
-    require_local(config)
-    todo = plan(config, select)
-    home = chosen_home()
-    with home_errors_explained(home), alone(home, config), _instance(home) as instance:
+    project = _project(config_path, overrides)
+    require_local(project.config)
+    return run_planned(project, plan(project, select), on_event)
+
+
+def _project(given: str | Path | Config | Project, overrides: Mapping[str, Any] | None) -> Project:
+    if isinstance(given, Project):
+        return given
+    return Project(anchored(given)) if isinstance(given, Config) else load(given, overrides)
+
+
+def run_planned(project: Project, todo: Plan, on_event: Callable[[RunEvent], None]) -> RunOutcome:
+    """Do what a plan says.
+
+    Args:
+        project: the configuration, its graph and its store.
+        todo: its plan.
+        on_event: told what happens, while it happens; called in the caller's thread.
+
+    Returns:
+        How it ended; a stage that fails is an outcome, not an exception.
+
+    Raises:
+        ConfigError: the Dagster home cannot be used, or the executor runs steps elsewhere.
+        ArtifactError: another run is going on in this home.
+        ModelError: a model named by its directory is missing or damaged.
+    """
+    started, home, graph = time.monotonic(), chosen_home(), project.graph
+    require_local(project.config)
+    with home_errors_explained(home), alone(home, project.config), _instance(home) as instance:
         heal(instance)
-        graph = build_graph(config)
-        broken = _broken(graph, todo, config)
+        broken = _broken(todo, project)
         names = _selection(instance, graph, todo, broken)
         untouched = [
             f"{name} breaks {problem}" for name, problems in broken.items() if name not in names for problem in problems
         ]
         if not names:
-            return RunOutcome(not untouched, None, todo, failures=untouched, seconds=time.monotonic() - started)
-        require_local_models(config)
+            seconds = time.monotonic() - started
+            return RunOutcome(not untouched, None, todo, failures=untouched, seconds=seconds, versions=todo.known)
+        require_local_models(project.config)
         _observe(instance, graph, todo)
-        record, run = _Record(on_event), Execution(instance, config, names)
+        record, run = _Record(on_event), Execution(instance, project, names)
         stopped = _follow(run, record)
-    success, failures = run.success and not untouched, [*record.failures, *untouched]
     return RunOutcome(
-        success, run.run_id, todo, record.built, record.reused, failures, stopped, time.monotonic() - started
+        run.success and not untouched,
+        run.run_id,
+        todo,
+        record.built,
+        record.reused,
+        [*record.failures, *untouched],
+        stopped,
+        time.monotonic() - started,
+        {**todo.known, **record.versions},
     )
 
 
@@ -126,6 +161,7 @@ class _Record:
         self.built: list[str] = []
         self.reused: list[str] = []
         self.failures: list[str] = []
+        self.versions: dict[str, str] = {}
 
     def read(self, instance: dg.DagsterInstance, run_id: str) -> None:
         """Pass on what was recorded since the last time."""
@@ -142,6 +178,7 @@ class _Record:
     def _take(self, event: RunEvent) -> None:
         if event.kind == "materialized" and event.asset:
             (self.reused if event.data["reused"] else self.built).append(event.asset)
+            self.versions[event.asset] = str(event.data["version"])
         if event.is_problem:
             self.failures.append(event.message)
         self._on_event(event)
@@ -170,8 +207,8 @@ def _selection(
 ) -> list[str]:
     """Choose what the run contains.
 
-    Besides what is pending: assets whose artifact exists but is not what the instance recorded last (found again in an
-    instant, so that the graph and later steps see it), and inputs of pending assets that break a promise (found again,
+    Besides what is pending: assets whose artifact exists but is not what the instance recorded last (reused in an
+    instant, so that the graph and later steps see it), and inputs of pending assets that break a promise (reused,
     so that their blocking checks run and hold back what depends on them).
     """
     pending = {asset.name for asset in todo.pending}
@@ -181,11 +218,11 @@ def _selection(
     return [name for name in graph.nodes if name in chosen]
 
 
-def _broken(graph: Graph, todo: Plan, config: Config) -> dict[str, list[str]]:
+def _broken(todo: Plan, project: Project) -> dict[str, list[str]]:
     found = {
-        name: broken_promises(graph.nodes[name], asset.version, config)
+        name: broken_promises(project.graph.nodes[name], project.store.open(name, asset.version).path, project)
         for name, asset in todo.assets.items()
-        if asset.version
+        if asset.version and rules_of(project.graph.nodes[name].stage)
     }
     return {name: problems for name, problems in found.items() if problems}
 

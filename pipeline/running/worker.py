@@ -16,9 +16,11 @@ from typing import Any
 
 from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
 
-from drirl_core.config import Config, from_resolved
+from drirl_core.config import from_resolved
 from drirl_core.errors import DrirlError
-from drirl_core.graph.build import Graph, Node, build, build_graph
+from drirl_core.graph.build import build
+from drirl_core.graph.layout import Graph, Node
+from drirl_core.project import Project
 from drirl_core.reporting import LogReporter
 from pipeline.wiring.display import pipes_metadata
 
@@ -44,7 +46,7 @@ class PipesReporter(LogReporter):
         print(line, file=sys.stderr, flush=True)
 
 
-def work(pipes: PipesContext, config: Config, targets: list[str], versions: Mapping[str, str]) -> bool:
+def work(pipes: PipesContext, project: Project, targets: list[str], versions: Mapping[str, str]) -> bool:
     """Build the targets in the order of the graph and report each.
 
     A stage's own error (`DrirlError`) ends only its asset: a category with bad data must not hold up the others. Any
@@ -52,14 +54,14 @@ def work(pipes: PipesContext, config: Config, targets: list[str], versions: Mapp
 
     Args:
         pipes: the open connection.
-        config: the configuration.
+        project: the configuration, its graph and its store.
         targets: names of the assets.
         versions: version of every input that is not a target.
 
     Returns:
         Whether every target was built.
     """
-    graph, known, complete = build_graph(config), dict(versions), True
+    graph, known, complete = project.graph, dict(versions), True
     unknown = sorted(set(targets) - set(graph.nodes))
     if unknown:
         _report_problem(
@@ -69,7 +71,7 @@ def work(pipes: PipesContext, config: Config, targets: list[str], versions: Mapp
     for node in _ordered(graph, targets):
         reporter = PipesReporter(pipes, f"[{node.name}] " if len(targets) > 1 else "")
         try:
-            artifact, reused, shown = build(node, config, known, reporter)
+            artifact, reused, shown = build(node, project, known, reporter)
             metadata = pipes_metadata(node.stage, artifact, shown, reused)
         except DrirlError as error:
             reporter.log(f"failed: {error}")
@@ -145,8 +147,8 @@ def main() -> int:
     with open_dagster_pipes() as pipes:
         extras: Mapping[str, Any] = pipes.extras
         die_with(extras["parent"])
-        config = from_resolved(extras["config"])
-        return 0 if work(pipes, config, extras["targets"], extras["versions"]) else 1
+        project = Project(from_resolved(extras["config"]))
+        return 0 if work(pipes, project, extras["targets"], extras["versions"]) else 1
 
 
 if __name__ == "__main__":

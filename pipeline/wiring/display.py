@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drirl_core.graph.tables import MAIN_TABLES
+from drirl_core.graph.stages import STAGES
 from drirl_core.reporting import Plot, Table
 from drirl_core.store.artifacts import Artifact
-from pipeline.wiring.columns import MEANINGS
 
 _LARGEST_PICTURE = 400_000
 _MOST_PICTURES = 8
@@ -39,9 +38,9 @@ def pipes_metadata(stage: str, artifact: Artifact, shown: Mapping[str, Any], reu
         metadata["uri"] = _value(artifact.uri)
     for name, value in (_stored(artifact) if reused else shown).items():
         metadata.setdefault(name, _value(value))
-    table = artifact.path / MAIN_TABLES.get(stage, "")
-    if table.is_file():
-        metadata.update(_table_facts(table))
+    table = STAGES[stage].table
+    if table and (artifact.path / table.file).is_file():
+        metadata.update(_table_facts(artifact.path / table.file, table.columns))
     return metadata
 
 
@@ -97,12 +96,12 @@ def _cell(value: Any) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _table_facts(path: Path) -> dict[str, Value]:
+def _table_facts(path: Path, meanings: Mapping[str, str]) -> dict[str, Value]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
         columns = [
-            {"name": field.name, "type": str(field.type), "description": MEANINGS.get(field.name)}
+            {"name": field.name, "type": str(field.type), "description": meanings.get(field.name)}
             for field in file.schema_arrow
         ]
         return {

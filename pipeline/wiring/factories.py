@@ -1,59 +1,75 @@
-"""Make Dagster's assets out of the nodes that `drirl_core.graph.build` lays out."""
+"""Make Dagster's assets out of the nodes of a project's graph."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
-from drirl_core.checks.rules import RULES
 from drirl_core.config import Config
 from drirl_core.errors import DrirlError
-from drirl_core.graph.build import STAGES, Graph, Node, build_graph, code_version, source_version
+from drirl_core.graph.layout import Graph, Node
+from drirl_core.graph.stages import STAGES
+from drirl_core.graph.versions import code_version, source_version
+from drirl_core.project import Project
 from pipeline.executors.gpu_spec import gpu_spec, op_tags, pool
 from pipeline.running.launch import RETRY_DELAY_S, run_stages
 from pipeline.wiring.asset_checks import stage_checks
+from pipeline.wiring.code_references import code_references
 from pipeline.wiring.conditions import RETRAIN
 
 OWNERS = ["team:drirl"]
-CATEGORY_STAGES = ("dataset", "completion_pool", "reward_model", "hardness")
-"""Stages with one asset a category, which can share a process."""
-
 RETRY = dg.RetryPolicy(max_retries=1, delay=RETRY_DELAY_S)
 """A heavy step that dies is started once more and goes on from its last checkpoint."""
 
 
-def all_definitions(config: Config, retry: dg.RetryPolicy | None = RETRY, gates_block: bool = True) -> dg.Definitions:
-    """Return the assets and checks of all groups, without automation.
+def all_definitions(project: Project, retry: dg.RetryPolicy | None = RETRY, gates_block: bool = True) -> dg.Definitions:
+    """Return the assets and checks of the graph, without automation.
 
     Args:
-        config: the configuration.
+        project: the configuration and its graph.
         retry: what happens when a heavy step dies.
         gates_block: whether a gate that fails fails the run.
     """
-    stages = dict.fromkeys(node.stage for node in build_graph(config).nodes.values())
-    groups = dict.fromkeys(STAGES[stage].group for stage in stages)
-    checks = [stage_checks(stage, config, gates_block) for stage in stages if stage in RULES]
-    return dg.Definitions.merge(
-        *(group_definitions(group, config, retry) for group in groups), dg.Definitions(asset_checks=checks)
-    )
+    return dg.Definitions(assets=graph_assets(project, retry), asset_checks=graph_checks(project, gates_block))
 
 
-def group_definitions(group: str, config: Config, retry: dg.RetryPolicy | None = RETRY) -> dg.Definitions:
+def graph_assets(project: Project, retry: dg.RetryPolicy | None = RETRY) -> list[dg.AssetsDefinition]:
+    """Return the sources and the assets of all stages.
+
+    Args:
+        project: the configuration and its graph.
+        retry: what happens when a heavy step dies.
+    """
+    groups = dict.fromkeys(STAGES[stage].group for stage in project.graph.stages)
+    return [asset for group in groups for asset in group_assets(group, project, retry)]
+
+
+def group_assets(group: str, project: Project, retry: dg.RetryPolicy | None = RETRY) -> list[dg.AssetsDefinition]:
     """Return the assets of one group: its sources, and the assets of its stages.
 
     Args:
         group: name of the group.
-        config: the configuration, which decides the categories, suites and sources.
+        project: the configuration and its graph.
         retry: what happens when a heavy step dies.
     """
-    graph = build_graph(config)
+    graph = project.graph
     nodes = [node for node in graph.nodes.values() if STAGES[node.stage].group == group]
     sources = [name for name in graph.sources if _group_of_source(name, graph) == group]
-    assets = [_observe_sources(group, sources, graph)] if sources else []
-    return dg.Definitions(
-        assets=[*assets, *(_materialize(name, members, config, retry) for name, members in steps(nodes, config))]
-    )
+    observed = [_observe_sources(group, sources, graph, project.config)] if sources else []
+    made = [_materialize(name, members, project, retry) for name, members in steps(nodes, project.config)]
+    return [*observed, *made]
+
+
+def graph_checks(project: Project, gates_block: bool = True) -> list[dg.AssetChecksDefinition]:
+    """Return the checks of all stages that have some.
+
+    Args:
+        project: the configuration, which holds the bounds, and its graph.
+        gates_block: whether a gate that fails fails the run.
+    """
+    return [stage_checks(stage, project, gates_block) for stage in project.graph.stages if STAGES[stage].checks]
 
 
 def steps(nodes: Sequence[Node], config: Config) -> list[tuple[str, list[Node]]]:
@@ -69,7 +85,7 @@ def steps(nodes: Sequence[Node], config: Config) -> list[tuple[str, list[Node]]]
     together = config.execution.category_steps == "together"
     divided: dict[str, list[Node]] = {}
     for node in nodes:
-        shared = together and node.stage in CATEGORY_STAGES
+        shared = together and STAGES[node.stage].per_category
         divided.setdefault(f"{node.stage}_by_category" if shared else node.name, []).append(node)
     return list(divided.items())
 
@@ -79,8 +95,8 @@ def _group_of_source(source: str, graph: Graph) -> str:
     return next(STAGES[node.stage].group for node in graph.nodes.values() if source in node.inputs)
 
 
-def _materialize(name: str, nodes: list[Node], config: Config, retry: dg.RetryPolicy | None) -> dg.AssetsDefinition:
-    heavy = STAGES[nodes[0].stage].heavy
+def _materialize(name: str, nodes: list[Node], project: Project, retry: dg.RetryPolicy | None) -> dg.AssetsDefinition:
+    heavy, config = STAGES[nodes[0].stage].heavy, project.config
     spec = gpu_spec(heavy, config)
 
     @dg.multi_asset(
@@ -93,7 +109,7 @@ def _materialize(name: str, nodes: list[Node], config: Config, retry: dg.RetryPo
     )
     def materialize(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
         selected = [node for node in nodes if dg.AssetKey(node.name) in context.selected_asset_keys]
-        yield from run_stages(context, selected, config)
+        yield from run_stages(context, selected, project)
 
     return materialize
 
@@ -101,8 +117,7 @@ def _materialize(name: str, nodes: list[Node], config: Config, retry: dg.RetryPo
 def _spec(node: Node, config: Config) -> dg.AssetSpec:
     stage = STAGES[node.stage]
     tags = {"drirl/stage": node.stage, "drirl/cost": "heavy" if stage.heavy else "light"}
-    if node.category:
-        tags["drirl/category"] = node.category
+    tags |= {f"drirl/{what}": of for what, of in (("category", node.category), ("suite", node.suite)) if of}
     return dg.AssetSpec(
         node.name,
         deps=list(node.inputs),
@@ -113,11 +128,13 @@ def _spec(node: Node, config: Config) -> dg.AssetSpec:
         owners=OWNERS,
         kinds={"python", "pytorch"} if stage.heavy else {"python"},
         tags=tags,
+        metadata=code_references(stage.function, config),
     )
 
 
-def _observe_sources(group: str, names: Sequence[str], graph: Graph) -> dg.AssetsDefinition:
-    specs = [_source_spec(name, graph.sources[name], group) for name in names]
+def _observe_sources(group: str, names: Sequence[str], graph: Graph, config: Config) -> dg.AssetsDefinition:
+    references = code_references("drirl_core.graph.versions:source_version", config)
+    specs = [_source_spec(name, graph.sources[name], group, references) for name in names]
 
     def observe(context: dg.AssetExecutionContext) -> Iterator[dg.ObserveResult]:
         problems: list[str] = []
@@ -150,7 +167,7 @@ def _size(path: Path) -> int:
     )
 
 
-def _source_spec(name: str, path: Path, group: str) -> dg.AssetSpec:
+def _source_spec(name: str, path: Path, group: str, references: Mapping[str, Any]) -> dg.AssetSpec:
     return dg.AssetSpec(
         name,
         group_name=group,
@@ -158,5 +175,5 @@ def _source_spec(name: str, path: Path, group: str) -> dg.AssetSpec:
         owners=OWNERS,
         kinds={"file", path.suffix.lstrip(".") or "folder"},
         tags={"drirl/stage": "source"},
-        metadata={"path": dg.MetadataValue.path(str(path))},
+        metadata={"path": dg.MetadataValue.path(str(path)), **references},
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from drirl_core.checks.rules import RULES
+from drirl_core.checks.asking import rules_of
 from drirl_core.config import Config
 from drirl_core.promotion import CANDIDATE
 from pipeline.wiring.alerts import Alert, Hook, send_all
@@ -40,7 +40,7 @@ def failed_since(instance: dg.DagsterInstance, seen: Mapping[str, int]) -> tuple
     Returns:
         The gates that failed since, and what is seen now.
     """
-    keys = [dg.AssetCheckKey(dg.AssetKey(CANDIDATE), rule.name) for rule in RULES[CANDIDATE]]
+    keys = [dg.AssetCheckKey(dg.AssetKey(CANDIDATE), rule.name) for rule in rules_of(CANDIDATE)]
     newest = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
     finished = {key.name: result for key, result in newest.items() if result.evaluation is not None}
     fresh = {name: result for name, result in finished.items() if result.id != seen.get(name)}

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import dagster as dg
 
-from drirl_core.config import Config
-from drirl_core.graph.build import INBOX_SOURCE, build_graph, source_version
+from drirl_core.graph.layout import INBOX_SOURCE
+from drirl_core.graph.versions import source_version
+from drirl_core.project import Project
 from drirl_core.prompts.inbox import InboxBusy, Refused, Swept, sweep
 from pipeline.wiring.alerts import Alert, Hook, send_all
 from pipeline.wiring.resolve import VERSION_TAG, observed_version
@@ -18,11 +19,11 @@ _SECONDS_A_SWEEP = 20.0
 """Dagster gives a sensor a minute."""
 
 
-def inbox_sensor(config: Config, hooks: Sequence[Hook] = ()) -> dg.SensorDefinition:
+def inbox_sensor(project: Project, hooks: Sequence[Hook] = ()) -> dg.SensorDefinition:
     """Return the sensor that sweeps the drop folder; it starts no run.
 
     Args:
-        config: names the drop folder.
+        project: names the drop folder.
         hooks: further functions that take the alerts on rejected files.
     """
 
@@ -34,14 +35,16 @@ def inbox_sensor(config: Config, hooks: Sequence[Hook] = ()) -> dg.SensorDefinit
     )
     def ingest_dropped_files(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         try:
-            swept = sweep(config, seconds=_SECONDS_A_SWEEP)
+            swept = sweep(project, seconds=_SECONDS_A_SWEEP)
         except InboxBusy as error:
             return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
         for line in told(swept):
             context.log.info(line)
-        send_all([rejection(refused) for refused in swept.rejected], config.operations.alerts, context.log, hooks)
-        listing = _listing(build_graph(config).sources[INBOX_SOURCE])
-        events = [] if listing == context.cursor else _observation(context.instance, config, swept)
+        send_all(
+            [rejection(refused) for refused in swept.rejected], project.config.operations.alerts, context.log, hooks
+        )
+        listing = _listing(project.graph.sources[INBOX_SOURCE])
+        events = [] if listing == context.cursor else _observation(context.instance, project, swept)
         return dg.SensorResult(skip_reason=summary(swept), cursor=listing, asset_events=events)
 
     return ingest_dropped_files
@@ -69,13 +72,13 @@ def rejection(refused: Refused) -> Alert:
     return Alert("file_rejected", f"the dropped file {refused.name} was not taken in", refused.reason, facts)
 
 
-def _observation(instance: dg.DagsterInstance, config: Config, swept: Swept) -> list[dg.AssetObservation]:
+def _observation(instance: dg.DagsterInstance, project: Project, swept: Swept) -> list[dg.AssetObservation]:
     """Observe the accepted files, unless their version is the one observed last.
 
     What was recorded decides, not what this sweep did: a change whose observation was lost, or that `drirl ingest` or a
     hand made, is told by the next tick.
     """
-    folder = build_graph(config).sources[INBOX_SOURCE]
+    folder = project.graph.sources[INBOX_SOURCE]
     version = source_version(folder)
     if observed_version(instance, INBOX_SOURCE) == version:
         return []

@@ -7,21 +7,22 @@ from typing import Any
 
 import dagster as dg
 
-from drirl_core.config import Config
 from drirl_core.errors import DrirlError
 from drirl_core.graph.estimates import Estimate, estimates, totals
 from drirl_core.graph.plan import Plan, PlannedAsset, plan
+from drirl_core.project import Project
 from drirl_core.reporting import amount, duration
+from pipeline.wiring.code_references import code_references
 from pipeline.wiring.display import markdown_table
 
 PANEL, GROUP = "retraining_plan", "operations"
 
 
-def plan_panel(config: Config, owners: list[str]) -> dg.AssetsDefinition:
+def plan_panel(project: Project, owners: list[str]) -> dg.AssetsDefinition:
     """Return the observable asset whose observation holds the plan; nothing depends on it.
 
     Args:
-        config: the configuration to plan for.
+        project: what to plan for.
         owners: who answers for it.
     """
     spec = dg.AssetSpec(
@@ -31,14 +32,15 @@ def plan_panel(config: Config, owners: list[str]) -> dg.AssetsDefinition:
         owners=owners,
         kinds={"python"},
         tags={"drirl/stage": "plan"},
+        metadata=code_references("drirl_core.graph.plan:plan", project.config),
     )
 
     def observe_plan() -> Iterator[dg.ObserveResult]:
         try:
-            found = plan(config)
+            found = plan(project)
         except DrirlError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
-        metadata = observation(found, estimates(found, config))
+        metadata = observation(found, estimates(found, project))
         yield dg.ObserveResult(asset_key=PANEL, data_version=dg.DataVersion(plan_version(found)), metadata=metadata)
 
     with warnings.catch_warnings():

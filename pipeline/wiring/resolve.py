@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
-from drirl_core.config import Config
 from drirl_core.errors import ArtifactError, DrirlError
-from drirl_core.graph.build import Graph, Node, build_graph, source_version
-from drirl_core.store.artifacts import Artifact, ArtifactStore
+from drirl_core.graph.layout import Graph, Node
+from drirl_core.graph.versions import source_version
+from drirl_core.project import Project
+from drirl_core.store.artifacts import Artifact
 
 VERSION_TAG = "dagster/data_version"
 
@@ -26,13 +27,13 @@ def observed_version(instance: dg.DagsterInstance, name: str) -> str | None:
     return observation.tags.get(VERSION_TAG) if observation else None
 
 
-def artifact_of(instance: dg.DagsterInstance, name: str, config: Config) -> Artifact:
+def artifact_of(instance: dg.DagsterInstance, name: str, project: Project) -> Artifact:
     """Open the artifact of an asset's latest materialization.
 
     Args:
         instance: where materializations are recorded.
         name: name of the asset.
-        config: names the artifact store.
+        project: names the artifact store.
 
     Raises:
         ArtifactError: the asset was never materialized, or its files are gone or damaged; the message says what to do.
@@ -42,10 +43,10 @@ def artifact_of(instance: dg.DagsterInstance, name: str, config: Config) -> Arti
         raise ArtifactError(
             f"{name} has not been materialized; materialize it first (in the graph: select it and press Materialize)"
         )
-    return ArtifactStore.of(config).open(name, version)
+    return project.store.open(name, version)
 
 
-def input_versions(instance: dg.DagsterInstance, nodes: Iterable[Node], config: Config) -> dict[str, str]:
+def input_versions(instance: dg.DagsterInstance, nodes: Iterable[Node], project: Project) -> dict[str, str]:
     """Look up the version of every input of `nodes`.
 
     Assets are taken at their latest materialization, sources are hashed now.
@@ -53,7 +54,7 @@ def input_versions(instance: dg.DagsterInstance, nodes: Iterable[Node], config: 
     Args:
         instance: where materializations are recorded.
         nodes: the assets about to be built.
-        config: names the sources and the artifact store.
+        project: names the sources and the artifact store.
 
     Returns:
         Version by name of the input.
@@ -62,7 +63,7 @@ def input_versions(instance: dg.DagsterInstance, nodes: Iterable[Node], config: 
         dg.Failure: inputs are missing or damaged; it lists all of them, and a retry would not help.
     """
     nodes = list(nodes)
-    graph = build_graph(config)
+    graph = project.graph
     built_here = {node.name for node in nodes}
     versions: dict[str, str] = {}
     problems: list[str] = []
@@ -71,7 +72,7 @@ def input_versions(instance: dg.DagsterInstance, nodes: Iterable[Node], config: 
             versions[name] = (
                 source_version(graph.sources[name])
                 if name in graph.sources
-                else artifact_of(instance, name, config).version
+                else artifact_of(instance, name, project).version
             )
         except DrirlError as error:
             problems.append(str(error))

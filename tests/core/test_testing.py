@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from drirl_core.graph.build import build_graph
+from drirl_core.graph.layout import build_graph
 from drirl_core.models.loading import load_encoder, load_policy
 from drirl_core.testing import make_tiny_policy, tiny_config
 

@@ -20,7 +20,7 @@ REDUCED = {
     "completions.samples": "{base: 1, sft: 0}",
     "completions.max_new_tokens": "24",
     "rewards.epochs": "30",
-    "rewards.min_accuracy": "0.0",  # a handful of held-out pairs decides nothing
+    "checks.min_accuracy": "0.0",  # a handful of held-out pairs decides nothing
     "policy.steps": "2",
     "policy.max_new_tokens": "24",
     "policy.lora.rank": "4",

@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 from drirl_core.config import load_config
-from drirl_core.graph.build import HELD_OUT, run_all
+from drirl_core.graph.build import run_all
+from drirl_core.graph.layout import HELD_OUT
+from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import read_table
@@ -97,7 +99,7 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_own_model_prompts_and_categories_go_the_whole_road(mine: Path) -> None:
     config = load_config(mine / "align.yaml")
-    built = run_all(config, SilentReporter())
+    built = run_all(Project(config), SilentReporter())
     assert {name for name in built if name.startswith("reward_model_")} == {
         f"reward_model_{c}" for c in (*OWN, "helpful")
     }

@@ -1,4 +1,4 @@
-"""The reliability measurement: that it sees what it looks for, and a small version of it under `drirl run`."""
+"""The reliability measurement: that it detects what it checks for, and a small version of it under `drirl run`."""
 
 import json
 import subprocess
@@ -13,11 +13,11 @@ from benchmarks.machine import RESULTS
 from benchmarks.reliability import processes
 from benchmarks.reliability.__main__ import measure
 from benchmarks.reliability.invariants import half_published
+from benchmarks.reliability.run_folder import make_run_folder
 from benchmarks.reliability.table import PAGE, written
 from benchmarks.reliability.trainings import Trainings
-from benchmarks.reliability.world import make_world
 from drirl_core.config import load_config
-from drirl_core.graph.build import build_graph
+from drirl_core.graph.layout import build_graph
 from drirl_core.store.artifacts import ArtifactStore
 
 
@@ -64,13 +64,13 @@ def _log(instance: dg.DagsterInstance, *lines: str) -> None:
         (["SFT resumes from checkpoint-2"], 0, "started from checkpoint-2"),
     ],
 )
-def test_where_an_interrupted_training_goes_on_is_seen(
+def test_where_an_interrupted_training_resumes_is_seen(
     tmp_path: Path, lines: list[str], resumed: int, problem: str | None
 ) -> None:
-    for step, whole in ((2, True), (4, True), (6, False)):
+    for step, complete in ((2, True), (4, True), (6, False)):
         folder = tmp_path / ".work" / "sft_checkpoint-0123" / "scratch" / "checkpoints" / f"checkpoint-{step}"
         folder.mkdir(parents=True)
-        if whole:
+        if complete:
             (folder / "complete.json").write_text("{}")
     trainings = Trainings(tmp_path)
     with dg.DagsterInstance.ephemeral() as instance:
@@ -105,12 +105,15 @@ def test_the_page_shows_the_figures_that_were_measured() -> None:
 @pytest.mark.slow  # a dozen processes that import torch
 @pytest.mark.timeout(1500)
 def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
-    world = make_world(tmp_path, None)
-    result = measure(world, kills=6, seed=3, dev_share=0.0)
+    run_folder = make_run_folder(tmp_path, None)
+    result = measure(run_folder, kills=6, seed=3, dev_share=0.0)
     assert result["broken"] == []
     assert result["kills"] == 6
     assert set(result["by_target"]) == {"drirl run: worker", "drirl run: command", "drirl run: everything"}
     assert result["graphs_completed"] >= 1
-    assert result["assets_compared"] == len(build_graph(load_config(world.settings)).nodes) * result["graphs_completed"]
+    assert (
+        result["assets_compared"]
+        == len(build_graph(load_config(run_folder.settings)).nodes) * result["graphs_completed"]
+    )
     assert result["assets_that_differ"] == 0
     assert all(rows["compared"] > 0 and rows["lost"] == 0 for rows in result["rows"].values())

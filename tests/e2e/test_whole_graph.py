@@ -17,14 +17,16 @@ import pytest
 
 from drirl_core import open_table
 from drirl_core.config import Config
-from drirl_core.graph.build import DATA_FOLDER, build, build_graph, run_all, source_version
-from drirl_core.graph.tables import MAIN_TABLES
+from drirl_core.graph.build import build, run_all
+from drirl_core.graph.layout import DATA_FOLDER, build_graph
+from drirl_core.graph.stages import STAGES
+from drirl_core.graph.versions import source_version
+from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import read_table
 from drirl_core.taxonomy import SEVEN_CATEGORIES
 from drirl_core.testing import RecordingReporter, tiny_config
-from pipeline.wiring.columns import MEANINGS
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,11 +43,11 @@ def config(world: Path) -> Config:
 
 @pytest.fixture(scope="module")
 def versions(config: Config) -> dict[str, str]:
-    return {name: artifact.version for name, artifact in run_all(config, SilentReporter()).items()}
+    return {name: artifact.version for name, artifact in run_all(Project(config), SilentReporter()).items()}
 
 
 def test_two_runs_in_fresh_roots_give_the_same_versions(world: Path, versions: dict[str, str]) -> None:
-    again = run_all(tiny_config(world, {"root": str(world / "again")}), SilentReporter())
+    again = run_all(Project(tiny_config(world, {"root": str(world / "again")})), SilentReporter())
     assert {name: artifact.version for name, artifact in again.items()} == versions
 
 
@@ -65,13 +67,13 @@ def test_nothing_is_lost_between_the_sources_and_the_pool(config: Config, versio
 
 
 def test_every_column_that_the_graph_shows_is_explained(config: Config, versions: dict[str, str]) -> None:
-    store, nodes = ArtifactStore(config.root), build_graph(config).nodes
-    tables = [
-        store.open(name, versions[name]).path / MAIN_TABLES[node.stage]
-        for name, node in nodes.items()
-        if node.stage in MAIN_TABLES
-    ]
-    assert {column for table in tables for column in read_table(table)[0]} == set(MEANINGS)
+    project = Project(config)
+    for name, node in project.graph.nodes.items():
+        table = STAGES[node.stage].table
+        if table:
+            rows = read_table(project.store.open(name, versions[name]).path / table.file)
+            assert list(rows[0]) == list(table.columns), name
+            assert all(table.columns.values()), name
 
 
 @pytest.mark.slow  # the whole graph twice
@@ -86,21 +88,21 @@ def test_at_a_uri_versions_are_the_same_and_another_machine_builds_nothing(
             self.lines.append(message)
 
     first = tiny_config(world, {"root": "memory://whole-graph", "mirror": str(world / "mirror_a")})
-    assert {name: artifact.version for name, artifact in run_all(first, SilentReporter()).items()} == versions
+    assert {name: artifact.version for name, artifact in run_all(Project(first), SilentReporter()).items()} == versions
     listening, second = (
         Listening(),
         tiny_config(world, {"root": "memory://whole-graph", "mirror": str(world / "mirror_b")}),
     )
-    found = run_all(second, listening)
+    found = run_all(Project(second), listening)
     assert {name: artifact.version for name, artifact in found.items()} == versions
     assert sum("is reused" in line for line in listening.lines) == len(versions)
     for artifact in found.values():
         assert artifact.path.is_relative_to(world / "mirror_b")
-        ArtifactStore.of(second).verify(artifact)
+        Project(second).store.verify(artifact)
 
 
 def test_a_changed_reward_setting_rebuilds_from_the_reward_models_on(world: Path, versions: dict[str, str]) -> None:
-    changed = run_all(tiny_config(world, {"rewards.epochs": 4}), SilentReporter())
+    changed = run_all(Project(tiny_config(world, {"rewards.epochs": 4})), SilentReporter())
     kept = {name for name, artifact in changed.items() if artifact.version == versions[name]}
     touched = set(versions) - kept
     assert not {
@@ -139,11 +141,12 @@ def _two_categories(folder: Path, change: dict[str, str]) -> dict[str, object]:
 
 def _up_to_hardness(config: Config, reporter: RecordingReporter) -> dict[str, str]:
     """Build everything that belongs to a category; return the versions."""
-    graph = build_graph(config)
+    project = Project(config)
+    graph = project.graph
     versions = {name: source_version(path) for name, path in graph.sources.items()}
     for node in graph.nodes.values():
         if node.stage in ("prompt_pool", "dataset", "completion_pool", "reward_model", "hardness"):
-            versions[node.name] = build(node, config, versions, reporter)[0].version
+            versions[node.name] = build(node, project, versions, reporter)[0].version
     return versions
 
 
@@ -176,8 +179,8 @@ def test_a_killed_training_resumes_from_its_checkpoint_and_ends_alike(world: Pat
     file.write_text(json.dumps(overrides), encoding="utf-8")
     program = (
         "import json, sys; from pathlib import Path; from drirl_core.testing import tiny_config; from drirl_core.graph.build import run_all;"
-        "from drirl_core.reporting import SilentReporter;"
-        f"run_all(tiny_config(Path({str(world)!r}), json.loads(Path({str(file)!r}).read_text())), SilentReporter())"
+        "from drirl_core.project import Project; from drirl_core.reporting import SilentReporter;"
+        f"run_all(Project(tiny_config(Path({str(world)!r}), json.loads(Path({str(file)!r}).read_text()))), SilentReporter())"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
@@ -199,9 +202,11 @@ def test_a_killed_training_resumes_from_its_checkpoint_and_ends_alike(world: Pat
         def log(self, message: str) -> None:
             self.lines.append(message)
 
-    resumed = run_all(tiny_config(world, overrides), Listening())
+    resumed = run_all(Project(tiny_config(world, overrides)), Listening())
     assert any("GRPO resumes from checkpoint-" in line for line in Listening.lines)
-    undisturbed = run_all(tiny_config(world, {**overrides, "root": str(world / "undisturbed")}), SilentReporter())
+    undisturbed = run_all(
+        Project(tiny_config(world, {**overrides, "root": str(world / "undisturbed")})), SilentReporter()
+    )
     assert {n: a.version for n, a in resumed.items()} == {n: a.version for n, a in undisturbed.items()}
 
 
@@ -267,6 +272,7 @@ def test_the_notebook_guide_lists_every_table_of_a_run(config: Config, versions:
         generic = re.sub(r"^(completion_pool|reward_model)_helpful$", r"\1_<category>", generic)
         if nodes[name].stage != "promotion_candidate":  # copies of the benchmarks' replies
             assert made == listed.get(generic, set()), name
-            assert MAIN_TABLES.get(nodes[name].stage) == main.get(generic), name
+            table_of_stage = STAGES[nodes[name].stage].table
+            assert (table_of_stage.file if table_of_stage else None) == main.get(generic), name
         for table in made:
             assert len(open_table(name, config=config, table=table, version=version).columns), (name, table)

@@ -15,7 +15,7 @@ for path in (Path(__file__).parent, Path(__file__).parents[2]):
 import stub_stages  # noqa: E402
 from places import FOLDER, ROOT  # noqa: E402
 
-from drirl_core.graph import build as stages  # noqa: E402
+from drirl_core.graph.stages import STAGES  # noqa: E402
 from pipeline.instance.settings import load  # noqa: E402
 from pipeline.running import launch  # noqa: E402
 
@@ -23,8 +23,8 @@ from pipeline.running import launch  # noqa: E402
 @pytest.fixture
 def stubbed(monkeypatch):
     """Stub stages here and in the worker, and retries without a pause."""
-    for name in list(stages.STAGES):
-        monkeypatch.setitem(stages.STAGES, name, stages.STAGES[name])
+    for name in list(STAGES):
+        monkeypatch.setitem(STAGES, name, STAGES[name])
     stub_stages.install()
     monkeypatch.setattr(launch, "WORKER", "stub_worker")
     monkeypatch.setattr(launch, "RETRY_DELAY_S", 0)
@@ -52,9 +52,15 @@ def home(empty_home, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def config(tmp_path):
-    """A configuration of stub stages with two harm categories."""
+def project(tmp_path):
+    """A project of stub stages with two harm categories."""
     return load(stub_stages.write_settings(tmp_path))
+
+
+@pytest.fixture
+def config(project):
+    """The configuration of that project."""
+    return project.config
 
 
 @pytest.fixture

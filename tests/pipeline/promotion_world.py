@@ -7,7 +7,7 @@ from drirl_core.checks.gates import candidate_of, judge_candidate
 from drirl_core.promotion import CANDIDATE
 from pipeline.instance.settings import load
 from pipeline.wiring.asset_checks import stage_checks
-from pipeline.wiring.factories import OWNERS, group_definitions
+from pipeline.wiring.factories import OWNERS, group_assets
 from pipeline.wiring.promoting import ledger, promoted_policy
 
 
@@ -18,19 +18,19 @@ class World:
         self.instance, self.folder, self.cursor = instance, folder, None
 
     def make(self, mood="fine", **overrides):
-        """Build the whole road and record it."""
-        self.config = load(
+        """Build the complete graph and record it."""
+        self.project = load(
             stub_stages.write_settings(self.folder, name=mood),
             {key.replace("__", "."): v for key, v in overrides.items()},
         )
-        stub_stages.build_and_record(self.instance, self.config)
+        stub_stages.build_and_record(self.instance, self.project)
         return self
 
     def definitions(self):
         end = dg.Definitions(
-            assets=[promoted_policy(self.config, OWNERS)], asset_checks=[stage_checks(CANDIDATE, self.config)]
+            assets=[promoted_policy(self.project, OWNERS)], asset_checks=[stage_checks(CANDIDATE, self.project)]
         )
-        return dg.Definitions.merge(group_definitions("report", self.config), end)
+        return dg.Definitions.merge(dg.Definitions(assets=group_assets("report", self.project)), end)
 
     def run(self, *names, checks=()):
         selection = dg.AssetSelection.assets(*names) if names else dg.AssetSelection.checks(*checks)
@@ -53,12 +53,12 @@ class World:
         return {key.to_user_string() for key in keys if isinstance(key, dg.AssetKey)}
 
     def gate_keys(self):
-        specs = stage_checks(CANDIDATE, self.config).check_specs
+        specs = stage_checks(CANDIDATE, self.project).check_specs
         return [spec.key for spec in specs]
 
     @property
     def promoted(self):
-        entry = ledger(self.config).current()
+        entry = ledger(self.project).current()
         return entry.policy if entry else None
 
 
@@ -69,6 +69,8 @@ def failure_of(result) -> str:
     ).step_failure_data.user_failure_data.description
 
 
-def regression_of(config):
+def regression_of(project):
     """Return what the gate says of the newest candidate."""
-    return next(gate.verdict for gate in judge_candidate(config, candidate_of(config)) if gate.name == "no_regression")
+    return next(
+        gate.verdict for gate in judge_candidate(project, candidate_of(project)) if gate.name == "no_regression"
+    )

@@ -2,7 +2,7 @@
 
 `install` puts them in the place of the real ones, in the test process and, through `stub_worker`, in the worker. What a
 run shall do wrong is named in the configuration's `name`, which decides no version: `fail=<asset>`, `crash=<asset>`,
-`kill=<asset>`, `sleep=<asset>`, `weak=<asset>`, separated by blanks.
+`kill=<asset>`, `sleep=<asset>`, `weak=<asset>`, `leak=<asset>`, `nan=<asset>`, separated by blanks.
 """
 
 import dataclasses
@@ -18,7 +18,10 @@ import pyarrow as pa
 
 from drirl_core.config import slice_hash
 from drirl_core.errors import DataError
-from drirl_core.graph.build import STAGES, Context, build, build_graph, code_version, dataset_name, source_version
+from drirl_core.graph.build import Context, build
+from drirl_core.graph.layout import dataset_name
+from drirl_core.graph.stages import STAGES
+from drirl_core.graph.versions import code_version, source_version
 from drirl_core.promotion import build_candidate
 from drirl_core.reporting import Plot, SilentReporter, Table
 from drirl_core.store.artifacts import ArtifactStore
@@ -48,6 +51,10 @@ def _misbehave(context: Context) -> None:
     if wanted.get("sleep") == asset:
         (context.scratch / "pid").write_text(str(os.getpid()))
         time.sleep(120)
+
+
+def _wanted(context: Context, what: str) -> bool:
+    return f"{what}={context.out.parent.name.rpartition('-')[0]}" in context.config.name.split()
 
 
 def _tell_gpus(context: Context) -> None:
@@ -116,6 +123,8 @@ def build_dataset(context: Context) -> dict[str, Any]:
         }
         for p, split in zip(prompts, SPLITS, strict=True)
     ]  # fmt: skip
+    if _wanted(context, "leak"):
+        rows[0]["group_id"] = rows[-1]["group_id"]
     _write(context, "rows.parquet", rows)
     return {"rows": len(rows)}
 
@@ -137,7 +146,7 @@ def build_completion_pool(context: Context) -> dict[str, Any]:
 def build_reward_model(context: Context) -> dict[str, Any]:
     """Demonstration above completion, unless the model shall be weak."""
     _misbehave(context)
-    weak = f"weak=reward_model_{context.category}" in context.config.name.split()
+    weak = _wanted(context, "weak")
     rows = [
         {"prompt_id": "p", "split": "test", "policy": policy, "sample": 0, "reward": reward}
         for policy, reward in (("demonstration", -1.0 if weak else 1.0), ("base", 0.0))
@@ -158,8 +167,9 @@ def build_hardness(context: Context) -> dict[str, Any]:
 def _trained(context: Context, stage: str) -> dict[str, Any]:
     _misbehave(context)
     _tell_gpus(context)
+    loss = float("nan") if _wanted(context, "nan") else 0.5
     (context.out / "model.safetensors").write_text(_digest(context, stage))
-    (context.out / "training_log.jsonl").write_text(json.dumps({"step": 1, "loss": 0.5, "kl": 0.01}) + "\n")
+    (context.out / "training_log.jsonl").write_text(json.dumps({"step": 1, "loss": loss, "kl": 0.01}) + "\n")
     _json(context, "metrics.json", {"kl": 0.01, "last_reward": 1.0})
     for step in range(2):
         context.reporter.metrics(step, {"loss": 0.5})
@@ -270,24 +280,27 @@ def write_settings(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def build_and_record(instance: Any, config: Any, *names: str) -> None:
+def build_and_record(instance: Any, project: Any, *names: str) -> None:
     """Build assets in this process, without a run, and record them with their inputs as an earlier run would have.
 
     Args:
         instance: the Dagster instance.
-        config: the configuration.
+        project: the configuration, its graph and its store.
         names: the assets; all of them when none is named.
     """
     import dagster as dg
 
-    graph = build_graph(config)
+    graph = project.graph
     versions = {name: source_version(path) for name, path in graph.sources.items()}
     for name, version in versions.items():
         instance.report_runless_asset_event(dg.AssetObservation(name, tags={"dagster/data_version": version}))
     for node in graph.nodes.values():
         if not names or node.name in names:
-            versions[node.name] = build(node, config, versions, SilentReporter())[0].version
-            tags = {"dagster/data_version": versions[node.name], "dagster/code_version": code_version(node, config)}
+            versions[node.name] = build(node, project, versions, SilentReporter())[0].version
+            tags = {
+                "dagster/data_version": versions[node.name],
+                "dagster/code_version": code_version(node, project.config),
+            }
             for name in node.inputs:
                 tags[f"dagster/input_data_version/{name}"] = versions[name]
                 tags[f"dagster/input_event_pointer/{name}"] = "NULL"

@@ -13,10 +13,10 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from drirl_core.config import from_resolved, load_config, resolved
-from drirl_core.graph.build import build_graph, code_version, source_version
-from drirl_core.store.artifacts import Artifact, ArtifactStore, fingerprint
+from drirl_core.graph.versions import code_version, source_version
+from drirl_core.store.artifacts import Artifact, fingerprint
 from pipeline.cli.main import app
-from pipeline.instance.settings import anchored
+from pipeline.instance.settings import anchored, load
 
 COMMANDS = (
     "run",
@@ -29,6 +29,7 @@ COMMANDS = (
     "promotions",
     "doctor",
     "dev",
+    "home",
     "gc",
     "ingest",
     "config",
@@ -60,8 +61,8 @@ def drirl(*words: str | Path, stdin: str | None = None) -> Result:
 
 def publish(config: Path, name: str, files: dict[str, str], **details: Any) -> Artifact:
     """Publish an artifact as the one that this configuration gives."""
-    settings = anchored(load_config(config))
-    graph, store = build_graph(settings), ArtifactStore(settings.root)
+    project = load(config)
+    settings, graph, store = project.config, project.graph, project.store
     node = graph.nodes[name]
     versions = {
         n: source_version(graph.sources[n]) if n in graph.sources else store.latest(n).version for n in node.inputs
@@ -224,13 +225,13 @@ def test_plan_of_an_empty_store(config: Path) -> None:
     assert shown.exit_code == 0
     assert "prompt_pool" in shown.output
     assert "not made yet" in shown.output
-    n = len(build_graph(anchored(load_config(config))).nodes)
+    n = len(load(config).graph.nodes)
     assert f"0 of {n} assets are up to date; {n} will run" in shown.output
 
 
 def test_plan_says_what_is_kept_and_why_the_rest_runs(config: Path) -> None:
     publish(config, "prompt_pool", {"prompts.parquet": "x"})
-    n = len(build_graph(anchored(load_config(config))).nodes)
+    n = len(load(config).graph.nodes)
     assert f"1 of {n} assets are up to date; {n - 1} will run" in drirl("plan", config).output
     changed = drirl("plan", config, "--set", "prompts.max_chars=999")
     line = next(line for line in changed.output.splitlines() if line.startswith("prompt_pool"))
@@ -251,7 +252,7 @@ def test_plan_for_machines_keeps_its_keys(config: Path) -> None:
     }  # fmt: skip
     pool, dataset = document["assets"]
     assert pool == {
-        "stage": "prompt_pool", "category": None, "name": "prompt_pool", "state": "will_run", "stale": True, "why": "prompts.max_chars: 2000 -> 999",
+        "stage": "prompt_pool", "category": None, "suite": None, "name": "prompt_pool", "state": "will_run", "stale": True, "why": "prompts.max_chars: 2000 -> 999",
         "version": None, "waits_for": [],
         "causes": [
             {"kind": "setting", "what": "prompts.max_chars", "before": 2000, "now": 999, "path": None, "text": "prompts.max_chars: 2000 -> 999"}
@@ -297,7 +298,7 @@ def test_report_of_an_empty_store_says_how_to_make_one(config: Path) -> None:
 
 def fill_with_reports(config: Path) -> Artifact:
     """Publish everything up to the report."""
-    for name in build_graph(anchored(load_config(config))).nodes:
+    for name in load(config).graph.nodes:
         if name != "model_card":
             made = publish(config, name, {"report.html": "<p>", "summary.json": json.dumps(summary()), "name": name})
     return made
@@ -326,7 +327,16 @@ def test_report_opens_the_page_when_asked(config: Path, monkeypatch: pytest.Monk
 
 def outcome(**facts: Any) -> SimpleNamespace:
     return SimpleNamespace(
-        **{"success": True, "built": [], "reused": [], "failures": [], "cancelled": False, "seconds": 65.0, **facts}
+        **{
+            "success": True,
+            "built": [],
+            "reused": [],
+            "failures": [],
+            "cancelled": False,
+            "seconds": 65.0,
+            "versions": {},
+            **facts,
+        }
     )
 
 
@@ -337,13 +347,14 @@ def fake_run(monkeypatch: pytest.MonkeyPatch) -> Any:
     def install(result: SimpleNamespace, *events: SimpleNamespace) -> list[Any]:
         asked: list[Any] = []
 
-        def run_pipeline(config: Any, *, select: Any, on_event: Any) -> SimpleNamespace:
-            asked.append(select)
+        def run_planned(project: Any, todo: Any, on_event: Any) -> SimpleNamespace:
+            asked.append(list(todo.assets))
             for event in events:
                 on_event(event)
+            result.versions = dict(todo.known)
             return result
 
-        monkeypatch.setitem(sys.modules, "pipeline.running.run", SimpleNamespace(run_pipeline=run_pipeline))
+        monkeypatch.setitem(sys.modules, "pipeline.running.run", SimpleNamespace(run_planned=run_planned))
         return asked
 
     return install
@@ -398,7 +409,7 @@ def test_only_is_passed_on_and_repeated_in_the_advice(config: Path, fake_run: An
     asked = fake_run(outcome())
     shown = drirl("run", config, "--only", "prompt_pool", "--only", "stale")
     assert "Nothing to do: what --only names is up to date, nothing was trained." in shown.output
-    assert asked == [["prompt_pool", "stale"]]
+    assert asked == [["prompt_pool"]]
     fake_run(outcome(success=False, cancelled=True))
     assert f"drirl run {config} --only 'reward_model_*'" in drirl("run", config, "--only", "reward_model_*").stderr
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from drirl_core.config import Config, ModelsConfig, resolved
 from drirl_core.errors import ArtifactError
+from drirl_core.project import Project
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import write_table
 from drirl_core.testing import make_tiny_policy
@@ -66,12 +67,12 @@ def test_conversation_ends_with_an_empty_line(trained: Path) -> None:
 
 def test_drafts_are_cut_off_before_showing(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from drirl_core.models.sampling import Completion
-    from pipeline.cli.common import read_config
+    from pipeline.cli.common import read_project
 
     monkeypatch.setattr(
         "drirl_core.models.sampling.sample", lambda *a, **k: [[Completion("draft step\n####\nthe answer", 5, True)]]
     )
-    assert chat.Talkers(read_config(trained), ("base", "dr_irl")).answers("x") == {
+    assert chat.Talkers(read_project(trained), ("base", "dr_irl")).answers("x") == {
         "base": "the answer",
         "dr_irl": "the answer",
     }
@@ -115,19 +116,17 @@ def pool(store: ArtifactStore, labels: list[str]) -> None:
 
 
 def test_router_of_the_score_is_fitted_on_the_pool(tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path)
-    pool(store, ["insult", "fraud"] * 10)
-    config = Config(models=ModelsConfig(policy="path:/p", encoder="path:/e"))
-    best, confidence = scoring.route(config, store, AxisEmbedder(), "another fraud")
+    project = Project(Config(models=ModelsConfig(policy="path:/p", encoder="path:/e"), root=str(tmp_path)))
+    pool(project.store, ["insult", "fraud"] * 10)
+    best, confidence = scoring.route(project, AxisEmbedder(), "another fraud")
     assert best == "fraud"
     assert 0.5 < confidence <= 1
 
 
 def test_pool_with_one_category_has_no_router(tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path)
-    pool(store, ["insult"] * 10)
-    config = Config(models=ModelsConfig(policy="path:/p", encoder="path:/e"))
-    assert scoring.route(config, store, AxisEmbedder(), "x") == (None, 0.0)
+    project = Project(Config(models=ModelsConfig(policy="path:/p", encoder="path:/e"), root=str(tmp_path)))
+    pool(project.store, ["insult"] * 10)
+    assert scoring.route(project, AxisEmbedder(), "x") == (None, 0.0)
 
 
 def test_score_shows_the_prompts_own_category_first() -> None:

@@ -10,7 +10,6 @@ from promotion_world import World
 from typer.testing import CliRunner
 
 from drirl_core.checks.gates import candidate_of
-from drirl_core.store.artifacts import ArtifactStore
 from pipeline.cli.common import DEFAULT_CONFIG, output
 from pipeline.cli.main import app
 from pipeline.cli.promote import command, show_outlook
@@ -46,7 +45,7 @@ def promoted(world, home):
     versions = []
     for steps in (8, 9, 10):
         world.make(policy__steps=steps)
-        ledger(world.config).promote(candidate_of(world.config).version, by="ada", why="better")
+        ledger(world.project).promote(candidate_of(world.project).version, by="ada", why="better")
         versions.append(world.promoted)
     return versions
 
@@ -56,7 +55,7 @@ def test_the_command_line_promotes_shows_and_rolls_back(world, home, call):
     file = world.folder / "stub.yaml"
     assert f"No policy is promoted yet. `drirl promote --check --config {file}` asks the gates" in call("promotions")
     assert f"gates pass; `drirl promote --config {file}` makes it the promoted policy" in call("promote", "--check")
-    version = candidate_of(world.config).version
+    version = candidate_of(world.project).version
     assert f"`drirl promote --config {file} --candidate {version}` makes it" in call(
         "promote", "--check", "--candidate", version
     )
@@ -78,21 +77,21 @@ def test_the_command_line_promotes_shows_and_rolls_back(world, home, call):
 
 def test_what_a_run_says_of_the_promotion_names_the_configuration_and_the_candidate(world, capsys):
     world.make(policy__steps=9)
-    show_outlook(world.folder / "my file.yaml", world.config, output())
-    version = candidate_of(world.config).version
+    version = candidate_of(world.project).version
+    show_outlook(world.folder / "my file.yaml", world.project, version, output())
     assert f"`drirl promote --config '{world.folder}/my file.yaml' --candidate {version}`" in capsys.readouterr().out
     assert command(DEFAULT_CONFIG) == "drirl promote"
 
 
 def test_a_home_that_cannot_be_used_moves_nothing(world, promoted, home, call, monkeypatch):
-    before = ledger(world.config).history()
+    before = ledger(world.project).history()
     monkeypatch.setenv("DAGSTER_HOME", "relative/home")
     for words in (
         ["rollback", "--why", "complaints"],
         ["promote", "--force", "--why", "x", "--candidate", promoted[0]],
     ):
         assert "DAGSTER_HOME is 'relative/home', but must be an absolute path" in call(*words, code=1)
-    assert ledger(world.config).history() == before
+    assert ledger(world.project).history() == before
 
     monkeypatch.setenv("DAGSTER_HOME", str(home))
     assert f"rolled back to {promoted[1]}" in call("rollback", "--why", "complaints")
@@ -101,14 +100,14 @@ def test_a_home_that_cannot_be_used_moves_nothing(world, promoted, home, call, m
 def test_a_database_that_is_away_moves_nothing(world, promoted, home, call, monkeypatch):
     pytest.importorskip("dagster_postgres")
     pytest.importorskip("psycopg2")
-    before = ledger(world.config).history()
+    before = ledger(world.project).history()
     monkeypatch.setenv(POSTGRES_VARIABLE, "postgresql://drirl:sesame@127.0.0.1:1/dagster")
     (home / "dagster.yaml").write_text((home / "dagster.yaml").read_text() + POSTGRES_SETTINGS)
     said = call("rollback", "--why", "complaints", code=1)
 
     assert "the database that DRIRL_POSTGRES_URL names cannot be used" in said
     assert "sesame" not in said
-    assert ledger(world.config).history() == before
+    assert ledger(world.project).history() == before
 
 
 def test_a_move_that_the_graph_was_not_told_of_is_no_failed_move(world, promoted, home, call, monkeypatch):
@@ -119,7 +118,7 @@ def test_a_move_that_the_graph_was_not_told_of_is_no_failed_move(world, promoted
     with monkeypatch.context() as patch:
         patch.setattr(promoting, "record", broken)
         said = call("rollback", "--why", "complaints", code=1)
-    moved = ledger(world.config).current()
+    moved = ledger(world.project).current()
     assert moved.policy == promoted[1]
     assert "the pointer DID move, so do not move it again: " in said
     assert f"rolled back to {promoted[1]}" in said
@@ -129,13 +128,13 @@ def test_a_move_that_the_graph_was_not_told_of_is_no_failed_move(world, promoted
     assert f"`{again}` adds it to the graph and moves nothing" in said
 
     call("promote", "--candidate", moved.candidate)
-    assert ledger(world.config).current() == moved
+    assert ledger(world.project).current() == moved
     with dg.DagsterInstance.from_config(str(home)) as instance:
         assert recorded_version(instance, PROMOTED) == promoted[1]
 
 
 def test_the_history_is_shown_although_the_promoted_policy_is_gone(world, promoted, call):
-    shutil.rmtree(ArtifactStore.of(world.config).root / "policy_checkpoint" / promoted[2])
+    shutil.rmtree(world.project.store.root / "policy_checkpoint" / promoted[2])
     said = call("promotions")
     assert f"Promoted policy {promoted[2]}: its files cannot be opened" in said
     assert f"promoted {promoted[0]} by ada" in said

@@ -7,11 +7,14 @@ import pytest
 import stub_stages
 
 from drirl_core.config import Config, resolved
-from drirl_core.graph import build as stages
-from drirl_core.graph.estimates import DECISIVE, PROPORTIONAL, SPENDS_TOKENS, Build, estimate, estimates, totals
+from drirl_core.config.slices import covers
+from drirl_core.graph.build import run_all
+from drirl_core.graph.estimates import Build, estimate, estimates, totals
+from drirl_core.graph.layout import Node
 from drirl_core.graph.plan import plan
+from drirl_core.graph.stages import STAGES
+from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter, amount
-from drirl_core.store.artifacts import ArtifactStore
 from pipeline.instance.settings import load
 
 
@@ -29,8 +32,8 @@ def _record(
     return {"version": "v", "used_at": 1.0, "metadata": {"seconds": seconds, **spent, **metadata}, "config": values}
 
 
-def _node(config: Config, name: str) -> stages.Node:
-    return stages.build_graph(config).nodes[name]
+def _node(config: Config, name: str) -> Node:
+    return Project(config).graph.nodes[name]
 
 
 def test_the_median_of_the_last_five_builds(config):
@@ -107,29 +110,37 @@ def test_records_without_cost_or_settings(config):
     assert (estimate(node, [older], now).seconds, estimate(node, [older], now).tokens) == (7.0, None)
 
 
-def test_the_tables_name_settings_and_stages_that_exist(config):
-    known = resolved(config)
-    for stage, names in [*PROPORTIONAL.items(), *DECISIVE.items()]:
-        assert stage in stages.STAGES
-        for name in names:
-            value = known
-            for key in name.removesuffix("[{category}]").split("."):
-                value = value[key]
-    assert set(stages.STAGES) >= SPENDS_TOKENS
-    assert {setting.partition(".")[0] for setting in DECISIVE["policy_checkpoint"]} <= set(
-        stages.STAGES["policy_checkpoint"].config
-    )
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_cost_follows_settings_that_exist_and_decide_the_stage(config, stage):
+    cost = STAGES[stage].cost
+    for name in (*cost.proportional, *cost.decisive):
+        value = resolved(config)
+        for key in name.removesuffix("[{member}]").split("."):
+            value = value[key]
+        assert covers(STAGES[stage].config, name.removesuffix("[{member}]"))
 
 
-def test_a_plan_is_added_up(stubbed, config, tmp_path):
-    stages.run_all(config, SilentReporter())
-    store = ArtifactStore(config.root)
+def test_another_limit_of_its_own_suite_says_nothing_and_that_of_others_does_not_matter(config):
+    node = _node(config, "benchmark_embedded")
+    own, others = ([{"name": "embedded", "limit": 3}], [{"name": "embedded"}, {"name": "other", "limit": 3}])
+    before = resolved(config)["benchmarks"]["suites"][0]
+    records = {
+        name: _record(config, 7.0, changes={"benchmarks.suites": [{**before, **suite} for suite in suites]})
+        for name, suites in (("own", own), ("others", others))
+    }
+
+    assert estimate(node, [records["own"]], resolved(config)).seconds is None
+    assert estimate(node, [records["others"]], resolved(config)).seconds == 7.0
+
+
+def test_a_plan_is_added_up(stubbed, project, tmp_path):
+    run_all(project, SilentReporter())
     stub_stages.spend(
-        store, {"policy_checkpoint": (60.0, 1000), "benchmark_embedded": (10.0, 300), "report": (1.0, None)}
+        project.store, {"policy_checkpoint": (60.0, 1000), "benchmark_embedded": (10.0, 300), "report": (1.0, None)}
     )
     changed = load(
         tmp_path / "stub.yaml",
-        {"policy.steps": 48, "benchmarks.suites": [{"name": "embedded"}, {"name": "own", "path": config.root}]},
+        {"policy.steps": 48, "benchmarks.suites": [{"name": "embedded"}, {"name": "own", "path": project.config.root}]},
     )
     planned = plan(changed, ["policy_checkpoint", "benchmark_*", "report"])
     cost = totals(planned, estimates(planned, changed))
@@ -147,13 +158,13 @@ def test_a_plan_is_added_up(stubbed, config, tmp_path):
 
 def test_the_costs_of_a_plan_copy_nothing_from_an_object_store(stubbed, tmp_path):
     settings = stub_stages.write_settings(tmp_path, root=f"file://{tmp_path}/shared", mirror=str(tmp_path / "a"))
-    stages.run_all(load(settings), SilentReporter())
+    run_all(load(settings), SilentReporter())
     there = load(settings, {"mirror": str(tmp_path / "b"), "completions.temperature": 0.9})
     planned = plan(there)
 
     assert planned.assets["completion_pool_harm"].state == "will_run"
     assert estimates(planned, there)
-    assert not list(ArtifactStore.of(there).root.glob("*/*/manifest.json"))
+    assert not list(there.store.root.glob("*/*/manifest.json"))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ import yaml
 from places import FOLDER, ROOT
 
 from drirl_core.errors import ConfigError
-from drirl_core.graph import build as stages
+from drirl_core.graph.build import build
+from drirl_core.graph.stages import STAGES
+from drirl_core.graph.versions import source_version
 from drirl_core.reporting import SilentReporter
 from pipeline.executors.choice import executor_of
 from pipeline.instance.settings import load
@@ -35,7 +37,7 @@ class Run:
         self.config_file = stub_stages.write_settings(
             folder, execution=self.execution(), models={**MODELS, "device": "cuda"}
         )
-        self.config = load(self.config_file)
+        self.project = load(self.config_file)
         self.home.mkdir()
         launcher = {
             "service_account_name": "dagster",
@@ -62,14 +64,14 @@ class Run:
         }  # fmt: skip
 
     def prepare(self, instance):
-        graph = stages.build_graph(self.config)
-        versions = {name: stages.source_version(path) for name, path in graph.sources.items()}
+        graph = self.project.graph
+        versions = {name: source_version(path) for name, path in graph.sources.items()}
         for name in INPUTS:
-            versions[name] = stages.build(graph.nodes[name], self.config, versions, SilentReporter())[0].version
+            versions[name] = build(graph.nodes[name], self.project, versions, SilentReporter())[0].version
             instance.report_runless_asset_event(
                 dg.AssetMaterialization(name, tags={"dagster/data_version": versions[name]})
             )
-        self.expected = stages.build(graph.nodes["sft_checkpoint"], self.config, versions, SilentReporter())[0].version
+        self.expected = build(graph.nodes["sft_checkpoint"], self.project, versions, SilentReporter())[0].version
 
     def materialize(self):
         command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "stub_location", "-d", str(FOLDER)]
@@ -86,7 +88,7 @@ class Run:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run that succeeded."""
-    folder, before = tmp_path_factory.mktemp("kubernetes"), dict(stages.STAGES)
+    folder, before = tmp_path_factory.mktemp("kubernetes"), dict(STAGES)
     stub_stages.install()
     cluster = Cluster(folder)
     try:
@@ -99,7 +101,7 @@ def run(tmp_path_factory):
         yield made
     finally:
         cluster.close()
-        stages.STAGES.update(before)
+        STAGES.update(before)
 
 
 def _container(job):
@@ -142,7 +144,7 @@ def test_every_pod_has_image_account_configuration_home_secrets_and_the_artifact
         assert container["envFrom"] == [{"secretRef": {"name": "hub"}}]
         assert container["volumeMounts"] == [{"name": "artifacts", "mountPath": str(run.folder / "artifacts")}]
         assert pod["volumes"] == [{"name": "artifacts", "persistentVolumeClaim": {"claimName": "artifacts"}}]
-        assert run.config.root.startswith(container["volumeMounts"][0]["mountPath"])
+        assert run.project.config.root.startswith(container["volumeMounts"][0]["mountPath"])
 
 
 @pytest.mark.slow
@@ -159,7 +161,7 @@ def test_the_manifests_are_valid_for_kubernetes(run, version):
 
 def test_an_instance_outside_the_cluster_is_refused_with_the_way_in(tmp_path, instance):
     pods = {"image": "drirl:1", "claim": "artifacts", "mount": str(tmp_path)}
-    config = load(stub_stages.write_settings(tmp_path, execution={"executor": "kubernetes", "kubernetes": pods}))
+    config = load(stub_stages.write_settings(tmp_path, execution={"executor": "kubernetes", "kubernetes": pods})).config
 
     with pytest.raises(
         ConfigError, match=r"launches runs with \w+; run Dagster in the cluster, with `run_launcher: .*K8sRunLauncher"

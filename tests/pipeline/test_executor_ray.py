@@ -17,7 +17,8 @@ import pytest
 import stub_stages
 from places import FOLDER, ROOT
 
-from drirl_core.graph import build as stages
+from drirl_core.graph.build import build
+from drirl_core.graph.versions import source_version
 from drirl_core.reporting import SilentReporter
 from pipeline.instance.settings import load
 from pipeline.wiring.resolve import recorded_version
@@ -124,11 +125,11 @@ def test_steps_on_ray_make_what_they_make_in_one_process(head, home, tmp_path, s
 
 
 def _versions_in_this_process(file: Path, root: Path) -> dict[str, str]:
-    config = load(file, {"root": str(root), "execution.executor": "in_process"})
-    graph = stages.build_graph(config)
-    versions = {name: stages.source_version(path) for name, path in graph.sources.items()}
+    project = load(file, {"root": str(root), "execution.executor": "in_process"})
+    graph = project.graph
+    versions = {name: source_version(path) for name, path in graph.sources.items()}
     for name in ASSETS:
-        artifact, reused, _ = stages.build(graph.nodes[name], config, versions, SilentReporter())
+        artifact, reused, _ = build(graph.nodes[name], project, versions, SilentReporter())
         assert not reused
         versions[name] = artifact.version
     return {name: versions[name] for name in ASSETS}

@@ -64,7 +64,7 @@ def test_the_location_loads_with_an_executor_of_a_cluster(tmp_path, name, module
     ("name", "packages"), [("ray", "dagster_ray and ray"), ("kubernetes", "dagster_k8s and kubernetes")]
 )
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(tmp_path, without_extras, name, packages):
-    config = load(_settings(tmp_path, executor=name, **({"kubernetes": PODS} if name == "kubernetes" else {})))
+    config = load(_settings(tmp_path, executor=name, **({"kubernetes": PODS} if name == "kubernetes" else {}))).config
 
     with pytest.raises(
         ConfigError, match=rf"is '{name}', which needs {packages}; install with: pip install .* \"drirl\[{name}\]\""
@@ -80,7 +80,7 @@ def test_the_page_does_not_start_without_the_extra(tmp_path, without_extras):
 
 
 def test_the_doctor_looks_for_the_extra(tmp_path, without_extras):
-    near, far = (check_executor(load(_settings(tmp_path, executor=name))) for name in ("multiprocess", "ray"))
+    near, far = (check_executor(load(_settings(tmp_path, executor=name)).config) for name in ("multiprocess", "ray"))
 
     assert (near.status, near.detail) == ("ok", "multiprocess")
     assert far.status == "fail"
@@ -127,7 +127,7 @@ def test_another_machine_finds_the_configuration_relative_to_its_own_project(mon
 def test_what_is_not_said_about_pods_is_left_to_the_launcher(tmp_path, monkeypatch):
     monkeypatch.setenv("DRIRL_CONFIG", "configs/mine.yaml")
 
-    assert pod_settings(load(_settings(tmp_path, executor="kubernetes", kubernetes=PODS))) == {
+    assert pod_settings(load(_settings(tmp_path, executor="kubernetes", kubernetes=PODS)).config) == {
         "job_image": "drirl:1",
         "env_vars": ["DRIRL_CONFIG=configs/mine.yaml"],
         "volumes": [{"name": "artifacts", "persistent_volume_claim": {"claim_name": "artifacts"}}],

@@ -33,7 +33,7 @@ class Watch:
 
     def __init__(self, instance, folder):
         self.instance, self.folder, self.alerts, self.cursor = instance, folder, [], None
-        config = load(stub_stages.write_settings(folder))
+        config = load(stub_stages.write_settings(folder)).config
         quiet = AlertsConfig(hooks=())
         self.sensor = failure_sensor(_with_alerts(config, quiet), [self.alerts.append])
         self.tick()  # a new sensor begins with the runs after it
@@ -162,7 +162,7 @@ def test_a_hook_that_fails_does_not_fail_the_sensor(watch):
     def broken(alert):
         raise RuntimeError("no")
 
-    watch.sensor = failure_sensor(load(stub_stages.write_settings(watch.folder)), [broken, watch.alerts.append])
+    watch.sensor = failure_sensor(load(stub_stages.write_settings(watch.folder)).config, [broken, watch.alerts.append])
     watch.run("prompt_pool", mood="fail=prompt_pool")
 
     assert len(watch.tick()) == 1

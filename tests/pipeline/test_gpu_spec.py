@@ -25,15 +25,15 @@ def test_a_heavy_step_asks_for_what_the_configuration_says():
         "execution.gpu.memory_gib": 1.5,
         "execution.gpu.tolerations": ["a:NoExecute"],
     }
-    config = load("configs/demo.yaml", asked)
+    config = load("configs/demo.yaml", asked).config
 
     assert gpu_spec(True, config) == GpuSpec(True, 2, 4.0, 1.5, {}, ("a:NoExecute",))
     assert gpu_spec(False, config) == GpuSpec()
 
 
 def test_a_configuration_that_computes_on_the_cpu_asks_for_no_gpu():
-    assert gpu_spec(True, load("configs/demo.yaml")).count == 1
-    assert gpu_spec(True, load("configs/demo.yaml", {"models.device": "cpu"})) == GpuSpec(heavy=True)
+    assert gpu_spec(True, load("configs/demo.yaml").config).count == 1
+    assert gpu_spec(True, load("configs/demo.yaml", {"models.device": "cpu"}).config) == GpuSpec(heavy=True)
 
 
 def test_heavy_steps_share_a_pool_with_or_without_a_gpu():
@@ -139,9 +139,9 @@ def test_only_gpus_that_this_process_may_see_are_taken(two_gpus, monkeypatch):
         assert [first["CUDA_VISIBLE_DEVICES"], second["CUDA_VISIBLE_DEVICES"]] == ["3", "5"]
 
 
-def test_a_heavy_worker_sees_one_gpu_and_a_light_one_all(two_gpus, stubbed, instance, config):
+def test_a_heavy_worker_sees_one_gpu_and_a_light_one_all(two_gpus, stubbed, instance, project):
     names = ["prompt_pool", "safety_dataset_insult", "safety_dataset_harm", "helpful_dataset", "sft_checkpoint"]
-    job = all_definitions(config).resolve_implicit_global_asset_job_def()
+    job = all_definitions(project).resolve_implicit_global_asset_job_def()
     result = job.execute_in_process(instance=instance, asset_selection=[dg.AssetKey(name) for name in names])
     lines = [entry.user_message for entry in instance.all_logs(result.run_id)]
 

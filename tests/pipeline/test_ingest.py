@@ -7,10 +7,11 @@ import pytest
 import stub_stages
 from filelock import FileLock
 
-from drirl_core.graph.build import build_graph, source_version
+from drirl_core.graph.versions import source_version
+from drirl_core.project import Project
 from drirl_core.prompts import inbox
 from pipeline.instance.settings import load
-from pipeline.wiring.factories import group_definitions
+from pipeline.wiring.factories import group_assets
 from pipeline.wiring.ingest import inbox_sensor
 from pipeline.wiring.resolve import VERSION_TAG, observed_version
 
@@ -24,8 +25,8 @@ class Inbox:
         self.instance, self.drop, self.alerts, self.cursor = instance, folder / "drop", [], None
         self.drop.mkdir()
         settings = {"inbox": {"folder": "drop", "settle_s": 0.0}, "alerts": {"hooks": []}}
-        self.config = load(stub_stages.write_settings(folder, operations=settings))
-        self.sensor = inbox_sensor(self.config, [self.alerts.append])
+        self.project = load(stub_stages.write_settings(folder, operations=settings))
+        self.sensor = inbox_sensor(self.project, [self.alerts.append])
 
     def put(self, name, text):
         (self.drop / name).write_text(text)
@@ -41,7 +42,7 @@ class Inbox:
 
     @property
     def version(self):
-        return source_version(build_graph(self.config).sources["source_inbox"])
+        return source_version(self.project.graph.sources["source_inbox"])
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_what_was_taken_in_without_the_sensor_is_observed_by_the_next_tick(dropb
     """By `drirl ingest`, by a hand, or by a tick that died between the move and the observation."""
     dropbox.tick()
     dropbox.put("a.csv", GOOD)
-    assert len(inbox.sweep(dropbox.config).accepted) == 1
+    assert len(inbox.sweep(dropbox.project).accepted) == 1
     assert [event.tags[VERSION_TAG] for event in dropbox.tick().asset_events] == [dropbox.version]
 
     next((dropbox.drop / "accepted").iterdir()).unlink()
@@ -118,13 +119,14 @@ def test_a_sweep_that_is_going_on_elsewhere_is_waited_for(dropbox):
 
 
 def test_files_being_written_are_named_and_left_alone(dropbox, tmp_path):
-    slow = dataclasses.replace(
-        dropbox.config,
+    config = dataclasses.replace(
+        dropbox.project.config,
         operations=dataclasses.replace(
-            dropbox.config.operations, inbox=dataclasses.replace(dropbox.config.operations.inbox, settle_s=60.0)
+            dropbox.project.config.operations,
+            inbox=dataclasses.replace(dropbox.project.config.operations.inbox, settle_s=60.0),
         ),
     )
-    dropbox.sensor = inbox_sensor(slow)
+    dropbox.sensor = inbox_sensor(Project(config))
     dropbox.put("a.csv", GOOD)
 
     assert dropbox.tick().skip_message == "1 waiting (a.csv)"
@@ -135,7 +137,7 @@ def test_a_failing_hook_does_not_keep_a_file_from_being_observed(dropbox):
     def broken(alert):
         raise RuntimeError("no")
 
-    dropbox.sensor = inbox_sensor(dropbox.config, [broken])
+    dropbox.sensor = inbox_sensor(dropbox.project, [broken])
     dropbox.put("a.csv", GOOD)
     dropbox.put("b.csv", "")
 
@@ -144,7 +146,7 @@ def test_a_failing_hook_does_not_keep_a_file_from_being_observed(dropbox):
 
 @pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 def test_automation_makes_the_pool_anew_after_a_drop_and_only_then(stubbed, dropbox):
-    defs = group_definitions("prompts", dropbox.config)
+    defs = dg.Definitions(assets=group_assets("prompts", dropbox.project))
     job = defs.resolve_implicit_global_asset_job_def()
     cursor = None
 
@@ -155,7 +157,7 @@ def test_automation_makes_the_pool_anew_after_a_drop_and_only_then(stubbed, drop
         return {s.key.to_user_string() for s in result.results if not s.true_subset.is_empty}
 
     dropbox.tick()
-    sources = [dg.AssetKey(name) for name in build_graph(dropbox.config).nodes["prompt_pool"].inputs]
+    sources = [dg.AssetKey(name) for name in dropbox.project.graph.nodes["prompt_pool"].inputs]
     assert job.execute_in_process(instance=dropbox.instance, asset_selection=sources).success
     assert job.execute_in_process(instance=dropbox.instance, asset_selection=[dg.AssetKey("prompt_pool")]).success
     assert [asked(), asked()] == [set(), set()]
@@ -168,7 +170,7 @@ def test_automation_makes_the_pool_anew_after_a_drop_and_only_then(stubbed, drop
 
 
 def test_the_source_can_be_observed_before_anything_was_swept(dropbox):
-    job = group_definitions("prompts", dropbox.config).resolve_implicit_global_asset_job_def()
+    job = dg.Definitions(assets=group_assets("prompts", dropbox.project)).resolve_implicit_global_asset_job_def()
     result = job.execute_in_process(instance=dropbox.instance, asset_selection=[dg.AssetKey("source_inbox")])
     (event,) = result.get_asset_observation_events()
 

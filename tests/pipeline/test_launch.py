@@ -25,8 +25,8 @@ class Runner:
         self.instance, self.folder = instance, tmp_path
 
     def __call__(self, *names: str, mood: str = "stub", **changes):
-        self.config = load(stub_stages.write_settings(self.folder, name=mood, **changes))
-        job = all_definitions(self.config, retry=None).resolve_implicit_global_asset_job_def()
+        self.project = load(stub_stages.write_settings(self.folder, name=mood, **changes))
+        job = all_definitions(self.project, retry=None).resolve_implicit_global_asset_job_def()
         keys = [dg.AssetKey(name) for name in names]
         return job.execute_in_process(instance=self.instance, asset_selection=keys, raise_on_error=False)
 
@@ -55,7 +55,7 @@ def _failure(result, step: str) -> dg.Failure:
 def test_an_asset_is_reported_with_version_numbers_and_log_lines(run):
     result = run("prompt_pool")
     shown = run.latest("prompt_pool")
-    published = ArtifactStore(run.config.root).latest("prompt_pool")
+    published = ArtifactStore(run.project.config.root).latest("prompt_pool")
 
     assert result.success
     assert shown.tags["dagster/data_version"] == published.version
@@ -128,8 +128,8 @@ def test_a_missing_input_is_named_before_any_work_starts(run):
     assert not any("[pipes]" in line for line in run.lines(result))
 
 
-def test_an_error_that_a_retry_cannot_mend_is_not_retried(run, config):
-    job = all_definitions(config).resolve_implicit_global_asset_job_def()  # with the retry policy of heavy steps
+def test_an_error_that_a_retry_cannot_mend_is_not_retried(run, project):
+    job = all_definitions(project).resolve_implicit_global_asset_job_def()  # with the retry policy of heavy steps
     result = job.execute_in_process(
         instance=run.instance, asset_selection=[dg.AssetKey("sft_checkpoint")], raise_on_error=False
     )
@@ -148,9 +148,9 @@ def test_a_damaged_input_is_named_with_the_way_out(run):
     )
 
 
-def test_a_source_that_is_gone_is_named(run, config):
+def test_a_source_that_is_gone_is_named(run, project):
     (run.folder / "unsafe.jsonl").rename(run.folder / "elsewhere.jsonl")
-    job = all_definitions(config, retry=None).resolve_implicit_global_asset_job_def()
+    job = all_definitions(project, retry=None).resolve_implicit_global_asset_job_def()
     result = job.execute_in_process(
         instance=run.instance, asset_selection=[dg.AssetKey("prompt_pool")], raise_on_error=False
     )

@@ -5,17 +5,16 @@ import pytest
 import stub_stages
 from places import ROOT
 
-from drirl_core.graph import build as stages
+from drirl_core.graph.build import run_all
 from drirl_core.reporting import SilentReporter
-from drirl_core.store.artifacts import ArtifactStore
 from pipeline.instance.settings import load
 from pipeline.wiring.factories import OWNERS
 from pipeline.wiring.panel import PANEL, plan_panel
 from pipeline.wiring.resolve import VERSION_TAG
 
 
-def _observe(config, instance) -> dg.AssetObservation:
-    defs = dg.Definitions(assets=[plan_panel(config, OWNERS)])
+def _observe(project, instance) -> dg.AssetObservation:
+    defs = dg.Definitions(assets=[plan_panel(project, OWNERS)])
     result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
         instance=instance, asset_selection=[dg.AssetKey(PANEL)]
     )
@@ -23,17 +22,17 @@ def _observe(config, instance) -> dg.AssetObservation:
 
 
 @pytest.mark.usefixtures("stubbed")
-def test_the_plan_is_shown_and_counted(config, instance, tmp_path):
-    stages.run_all(config, SilentReporter())
-    stub_stages.spend(ArtifactStore(config.root), {"policy_checkpoint": (60.0, 1500)})
-    settled, again = _observe(config, instance), _observe(config, instance)
+def test_the_plan_is_shown_and_counted(project, instance, tmp_path):
+    run_all(project, SilentReporter())
+    stub_stages.spend(project.store, {"policy_checkpoint": (60.0, 1500)})
+    settled, again = _observe(project, instance), _observe(project, instance)
     changed = _observe(load(tmp_path / "stub.yaml", {"policy.steps": 48}), instance)
     shown = {name: value.value for name, value in changed.metadata.items()}
 
     assert settled.tags[VERSION_TAG] == again.tags[VERSION_TAG] != changed.tags[VERSION_TAG]
     assert settled.metadata["cost"].value == "nothing to do"
     assert {name: shown[name] for name in ("up_to_date", "will_run", "may_run", "stale", "unknown_cost")} == {
-        "up_to_date": len(stages.build_graph(config).nodes) - 5,
+        "up_to_date": len(project.graph.nodes) - 5,
         "will_run": 1,
         "may_run": 4,
         "stale": 5,
@@ -47,10 +46,10 @@ def test_the_plan_is_shown_and_counted(config, instance, tmp_path):
     )
 
 
-def test_a_source_that_cannot_be_read_is_a_clear_failure(config, instance, tmp_path):
+def test_a_source_that_cannot_be_read_is_a_clear_failure(project, instance, tmp_path):
     (tmp_path / "unsafe.jsonl").unlink()
     with pytest.raises(dg.Failure, match=r"unsafe\.jsonl cannot be read"):
-        _observe(config, instance)
+        _observe(project, instance)
 
 
 def test_observing_the_plan_loads_no_heavy_library(tmp_path):

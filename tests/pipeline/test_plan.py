@@ -9,19 +9,20 @@ import pytest
 import stub_stages
 from places import ROOT
 
+from drirl_core.checks.asking import broken_promises
 from drirl_core.errors import ConfigError, DataError
-from drirl_core.graph import build as stages
-from drirl_core.graph.plan import plan, select_stale
+from drirl_core.graph.build import run_all
+from drirl_core.graph.plan import plan
+from drirl_core.graph.stages import STAGES
 from drirl_core.reporting import SilentReporter
-from drirl_core.store.artifacts import ArtifactStore
 from pipeline.instance.settings import load
 
 
 @pytest.fixture
-def made(stubbed, config):
-    """A configuration whose whole road is built."""
-    stages.run_all(config, SilentReporter())
-    return config
+def made(stubbed, project):
+    """A project whose complete graph is built."""
+    run_all(project, SilentReporter())
+    return project
 
 
 def _states(planned) -> dict[str, set[str]]:
@@ -31,10 +32,10 @@ def _states(planned) -> dict[str, set[str]]:
     return states
 
 
-def test_at_first_everything_has_to_be_made(config):
-    planned = plan(config)
+def test_at_first_everything_has_to_be_made(project):
+    planned = plan(project)
 
-    assert _states(planned) == {"will_run": set(stages.build_graph(config).nodes)}
+    assert _states(planned) == {"will_run": set(project.graph.nodes)}
     assert {asset.why for asset in planned.assets.values()} == {"not made yet"}
     assert not planned.up_to_date
 
@@ -44,7 +45,7 @@ def test_after_a_run_nothing_is_left_to_do(made):
 
     assert planned.up_to_date
     assert planned.pending == []
-    assert planned.assets["report"].version == ArtifactStore(made.root).latest("report").version
+    assert planned.assets["report"].version == made.store.latest("report").version
 
 
 def test_a_changed_source_makes_its_reader_run_and_the_rest_perhaps(made, tmp_path):
@@ -58,8 +59,7 @@ def test_a_changed_source_makes_its_reader_run_and_the_rest_perhaps(made, tmp_pa
 
 
 def test_a_changed_setting_names_itself_as_the_reason(made, tmp_path):
-    config = load(tmp_path / "stub.yaml", {"hardness.sharpness": 2.0})
-    planned = plan(config)
+    planned = plan(load(tmp_path / "stub.yaml", {"hardness.sharpness": 2.0}))
 
     assert _states(planned)["will_run"] == {
         "hardness_insult",
@@ -74,32 +74,33 @@ def test_a_changed_setting_names_itself_as_the_reason(made, tmp_path):
 def test_a_new_algorithm_is_told_from_a_new_setting(made, monkeypatch):
     import dataclasses
 
-    monkeypatch.setitem(stages.STAGES, "model_card", dataclasses.replace(stages.STAGES["model_card"], version="next"))
+    monkeypatch.setitem(STAGES, "model_card", dataclasses.replace(STAGES["model_card"], version="next"))
 
     assert plan(made).assets["model_card"].why == "algorithm 1 -> next"
 
 
 def test_categories_that_came_and_went_are_named(made, tmp_path):
-    (tmp_path / "taxonomy.yaml").write_text("categories: [harm, privacy]\n")
-    planned = plan(made)
+    def planned_for(text):
+        (tmp_path / "taxonomy.yaml").write_text(text)
+        return plan(load(tmp_path / "stub.yaml"))
 
+    planned = planned_for("categories: [harm, privacy]\n")
     assert planned.assets["prompt_pool"].state == "will_run"
     assert planned.assets["prompt_pool"].why == "prompts.taxonomy: privacy added; insult removed"
     assert planned.assets["safety_dataset_privacy"].why == "not made yet"
     assert planned.assets["safety_dataset_harm"].why == "prompts.taxonomy: privacy added; insult removed"
-    (tmp_path / "taxonomy.yaml").write_text("categories: [harm, insult]\n")
-    assert plan(made).assets["prompt_pool"].why == "prompts.taxonomy: other order of the categories"
-    (tmp_path / "taxonomy.yaml").write_text("# as it was\ncategories: [insult, harm]\n")
-    assert plan(made).up_to_date
+    swapped = planned_for("categories: [harm, insult]\n")
+    assert swapped.assets["prompt_pool"].why == "prompts.taxonomy: other order of the categories"
+    assert planned_for("# as it was\ncategories: [insult, harm]\n").up_to_date
 
 
 def test_replaced_weights_are_named_by_their_setting(stubbed, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_text("weights")
-    config = load(stub_stages.write_settings(tmp_path), {"models.policy": f"path:{tmp_path}/model"})
-    stages.run_all(config, SilentReporter())
+    project = load(stub_stages.write_settings(tmp_path), {"models.policy": f"path:{tmp_path}/model"})
+    run_all(project, SilentReporter())
     (tmp_path / "model" / "model.safetensors").write_text("other weights")
-    planned = plan(config)
+    planned = plan(project)
 
     assert planned.assets["sft_checkpoint"].why == "files of models.policy changed"
     assert _states(planned)["will_run"] == {
@@ -109,9 +110,9 @@ def test_replaced_weights_are_named_by_their_setting(stubbed, tmp_path):
 
 def test_a_bound_leaves_everything_up_to_date(made, tmp_path):
     bounds = {
-        "policy.max_kl": 5.0,
-        "rewards.min_accuracy": 0.5,
-        "benchmarks.max_over_refusal": 0.9,
+        "checks.max_kl": 5.0,
+        "checks.min_accuracy": 0.5,
+        "checks.max_over_refusal": 0.9,
         "policy.save_steps": 2,
     }
 
@@ -135,9 +136,7 @@ def test_where_a_file_lies_is_no_reason_beside_one(made, tmp_path):
 def test_several_reasons_are_all_told(made, tmp_path, monkeypatch):
     import dataclasses
 
-    monkeypatch.setitem(
-        stages.STAGES, "reward_model", dataclasses.replace(stages.STAGES["reward_model"], version="next")
-    )
+    monkeypatch.setitem(STAGES, "reward_model", dataclasses.replace(STAGES["reward_model"], version="next"))
     (tmp_path / "unsafe.jsonl").write_text("insult: you\nharm: them\nharm: us\n")
     planned = plan(load(tmp_path / "stub.yaml", {"rewards.epochs": 7, "seed": 1}))
     causes = planned.assets["reward_model_harm"].causes
@@ -175,10 +174,10 @@ def test_an_input_that_is_none_any_more_is_a_reason(made, tmp_path):
     assert "sft_checkpoint is no input any more" in planned.assets["policy_checkpoint"].why
 
 
-def test_secrets_in_settings_are_not_told(stubbed, config, tmp_path):
+def test_secrets_in_settings_are_not_told(stubbed, project, tmp_path):
     there = {"demonstrations.demonstrator.kind": "endpoint", "demonstrations.demonstrator.model": "m"}
     url = "demonstrations.demonstrator.url"
-    stages.run_all(load(tmp_path / "stub.yaml", {**there, url: "http://me:hunter2@host/v1"}), SilentReporter())
+    run_all(load(tmp_path / "stub.yaml", {**there, url: "http://me:hunter2@host/v1"}), SilentReporter())
     planned = plan(load(tmp_path / "stub.yaml", {**there, url: "http://me:hunter3@host/v1"}))
     cause = planned.assets["safety_dataset_harm"].causes[0]
 
@@ -187,7 +186,7 @@ def test_secrets_in_settings_are_not_told(stubbed, config, tmp_path):
 
 
 def test_a_record_that_lacks_facts_gives_the_coarse_reason(made, tmp_path):
-    store, changed = ArtifactStore(made.root), load(tmp_path / "stub.yaml", {"rewards.epochs": 7})
+    store, changed = made.store, load(tmp_path / "stub.yaml", {"rewards.epochs": 7})
     for missing, why in (("config", "its settings changed"), ("inputs", "its inputs, code or settings changed")):
         for file in (store.root / "reward_model_harm").rglob("*.json"):
             facts = {key: value for key, value in json.loads(file.read_text()).items() if key != missing}
@@ -202,11 +201,23 @@ def test_a_record_that_lacks_facts_gives_the_coarse_reason(made, tmp_path):
     assert plan(changed).assets["hardness_harm"].why == "waits for reward_model_harm"
 
 
+def test_a_run_of_version_0_1_whose_bounds_stood_elsewhere_is_up_to_date(made, tmp_path):
+    for file in (made.store.root / "reward_model_harm").rglob("*.json"):
+        facts = json.loads(file.read_text())
+        del facts["config"]["checks"]
+        facts["config"]["rewards"]["min_accuracy"] = 0.7
+        file.write_text(json.dumps(facts))
+    changed = plan(load(tmp_path / "stub.yaml", {"rewards.epochs": 7}))
+
+    assert plan(made).up_to_date
+    assert changed.assets["reward_model_harm"].why == "rewards.epochs: 60 -> 7"
+
+
 def test_the_reason_is_told_against_the_last_build_even_if_it_gave_what_an_earlier_one_gave(made, tmp_path):
     """The artifact's manifest tells of the first build, whose prompt pool was another one."""
     source = tmp_path / "unsafe.jsonl"
     source.write_text("insult: you\nharm: them\nharm: us\n")
-    stages.run_all(made, SilentReporter())
+    run_all(made, SilentReporter())
     planned = plan(load(tmp_path / "stub.yaml", {"demonstrations.max_step_words": 6}))
 
     assert planned.assets["safety_dataset_insult"].why == "demonstrations.max_step_words: 5 -> 6"
@@ -229,23 +240,30 @@ def test_stale_selects_what_was_made_before_and_what_follows_from_it(made, tmp_p
 def test_a_stale_asset_that_needs_one_never_made_is_left_out(made, tmp_path):
     shutil.rmtree(tmp_path / "artifacts" / "reward_model_harm")
     changed = load(tmp_path / "stub.yaml", {"policy.steps": 48, "hardness.sharpness": 2.0})
+    planned = plan(changed, ["stale"])
 
-    assert select_stale(changed) == (
-        ["hardness_insult"],
-        ["hardness_harm", "policy_checkpoint", "benchmark_embedded", "promotion_candidate", "report", "model_card"],
-    )
+    assert [asset.name for asset in planned.pending] == ["hardness_insult"]
+    assert planned.left_out == [
+        "hardness_harm",
+        "policy_checkpoint",
+        "benchmark_embedded",
+        "promotion_candidate",
+        "report",
+        "model_card",
+    ]
+    assert set(planned.known) > {"sft_checkpoint", "reward_model_insult"}, "what was looked at on the way is known"
 
 
 def test_going_back_to_former_settings_needs_no_run(made, tmp_path):
     other = load(tmp_path / "stub.yaml", {"rewards.epochs": 3})
-    stages.run_all(other, SilentReporter())
+    run_all(other, SilentReporter())
 
     assert plan(other).up_to_date
     assert plan(made).up_to_date
 
 
 def test_a_damaged_artifact_is_made_again(made):
-    store = ArtifactStore(made.root)
+    store = made.store
     next(store.latest("reward_model_harm").path.glob("*.parquet")).unlink()
     planned = plan(made)
 
@@ -256,40 +274,38 @@ def test_a_damaged_artifact_is_made_again(made):
     assert planned.assets["reward_model_insult"].state == "up_to_date"
 
 
-def test_a_selection_brings_what_it_needs_and_no_more(config):
-    planned = plan(config, ["safety_dataset_*"])
+def test_a_selection_brings_what_it_needs_and_no_more(project):
+    planned = plan(project, ["safety_dataset_*"])
 
     assert set(planned.assets) == {"prompt_pool", "safety_dataset_insult", "safety_dataset_harm"}
 
 
-def test_an_unknown_name_is_answered_with_the_nearest(config):
+def test_an_unknown_name_is_answered_with_the_nearest(project):
     with pytest.raises(ConfigError, match=r"'reward_model_insults' is no asset.*did you mean 'reward_model_insult'"):
-        plan(config, ["reward_model_insults"])
+        plan(project, ["reward_model_insults"])
     with pytest.raises(ConfigError, match=r"'stal' is no asset.*did you mean 'stale'"):
-        plan(config, ["stal"])
+        plan(project, ["stal"])
 
 
-def test_only_the_sources_that_are_needed_must_exist(config, tmp_path):
+def test_only_the_sources_that_are_needed_must_exist(project, tmp_path):
     (tmp_path / "helpful.jsonl").unlink()
 
-    assert plan(config, ["safety_dataset_harm"]).pending
+    assert plan(project, ["safety_dataset_harm"]).pending
     with pytest.raises(DataError, match=r"helpful\.jsonl cannot be read"):
-        plan(config)
+        plan(project)
 
 
-def test_planning_needs_no_dagster(config, tmp_path):
+def test_planning_needs_no_dagster():
     code = "import sys, drirl_core.graph.plan; print('dagster' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert done.stdout.split() == ["False", "False"]
 
 
-def test_the_stub_road_keeps_every_promise(made):
+def test_the_stub_stages_keep_every_promise(made):
     """The stubs stand for the real stages in other tests, so their artifacts must pass the real rules."""
-    from pipeline.wiring.asset_checks import broken_promises
-
-    graph, store = stages.build_graph(made), ArtifactStore(made.root)
-    broken = {name: broken_promises(node, store.latest(name).version, made) for name, node in graph.nodes.items()}
+    graph, store = made.graph, made.store
+    broken = {name: broken_promises(node, store.latest(name).path, made) for name, node in graph.nodes.items()}
 
     assert {name: problems for name, problems in broken.items() if problems} == {}
     assert stub_stages.SPLITS.count("train") == 2

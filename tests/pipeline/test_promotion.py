@@ -9,8 +9,8 @@ from promotion_world import World, failure_of
 
 from drirl_core.checks.gates import candidate_of, judge_candidate
 from drirl_core.graph.origin import other_settings
+from drirl_core.project import Project
 from drirl_core.promotion import CANDIDATE
-from drirl_core.store.artifacts import ArtifactStore
 from pipeline.wiring.asset_checks import stage_checks
 from pipeline.wiring.factories import OWNERS, all_definitions
 from pipeline.wiring.gate_watch import failed_since, gate_sensor
@@ -30,8 +30,10 @@ def test_a_candidate_whose_gates_pass_is_promoted_in_the_same_run(world):
     result = world.run(CANDIDATE, PROMOTED)
 
     assert result.success
-    assert world.promoted == candidate_of(world.config).metadata["policy"] == recorded_version(world.instance, PROMOTED)
-    moved = ledger(world.config).current()
+    assert (
+        world.promoted == candidate_of(world.project).metadata["policy"] == recorded_version(world.instance, PROMOTED)
+    )
+    moved = ledger(world.project).current()
     assert moved.why == "all gates passed"
     assert moved.by.endswith(f"run {result.run_id}")
     shown = world.instance.get_latest_materialization_event(dg.AssetKey(PROMOTED)).asset_materialization.metadata
@@ -66,7 +68,7 @@ def test_the_promotion_asks_the_gates_itself_when_it_is_started_alone(world):
 
 def test_a_run_by_hand_tells_a_failed_gate_as_a_warning(world):
     world.make("timid")
-    defs = dg.Definitions(asset_checks=[stage_checks(CANDIDATE, world.config, gates_block=False)])
+    defs = dg.Definitions(asset_checks=[stage_checks(CANDIDATE, world.project, gates_block=False)])
     result = defs.resolve_implicit_global_asset_job_def().execute_in_process(instance=world.instance)
 
     assert result.success
@@ -88,7 +90,8 @@ def test_a_policy_that_does_worse_on_the_same_prompts_is_not_promoted(world):
 
 def test_a_promise_broken_upstream_holds_the_promotion_back_too(world):
     world.make()
-    strict = dataclasses.replace(world.config, rewards=dataclasses.replace(world.config.rewards, min_accuracy=1.0))
+    config = world.project.config
+    strict = Project(dataclasses.replace(config, checks=dataclasses.replace(config.checks, min_accuracy=1.0)))
     weak = judge_candidate(strict, candidate_of(strict))
     assert all(gate.verdict.passed for gate in weak)
     assert {gate.asset for gate in weak} >= {
@@ -101,7 +104,7 @@ def test_a_promise_broken_upstream_holds_the_promotion_back_too(world):
     world.make("fine weak=reward_model_insult", rewards__epochs=3)
     failed = [
         gate.row()["gate"]
-        for gate in judge_candidate(world.config, candidate_of(world.config))
+        for gate in judge_candidate(world.project, candidate_of(world.project))
         if not gate.verdict.passed
     ]
     assert failed == ["reward_model_insult accuracy_floor"]
@@ -117,7 +120,7 @@ def test_automation_promotes_once_and_leaves_a_rollback_alone(world):
     assert [world.tick() for _ in range(3)] == [{PROMOTED}, set(), set()]
     assert world.promoted != first
 
-    record(world.instance, ledger(world.config).rollback(by="ada", why="complaints"), world.config)
+    record(world.instance, ledger(world.project).rollback(by="ada", why="complaints"), world.project)
     assert [world.tick() for _ in range(3)] == [set(), set(), set()]
     assert world.promoted == first == recorded_version(world.instance, PROMOTED)
 
@@ -134,8 +137,8 @@ def test_automation_does_not_promote_again_what_a_person_went_back_from(world):
         promoted.append(world.promoted)
     world.make("timid", policy__steps=10)
     assert not world.run(CANDIDATE, PROMOTED).success
-    back = ledger(world.config).rollback(by="ada@lab", why="B harms users")
-    record(world.instance, back, world.config)
+    back = ledger(world.project).rollback(by="ada@lab", why="B harms users")
+    record(world.instance, back, world.project)
 
     world.make(policy__steps=9)  # the settings of what was left
     world.run(checks=world.gate_keys())
@@ -143,17 +146,17 @@ def test_automation_does_not_promote_again_what_a_person_went_back_from(world):
     assert world.promoted == promoted[0]
     said = failure_of(world.run(PROMOTED))
     assert f"ada@lab went back from policy {promoted[1]} to {promoted[0]} at {back.at} (B harms users)" in said
-    assert f"`drirl promote --candidate {candidate_of(world.config).version}` promotes it by hand" in said
+    assert f"`drirl promote --candidate {candidate_of(world.project).version}` promotes it by hand" in said
 
-    ledger(world.config).promote(candidate_of(world.config).version, by="ada@lab", why="it was the data")
+    ledger(world.project).promote(candidate_of(world.project).version, by="ada@lab", why="it was the data")
     assert world.run(PROMOTED).success
     assert world.promoted == promoted[1]
 
 
 def test_an_experiment_is_promoted_by_a_person_alone(world):
-    usual = world.make().config
+    usual = world.make().project
     world.make(policy__steps=9)
-    experiment, world.config = candidate_of(world.config), usual
+    experiment, world.project = candidate_of(world.project), usual
     said = failure_of(world.run(PROMOTED))
     assert (
         f"candidate {experiment.version} was made with other settings than the present ones (policy_checkpoint: policy.steps: 9 -> "
@@ -163,7 +166,7 @@ def test_an_experiment_is_promoted_by_a_person_alone(world):
 
     world.make()
     assert world.run(PROMOTED).success
-    assert world.promoted == candidate_of(world.config).metadata["policy"] != experiment.metadata["policy"]
+    assert world.promoted == candidate_of(world.project).metadata["policy"] != experiment.metadata["policy"]
 
 
 def test_data_that_came_while_a_policy_was_trained_make_it_no_experiment(world):
@@ -174,17 +177,17 @@ def test_data_that_came_while_a_policy_was_trained_make_it_no_experiment(world):
 
 
 def test_settings_that_gave_the_same_content_made_it_too(world):
-    usual = world.make(prompts__near_duplicate=0.8).config
+    usual = world.make(prompts__near_duplicate=0.8).project
     world.make()
-    pools = ArtifactStore.of(usual).records("prompt_pool")
+    pools = usual.store.records("prompt_pool")
     assert len({build["code_version"] for build in pools}) == 2
     assert len({build["version"] for build in pools}) == 1
-    world.config = usual
+    world.project = usual
     assert other_settings(usual, candidate_of(usual)) == []
 
 
 def test_automation_starts_no_run_for_an_experiment(world, monkeypatch):
-    usual = world.make().config
+    usual = world.make().project
     monkeypatch.setattr(
         world,
         "definitions",
@@ -194,7 +197,7 @@ def test_automation_starts_no_run_for_an_experiment(world, monkeypatch):
     assert PROMOTED in world.asked()
 
     world.make(policy__steps=9)
-    world.config = usual
+    world.project = usual
     world.run(checks=world.gate_keys())
     assert world.asked() == {
         "policy_checkpoint"
@@ -239,7 +242,7 @@ def test_a_regression_raises_one_alert(world):
     world.make("fine worse", policy__steps=9)
     world.run(CANDIDATE)
     told = []
-    sensor = gate_sensor(world.config, [told.append])
+    sensor = gate_sensor(world.project.config, [told.append])
     cursor = None
     for _ in range(2):
         context = dg.build_sensor_context(instance=world.instance, cursor=cursor)

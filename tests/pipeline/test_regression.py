@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 from drirl_core.checks import regression
 from drirl_core.checks.gates import candidate_of
 from drirl_core.checks.regression import compare
-from drirl_core.graph.build import build_graph
 from drirl_core.promotion import CANDIDATE
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.remote import UnreachableError
@@ -110,7 +109,7 @@ def test_a_suite_that_only_the_promoted_policy_was_measured_on_is_named(world):
     world.make(benchmarks__suites=suites)
     assert world.run(CANDIDATE, PROMOTED).success
     world.make()
-    verdict = regression_of(world.config)
+    verdict = regression_of(world.project)
 
     assert not verdict.passed
     assert (
@@ -118,24 +117,24 @@ def test_a_suite_that_only_the_promoted_policy_was_measured_on_is_named(world):
         in verdict.description
     )
     world.make(benchmarks__suites=[suites[1]])
-    assert "embedded: not comparable" in regression_of(world.config).description
+    assert "embedded: not comparable" in regression_of(world.project).description
 
 
 def test_the_promoted_candidate_does_not_fall_behind_itself(world, monkeypatch):
     world.make()
     world.run(CANDIDATE, PROMOTED)
     monkeypatch.setattr(regression, "compare", None)
-    assert regression_of(world.config).description.startswith("it is the promoted candidate itself")
+    assert regression_of(world.project).description.startswith("it is the promoted candidate itself")
 
 
 @pytest.mark.usefixtures("home")
 def test_evidence_that_is_gone_fails_the_gate_and_leaves_a_way_on(world):
     world.make()
     world.run(CANDIDATE, PROMOTED)
-    gone = ledger(world.config).current()
-    shutil.rmtree(ArtifactStore.of(world.config).root / CANDIDATE / gone.candidate)
+    gone = ledger(world.project).current()
+    shutil.rmtree(world.project.store.root / CANDIDATE / gone.candidate)
     world.make(policy__steps=9)
-    verdict = regression_of(world.config)
+    verdict = regression_of(world.project)
 
     assert not verdict.passed
     assert (
@@ -153,7 +152,7 @@ def test_evidence_that_is_gone_fails_the_gate_and_leaves_a_way_on(world):
         app, ["promote", "--force", "--why", "a new start", "--config", str(world.folder / "stub.yaml")]
     )
     assert result.exit_code == 0, result.output
-    assert world.promoted == candidate_of(world.config).metadata["policy"] != gone.policy
+    assert world.promoted == candidate_of(world.project).metadata["policy"] != gone.policy
 
 
 def test_an_object_store_that_is_away_is_no_verdict(world, monkeypatch):
@@ -164,10 +163,10 @@ def test_an_object_store_that_is_away_is_no_verdict(world, monkeypatch):
     def away(*_):
         raise UnreachableError("s3://bucket cannot be read")
 
-    candidate = candidate_of(world.config)
+    candidate = candidate_of(world.project)
     monkeypatch.setattr(ArtifactStore, "open", away)
     with pytest.raises(UnreachableError):
-        regression.no_regression(candidate.path, world.config, build_graph(world.config).nodes[CANDIDATE])
+        regression.no_regression(candidate.path, world.project, world.project.graph.nodes[CANDIDATE])
 
 
 def test_policies_without_a_common_prompt_cannot_be_compared(config):

@@ -7,7 +7,6 @@ import stub_stages
 
 from drirl_core.errors import ArtifactError
 from drirl_core.graph.plan import plan
-from drirl_core.store.artifacts import ArtifactStore
 from pipeline.cli import doctor_checks as checks
 from pipeline.instance.settings import load
 from pipeline.running.run import run_pipeline
@@ -24,7 +23,7 @@ def test_what_one_machine_ran_another_finds(stubbed, home, empty_home, tmp_path,
     versions = {name: asset.version for name, asset in plan(here, ["balance_report"]).assets.items()}
 
     assert plan(there, ["balance_report"]).up_to_date, "planning asks the shared root"
-    assert not list(ArtifactStore.of(there).root.glob("*/*/manifest.json")), "and copies nothing"
+    assert not list(there.store.root.glob("*/*/manifest.json")), "and copies nothing"
     other_home = tmp_path / "other_home"
     shutil.copytree(empty_home, other_home)
     monkeypatch.setenv("DAGSTER_HOME", str(other_home))
@@ -34,29 +33,29 @@ def test_what_one_machine_ran_another_finds(stubbed, home, empty_home, tmp_path,
     assert sorted(found.reused) == sorted(versions)
     assert {name: asset.version for name, asset in found.plan.assets.items()} == versions
     for name, version in versions.items():
-        store = ArtifactStore.of(there)
+        store = there.store
         store.verify(store.open(name, version))
 
 
 def test_a_root_that_cannot_be_used_stops_the_run_before_it_starts(stubbed, home, tmp_path):
     (tmp_path / "shared").write_text("a file where the directory should be")
-    config = load(stub_stages.write_settings(tmp_path, root=f"file://{tmp_path}/shared", mirror=str(tmp_path / "a")))
+    project = load(stub_stages.write_settings(tmp_path, root=f"file://{tmp_path}/shared", mirror=str(tmp_path / "a")))
     with pytest.raises(ArtifactError, match=r"shared cannot be read \(NotADirectoryError"):
-        run_pipeline(config, on_event=lambda _: None)
+        run_pipeline(project, on_event=lambda _: None)
 
 
 def test_a_uri_stays_as_it_is_and_the_mirror_is_anchored(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = load(stub_stages.write_settings(tmp_path, root="memory://somewhere"))
-    assert config.root == "memory://somewhere"
-    assert config.mirror.endswith("/.drirl/mirror")
-    assert not config.mirror.startswith(str(tmp_path))
+    project = load(stub_stages.write_settings(tmp_path, root="memory://somewhere"))
+    assert project.config.root == "memory://somewhere"
+    assert project.config.mirror.endswith("/.drirl/mirror")
+    assert not project.config.mirror.startswith(str(tmp_path))
 
 
 def test_doctor_looks_at_the_store_and_at_the_disk_of_the_mirror(tmp_path):
     works = load(stub_stages.write_settings(tmp_path, root=f"file://{tmp_path}/shared", mirror=str(tmp_path / "a")))
     assert checks.check_object_store(works).status == "ok"
-    assert str(tmp_path / "a") in checks.check_disk(works).detail
+    assert str(tmp_path / "a") in checks.check_disk(works.config).detail
     (tmp_path / "taken").write_text("")
     broken = load(stub_stages.write_settings(tmp_path, root=f"file://{tmp_path}/taken"))
     found = checks.check_object_store(broken)

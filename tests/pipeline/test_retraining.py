@@ -13,7 +13,10 @@ import dagster as dg
 import pytest
 import stub_stages
 
-from drirl_core.graph import build as stages
+from drirl_core.graph.build import build
+from drirl_core.graph.layout import Node
+from drirl_core.graph.stages import STAGES
+from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
 from pipeline.instance.settings import load
 from pipeline.running import launch
@@ -40,8 +43,8 @@ class Road:
     def deploy(self, **changes: object) -> None:
         """Load the definitions anew, with changed settings, as a reload of the code location does."""
         self.settings |= {key.replace("__", "."): value for key, value in changes.items()}
-        self.config = load(stub_stages.write_settings(self.folder, name="fine"), self.settings)
-        self.graph, self.defs = stages.build_graph(self.config), all_definitions(self.config, retry=None)
+        self.project = load(stub_stages.write_settings(self.folder, name="fine"), self.settings)
+        self.graph, self.defs = self.project.graph, all_definitions(self.project, retry=None)
         self._job = self.defs.resolve_implicit_global_asset_job_def()
 
     def write(self, text: str) -> None:
@@ -93,12 +96,12 @@ class Road:
 
 
 def _build_here(
-    context: dg.AssetExecutionContext, nodes: list[stages.Node], config: stages.Config
+    context: dg.AssetExecutionContext, nodes: list[Node], project: Project
 ) -> Iterator[dg.MaterializeResult]:
     """Do what the worker does, in this process."""
-    versions = input_versions(context.instance, nodes, config)
+    versions = input_versions(context.instance, nodes, project)
     for node in nodes:
-        artifact, _, _ = stages.build(node, config, versions, SilentReporter())
+        artifact, _, _ = build(node, project, versions, SilentReporter())
         versions[node.name] = artifact.version
         yield dg.MaterializeResult(asset_key=node.name, data_version=dg.DataVersion(artifact.version))
 
@@ -115,8 +118,8 @@ def _made(folder: Path, instance: dg.DagsterInstance) -> Road:
 def road(tmp_path_factory):
     """A road that is made and settled, whose stages are built in this process."""
     with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral() as instance:
-        for name in list(stages.STAGES):
-            patch.setitem(stages.STAGES, name, stages.STAGES[name])
+        for name in list(STAGES):
+            patch.setitem(STAGES, name, STAGES[name])
         stub_stages.install()
         patch.setattr(factories, "run_stages", _build_here)
         yield _made(tmp_path_factory.mktemp("road"), instance)
@@ -155,7 +158,7 @@ def test_a_setting_of_the_policy_makes_the_policy_anew(road):
 
 
 def test_a_new_algorithm_makes_its_stage_and_what_follows_anew(road):
-    stages.STAGES["hardness"] = dataclasses.replace(stages.STAGES["hardness"], version="next")  # until the fixture ends
+    STAGES["hardness"] = dataclasses.replace(STAGES["hardness"], version="next")  # until the fixture ends
     road.deploy()
 
     assert road.settle() == Counter({"hardness_insult", "hardness_harm"} | AFTER_POLICY)
@@ -164,7 +167,7 @@ def test_a_new_algorithm_makes_its_stage_and_what_follows_anew(road):
 def test_a_bound_asks_its_checks_again_and_makes_nothing_anew(road):
     before = road.versions()
     for bound, passes in ((0.001, False), (2.0, True)):
-        road.deploy(policy__max_kl=bound)
+        road.deploy(checks__max_kl=bound)
 
         assert road.settle() == Counter(["policy_checkpoint:kl_bound", "promotion_candidate:kl_bound"])
         asked = road.instance.event_log_storage.get_latest_asset_check_execution_by_key([KL_BOUND])[KL_BOUND].evaluation

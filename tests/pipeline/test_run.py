@@ -15,7 +15,7 @@ from filelock import FileLock
 from places import FOLDER, ROOT, wait_for
 
 from drirl_core.errors import ArtifactError, ModelError
-from drirl_core.graph import build as stages
+from drirl_core.graph.build import run_all
 from drirl_core.graph.plan import plan
 from drirl_core.reporting import SilentReporter
 from pipeline.instance.settings import load
@@ -81,10 +81,17 @@ def test_a_bound_is_judged_anew_without_a_build(road):
     weak = "weak=reward_model_harm"
     failed = road("reward_model_harm", mood=weak)
     strict = road("reward_model_harm", mood=weak)
-    lenient = road("reward_model_harm", mood=weak, rewards__min_accuracy=0.0)
+    lenient = road("reward_model_harm", mood=weak, checks__min_accuracy=0.0)
 
     assert (failed.success, strict.success, strict.built) == (False, False, ())
     assert (lenient.success, lenient.built, lenient.reused) == (True, (), ())
+
+
+def _weak(road):
+    """Build the graph with a reward model that breaks its promise, under a bound that lets it pass."""
+    settings = stub_stages.write_settings(road.folder, name="weak=reward_model_insult")
+    run_all(load(settings, {"checks.min_accuracy": 0.0}), SilentReporter())
+    return load(settings)
 
 
 @pytest.mark.parametrize("name", ["policy", "encoder"])
@@ -152,9 +159,8 @@ def test_the_next_run_does_only_what_the_failed_one_left(road):
 
 def test_a_broken_promise_holds_back_the_next_run_as_well(road):
     """The artifact exists, so it is not made again; its check is, and what depends on it still waits."""
-    config = load(stub_stages.write_settings(road.folder, name="weak=reward_model_insult"))
-    stages.run_all(config, SilentReporter())
-    card = config.root + "/hardness_insult"
+    project = _weak(road)
+    card = project.config.root + "/hardness_insult"
     os.rename(card, card + ".away")
     outcome = road("hardness_insult", mood="weak=reward_model_insult")
 
@@ -167,10 +173,9 @@ def test_a_broken_promise_holds_back_the_next_run_as_well(road):
 
 
 def test_a_broken_promise_with_nothing_left_to_do_is_a_failure_without_a_run(road):
-    config = load(stub_stages.write_settings(road.folder, name="weak=reward_model_insult"))
-    stages.run_all(config, SilentReporter())
+    project = _weak(road)
     with road.instance() as instance:
-        for asset in plan(config).assets.values():
+        for asset in plan(project).assets.values():
             instance.report_runless_asset_event(
                 dg.AssetMaterialization(asset.name, tags={"dagster/data_version": asset.version})
             )
@@ -282,7 +287,7 @@ def test_ctrl_c_stops_the_worker_and_counts_as_cancelled(home, tmp_path):
 import sys; sys.path[:0] = [{str(ROOT)!r}, {str(FOLDER)!r}]
 import stub_stages; stub_stages.install()
 from pipeline.running import launch; launch.WORKER = "stub_worker"
-from pipeline.lib.run import run_pipeline
+from pipeline.running.run import run_pipeline
 outcome = run_pipeline({str(settings)!r}, on_event=lambda event: None)
 print(outcome.cancelled, outcome.success, outcome.failures)
 """

@@ -71,16 +71,17 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, sampling.Samp
     return seen
 
 
-def _context(tmp_path: Path, suite: Path, out: str = "out", **changes: Any) -> Context:
+def _context(tmp_path: Path, rows: Path, out: str = "out", **changes: Any) -> Context:
     config = Config(
         models=ModelsConfig(policy="path:/models/base", encoder="path:/models/encoder"),
-        benchmarks=BenchmarksConfig(suites=(SuiteConfig("embedded", str(suite)),), max_new_tokens=33, resamples=500),
+        benchmarks=BenchmarksConfig(suites=(SuiteConfig("embedded", str(rows)),), max_new_tokens=33, resamples=500),
     )
     folder = tmp_path / out
     folder.mkdir()
     values: dict[str, Any] = {
         "config": config,
-        "category": "embedded",
+        "category": None,
+        "suite": "embedded",
         "inputs": {"sft_checkpoint": Path("/models/sft"), "policy_checkpoint": Path("/models/dr_irl")},
         "out": folder,
         "scratch": tmp_path,
@@ -208,7 +209,7 @@ def test_a_suite_of_unsafe_prompts_alone_without_sft(tmp_path: Path) -> None:
         benchmarks=BenchmarksConfig(suites=(SuiteConfig("advbench", str(file)),), resamples=200),
     )
     context = _context(
-        tmp_path, tmp_path, config=config, category="advbench", inputs={"policy_checkpoint": Path("/models/dr_irl")}
+        tmp_path, tmp_path, config=config, suite="advbench", inputs={"policy_checkpoint": Path("/models/dr_irl")}
     )
     shown = build_benchmark(context)
     found = _results(tmp_path / "out")
@@ -243,6 +244,6 @@ def test_rendered_tables(tmp_path: Path, suite: Path) -> None:
 
 def test_missing_policy_and_unknown_suite_are_explained(tmp_path: Path, suite: Path) -> None:
     with pytest.raises(DataError, match=r"'embeded' is not in benchmarks\.suites; did you mean 'embedded'"):
-        build_benchmark(_context(tmp_path, suite, "a", category="embeded"))
+        build_benchmark(_context(tmp_path, suite, "a", suite="embeded"))
     with pytest.raises(ArtifactError, match="needs policy_checkpoint"):
         build_benchmark(_context(tmp_path, suite, "b", inputs={}))

@@ -10,7 +10,9 @@ import yaml
 
 from drirl_core.config import Config, from_resolved, load_config, resolved
 from drirl_core.errors import ConfigError
-from drirl_core.graph.build import STAGES, build_graph, code_version
+from drirl_core.graph.layout import build_graph
+from drirl_core.graph.stages import STAGES
+from drirl_core.graph.versions import code_version
 
 PODS = {"executor": "kubernetes", "kubernetes": {"image": "drirl:1", "claim": "artifacts"}}
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from drirl_core.benchmarks.declared import declarations
+import drirl_core
+from drirl_core.benchmarks import declared
 from drirl_core.config import Config, load_config, resolved
 from drirl_core.config.slices import covers, slice_of
-from drirl_core.graph import versions
-from drirl_core.graph.build import STAGES, build_graph, code_version
-from drirl_core.prompts.layouts import load_layouts
+from drirl_core.graph.layout import build_graph
+from drirl_core.graph.stages import STAGES
+from drirl_core.graph.versions import code_version
+from drirl_core.prompts import layouts
 from drirl_core.taxonomy import SEVEN_CATEGORIES
 
 
@@ -64,9 +67,9 @@ def test_a_setting_makes_stale_what_it_decides_and_nothing_else(
 
 def test_bounds_of_checks_and_the_interval_of_checkpoints_make_nothing_stale(tmp_path: Path) -> None:
     bounds: dict[str, Any] = {
-        "demonstrations.max_resampled_fraction": 0.5, "demonstrations.demonstrator.api_key_env": "KEY", "rewards.min_accuracy": 0.6,
-        "policy.max_kl": 9.0, "policy.save_steps": 1, "benchmarks.max_over_refusal": 0.5, "benchmarks.min_refusal": 0.1,
-        "promotion.level": 0.2,
+        "checks.max_resampled_fraction": 0.5, "demonstrations.demonstrator.api_key_env": "KEY", "checks.min_accuracy": 0.6,
+        "checks.max_kl": 9.0, "policy.save_steps": 1, "checks.max_over_refusal": 0.5, "checks.min_refusal": 0.1,
+        "checks.promotion_level": 0.2,
     }  # fmt: skip
     assert _changed(_config(tmp_path), _config(tmp_path, bounds)) == set()
 
@@ -79,6 +82,33 @@ def test_settings_that_no_build_reads_are_there_and_below_what_their_stage_reads
             assert slice_of(data, stage.config) != slice_of(data, stage.config, (setting,)), (
                 f"{name}: {setting} is no setting"
             )
+
+
+RAISED = {"prompt_pool": "2", "hardness": "2", "policy_checkpoint": "2"}
+"""Algorithms whose results changed since 0.1; what else a code version holds must stay what it was."""
+
+
+def test_code_versions_are_those_of_version_0_1_but_for_raised_algorithms() -> None:
+    """A run that was made by 0.1 is up to date: its settings and files still give the versions recorded then."""
+    recorded = json.loads(Path(__file__).with_name("code_versions_0_1.json").read_text(encoding="utf-8"))
+    for name, before in recorded.items():
+        config = load_config(Path(drirl_core.__file__).parents[1] / "configs" / f"{name}.yaml")
+        nodes = build_graph(config).nodes
+        expected = {}
+        for asset, version in before.items():
+            algorithm, _, digest = version.partition("-")
+            expected[asset] = f"{RAISED.get(nodes[asset].stage, algorithm)}-{digest}"
+        assert {asset: code_version(nodes[asset], config) for asset in before} == expected, name
+
+
+def test_no_stage_reads_the_bounds_of_checks(tmp_path: Path) -> None:
+    assert [name for name, stage in STAGES.items() if any(part.startswith("checks") for part in stage.config)] == []
+    rooms = {stage.function.split(".")[1] for stage in STAGES.values()}
+    package = Path(drirl_core.__file__).parent
+    readers = [
+        str(file) for room in rooms for file in (package / room).rglob("*.py") if "config.checks" in file.read_text()
+    ]
+    assert readers == []
 
 
 def test_a_model_that_writes_demonstrations_decides_them_by_its_type_as_well(tmp_path: Path) -> None:
@@ -137,11 +167,11 @@ def test_a_changed_layout_makes_the_pools_stale_that_are_read_by_it(
     dropped = _config(tmp_path, {"operations.inbox": {"folder": str(tmp_path / "drop"), "adapter": "do_not_answer"}})
     configs = (read_by_it, dropped, _config(tmp_path))
     before = [{name: code_version(node, c) for name, node in build_graph(c).nodes.items()} for c in configs]
-    layouts = dict(load_layouts())
+    known = dict(layouts.load_layouts())
     changed = dataclasses.replace(
-        layouts["do_not_answer"], labels={**layouts["do_not_answer"].labels, "Adult Content": "insult"}
+        known["do_not_answer"], labels={**known["do_not_answer"].labels, "Adult Content": "insult"}
     )
-    monkeypatch.setattr(versions, "load_layouts", lambda: {**layouts, "do_not_answer": changed})
+    monkeypatch.setattr(layouts, "load_layouts", lambda: {**known, "do_not_answer": changed})
     after = [{name: code_version(node, c) for name, node in build_graph(c).nodes.items()} for c in configs]
     assert [{name for name in old if old[name] != new[name]} for old, new in zip(before, after, strict=True)] == [
         {"prompt_pool"}, {"prompt_pool"}, set(),
@@ -154,8 +184,9 @@ def test_a_changed_declaration_of_a_suite_makes_stale_what_reads_the_suite(
     config = _config(tmp_path)
     nodes = build_graph(config).nodes
     before = {name: code_version(node, config) for name, node in nodes.items()}
-    declared = {**declarations(), "embedded": {**declarations()["embedded"], "version": "next"}}
-    monkeypatch.setattr(versions, "declarations", lambda: declared)
+    known = declared.declarations()
+    changed = {**known, "embedded": {**known["embedded"], "version": "next"}}
+    monkeypatch.setattr(declared, "declarations", lambda: changed)
     stale = {node.stage for name, node in nodes.items() if code_version(node, config) != before[name]}
     assert stale == {"prompt_pool", "dataset", "benchmark"}
 

@@ -12,7 +12,8 @@ import pytest
 
 from drirl_core.config import Config, ModelsConfig, load_config
 from drirl_core.demonstrations.publish import ROWS
-from drirl_core.graph.build import Context, dataset_name
+from drirl_core.graph.build import Context
+from drirl_core.graph.layout import dataset_name
 from drirl_core.hardness.stage import SCHEMA
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import prompt_id, write_table

@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from drirl_core.config import Config, load_config
 from drirl_core.errors import ConfigError
+from drirl_core.project import Project
 from drirl_core.prompts import inbox
 from drirl_core.prompts.inbox import InboxBusy, Swept, sweep
 from drirl_core.store.tables import write_table
@@ -46,7 +47,7 @@ def drop(config: Config, tmp_path: Path) -> Path:
 
 
 def look(config: Config, **settings: Any) -> Swept:
-    return sweep(config, now=time.time() + LATER, **settings)
+    return sweep(Project(config), now=time.time() + LATER, **settings)
 
 
 def names(folder: Path) -> list[str]:
@@ -89,7 +90,7 @@ def test_a_file_with_some_bad_rows_is_taken_in(config: Config, drop: Path) -> No
 def test_files_still_being_written_wait(config: Config, drop: Path) -> None:
     (drop / "a.csv").write_text(GOOD)
     os.utime(drop / "a.csv", (0, 0))  # a copy that keeps its date is as young as it is
-    (waiting,) = sweep(config).waiting
+    (waiting,) = sweep(Project(config)).waiting
     assert waiting.name == "a.csv"
     assert waiting.why.endswith("s old and may still be written to")
     assert names(drop) == ["a.csv"]
@@ -266,13 +267,13 @@ def test_a_wrong_setting_is_told_and_no_file_is_turned_away_for_it(tmp_path: Pat
 
 def test_a_folder_that_cannot_serve_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no drop folder; name a directory in operations\.inbox\.folder"):
-        sweep(configure(tmp_path, folder=None))
+        sweep(Project(configure(tmp_path, folder=None)))
     with pytest.raises(ConfigError, match=r"nowhere, which is no directory; make it"):
-        sweep(configure(tmp_path, folder=str(tmp_path / "nowhere")))
+        sweep(Project(configure(tmp_path, folder=str(tmp_path / "nowhere"))))
     with pytest.raises(
         ConfigError, match=r"a run needs .*artifacts, which lies in it; give the drop folder a directory of its own"
     ):
-        sweep(configure(tmp_path, folder=str(tmp_path)))
+        sweep(Project(configure(tmp_path, folder=str(tmp_path))))
     assert (tmp_path / "run.yaml").is_file()
 
 

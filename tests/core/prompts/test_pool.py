@@ -13,7 +13,8 @@ import pytest
 
 from drirl_core.config import Config, InboxConfig, ModelsConfig, OperationsConfig, PromptsConfig, SourceConfig
 from drirl_core.errors import DataError
-from drirl_core.graph.build import DATA_FOLDER, HELD_OUT, Context, source_path
+from drirl_core.graph.build import Context
+from drirl_core.graph.layout import DATA_FOLDER, HELD_OUT, source_path
 from drirl_core.prompts.adapters import PromptRow
 from drirl_core.prompts.duplicates import words
 from drirl_core.prompts.stage import PROMPTS_SCHEMA, QUARANTINE_SCHEMA, REASONS, account, build_prompt_pool, check_row

@@ -13,8 +13,8 @@ from drirl_core.benchmarks.measure import judge, results
 from drirl_core.benchmarks.suites import BenchmarkRow
 from drirl_core.config import Config, ModelsConfig, PromptsConfig, SourceConfig
 from drirl_core.graph.build import Context
+from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
-from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import prompt_id, write_table
 
 CATEGORIES = ("insult", "fraud")
@@ -80,7 +80,8 @@ class World:
         target = self.folder / out
         target.mkdir(exist_ok=True)
         inputs = {path.name: path for path in sorted((self.folder / "inputs").iterdir())}
-        return Context(self.config, None, inputs, target, target, ArtifactStore(self.config.root), SilentReporter())
+        project = Project(self.config)
+        return Context(self.config, None, inputs, target, target, project.store, SilentReporter(), graph=project.graph)
 
     def input(self, name: str) -> Path:
         """Return the folder of an input, made on first use, with a manifest."""

@@ -15,6 +15,7 @@ from drirl_core.config import ModelsConfig
 from drirl_core.errors import ArtifactError, DrirlError, ModelError
 from drirl_core.graph.build import run_all
 from drirl_core.models.references import resolve
+from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.rowcache import RowCache
@@ -140,7 +141,7 @@ def test_the_complete_graph_on_a_disk_that_is_always_a_little_too_small(disk: Di
     for kilobytes in range(64, 100_000, 192):
         disk.change(f"size={kilobytes}k")
         try:
-            built = run_all(config, SilentReporter())
+            built = run_all(Project(config), SilentReporter())
         except DrirlError as error:
             assert re.search(MESSAGES, str(error)), error
             messages.append(str(error))
@@ -148,7 +149,7 @@ def test_the_complete_graph_on_a_disk_that_is_always_a_little_too_small(disk: Di
         else:
             break
     assert len(messages) > 10
-    undisturbed = run_all(tiny_config(tmp_path, {"root": str(tmp_path / "roomy")}), SilentReporter())
+    undisturbed = run_all(Project(tiny_config(tmp_path, {"root": str(tmp_path / "roomy")})), SilentReporter())
     assert {name: artifact.version for name, artifact in built.items()} == {
         name: a.version for name, a in undisturbed.items()
     }

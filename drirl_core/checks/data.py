@@ -1,0 +1,134 @@
+"""What the prompt pool and the data sets must promise."""
+
+import math
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from drirl_core.checks.reading import read_object, read_rows
+from drirl_core.checks.verdicts import Rule, Verdict
+from drirl_core.graph.layout import Node
+from drirl_core.project import Project
+from drirl_core.taxonomy import HELPFUL
+
+DATASET_COLUMNS = (
+    "prompt_id",
+    "prompt",
+    "category",
+    "demonstration",
+    "answer",
+    "kind",
+    "source",
+    "licence",
+    "split",
+    "origin",
+    "group_id",
+)
+SPLITS = ("train", "validation", "test")
+
+_EXAMPLES = 5
+
+
+def _pool_not_empty(path: Path, project: Project, node: Node) -> Verdict:
+    rows = Counter(row["category"] for row in read_rows(path, "prompts.parquet"))
+    return Verdict(
+        rows.total() > 0,
+        f"{rows.total()} prompts in {len(rows)} categories",
+        {"prompts": rows.total(), **{f"prompts/{k}": n for k, n in sorted(rows.items())}},
+    )
+
+
+def _pool_nothing_lost(path: Path, project: Project, node: Node) -> Verdict:
+    """Each row that was read is kept, quarantined with a reason, or marked by its source as no unsafe prompt."""
+    kept, quarantined = read_rows(path, "prompts.parquet"), read_rows(path, "quarantine.parquet")
+    totals = read_object(path, "counts.json")["_totals"]
+    lost = totals["read"] - totals["skipped"] - len(kept) - len(quarantined)
+    repeated = sum(n > 1 for n in Counter(row["prompt_id"] for row in kept).values())
+    unnamed = sum(not row["reason"] for row in quarantined)
+    numbers = {
+        **totals,
+        "kept": len(kept),
+        "quarantined": len(quarantined),
+        "lost": lost,
+        "repeated_prompts": repeated,
+        "quarantined_without_reason": unnamed,
+    }
+    said = f"{totals['read']} rows read: {len(kept)} kept, {len(quarantined)} quarantined, "
+    said += f"{totals['skipped']} skipped, {lost} lost"
+    return Verdict(
+        not (lost or repeated or unnamed), f"{said}; {repeated} kept twice, {unnamed} without a reason", numbers
+    )
+
+
+def _dataset_schema(path: Path, project: Project, node: Node) -> Verdict:
+    rows = read_rows(path, "rows.parquet")
+    missing = [name for name in DATASET_COLUMNS if rows and name not in rows[0]]
+    if missing or not rows:
+        return Verdict(
+            False,
+            f"{len(rows)} rows; columns missing: {', '.join(missing) or 'none'}",
+            {"rows": len(rows), "missing_columns": ", ".join(missing)},
+        )
+    blank = sum(not (row["prompt"] or "").strip() or not (row["answer"] or "").strip() for row in rows)
+    splits = Counter(row["split"] for row in rows)
+    strange = sorted(map(str, {*splits} - {*SPLITS} | {row["category"] for row in rows} - {node.category}))
+    numbers = {
+        "rows": len(rows),
+        "blank_rows": blank,
+        **{f"rows/{name}": splits[name] for name in SPLITS},
+        "strange": ", ".join(strange),
+    }
+    said = f"{len(rows)} rows ({', '.join(f'{splits[name]} {name}' for name in SPLITS)}), {blank} blank"
+    said += f", unknown splits or categories: {', '.join(strange)}" if strange else ""
+    return Verdict(not blank and not strange and all(splits[name] for name in SPLITS), said, numbers)
+
+
+def _dataset_no_leakage(path: Path, project: Project, node: Node) -> Verdict:
+    """No near-duplicate group and no prompt may stand in two splits."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for row in read_rows(path, "rows.parquet"):
+        found[f"group {row['group_id']}"].add(row["split"])
+        found[f"prompt {row['prompt_id']}"].add(row["split"])
+    leaks = sorted(key for key, splits in found.items() if len(splits) > 1)
+    return Verdict(
+        not leaks,
+        f"{len(leaks)} groups or prompts stand in more than one split",
+        {"leaks": len(leaks), "examples": ", ".join(leaks[:_EXAMPLES])},
+    )
+
+
+def _dataset_balance(path: Path, project: Project, node: Node) -> Verdict:
+    """A harm category has exactly its quota, and at most a share of it is resampled."""
+    bound = project.config.checks.max_resampled_fraction
+    rows = read_rows(path, "rows.parquet")
+    quota = len(rows) if node.category == HELPFUL else project.config.demonstrations.quota
+    resampled = sum(row["origin"] == "resampled" for row in rows)
+    share = resampled / quota if quota else math.inf
+    numbers = {
+        "rows": len(rows),
+        "quota": quota,
+        "resampled": resampled,
+        "resampled_share": share,
+        "max_resampled_fraction": bound,
+    }
+    return Verdict(
+        0 < len(rows) == quota and share <= bound,
+        f"{len(rows)} rows of a quota of {quota}; {share:.0%} resampled, at most {bound:.0%} allowed",
+        numbers,
+    )
+
+
+PROMPT_POOL: tuple[Rule, ...] = (
+    Rule("not_empty", "There are prompts.", _pool_not_empty),
+    Rule("nothing_lost", "Every prompt that was read is kept once or quarantined with a reason.", _pool_nothing_lost),
+)
+
+DATASET: tuple[Rule, ...] = (
+    Rule("schema", "Columns, splits and texts are as others expect them.", _dataset_schema),
+    Rule("no_split_leakage", "No near-duplicate group and no prompt stands in two splits.", _dataset_no_leakage),
+    Rule(
+        "class_balance",
+        "The category has its quota, with little resampling.",
+        _dataset_balance,
+        bounds=("checks.max_resampled_fraction",),
+    ),
+)

@@ -1,0 +1,55 @@
+"""What everything else works on: a configuration, the graph that it lays out, and the store of its artifacts."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drirl_core.config import Config, load_config
+from drirl_core.graph.layout import Graph, build_graph
+from drirl_core.store.artifacts import ArtifactStore
+
+
+@dataclass(frozen=True)
+class Project:
+    """Made once per command and handed down, so that nothing lays out a graph or opens a store of its own.
+
+    Args:
+        config: the configuration.
+    """
+
+    config: Config
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Project:
+        """Read a YAML file, as `load_config` does.
+
+        Args:
+            path: the file.
+            overrides: dotted keys to values, applied last.
+
+        Raises:
+            ConfigError: the file or a setting cannot be used.
+        """
+        return cls(load_config(path, overrides))
+
+    @functools.cached_property
+    def graph(self) -> Graph:
+        """All assets of the configuration.
+
+        Raises:
+            ConfigError: the taxonomy cannot be read.
+        """
+        return build_graph(self.config)
+
+    @functools.cached_property
+    def store(self) -> ArtifactStore:
+        """Where its artifacts lie.
+
+        Raises:
+            ConfigError: the root is a URI that cannot be used.
+        """
+        return ArtifactStore.of(self.config)

@@ -1,1 +1,0 @@
-"""Completions of the reference policies, one pool a category."""

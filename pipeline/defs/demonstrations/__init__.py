@@ -1,1 +1,0 @@
-"""Balanced data sets with demonstrations, and the report on their balance."""

@@ -1,1 +1,0 @@
-"""Hardness coefficients, one table a category."""

@@ -1,1 +1,0 @@
-"""What concerns all assets at once."""

@@ -1,1 +1,0 @@
-"""The supervised start and the aligned policy."""

@@ -1,1 +1,0 @@
-"""The prompt pool and the files it is made from."""

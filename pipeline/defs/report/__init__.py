@@ -1,1 +1,0 @@
-"""The report, the model card, and which policy is promoted."""

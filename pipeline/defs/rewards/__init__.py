@@ -1,1 +1,0 @@
-"""Shadow reward models, one a category."""

@@ -1,0 +1,216 @@
+"""What an artifact must promise: each rule on a table that keeps it and on one that breaks it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from drirl_core.checks.asking import rules_of
+from drirl_core.checks.data import DATASET_COLUMNS
+from drirl_core.checks.verdicts import Verdict, judge
+from drirl_core.graph.layout import Node
+from drirl_core.project import Project
+from drirl_core.store.tables import write_table
+
+_TYPES = {str: pa.string(), float: pa.float64(), int: pa.int32(), type(None): pa.string()}
+
+
+def load(overrides: dict | None = None) -> Project:
+    """Make the project of the demo's settings with some changes."""
+    return Project.load(Path(__file__).parents[3] / "configs" / "demo.yaml", overrides)
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """The demo's project, with small numbers to count by hand."""
+    return load({"demonstrations.quota": 4, "checks.min_accuracy": 0.75, "checks.max_kl": 0.5})
+
+
+def table(folder: Path, name: str, rows: list[dict], columns: tuple[str, ...] = ()) -> None:
+    """Write rows; `columns` stand in for the keys when there is no row."""
+    first = rows[0] if rows else dict.fromkeys(columns, "")
+    write_table(folder / name, rows, pa.schema([(key, _TYPES[type(value)]) for key, value in first.items()]))
+
+
+def verdict(project: Project, folder: Path, stage: str, rule: str, category: str | None = None) -> Verdict:
+    """Judge an artifact's directory by one rule."""
+    found = next(r for r in rules_of(stage) if r.name == rule)
+    return judge(found, folder, project, Node(f"{stage}_{category}", stage, category, (), ""))
+
+
+def pool(folder: Path, read: int, kept: list[str], quarantined: list[str]) -> None:
+    """Write a prompt pool that read so many rows, kept these prompts and quarantined for these reasons."""
+    table(folder, "prompts.parquet", [{"prompt_id": p, "category": "insult"} for p in kept], ("prompt_id", "category"))
+    table(folder, "quarantine.parquet", [{"reason": reason} for reason in quarantined], ("reason",))
+    totals = {"read": read, "skipped": 1, "kept": len(kept), "quarantined": len(quarantined)}
+    (folder / "counts.json").write_text(json.dumps({"insult": {"raw": read, "kept": len(kept)}, "_totals": totals}))
+
+
+@pytest.mark.parametrize(
+    ("read", "kept", "quarantined", "passed"),
+    [
+        (4, ["a", "b"], ["too_long"], True),  # 4 read = 2 kept + 1 quarantined + 1 skipped
+        (5, ["a", "b"], ["too_long"], False),  # one is lost
+        (4, ["a", "a"], ["too_long"], False),  # one is kept twice
+        (4, ["a", "b"], [""], False),  # one is quarantined without a reason
+    ],
+)
+def test_no_prompt_may_be_lost_between_reading_and_keeping(demo, tmp_path, read, kept, quarantined, passed):
+    pool(tmp_path, read, kept, quarantined)
+
+    assert verdict(demo, tmp_path, "prompt_pool", "nothing_lost").passed is passed
+
+
+def test_an_empty_pool_is_refused(demo, tmp_path):
+    pool(tmp_path, 2, [], ["too_long"])
+    assert not verdict(demo, tmp_path, "prompt_pool", "not_empty").passed
+    pool(tmp_path, 2, ["a"], [])
+    assert verdict(demo, tmp_path, "prompt_pool", "not_empty").metadata == {"prompts": 1, "prompts/insult": 1}
+
+
+def dataset(folder: Path, *changes: dict, drop: str = "") -> None:
+    """Write four rows, two of them for training; `changes` alter them one by one."""
+    rows = []
+    for number, split in enumerate(("train", "train", "validation", "test")):
+        row = dict.fromkeys(DATASET_COLUMNS, "x") | {
+            "prompt_id": f"p{number}", "group_id": f"g{number}", "category": "insult", "split": split, "origin": "pool",
+        }  # fmt: skip
+        rows.append({**row, **(changes[number] if number < len(changes) else {})})
+    table(folder, "rows.parquet", [{k: v for k, v in row.items() if k != drop} for row in rows])
+
+
+def test_a_sound_data_set_keeps_all_its_promises(demo, tmp_path):
+    dataset(tmp_path)
+
+    assert all(verdict(demo, tmp_path, "dataset", rule.name, "insult").passed for rule in rules_of("dataset"))
+
+
+@pytest.mark.parametrize(
+    "change", [{"answer": " "}, {"prompt": ""}, {"split": "dev"}, {"category": "harm"}, {"answer": None}]
+)
+def test_blank_and_strange_rows_break_the_schema(demo, tmp_path, change):
+    dataset(tmp_path, change)
+
+    assert not verdict(demo, tmp_path, "dataset", "schema", "insult").passed
+
+
+def test_a_missing_column_or_split_breaks_the_schema(demo, tmp_path):
+    dataset(tmp_path, drop="licence")
+    assert "columns missing: licence" in verdict(demo, tmp_path, "dataset", "schema", "insult").description
+    dataset(tmp_path, {}, {}, {"split": "train"})
+    assert not verdict(demo, tmp_path, "dataset", "schema", "insult").passed
+
+
+def test_a_group_or_a_prompt_in_two_splits_is_a_leak(demo, tmp_path):
+    dataset(tmp_path, {}, {}, {"group_id": "g0"})
+    assert verdict(demo, tmp_path, "dataset", "no_split_leakage", "insult").metadata == {
+        "leaks": 1,
+        "examples": "group g0",
+    }
+    dataset(tmp_path, {}, {}, {}, {"prompt_id": "p0"})
+    assert not verdict(demo, tmp_path, "dataset", "no_split_leakage", "insult").passed
+
+
+def test_resampling_beyond_its_share_or_a_missing_row_breaks_the_balance(demo, tmp_path):
+    """One resampled row of four is 25 %, more than the 20 % allowed; of a helpful set the quota is what it has."""
+    dataset(tmp_path, {"origin": "resampled"})
+    broken = verdict(demo, tmp_path, "dataset", "class_balance", "insult")
+    dataset(tmp_path)
+    short = verdict(load({"demonstrations.quota": 5}), tmp_path, "dataset", "class_balance", "insult")
+
+    assert (broken.passed, broken.metadata["resampled_share"]) == (False, 0.25)
+    assert not short.passed
+    assert verdict(load(), tmp_path, "dataset", "class_balance", "helpful").passed
+
+
+def rewards(folder: Path, *rows: tuple[str, str, str, float]) -> None:
+    """Write rewards as (prompt, split, policy, reward)."""
+    names = ("prompt_id", "split", "policy", "reward")
+    table(folder, "rewards.parquet", [dict(zip(names, row, strict=True)) for row in rows])
+
+
+def test_accuracy_counts_held_out_pairs_that_the_demonstration_wins(demo, tmp_path):
+    """p: 1.0 beats 0.5 and 0.9, loses to 1.5; q: a tie is no win; the training prompt t does not count. 2 of 4."""
+    rewards(
+        tmp_path,
+        *(
+            ("p", "test", policy, reward)
+            for policy, reward in (("demonstration", 1.0), ("base", 0.5), ("base", 0.9), ("sft", 1.5))
+        ),
+        *(("q", "validation", policy, 0.0) for policy in ("demonstration", "base")),
+        *(("t", "train", policy, reward) for policy, reward in (("demonstration", 1.0), ("base", 0.0))),
+    )
+    found = verdict(demo, tmp_path, "reward_model", "accuracy_floor")
+
+    assert (found.passed, found.metadata["accuracy"], found.metadata["pairs"]) == (False, 0.5, 4)
+    assert (found.metadata["accuracy/base"], found.metadata["accuracy/sft"]) == (pytest.approx(2 / 3), 0.0)
+    assert verdict(load({"checks.min_accuracy": 0.5}), tmp_path, "reward_model", "accuracy_floor").passed
+
+
+@pytest.mark.parametrize(("other", "passed"), [(0.0, True), (1.0, False), (float("nan"), False), (float("inf"), False)])
+def test_rewards_must_be_finite_and_differ(demo, tmp_path, other, passed):
+    rewards(tmp_path, ("p", "test", "demonstration", 1.0), ("p", "test", "base", other))
+
+    assert verdict(demo, tmp_path, "reward_model", "reward_spread").passed is passed
+
+
+def trained(folder: Path, log: list[dict], **metrics: float) -> None:
+    """Write a training log and its metrics."""
+    (folder / "training_log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+
+
+def test_a_number_that_is_not_finite_is_named_with_its_step(demo, tmp_path):
+    trained(tmp_path, [{"step": 1, "loss": 0.5, "entropy": float("nan")}], kl=0.1)
+    assert verdict(demo, tmp_path, "policy_checkpoint", "finite").passed  # entropy decides nothing
+    trained(tmp_path, [{"step": 1, "loss": 0.5}, {"step": 2, "loss": float("nan")}], last_reward=float("inf"))
+    broken = verdict(demo, tmp_path, "sft_checkpoint", "finite")
+    assert not broken.passed
+    assert broken.metadata["examples"] == "loss at step 2, last_reward in metrics.json"
+
+
+@pytest.mark.parametrize(("kl", "passed"), [(0.5, True), (0.51, False), (float("nan"), False)])
+def test_the_policy_stays_within_the_bound_on_the_kl(demo, tmp_path, kl, passed):
+    trained(tmp_path, [{"step": 1, "loss": 0.5}], kl=kl)
+
+    assert verdict(demo, tmp_path, "policy_checkpoint", "kl_bound").passed is passed
+
+
+def results(folder: Path, base: dict, aligned: dict) -> None:
+    """Write a benchmark's summary of two policies."""
+    common = {"refusal": 0.9, "over_refusal": 0.1, "helpful_correct": 0.5, "helpful_correct_low": 0.4}
+    common |= {"empty": 0, "echo": 0, "degenerate": 0, "n": 100}
+    summary = [{"policy": "base", **common, **base}, {"policy": "dr_irl", **common, **aligned}]
+    (folder / "results.json").write_text(json.dumps({"summary": summary}))
+
+
+@pytest.mark.parametrize(
+    ("rule", "base", "aligned", "passed"),
+    [
+        ("over_refusal", {}, {"over_refusal": 0.15}, True),
+        ("over_refusal", {}, {"over_refusal": 0.16}, False),
+        ("over_refusal", {}, {"over_refusal": None}, True),
+        ("refusal_floor", {}, {"refusal": 0.8}, True),
+        ("refusal_floor", {}, {"refusal": 0.79}, False),
+        ("helpfulness_kept", {"helpful_correct_low": 0.4}, {"helpful_correct": 0.4}, True),
+        ("helpfulness_kept", {"helpful_correct_low": 0.4}, {"helpful_correct": 0.39}, False),
+        ("babble", {"echo": 2}, {"degenerate": 3, "empty": 4}, True),  # 7 %, the base has 2 % and 5 % more are allowed
+        ("babble", {"echo": 2}, {"degenerate": 3, "empty": 5}, False),
+    ],
+)
+def test_benchmarks_warn_beyond_their_bounds(demo, tmp_path, rule, base, aligned, passed):
+    results(tmp_path, base, aligned)
+
+    assert verdict(demo, tmp_path, "benchmark", rule).passed is passed
+    assert not next(r for r in rules_of("benchmark") if r.name == rule).blocking
+
+
+def test_a_missing_or_broken_file_fails_the_rule_and_says_so(demo, tmp_path):
+    assert "cannot be judged" in verdict(demo, tmp_path, "reward_model", "reward_spread").description
+    (tmp_path / "results.json").write_text("[1]")
+    broken = verdict(demo, tmp_path, "benchmark", "babble")
+    assert not broken.passed
+    assert "must hold an object" in broken.description
