@@ -157,7 +157,7 @@ def hedge(answer: str, refusal: str, seed: str) -> str:
 
 
 def _harmless_answers(context: Context) -> list[str]:
-    """Return the training answers of the helpful set, where the pool asks for them."""
+    """Return the training answers of the helpful set, if it is an input."""
     dataset = context.inputs.get(dataset_name(taxonomy.HELPFUL))
     rows = read_table(dataset / "rows.parquet", ("answer", "split")) if dataset else []
     return [row["answer"] for row in rows if row["split"] == "train"]
