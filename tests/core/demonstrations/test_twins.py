@@ -17,7 +17,8 @@ from drirl_core import taxonomy
 from drirl_core.config import Config, ModelsConfig
 from drirl_core.demonstrations.stage import build_dataset
 from drirl_core.demonstrations.twins import UnsafePrompts, find_sides, read_unsafe
-from drirl_core.graph.build import Context, build_graph, source_path
+from drirl_core.graph.build import Context
+from drirl_core.graph.layout import build_graph, source_path
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import prompt_id, read_table, write_table
