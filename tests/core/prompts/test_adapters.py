@@ -198,14 +198,14 @@ def test_a_wrong_column_names_what_is_there_and_what_to_write(tmp_path: Path) ->
     path = _jsonl(tmp_path, [{"promt": "p1", "label": "insult"}])
     with pytest.raises(DataError) as caught:
         _read(path)
-    said = (
+    parts = (
         "mine",
         "no column 'prompt'",
         "Columns found: promt, label",
         "did you mean 'promt'?",
         "columns: {prompt: <name of the column>}",
     )
-    assert [part for part in said if part not in str(caught.value)] == []
+    assert [part for part in parts if part not in str(caught.value)] == []
     with pytest.raises(DataError, match=r"no column 'labels'.*did you mean 'label'"):
         _read(path, columns={"prompt": "promt", "category": "labels"})
     with pytest.raises(DataError, match="types_of_harm"):
