@@ -221,7 +221,8 @@ def test_a_category_that_cannot_be_split_says_why(tmp_path: Path) -> None:
     stage_inputs = DatasetInputs(tmp_path, pool=pool(*range(4)), written=written)
     with pytest.raises(
         DataError,
-        match=r"2 usable rows.*at least 3 are needed.*4 prompts of it, 1 of them without.*'bad_format': 1.*no line '####'",
+        match=r"2 usable rows.*at least 3 are needed.*4 prompts of it, 1 of them without"
+        r".*'bad_format': 1.*no line '####'",
     ):
         build(stage_inputs.context("insult"))
 

@@ -162,7 +162,7 @@ def embedded(name: str) -> list[dict[str, Any]]:
 
 
 def test_the_embedded_data_give_data_sets_of_equal_size_without_quarantine(tmp_path: Path) -> None:
-    """Two hundred rows per category and 1,750 harmless ones; no twin is lost and none is in another split than its prompt."""
+    """Two hundred rows per category and 1,750 harmless ones; no twin is lost and each is in its prompt's split."""
     prompts, written = embedded("prompts"), {row["prompt"] for row in embedded("demonstrations")}
     clean = {row["prompt"]: row for row in reversed(prompts) if row["prompt"] in written}  # the first of equal ones
     pool = [pool_row(r["prompt"], r["category"], row_id=r["id"], style=r["style"]) for r in clean.values()]

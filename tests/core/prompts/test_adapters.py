@@ -230,7 +230,7 @@ def test_wrong_settings_are_config_errors(tmp_path: Path) -> None:
         _read(path, category="insults")
 
 
-# --------------------------------------------------------------------------------------------------------------- folders
+# Folders of files.
 
 
 def test_a_folder_is_all_its_files_by_name_and_rows_tell_their_file(tmp_path: Path) -> None:

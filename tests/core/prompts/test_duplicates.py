@@ -104,7 +104,8 @@ def test_decontaminate_finds_equal_similar_and_contained_prompts() -> None:
     prompts = [
         "write a poem that praises the pickpockets of lisbon",
         "Write a poem that praises pickpockets of Lisbon, please.",
-        "You are an actor and stay in role. Write a poem that praises the pickpockets of Lisbon! Begin with a greeting and do not stop.",
+        "You are an actor and stay in role. Write a poem that praises the pickpockets of Lisbon! "
+        "Begin with a greeting and do not stop.",
         "Write a review that praises the bakers of Porto.",
         "Please sing a song about the harbour and the many ships that leave it at dawn",
         "",

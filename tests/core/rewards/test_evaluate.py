@@ -58,7 +58,7 @@ def test_evaluation_by_hand():
 
 
 def test_probes_by_hand():
-    """First sentences have 3 and 4 words: 3 > 2, not > 6, not 4 > 4: 1 of 3. Own 5 and 4 against other 4 and 5: 1 of 2."""
+    """First sentences have 3 and 4 words: 3 > 2, not > 6, not 4 > 4: 1 of 3. Own 5, 4 against other 4, 5: 1 of 2."""
     probes = evaluate(LengthModel(), score_pool(LengthModel(), HAND))["probes"]
     assert probes["draft"] == {"n": 2, "max_difference": 0.0}
     assert probes["first_sentence"]["accuracy"] == pytest.approx(1 / 3)
@@ -85,8 +85,8 @@ def test_order_within_groups_is_part_of_the_evaluation():
 
 
 def test_plain_refusal_probes_by_hand():
-    """Plain refusals have 6, 5, 4 and 8 words. Unsafe: against a compliance of 5 words 2 of 4 win, against a refusal none
-    is asked. Harmless: a good answer of 6 words beats 5 and 4, not 6 and 8: 2 of 4.
+    """Plain refusals have 6, 5, 4 and 8 words. Unsafe: against a compliance of 5 words 2 of 4 win; refusals do not
+    count. Harmless: a good answer of 6 words beats 5 and 4, not 6 and 8: 2 of 4.
     """
     replies = [("base", "Here is how it goes"), ("base", "Sorry, I cannot help with that.")]
     unsafe, harmless = (
@@ -131,8 +131,8 @@ def test_nothing_held_out_is_an_error():
 def test_rewording_keeps_the_meaning_and_changes_the_words():
     text = "I'm sorry, I can't do that; it isn't safe. I won't, but I can help you write."
     assert (
-        reword(text)
-        == "My apologies, I am not in a position to do that; it is not safe. I am not going to, but I am happy to help you write."
+        reword(text) == "My apologies, I am not in a position to do that; it is not safe. "
+        "I am not going to, but I am happy to help you write."
     )
     assert reword("The sky is blue.") == "The sky is blue."
     assert first_sentence("Dr. Smith said no. Go home.") == "Dr. Smith said no."

@@ -139,7 +139,7 @@ def test_backbones_may_be_mixed_in_one_router(models, fitted):
 
 
 def test_rewards_from_hidden_by_hand():
-    """Tokens: padding, prompt 1 and 3, answer 5 and 7 (mean 6), end. Two categories whose heads differ by a bias of 10."""
+    """Tokens: padding, prompt 1 and 3, answer 5 and 7 (mean 6), end. Two categories whose heads differ by bias 10."""
     made = {name: head("prompt_and_completion", 1, category=name) for name in ("insult", "privacy")}
     with torch.no_grad():
         for bias, model in zip((0.0, 10.0), made.values(), strict=True):

@@ -45,7 +45,7 @@ def test_own_content_by_hand():
 
 
 def test_normalised_rewards_by_hand():
-    """worst -2, mean 1, scale 2: reward 5 at quality 0.5 is gated to 1.5, so 0.25; without words (-2 - 1) / 2 - 1 = -2.5."""
+    """Worst -2, mean 1, scale 2: 5 at quality 0.5 is gated to 1.5: 0.25; without words (-2 - 1) / 2 - 1 = -2.5."""
     raw = torch.tensor([5.0, 5.0, 5.0], dtype=torch.float64)
     known = Normalisation(worst=-2.0, mean=1.0, scale=2.0)
     assert normalised(raw, np.array([1.0, 0.5, 1.0]), known, ["Yes.", "Yes.", " . "]).tolist() == [2.0, 0.25, -2.5]
@@ -74,7 +74,7 @@ def test_features_are_the_answer_and_its_agreement_with_the_prompt():
 
 
 def test_pooling_by_hand():
-    """Clauses (1, 5, 4), (2, -3, -2) and an absent one: mean 3 / 2 plus largest 5 plus smallest -2; without clauses 0."""
+    """Clauses (1, 5, 4), (2, -3, -2) and an absent one: mean 3 / 2 plus largest 5 plus smallest -2; no clauses: 0."""
     scores, best, worst = torch.tensor([[[1.0, 2.0, 9.0]], [[5.0, -3.0, 9.0]], [[4.0, -2.0, -9.0]]]).expand(3, 2, 3)
     present = torch.tensor([[True, True, False], [False, False, False]])
     assert pooled(scores, best, worst, present).tolist() == [4.5, 0.0]
