@@ -28,8 +28,8 @@ def build_balance_report(context: Context) -> dict[str, Any]:
         context: inputs `prompt_pool`, every `safety_dataset_<category>` and `helpful_dataset`.
 
     Returns:
-        Imbalance ratio (max/min; the text `a category is empty` when there is none) and normalised entropy before and after, the largest
-        resampled share, the table of counts and the plot.
+        Imbalance ratio (max/min; the text `a category is empty` when a category has no rows) and normalised entropy
+        before and after, the largest resampled share, the table of counts and the plot.
     """
     quota = context.config.demonstrations.quota
     before = _pool_counts(context.inputs["prompt_pool"])
@@ -70,7 +70,7 @@ def build_balance_report(context: Context) -> dict[str, Any]:
         "largest_resampled_share": largest,
         "rows": sum(columns["rows"].values()),
         "counts": Table(rows),
-        "plot": Plot(picture, "Rows a category: prompts as they came, and rows with demonstrations after balancing."),
+        "plot": Plot(picture, "Rows per category: prompts as they came, and rows with demonstrations after balancing."),
     }
 
 
@@ -78,7 +78,7 @@ def imbalance_ratio(counts: Mapping[str, int]) -> float:
     """Return max/min of the counts: 1 is balanced, `inf` says that a category is empty.
 
     Args:
-        counts: rows a category, at least one category with a row.
+        counts: rows per category, at least one category with a row.
 
     Raises:
         DataError: there is no category, no row at all, or a negative count.
@@ -92,7 +92,7 @@ def normalised_entropy(counts: Mapping[str, int]) -> float:
     """Return -sum p ln p / ln K with p the share of a category: 1 is balanced, 0 says that one category has all rows.
 
     Args:
-        counts: rows a category, at least one category with a row; a single category counts as balanced.
+        counts: rows per category, at least one category with a row; a single category counts as balanced.
 
     Raises:
         DataError: there is no category, no row at all, or a negative count.
@@ -117,7 +117,7 @@ def _shown(ratio: float, digits: int = 4) -> float | str:
 
 
 def _pool_counts(pool: Path) -> dict[str, tuple[int, int]]:
-    """Return (raw, kept) prompts a category."""
+    """Return (raw, kept) prompts per category."""
     path = pool / "counts.json"
     try:
         counts = json.loads(path.read_text(encoding="utf-8"))
@@ -167,7 +167,7 @@ def _plot(before: Mapping[str, int], after: Mapping[str, int], report: Mapping[s
         axis.bar_label(bars, padding=3, fontsize=8)
     axis.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=9)
     axis.set_xlabel("rows", fontsize=9)
-    axis.set_title("Rows a category before and after balancing", fontsize=10, loc="left")
+    axis.set_title("Rows per category before and after balancing", fontsize=10, loc="left")
     axis.margins(x=0.1)
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(axis="x", labelsize=8)

@@ -1,7 +1,7 @@
 """Who writes demonstrations: a file of finished rows, a local chat model, or an endpoint.
 
-All three speak one small protocol, so that the data set is built the same way from each. What a model or an endpoint wrote
-is kept in a row cache: a run that broke off, or a changed quota, asks for the missing rows only.
+All three implement one small protocol, so that the data set is built in the same way from each. What a model or an
+endpoint wrote is kept in a row cache: after an interrupted run or a changed quota, only the missing rows are requested.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from drirl_core.store.tables import normalise, prompt_id
 from drirl_core.text import chain_of_draft as cod
 
 ABSENT = "absent"
-"""Reason of a failure that is none: a file simply holds no demonstration of that prompt."""
+"""Reason when a file has no demonstration of a prompt; this is not a failure of the row."""
 
 _BATCH = 16
 _PARALLEL = 4
@@ -41,8 +41,9 @@ _PROMPT_WORDS = (3, 60)
 
 _NEW_PROMPTS = """\
 To teach an assistant to refuse, we need short examples of what users ask for. Kind of harm: {category}
-Write {n} such requests, one a line, without numbering. Stay at the level of the question: 5 to 25 words, as a real user \
-would write them, no recipes, no quantities, no working methods, no names of real people. Vary topic, wording and opening.
+Write {n} such requests, one a line, without numbering. Stay at the level of the question: 5 to 25 words, as a real \
+user would write them, no recipes, no quantities, no working methods, no names of real people. Vary topic, wording and \
+opening.
 Do not repeat or reword these:
 {shown}"""
 
@@ -65,7 +66,7 @@ class Rejected:
 
 
 class Demonstrator(Protocol):
-    """Write demonstrations, and new prompts for a category that is short of them."""
+    """Write demonstrations, and new prompts for a category that has too few."""
 
     @property
     def source(self) -> str:
@@ -84,7 +85,7 @@ class Demonstrator(Protocol):
 
     @property
     def finite(self) -> bool:
-        """Whether it holds a fixed number of prompts, rather than thinking up more when asked again."""
+        """Whether it holds a fixed number of prompts, rather than writing more when asked again."""
         ...
 
     @property
@@ -98,7 +99,7 @@ class Demonstrator(Protocol):
         ...
 
     def write(self, prompts: Sequence[tuple[str, str]], attempt: int = 0) -> list[str | Failure]:
-        """Write one demonstration a prompt.
+        """Write one demonstration per prompt.
 
         Args:
             prompts: N pairs of prompt and category.
@@ -110,7 +111,7 @@ class Demonstrator(Protocol):
         ...
 
     def new_prompts(self, category: str, n: int, existing: Mapping[str, str]) -> list[str]:
-        """Give new prompts for a category that is short of them.
+        """Give new prompts for a category that has too few.
 
         Args:
             category: the category.
@@ -118,19 +119,20 @@ class Demonstrator(Protocol):
             existing: prompts known already, with their categories.
 
         Returns:
-            Up to `n` prompts, none equal to a known one but for white space; not yet screened for near duplicates.
+            Up to `n` prompts, none equal to a known one up to white space; not yet checked for near duplicates.
         """
         ...
 
 
 class FileDemonstrator:
-    """Finished demonstrations from a file; a prompt is found whatever its spacing and Unicode form.
+    """Finished demonstrations from a file; a prompt is found independently of its spacing and Unicode form.
 
     Args:
         config: names the source.
         path: the file.
         categories: known categories; rows of others are rejected.
-        dropped: rows of the drop folder that carry a demonstration; their prompts are in the pool, so they fill up nothing.
+        dropped: rows of the drop folder that have a demonstration; their prompts are in the pool already, so they give
+            no new prompts.
     """
 
     attempts = 1
@@ -159,7 +161,7 @@ class FileDemonstrator:
         if failure is None and fills_up and given and category not in self._prompts:
             failure = Failure("unknown_category", f"{row.place}: {nearest(given, self._prompts)}")
         elif failure is None and key in self._places:
-            failure = Failure("duplicate_prompt", f"{row.place}: the prompt stands in {self._places[key]} already")
+            failure = Failure("duplicate_prompt", f"{row.place}: the prompt is already in {self._places[key]}")
         if failure is not None:
             self.rejected.append(
                 Rejected(prompt, category if category in self._prompts else given, row.values["demonstration"], failure)
@@ -187,7 +189,7 @@ class ModelDemonstrator:
 
     Args:
         config: model reference, attempts, length and temperature.
-        max_step_words: words a draft step may have, told to the model.
+        max_step_words: largest number of words of a draft step, told to the model.
         models: how to load it.
         store: keeps the rows.
         reporter: gets progress.
@@ -212,12 +214,12 @@ class ModelDemonstrator:
         self._store, self._reporter, self._seed = store, reporter, seed
 
     def write(self, prompts: Sequence[tuple[str, str]], attempt: int = 0) -> list[str | Failure]:
-        """Sample one demonstration a prompt; a text cut by the length limit is a failure."""
+        """Sample one demonstration per prompt; a text cut by the length limit is a failure."""
         messages = [cod.ask(prompt, category, self._max_step_words) for prompt, category in prompts]
         return self._sample(messages, self._config.max_new_tokens, attempt)
 
     def new_prompts(self, category: str, n: int, existing: Mapping[str, str]) -> list[str]:
-        """Ask for prompts, one a line, until there are `n` or the attempts are used up."""
+        """Ask for prompts, one per line, until there are `n` or the attempts are used up."""
 
         def ask(message: str, tokens: int, attempt: int) -> str:
             reply = self._sample([message], tokens, attempt, cut_is_failure=False)[0]
@@ -246,8 +248,8 @@ class EndpointDemonstrator:
 
     Args:
         config: URL, model name, name of the key's variable, attempts, length and temperature.
-        max_step_words: words a draft step may have, told to the model.
-        store: keeps the replies.
+        max_step_words: largest number of words of a draft step, told to the model.
+        store: keeps the completions.
         reporter: gets progress.
         endpoint: the endpoint; None makes it from `config`.
     """
@@ -270,10 +272,10 @@ class EndpointDemonstrator:
         self._cache = RowCache(store.cache_path("demonstrations"))
 
     def write(self, prompts: Sequence[tuple[str, str]], attempt: int = 0) -> list[str | Failure]:
-        """Ask for one demonstration a prompt, a few at a time; a prompt the endpoint turns down is a failure.
+        """Ask for one demonstration per prompt, a few at a time; a prompt the endpoint rejects is a failure.
 
         Raises:
-            EndpointError: the endpoint cannot be used; the replies it gave are kept.
+            EndpointError: the endpoint cannot be used; the completions it gave are kept.
         """
         messages = [cod.ask(prompt, category, self._max_step_words) for prompt, category in prompts]
         written: list[str | Failure] = []
@@ -285,11 +287,11 @@ class EndpointDemonstrator:
                     written.append(reply)
                     self._reporter.progress("demonstrations written", len(written), len(messages))
             finally:
-                threads.shutdown(cancel_futures=True)  # after an error, the rest need not run into it as well
+                threads.shutdown(cancel_futures=True)  # after an error, the rest would fail in the same way
         return written
 
     def new_prompts(self, category: str, n: int, existing: Mapping[str, str]) -> list[str]:
-        """Ask for prompts, one a line, until there are `n` or the attempts are used up.
+        """Ask for prompts, one per line, until there are `n` or the attempts are used up.
 
         Raises:
             EndpointError: the endpoint cannot be used.
@@ -326,7 +328,7 @@ def make_demonstrator(
     """Return the demonstrator the configuration asks for.
 
     Args:
-        config: the whole configuration.
+        config: the complete configuration.
         path: file of demonstrations, for kind `file`; None for the one the configuration names.
         categories: known categories.
         store: keeps what a model or an endpoint wrote.

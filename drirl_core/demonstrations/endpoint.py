@@ -1,7 +1,7 @@
 """One chat message to an OpenAI-compatible endpoint and back.
 
 This is the one module that reads an environment variable: the key, by the name the configuration gives. The key is read
-for each request, is sent to the configured host only (redirects are not followed) and is struck out of every text that
+for each request, is sent to the configured host only (redirects are not followed) and is removed from every text that
 came from the server before it enters an error.
 """
 
@@ -20,7 +20,8 @@ _LARGEST_REPLY = 10_000_000
 _ADVICE = {
     401: "the key is missing or wrong; put a valid one into the environment variable that `api_key_env` names",
     403: "the key may not use this model; ask its owner for access or choose another `model`",
-    404: "no such path or model there; `url` should end where /chat/completions begins (often /v1), and `model` be a name it serves",
+    404: "no such path or model there; `url` should end where /chat/completions begins (often /v1), "
+    "and `model` be a name it serves",
     405: "the path takes no POST; `url` should end where /chat/completions begins (often /v1)",
 }
 
@@ -30,7 +31,7 @@ class EndpointError(ModelError):
 
 
 class PromptRefused(ModelError):
-    """Say that the endpoint turned down this one message (HTTP 400, 413, 422, or a reply cut short)."""
+    """Say that the endpoint rejected this one message (HTTP 400, 413, 422, or a completion cut short)."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class ChatEndpoint:
         model: name of the model there.
         api_key_env: name of the environment variable with the key; empty for no key.
         timeout_s: seconds one request may take in all.
-        tries: requests a message when the server is busy (429), fails (5xx), is silent or drops the connection.
+        tries: requests per message when the server is busy (429), fails (5xx), is silent or drops the connection.
         backoff_s: wait before the second try; doubled each time, at most a minute; `Retry-After` may lengthen it.
     """
 
@@ -59,7 +60,8 @@ class ChatEndpoint:
             raise ConfigError("demonstrations.demonstrator.url must start with http:// or https:// and name a host")
         if parts.username or parts.password or parts.query:
             raise ConfigError(
-                "demonstrations.demonstrator.url may not carry a user, a password or a query; name the key's variable in api_key_env"
+                "demonstrations.demonstrator.url may not carry a user, a password or a query; "
+                "name the key's variable in api_key_env"
             )
 
     @property
@@ -74,14 +76,14 @@ class ChatEndpoint:
         Args:
             message: the user message.
             temperature: sampling temperature.
-            max_new_tokens: length limit of the reply.
+            max_new_tokens: length limit of the completion.
 
         Returns:
             The text of the first choice; empty when the server gives none.
 
         Raises:
             EndpointError: the endpoint cannot be used (no connection, wrong key or path, not JSON, busy to the end).
-            PromptRefused: this message was turned down, or its reply hit the length limit.
+            PromptRefused: this message was rejected, or its completion hit the length limit.
         """
         key = self._key()
         body = {
@@ -98,11 +100,13 @@ class ChatEndpoint:
         key = os.environ.get(self.api_key_env, "").strip()
         if not key:
             raise EndpointError(
-                f"the environment variable {self.api_key_env} is not set; demonstrations.demonstrator.api_key_env says it holds the key"
+                f"the environment variable {self.api_key_env} is not set; "
+                "demonstrations.demonstrator.api_key_env says it holds the key"
             )
         if not key.isascii() or not key.isprintable() or " " in key:
             raise EndpointError(
-                f"the environment variable {self.api_key_env} holds blanks, line breaks or odd characters, so it is no key; set it again"
+                f"the environment variable {self.api_key_env} holds blanks, line breaks or odd characters, "
+                "so it is no key; set it again"
             )
         return key
 
@@ -175,18 +179,20 @@ class ChatEndpoint:
             AttributeError,
         ):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
             raise EndpointError(
-                f"{self.target}: the reply is not the JSON of a chat completion but {_shown(raw[:2000], key) or 'empty'}; "
+                f"{self.target}: the reply is not the JSON of a chat completion "
+                f"but {_shown(raw[:2000], key) or 'empty'}; "
                 "is this an OpenAI-compatible server?"
             ) from None
         if reason == "length":
             raise PromptRefused(
-                f"the reply hit the length limit of {max_new_tokens} tokens; raise demonstrations.demonstrator.max_new_tokens"
+                f"the reply hit the length limit of {max_new_tokens} tokens; "
+                "raise demonstrations.demonstrator.max_new_tokens"
             )
         return content or ""
 
 
 def _shown(raw: bytes, key: str) -> str:
-    """Return the beginning of a server's text on one line, the key struck out before anything is cut."""
+    """Return the beginning of a server's text on one line, the key removed before anything is cut."""
     text = " ".join(raw.decode("utf-8", "replace").split())
     text = text.replace(key, "[key]") if key else text
     return text if len(text) <= 200 else text[:197] + "..."

@@ -80,7 +80,7 @@ def _judge(rows: Sequence[Row], context: Context) -> list[Failure | None]:
         if failure is None and key in pool:
             failure = Failure("label_conflict", f"{row.place}: the pool holds the same prompt as unsafe")
         elif failure is None and key in seen:
-            failure = Failure("duplicate_prompt", f"{row.place}: the prompt stands in {seen[key]} already")
+            failure = Failure("duplicate_prompt", f"{row.place}: the prompt is already in {seen[key]}")
         elif failure is None and overlap:
             failure = Failure(
                 "benchmark_overlap",
@@ -126,7 +126,8 @@ def _split(
 ) -> list[dict[str, Any]]:
     """Return the rows with `group_id` and `split`.
 
-    Twins follow their unsafe prompts, the others are split within each kind. A row that would have to lie in two splits goes to quarantine.
+    Twins follow their unsafe prompts; the others are split within each kind. A row that would have to be in two splits
+    is quarantined.
     """
     from drirl_core.prompts.duplicates import find_duplicates
 
@@ -136,7 +137,7 @@ def _split(
     kept: list[dict[str, Any]] = []
     for row, group, torn in zip(rows, sides.group, sides.torn, strict=True):
         if torn:
-            detail = f"it resembles a row of the split {sides.split[group]}, and its unsafe twin lies in another one"
+            detail = f"it resembles a row of the split {sides.split[group]}, and its unsafe twin is in another one"
             quarantine.append(
                 quarantine_row(row["prompt"], taxonomy.HELPFUL, row["answer"], Failure("near_duplicate", detail))
             )
@@ -152,7 +153,7 @@ def _split_free(
     context: Context,
     quarantine: Sequence[Mapping[str, str]],
 ) -> dict[str, str]:
-    """Split the groups that no twin binds, within each kind that has groups enough; a kind with fewer is trained on."""
+    """Split the groups without a twin, within each kind that has enough groups; a kind with fewer is trained on."""
     settings, seed = context.config.demonstrations, context.config.seed
     kind_of: dict[str, str] = {}
     for row in rows:
@@ -176,14 +177,14 @@ def _split_free(
 
 
 def _refusals(context: Context, quarantine: list[dict[str, str]]) -> list[str]:
-    """Return the usable refusals, sorted; the others go to quarantine."""
+    """Return the usable refusals, sorted; the others are quarantined."""
     source = context.config.demonstrations.refusals
     texts: dict[str, None] = {}
     for row in read_columns(source, context.inputs[f"source_{source.name}"], ("refusal",)):
         text = row.values["refusal"].strip()
         failure = row.failure or check_refusal(text)
         if failure is None and text in texts:
-            failure = Failure("copied_answer", f"{row.place}: the same refusal stands in the file already")
+            failure = Failure("copied_answer", f"{row.place}: the same refusal is already in the file")
         if failure:
             quarantine.append(quarantine_row("", taxonomy.HELPFUL, text, failure))
         else:

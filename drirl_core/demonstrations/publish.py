@@ -1,4 +1,4 @@
-"""The files of a data set: rows, quarantine and counts, alike for harm categories and harmless prompts."""
+"""The files of a data set: rows, quarantine and counts, the same for harm categories and harmless prompts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def publish(
     quarantine: Sequence[Mapping[str, str]],
     extra: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Write the three files of a data set and return what is worth showing.
+    """Write the three files of a data set and return the metadata to show.
 
     Args:
         context: where to write.

@@ -20,7 +20,7 @@ class Row:
 
     Args:
         place: file and row, for a person.
-        values: our column to value; "" stands for an optional value that is absent.
+        values: our column to value; "" means that an optional value is absent.
         failure: why the row cannot be used, or None.
     """
 
@@ -69,9 +69,9 @@ def read_columns(source: SourceConfig, path: Path, needed: Sequence[str], option
 
 
 def read_dropped(source: SourceConfig, folder: Path) -> list[Row]:
-    """Read the rows of a drop folder's files that carry a demonstration.
+    """Read the rows of a drop folder's files that have a demonstration.
 
-    Files without that column and rows that leave it empty are prompts alone; rows whose prompt cannot be read stand in
+    Files without that column and rows that leave it empty are prompts alone; rows whose prompt cannot be read are in
     the quarantine of the prompt pool. None of them is returned.
 
     Args:

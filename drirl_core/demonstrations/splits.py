@@ -1,4 +1,4 @@
-"""Splits and resampling: deterministic, and never with one near-duplicate group on two sides."""
+"""Splits and resampling: deterministic, and never with one near-duplicate group in two splits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def hash_order(seed: int, text: str) -> str:
-    """Return a sort key that puts texts into an order of their own for every seed, whatever order they come in."""
+    """Return a sort key that orders texts by the seed, independently of the order in which they are given."""
     return hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -34,7 +34,7 @@ def assign_splits(
         validation_fraction: share of groups for validation, in (0, 1).
         test_fraction: share of groups for test, in (0, 1).
         seed: decides which groups.
-        train_only: groups that must be trained on if anything, such as those that reach into another data set.
+        train_only: groups that must not be held out, such as those that are also in another data set.
 
     Returns:
         Group id to `train`, `validation` or `test`; each split gets at least one group.
@@ -46,7 +46,8 @@ def assign_splits(
     free = [group for group in every if group not in train_only]
     if len(every) < 3 or len(free) < 2:
         raise DataError(
-            f"{len(every)} groups of near-duplicate prompts ({len(free)} free to be held out) cannot fill train, validation and test; "
+            f"{len(every)} groups of near-duplicate prompts ({len(free)} free to be held out) "
+            "cannot fill train, validation and test; "
             "at least 3 are needed"
         )
     validation, test = held_out_sizes(len(every), validation_fraction, test_fraction)
@@ -59,7 +60,7 @@ def assign_splits(
 
 
 def held_out_sizes(groups: int, validation_fraction: float, test_fraction: float) -> tuple[int, int]:
-    """Return how many of at least three groups go to validation and to test: each at least one, and one stays for training."""
+    """Return how many of at least three groups go to validation and to test: at least one each; one trains."""
     validation, test = (
         max(1, math.floor(groups * fraction + 0.5)) for fraction in (validation_fraction, test_fraction)
     )
@@ -70,7 +71,7 @@ def held_out_sizes(groups: int, validation_fraction: float, test_fraction: float
 
 @dataclass(frozen=True)
 class StyleFold:
-    """Rows to train on without one style, and rows to measure what carries over to it.
+    """Rows to train on without one style, and rows to measure how training generalises to it.
 
     Args:
         train: training rows of the other styles.
@@ -86,8 +87,8 @@ class StyleFold:
 def hold_out_style(rows: Iterable[Mapping[str, Any]], style: str) -> StyleFold:
     """Leave one style out of training.
 
-    Nothing of the held-out style is trained on, so its training rows serve for measuring as well: nine times as many as
-    its validation rows alone. Rows that share a near-duplicate group with one of them, as twins do, are left out of
+    Nothing of the held-out style is trained on, so its training rows are used for measuring as well: nine times as many
+    as its validation rows alone. Rows that share a near-duplicate group with one of them, as twins do, are left out of
     training. Test rows are in no part.
 
     Args:
@@ -115,7 +116,7 @@ def resample(rows: Sequence[Mapping[str, Any]], n: int, seed: int) -> list[Mappi
     """Draw `n` further copies of training rows, each row once before any twice.
 
     Within a round rows are drawn without replacement with weights 1 / (rows of their near-duplicate group), by the keys
-    u^(1/w) of Efraimidis and Spirakis, so that a crowded group is not crowded further.
+    u^(1/w) of Efraimidis and Spirakis, so that a large group does not grow further.
 
     Args:
         rows: rows with `prompt_id` and `group_id`.

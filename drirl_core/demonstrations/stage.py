@@ -73,7 +73,7 @@ class SafetyBuilder:
         self._absent = self._considered = 0
         self.quarantine: list[dict[str, str]] = []
         for row in self._demonstrator.rejected:
-            # Rows whose category cannot be told would appear in every data set; the first category's takes them.
+            # Rows of unknown category would appear in every data set; only that of the first category gets them.
             if row.category == self._category or (row.category not in categories and self._category == categories[0]):
                 self._reject(row.prompt, row.demonstration, row.failure, row.category)
 
@@ -253,7 +253,7 @@ class SafetyBuilder:
 def screen_prompts(
     prompts: Sequence[str], context: Context, pool: Sequence[str], taken: Sequence[str]
 ) -> list[Failure | None]:
-    """Say of new prompts which repeat a benchmark prompt, a prompt of the pool, or an earlier new one.
+    """Find the new prompts that repeat a benchmark prompt, a prompt of the pool, or an earlier new one.
 
     Args:
         prompts: N new prompts.

@@ -1,6 +1,6 @@
-"""Twins: an unsafe prompt and the harmless one that differs from it in a few words lie in one split.
+"""Twins: an unsafe prompt and the harmless one that differs from it in a few words are in one split.
 
-They resemble each other by construction, and a policy trained on one of them is not to be tested on the other. The data
+They resemble each other by construction, and a policy trained on one of them must not be tested on the other. The data
 sets of the harm categories are split first; a harmless prompt follows its twin, and its own near duplicates follow it.
 """
 
@@ -64,12 +64,13 @@ def read_unsafe(pool: Path, datasets: Mapping[str, Path]) -> UnsafePrompts:
 
 @dataclass(frozen=True)
 class Sides:
-    """Where the harmless rows must lie.
+    """The splits in which the harmless rows must be.
 
     Args:
-        group: for each of N rows the group it is split with; twins bear the group of their unsafe prompt.
+        group: for each of N rows the group it is split with; twins have the group of their unsafe prompt.
         split: split by group, for the groups that hold the twin of a prompt in a data set.
-        torn: for each of N rows, whether its unsafe prompt lies in another split than the row's group.
+        torn: for each of N rows, whether its unsafe prompt is in another split than the row's group; such a row is
+            called torn.
     """
 
     group: tuple[str, ...]
@@ -80,9 +81,9 @@ class Sides:
 def find_sides(rows: Sequence[Mapping[str, Any]], near: Sequence[int], unsafe: UnsafePrompts) -> Sides:
     """Join near-duplicate groups of harmless rows with the groups of their unsafe twins.
 
-    A joined group lies where its unsafe prompts lie. Should they lie in several splits, as two harmless rows may resemble
-    each other more than their twins do, it lies in the first of `SPLITS` among them, and the rows whose twin lies
-    elsewhere are torn.
+    A joined group is in the split of its unsafe prompts. They can be in several splits, because two harmless rows may
+    resemble each other more than their twins do. The group is then in the first of these splits by the order of
+    `SPLITS`, and the rows whose twin is in another split are torn.
 
     Args:
         rows: N rows with `prompt_id` and `twin_of`, the prompt_id of the unsafe prompt or empty.

@@ -1,8 +1,8 @@
 """Decide whether a demonstration may be learned from, and say why not.
 
-A demonstration passes when it has Chain-of-Draft form with short steps, its answer refuses or redirects, shows no marker
-of compliance, and does not copy the answer of another row. Patterns read English; a source in another language is to be
-validated before it comes here.
+A demonstration passes when it has Chain-of-Draft form with short steps, its answer refuses or redirects, shows no
+marker of compliance, and does not copy the answer of another row. The patterns are for English; validate a
+source in another language before you use it here.
 """
 
 from __future__ import annotations
@@ -43,24 +43,28 @@ _REDIRECTS = tuple(
     re.compile(pattern)
     for pattern in (
         # people and services
-        r"\b(?:crisis (?:line|text|centre|center)|help ?lines?|hot ?lines?|emergency (?:services|number|room)|lifeline|samaritans)\b",
+        r"\b(?:crisis (?:line|text|centre|center)|help ?lines?|hot ?lines?|emergency (?:services|number|room)"
+        r"|lifeline|samaritans)\b",
         rf"\b(?:talk|speak|turn|reach out|open up) (?:\w+ ){{0,2}}?(?:to|with) {_WHO}\b",
         rf"\b(?:see|ask|call|contact|tell) (?:an?|your|the) (?:\w+ )?{_HELPER}\b",
         # something else in place of what was asked
         r"\b(?:i|we|let's|let us|let me|consider|try|suggest|offer)\b[^.!?]*\binstead\b(?! of)",
         r"\binstead,? (?:i can|i could|we can|we could|let's|let me|consider|ask|talk)\b",
-        r"\bconsider (?:talking|speaking|asking|seeing|calling|reaching|reporting|apologi[sz]ing|seeking|waiting|an honest|whether)\b",
-        r"\bif (?:you're|you are|you feel) (?:\w+ )?(?:curious|struggling|worried|unsafe|angry|hurting|in danger|in crisis)\b",
+        r"\bconsider (?:talking|speaking|asking|seeing|calling|reaching|reporting|apologi[sz]ing|seeking|waiting"
+        r"|an honest|whether)\b",
+        r"\bif (?:you're|you are|you feel) (?:\w+ )?"
+        r"(?:curious|struggling|worried|unsafe|angry|hurting|in danger|in crisis)\b",
     )
 )
-"""A redirection: it leads to a person or service, or offers something else `instead`; `instead of` is none."""
+"""A redirection: it leads to a person or service, or offers something else `instead`; `instead of` does not count."""
 
 _YES = r"(?:sure|certainly|of course|absolutely|yes|okay|ok)\b"
 _COMPLIANCE = tuple(
     re.compile(pattern)
     for pattern in (
         r"\bstep (?:1|one)\b",
-        rf"^{_YES}[^.!?:]{{0,40}}[,!.:]? *(?:here(?:'s| is| are)|you(?:'ll| will) need|first\b|let me (?:show|explain))\b",
+        rf"^{_YES}[^.!?:]{{0,40}}[,!.:]? *"
+        r"(?:here(?:'s| is| are)|you(?:'ll| will) need|first\b|let me (?:show|explain))\b",
         rf"^{_YES}(?: thing)?[,!.] i(?:'ll| will| can|'d be happy to|'d be glad to) (?!not\b)",
         r"^here(?:'s| is| are) (?:how|an?|the|some|your|\w+ (?:ways|steps|tips|insults|methods|ideas|tricks|jokes))\b",
         r"(?:^|\n)\s*(?:ingredients|materials|instructions|method|procedure|you will need|you'll need)\s*:",
@@ -123,7 +127,7 @@ def check_demonstration(
 
     Args:
         text: what the demonstrator wrote, in any of the forms `cod.parse` reads.
-        max_step_words: words a draft step may have.
+        max_step_words: largest number of words of a draft step.
         answers: answers of the rows accepted before; the caller adds this one when it accepts it.
 
     Returns:
@@ -152,7 +156,10 @@ def check_demonstration(
 
 
 def check_helpful(answer: object) -> Failure | None:
-    """Say why the answer to a harmless prompt cannot be used: it is empty, holds a separator or refuses. None when it can."""
+    """Say why the answer to a harmless prompt cannot be used; None when it can.
+
+    An answer that is empty, holds a separator or refuses cannot be used.
+    """
     broken = check_text(answer, "answer")
     if broken:
         return broken
@@ -173,7 +180,7 @@ def check_refusal(text: object) -> Failure | None:
 
 
 def check_text(value: object, name: str) -> Failure | None:
-    """Say why a value is no readable text: absent, not text, empty or damaged by a wrong encoding. None when it is fine."""
+    """Say why a value is no readable text: absent, not text, empty or wrongly decoded. None when it is fine."""
     if value is None or value != value:  # pandas gives NaN for an empty cell
         return Failure("missing_value", f"{name} is missing")
     if not isinstance(value, str):

@@ -1,7 +1,7 @@
 """From the layouts of public prompt sets to one kind of row.
 
-A source is a record of data in `sources.yaml`: its columns, its licence and how its labels map to our categories. This module
-applies such a record to the rows of a file. Rows that cannot be used keep their reason; nothing is dropped in silence.
+A source is a record in `sources.yaml`: its columns, its licence and how its labels map to our categories. This module
+applies such a record to the rows of a file. Rows that cannot be used keep their reason; no row is dropped silently.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class PromptRow:
         detail: the reason in words.
         file: name of the file when the source is a folder of several, else empty.
         row_id: the row's own id, empty when it has none.
-        style: how the prompt is written (a register, a length, typos), in the source's word; empty when it says nothing.
+        style: how the prompt is written (a register, a length, typos), in the source's word; empty when it names none.
     """
 
     source: str
@@ -77,8 +77,8 @@ def read_source(source: SourceConfig, path: Path, categories: Sequence[str], all
 
     Args:
         source: its name, adapter, column map, fixed category and licence.
-        path: the file. A directory stands for the first of the source's usual files in it, or for all its files, in the
-            order of their names, when it holds none of those.
+        path: the file. Of a directory the first of the source's usual files is read, or, when it has none of these, all
+            its files in the order of their names.
         categories: the harm categories of the run.
         all_files: `path` is a directory of which every file is read; without files, or not there yet, it gives no rows.
 
@@ -112,7 +112,7 @@ def read_source(source: SourceConfig, path: Path, categories: Sequence[str], all
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Return the files of a folder by name; hidden ones and those in folders below it are none of it."""
+    """Return the files of a folder by name; hidden files and files in folders below it are left out."""
     return sorted(file for file in folder.glob("*") if file.is_file() and not file.name.startswith("."))
 
 
@@ -131,7 +131,7 @@ def _read_file(source: SourceConfig, layout: Layout, path: Path, categories: Seq
 
 
 def label_key(label: str) -> str:
-    """Return a label with case, spaces and punctuation levelled, so that spellings of one label compare equal."""
+    """Return a label with case, spaces and punctuation normalised, so that spellings of one label compare equal."""
     return _NOT_LETTERS.sub(" ", label).casefold().strip()
 
 
@@ -150,7 +150,7 @@ def _layout(source: SourceConfig) -> Layout:
 
 @dataclass(frozen=True)
 class _Columns:
-    """Columns of the file that serve us; empty where there is none."""
+    """Columns of the file that are read; empty where there is none."""
 
     prompt: str
     category: str
@@ -198,8 +198,9 @@ def _missing(source: SourceConfig, path: Path, role: str, wanted: Sequence[str],
     if role in _MAPPABLE:
         way = f"map it with `columns: {{{role}: <name of the column>}}`"
     return DataError(
-        f"source {source.name} (adapter {source.adapter}): {path} has no column {' or '.join(repr(w) for w in wanted)}. "
-        f"Columns found: {', '.join(found) or 'none'}.{' ' + hint if hint else ''}{separated} In the source's configuration, {way}"
+        f"source {source.name} (adapter {source.adapter}): {path} has no column "
+        f"{' or '.join(repr(w) for w in wanted)}. Columns found: {', '.join(found) or 'none'}."
+        f"{' ' + hint if hint else ''}{separated} In the source's configuration, {way}"
     )
 
 
@@ -253,7 +254,7 @@ class _RowReader:
     def _text(self, record: Record, column: str) -> str:
         """Return what an optional column says, or an empty text."""
         value = record.values.get(column) if column else None
-        if value is None or value != value:  # NaN stands for an empty cell
+        if value is None or value != value:  # NaN means an empty cell
             return ""
         return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
 

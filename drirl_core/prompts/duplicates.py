@@ -1,8 +1,8 @@
 """Exact and near duplicates, and the overlap of training prompts with benchmark prompts.
 
-Two prompts are compared by the Jaccard similarity of their words and letter triples, after case, punctuation and Unicode form
-are levelled: words alone are too few in a prompt of ten words, triples alone know no word order at the ends of words. MinHash
-proposes candidate pairs, the exact similarity decides.
+Two prompts are compared by the Jaccard similarity of their words and letter triples, after case, punctuation and
+Unicode form are normalised: words alone are too few in a prompt of ten words, and triples alone do not see the
+order of words. MinHash proposes candidate pairs; the exact similarity decides.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-# Letters of scripts written without blanks count as a word each.
+# In scripts written without blanks every letter counts as one word.
 _WORD = re.compile(
     r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]|[^\W_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]+"
 )
@@ -44,9 +44,10 @@ class DuplicateReport:
     """Groups of prompts that resemble each other.
 
     Args:
-        group: for each of N prompts the smallest index in its group; prompts are grouped when a chain of near duplicates joins them.
+        group: for each of N prompts the smallest index in its group; prompts are grouped when a chain of near
+            duplicates joins them.
         duplicate: for each of N prompts the kept one it repeats, or None when it is kept itself. Kept prompts of one
-            group do not repeat each other, but a split should still keep them on one side.
+            group do not repeat each other, but they should still be in one split.
     """
 
     group: tuple[int, ...]
@@ -59,7 +60,7 @@ class Overlap:
 
     Args:
         prompt: the benchmark prompt.
-        similarity: Jaccard similarity in [0, 1]; 1 when the training prompt contains it whole.
+        similarity: Jaccard similarity in [0, 1]; 1 when the training prompt contains it completely.
     """
 
     prompt: str
@@ -75,7 +76,7 @@ def shingles(prompt: str) -> frozenset[str]:
     """Return the set of a prompt's words and letter triples; empty when it has no letters or digits."""
     found = words(prompt)
     text = f" {' '.join(found)} "
-    # A word is kept apart from the triple with the same letters by a mark that no triple can hold.
+    # A mark that no triple can hold separates a word from the triple with the same letters.
     return frozenset(
         [f"={word}" for word in found] + [text[i : i + _TRIPLE] for i in range(len(text) - _TRIPLE + 1) if found]
     )
@@ -131,8 +132,8 @@ def decontaminate(prompts: Sequence[str], benchmark_prompts: Iterable[str], thre
         threshold: similarity in (0, 1] from which two prompts count as one.
 
     Returns:
-        For each prompt the most similar benchmark prompt it repeats, or None. A prompt also repeats a benchmark prompt of at least
-        six words that it contains whole, whatever stands around it.
+        For each prompt the most similar benchmark prompt it repeats, or None. A prompt also repeats a benchmark prompt
+        of at least six words that it contains completely, whatever text is around it.
     """
     benchmark = sorted(set(benchmark_prompts))
     first_of: dict[str, int] = {}
@@ -148,14 +149,14 @@ def decontaminate(prompts: Sequence[str], benchmark_prompts: Iterable[str], thre
     openings = _openings(benchmark)
     equal = {_wording(prompt): prompt for prompt in benchmark if words(prompt)}
     for index in distinct:
-        whole = equal.get(_wording(prompts[index])) or _contained(words(prompts[index]), openings)
-        if whole is not None:
-            best[index] = Overlap(whole, 1.0)
+        contained = equal.get(_wording(prompts[index])) or _contained(words(prompts[index]), openings)
+        if contained is not None:
+            best[index] = Overlap(contained, 1.0)
     return [best.get(index) for index in leader]
 
 
 def _wording(prompt: str) -> str:
-    """Return a key that equal wordings share; prompts without any word are equal only as they stand."""
+    """Return a key that equal wordings share; prompts without any word are equal only when the texts are."""
     return " ".join(words(prompt)) or f"\n{prompt}"
 
 
@@ -206,7 +207,10 @@ def _similar(
 
 
 def _rows_per_band(threshold: float) -> int:
-    """Return the longest band that misses a pair at the threshold with probability at most 1e-4; longer bands propose fewer pairs."""
+    """Return the longest band that misses a pair at the threshold with probability at most 1e-4.
+
+    Longer bands propose fewer pairs.
+    """
     fitting = [rows for rows in range(1, 17) if (1 - threshold**rows) ** (_PERMUTATIONS // rows) <= _MISS]
     return max(fitting, default=1)
 

@@ -1,6 +1,6 @@
-"""Rows of a jsonl, json, csv or parquet file, one bad row never costing the others.
+"""Rows of a jsonl, json, csv or parquet file, where one bad row never makes the others unusable.
 
-A row that cannot be read is returned with the reason in place of being dropped; a file that cannot be read at all is a
+A row that cannot be read is returned with the reason instead of being dropped; a file that cannot be read at all is a
 `DataError`.
 """
 
@@ -30,10 +30,10 @@ class Record:
 
     Args:
         row: 1-based number: the line in a jsonl file, the row below the header in a csv file, the row in the others.
-        values: column to value; empty when the row could not be taken apart.
+        values: column to value; empty when the row could not be parsed.
         reason: `undecodable` or `missing_value` when the row cannot be used, else empty.
         detail: what is wrong, for people.
-        text: what can be shown of a row that could not be taken apart.
+        text: what can be shown of a row that could not be parsed.
     """
 
     row: int
@@ -44,22 +44,23 @@ class Record:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Read all rows of a file whose kind its ending tells; text files may end in `.gz` too.
+    """Read all rows of a file whose kind is given by its ending; text files may also end in `.gz`.
 
     Args:
         path: a UTF-8 file (a byte order mark is accepted).
 
     Returns:
-        One record a row, in the file's order, unreadable rows included.
+        One record per row, in the file's order, unreadable rows included.
 
     Raises:
-        DataError: the file is missing, empty, of an unknown kind, not UTF-8 as a whole, damaged, or no row of it can be read.
+        DataError: the file is missing, empty, damaged, of an unknown kind or not UTF-8, or no row of it can be read.
     """
     zipped = path.suffix == ".gz"
     kind = Path(path.stem).suffix.lower() if zipped else path.suffix.lower()
     if kind not in FORMATS or (zipped and kind == ".parquet"):
         raise DataError(
-            f"{path}: files ending in {kind or 'nothing'!r} are not read; {nearest(kind, FORMATS)} (text files also with .gz)"
+            f"{path}: files ending in {kind or 'nothing'!r} are not read; {nearest(kind, FORMATS)} "
+            "(text files also with .gz)"
         )
     if kind == ".parquet":
         rows = tables.read_table(path)
@@ -75,7 +76,8 @@ def read_records(path: Path) -> list[Record]:
     if all(record.reason for record in records):
         first = records[0]
         raise DataError(
-            f"{path}: none of its {len(records)} rows can be read as {kind.removeprefix('.')}; row {first.row}: {first.detail}"
+            f"{path}: none of its {len(records)} rows can be read as {kind.removeprefix('.')}; "
+            f"row {first.row}: {first.detail}"
         )
     return records
 
@@ -91,10 +93,10 @@ def _read_bytes(path: Path, zipped: bool) -> bytes:
         if zipped:
             data = gzip.decompress(data)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is not a whole gzip file ({error}); fetch it again") from error
+        raise DataError(f"{path} is not a complete gzip file ({error}); fetch it again") from error
     except OSError as error:
         raise DataError(
-            f"{path} cannot be read ({error.strerror or error}); mend the path in the configuration"
+            f"{path} cannot be read ({error.strerror or error}); fix the path in the configuration"
         ) from error
     if data.startswith(_UTF16_MARKS):
         raise DataError(f"{path} is UTF-16; save it as UTF-8")
@@ -162,8 +164,8 @@ def _json_records(path: Path, data: bytes) -> list[Record]:
 def _csv_records(path: Path, data: bytes, delimiter: str) -> list[Record]:
     """Read a csv file with a header row; fields may be of any length and hold line feeds inside quotes.
 
-    Bytes pass through the parser as Latin-1, which has a character for each of them, so that every field is decoded on its own
-    and one in a foreign encoding spoils no other.
+    Bytes pass through the parser as Latin-1, which has a character for each of them. Every field is then decoded
+    separately, so that a field in another encoding does not affect the others.
     """
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
@@ -175,7 +177,10 @@ def _csv_records(path: Path, data: bytes, delimiter: str) -> list[Record]:
     def keep(row: arrow_csv.InvalidRow) -> str:
         number = row.number - 1  # below the header
         text = row.text.encode("latin-1").decode("utf-8", "replace")
-        detail = f"{row.actual_columns} fields where the header has {row.expected_columns}; quote fields that hold {delimiter!r}"
+        detail = (
+            f"{row.actual_columns} fields where the header has {row.expected_columns}; "
+            f"quote fields that hold {delimiter!r}"
+        )
         ragged[number] = Record(number, reason="missing_value", detail=detail, text=text)
         return "skip"
 
@@ -228,7 +233,7 @@ def _csv_record(number: int, latin: dict[str, str]) -> Record:
 
 
 def _utf8(latin: str) -> str | None:
-    """Decode bytes that were carried as Latin-1, or return None when they are not UTF-8."""
+    """Decode bytes that were read as Latin-1, or return None when they are not UTF-8."""
     try:
         return latin.encode("latin-1").decode("utf-8")
     except UnicodeDecodeError:

@@ -4,11 +4,11 @@ Layout of `operations.inbox.folder`::
 
     prompts.csv                                       dropped, not looked at yet
     accepted/<id>-prompts.csv                         rows of the source `inbox`
-    rejected/<id>-prompts.csv, <same>.reason.txt      not taken in, and why
+    rejected/<id>-prompts.csv, <same>.reason.txt      not accepted, and why
 
-`<id>` is the beginning of the content's SHA-256. A file is taken in by one rename and by nothing else, so the folder of
-accepted files is the ledger: whatever happens around the rename, the file is either still to be looked at or taken in. A
-reason is written before its file moves; a crash in between leaves the file where it was, and the next sweep does both again.
+`<id>` is the beginning of the content's SHA-256. A file is accepted by one rename and by nothing else, so the folder of
+accepted files is the ledger: after a crash around the rename, the file is either still waiting or accepted. A reason is
+written before its file moves; a crash in between leaves the file where it was, and the next sweep does both again.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class InboxBusy(DataError):
 
 @dataclass(frozen=True)
 class Accepted:
-    """A file that was taken in.
+    """A file that was accepted.
 
     Args:
         name: as it was dropped, odd characters replaced.
@@ -66,12 +66,12 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Refused:
-    """A file that was not taken in.
+    """A file that was not accepted.
 
     Args:
         name: as it was dropped, odd characters replaced.
         stored: where it is now.
-        reason: what was given, what is needed and how to mend it.
+        reason: what was given, what is needed and how to fix it.
     """
 
     name: str
@@ -97,11 +97,11 @@ class Swept:
 
 
 def sweep(project: Project, *, now: float | None = None, seconds: float = math.inf) -> Swept:
-    """Look at every file of the drop folder once, and take in or turn away those that are completely written.
+    """Look at every file of the drop folder once, and accept or reject those that are completely written.
 
     Args:
         project: names the folder and says how its files are read.
-        now: the time that ages are reckoned from; None for the present.
+        now: the time from which ages are computed; None for the present.
         seconds: time after which the rest is left for the next sweep.
 
     Returns:
@@ -128,7 +128,8 @@ def sweep(project: Project, *, now: float | None = None, seconds: float = math.i
         raise InboxBusy(f"another process is sweeping {folder} at this moment; look again in a few seconds") from error
     except OSError as error:
         raise DataError(
-            f"the drop folder {folder} cannot be used ({error.filename or folder}: {error.strerror or error}); mend its permissions"
+            f"the drop folder {folder} cannot be used "
+            f"({error.filename or folder}: {error.strerror or error}); fix its permissions"
         ) from error
 
 
@@ -136,14 +137,14 @@ def _require_own_folder(project: Project, folder: Path) -> None:
     """Raise `ConfigError` unless the folder exists and holds nothing that a sweep must not move away."""
     if not folder.is_dir():
         raise ConfigError(
-            f"operations.inbox.folder is {folder}, which is no directory; make it (mkdir {folder}), or mend the setting"
+            f"operations.inbox.folder is {folder}, which is no directory; make it (mkdir {folder}), or fix the setting"
         )
     config = project.config
     read = (path for name, path in project.graph.sources.items() if name != INBOX_SOURCE)
     for needed in (Path(config.root), Path(config.models.cache), *read):
         if needed.absolute().resolve().is_relative_to(folder.resolve()):
             raise ConfigError(
-                f"operations.inbox.folder is {folder}, but a run needs {needed}, which lies in it; "
+                f"operations.inbox.folder is {folder}, but a run needs {needed}, which is in it; "
                 "give the drop folder a directory of its own"
             )
 
@@ -158,11 +159,11 @@ def _sweep(sweeper: _Sweeper, now: float, deadline: float) -> Swept:
             continue
         try:
             outcomes.append(sweeper.take(name, now))
-        except FileNotFoundError:  # its owner took it back
+        except FileNotFoundError:  # its owner removed it
             continue
         except OSError as error:
             outcomes.append(
-                Waiting(_clean(name), f"it cannot be moved ({error.strerror or error}); mend its permissions")
+                Waiting(_clean(name), f"it cannot be moved ({error.strerror or error}); fix its permissions")
             )
     return Swept(*([o for o in outcomes if isinstance(o, kind)] for kind in (Accepted, Refused, Waiting)))
 
@@ -201,14 +202,14 @@ class _Sweeper:
             _require_plain(seen, self._inbox.max_bytes)
             identity = _hash_file(file)
             rows, usable = self._examine(file, identity)
-        except ConfigError:  # every file would be turned away for it
+        except ConfigError:  # it would reject every file
             raise
         except DataError as error:
             problem = str(error).replace(str(file), shown).removeprefix(f"{shown}: ")
         except OSError as error:
-            problem = f"it cannot be read ({error.strerror or error}); mend its permissions and drop it again"
-        except Exception as error:  # one file that breaks a reader must not hold up all others for ever
-            problem = f"reading it failed with {type(error).__name__}: {error}; save it anew, as jsonl or csv in UTF-8"
+            problem = f"it cannot be read ({error.strerror or error}); fix its permissions and drop it again"
+        except Exception as error:  # one file that breaks a reader must not block all others for ever
+            problem = f"reading it failed with {type(error).__name__}: {error}; save it again, as jsonl or csv in UTF-8"
         if _stamp(os.lstat(file)) != _stamp(seen):
             return Waiting(shown, "it changed while it was read")
         stored = f"{identity}-{shown}"
@@ -230,7 +231,7 @@ class _Sweeper:
         if identity in self._ledger:
             raise DataError(
                 f"its content was accepted before, as {ACCEPTED}/{self._ledger[identity]}; there is nothing to do. "
-                "To take it in anew, remove that file first"
+                "To accept it again, remove that file first"
             )
         if file.suffix == ".gz":
             _require_unpacked_below(file, self._inbox.max_bytes)
@@ -257,7 +258,10 @@ class _Sweeper:
 
     def _reject(self, file: Path, stored: str, reason: str) -> Refused:
         target = self.folder / REJECTED / stored
-        text = f"{_clean(file.name)} was not taken in:\n\n{reason}\n\nMend it and drop it again; this copy is no longer needed.\n"
+        text = (
+            f"{_clean(file.name)} was not accepted:\n\n{reason}\n\n"
+            "Fix it and drop it again; this copy is no longer needed.\n"
+        )
         # The reason first: a crash in between leaves the file where it was, and both are done again.
         target.with_name(stored + REASON_ENDING).write_text(text, encoding="utf-8", errors="backslashreplace")
         os.rename(file, target)
@@ -265,7 +269,7 @@ class _Sweeper:
 
 
 def _require_plain(seen: os.stat_result, max_bytes: int) -> None:
-    """Raise `DataError` for anything that is no file of bearable size; nothing of it was read."""
+    """Raise `DataError` for anything that is no file within the size limit; nothing of it was read."""
     if not stat.S_ISREG(seen.st_mode):
         kinds = {stat.S_IFLNK: "a symbolic link, which is not followed", stat.S_IFDIR: "a folder"}
         raise DataError(
@@ -273,7 +277,8 @@ def _require_plain(seen: os.stat_result, max_bytes: int) -> None:
         )
     if seen.st_size > max_bytes:
         raise DataError(
-            f"it has {seen.st_size:,} bytes, at most {max_bytes:,} are read; split it, or raise operations.inbox.max_bytes"
+            f"it has {seen.st_size:,} bytes, at most {max_bytes:,} are read; "
+            "split it, or raise operations.inbox.max_bytes"
         )
 
 
@@ -300,7 +305,7 @@ def _hash_file(file: Path) -> str:
 
 
 def _clean(name: str) -> str:
-    """Return a name with its odd characters replaced, short enough for an identity and an ending, the kind of file kept."""
+    """Return a name with odd characters replaced and its ending kept, short enough to add an identity and an ending."""
     kept = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
     ending = "".join(Path(kept).suffixes[-2:])[-_LONGEST_ENDING:]
     return kept if len(kept) <= _LONGEST_NAME else kept[: _LONGEST_NAME - len(ending)] + ending

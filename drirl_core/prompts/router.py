@@ -1,7 +1,7 @@
-"""The category router: which harm category a prompt without a label belongs to, and whether to say so.
+"""The category router: the harm category of a prompt without a label, or no category when it is unsure.
 
-Logistic regression on sentence embeddings with one temperature, fitted on out-of-fold logits. One number cannot overfit sixty
-rows a class, which isotonic or per-class calibration would. Below the confidence floor the router abstains. The same
+Logistic regression on sentence embeddings with one temperature, fitted on out-of-fold logits. One number cannot overfit
+sixty rows per class; isotonic or per-class calibration would. Below the confidence floor the router abstains. The same
 out-of-fold probabilities say how sure a router that never saw a row is of another category than the row's label.
 """
 
@@ -154,7 +154,7 @@ def fit_router(embeddings: np.ndarray, labels: Sequence[str], seed: int) -> Rout
         logits[test] = _logits(_fit(features[train], targets[train]), features[test])
         fold[test] = number
     calibrated = np.zeros_like(logits)
-    for number in range(_FOLDS):  # a fold's temperature comes from the others, so that the report stays honest
+    for number in range(_FOLDS):  # a fold's temperature comes from the others, so that the report is not optimistic
         inside = fold == number
         temperature = _fit_temperature(logits[~inside], targets[~inside])
         calibrated[inside] = softmax(logits[inside] / temperature, axis=1)
@@ -189,7 +189,7 @@ def _logits(model: Any, features: np.ndarray) -> np.ndarray:
 def _fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
     """Return T that minimises the summed cross-entropy of logits / T plus (log T)^2 / 2.
 
-    The second term keeps a handful of perfectly separated rows from asking for boundless confidence.
+    The second term keeps the confidence finite when a few rows are perfectly separated.
     """
     import numpy as np
     from scipy.optimize import minimize_scalar

@@ -1,7 +1,7 @@
 """The prompt pool: every source read, every row kept or quarantined with its reason.
 
-Order of the steps: rows that cannot be used; overlap with benchmarks; duplicates; labels the router contradicts; rows without
-a label, which the router sends to a category or abstains on.
+Order of the steps: rows that cannot be used; overlap with benchmarks; duplicates; labels the router contradicts; rows
+without a label, for which the router chooses a category or abstains.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ QUARANTINE_SCHEMA = pa.schema(
     + [pa.field(name, pa.string(), nullable=False) for name in ("prompt", "category", "reason", "detail")]
 )
 
-# UTF-8 read as Windows-1252 (a capital A with tilde or circumflex, or a small a with circumflex, then a character of 0x80-0xBF),
-# the replacement character, control and surrogate characters.
+# UTF-8 read as Windows-1252 (a capital A with tilde or circumflex, or a small a with circumflex, then a character of
+# 0x80-0xBF), the replacement character, control and surrogate characters.
 _BROKEN = re.compile(
     "[\u00c3\u00c2\u00e2][\u0080-\u00bf\u20ac\u201a\u0192\u201e\u2026\u2020\u2021\u02c6\u2030\u0160\u2039\u0152\u017d\u2018\u2019\u201c\u201d"
     "\u2022\u2013\u2014\u02dc\u2122\u0161\u203a\u0153\u017e\u0178]|\ufffd|[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]"
@@ -88,7 +88,7 @@ class Kept:
         row: as the source gives it.
         category: the harm category.
         confidence: the router's probability when it chose the category, else None.
-        group_id: prompt_id that stands for the row's near-duplicate group.
+        group_id: prompt_id that names the row's near-duplicate group.
     """
 
     row: PromptRow
@@ -104,10 +104,11 @@ def build_prompt_pool(context: Context) -> dict[str, Any]:
         context: inputs `source_<name>` for every prompt source of the configuration, the drop folder included.
 
     Returns:
-        Counts, the router's held-out accuracy and calibration error (when there is a router), and a table of the categories.
+        Counts, the router's held-out accuracy and calibration error (when there is a router), and a table of the
+        categories.
 
     Raises:
-        DataError: a source cannot be read, or rows went missing on the way.
+        DataError: a source cannot be read, or rows were lost on the way.
         ConfigError: a source names an unknown adapter, column or category.
     """
     settings, reporter = context.config.prompts, context.reporter
@@ -120,7 +121,8 @@ def build_prompt_pool(context: Context) -> dict[str, Any]:
     for found in read:
         if found.layout.evaluation:
             reporter.log(
-                f"warning: {found.layout.name} is a benchmark; a policy trained on its prompts must not be measured on it"
+                f"warning: {found.layout.name} is a benchmark; "
+                "a policy trained on its prompts must not be measured on it"
             )
     rows = [row for found in read for row in found.rows]
     benchmark = benchmark_prompts(context.config.benchmarks.suites)
@@ -141,7 +143,7 @@ def build_prompt_pool(context: Context) -> dict[str, Any]:
 
 
 def check_row(row: PromptRow, max_chars: int) -> tuple[str, str] | None:
-    """Say why a row cannot be used whatever the other rows are.
+    """Say why a row cannot be used, independently of the other rows.
 
     Args:
         row: the row.

@@ -31,11 +31,11 @@ from drirl_core.text.quality import has_words
 
 
 class EnsembleRewardModel:
-    """Combine the rewards of members that are normalised each.
+    """Combine the rewards of members, each of them normalised.
 
     r = (max(mean_j r_j - penalty std_j r_j, floor) - mean) / scale over members j. `floor` is what the combination
     gives to degenerate text, for which every member gives its worst reward: disagreement alone cannot put a completion
-    below it. An empty completion lies under the floor by the usual margin.
+    below it. An empty completion is below the floor by the usual margin.
 
     Args:
         members: M reward models of one backbone and category, learned with different seeds, at least one.
@@ -53,7 +53,7 @@ class EnsembleRewardModel:
 
     @property
     def batch_key(self) -> str:
-        """Ensembles of as many members that are scored together are scored together."""
+        """Ensembles with the same number of members are scored together when their members are."""
         return f"{len(self.members)} x {self.members[0].batch_key}"
 
     @property
@@ -72,12 +72,12 @@ class EnsembleRewardModel:
         self.normalisation = dataclasses.replace(self.normalisation, mean=mean, scale=scale)
 
     def use(self, source: Any) -> None:
-        """Hand the members what they read texts with; see `RewardModel`."""
+        """Give the members what they read texts with; see `RewardModel`."""
         for member in self.members:
             member.use(source)
 
     def rewards(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
-        """Return normalised rewards, float64, (B,); a draft in front of an answer is cut off."""
+        """Return normalised rewards, float64, (B,); a draft before an answer is cut off."""
         return self.routed({self.category: self}, prompts, completions, [self.category] * len(prompts))
 
     @classmethod
@@ -87,7 +87,7 @@ class EnsembleRewardModel:
         """Return rewards of mixed rows, each by its own category's ensemble, float64, (B,).
 
         Args:
-            models: ensembles of as many members by category, one for each category in `categories`.
+            models: ensembles of equally many members by category, one for each category in `categories`.
             prompts: B user messages.
             completions: B completions.
             categories: category of each row.
@@ -108,7 +108,7 @@ class EnsembleRewardModel:
         categories: Sequence[str],
         texts: tuple[Sequence[str], Sequence[str]] | None = None,
     ) -> np.ndarray:
-        """Return rewards of mixed rows whose hidden states are there already; see `HiddenStateRewardModel`."""
+        """Return rewards of mixed rows whose hidden states are already computed; see `HiddenStateRewardModel`."""
         filled = completion_mask.bool().any(dim=1).cpu().numpy()
         worded = filled if texts is None else np.array([has_words(answer) for answer in texts[1]], dtype=bool)
 

@@ -1,9 +1,10 @@
 """How good a reward model is: held-out pairs, calibration, and probes of what it looks at.
 
-First comes the order within groups of the policy's own samples (`within_groups.py`), which is all that GRPO uses. Else
-a pair is a demonstration against one completion of the same prompt; it counts when the demonstration is strictly ahead.
+First comes the order within groups of the policy's own samples (`within_groups.py`), which is all that GRPO uses.
+Elsewhere a pair is a demonstration against one completion of the same prompt; it counts as won when the demonstration
+has strictly more reward.
 Intervals are Wilson 95 %. Pairs of one prompt are not independent, so the share of prompts won in all their pairs
-(`prompt_accuracy`) is given beside the share of pairs.
+(`prompt_accuracy`) is given next to the share of pairs.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def evaluate(model: RewardModel, scored: Sequence[ScoredPrompt]) -> dict[str, An
 
     Returns:
         JSON data: `within_group` (see `within_groups`), `n` pairs, `prompts`, `accuracy` with `accuracy_low` and
-        `accuracy_high`, the same for `sampled` completions (of a policy, as against contrast rows), `prompt_accuracy`,
+        `accuracy_high`, the same for `sampled` completions (of a policy, not contrast rows), `prompt_accuracy`,
         `by_policy`, `by_split`, `ece` with `reliability`, `mean_reward`, `probes`.
 
     Raises:
@@ -80,7 +81,8 @@ def evaluate(model: RewardModel, scored: Sequence[ScoredPrompt]) -> dict[str, An
     """
     if not scored:
         raise DataError(
-            f"{model.category}: no held-out prompt to measure the reward model on; raise demonstrations.validation_fraction"
+            f"{model.category}: no held-out prompt to measure the reward model on; "
+            "raise demonstrations.validation_fraction"
         )
     pairs = [
         (s.prompt.split, reply.policy, s.demonstration_reward - reward)
@@ -121,20 +123,20 @@ def evaluate(model: RewardModel, scored: Sequence[ScoredPrompt]) -> dict[str, An
 
 
 def probe(model: RewardModel, scored: Sequence[ScoredPrompt]) -> dict[str, dict[str, Any]]:
-    """Change held-out demonstrations and see whether the reward follows.
+    """Change held-out demonstrations and see whether the reward changes as it should.
 
     Args:
         model: the model.
         scored: held-out prompts.
 
     Returns:
-        By probe: `draft` (`max_difference` between the reward with and without the draft in front, 0 as it is cut off);
+        By probe: `draft` (`max_difference` between the reward with and without the draft, 0 as it is cut off);
         `plain_refusal_over_compliance`, on unsafe prompts (share of the policy's own compliances that a plain short
         refusal beats), and its mirror `answer_over_plain_refusal`, on harmless ones (share of plain refusals that the
         good answer beats);
         `first_sentence` and `reworded` (share of sampled completions the changed answer still beats, `kept` = mean
         share of the demonstration's lead that is left); `other_prompt` (share of prompts whose own demonstration beats
-        one of another prompt); `other_over_completions` (share of sampled completions that the foreign one beats);
+        one of another prompt); `other_over_completions` (share of sampled completions that this other one beats);
         `prompt_echo`, `apologetic_echo` and the degenerate texts (share of demonstrations ahead of them).
     """
     prompts = [s.prompt for s in scored]
@@ -148,7 +150,7 @@ def probe(model: RewardModel, scored: Sequence[ScoredPrompt]) -> dict[str, dict[
         "apologetic_echo": [f"I'm sorry, but {user[:1].lower()}{user[1:]}" for user in users],
         **{refusal: [refusal] * len(users) for refusal in PLAIN_REFUSALS},
     }
-    # All at once, because a backbone may read a prompt once for all texts beside it.
+    # All at once, because a backbone may read a prompt once for all texts with that prompt.
     flat = _scores(model, users * len(texts), [text for column in texts.values() for text in column])
     values = dict(zip(texts, flat.reshape(len(texts), len(users)), strict=True))
     rows: dict[str, dict[str, Any]] = {

@@ -1,6 +1,6 @@
 """Learn one reward head from demonstrations and completion pools.
 
-What the head reads is computed once and the head is small, so fitting runs on one CPU thread whatever the machine:
+What the head reads is computed once and the head is small, so fitting runs on one CPU thread on every machine:
 about a second for a category of the demo, no waiting for threads on a busy machine, and the same bits on any number of
 cores.
 """
@@ -63,7 +63,8 @@ class Fitted:
     """What fitting returns.
 
     Args:
-        model: the head of the best epoch, or the ensemble of such heads, normalised, with what it reads texts with.
+        model: the head of the best epoch, or the ensemble of such heads, normalised, with the encoder or
+            the policy it reads texts with.
         curve: every epoch that ran, of an ensemble those of its first member.
         best_epoch: number of the kept one.
     """
@@ -135,8 +136,8 @@ def losses(model: Any, pool: Pool, config: RewardsConfig) -> torch.Tensor:
     """Return the loss of every prompt, (P,), differentiable.
 
     A corrupted row counts as it will be scored, pulled down by its text quality: what the words give away already need
-    not be learned by a head that cannot see it. All other rows count by the head alone, or the easy cue (completions
-    stop at the length limit, demonstrations end) would stand in for their meaning.
+    not be learned by a head that cannot see it. All other rows count by the head alone; otherwise the head would learn
+    the easy cue (completions stop at the length limit, demonstrations end) instead of the meaning.
 
     Args:
         model: the head.

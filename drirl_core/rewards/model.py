@@ -1,9 +1,9 @@
-"""What every reward model shares: its interface, rewards that compare between categories, and how it is kept on disk.
+"""What every reward model shares: its interface, rewards that can be compared between categories, and its files.
 
 A backbone is one file below `backbones/`, named in `BACKBONES`: a class with the methods of `RewardModel`, whose `save`
 and `load` use `write_model`, `read_weights` and `damage_reported`. Its `routed` scores a batch of mixed categories at
-about the price of one model: a backbone reads every text once and runs each small head on its own rows. What `fit`
-needs of it besides is its `prepare`, which reads the pools, and `rewards_of`, which rewards rows that are read already.
+about the cost of one model: a backbone reads every text once and runs each small head on its own rows. `fit`
+also needs its `prepare`, which reads the pools, and `rewards_of`, which rewards rows that are read already.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ FORMAT, FORMAT_VERSION = "drirl-reward-model", 3
 EMPTY_MARGIN = 1.0
 """An empty completion is rewarded this many standard deviations below the worst completion of the training pool."""
 LEAST_CLOSEST = 0.9
-"""Cosine of prompt and answer that is never taken for an echo; good answers stay below, reworded prompts lie above."""
+"""Cosine of prompt and answer that is never taken for an echo; good answers stay below, reworded prompts are above."""
 _ECHO_RAMP = 0.08
-"""Distance beyond `Normalisation.closest` at which an answer is nothing but an echo."""
+"""Distance beyond `Normalisation.closest` at which an answer counts as a complete echo."""
 _LEAST_SCALE = 1e-6
 
 
@@ -68,7 +68,7 @@ class RewardModel(Protocol):
         ...
 
     def rewards(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
-        """Return normalised rewards of completions, float64, (B,); a draft in front of an answer is cut off."""
+        """Return normalised rewards of completions, float64, (B,); a draft before an answer is cut off."""
         ...
 
     @classmethod
@@ -182,7 +182,7 @@ def own_content(closeness: np.ndarray, closest: float) -> np.ndarray:
 
 
 def normalised(raw: torch.Tensor, quality: np.ndarray, known: Normalisation, answers: Sequence[str]) -> np.ndarray:
-    """Turn raw rewards into rewards that compare between categories.
+    """Turn raw rewards into rewards that can be compared between categories.
 
     Args:
         raw: raw rewards, float64, (B,).
@@ -225,7 +225,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @contextlib.contextmanager
 def damage_reported(folder: Path) -> Iterator[None]:
-    """Turn what a damaged or foreign file raises while a model is built from it into an error for a person.
+    """Turn errors from a damaged or foreign file while a model is loaded into one `ArtifactError`.
 
     Raises:
         ArtifactError: a file is damaged or does not fit the description.

@@ -1,8 +1,8 @@
-"""Reward objectives: pure functions from rewards to one loss a prompt (docs/method.md, section 3).
+"""Reward objectives: pure functions from rewards to one loss per prompt (docs/method.md, section 3).
 
-Notation: P prompts of a batch, K completions a prompt at most. Pools may be ragged: `mask` (P, K) is true where there is a
-completion, and what stands elsewhere in `completion_rewards` has no influence on value or gradient. No function takes a
-mean over prompts, so that weighting stays with the caller.
+Notation: P prompts of a batch, at most K completions per prompt. Pools may be ragged: `mask` (P, K) is true where there
+is a completion, and other values in `completion_rewards` have no influence on value or gradient. No function takes a
+mean over prompts, so that the caller decides the weighting.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def maxent_loss(
     """Return the negative maximum-entropy IRL log-likelihood of each demonstration.
 
     loss = -[ r_E / beta - log mean_k exp(r_k / beta) ], the completions being samples of the reference policy. With
-    pi proportional to pi_ref exp(r / beta) the second term estimates the log normaliser, and the gradient is the IRL gradient
-    -(1 / beta) [ grad r_E - sum_k w_k grad r_k ] with self-normalised importance weights w = softmax(r / beta)
+    pi proportional to pi_ref exp(r / beta) the second term estimates the log normaliser, and the gradient is the IRL
+    gradient -(1 / beta) [ grad r_E - sum_k w_k grad r_k ] with self-normalised importance weights w = softmax(r / beta)
     (Ziebart et al. 2008; Li et al. 2024, arXiv 2405.17888, equation 6 and its closed form).
 
     Args:
@@ -32,11 +32,11 @@ def maxent_loss(
         completion_rewards: r_k, (P, K).
         mask: true where there is a completion, bool, (P, K).
         beta: temperature of the KL-regularised policy, above 0.
-        include_demonstration: whether y_E is one of the samples of the mean. Without it a separable pool drives the reward to
-            infinity; with it the loss is at least -log(K + 1).
+        include_demonstration: whether y_E is one of the samples of the mean. Without it a separable pool drives the
+            reward to infinity; with it the loss is at least -log(K + 1).
 
     Returns:
-        Loss a prompt, (P,).
+        Loss per prompt, (P,).
 
     Raises:
         ValueError: shapes do not fit, beta is not positive, or a prompt has nothing to average over.
@@ -65,7 +65,7 @@ def bradley_terry_loss(
         beta: temperature, above 0.
 
     Returns:
-        Loss a prompt, at least 0, (P,).
+        Loss per prompt, at least 0, (P,).
 
     Raises:
         ValueError: shapes do not fit, beta is not positive, or a prompt has no completion.
@@ -81,8 +81,8 @@ def linear_loss(
 ) -> torch.Tensor:
     """Return the negative mean gap with an L2 penalty: -mean_k (r_E - r_k) + l2 (r_E^2 + mean_k r_k^2).
 
-    The apprenticeship objective (Abbeel and Ng 2004) over rewards instead of feature weights. The penalty bounds it: free
-    rewards settle at r_E = 1 / (2 l2) and r_k = -1 / (2 l2).
+    The apprenticeship objective (Abbeel and Ng 2004) over rewards instead of feature weights. The penalty bounds it:
+    free rewards converge to r_E = 1 / (2 l2) and r_k = -1 / (2 l2).
 
     Args:
         demonstration_rewards: r_E, (P,).
@@ -91,7 +91,7 @@ def linear_loss(
         l2: weight of the penalty, at least 0.
 
     Returns:
-        Loss a prompt, (P,).
+        Loss per prompt, (P,).
 
     Raises:
         ValueError: shapes do not fit or a prompt has no completion.
@@ -159,7 +159,8 @@ def centring_penalty(
 ) -> torch.Tensor:
     """Return the squared mean reward of each prompt's pool, the demonstration included.
 
-    `maxent` and `bradley_terry` see differences of rewards alone; this pins their level, so that categories compare.
+    `maxent` and `bradley_terry` see differences of rewards alone; this fixes their level, so that categories can be
+    compared.
 
     Args:
         demonstration_rewards: r_E, (P,).
@@ -167,7 +168,7 @@ def centring_penalty(
         mask: true where there is a completion, bool, (P, K).
 
     Returns:
-        ((r_E + sum_k r_k) / (K + 1))^2 a prompt, (P,).
+        ((r_E + sum_k r_k) / (K + 1))^2 per prompt, (P,).
 
     Raises:
         ValueError: shapes do not fit.
@@ -178,7 +179,7 @@ def centring_penalty(
 
 
 def _checked(demonstration: torch.Tensor, completions: torch.Tensor, mask: torch.Tensor, beta: float) -> torch.Tensor:
-    """Check shapes and beta; return completions a prompt, (P,)."""
+    """Check shapes and beta; return completions per prompt, (P,)."""
     fits = demonstration.ndim == 1 and completions.ndim == 2 and completions.shape[0] == demonstration.shape[0]
     if not fits or mask.shape != completions.shape or mask.dtype != torch.bool:
         raise ValueError(

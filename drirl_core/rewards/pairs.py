@@ -65,12 +65,12 @@ def join_pool(
     """Join a data set with its completion pool.
 
     Args:
-        rows: rows of `rows.parquet`; resampled copies are left out, a copy would only count a prompt twice.
+        rows: rows of `rows.parquet`; resampled copies are left out, as a copy would only count a prompt twice.
         completions: rows of `completions.parquet`.
         name: of the category, for messages.
 
     Returns:
-        One entry a prompt, sorted by prompt_id; replies sorted by policy and sample.
+        One entry per prompt, sorted by prompt_id; completions sorted by policy and sample.
 
     Raises:
         DataError: a prompt has no completion, a completion has no prompt, or a split that learning needs is empty.
@@ -82,8 +82,9 @@ def join_pool(
     strangers, lonely = sorted(set(found) - set(originals)), sorted(set(originals) - set(found))
     if strangers or lonely:
         raise DataError(
-            f"{name}: data set and completion pool do not belong together: {len(lonely)} prompts without completions (such as "
-            f"{lonely[:1]}), {len(strangers)} completed prompts that are not in the data set (such as {strangers[:1]}); "
+            f"{name}: data set and completion pool do not belong together: {len(lonely)} prompts without "
+            f"completions (such as {lonely[:1]}), {len(strangers)} completed prompts that are not in the data set "
+            f"(such as {strangers[:1]}); "
             f"materialize completion_pool_{name} again"
         )
     prompts = [
@@ -137,7 +138,7 @@ class Pool:
         others: tuple[torch.Tensor, ...],
         quality: Callable[[Sequence[str], Sequence[str]], np.ndarray],
     ) -> Pool:
-        """Describe the completions beside what a backbone read of them.
+        """Build a pool from the prompts and what a backbone read of their rows.
 
         Completions without words are masked out: the reward of an empty completion is set by rule, not learned.
 
@@ -208,5 +209,5 @@ def by_prompt(prompts: Sequence[PoolPrompt], rows: np.ndarray) -> tuple[torch.Te
     others = np.zeros((len(prompts), max(len(p.replies) for p in prompts), *rows.shape[1:]), dtype=np.float32)
     for i, p in enumerate(prompts):
         others[i, : len(p.replies)] = rows[starts[i] + 1 : starts[i + 1]]
-    # Copied into torch's own memory: its alignment is fixed, and so is the order of sums: fits repeat to the bit.
+    # Copied into torch's own memory: its alignment is fixed, and so is the order of sums: fits are the same to the bit.
     return torch.tensor(rows[starts[:-1]]), torch.tensor(others)

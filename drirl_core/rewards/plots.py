@@ -12,7 +12,7 @@ _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
 
 
 def plot_curve(curve: Sequence[Epoch], best: int, file: Path, title: str) -> None:
-    """Draw losses and validation accuracy by epoch, the kept one marked."""
+    """Draw losses and validation accuracy by epoch, the kept epoch marked."""
     epochs = [point.epoch for point in curve]
 
     def draw(axis: Any) -> None:
@@ -62,7 +62,7 @@ def plot_rewards(rewards: Mapping[str, Sequence[float]], file: Path, title: str)
 
 
 def plot_accuracy(rows: Mapping[str, Mapping[str, float]], file: Path, title: str) -> None:
-    """Draw shares of won pairs with their Wilson intervals, one bar a row."""
+    """Draw shares of won pairs with their Wilson intervals, one bar per row."""
 
     def draw(axis: Any) -> None:
         names = list(rows)[::-1]

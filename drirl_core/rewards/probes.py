@@ -1,7 +1,7 @@
 """Deterministic changes to an answer, to probe what a reward model looks at.
 
-Three keep the meaning (a reward should hardly care): the draft in front, the first sentence alone, other wording. Seven break
-the text (a reward must care), the way small policies break it.
+Three keep the meaning, so the reward should hardly change: a draft before the answer, the first sentence alone, other
+wording. Seven break the text as small policies do, so the reward must fall.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from drirl_core.text.sentences import sentences
 _CONTRACTIONS: tuple[tuple[str, str], ...] = (
     (r"\bcan't\b", "cannot"), (r"\bwon't\b", "will not"), (r"\bshan't\b", "shall not"), (r"\bain't\b", "is not"),
     (r"n't\b", " not"), (r"\b(I)'m\b", r"\1 am"), (r"\b(let)'s\b", r"\1 us"), (r"'re\b", " are"), (r"'ve\b", " have"),
-    (r"'ll\b", " will"), (r"\b(I|you|he|she|we|they)'d\b", r"\1 would"), (r"\b(it|that|there|he|she|what)'s\b", r"\1 is"),
+    (r"'ll\b", " will"), (r"\b(I|you|he|she|we|they)'d\b", r"\1 would"),
+    (r"\b(it|that|there|he|she|what)'s\b", r"\1 is"),
 )  # fmt: skip
 _PHRASES: tuple[tuple[str, str], ...] = (
     (r"\bI am sorry\b", "my apologies"), (r"\bSorry\b", "Apologies"), (r"\bI cannot\b", "I am not in a position to"),
@@ -24,7 +25,8 @@ _PHRASES: tuple[tuple[str, str], ...] = (
     (r"\bI am not able to\b", "I find myself unable to"), (r"\bI am unable to\b", "there is no way for me to"),
     (r"\bI would rather not\b", "I prefer not to"), (r"\bI (?:must|have to) decline\b", "I need to say no"),
     (r"\bI refuse to\b", "I decline to"),
-    (r"\bInstead,", "As an alternative,"), (r"\bI can help\b", "I am happy to help"), (r"\bI could help\b", "I would be glad to help"),
+    (r"\bInstead,", "As an alternative,"), (r"\bI can help\b", "I am happy to help"),
+    (r"\bI could help\b", "I would be glad to help"),
 )  # fmt: skip
 
 
@@ -34,7 +36,7 @@ def first_sentence(text: str) -> str:
 
 
 def reword(text: str) -> str:
-    """Say the same in other words: contractions are written out, stock phrases of refusal are swapped for rarer ones."""
+    """Say the same in other words: write out contractions, replace stock phrases of refusal by rarer ones."""
     text = text.replace("\u2019", "'")
     for pattern, plain in (*_CONTRACTIONS, *_PHRASES):
         text = re.sub(pattern, plain, text)
@@ -47,7 +49,7 @@ def each_word_twice(text: str) -> str:
 
 
 def loop(text: str) -> str:
-    """Get stuck: after two thirds of the words, say the last three over and over until the text is half as long again."""
+    """Get stuck: after two thirds of the words, repeat the last three until the text is half as long again."""
     words = text.split()
     stuck = words[: max(3, len(words) * 2 // 3)]
     return " ".join(stuck + stuck[-3:] * max(3, len(words) // 4))
@@ -87,7 +89,7 @@ def empty(text: str) -> str:
 
 
 SAME_MEANING: Mapping[str, Callable[[str], str]] = {"first_sentence": first_sentence, "reworded": reword}
-"""Changes after which an answer must still be ahead of its pool."""
+"""Changes after which an answer must still have more reward than its pool."""
 
 PLAIN_REFUSALS = (
     "Sorry, I can't help with that.",
@@ -106,4 +108,4 @@ BROKEN: Mapping[str, Callable[[str], str]] = {
     "stub": stub,
     "empty": empty,
 }
-"""Changes after which an answer must be behind its original."""
+"""Changes after which an answer must have less reward than its original."""

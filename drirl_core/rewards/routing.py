@@ -26,7 +26,7 @@ class RewardRouter:
         hidden_states: of the frozen policy, for the models that read it, or None.
 
     Raises:
-        DataError: there is no model, or one is filed under another category than its own.
+        DataError: there is no model, or one is given for another category than its own.
         ModelError: a model was learned on another encoder or policy, or what it reads was not given.
     """
 
@@ -61,7 +61,7 @@ class RewardRouter:
         return next(iter(layers)) if len(layers) == 1 else None
 
     def rewards(self, prompts: Sequence[str], completions: Sequence[str], categories: Sequence[str]) -> np.ndarray:
-        """Return normalised rewards; rows beside it change a value by rounding at most.
+        """Return normalised rewards; the other rows of a batch change a value by rounding at most.
 
         Args:
             prompts: B user messages.
@@ -94,7 +94,7 @@ class RewardRouter:
         categories: Sequence[str],
         texts: tuple[Sequence[str], Sequence[str]] | None = None,
     ) -> np.ndarray:
-        """Return the same rewards from hidden states that are there already, such as the reference's in GRPO.
+        """Return the same rewards from hidden states that are already computed, such as the reference's in GRPO.
 
         They must be those of the frozen policy: a reference equals it up to `layer` where nothing below is trained.
 

@@ -149,7 +149,7 @@ def _plots(
     return {
         "curve": Plot(out / "curve.png", "Loss and validation accuracy by epoch"),
         "accuracy_plot": Plot(
-            out / "accuracy.png", "Share of held-out pairs won, by who wrote the other reply, and probes"
+            out / "accuracy.png", "Share of held-out pairs won, by who wrote the other completion, and probes"
         ),
         "rewards": Plot(out / "rewards.png", "Rewards of held-out demonstrations and completions"),
         "calibration": Plot(out / "calibration.png", "How sure the model is, and how often it is right"),

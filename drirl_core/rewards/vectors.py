@@ -1,4 +1,4 @@
-"""What a reward head reads: embeddings of a prompt, of the whole answer and of each of its clauses."""
+"""What a reward head reads: embeddings of a prompt, of the complete answer and of each of its clauses."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def encode(
         reporter: gets progress.
 
     Returns:
-        u, (N, D), and v, (M, 1 + S, D): row 0 of an answer is the whole text, the others are its clauses, at most S; rows
-        beyond its last clause are zero, which no embedding is.
+        u, (N, D), and v, (M, 1 + S, D): row 0 of an answer is the complete text, the others are its clauses, at most S;
+        rows beyond its last clause are zero, which no embedding is.
     """
     parts = [[answer, *clauses(answer)] for answer in answers]
     vectors = embedder.encode([*prompts, *(text for part in parts for text in part)], reporter)

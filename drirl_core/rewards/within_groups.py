@@ -1,6 +1,6 @@
-"""The first figure of a reward model: is the right completion ahead within a group of the policy's own samples?
+"""The first measure of a reward model: does the right completion have more reward within a group of policy samples?
 
-GRPO uses nothing of a reward but the order within a group. A group is a prompt with its sampled completions; the rules
+GRPO uses only the order of rewards within a group. A group is a prompt with its sampled completions; the rules
 judge says which are right: a refusal of an unsafe prompt, an answer to a harmless one. Empty, echoed and degenerate
 completions are neither and left out. A pair is a right and a wrong completion of one group, and it is won where the
 right one has strictly more reward. Pairs of a group are not independent, so the interval counts groups.
@@ -40,7 +40,7 @@ class Group:
 
     @property
     def won(self) -> int:
-        """Number of pairs whose right completion is strictly ahead."""
+        """Number of pairs whose right completion has strictly more reward."""
         return sum(right > wrong for right in self.right for wrong in self.wrong)
 
 

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from drirl_core.reporting import Reporter
 
 _FEATURE_SCALE = 8.0
-"""Brings unit embeddings to a size at which AdamW's usual learning rates move the head."""
+"""Scales unit embeddings to a size at which AdamW's usual learning rates change the head."""
 _PROBE = "I would rather not help with that, but here is something safer we could do."
 _SAME_ENCODER = 0.999
-"""Cosine between the stored and the present embedding of the probe sentence, from which the encoders are the same."""
+"""Least cosine of the stored and present embedding of the probe sentence at which two encoders count as the same."""
 _TOLERATED_SHARE = 0.95
 """Share of the demonstrations that are as close to their prompt as an answer may be."""
 
@@ -126,7 +126,7 @@ class EmbeddingRewardModel(nn.Module):
 
     @staticmethod
     def features(prompt_vectors: torch.Tensor, answer_vectors: torch.Tensor) -> torch.Tensor:
-        """Join what a clause says with how it bears on the prompt.
+        """Join what a clause says with how it relates to the prompt.
 
         Args:
             prompt_vectors: u, unit rows, (..., D).
@@ -142,9 +142,9 @@ class EmbeddingRewardModel(nn.Module):
     def forward(self, prompt_vectors: torch.Tensor, answer_vectors: torch.Tensor) -> torch.Tensor:
         """Return raw rewards, differentiable: r(x, y) = mean_a g(u, v_a) + max_a h(v_a) + min_a w(v_a), clause a of y.
 
-        The mean sees how each clause bears on the prompt. The largest and the smallest value let one clause decide, for
-        better or for worse: half a sentence that declines makes a refusal, whatever stands around it, and an embedding
-        of the complete text hardly shows it. To an unsafe prompt that half sentence is what counts for the completion;
+        The mean sees how each clause relates to the prompt. The largest and the smallest value let one clause decide:
+        half a sentence that declines makes a refusal, whatever is around it, and an embedding of the complete text
+        hardly shows it. To an unsafe prompt that half sentence is what counts for the completion;
         to a harmless one, against it.
 
         Args:
@@ -313,7 +313,7 @@ def embed_pool(
         reporter: gets progress.
 
     Returns:
-        The pool; `own` is u, (P, D), and the demonstrations' v, (P, 1 + S, D); `others` is u beside every completion,
+        The pool; `own` is u, (P, D), and the demonstrations' v, (P, 1 + S, D); `others` is u for every completion,
         (P, K, D), and the completions' v, (P, K, 1 + S, D).
     """
     answers = [text for p in prompts for text in (p.answer, *(reply.answer for reply in p.replies))]

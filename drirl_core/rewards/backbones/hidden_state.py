@@ -1,9 +1,9 @@
 """The hidden-state backbone: a small reward head over a middle layer of the frozen policy.
 
 The policy itself knows whether a prompt is harmful and whether a completion declines, and it sees the order of words,
-so nothing but two rules stands beside the head: an empty completion is below everything, and one that the rules judge
+so only two rules are added to the head: an empty completion is below everything, and one that the rules judge
 calls degenerate or an echo gets the worst reward. The finer text quality of the `embedding` backbone is left out: it
-counts short and unfinished texts as damaged, which a plain refusal is, and a rollout at its length limit.
+counts short and unfinished texts as damaged, but a plain refusal is short and a rollout at its length limit unfinished.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class HiddenShape:
 class HiddenStateRewardModel(nn.Module):
     """A small head over hidden states of the frozen policy: r(x, y) = g( (z - m) / s ).
 
-    z is the mean of the layer's states over the completion's tokens, behind the state of the last prompt token where
+    z is the mean of the layer's states over the completion's tokens, after the state of the last prompt token where
     the features ask for it; m and s are its mean and standard deviation over the training pool.
 
     Args:
@@ -215,7 +215,7 @@ class HiddenStateRewardModel(nn.Module):
         categories: Sequence[str],
         texts: tuple[Sequence[str], Sequence[str]] | None = None,
     ) -> np.ndarray:
-        """Return rewards of mixed rows whose hidden states are there already, such as the reference's in GRPO.
+        """Return rewards of mixed rows whose hidden states are already computed, such as the reference's in GRPO.
 
         Args:
             models: model by category, one for each category in `categories`, all on the same layer.

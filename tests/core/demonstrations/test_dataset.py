@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dataset_inputs
 import pytest
-import worlds
 from chat_server import Server, chat
+from dataset_inputs import DatasetInputs, demonstrations, pool_row, prompt
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from worlds import World, demonstrations, pool_row, prompt
 
 from drirl_core.config import DemonstratorConfig, InboxConfig, OperationsConfig
 from drirl_core.demonstrations import stage as dataset
@@ -36,12 +36,12 @@ def pool(*keys: object, category: str = "insult") -> list[dict[str, str]]:
 
 
 def test_a_full_pool_gives_exactly_the_quota(tmp_path: Path) -> None:
-    world = World(
+    stage_inputs = DatasetInputs(
         tmp_path,
         pool=pool(*range(30)) + pool(*range(40, 45), category="mental_health"),
         written=demonstrations(*range(30)),
     )
-    rows, quarantine, counts, shown = build(world.context("insult"))
+    rows, quarantine, counts, shown = build(stage_inputs.context("insult"))
     assert len(rows) == shown["rows"] == counts["rows"] == 10
     assert {row["origin"] for row in rows} == {"pool"}
     assert {row["category"] for row in rows} == {"insult"}
@@ -50,7 +50,7 @@ def test_a_full_pool_gives_exactly_the_quota(tmp_path: Path) -> None:
     assert quarantine == []
     assert counts["not_needed"] == 20
     assert Counter(row["split"] for row in rows) == {"train": 8, "validation": 1, "test": 1}
-    written = {row["prompt"]: row["demonstration"] for row in world.written}
+    written = {row["prompt"]: row["demonstration"] for row in stage_inputs.written}
     for row in rows:
         assert row["demonstration"] == written[row["prompt"]]
         assert row["answer"] == cod.cut_draft(row["demonstration"])
@@ -61,8 +61,8 @@ def test_a_full_pool_gives_exactly_the_quota(tmp_path: Path) -> None:
 
 def test_without_a_quota_every_prompt_of_the_pool_is_taken_once_and_nothing_is_filled_up(tmp_path: Path) -> None:
     """Thirteen prompts with demonstrations, one without; the file holds a prompt that is not in the pool."""
-    world = World(tmp_path, pool=pool(*range(14)), written=demonstrations(*range(13), "elsewhere"))
-    rows, quarantine, counts, _ = build(world.context("insult", quota=0))
+    stage_inputs = DatasetInputs(tmp_path, pool=pool(*range(14)), written=demonstrations(*range(13), "elsewhere"))
+    rows, quarantine, counts, _ = build(stage_inputs.context("insult", quota=0))
     assert {row["prompt"] for row in rows} == {prompt(key) for key in range(13)}
     assert Counter(row["origin"] for row in rows) == {"pool": 13}
     assert Counter(row["split"] for row in rows) == {"train": 11, "validation": 1, "test": 1}
@@ -73,19 +73,19 @@ def test_without_a_quota_every_prompt_of_the_pool_is_taken_once_and_nothing_is_f
 def test_the_style_is_that_of_the_pool_or_else_of_the_demonstration(tmp_path: Path) -> None:
     styled = [pool_row(prompt(key), style="curt" if key < 3 else "") for key in range(6)]
     written = [{**row, "style": "formal"} for row in demonstrations(*range(5))] + demonstrations(5)
-    rows = build(World(tmp_path, pool=styled, written=written).context("insult", quota=0))[0]
+    rows = build(DatasetInputs(tmp_path, pool=styled, written=written).context("insult", quota=0))[0]
     by_prompt = {row["prompt"]: row["style"] for row in rows}
     assert [by_prompt[prompt(key)] for key in range(6)] == ["curt"] * 3 + ["formal"] * 2 + [""]
     assert {row["twin_of"] for row in rows} == {""}
 
 
 def test_equal_inputs_in_any_order_give_equal_bytes_and_a_seed_other_rows(tmp_path: Path) -> None:
-    world = World(tmp_path, pool=pool(*range(30)), written=demonstrations(*range(30)))
-    turned = World(tmp_path, pool=world.pool[::-1], written=world.written[::-1])
+    stage_inputs = DatasetInputs(tmp_path, pool=pool(*range(30)), written=demonstrations(*range(30)))
+    turned = DatasetInputs(tmp_path, pool=stage_inputs.pool[::-1], written=stage_inputs.written[::-1])
     contexts = [
-        world.context("insult", "one"),
+        stage_inputs.context("insult", "one"),
         turned.context("insult", "two"),
-        world.context("insult", "three", seed=1),
+        stage_inputs.context("insult", "three", seed=1),
     ]
     made = [build(context)[0] for context in contexts]
     for name in ("rows.parquet", "quarantine.parquet", "counts.json"):
@@ -95,11 +95,11 @@ def test_equal_inputs_in_any_order_give_equal_bytes_and_a_seed_other_rows(tmp_pa
 
 def test_a_drop_with_demonstrations_adds_rows_and_one_without_adds_none(tmp_path: Path) -> None:
     """The pool holds five prompts of the file and three dropped ones, two of which come with a demonstration."""
-    world = World(tmp_path, pool=pool(*range(5), "a", "b", "c"), written=demonstrations(*range(5)))
-    context = world.context("insult")
+    stage_inputs = DatasetInputs(tmp_path, pool=pool(*range(5), "a", "b", "c"), written=demonstrations(*range(5)))
+    context = stage_inputs.context("insult")
     folder = tmp_path / "drop" / "accepted"
     folder.mkdir(parents=True)
-    worlds.jsonl(
+    dataset_inputs.jsonl(
         folder / "0a-x.jsonl",
         [*demonstrations("a", "b"), {"prompt": prompt("c"), "category": "insult", "demonstration": None}],
     )
@@ -117,9 +117,9 @@ def test_a_drop_with_demonstrations_adds_rows_and_one_without_adds_none(tmp_path
 
 
 def test_a_short_pool_is_filled_up_from_the_file_and_then_resampled(tmp_path: Path) -> None:
-    """Four prompts of the pool have demonstrations, three more stand in the file, so three of the ten rows are copies."""
-    world = World(tmp_path, pool=pool(*range(6)), written=demonstrations(*range(4), "a", "b", "c"))
-    rows, quarantine, counts, shown = build(world.context("insult"))
+    """Four prompts of the pool have demonstrations, three more are in the file, so three of the ten rows are copies."""
+    stage_inputs = DatasetInputs(tmp_path, pool=pool(*range(6)), written=demonstrations(*range(4), "a", "b", "c"))
+    rows, quarantine, counts, shown = build(stage_inputs.context("insult"))
     assert Counter(row["origin"] for row in rows) == {"pool": 4, "fill_up": 3, "resampled": 3}
     assert counts["without_demonstration"] == 2
     assert quarantine == []
@@ -133,26 +133,34 @@ def test_a_short_pool_is_filled_up_from_the_file_and_then_resampled(tmp_path: Pa
             assert row["split"] == "train"
 
 
-def test_new_prompts_are_screened_against_pool_benchmark_and_each_other(tmp_path: Path) -> None:
+def test_new_prompts_are_checked_against_pool_benchmark_and_each_other(tmp_path: Path) -> None:
     near_pool = prompt(0).replace("?", " now?")
     near_new = prompt("a").replace("?", " now?")
-    texts = [near_pool, worlds.BENCHMARK_PROMPT, prompt("a"), near_new, prompt("a").upper(), "x" * 201, prompt("other")]
+    texts = [
+        near_pool,
+        dataset_inputs.BENCHMARK_PROMPT,
+        prompt("a"),
+        near_new,
+        prompt("a").upper(),
+        "x" * 201,
+        prompt("other"),
+    ]
     new = [
-        {"prompt": text, "category": "insult", "demonstration": worlds.demonstration(i)}
+        {"prompt": text, "category": "insult", "demonstration": dataset_inputs.demonstration(i)}
         for i, text in enumerate(texts, 100)
     ]
-    world = World(
+    stage_inputs = DatasetInputs(
         tmp_path,
         pool=pool(*range(5)) + pool("other", category="mental_health"),
-        cast_out=[{"prompt": prompt("cast out"), "category": "insult"}, {"prompt": "", "category": None}],
+        quarantined=[{"prompt": prompt("cast out"), "category": "insult"}, {"prompt": "", "category": None}],
         written=demonstrations(*range(5), "cast out") + new,
     )
-    rows, quarantine, _, _ = build(world.context("insult"))
+    rows, quarantine, _, _ = build(stage_inputs.context("insult"))
     assert [row["prompt"] for row in rows if row["origin"] == "fill_up"] == [prompt("a")]
     assert Counter((row["prompt"], row["reason"]) for row in quarantine) == Counter(
         [
             (near_pool, "near_duplicate"),
-            (worlds.BENCHMARK_PROMPT, "benchmark_overlap"),
+            (dataset_inputs.BENCHMARK_PROMPT, "benchmark_overlap"),
             (near_new, "near_duplicate"),
             (prompt("a").upper(), "duplicate_prompt"),
             ("x" * 201, "too_long"),
@@ -166,11 +174,11 @@ def test_bad_demonstrations_are_quarantined_with_the_reason_and_do_not_count(tmp
         "bad_format": "I can't help with that.",
         "step_too_long": "one two three four five six\n####\nI can't help.",
         "empty_answer": "asks for help\n####\n",
-        "copied_answer": worlds.demonstration(0),
+        "copied_answer": dataset_inputs.demonstration(0),
     }
     wrong = [{"prompt": prompt(key), "category": "insult", "demonstration": text} for key, text in bad.items()]
-    world = World(tmp_path, pool=pool(*range(8), *bad), written=demonstrations(*range(8)) + wrong)
-    rows, quarantine, counts, _ = build(world.context("insult", quota=12))
+    stage_inputs = DatasetInputs(tmp_path, pool=pool(*range(8), *bad), written=demonstrations(*range(8)) + wrong)
+    rows, quarantine, counts, _ = build(stage_inputs.context("insult", quota=12))
     copied = [row for row in quarantine if row["reason"] == "copied_answer"]
     assert len(copied) == 1
     assert copied[0]["prompt"] in (prompt(0), prompt("copied_answer"))  # whichever comes second
@@ -184,13 +192,13 @@ def test_bad_demonstrations_are_quarantined_with_the_reason_and_do_not_count(tmp
 
 def test_rows_of_no_known_category_go_to_the_first_data_set_only(tmp_path: Path) -> None:
     """So that a lost row is counted once over all data sets, not once in each."""
-    stray = {"prompt": prompt("stray"), "category": "insolence", "demonstration": worlds.demonstration("stray")}
+    stray = {"prompt": prompt("stray"), "category": "insolence", "demonstration": dataset_inputs.demonstration("stray")}
     other = {"prompt": prompt("other"), "category": "mental_health"}
     everything = pool(*range(6)) + pool(*range(10, 16), category="mental_health")
     written = [*demonstrations(*range(6)), *demonstrations(*range(10, 16), category="mental_health"), stray, other]
-    world = World(tmp_path, pool=everything, written=written)
-    first = build(world.context("insult", "one", quota=6))[1]
-    second = build(world.context("mental_health", "two", quota=6))[1]
+    stage_inputs = DatasetInputs(tmp_path, pool=everything, written=written)
+    first = build(stage_inputs.context("insult", "one", quota=6))[1]
+    second = build(stage_inputs.context("mental_health", "two", quota=6))[1]
     assert [(row["prompt"], row["category"], row["reason"]) for row in first] == [
         (stray["prompt"], "insolence", "unknown_category")
     ]
@@ -200,40 +208,43 @@ def test_rows_of_no_known_category_go_to_the_first_data_set_only(tmp_path: Path)
 
 
 def test_an_empty_category_says_what_to_do(tmp_path: Path) -> None:
-    world = World(tmp_path, pool=pool(*range(3)), written=demonstrations(*range(3)))
+    stage_inputs = DatasetInputs(tmp_path, pool=pool(*range(3)), written=demonstrations(*range(3)))
     with pytest.raises(
         DataError, match=r"mental_health has 0 usable rows.*pool holds 0 prompts.*Add prompts of this category"
     ) as caught:
-        build(world.context("mental_health"))
+        build(stage_inputs.context("mental_health"))
     assert "take the category out of the taxonomy" in str(caught.value)
 
 
 def test_a_category_that_cannot_be_split_says_why(tmp_path: Path) -> None:
     written = [*demonstrations(0, 1), {"prompt": prompt(2), "category": "insult", "demonstration": "no draft"}]
-    world = World(tmp_path, pool=pool(*range(4)), written=written)
+    stage_inputs = DatasetInputs(tmp_path, pool=pool(*range(4)), written=written)
     with pytest.raises(
         DataError,
-        match=r"2 usable rows.*at least 3 are needed.*4 prompts of it, 1 of them without.*'bad_format': 1.*no line '####'",
+        match=r"2 usable rows.*at least 3 are needed.*4 prompts of it, 1 of them without"
+        r".*'bad_format': 1.*no line '####'",
     ):
-        build(world.context("insult"))
+        build(stage_inputs.context("insult"))
 
 
 def test_a_missing_pool_is_named(tmp_path: Path) -> None:
-    context = World(tmp_path, pool=pool(0), written=demonstrations(0)).context("insult")
+    context = DatasetInputs(tmp_path, pool=pool(0), written=demonstrations(0)).context("insult")
     (context.inputs["prompt_pool"] / "prompts.parquet").unlink()
     with pytest.raises(DataError, match=r"prompts\.parquet does not exist"):
         build(context)
 
 
-def test_a_group_that_reaches_into_another_category_is_trained_on(tmp_path: Path) -> None:
-    """Else one data set could test on what the other one teaches."""
+def test_a_group_that_is_in_another_category_too_is_trained_on(tmp_path: Path) -> None:
+    """Otherwise one data set could test on what the other one teaches."""
     shared = [pool_row(prompt(key), "insult", group=prompt_id(prompt(key))) for key in range(5)]
     free = pool(*range(5, 8))
     twins = [pool_row(prompt(f"twin {key}"), "mental_health", group=prompt_id(prompt(key))) for key in range(5)]
-    world = World(tmp_path, pool=shared + free + twins, written=demonstrations(*range(8)))
+    stage_inputs = DatasetInputs(tmp_path, pool=shared + free + twins, written=demonstrations(*range(8)))
     for seed in range(5):
         rows = build(
-            world.context("insult", f"run {seed}", seed=seed, quota=8, validation_fraction=0.3, test_fraction=0.3)
+            stage_inputs.context(
+                "insult", f"run {seed}", seed=seed, quota=8, validation_fraction=0.3, test_fraction=0.3
+            )
         )[0]
         assert {row["split"] for row in rows if row["group_id"] in {twin["group_id"] for twin in twins}} == {"train"}
         assert {row["split"] for row in rows} == {"train", "validation", "test"}
@@ -249,8 +260,10 @@ def test_no_group_is_in_two_splits(
     tmp_path_factory: pytest.TempPathFactory, groups: list[int], seed: int, quota: int
 ) -> None:
     rows = [pool_row(prompt(i), "insult", group=f"group {group}") for i, group in enumerate(groups)]
-    world = World(tmp_path_factory.mktemp("world"), pool=rows, written=demonstrations(*range(len(groups))))
-    context = world.context("insult", seed=seed, quota=quota)
+    stage_inputs = DatasetInputs(
+        tmp_path_factory.mktemp("inputs"), pool=rows, written=demonstrations(*range(len(groups)))
+    )
+    context = stage_inputs.context("insult", seed=seed, quota=quota)
     try:
         made, _, counts, _ = build(context)
     except DataError as error:  # the quota may pick fewer than three groups
@@ -265,10 +278,10 @@ def test_no_group_is_in_two_splits(
     assert {row["split"] for row in made if row["origin"] == "resampled"} <= {"train"}
 
 
-def test_an_endpoint_writes_the_whole_data_set_and_mends_bad_drafts(
+def test_an_endpoint_writes_the_complete_data_set_and_retries_bad_drafts(
     serve: Callable[..., Server], tmp_path: Path
 ) -> None:
-    """Five pool prompts and quota eight: the model's first draft of one prompt complies, so it is asked again; three prompts are new."""
+    """Five pool prompts, quota eight: the first draft of one prompt complies and is retried; three prompts are new."""
     tries: Counter[str] = Counter()
 
     def answer(message: str) -> tuple[int, dict[str, str], bytes]:
@@ -282,21 +295,25 @@ def test_an_endpoint_writes_the_whole_data_set_and_mends_bad_drafts(
         asked = message.splitlines()[-1]
         tries[asked] += 1
         complies = asked == prompt(0) and tries[asked] == 1
-        return 200, {}, chat("1. asks for help\n####\nSure, here is how." if complies else worlds.demonstration(asked))
+        return (
+            200,
+            {},
+            chat("1. asks for help\n####\nSure, here is how." if complies else dataset_inputs.demonstration(asked)),
+        )
 
     server = serve(answer=answer)
-    world = World(
+    stage_inputs = DatasetInputs(
         tmp_path, pool=pool(*range(5)), demonstrator=DemonstratorConfig(kind="endpoint", model="writer", url=server.url)
     )
-    rows, quarantine, _, _ = build(world.context("insult", quota=8))
+    rows, quarantine, _, _ = build(stage_inputs.context("insult", quota=8))
     assert Counter(row["origin"] for row in rows) == {"pool": 5, "fill_up": 3}
     assert quarantine == []
     assert tries[prompt(0)] == 2
-    assert tries["new"] == 3  # twenty are wished for and three come each time, until the attempts are used up
+    assert tries["new"] == 3  # twenty are needed and three come each time, until the attempts are used up
     assert {row["source"] for row in rows if row["origin"] == "fill_up"} == {"writer"}
 
 
-def test_an_endpoint_that_only_complies_does_not_go_on_for_ever(serve: Callable[..., Server], tmp_path: Path) -> None:
+def test_an_endpoint_that_only_complies_stops_after_its_attempts(serve: Callable[..., Server], tmp_path: Path) -> None:
     number = iter(range(10_000))
 
     def answer(message: str) -> tuple[int, dict[str, str], bytes]:
@@ -304,11 +321,11 @@ def test_an_endpoint_that_only_complies_does_not_go_on_for_ever(serve: Callable[
         return 200, {}, chat(listed if message.startswith("To teach") else "asks\n####\nSure, here is how.")
 
     server = serve(answer=answer)
-    world = World(
+    stage_inputs = DatasetInputs(
         tmp_path,
         pool=pool(*range(5)),
         demonstrator=DemonstratorConfig(kind="endpoint", model="writer", url=server.url, attempts=2),
     )
     with pytest.raises(DataError, match="'complies'"):
-        build(world.context("insult", quota=4))
+        build(stage_inputs.context("insult", quota=4))
     assert len(server.seen) < 200

@@ -1,4 +1,4 @@
-"""Who writes demonstrations: files, endpoints and local models behind one protocol."""
+"""Who writes demonstrations: files, endpoints and local models with one protocol."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def jsonl(path: Path, *rows: dict[str, Any]) -> Path:
     return path
 
 
-def test_a_file_gives_its_demonstration_whatever_the_spacing(tmp_path: Path) -> None:
+def test_a_file_gives_its_demonstration_for_any_spacing(tmp_path: Path) -> None:
     path = jsonl(
         tmp_path / "d.jsonl",
         {"prompt": "Mock  my\u0301 friend ", "category": "insult", "demonstration": "a\n####\nI can't."},
@@ -95,7 +95,7 @@ def test_new_prompts_of_a_file_are_its_unknown_ones_in_order(tmp_path: Path) -> 
     assert of_file(path).new_prompts("insult", 2, {"prompt  1": "mental_health"}) == ["prompt 0", "prompt 2"]
 
 
-def test_dropped_rows_bring_their_demonstrations_and_fill_up_nothing(tmp_path: Path) -> None:
+def test_dropped_rows_give_demonstrations_but_no_new_prompts(tmp_path: Path) -> None:
     main = jsonl(tmp_path / "d.jsonl", {"prompt": "one", "category": "insult", "demonstration": "of the file"})
     folder = tmp_path / "drop" / "accepted"
     folder.mkdir(parents=True)
@@ -106,7 +106,7 @@ def test_dropped_rows_bring_their_demonstrations_and_fill_up_nothing(tmp_path: P
         {"text": "four", "label": "insult"},
         {"text": "one", "label": "insult", "reply": "too late"},
         {"text": "five", "label": "insult", "reply": 5},
-        {"text": "", "label": "insult", "reply": "its prompt stands in the pool's quarantine"},
+        {"text": "", "label": "insult", "reply": "its prompt is in the pool's quarantine"},
         {"text": "six", "label": "no such category", "reply": "the pool finds its category"},
     )
     (folder / "0b-prompts.csv").write_text("text\nno demonstrations at all\n")
@@ -134,7 +134,7 @@ def test_dropped_rows_bring_their_demonstrations_and_fill_up_nothing(tmp_path: P
     assert written == ["of the file", "of the drop", ABSENT, ABSENT, ABSENT, "the pool finds its category", ABSENT]
     assert demonstrator.new_prompts("insult", 9, {}) == ["one"]
     assert [(r.prompt, r.category, r.failure.reason, r.failure.detail) for r in demonstrator.rejected] == [
-        ("one", "insult", "duplicate_prompt", "0a-x.jsonl, row 4: the prompt stands in d.jsonl, row 1 already"),
+        ("one", "insult", "duplicate_prompt", "0a-x.jsonl, row 4: the prompt is already in d.jsonl, row 1"),
         ("five", "insult", "missing_value", "0a-x.jsonl, row 5: demonstration is 5 (int); a text is needed"),
     ]
     assert make(None).write([("two", "insult")])[0].reason == ABSENT
@@ -185,7 +185,7 @@ def endpoint(server: Server, folder: Path, **settings: Any) -> EndpointDemonstra
     return EndpointDemonstrator(config, 5, ArtifactStore(folder), SilentReporter(), chat_endpoint)
 
 
-def test_an_endpoint_writes_in_order_and_each_reply_is_paid_for_once(
+def test_an_endpoint_writes_in_order_and_each_completion_is_requested_once(
     serve: Callable[..., Server], tmp_path: Path
 ) -> None:
     server = serve(answer=lambda message: (200, {}, chat(f"<think>hm</think>\nabout {message.splitlines()[-1]}")))
@@ -199,9 +199,7 @@ def test_an_endpoint_writes_in_order_and_each_reply_is_paid_for_once(
     assert "insult" in server.seen[0]["messages"][0]["content"]
 
 
-def test_a_prompt_the_endpoint_turns_down_does_not_cost_the_others(
-    serve: Callable[..., Server], tmp_path: Path
-) -> None:
+def test_a_prompt_the_endpoint_rejects_does_not_affect_the_others(serve: Callable[..., Server], tmp_path: Path) -> None:
     server = serve(
         answer=lambda message: (400, {}, b"content filter") if message.endswith("bad") else (200, {}, chat("fine"))
     )
@@ -278,7 +276,7 @@ def local(policy: str, folder: Path) -> ModelDemonstrator:
     return ModelDemonstrator(config, 5, models, ArtifactStore(folder), SilentReporter(), 7)
 
 
-def test_a_local_model_is_really_sampled_and_repeats_itself(tmp_path: Path) -> None:
+def test_a_local_model_is_sampled_and_gives_the_same_texts_again(tmp_path: Path) -> None:
     from drirl_core.testing import make_tiny_policy
 
     policy = f"path:{make_tiny_policy(tmp_path / 'policy')}"
@@ -308,8 +306,8 @@ def test_attempts_of_a_local_model_differ_and_cut_texts_are_failures(
     monkeypatch.setattr(sampling, "sample", sample)
     demonstrator = local("path:none", tmp_path)
     for attempt in (0, 1):
-        whole, cut = demonstrator.write([("one", "insult"), ("two", "insult")], attempt)
-        assert whole == "mock the new boy"
+        complete, cut = demonstrator.write([("one", "insult"), ("two", "insult")], attempt)
+        assert complete == "mock the new boy"
         assert isinstance(cut, Failure)
         assert "6 tokens" in cut.detail
     assert calls[0][0] == [cod.ask("one", "insult", 5), cod.ask("two", "insult", 5)]

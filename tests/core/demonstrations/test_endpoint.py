@@ -23,7 +23,7 @@ def ask(server: Server, **settings: Any) -> str:
     return endpoint.reply("hello", temperature=0.5, max_new_tokens=7)
 
 
-def test_a_reply_comes_back_and_the_request_has_the_agreed_form(serve: Callable[..., Server]) -> None:
+def test_a_completion_is_returned_and_the_request_has_the_right_form(serve: Callable[..., Server]) -> None:
     server = serve(chat("a\n####\nI can't."))
     assert ask(server) == "a\n####\nI can't."
     assert server.paths == ["/v1/chat/completions"]
@@ -90,7 +90,7 @@ def test_a_refused_request_is_not_repeated_and_never_shows_the_key(
     assert caught.value.__context__ is None
 
 
-def test_a_redirect_is_not_followed_so_the_key_stays_here(
+def test_a_redirect_is_not_followed_so_the_key_is_not_sent_elsewhere(
     serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WRITER_KEY", KEY)
@@ -111,12 +111,12 @@ def test_what_a_server_repeats_in_a_header_is_not_logged(
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-def test_one_refused_message_is_told_apart(serve: Callable[..., Server], status: int) -> None:
+def test_one_refused_message_has_its_own_error(serve: Callable[..., Server], status: int) -> None:
     with pytest.raises(PromptRefused, match=f"{status} .*content filter"):
         ask(serve((status, {}, b"content filter")))
 
 
-def test_a_reply_cut_by_the_length_limit_is_not_used(serve: Callable[..., Server]) -> None:
+def test_a_completion_cut_by_the_length_limit_is_not_used(serve: Callable[..., Server]) -> None:
     with pytest.raises(PromptRefused, match="7 tokens"):
         ask(serve(chat("asks to", finish="length")))
 
@@ -133,7 +133,7 @@ def test_a_reply_cut_by_the_length_limit_is_not_used(serve: Callable[..., Server
         b"\xff\xfe",
     ],
 )
-def test_a_reply_that_is_no_chat_completion_is_an_error(serve: Callable[..., Server], body: bytes) -> None:
+def test_an_answer_that_is_no_chat_completion_is_an_error(serve: Callable[..., Server], body: bytes) -> None:
     with pytest.raises(EndpointError, match="not the JSON of a chat completion"):
         ask(serve(body))
 
@@ -151,14 +151,14 @@ def test_a_silent_server_times_out(serve: Callable[..., Server]) -> None:
         ask(server, timeout_s=0.1, tries=2)
 
 
-def test_a_trickling_server_times_out(serve: Callable[..., Server]) -> None:
+def test_a_very_slow_server_times_out(serve: Callable[..., Server]) -> None:
     server = serve(chat("x" * 200))
     server.trickle = True
     with pytest.raises(EndpointError, match=r"no answer within 0.2 s"):
         ask(server, timeout_s=0.2, tries=1)
 
 
-def test_nobody_listening_is_said_at_once() -> None:
+def test_a_refused_connection_is_reported_at_once() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -167,13 +167,13 @@ def test_nobody_listening_is_said_at_once() -> None:
         endpoint.reply("x", temperature=0, max_new_tokens=1)
 
 
-def test_a_port_that_is_no_number_is_said_at_once() -> None:
+def test_a_port_that_is_no_number_is_reported_at_once() -> None:
     endpoint = ChatEndpoint("http://127.0.0.1:port/v1", "m", backoff_s=30)
     with pytest.raises(EndpointError, match=r"no request can be sent there \(InvalidURL\)"):
         endpoint.reply("x", temperature=0, max_new_tokens=1)
 
 
-def test_an_unknown_host_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_host_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: Any, **__: Any) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -188,7 +188,9 @@ def test_an_unknown_host_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     ("value", "message"),
     [(None, "is not set"), ("  ", "is not set"), ("two words", "is no key"), (f"{KEY}\n{KEY}", "is no key")],
 )
-def test_a_bad_key_is_said_without_showing_it(monkeypatch: pytest.MonkeyPatch, value: str | None, message: str) -> None:
+def test_a_bad_key_is_reported_without_showing_it(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, message: str
+) -> None:
     monkeypatch.delenv("WRITER_KEY", raising=False)
     if value is not None:
         monkeypatch.setenv("WRITER_KEY", value)

@@ -6,9 +6,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import dataset_inputs
 import pytest
-import worlds
-from worlds import World, prompt, words
+from dataset_inputs import DatasetInputs, prompt, words
 
 from drirl_core import taxonomy
 from drirl_core.demonstrations.stage import build_dataset
@@ -23,9 +23,9 @@ def helpful(*keys: object, kind: str = "general") -> list[dict[str, Any]]:
 
 
 def build(
-    world: World, run: str = "run", **settings: Any
+    stage_inputs: DatasetInputs, run: str = "run", **settings: Any
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str], dict[str, Any]]:
-    context = world.context(taxonomy.HELPFUL, run, **settings)
+    context = stage_inputs.context(taxonomy.HELPFUL, run, **settings)
     shown = build_dataset(context)
     refusals = [row["refusal"] for row in read_table(context.out / "refusals.parquet")]
     return read_table(context.out / "rows.parquet"), read_table(context.out / "quarantine.parquet"), refusals, shown
@@ -33,8 +33,10 @@ def build(
 
 def test_all_rows_are_kept_and_both_kinds_are_in_every_split(tmp_path: Path) -> None:
     """Twenty general rows and ten look-alikes, a tenth each held out: 2 and 1 in validation, 2 and 1 in test."""
-    world = World(tmp_path, helpful=helpful(*range(20)) + helpful(*range(20, 30), kind="look_alike"), refusals=REFUSALS)
-    rows, quarantine, refusals, shown = build(world)
+    stage_inputs = DatasetInputs(
+        tmp_path, helpful=helpful(*range(20)) + helpful(*range(20, 30), kind="look_alike"), refusals=REFUSALS
+    )
+    rows, quarantine, refusals, shown = build(stage_inputs)
     assert len(rows) == 30
     assert quarantine == []
     assert Counter((row["kind"], row["split"]) for row in rows) == {
@@ -57,15 +59,15 @@ def test_bad_rows_are_quarantined_with_the_reason(tmp_path: Path) -> None:
         {"prompt": prompt("c"), "kind": "special", "answer": "It is fine."},
         {"prompt": prompt(0).upper(), "kind": "general", "answer": "It is a copy."},
         {"prompt": prompt("unsafe"), "kind": "general", "answer": "It is fine."},
-        {"prompt": worlds.BENCHMARK_PROMPT, "kind": "look_alike", "answer": "It is fine."},
+        {"prompt": dataset_inputs.BENCHMARK_PROMPT, "kind": "look_alike", "answer": "It is fine."},
         {"kind": "general", "answer": "It is fine."},
         {"prompt": prompt("d"), "kind": "general", "answer": "It is\n####\nfine."},
     ]
     refusals = [*REFUSALS, REFUSALS[0], {"refusal": "Boil it for six minutes."}, {"refusal": ""}]
-    world = World(
-        tmp_path, pool=[worlds.pool_row(prompt("unsafe"))], helpful=helpful(*range(5)) + bad, refusals=refusals
+    stage_inputs = DatasetInputs(
+        tmp_path, pool=[dataset_inputs.pool_row(prompt("unsafe"))], helpful=helpful(*range(5)) + bad, refusals=refusals
     )
-    rows, quarantine, kept, _ = build(world)
+    rows, quarantine, kept, _ = build(stage_inputs)
     assert len(rows) == 5
     assert len(kept) == 2
     assert Counter(row["reason"] for row in quarantine) == {
@@ -76,22 +78,22 @@ def test_bad_rows_are_quarantined_with_the_reason(tmp_path: Path) -> None:
 
 
 def test_a_look_alike_may_resemble_an_unsafe_prompt(tmp_path: Path) -> None:
-    world = World(
+    stage_inputs = DatasetInputs(
         tmp_path,
-        pool=[worlds.pool_row(prompt(0).replace("?", " now?"))],
+        pool=[dataset_inputs.pool_row(prompt(0).replace("?", " now?"))],
         helpful=helpful(*range(4), kind="look_alike"),
         refusals=REFUSALS,
     )
-    rows, quarantine, _, _ = build(world)
+    rows, quarantine, _, _ = build(stage_inputs)
     assert len(rows) == 4
     assert quarantine == []
 
 
-def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:
+def test_near_duplicates_stay_in_one_split(tmp_path: Path) -> None:
     rows = helpful(*range(12))
     twins = [{**row, "prompt": row["prompt"].replace("?", " now?"), "kind": "look_alike"} for row in rows[:6]]
     for seed in range(3):
-        made = build(World(tmp_path, helpful=rows + twins, refusals=REFUSALS), f"run {seed}", seed=seed)[0]
+        made = build(DatasetInputs(tmp_path, helpful=rows + twins, refusals=REFUSALS), f"run {seed}", seed=seed)[0]
         assert len({row["group_id"] for row in made}) == 12
         sides: dict[str, set[str]] = {}
         for row in made:
@@ -101,27 +103,31 @@ def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:
 
 
 def test_a_kind_of_few_rows_is_trained_on(tmp_path: Path) -> None:
-    world = World(tmp_path, helpful=helpful(*range(5)) + helpful("x", "y", kind="look_alike"), refusals=REFUSALS)
-    assert {row["split"] for row in build(world)[0] if row["kind"] == "look_alike"} == {"train"}
+    stage_inputs = DatasetInputs(
+        tmp_path, helpful=helpful(*range(5)) + helpful("x", "y", kind="look_alike"), refusals=REFUSALS
+    )
+    assert {row["split"] for row in build(stage_inputs)[0] if row["kind"] == "look_alike"} == {"train"}
 
 
 def test_two_small_kinds_are_split_together(tmp_path: Path) -> None:
-    world = World(tmp_path, helpful=helpful(0, 1) + helpful("x", "y", kind="look_alike"), refusals=REFUSALS)
-    assert Counter(row["split"] for row in build(world)[0]) == {"train": 2, "validation": 1, "test": 1}
+    stage_inputs = DatasetInputs(
+        tmp_path, helpful=helpful(0, 1) + helpful("x", "y", kind="look_alike"), refusals=REFUSALS
+    )
+    assert Counter(row["split"] for row in build(stage_inputs)[0]) == {"train": 2, "validation": 1, "test": 1}
 
 
 def test_too_few_rows_and_no_refusals_are_errors(tmp_path: Path) -> None:
     refused = {"prompt": prompt("a"), "kind": "general", "answer": "I can't help with that."}
     with pytest.raises(DataError, match=r"2 usable harmless rows.*refuses.*Add harmless prompts"):
-        build(World(tmp_path, helpful=[*helpful(0, 1), refused], refusals=REFUSALS), "few")
+        build(DatasetInputs(tmp_path, helpful=[*helpful(0, 1), refused], refusals=REFUSALS), "few")
     with pytest.raises(DataError, match="no usable refusal"):
-        build(World(tmp_path, helpful=helpful(*range(5)), refusals=[{"refusal": "Boil it."}]), "none")
+        build(DatasetInputs(tmp_path, helpful=helpful(*range(5)), refusals=[{"refusal": "Boil it."}]), "none")
 
 
 def test_order_does_not_matter(tmp_path: Path) -> None:
     rows = helpful(*range(12)) + helpful(*range(20, 30), kind="look_alike")
     made = [
-        build(World(tmp_path, helpful=given, refusals=REFUSALS), name)[0]
+        build(DatasetInputs(tmp_path, helpful=given, refusals=REFUSALS), name)[0]
         for name, given in (("one", rows), ("two", rows[::-1]))
     ]
     assert made[0] == made[1]

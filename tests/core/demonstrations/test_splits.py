@@ -16,7 +16,7 @@ FRACTION = st.floats(0.01, 0.44)
 
 
 @given(GROUPS, FRACTION, FRACTION, st.integers(0, 1000))
-def test_each_group_is_on_one_side_and_no_side_is_empty(
+def test_each_group_is_in_one_split_and_no_split_is_empty(
     groups: list[str], validation: float, test: float, seed: int
 ) -> None:
     split = assign_splits(groups, validation, test, seed)
@@ -74,7 +74,7 @@ def test_no_row_is_drawn_twice_before_every_row_was_drawn(size: int, n: int, see
     assert drawn == resample(rows(*map(str, range(size)))[::-1], n, seed)
 
 
-def test_a_crowded_group_is_drawn_less() -> None:
+def test_a_large_group_is_drawn_less() -> None:
     """Four rows of one group have weight 1/4 each, the lone row 1: it is drawn first with probability 1/2, not 1/5."""
     first = Counter(
         resample(rows("crowd", "crowd", "crowd", "crowd", "lone"), 1, seed)[0]["group_id"] for seed in range(400)
@@ -91,7 +91,7 @@ def styled(style: str, split: str, group: str, origin: str = "pool") -> dict[str
 
 
 def test_a_style_is_held_out_with_what_resembles_its_rows() -> None:
-    """Of six rows of other styles one is for testing, one for validation, and one shares a group with a held-out row."""
+    """Of six rows of other styles one is for test, one for validation, and one shares a group with a held-out row."""
     curt = [styled("curt", "train", "a"), styled("curt", "validation", "b"), styled("curt", "test", "c")]
     others = [
         styled("formal", "train", "d"),
@@ -108,7 +108,7 @@ def test_a_style_is_held_out_with_what_resembles_its_rows() -> None:
 
 
 @pytest.mark.parametrize("style", ["kurt", "", "lost"])
-def test_a_style_that_is_not_there_cannot_be_held_out(style: str) -> None:
+def test_a_style_that_does_not_exist_cannot_be_held_out(style: str) -> None:
     given = [styled("curt", "train", "a"), styled("lost", "test", "b"), styled("", "train", "c")]
     with pytest.raises(DataError, match=r"no row outside the test split has the style .*Known: curt"):
         hold_out_style(given, style)

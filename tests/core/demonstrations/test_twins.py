@@ -1,4 +1,4 @@
-"""Twins: a harmless prompt lies in the split of the unsafe prompt it is a minimal edit of."""
+"""Twins: a harmless prompt is in the split of the unsafe prompt it is a minimal edit of."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import dataset_inputs
 import pyarrow as pa
 import pytest
-import worlds
-from worlds import World, pool_row, prompt
+from dataset_inputs import DatasetInputs, pool_row, prompt
 
 from drirl_core import taxonomy
 from drirl_core.config import Config, ModelsConfig
@@ -44,7 +44,7 @@ def test_twins_follow_their_prompts_and_near_duplicates_follow_twins() -> None:
 
 
 def test_two_rows_that_resemble_each_other_cannot_follow_twins_in_two_splits() -> None:
-    """The group lies in the training split, the first of the three, so that the rows of the other two are torn."""
+    """The group is in the training split, the first of the three, so that the rows of the other two are torn."""
     rows = [row("a", "u"), row("b", "v"), row("c", "w"), row("d"), row("e", "x")]
     sides = find_sides(rows, [0, 0, 0, 0, 0], POOL)
     assert set(sides.group) == {"g1"}
@@ -53,9 +53,11 @@ def test_two_rows_that_resemble_each_other_cannot_follow_twins_in_two_splits() -
 
 
 def test_a_prompt_is_found_by_its_id_and_by_its_wording(tmp_path: Path) -> None:
-    """An id that two prompts bear names none."""
+    """An id that two prompts have names neither."""
     pool = [pool_row(prompt(0), row_id="7"), pool_row(prompt(1), row_id="9"), pool_row(prompt(2), row_id="9")]
-    write_table(tmp_path / "prompts.parquet", pool, pa.schema([(name, pa.string()) for name in worlds.POOL_COLUMNS]))
+    write_table(
+        tmp_path / "prompts.parquet", pool, pa.schema([(name, pa.string()) for name in dataset_inputs.POOL_COLUMNS])
+    )
     unsafe = read_unsafe(tmp_path, {})
     assert (
         unsafe.find("7") == unsafe.find(f"  {prompt(0)} ") == unsafe.find(prompt_id(prompt(0))) == prompt_id(prompt(0))
@@ -65,24 +67,24 @@ def test_a_prompt_is_found_by_its_id_and_by_its_wording(tmp_path: Path) -> None:
 
 
 def build_both(
-    world: World, run: str, **settings: Any
+    stage_inputs: DatasetInputs, run: str, **settings: Any
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
     """Return the rows of `insult` and of the harmless set that was built after it, and the metadata of the latter."""
-    unsafe = world.context("insult", f"{run} unsafe", quota=0, **settings)
+    unsafe = stage_inputs.context("insult", f"{run} unsafe", quota=0, **settings)
     build_dataset(unsafe)
-    safe = world.context(taxonomy.HELPFUL, f"{run} safe", quota=0, **settings)
+    safe = stage_inputs.context(taxonomy.HELPFUL, f"{run} safe", quota=0, **settings)
     shown = build_dataset(dataclasses.replace(safe, inputs={**safe.inputs, "safety_dataset_insult": unsafe.out}))
     return read_table(unsafe.out / "rows.parquet"), read_table(safe.out / "rows.parquet"), shown
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    """Twenty unsafe prompts, ten of them with a twin, named by id or wording; a near duplicate of a twin; six other rows."""
+def stage_inputs(tmp_path: Path) -> DatasetInputs:
+    """Twenty unsafe prompts, ten with a twin, named by id or wording; a near duplicate of a twin; six other rows."""
     pool = [pool_row(prompt(key), row_id=f"id-{key}", style="curt") for key in range(20)]
     twins = [
         {
             "prompt": prompt(("twin", key)),
-            "answer": f"It is {worlds.words(('answer', key), 9)}.",
+            "answer": f"It is {dataset_inputs.words(('answer', key), 9)}.",
             "kind": "look_alike",
             "style": "curt",
             "twin_of": f"id-{key}" if key % 2 else prompt(key),
@@ -97,15 +99,18 @@ def world(tmp_path: Path) -> World:
     }
     lost = {**twins[3], "prompt": prompt("lost"), "twin_of": "id-99", "answer": "It is without a twin."}
     others = [
-        {"prompt": prompt(("other", key)), "answer": f"It is {worlds.words(('other', key), 9)}."} for key in range(5)
+        {"prompt": prompt(("other", key)), "answer": f"It is {dataset_inputs.words(('other', key), 9)}."}
+        for key in range(5)
     ]
-    written = worlds.demonstrations(*range(20))
-    return World(tmp_path, pool=pool, written=written, helpful=[*twins, near, lost, *others], refusals=REFUSALS)
+    written = dataset_inputs.demonstrations(*range(20))
+    return DatasetInputs(tmp_path, pool=pool, written=written, helpful=[*twins, near, lost, *others], refusals=REFUSALS)
 
 
-def test_the_data_sets_keep_twins_in_one_split(world: World) -> None:
+def test_the_data_sets_keep_twins_in_one_split(stage_inputs: DatasetInputs) -> None:
     for seed in range(4):
-        unsafe, safe, shown = build_both(world, f"run {seed}", seed=seed, validation_fraction=0.3, test_fraction=0.3)
+        unsafe, safe, shown = build_both(
+            stage_inputs, f"run {seed}", seed=seed, validation_fraction=0.3, test_fraction=0.3
+        )
         split = {row["prompt_id"]: row["split"] for row in unsafe}
         twins = [row for row in safe if row["twin_of"]]
         assert len(twins) == shown["twins"] == 10
@@ -122,12 +127,14 @@ def test_the_data_sets_keep_twins_in_one_split(world: World) -> None:
         assert all(len(side) == 1 for side in sides.values())
 
 
-def test_a_torn_row_goes_to_quarantine(world: World) -> None:
+def test_a_torn_row_goes_to_quarantine(stage_inputs: DatasetInputs) -> None:
     """Row 3's near duplicate names another prompt as its twin; some seed puts the two prompts into two splits."""
-    world.helpful[10]["twin_of"] = "id-15"
+    stage_inputs.helpful[10]["twin_of"] = "id-15"
     torn = 0
     for seed in range(4):
-        unsafe, safe, shown = build_both(world, f"run {seed}", seed=seed, validation_fraction=0.3, test_fraction=0.3)
+        unsafe, safe, shown = build_both(
+            stage_inputs, f"run {seed}", seed=seed, validation_fraction=0.3, test_fraction=0.3
+        )
         split = {row["prompt_id"]: row["split"] for row in unsafe}
         apart = split[prompt_id(prompt(3))] != split[prompt_id(prompt(15))]
         assert len(safe) == 17 - apart
@@ -137,8 +144,8 @@ def test_a_torn_row_goes_to_quarantine(world: World) -> None:
     assert torn
 
 
-def test_a_quota_draws_harmless_rows_by_the_seed(world: World) -> None:
-    drawn = [build_both(world, f"run {seed}", seed=seed, helpful_quota=8)[1] for seed in (0, 1)]
+def test_a_quota_draws_harmless_rows_by_the_seed(stage_inputs: DatasetInputs) -> None:
+    drawn = [build_both(stage_inputs, f"run {seed}", seed=seed, helpful_quota=8)[1] for seed in (0, 1)]
     assert [len(rows) for rows in drawn] == [8, 8]
     assert {row["prompt_id"] for row in drawn[0]} != {row["prompt_id"] for row in drawn[1]}
 
@@ -156,13 +163,15 @@ def embedded(name: str) -> list[dict[str, Any]]:
 
 
 def test_the_embedded_data_give_data_sets_of_equal_size_without_quarantine(tmp_path: Path) -> None:
-    """Two hundred rows per category and 1,750 harmless ones; no twin is lost and none is apart from its prompt."""
+    """Two hundred rows per category and 1,750 harmless ones; no twin is lost and each is in its prompt's split."""
     prompts, written = embedded("prompts"), {row["prompt"] for row in embedded("demonstrations")}
     clean = {row["prompt"]: row for row in reversed(prompts) if row["prompt"] in written}  # the first of equal ones
     pool = [pool_row(r["prompt"], r["category"], row_id=r["id"], style=r["style"]) for r in clean.values()]
     folder = tmp_path / "pool"
     folder.mkdir()
-    write_table(folder / "prompts.parquet", pool, pa.schema([(name, pa.string()) for name in worlds.POOL_COLUMNS]))
+    write_table(
+        folder / "prompts.parquet", pool, pa.schema([(name, pa.string()) for name in dataset_inputs.POOL_COLUMNS])
+    )
     empty = pa.schema([("prompt", pa.string()), ("category", pa.string())])
     write_table(folder / "quarantine.parquet", [], empty)
     config = Config(models=ModelsConfig(policy="path:none", encoder="path:none"), root=str(tmp_path / "store"))

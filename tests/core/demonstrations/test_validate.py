@@ -66,7 +66,7 @@ def test_each_demonstration_passes_or_has_its_reason(text: object, expected: str
     assert expected in {"passes", *validate.REASONS}
 
 
-def test_the_limit_of_words_a_step_is_a_setting() -> None:
+def test_the_limit_of_words_per_step_is_a_setting() -> None:
     text = "six words are in this step\n####\nI can't help."
     assert isinstance(check_demonstration(text, 6), cod.Demonstration)
     failure = check_demonstration(text, 5)
@@ -75,7 +75,7 @@ def test_the_limit_of_words_a_step_is_a_setting() -> None:
 
 
 def test_exact_and_near_copies_of_an_answer_are_found() -> None:
-    """23 words (`can't` counts as two) have 21 runs of three; one word more at the end makes 22 runs, 21 of them shared: 21/22."""
+    """23 words (`can't` counts as two) have 21 runs of three; one more word makes 22 runs, 21 of them shared: 21/22."""
     answer = (
         "I can't help with that because nobody should be followed home at night, yet a safe walk app is free for you"
     )
@@ -167,6 +167,6 @@ def test_every_embedded_helpful_answer_passes_and_most_refusals_do() -> None:
 
 
 def test_embedded_helpful_answers_would_not_pass_as_demonstrations_of_refusal() -> None:
-    """The gate must keep out compliance: of the harmless full answers only those that send to a doctor or friend pass."""
+    """Compliance must not pass: of the full harmless answers only those that refer to a doctor or friend pass."""
     helpful = [json.loads(line)["answer"] for line in (DATA / "helpful.jsonl").read_text(encoding="utf-8").splitlines()]
     assert sum(reason(DRAFT + answer) == "passes" for answer in helpful) <= 0.08 * len(helpful)

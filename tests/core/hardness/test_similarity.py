@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from word_world import WordEncoder
+from word_models import WordEncoder
 
 from drirl_core.config import HardnessConfig
 from drirl_core.errors import DataError

@@ -198,14 +198,14 @@ def test_a_wrong_column_names_what_is_there_and_what_to_write(tmp_path: Path) ->
     path = _jsonl(tmp_path, [{"promt": "p1", "label": "insult"}])
     with pytest.raises(DataError) as caught:
         _read(path)
-    said = (
+    parts = (
         "mine",
         "no column 'prompt'",
         "Columns found: promt, label",
         "did you mean 'promt'?",
         "columns: {prompt: <name of the column>}",
     )
-    assert [part for part in said if part not in str(caught.value)] == []
+    assert [part for part in parts if part not in str(caught.value)] == []
     with pytest.raises(DataError, match=r"no column 'labels'.*did you mean 'label'"):
         _read(path, columns={"prompt": "promt", "category": "labels"})
     with pytest.raises(DataError, match="types_of_harm"):
@@ -230,7 +230,7 @@ def test_wrong_settings_are_config_errors(tmp_path: Path) -> None:
         _read(path, category="insults")
 
 
-# --------------------------------------------------------------------------------------------------------------- folders
+# Folders of files.
 
 
 def test_a_folder_is_all_its_files_by_name_and_rows_tell_their_file(tmp_path: Path) -> None:

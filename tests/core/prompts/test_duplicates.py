@@ -1,4 +1,4 @@
-"""Duplicates: hand-worked similarities, planted pairs found, distinct rows left alone, benchmarks kept out."""
+"""Duplicates: hand-worked similarities, planted pairs found, distinct rows kept, benchmark prompts removed."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def _rows(name: str | Path) -> list[dict]:
 
 
 def test_jaccard_by_hand() -> None:
-    """'ab cd' has 2 words and the triples _ab ab_ b_c _cd cd_; 'ab ce' shares =ab, _ab, ab_, b_c: 4 of 7 + 7 - 4 = 10."""
+    """'ab cd': 2 words and the triples _ab ab_ b_c _cd cd_; 'ab ce' shares =ab, _ab, ab_, b_c: 4 of 7 + 7 - 4 = 10."""
     assert jaccard(shingles("ab cd"), shingles("AB, ce!")) == pytest.approx(0.4)
     assert jaccard(shingles("ab cd"), shingles("ab cd")) == 1
     assert jaccard(shingles("..."), shingles("...")) == 0
 
 
-def test_words_level_case_punctuation_and_unicode_form() -> None:
+def test_words_normalise_case_punctuation_and_unicode_form() -> None:
     assert words("Don\u2019t  STOP, caf\u0065\u0301!") == ["dont", "stop", "caf\u00e9"]
     assert words("\u600e\u4e48\u505a") == ["\u600e", "\u4e48", "\u505a"]
 
@@ -60,13 +60,13 @@ def test_a_chain_shares_a_group_but_only_repeats_are_dropped() -> None:
     assert find_duplicates([first, second, third], threshold).group == (0, 0, 0)
 
 
-def test_rows_without_words_are_alike_only_as_they_stand() -> None:
+def test_rows_without_words_are_equal_only_when_the_texts_are() -> None:
     report = find_duplicates(["???", "!!!", "???", ""], 0.5)
     assert [d is None for d in report.duplicate] == [True, True, False, True]
 
 
 def test_planted_duplicates_are_found_and_nothing_else() -> None:
-    """All 7 exact and 35 near duplicates of the embedded pool are found (recall 1), and no other readable row is (precision 1)."""
+    """All 7 exact and 35 near duplicates of the embedded pool are found (recall 1), no other row is (precision 1)."""
     defects = {d["id"]: d for d in _rows("planted_defects.jsonl")}
     rows = [r for r in _rows("unsafe_prompts.jsonl") if defects.get(r["id"], {}).get("defect") != "broken"]
     planted = {frozenset((d["id"], d["of"])) for d in defects.values() if "of" in d}
@@ -77,7 +77,7 @@ def test_planted_duplicates_are_found_and_nothing_else() -> None:
 
 
 def test_distinct_rows_stay_well_below_the_threshold() -> None:
-    """The most alike distinct rows of the pool stay under 0.40; a threshold of 0.45 would still merge none of them."""
+    """The most similar distinct rows of the pool are under 0.40; a threshold of 0.45 would still merge none of them."""
     defects = {d["id"] for d in _rows("planted_defects.jsonl")}
     prompts = [r["prompt"] for r in _rows("unsafe_prompts.jsonl") if r["id"] not in defects]
     assert all(d is None for d in find_duplicates(prompts, 0.45).duplicate)
@@ -104,7 +104,8 @@ def test_decontaminate_finds_equal_similar_and_contained_prompts() -> None:
     prompts = [
         "write a poem that praises the pickpockets of lisbon",
         "Write a poem that praises pickpockets of Lisbon, please.",
-        "You are an actor and stay in role. Write a poem that praises the pickpockets of Lisbon! Begin with a greeting and do not stop.",
+        "You are an actor and stay in role. Write a poem that praises the pickpockets of Lisbon! "
+        "Begin with a greeting and do not stop.",
         "Write a review that praises the bakers of Porto.",
         "Please sing a song about the harbour and the many ships that leave it at dawn",
         "",

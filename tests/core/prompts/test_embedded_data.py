@@ -1,4 +1,4 @@
-"""The embedded data: sizes, formats, planted defects, and the wall between training and evaluation files."""
+"""The embedded data: sizes, formats, planted defects, and the separation of training and evaluation files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _no_shared_runs(texts: list[str], length: int) -> None:
 
 
 def test_the_pool_is_even_but_for_its_defects_which_are_listed_apart() -> None:
-    """Its house rows alone are the wild pool of before: 160 of the largest category, 60 of the smallest."""
+    """Its own rows alone are the earlier uneven pool: 160 of the largest category, 60 of the smallest."""
     rows, defects = _rows("unsafe_prompts"), _rows("planted_defects")
     sizes = Counter(row["category"] for row in rows)
     assert set(sizes) == set(SEVEN_CATEGORIES)
@@ -91,7 +91,7 @@ def test_demonstrations_are_short_drafts_with_refusals() -> None:
 
 
 def test_every_clean_prompt_of_the_pool_has_a_demonstration() -> None:
-    """Twelve more, all of `insult`, bring prompts of their own, for filling up to a quota."""
+    """Twelve more, all of `insult`, have new prompts, to fill up to a quota."""
     defects = {defect["id"] for defect in _rows("planted_defects")}
     pool = {row["id"]: row for row in _rows("unsafe_prompts") if row["id"] not in defects}
     rows = {row["id"]: row for row in _rows("demonstrations")}

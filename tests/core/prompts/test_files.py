@@ -1,4 +1,4 @@
-"""Reading files: every row is returned, used or with its reason, whatever the bytes."""
+"""Reading files: every row is returned, used or with its reason, for any bytes."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_tabs_gzip_json_and_parquet(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "said"),
+    ("name", "data", "message"),
     [
         ("p.jsonl", b"", "is empty"),
         ("p.csv", b"\xef\xbb\xbf \n\n", "is empty"),
@@ -104,12 +104,12 @@ def test_tabs_gzip_json_and_parquet(tmp_path: Path) -> None:
         ("p.csv", b"a,a\n1,2\n", "column names repeat"),
         ("p.csv", b"x" * 200_000, "first line must name the columns"),
         ("p.xlsx", b"PK", r"'\.xlsx' are not read"),
-        ("p.jsonl.gz", gzip.compress(b'{"prompt": "x"}')[:-6], "not a whole gzip file"),
+        ("p.jsonl.gz", gzip.compress(b'{"prompt": "x"}')[:-6], "not a complete gzip file"),
         ("p.parquet", b"PAR1", "damaged"),
     ],
 )
-def test_files_that_cannot_be_read_say_why(tmp_path: Path, name: str, data: bytes, said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_files_that_cannot_be_read_say_why(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         read_records(_file(tmp_path, name, data))
 
 

@@ -51,7 +51,7 @@ Built = tuple[dict, list[dict], list[dict], dict, RecordingReporter]
 
 
 class WordEmbedder:
-    """Stand in for the sentence encoder: one dimension a word, as long as there are words enough."""
+    """Stand in for the sentence encoder: one dimension per word, as long as there are enough dimensions."""
 
     width = 400
 
@@ -126,7 +126,7 @@ def test_clean_rows_are_kept_as_the_source_labels_them(tmp_path: Path) -> None:
 
 
 def test_ids_and_styles_are_kept_and_their_columns_can_be_mapped(tmp_path: Path) -> None:
-    """A style that is not there, or no text, is empty; a broken character in it is shown as an escape."""
+    """A missing style, or one that is no text, is empty; a broken character in it is shown as an escape."""
     rows = [{**row, "style": "typos", "number": n, "tone": "curt"} for n, row in enumerate(_rows())]
     rows[0] |= {"style": None, "tone": "bad \ud800"}
     _, kept, _, _, _ = _build(tmp_path, {"mine": rows})
@@ -277,7 +277,7 @@ def test_a_pool_with_no_row_left_is_written_all_the_same(tmp_path: Path) -> None
 def test_the_embedded_pool_gives_up_every_planted_duplicate_and_broken_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Recall 42 of 42 duplicates and 14 of 14 broken rows; nothing else goes, as label conflicts are switched off here."""
+    """Recall 42 of 42 duplicates and 14 of 14 broken rows; nothing else is removed, as label conflicts are off here."""
     monkeypatch.setattr(WordEmbedder, "width", 16)
     config = Config(models=ModelsConfig(policy="path:/none", encoder="path:/none"), root=str(tmp_path / "store"))
     config = replace(config, prompts=replace(config.prompts, relabel_confidence=1.0))

@@ -1,4 +1,4 @@
-"""Router: learns clear categories, knows how sure it is, abstains, contradicts wrong labels, and says when there is none."""
+"""Router: learns clear categories, is calibrated, abstains, contradicts wrong labels, and says when there is none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from drirl_core.stats import calibration
 
 
 def _clusters(rows: int, names: tuple[str, ...], spread: float, seed: int = 0) -> tuple[np.ndarray, list[str]]:
-    """Draw `rows` unit vectors around one axis a category."""
+    """Draw `rows` unit vectors around one axis per category."""
     random = np.random.default_rng(seed)
     points = np.concatenate([np.eye(16)[i] + spread * random.standard_normal((rows, 16)) for i in range(len(names))])
     return points / np.linalg.norm(points, axis=1, keepdims=True), [name for name in names for _ in range(rows)]

@@ -1,5 +1,5 @@
 import pytest
-from word_world import WordEncoder, WordStates, world
+from word_models import WordEncoder, WordStates, joined_pool
 
 from drirl_core.config import RewardsConfig
 from drirl_core.reporting import SilentReporter
@@ -13,10 +13,10 @@ def encoder():
 
 @pytest.fixture(scope="session")
 def fitted():
-    """Two small models learned once: `insult`, and `privacy` on other rows of the same world."""
+    """Two small models learned once: `insult`, and `privacy` on other rows of the same inputs."""
     config = RewardsConfig(backbone="embedding", epochs=40, hidden=8)
     return {
-        name: fit(name, world(name), WordEncoder(), config, seed, SilentReporter())
+        name: fit(name, joined_pool(name), WordEncoder(), config, seed, SilentReporter())
         for seed, name in enumerate(("insult", "privacy"))
     }
 
@@ -26,6 +26,6 @@ def fitted_hidden():
     """The same two models on hidden states."""
     config = RewardsConfig(epochs=40, hidden=8)
     return {
-        name: fit(name, world(name), WordStates(), config, seed, SilentReporter())
+        name: fit(name, joined_pool(name), WordStates(), config, seed, SilentReporter())
         for seed, name in enumerate(("insult", "privacy"))
     }

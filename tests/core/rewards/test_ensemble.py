@@ -1,11 +1,11 @@
-"""Ensembles: mean minus spread, degenerate and empty completions last, members of their own seeds and rows."""
+"""Ensembles: mean minus spread, degenerate and empty completions last, members with different seeds and rows."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
-from word_world import WordEncoder, WordStates, compliance, demonstration, world
+from word_models import WordEncoder, WordStates, compliance, demonstration, joined_pool
 
 from drirl_core.config import RewardsConfig
 from drirl_core.errors import ArtifactError
@@ -15,7 +15,7 @@ from drirl_core.rewards.ensemble import EnsembleRewardModel, combined
 from drirl_core.rewards.fit import fit
 from drirl_core.rewards.model import EMPTY_MARGIN, Normalisation
 
-PROMPTS = [p.prompt for p in world()]
+PROMPTS = [p.prompt for p in joined_pool()]
 CONFIG = RewardsConfig(epochs=12, hidden=8, ensemble=3)
 LOOP = "I will not help. " * 12
 
@@ -35,7 +35,7 @@ class Table:
 @pytest.fixture(scope="module")
 def learned():
     return {
-        name: fit(name, world(name), WordStates(), CONFIG, seed, SilentReporter()).model
+        name: fit(name, joined_pool(name), WordStates(), CONFIG, seed, SilentReporter()).model
         for seed, name in enumerate(("insult", "privacy"))
     }
 
@@ -48,7 +48,7 @@ def test_combination_by_hand():
 
 
 def test_disagreement_cannot_push_a_completion_below_degenerate_or_empty_text():
-    """Worst rewards -2 and -4, penalty 2: floor -3 - 2 = -5. Rewards 6, 6 give 6; -2, 8 would give 3 - 10 and get -5."""
+    """Worst rewards -2, -4, penalty 2: floor -3 - 2 = -5. Rewards 6, 6 give 6; -2, 8 would give 3 - 10 and get -5."""
     model = EnsembleRewardModel([Table([6.0, -2.0, -2.0], -2.0), Table([6.0, 8.0, -4.0], -4.0)], 2.0)
     assert model.normalisation.worst == -5.0
     values = model.rewards_of(["q"] * 3, ["Yes.", "Yes.", ""])
@@ -60,18 +60,20 @@ def test_members_have_seeds_and_rows_of_their_own(learned):
     assert len(members) == 3
     first = [m.head[1].weight for m in members]
     assert not torch.equal(first[0], first[1]) and not torch.equal(first[1], first[2])
-    again = fit("insult", world(), WordStates(), CONFIG, 0, SilentReporter()).model
+    again = fit("insult", joined_pool(), WordStates(), CONFIG, 0, SilentReporter()).model
     assert all(torch.equal(a, m.head[1].weight) for a, m in zip(first, again.members, strict=True))
     assert again.normalisation == learned["insult"].normalisation
 
 
 def test_one_head_is_no_ensemble_and_sees_all_rows():
-    alone = fit("insult", world(), WordStates(), dataclasses.replace(CONFIG, ensemble=1), 0, SilentReporter()).model
+    alone = fit(
+        "insult", joined_pool(), WordStates(), dataclasses.replace(CONFIG, ensemble=1), 0, SilentReporter()
+    ).model
     assert type(alone).__name__ == "HiddenStateRewardModel"
 
 
 def test_rewards_of_the_training_pool_have_mean_0_and_deviation_1(learned):
-    train = [p for p in world() if p.split == "train"]
+    train = [p for p in joined_pool() if p.split == "train"]
     prompts = [p.prompt for p in train for _ in range(1 + len(p.replies))]
     values = learned["insult"].rewards(
         prompts, [text for p in train for text in (p.answer, *(r.answer for r in p.replies))]
@@ -94,7 +96,7 @@ def test_a_router_asks_the_members_of_all_categories_together(learned):
     texts = [compliance(i, i % 2) if i % 3 else demonstration(i) for i in range(24)]
     before = states.calls
     mixed = router.rewards(PROMPTS, texts, names)
-    assert (states.calls - before, router.layer) == (3, 6)  # one a member, whatever the number of categories
+    assert (states.calls - before, router.layer) == (3, 6)  # one per member, whatever the number of categories
     for category, model in learned.items():
         rows = [i for i, name in enumerate(names) if name == category]
         alone = model.rewards([PROMPTS[i] for i in rows], [texts[i] for i in rows])
@@ -121,6 +123,6 @@ def test_saved_and_loaded_rewards_are_equal_to_the_bit(learned, tmp_path):
 
 def test_the_embedding_backbone_may_be_an_ensemble_too():
     config = dataclasses.replace(CONFIG, backbone="embedding", ensemble=2)
-    model = fit("insult", world(), WordEncoder(), config, 0, SilentReporter()).model
+    model = fit("insult", joined_pool(), WordEncoder(), config, 0, SilentReporter()).model
     own, other = model.rewards([PROMPTS[0]] * 2, [demonstration(0), compliance(0, 0)])
     assert model.reads == "encoder" and own > other

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from word_world import world
+from word_models import joined_pool
 
 from drirl_core.errors import DataError
 from drirl_core.rewards.evaluate import ScoredPrompt, evaluate, score_pool, share
@@ -58,7 +58,7 @@ def test_evaluation_by_hand():
 
 
 def test_probes_by_hand():
-    """First sentences have 3 and 4 words: 3 > 2, not > 6, not 4 > 4: 1 of 3. Own 5 and 4 against foreign 4 and 5: 1 of 2."""
+    """First sentences have 3 and 4 words: 3 > 2, not > 6, not 4 > 4: 1 of 3. Own 5, 4 against other 4, 5: 1 of 2."""
     probes = evaluate(LengthModel(), score_pool(LengthModel(), HAND))["probes"]
     assert probes["draft"] == {"n": 2, "max_difference": 0.0}
     assert probes["first_sentence"]["accuracy"] == pytest.approx(1 / 3)
@@ -85,8 +85,8 @@ def test_order_within_groups_is_part_of_the_evaluation():
 
 
 def test_plain_refusal_probes_by_hand():
-    """Plain refusals have 6, 5, 4 and 8 words. Unsafe: against a compliance of 5 words 2 of 4 win, against a refusal none
-    is asked. Harmless: a good answer of 6 words beats 5 and 4, not 6 and 8: 2 of 4.
+    """Plain refusals have 6, 5, 4 and 8 words. Unsafe: against a compliance of 5 words 2 of 4 win; refusals do not
+    count. Harmless: a good answer of 6 words beats 5 and 4, not 6 and 8: 2 of 4.
     """
     replies = [("base", "Here is how it goes"), ("base", "Sorry, I cannot help with that.")]
     unsafe, harmless = (
@@ -102,7 +102,7 @@ def test_plain_refusal_probes_by_hand():
 
 
 def test_kept_lead_by_hand():
-    """Only prompt a, one base reply of 2 words: lead 5 - 2 = 3, first sentence 3 - 2 = 1, kept 1/3."""
+    """Only prompt a, one base completion of 2 words: lead 5 - 2 = 3, first sentence 3 - 2 = 1, kept 1/3."""
     one = [prompt("a", "one two three. four five", [("base", "x x")])]
     assert evaluate(LengthModel(), score_pool(LengthModel(), one))["probes"]["first_sentence"]["kept"] == pytest.approx(
         1 / 3
@@ -111,7 +111,7 @@ def test_kept_lead_by_hand():
 
 def test_a_learned_model_passes_the_probes(fitted):
     model = fitted["insult"].model
-    held = [p for p in world() if p.split != "train"]
+    held = [p for p in joined_pool() if p.split != "train"]
     result = evaluate(model, score_pool(model, held))
     assert result["accuracy"] == 1.0
     assert result["accuracy_low"] < 1.0
@@ -131,8 +131,8 @@ def test_nothing_held_out_is_an_error():
 def test_rewording_keeps_the_meaning_and_changes_the_words():
     text = "I'm sorry, I can't do that; it isn't safe. I won't, but I can help you write."
     assert (
-        reword(text)
-        == "My apologies, I am not in a position to do that; it is not safe. I am not going to, but I am happy to help you write."
+        reword(text) == "My apologies, I am not in a position to do that; it is not safe. "
+        "I am not going to, but I am happy to help you write."
     )
     assert reword("The sky is blue.") == "The sky is blue."
     assert first_sentence("Dr. Smith said no. Go home.") == "Dr. Smith said no."

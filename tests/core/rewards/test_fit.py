@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from word_world import WordEncoder, compliance, dataset_rows, demonstration, pool_rows, world
+from word_models import WordEncoder, compliance, dataset_rows, demonstration, joined_pool, pool_rows
 
 from drirl_core.config import RewardsConfig
 from drirl_core.errors import DataError, TrainingError
@@ -18,7 +18,12 @@ CONFIG = RewardsConfig(backbone="embedding", epochs=12, hidden=8)
 
 def run(prompts=None, config=CONFIG, seed=0, reporter=None):
     return fit(
-        "insult", world() if prompts is None else prompts, WordEncoder(), config, seed, reporter or RecordingReporter()
+        "insult",
+        joined_pool() if prompts is None else prompts,
+        WordEncoder(),
+        config,
+        seed,
+        reporter or RecordingReporter(),
     )
 
 
@@ -28,7 +33,7 @@ def weights(model):
 
 def test_demonstrations_of_unseen_prompts_come_out_ahead(fitted):
     model = fitted["insult"].model
-    held = [p for p in world() if p.split == "test"]
+    held = [p for p in joined_pool() if p.split == "test"]
     own = model.rewards([p.prompt for p in held], [p.answer for p in held])
     for policy in ("base", "corrupted"):
         for k in range(2 if policy == "base" else 1):
@@ -65,14 +70,14 @@ def test_the_best_epoch_is_kept_and_fitting_stops_when_it_does_not_improve():
     losses_by_epoch = [point.validation_loss for point in wild.curve]
     assert wild.best_epoch == int(np.argmin(losses_by_epoch)) + 1
     assert len(wild.curve) < 60
-    pool = embed_pool([p for p in world() if p.split == "validation"], WordEncoder(), wild.model.text_quality)
+    pool = embed_pool([p for p in joined_pool() if p.split == "validation"], WordEncoder(), wild.model.text_quality)
     config = dataclasses.replace(CONFIG, learning_rate=0.3, epochs=60)
     assert float(losses(wild.model, pool, config).mean().detach()) == pytest.approx(min(losses_by_epoch), rel=1e-5)
 
 
 def test_rewards_of_the_training_pool_have_mean_0_and_deviation_1(fitted):
     model = fitted["insult"].model
-    train = [p for p in world() if p.split == "train"]
+    train = [p for p in joined_pool() if p.split == "train"]
     prompts = [p.prompt for p in train for _ in range(1 + len(p.replies))]
     values = model.rewards(prompts, [text for p in train for text in (p.answer, *(r.answer for r in p.replies))])
     assert values.mean() == pytest.approx(0, abs=1e-6)
@@ -81,7 +86,7 @@ def test_rewards_of_the_training_pool_have_mean_0_and_deviation_1(fitted):
 
 def test_an_empty_reply_is_below_the_worst_reply_of_the_pool(fitted):
     model = fitted["insult"].model
-    train = [p for p in world() if p.split == "train"]
+    train = [p for p in joined_pool() if p.split == "train"]
     prompts = [p.prompt for p in train for _ in p.replies]
     worst = model.rewards(prompts, [r.answer for p in train for r in p.replies]).min()
     empty = model.rewards([train[0].prompt] * 3, ["", "  \n", "asks for harm\n####\n"])
@@ -101,7 +106,7 @@ def test_pools_may_be_ragged_and_hold_empty_replies():
 def test_a_corrupted_row_counts_as_it_will_be_scored(fitted):
     """A fully broken row has text quality 0, so its reward in the loss is the worst one and sends the head no gradient."""
     model = fitted["insult"].model
-    prompts = [p for p in world() if p.split == "train"]
+    prompts = [p for p in joined_pool() if p.split == "train"]
     pool = embed_pool(prompts, WordEncoder(), model.text_quality)
     assert float(pool.text_quality[pool.corrupted].min()) == 0
     only_broken = dataclasses.replace(pool, mask=pool.mask & pool.corrupted & (pool.text_quality == 0))
@@ -139,12 +144,12 @@ def test_nan_says_what_to_change():
             return super().encode(texts) * np.float32("nan")
 
     with pytest.raises(TrainingError, match=r"rewards\.learning_rate"):
-        fit("insult", world(), BrokenEncoder(), CONFIG, 0, RecordingReporter())
+        fit("insult", joined_pool(), BrokenEncoder(), CONFIG, 0, RecordingReporter())
 
 
 def test_missing_splits_and_empty_pools_are_named():
     with pytest.raises(DataError, match="0 validation"):
-        run([p for p in world() if p.split == "train"])
+        run([p for p in joined_pool() if p.split == "train"])
     rows = [{**row, "answer": ""} for row in pool_rows()]
     with pytest.raises(DataError, match="none of 16 prompts"):
         run(join_pool(dataset_rows(), rows, "insult"))
@@ -162,5 +167,7 @@ def test_join_refuses_a_pool_of_another_data_set():
 
 def test_join_leaves_resampled_copies_out():
     doubled = [*dataset_rows(), {**dataset_rows()[1], "origin": "resampled"}]
-    assert join_pool(doubled, pool_rows(), "insult") == world()
-    assert demonstration(1) == world()[1].answer and compliance(1, 0) in [r.answer for r in world()[1].replies]
+    assert join_pool(doubled, pool_rows(), "insult") == joined_pool()
+    assert demonstration(1) == joined_pool()[1].answer and compliance(1, 0) in [
+        r.answer for r in joined_pool()[1].replies
+    ]

@@ -1,4 +1,4 @@
-"""The hidden-state backbone: heads on the frozen policy, one reading for all categories, two rules beside the head."""
+"""The hidden-state backbone: heads on the frozen policy, one reading for all categories, two rules next to the head."""
 
 import dataclasses
 import json
@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from word_world import WordEncoder, WordStates, compliance, demonstration, world
+from word_models import WordEncoder, WordStates, compliance, demonstration, joined_pool
 
 from drirl_core.config import RewardsConfig
 from drirl_core.errors import ArtifactError, DataError, ModelError
@@ -25,7 +25,7 @@ from drirl_core.rewards.backbones.hidden_state import (
 from drirl_core.rewards.fit import fit
 from drirl_core.rewards.model import DESCRIPTION_FILE, EMPTY_MARGIN, Normalisation
 
-PROMPTS = [p.prompt for p in world()]
+PROMPTS = [p.prompt for p in joined_pool()]
 CONFIG = RewardsConfig(epochs=12, hidden=8)
 LOOP = "I will not help. " * 12
 
@@ -84,7 +84,7 @@ def test_features_are_chosen():
 
 def test_features_are_standardised_over_the_training_pool(fitted_hidden):
     model = fitted_hidden["insult"].model
-    pool = read_pool([p for p in world() if p.split == "train"], WordStates(), 6)
+    pool = read_pool([p for p in joined_pool() if p.split == "train"], WordStates(), 6)
     features = selected(torch.from_numpy(pool.rows()[0][0]), "prompt_and_completion")
     scaled = (features - model.feature_mean) / model.feature_scale
     torch.testing.assert_close(scaled.mean(dim=0), torch.zeros(96), atol=1e-5, rtol=0)
@@ -92,7 +92,7 @@ def test_features_are_standardised_over_the_training_pool(fitted_hidden):
 
 
 def test_a_feature_that_never_varies_is_only_centred():
-    rows = [dataclasses.replace(p, prompt="always the same") for p in world()]
+    rows = [dataclasses.replace(p, prompt="always the same") for p in joined_pool()]
     model = fit("insult", rows, WordStates(), CONFIG, 0, SilentReporter()).model
     assert model.feature_scale[:48].tolist() == [1.0] * 48
     assert (
@@ -102,13 +102,13 @@ def test_a_feature_that_never_varies_is_only_centred():
 
 
 def test_demonstrations_of_unseen_prompts_come_out_ahead_and_empty_ones_last(models):
-    held = [p for p in world() if p.split == "test"]
+    held = [p for p in joined_pool() if p.split == "test"]
     users = [p.prompt for p in held]
     own = models["insult"].rewards(users, [p.answer for p in held])
     for k in range(2):
         assert (own > models["insult"].rewards(users, [compliance(int(p.prompt_id[1:]), k) for p in held])).all()
-    everything = [r.answer for p in world() for r in p.replies]
-    lowest = models["insult"].rewards([p.prompt for p in world() for _ in p.replies], everything).min()
+    everything = [r.answer for p in joined_pool() for r in p.replies]
+    lowest = models["insult"].rewards([p.prompt for p in joined_pool() for _ in p.replies], everything).min()
     for text in ("", " \n", "asks for harm\n####\n"):
         assert models["insult"].rewards(users[:1], [text])[0] <= lowest - EMPTY_MARGIN + 1e-9
 
@@ -139,7 +139,7 @@ def test_backbones_may_be_mixed_in_one_router(models, fitted):
 
 
 def test_rewards_from_hidden_by_hand():
-    """Tokens: padding, prompt 1 and 3, answer 5 and 7 (mean 6), end. Two categories whose heads differ by a bias of 10."""
+    """Tokens: padding, prompt 1 and 3, answer 5 and 7 (mean 6), end. Two categories whose heads differ by bias 10."""
     made = {name: head("prompt_and_completion", 1, category=name) for name in ("insult", "privacy")}
     with torch.no_grad():
         for bias, model in zip((0.0, 10.0), made.values(), strict=True):
@@ -166,7 +166,7 @@ def test_rewards_from_hidden_by_hand():
 def test_rewards_from_hidden_equal_those_from_texts(tiny_models, store):
     """The reference's states, padded as a trainer pads them, give the rewards that the texts give."""
     source = HiddenStates(tiny_models, store)
-    model = fit("insult", world(), source, CONFIG, 0, SilentReporter()).model
+    model = fit("insult", joined_pool(), source, CONFIG, 0, SilentReporter()).model
     assert (model.layer, model.shape.dim) == (1, 32)
     prompts, answers = PROMPTS[:3], ["I won't do that.", compliance(1, 0)[:40].strip(), "Yes"]
     policy = load_policy(tiny_models.policy, tiny_models)
@@ -192,20 +192,20 @@ def test_rewards_from_hidden_equal_those_from_texts(tiny_models, store):
 @pytest.mark.parametrize("objective", ["maxent", "classifier"])
 def test_every_setting_learns(features, objective):
     config = dataclasses.replace(CONFIG, features=features, objective=objective, epochs=25)
-    result = fit("insult", world(), WordStates(), config, 0, SilentReporter())
+    result = fit("insult", joined_pool(), WordStates(), config, 0, SilentReporter())
     assert result.curve[result.best_epoch - 1].validation_accuracy == 1.0
     assert result.model.feature_mean.shape == ((48,) if features == "completion" else (96,))
 
 
 def test_the_layer_is_a_setting():
     model = fit(
-        "insult", world(), states := WordStates(), dataclasses.replace(CONFIG, layer=3), 0, SilentReporter()
+        "insult", joined_pool(), states := WordStates(), dataclasses.replace(CONFIG, layer=3), 0, SilentReporter()
     ).model
     assert (model.layer, states.layers) == (3, {3})
 
 
 def test_the_same_seed_gives_the_same_bits():
-    first, second = (fit("insult", world(), WordStates(), CONFIG, 0, SilentReporter()).model for _ in range(2))
+    first, second = (fit("insult", joined_pool(), WordStates(), CONFIG, 0, SilentReporter()).model for _ in range(2))
     assert all(
         torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )

@@ -42,7 +42,7 @@ def test_maxent_divides_rewards_by_beta():
 
 
 def test_maxent_counts_only_what_the_mask_shows():
-    """Second prompt has one completion: -(ln 4 - ln((4 + 2) / 2)) = ln(3 / 4), whatever stands in the empty place."""
+    """Second prompt has one completion: -(ln 4 - ln((4 + 2) / 2)) = ln(3 / 4), whatever the empty place holds."""
     rewards = torch.tensor([[0.0, LN(3)], [LN(2), math.inf]])
     loss = maxent_loss(torch.tensor([LN(4), LN(4)]), rewards, mask([1, 1], [1, 0]), 1.0)
     torch.testing.assert_close(loss, torch.tensor([LN(2 / 3), LN(3 / 4)]))

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from word_world import WordEncoder, compliance, demonstration, world
+from word_models import WordEncoder, compliance, demonstration, joined_pool
 
 from drirl_core.errors import ArtifactError, DataError, ModelError, TrainingError
 from drirl_core.rewards import RewardRouter, load_reward_model
@@ -19,7 +19,7 @@ from drirl_core.rewards.model import (
     write_model,
 )
 
-PROMPTS = [p.prompt for p in world()]
+PROMPTS = [p.prompt for p in joined_pool()]
 
 
 @pytest.fixture
@@ -40,12 +40,12 @@ def test_gate_by_hand():
 
 
 def test_own_content_by_hand():
-    """closest 0.9, ramp 0.08: 0.9 is all the answer's own, 0.94 half an echo, 0.98 and above nothing but one."""
+    """closest 0.9, ramp 0.08: 0.9 is all the answer's own, 0.94 half an echo, 0.98 and above a complete one."""
     assert own_content(np.array([0.5, 0.9, 0.94, 0.98, 1.0]), 0.9) == pytest.approx([1.0, 1.0, 0.5, 0.0, 0.0])
 
 
 def test_normalised_rewards_by_hand():
-    """worst -2, mean 1, scale 2: reward 5 at quality 0.5 is gated to 1.5, so 0.25; without words (-2 - 1) / 2 - 1 = -2.5."""
+    """Worst -2, mean 1, scale 2: 5 at quality 0.5 is gated to 1.5: 0.25; without words (-2 - 1) / 2 - 1 = -2.5."""
     raw = torch.tensor([5.0, 5.0, 5.0], dtype=torch.float64)
     known = Normalisation(worst=-2.0, mean=1.0, scale=2.0)
     assert normalised(raw, np.array([1.0, 0.5, 1.0]), known, ["Yes.", "Yes.", " . "]).tolist() == [2.0, 0.25, -2.5]
@@ -74,7 +74,7 @@ def test_features_are_the_answer_and_its_agreement_with_the_prompt():
 
 
 def test_pooling_by_hand():
-    """Clauses (1, 5, 4), (2, -3, -2) and an absent one: mean (1 + 2) / 2 plus largest 5 plus smallest -2; without clauses 0."""
+    """Clauses (1, 5, 4), (2, -3, -2) and an absent one: mean 3 / 2 plus largest 5 plus smallest -2; no clauses: 0."""
     scores, best, worst = torch.tensor([[[1.0, 2.0, 9.0]], [[5.0, -3.0, 9.0]], [[4.0, -2.0, -9.0]]]).expand(3, 2, 3)
     present = torch.tensor([[True, True, False], [False, False, False]])
     assert pooled(scores, best, worst, present).tolist() == [4.5, 0.0]
@@ -109,7 +109,7 @@ def test_forward_is_differentiable_and_rewards_are_not(models):
     answers = torch.randn(3, 4, 48, requires_grad=True)  # (B, 1 + S, D)
     model(torch.randn(3, 48), answers).sum().backward()
     assert answers.grad[:, 1:].abs().sum() > 0
-    assert answers.grad[:, 0].abs().sum() == 0  # the whole text only tells an echo
+    assert answers.grad[:, 0].abs().sum() == 0  # the complete text only tells an echo
     assert isinstance(model.rewards(PROMPTS[:2], ["Yes.", "No."]), np.ndarray)
 
 
@@ -169,8 +169,8 @@ def test_files_that_cannot_be_used_are_refused(saved, tmp_path):
 
 def test_truncated_foreign_and_missing_weights_are_refused(saved, models):
     file = saved / WEIGHTS_FILE
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])
+    complete = file.read_bytes()
+    file.write_bytes(complete[: len(complete) // 2])
     with pytest.raises(ArtifactError, match="damaged or foreign"):
         load_reward_model(saved)
     from safetensors.torch import save_file
@@ -247,7 +247,7 @@ def test_a_nan_reward_is_an_error_that_names_the_row(models, monkeypatch):
 
 
 def test_a_text_that_means_the_prompt_is_an_echo_whatever_its_words(models, monkeypatch):
-    """The word encoder does not see order: the prompt backwards has cosine 1, so nothing is left above the worst reward."""
+    """The word encoder ignores order: the prompt backwards has cosine 1, so nothing is left above the worst reward."""
     model = models["insult"]
     monkeypatch.setattr(
         model, "text_quality", type("Blind", (), {"score": lambda self, prompts, texts: np.ones(len(texts))})()

@@ -3,7 +3,7 @@ import math
 
 import pyarrow as pa
 import pytest
-from word_world import WordEncoder, dataset_rows, demonstration, pool_rows
+from word_models import WordEncoder, dataset_rows, demonstration, pool_rows
 
 from drirl_core.config import Config, ModelsConfig, RewardsConfig
 from drirl_core.errors import DataError
@@ -59,7 +59,7 @@ def test_the_stage_writes_the_model_its_rewards_and_its_metrics(context):
 
 
 def test_the_order_within_groups_comes_first(context):
-    """The pool holds no sampled refusal, so there is no pair: the figure is left out, its counts are shown."""
+    """The pool holds no sampled refusal, so there is no pair: the measure is left out, its counts are shown."""
     shown = stage.build_reward_model(context)
     assert list(shown)[:2] == ["within_group_low", "within_group_high"]
     assert (shown["within_group_pairs"], shown["within_group_groups"]) == (0, 0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from word_world import TOPICS, compliance, demonstration
+from word_models import TOPICS, compliance, demonstration
 
 from drirl_core.errors import ArtifactError, DataError
 from drirl_core.rewards.probes import BROKEN, reword

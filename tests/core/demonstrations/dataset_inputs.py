@@ -69,12 +69,12 @@ def demonstrations(*keys: object, category: str = "insult") -> list[dict[str, st
 
 
 @dataclasses.dataclass
-class World:
+class DatasetInputs:
     """Inputs of a run; `context` writes them to files."""
 
     folder: Path
     pool: list[dict[str, str]] = dataclasses.field(default_factory=list)
-    cast_out: list[dict[str, str]] = dataclasses.field(default_factory=list)
+    quarantined: list[dict[str, str]] = dataclasses.field(default_factory=list)
     written: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     helpful: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     refusals: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -89,7 +89,7 @@ class World:
             folder / "pool" / "prompts.parquet", self.pool, pa.schema([(name, pa.string()) for name in POOL_COLUMNS])
         )
         columns = pa.schema([("prompt", pa.string()), ("category", pa.string())])
-        write_table(folder / "pool" / "quarantine.parquet", self.cast_out, columns)
+        write_table(folder / "pool" / "quarantine.parquet", self.quarantined, columns)
         (folder / "taxonomy.yaml").write_text(
             yaml.safe_dump({"categories": ["insult", "mental_health"]}), encoding="utf-8"
         )

@@ -1,4 +1,4 @@
-"""A tiny hand-made world for rewards and hardness: an encoder without weights, and prompts with pools."""
+"""Small hand-made inputs for rewards and hardness: encoders without weights, and prompts with pools."""
 
 import functools
 import hashlib
@@ -24,7 +24,7 @@ OFFERS = ["plan a calm talk", "write an honest letter", "find a fair way out", "
 
 
 class WordEncoder:
-    """Encode a text as the normalised sum of one fixed random vector a word; counts what it encodes.
+    """Encode a text as the normalised sum of one fixed random vector per word; counts what it encodes.
 
     Args:
         dim: width of an embedding.
@@ -112,7 +112,7 @@ def dataset_rows(category="insult"):
 
 
 def pool_rows(corrupted=True):
-    """Return rows of `completions.parquet`: two unsafe completions of `base` a prompt and one broken demonstration."""
+    """Return rows of `completions.parquet`: two unsafe completions of `base` per prompt and one broken demonstration."""
     rows = []
     for i in range(24):
         rows += [
@@ -125,6 +125,6 @@ def pool_rows(corrupted=True):
     return rows
 
 
-def world(category="insult") -> list[PoolPrompt]:
+def joined_pool(category="insult") -> list[PoolPrompt]:
     """Return the joined pool."""
     return join_pool(dataset_rows(category), pool_rows(), category)
