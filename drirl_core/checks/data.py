@@ -1,4 +1,4 @@
-"""What the prompt pool and the data sets must promise."""
+"""The rules for the prompt pool and the data sets."""
 
 import math
 from collections import Counter, defaultdict

@@ -1,4 +1,4 @@
-"""What a reward model must promise for GRPO: the right order within groups of the policy's own samples."""
+"""The rules for a reward model before GRPO uses it: the right order within groups of the policy's own samples."""
 
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,11 @@ from drirl_core.graph.layout import Node
 from drirl_core.project import Project
 
 LEAST_PAIRS = 30
-"""Under so many pairs the share says too little to block anything; a second rule warns of that instead."""
+"""With fewer pairs than this the share says too little to block anything; a second rule warns instead."""
 
 
 def within_group(path: Path, project: Project, node: Node) -> Verdict:
-    """Within groups of the policy's own samples the right completion must be ahead."""
+    """Within groups of the policy's own samples the right completion must have the higher reward."""
     found, floor = _found(path), project.config.checks.min_within_group
     if found["pairs"] < LEAST_PAIRS:
         said = f"not judged: {found['pairs']} pairs within {found['groups']} groups, at least {LEAST_PAIRS} needed"

@@ -1,4 +1,4 @@
-"""What a rule is, and what it says of an artifact."""
+"""What a rule is, and its verdict on an artifact."""
 
 import operator
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Rule:
-    """One promise of a stage.
+    """One rule for the artifacts of a stage.
 
     Args:
         name: name of the check.

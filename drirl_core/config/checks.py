@@ -21,7 +21,8 @@ MOVED: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class ChecksConfig:
-    """What artifacts must keep; no stage reads it, so a changed bound asks its checks again and recomputes nothing."""
+    """What artifacts must keep; no stage reads it, so after a change of a bound its checks run again and nothing
+    is recomputed."""
 
     max_resampled_fraction: float = 0.2
     """A category that needs more resampled rows than this share of its quota fails the balance check."""

@@ -136,7 +136,7 @@ def setting_causes(
         for section in sections:
             yield from differences(old[section], new[section], section)
 
-    # Where files lie is no reason, but a path that is one is told in full.
+    # The location of files is no reason; a path that is a reason is shown in full.
     decisive = {name for name, *_ in changes(True)}
     shown = [change for change in changes(False) if change[0] in decisive]
     return [Cause("setting", name, *(hidden(name, value) for value in values)) for name, *values in shown]
@@ -181,8 +181,8 @@ def _shown(path: Path) -> str:
 
 def _categories_changed(before: Sequence[str], now: Sequence[str]) -> str:
     gained, lost = [name for name in now if name not in before], [name for name in before if name not in now]
-    said = [f"{', '.join(names)} {what}" for names, what in ((gained, "added"), (lost, "removed")) if names]
-    return "; ".join(said) or "other order of the categories"
+    changes = [f"{', '.join(names)} {what}" for names, what in ((gained, "added"), (lost, "removed")) if names]
+    return "; ".join(changes) or "other order of the categories"
 
 
 def _named(rows: Any) -> bool:

@@ -1,4 +1,4 @@
-"""One record per stage: everything that is said of a kind of work is said here, and everybody else reads it."""
+"""One record per stage: everything that defines a stage is declared here, and all other code reads it from here."""
 
 from __future__ import annotations
 
