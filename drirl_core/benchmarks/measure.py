@@ -85,7 +85,8 @@ def results(replies: Sequence[Judged], resamples: int, seed: int) -> dict[str, A
 
     Returns:
         JSON data: `judge`, `policies`, and lists of flat records `rates`, `helpful`, `replies` (unusable replies and
-        diversity), `differences`, `composite` and `summary`; numbers have six significant digits, unknown ones are None.
+        diversity), `differences`, `composite` and `summary`; numbers have six significant digits, unknown
+        ones are None.
     """
     by_policy: dict[str, list[Judged]] = {}
     for reply in replies:

@@ -23,7 +23,7 @@ class Column:
     """A column of the examination.
 
     Args:
-        key: of the record; its interval stands under `<key>_low` and `<key>_high`.
+        key: of the record; its interval is under `<key>_low` and `<key>_high`.
         title: for people.
         scale: how it is written: a `share` in per cent, `points` with their sign, or a plain `number`.
     """

@@ -47,7 +47,7 @@ class BenchmarkRow:
         group: `unsafe`, `safe_look_alike` or `helpful`.
         category: what the suite reports by.
         prompt_id: content hash of the prompt.
-        prompt: what the policy is asked.
+        prompt: the text given to the policy.
         accept: regular expressions, one of which a correct reply matches; empty without ground truth.
         pair: what links an unsafe prompt and its safe twin; empty for a row without one.
     """

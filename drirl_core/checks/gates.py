@@ -61,7 +61,7 @@ def _ancestors(store: ArtifactStore, artifact: Artifact) -> Iterator[tuple[str, 
     """Yield name and version of every artifact that one was made from.
 
     Raises:
-        ArtifactError: one is gone, so that its rules cannot be asked.
+        ArtifactError: one is missing, so that its rules cannot be applied.
     """
     seen: set[tuple[str, str]] = set()
     waiting = [artifact]

@@ -142,7 +142,7 @@ class DemonstrationsConfig:
     refusals: SourceConfig = field(
         default_factory=lambda: SourceConfig(name="refusals", path=EMBEDDED, licence="CC-BY-4.0")
     )
-    """Refusals of harmless prompts; the helpful reward model learns to punish them."""
+    """Refusals of harmless prompts; the helpful reward model learns to give them a low reward."""
     quota: int = 0
     """Rows per category: larger categories are cut to it, smaller ones filled up and resampled; 0 takes every prompt of
     the pool once."""
@@ -183,9 +183,9 @@ class CompletionsConfig:
         default_factory=lambda: {"compliance": 4, "refusal": 2, "hedged": 2, "off_topic": 1, "corrupted": 1}
     )
     """Completions added to the pool per prompt without sampling. For every category: `corrupted` (a demonstration with
-    its words shuffled, repeated or cut off). For the harm categories: `compliance` (a good answer to a harmless prompt).
-    For the helpful one: `refusal`, `hedged` (the good answer with a declining sentence in it) and `off_topic` (another
-    prompt's answer)."""
+    its words shuffled, repeated or cut off). For the harm categories: `compliance` (a good answer to a harmless
+    prompt). For the helpful one: `refusal`, `hedged` (the good answer with a declining sentence in it) and `off_topic`
+    (another prompt's answer)."""
     max_new_tokens: int = 48
     """Length limit in tokens."""
     temperature: float = 1.0

@@ -18,10 +18,10 @@ TOLERATION = re.compile(
 
 @dataclass(frozen=True)
 class GpuConfig:
-    """What a heavy step (SFT, completions, rewards, hardness, policy, benchmarks) asks of the machine that runs it."""
+    """What a heavy step (SFT, completions, rewards, hardness, policy, benchmarks) needs from its machine."""
 
     count: int = 1
-    """GPUs; a step asks for none when models.device is cpu. A worker computes on one, more are only reserved."""
+    """GPUs; a step requests none when models.device is cpu. A worker computes on one, more are only reserved."""
     cpus: float = 0.0
     """CPU cores reserved for it on Ray and Kubernetes; 0 leaves it open (Ray then reserves 1)."""
     memory_gib: float = 0.0
@@ -92,7 +92,7 @@ class ExecutionConfig:
     """One process for the categories of a stage (models load once), or one step per category (each can fail and retry
     alone)."""
     gpu: GpuConfig = field(default_factory=GpuConfig)
-    """What a heavy step asks for."""
+    """What a heavy step needs."""
     ray: RayConfig = field(default_factory=RayConfig)
     """The Ray cluster."""
     kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)

@@ -1,4 +1,4 @@
-"""Settings of what goes on around the runs: the drop folder and alerts. The string under a field is its help."""
+"""Settings of operations around the runs: the drop folder and alerts. The string under a field is its help."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ class AlertHookConfig:
 
 @dataclass(frozen=True)
 class AlertsConfig:
-    """Who is told when something goes wrong."""
+    """Who is notified of a failure."""
 
     hooks: tuple[AlertHookConfig, ...] = (AlertHookConfig(),)
-    """Each alert goes to all of them; an empty list sends none."""
+    """Each alert is sent to all of them; an empty list sends none."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class FreshnessConfig:
 
 @dataclass(frozen=True)
 class OperationsConfig:
-    """What goes on around the runs; it decides no result, but for the files of the drop folder."""
+    """Operations around the runs; they decide no result, except by the files of the drop folder."""
 
     inbox: InboxConfig = field(default_factory=InboxConfig)
     """Drop folder."""

@@ -23,8 +23,8 @@ def slice_of(
         sections: dotted names of sections or fields.
         unread: dotted names of fields below them that decide nothing; of a list, that field of every row.
         placeless: leave out where files are: only the last name of a path stays, because it says how the file is read;
-            the taxonomy and a model's directory are replaced by a mark. Their content is versioned by itself, so that the same
-            files in another directory give the same result.
+            the taxonomy and a model's directory are replaced by a mark. Their content is versioned by itself, so
+            that the same files in another directory give the same result.
 
     Returns:
         Values by section; `ABSENT` where there is none.

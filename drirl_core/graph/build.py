@@ -86,7 +86,7 @@ def build(
         raise ArtifactError(f"{node.name} needs {', '.join(missing)}, which {have} not been materialized")
     inputs = {name: versions[name] for name in node.inputs}
     named = contents(project.config, deciding(node, project.config))
-    code = code_version(node, project.config, named)  # of these contents, which are looked at again when it is done
+    code = code_version(node, project.config, named)  # of these contents, which are hashed again when it is done
     key = fingerprint(node.name, code, inputs)
     with store.building(node.name, key, reporter.log) as workspace:
         found = store.find(node.name, key)

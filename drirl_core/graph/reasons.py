@@ -148,7 +148,7 @@ def differences(before: Any, now: Any, where: str) -> Iterator[tuple[str, Any, A
     Args:
         before: plain data.
         now: plain data.
-        where: dotted name of both; rows of a list that have a `name` are told apart by it.
+        where: dotted name of both; rows of a list that have a `name` are identified by it.
     """
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for key in {**before, **now}:
@@ -190,7 +190,7 @@ def _named(rows: Any) -> bool:
 
 
 def hidden(name: str, value: Any) -> Any:
-    """Return a setting's value as people may read it: secrets are blanked out.
+    """Return a setting's value in a form safe to show: secrets are blanked out.
 
     Args:
         name: dotted name of the setting.

@@ -68,7 +68,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
     Args:
         low: smallest value shown.
-        high: largest value shown; values that are as good as equal are spread by one.
+        high: largest value shown; values that are almost equal are spread by one.
         count: intervals wanted.
 
     Returns:

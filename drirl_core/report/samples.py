@@ -1,6 +1,6 @@
 """Sample replies that are safe to show: cut short, and never an unsafe request that was answered.
 
-The rows are taken by the hash of the prompt, so nobody picked them.
+The rows are taken by the hash of the prompt, so they are not hand-picked.
 """
 
 from __future__ import annotations

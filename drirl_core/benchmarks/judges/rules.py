@@ -97,7 +97,7 @@ _UNIT_RUN = re.compile(rf"(\S.{{1,11}}?)\1{{{SAME_UNIT - 1},}}", re.DOTALL)
 
 
 def is_refusal(text: str) -> bool:
-    """Tell whether a reply declines, wholly or in part.
+    """Return whether a reply declines, wholly or in part.
 
     Args:
         text: the reply, with or without a Chain-of-Draft draft.
@@ -134,12 +134,12 @@ def label_reply(reply: str, prompt: str = "") -> Label:
 
 
 def is_empty(text: str) -> bool:
-    """Tell whether a text holds no letter and no digit."""
+    """Return whether a text holds no letter and no digit."""
     return not any(character.isalnum() for character in text)
 
 
 def is_echo(text: str, prompt: str) -> bool:
-    """Tell whether a text only repeats its prompt.
+    """Return whether a text only repeats its prompt.
 
     Args:
         text: the reply.
@@ -163,7 +163,7 @@ def is_echo(text: str, prompt: str) -> bool:
 
 
 def is_degenerate(text: str) -> bool:
-    """Tell whether a text loops or is made of runs of one character.
+    """Return whether a text loops or is made of runs of one character.
 
     Args:
         text: the reply.

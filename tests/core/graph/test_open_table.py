@@ -28,7 +28,7 @@ def config(tmp_path: Path) -> Config:
 
 
 def publish(config: Config, asset: str, tables: Mapping[str, list[dict[str, Any]]], inputs: str = "1") -> Artifact:
-    """Publish an artifact of tables whose columns are texts or whole numbers."""
+    """Publish an artifact of tables whose columns are texts or integers."""
     store, fingerprint = ArtifactStore(config.root), inputs * 16
     with store.building(asset, fingerprint) as workspace:
         for name, rows in tables.items():
