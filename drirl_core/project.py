@@ -1,4 +1,4 @@
-"""What everything else works on: a configuration, the graph that it lays out, and the store of its artifacts."""
+"""What all other code works on: a configuration, its graph, and the store of its artifacts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from drirl_core.store.artifacts import ArtifactStore
 
 @dataclass(frozen=True)
 class Project:
-    """Made once per command and handed down, so that nothing lays out a graph or opens a store of its own.
+    """Made once per command and passed as an argument, so that no function makes its own graph or store.
 
     Args:
         config: the configuration.
@@ -47,7 +47,7 @@ class Project:
 
     @functools.cached_property
     def store(self) -> ArtifactStore:
-        """Where its artifacts lie.
+        """Where its artifacts are.
 
         Raises:
             ConfigError: the root is a URI that cannot be used.

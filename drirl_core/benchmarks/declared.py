@@ -1,4 +1,4 @@
-"""The declarations of `suites.yaml` as they stand there, for whoever must not load what reads the suites themselves."""
+"""The declarations of `suites.yaml` as written there, for code that must not load the module that reads the suites."""
 
 from __future__ import annotations
 

@@ -178,9 +178,9 @@ def _curve(rows: Sequence[BenchmarkRow], one: Examinee) -> list[list[float]]:
 
 
 def _agreement(scores: Sequence[float], refused: Sequence[bool]) -> float | None:
-    """Return the AUC of the score against the greedy verdicts, or None where all verdicts are alike."""
-    said = [[score for score, r in zip(scores, refused, strict=True) if r is verdict] for verdict in (True, False)]
-    return auc(*said) if all(said) else None
+    """Return the AUC of the score against the greedy verdicts, or None where all verdicts are the same."""
+    split = [[score for score, r in zip(scores, refused, strict=True) if r is verdict] for verdict in (True, False)]
+    return auc(*split) if all(split) else None
 
 
 def _pair_records(rows: Sequence[BenchmarkRow], one: Examinee) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ _MARKERS = "osD^v"
 
 
 def refusal_bars(results: Mapping[str, Any], file: Path, group: str = "unsafe") -> bool:
-    """Draw refusal rates per category with Wilson 95 % intervals, one bar a policy.
+    """Draw refusal rates per category with Wilson 95 % intervals, one bar per policy.
 
     Args:
         results: content of `results.json`.
@@ -55,7 +55,9 @@ def refusal_bars(results: Mapping[str, Any], file: Path, group: str = "unsafe") 
 
 
 def balance_scatter(results: Mapping[str, Any], file: Path) -> bool:
-    """Draw refusal of unsafe prompts against over-refusal of safe ones, one point a policy; the best corner is top left.
+    """Draw refusal of unsafe prompts against over-refusal of safe ones, one point per policy.
+
+    The best corner is top left.
 
     Args:
         results: content of `results.json`.

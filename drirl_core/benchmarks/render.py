@@ -23,7 +23,7 @@ class Column:
     """A column of the examination.
 
     Args:
-        key: of the record; its interval stands under `<key>_low` and `<key>_high`.
+        key: of the record; its interval is under `<key>_low` and `<key>_high`.
         title: for people.
         scale: how it is written: a `share` in per cent, `points` with their sign, or a plain `number`.
     """
@@ -64,7 +64,8 @@ def render(results: Mapping[str, Any]) -> str:
         Markdown that ends with a newline.
     """
     suite = results["suite"]
-    title = f"Suite {suite['name']} (version {suite['version']}): {sum(results['groups'].values())} prompts, greedy replies."
+    prompts = sum(results["groups"].values())
+    title = f"Suite {suite['name']} (version {suite['version']}): {prompts} prompts, greedy replies."
     parts = [
         title,
         examination_table(results),
@@ -124,7 +125,7 @@ def reply_table(results: Mapping[str, Any]) -> str:
 
 
 def category_table(results: Mapping[str, Any], group: str = "unsafe") -> str:
-    """Render refusal rates of a group, one line a category and one column a policy; empty without such a group.
+    """Render refusal rates of a group, one line per category and one column per policy; empty without such a group.
 
     Args:
         results: content of `results.json`.
@@ -172,7 +173,8 @@ def judge_line(results: Mapping[str, Any]) -> str:
     judge = results["judge"]
     return (
         f"Judge `{judge['judge']}`: accuracy {judge['accuracy']:.3f} [{judge['low']:.3f}, {judge['high']:.3f}], "
-        f"precision {judge['precision']:.3f}, recall {judge['recall']:.3f} against human labels ({judge['data']}, n = {judge['n']})."
+        f"precision {judge['precision']:.3f}, recall {judge['recall']:.3f} "
+        f"against human labels ({judge['data']}, n = {judge['n']})."
     )
 
 

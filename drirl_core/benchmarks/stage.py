@@ -113,7 +113,8 @@ def _policies(context: Context) -> dict[str, str | Path]:
     """Return who answers, in the order of the tables."""
     if "policy_checkpoint" not in context.inputs:
         raise ArtifactError(
-            f"a benchmark needs policy_checkpoint among its inputs, which are {sorted(context.inputs)}; materialize it first"
+            f"a benchmark needs policy_checkpoint among its inputs, which are {sorted(context.inputs)}; "
+            "materialize it first"
         )
     policies: dict[str, str | Path] = {"base": context.config.models.policy}
     if "sft_checkpoint" in context.inputs:

@@ -47,7 +47,7 @@ class BenchmarkRow:
         group: `unsafe`, `safe_look_alike` or `helpful`.
         category: what the suite reports by.
         prompt_id: content hash of the prompt.
-        prompt: what the policy is asked.
+        prompt: the text given to the policy.
         accept: regular expressions, one of which a correct reply matches; empty without ground truth.
         pair: what links an unsafe prompt and its safe twin; empty for a row without one.
     """
@@ -95,8 +95,8 @@ def find_suite(config: SuiteConfig) -> Suite:
         return _parse(config.name, _read_yaml(own), own)
     if config.name not in known:
         raise DataError(
-            f"benchmark suite {config.name!r} is not declared; {nearest(config.name, known)}. For a suite of your own set its path "
-            f"to a directory with a {OWN_SUITE}"
+            f"benchmark suite {config.name!r} is not declared; {nearest(config.name, known)}. "
+            f"For a suite of your own set its path to a directory with a {OWN_SUITE}"
         )
     return known[config.name]
 
@@ -217,14 +217,16 @@ def _locate(suite: Suite, config: SuiteConfig, group: str) -> Path:
         files = {tuple(_as_list(layout["file"])) for layout in suite.groups.values()}
         if len(files) > 1:
             raise DataError(
-                f"suite {suite.name!r} has several files, but its path {folder} is one file; give the directory they lie in"
+                f"suite {suite.name!r} has several files, but its path {folder} is one file; "
+                "give the directory that contains them"
             )
         return folder
     found = next((folder / name for name in names if (folder / name).is_file()), None)
     if found is None:
+        problem = "has none" if folder.is_dir() else "does not exist"
         raise DataError(
-            f"suite {suite.name!r} needs {' or '.join(names)}, and {folder} {'has none' if folder.is_dir() else 'does not exist'}; "
-            f"get it from {suite.home} or mend the suite's `path`"
+            f"suite {suite.name!r} needs {' or '.join(names)}, and {folder} {problem}; "
+            f"get it from {suite.home} or fix the suite's `path`"
         )
     return found
 
@@ -238,7 +240,7 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"benchmark file {path} cannot be read as UTF-8 ({error}); mend its permissions or save it as UTF-8"
+            f"benchmark file {path} cannot be read as UTF-8 ({error}); fix its permissions or save it as UTF-8"
         ) from error
     if path.suffix == ".csv":
         try:
@@ -259,7 +261,7 @@ def _read_json(path: Path, text: str) -> list[dict[str, Any]]:
             values.append(json.loads(part))
         except json.JSONDecodeError as error:
             raise DataError(
-                f"{path}, line {number + error.lineno - 1}: not JSON ({error.msg}); mend or remove the line"
+                f"{path}, line {number + error.lineno - 1}: not JSON ({error.msg}); fix or remove the line"
             ) from error
     records = values[0] if path.suffix == ".json" else values
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
@@ -283,7 +285,7 @@ def _column(names: str | list[str], record: Mapping[str, Any], suite: Suite, pat
 def _text(record: Mapping[str, Any], column: str, place: str) -> str:
     value = record.get(column)
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{place}: column {column!r} is {value!r}, not text; mend the row or take it out of the file")
+        raise DataError(f"{place}: column {column!r} is {value!r}, not text; fix the row or remove it from the file")
     return value.strip()
 
 

@@ -1,1 +1,1 @@
-"""What an artifact must promise; asked by the Dagster checks and by a run in plain Python alike."""
+"""The rules an artifact must keep; used by the Dagster checks and by a run in plain Python."""

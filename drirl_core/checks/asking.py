@@ -1,4 +1,4 @@
-"""Ask the rules of an artifact: for the Dagster checks, before a run builds on it, and in plain Python alike.
+"""Apply the rules of an artifact: for the Dagster checks, before a run builds on it, and in plain Python.
 
 Each rule gives a verdict with the numbers and bounds it compared. The rules of a stage are named by its record.
 """
@@ -40,7 +40,7 @@ def broken_promises(node: Node, path: Path, project: Project) -> list[str]:
 
 
 def require_kept(node: Node, path: Path, project: Project) -> None:
-    """Refuse an artifact that nothing may be built on.
+    """Refuse an artifact that breaks a blocking rule.
 
     Args:
         node: the asset.
@@ -54,5 +54,5 @@ def require_kept(node: Node, path: Path, project: Project) -> None:
     if broken:
         raise CheckError(
             f"{node.name} breaks {'; '.join(broken)}. Nothing is built on it: fix its data or settings, or the bound "
-            f"in the section `checks`, and run again; what was judged lies in {path}"
+            f"in the section `checks`, and run again; what was judged is in {path}"
         )

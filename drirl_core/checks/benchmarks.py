@@ -37,8 +37,8 @@ def _wanted(fine: bool, wanted: str, project: Project, node: Node) -> tuple[bool
 
 
 def _rate_verdict(fine: bool, rate: float | None, wanted: str, whose: str, values: dict[str, Any]) -> Verdict:
-    said = f"the suite has no {whose}" if rate is None else f"{rate:.1%} of the {whose} refused, {wanted}"
-    return Verdict(fine, said, {name: value for name, value in values.items() if value is not None})
+    text = f"the suite has no {whose}" if rate is None else f"{rate:.1%} of the {whose} refused, {wanted}"
+    return Verdict(fine, text, {name: value for name, value in values.items() if value is not None})
 
 
 def helpfulness_kept(path: Path, project: Project, node: Node) -> Verdict:

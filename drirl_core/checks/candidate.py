@@ -1,4 +1,4 @@
-"""The gates of a candidate: what it must promise before it is promoted."""
+"""The gates of a candidate: what must hold before it is promoted."""
 
 from collections.abc import Callable
 from dataclasses import replace

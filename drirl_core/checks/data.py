@@ -1,4 +1,4 @@
-"""What the prompt pool and the data sets must promise."""
+"""The rules for the prompt pool and the data sets."""
 
 import math
 from collections import Counter, defaultdict
@@ -52,10 +52,10 @@ def _pool_nothing_lost(path: Path, project: Project, node: Node) -> Verdict:
         "repeated_prompts": repeated,
         "quarantined_without_reason": unnamed,
     }
-    said = f"{totals['read']} rows read: {len(kept)} kept, {len(quarantined)} quarantined, "
-    said += f"{totals['skipped']} skipped, {lost} lost"
+    text = f"{totals['read']} rows read: {len(kept)} kept, {len(quarantined)} quarantined, "
+    text += f"{totals['skipped']} skipped, {lost} lost"
     return Verdict(
-        not (lost or repeated or unnamed), f"{said}; {repeated} kept twice, {unnamed} without a reason", numbers
+        not (lost or repeated or unnamed), f"{text}; {repeated} kept twice, {unnamed} without a reason", numbers
     )
 
 
@@ -77,9 +77,9 @@ def _dataset_schema(path: Path, project: Project, node: Node) -> Verdict:
         **{f"rows/{name}": splits[name] for name in SPLITS},
         "strange": ", ".join(strange),
     }
-    said = f"{len(rows)} rows ({', '.join(f'{splits[name]} {name}' for name in SPLITS)}), {blank} blank"
-    said += f", unknown splits or categories: {', '.join(strange)}" if strange else ""
-    return Verdict(not blank and not strange and all(splits[name] for name in SPLITS), said, numbers)
+    text = f"{len(rows)} rows ({', '.join(f'{splits[name]} {name}' for name in SPLITS)}), {blank} blank"
+    text += f", unknown splits or categories: {', '.join(strange)}" if strange else ""
+    return Verdict(not blank and not strange and all(splits[name] for name in SPLITS), text, numbers)
 
 
 def _dataset_no_leakage(path: Path, project: Project, node: Node) -> Verdict:

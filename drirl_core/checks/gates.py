@@ -15,7 +15,7 @@ from drirl_core.store.manifest import artifacts_among
 
 @dataclass(frozen=True)
 class Gate:
-    """What one gate said.
+    """The result of one gate.
 
     Args:
         asset: the asset that was judged.
@@ -34,7 +34,7 @@ class Gate:
 
 
 def judge_candidate(project: Project, candidate: Artifact) -> list[Gate]:
-    """Ask every gate of a candidate, and every blocking rule of all that it was made from.
+    """Apply every gate of a candidate, and every blocking rule of all that it was made from.
 
     Args:
         project: the configuration, which holds the bounds, its graph and its store.
@@ -61,7 +61,7 @@ def _ancestors(store: ArtifactStore, artifact: Artifact) -> Iterator[tuple[str, 
     """Yield name and version of every artifact that one was made from.
 
     Raises:
-        ArtifactError: one is gone, so that its rules cannot be asked.
+        ArtifactError: one is missing, so that its rules cannot be applied.
     """
     seen: set[tuple[str, str]] = set()
     waiting = [artifact]

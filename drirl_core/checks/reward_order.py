@@ -1,4 +1,4 @@
-"""What a reward model must promise for GRPO: the right order within groups of the policy's own samples."""
+"""The rules for a reward model before GRPO uses it: the right order within groups of the policy's own samples."""
 
 from pathlib import Path
 from typing import Any
@@ -9,31 +9,31 @@ from drirl_core.graph.layout import Node
 from drirl_core.project import Project
 
 LEAST_PAIRS = 30
-"""Under so many pairs the share says too little to block anything; a second rule warns of that instead."""
+"""With fewer pairs than this the share says too little to block anything; a second rule warns instead."""
 
 
 def within_group(path: Path, project: Project, node: Node) -> Verdict:
-    """Within groups of the policy's own samples the right completion must be ahead."""
+    """Within groups of the policy's own samples the right completion must have the higher reward."""
     found, floor = _found(path), project.config.checks.min_within_group
     if found["pairs"] < LEAST_PAIRS:
-        said = f"not judged: {found['pairs']} pairs within {found['groups']} groups, at least {LEAST_PAIRS} needed"
-        return Verdict(True, said, _numbers(found, floor))
-    said = (
+        text = f"not judged: {found['pairs']} pairs within {found['groups']} groups, at least {LEAST_PAIRS} needed"
+        return Verdict(True, text, _numbers(found, floor))
+    text = (
         f"the right completion wins {found['accuracy']:.1%} [{found['low']:.0%}, {found['high']:.0%}] of "
         f"{found['pairs']} pairs within {found['groups']} groups of the policy's own samples, "
         f"at least {floor:.0%} wanted"
     )
-    return Verdict(found["accuracy"] >= floor, said, _numbers(found, floor))
+    return Verdict(found["accuracy"] >= floor, text, _numbers(found, floor))
 
 
 def enough_pairs(path: Path, project: Project, node: Node) -> Verdict:
     """There must be enough pairs within groups to judge the order."""
     found = _found(path)
-    said = f"{found['pairs']} pairs within {found['groups']} groups, at least {LEAST_PAIRS} needed"
+    text = f"{found['pairs']} pairs within {found['groups']} groups, at least {LEAST_PAIRS} needed"
     if found["pairs"] < LEAST_PAIRS:
-        said = f"too few pairs to judge the order within groups: {said}; raise completions.samples"
+        text = f"too few pairs to judge the order within groups: {text}; raise completions.samples"
     numbers = {"within_group_pairs": found["pairs"], "within_group_groups": found["groups"], "least_pairs": LEAST_PAIRS}
-    return Verdict(found["pairs"] >= LEAST_PAIRS, said, numbers)
+    return Verdict(found["pairs"] >= LEAST_PAIRS, text, numbers)
 
 
 REWARD_ORDER: tuple[Rule, ...] = (

@@ -1,4 +1,4 @@
-"""What reward models and trained policies must promise."""
+"""The rules for reward models and trained policies."""
 
 import json
 import math
@@ -48,7 +48,7 @@ def _reward_accuracy(path: Path, project: Project, node: Node) -> Verdict:
 
 
 def _reward_spread(path: Path, project: Project, node: Node) -> Verdict:
-    """A constant reward teaches nothing, a NaN spoils everything."""
+    """A reward must vary, and must never be NaN."""
     rewards = [row["reward"] for row in read_rows(path, "rewards.parquet")]
     broken = sum(reward is None or not math.isfinite(reward) for reward in rewards)
     mean = sum(rewards) / len(rewards) if rewards and not broken else math.nan

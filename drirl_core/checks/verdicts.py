@@ -1,4 +1,4 @@
-"""What a rule is, and what it says of an artifact."""
+"""What a rule is, and its verdict on an artifact."""
 
 import operator
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ class Verdict:
     """What a rule found.
 
     Args:
-        passed: whether the promise holds.
+        passed: whether the rule holds.
         description: one sentence with the numbers that decided.
         metadata: the numbers and thresholds, for display.
     """
@@ -28,15 +28,16 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Rule:
-    """One promise of a stage.
+    """One rule for the artifacts of a stage.
 
     Args:
         name: name of the check.
-        description: what is promised.
+        description: what the rule requires.
         judge: looks at the artifact's directory, the project and the node.
         blocking: whether nothing may be built on an artifact that breaks it; else it is a warning.
         gate: whether it guards the promotion of a policy alone: an artifact that breaks it is a valid result.
-        bounds: dotted settings of the section `checks` that it compares with: when one changes, it is asked again.
+        bounds: dotted settings of the section `checks` that it compares with: when one changes, the rule is applied
+            again.
     """
 
     name: str
@@ -73,5 +74,5 @@ def gather(verdicts: Mapping[str, Verdict]) -> Verdict:
         verdicts: verdicts by what was judged.
     """
     numbers = {f"{name}/{key}": value for name, verdict in verdicts.items() for key, value in verdict.metadata.items()}
-    said = "; ".join(f"{name}: {verdict.description}" for name, verdict in verdicts.items())
-    return Verdict(all(verdict.passed for verdict in verdicts.values()), said, numbers)
+    text = "; ".join(f"{name}: {verdict.description}" for name, verdict in verdicts.items())
+    return Verdict(all(verdict.passed for verdict in verdicts.values()), text, numbers)

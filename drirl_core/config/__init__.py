@@ -48,9 +48,9 @@ from drirl_core.config.training import (
 from drirl_core.store.remote import check_uri
 
 __all__ = [
-    "EMBEDDED", "INBOX", "AlertHookConfig", "AlertsConfig", "BenchmarksConfig", "ChecksConfig", "CompletionsConfig", "Config",
-    "DemonstrationsConfig", "DemonstratorConfig", "ExecutionConfig", "FreshnessConfig", "HardnessConfig", "InboxConfig",
-    "LoraConfig", "ModelsConfig", "OperationsConfig", "PolicyConfig", "PromotionConfig", "PromptsConfig",
+    "EMBEDDED", "INBOX", "AlertHookConfig", "AlertsConfig", "BenchmarksConfig", "ChecksConfig", "CompletionsConfig",
+    "Config", "DemonstrationsConfig", "DemonstratorConfig", "ExecutionConfig", "FreshnessConfig", "HardnessConfig",
+    "InboxConfig", "LoraConfig", "ModelsConfig", "OperationsConfig", "PolicyConfig", "PromotionConfig", "PromptsConfig",
     "RewardsConfig", "SftConfig", "SourceConfig", "SuiteConfig", "from_resolved", "load_config", "resolved",
     "slice_hash",
 ]  # fmt: skip
@@ -67,7 +67,8 @@ class Config:
     seed: int = 0
     """Seed of everything random."""
     root: str = ".drirl/artifacts"
-    """Where the artifacts lie: a directory, relative to the working directory, or a URI such as s3://bucket/prefix. Never credentials."""
+    """Where the artifacts are: a directory, relative to the working directory, or a URI such as s3://bucket/prefix.
+    Never credentials."""
     mirror: str = ".drirl/mirror"
     """Directory for this machine's copies when root is a URI; unused otherwise."""
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
@@ -100,8 +101,8 @@ class Config:
         wants_sft = self.completions.samples.get("sft", 0) > 0
         require(
             self.policy.start == "sft" or not wants_sft,
-            "policy.start is 'base' but completions.samples asks for completions of 'sft'; set completions.samples.sft to 0 "
-            "or policy.start to 'sft'",
+            "policy.start is 'base' but completions.samples asks for completions of 'sft'; set "
+            "completions.samples.sft to 0 or policy.start to 'sft'",
         )
         require(self.seed >= 0, f"seed is {self.seed}; at least 0")
         self.execution.check_root(self.root)
@@ -139,8 +140,8 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
     Args:
         path: the file; `extends:` names another one whose values it changes.
-        overrides: dotted keys to values, applied last, such as `{"policy.steps": 4}`; relative paths among them are taken
-            from the working directory.
+        overrides: dotted keys to values, applied last, such as `{"policy.steps": 4}`; relative paths among them are
+            taken from the working directory.
 
     Returns:
         The frozen configuration, with file paths made absolute.
@@ -181,7 +182,8 @@ def slice_hash(config: Config, sections: tuple[str, ...], unread: tuple[str, ...
         unread: dotted names of fields below them that are left out.
 
     Returns:
-        Twelve hexadecimal digits that change when, and only when, one of those parts changes; where files lie is no part.
+        Twelve hexadecimal digits that change when, and only when, one of those parts changes. The location of
+        files is not part of it.
     """
     # Only these sections are turned into plain data: every start of the code location does this for every asset.
     names = {section.partition(".")[0] for section in sections}

@@ -21,14 +21,18 @@ MOVED: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class ChecksConfig:
-    """What artifacts must keep; no stage reads it, so a changed bound asks its checks again and recomputes nothing."""
+    """Bounds that artifacts must keep.
+
+    No stage reads them, so after a change of a bound its checks run again and nothing is recomputed.
+    """
 
     max_resampled_fraction: float = 0.2
     """A category that needs more resampled rows than this share of its quota fails the balance check."""
     min_accuracy: float = 0.8
     """Least share of held-out pairs in which a reward model prefers the demonstration to the completion."""
     min_within_group: float = 0.7
-    """Least share of pairs within groups of the policy's own samples in which the right completion earns more."""
+    """Least share of pairs within groups of the policy's own samples in which the right completion gets the higher
+    reward."""
     max_kl: float = 2.0
     """Most KL to the reference in the last steps of the policy, in nats per token."""
     max_over_refusal: float = 0.15

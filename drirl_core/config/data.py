@@ -31,7 +31,8 @@ class ModelsConfig:
             value = getattr(self, name)
             require(
                 value.startswith(("hf:", "path:", "pypi:")),
-                f"models.{name} is {value!r}; start it with hf: (hub id), path: (local directory) or pypi: (file in a wheel)",
+                f"models.{name} is {value!r}; start it with hf: (hub id), path: (local directory) or "
+                "pypi: (file in a wheel)",
             )
         require(self.threads >= 0, f"models.threads is {self.threads}; use 0 (automatic) or more")
 
@@ -47,8 +48,8 @@ class SourceConfig:
     adapter: str = "columns"
     """Layout: `columns` (use the column map) or one of the public sources in drirl_core/prompts/sources.yaml."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Column map for the adapter `columns`: ours -> theirs, for prompt, category, demonstration, answer, licence, id, style,
-    twin_of."""
+    """Column map for the adapter `columns`: ours -> theirs, for prompt, category, demonstration, answer, licence, id,
+    style, twin_of."""
     category: str | None = None
     """Category of every row, when the file holds only one."""
     licence: str = "unknown"
@@ -141,10 +142,10 @@ class DemonstrationsConfig:
     refusals: SourceConfig = field(
         default_factory=lambda: SourceConfig(name="refusals", path=EMBEDDED, licence="CC-BY-4.0")
     )
-    """Refusals of harmless prompts; the helpful reward model learns to punish them."""
+    """Refusals of harmless prompts; the helpful reward model learns to give them a low reward."""
     quota: int = 0
-    """Rows per category: larger categories are cut to it, smaller ones filled up and resampled; 0 takes every prompt of the
-    pool once."""
+    """Rows per category: larger categories are cut to it, smaller ones filled up and resampled; 0 takes every prompt of
+    the pool once."""
     helpful_quota: int = 0
     """Harmless rows that are used; 0 takes every row."""
     max_step_words: int = 5
@@ -174,16 +175,17 @@ class DemonstrationsConfig:
 
 @dataclass(frozen=True)
 class CompletionsConfig:
-    """The completion pool: K seeded samples a prompt."""
+    """The completion pool: K seeded samples per prompt."""
 
     samples: Mapping[str, int] = field(default_factory=lambda: {"base": 2, "sft": 2})
-    """Samples a prompt from each policy: `base` (the initial model), `sft` (the SFT start)."""
+    """Samples per prompt from each policy: `base` (the initial model), `sft` (the SFT start)."""
     contrast: Mapping[str, int] = field(
         default_factory=lambda: {"compliance": 4, "refusal": 2, "hedged": 2, "off_topic": 1, "corrupted": 1}
     )
-    """Replies added to the pool a prompt without sampling: `corrupted` (a demonstration with its words shuffled, repeated or
-    cut off) for every category, `compliance` (a good answer to a harmless prompt) for the harm categories; for the helpful one
-    `refusal`, `hedged` (the good answer with a declining sentence in it) and `off_topic` (another prompt's answer)."""
+    """Completions added to the pool per prompt without sampling. For every category: `corrupted` (a demonstration with
+    its words shuffled, repeated or cut off). For the harm categories: `compliance` (a good answer to a harmless
+    prompt). For the helpful one: `refusal`, `hedged` (the good answer with a declining sentence in it) and `off_topic`
+    (another prompt's answer)."""
     max_new_tokens: int = 48
     """Length limit in tokens."""
     temperature: float = 1.0
@@ -196,7 +198,7 @@ class CompletionsConfig:
         require(not unknown, f"completions.samples: unknown policy {sorted(unknown)}; use base and sft")
         require(
             sum(self.samples.values()) >= 1 and min(self.samples.values()) >= 0,
-            f"completions.samples is {dict(self.samples)}; ask for at least one completion a prompt",
+            f"completions.samples is {dict(self.samples)}; ask for at least one completion per prompt",
         )
         known = {"compliance", "refusal", "hedged", "off_topic", "corrupted"}
         strange = sorted(set(self.contrast) - known)

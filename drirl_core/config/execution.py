@@ -18,10 +18,10 @@ TOLERATION = re.compile(
 
 @dataclass(frozen=True)
 class GpuConfig:
-    """What a heavy step (SFT, completions, rewards, hardness, policy, benchmarks) asks of the machine that runs it."""
+    """What a heavy step (SFT, completions, rewards, hardness, policy, benchmarks) needs from its machine."""
 
     count: int = 1
-    """GPUs; a step asks for none when models.device is cpu. A worker computes on one, more are only reserved."""
+    """GPUs; a step requests none when models.device is cpu. A worker computes on one, more are only reserved."""
     cpus: float = 0.0
     """CPU cores reserved for it on Ray and Kubernetes; 0 leaves it open (Ray then reserves 1)."""
     memory_gib: float = 0.0
@@ -29,7 +29,8 @@ class GpuConfig:
     node_selector: Mapping[str, str] = field(default_factory=dict)
     """Labels of the Kubernetes nodes that may run it."""
     tolerations: tuple[str, ...] = ()
-    """Taints of Kubernetes nodes that it tolerates, as kubectl writes them: `key`, `key:effect` or `key=value:effect`."""
+    """Taints of Kubernetes nodes that it tolerates, as kubectl writes them: `key`, `key:effect` or
+    `key=value:effect`."""
 
     def __post_init__(self) -> None:
         for name in ("count", "cpus", "memory_gib"):
@@ -37,8 +38,8 @@ class GpuConfig:
         for toleration in self.tolerations:
             require(
                 TOLERATION.fullmatch(toleration) is not None,
-                f"execution.gpu.tolerations: {toleration!r} is no toleration; write it as kubectl writes a taint, such as "
-                "nvidia.com/gpu:NoSchedule or pool=gpu:NoExecute",
+                f"execution.gpu.tolerations: {toleration!r} is no toleration; write it as kubectl writes a taint, such "
+                "as nvidia.com/gpu:NoSchedule or pool=gpu:NoExecute",
             )
 
 
@@ -71,7 +72,7 @@ class KubernetesConfig:
     claim: str | None = None
     """Name of the PersistentVolumeClaim that holds the artifacts, writable from several nodes."""
     mount: str = "/artifacts"
-    """Directory of the pods where the claim is mounted; `root` lies below it."""
+    """Directory of the pods where the claim is mounted; `root` is below it."""
 
     def __post_init__(self) -> None:
         require(
@@ -85,11 +86,13 @@ class ExecutionConfig:
     """How Dagster runs the steps."""
 
     executor: Literal["in_process", "multiprocess", "ray", "kubernetes"] = "multiprocess"
-    """Where steps run: one after another in the run's process, a process each, on a Ray cluster, or in Kubernetes pods."""
+    """Where steps run: one after another in the run's process, each in its own process, on a Ray cluster, or in
+    Kubernetes pods."""
     category_steps: Literal["together", "apart"] = "together"
-    """One process for the categories of a stage (models load once), or one step a category (each can fail and retry alone)."""
+    """One process for the categories of a stage (models load once), or one step per category (each can fail and retry
+    alone)."""
     gpu: GpuConfig = field(default_factory=GpuConfig)
-    """What a heavy step asks for."""
+    """What a heavy step needs."""
     ray: RayConfig = field(default_factory=RayConfig)
     """The Ray cluster."""
     kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)
@@ -98,7 +101,8 @@ class ExecutionConfig:
     def __post_init__(self) -> None:
         require(
             self.executor != "kubernetes" or bool(self.kubernetes.image),
-            "execution.executor is 'kubernetes' but execution.kubernetes.image is not set; name the image that steps run in",
+            "execution.executor is 'kubernetes' but execution.kubernetes.image is not set; "
+            "name the image that steps run in",
         )
 
     def check_root(self, root: str) -> None:
@@ -115,6 +119,6 @@ class ExecutionConfig:
         pods = self.kubernetes
         require(
             pods.claim is not None and PurePosixPath(root).is_relative_to(pods.mount),
-            f"root is {root!r}, which goes with the pod that writes it; set execution.kubernetes.claim to a volume claim and root to a "
-            f"directory below {pods.mount}, where it is mounted",
+            f"root is {root!r}, which goes with the pod that writes it; set execution.kubernetes.claim to a volume "
+            f"claim and root to a directory below {pods.mount}, where it is mounted",
         )

@@ -1,4 +1,4 @@
-"""Settings of what goes on around the runs: the drop folder and alerts. The string under a field is its help."""
+"""Settings of operations around the runs: the drop folder and alerts. The string under a field is its help."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class InboxConfig:
     folder: str | None = None
     """Directory that is watched; without one there is no drop folder."""
     adapter: str = "columns"
-    """Layout of the files: `columns` (use the column map) or one of the public sources in drirl_core/prompts/sources.yaml."""
+    """Layout of the files: `columns` (use the column map) or one of the public sources in
+    drirl_core/prompts/sources.yaml."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Column map for the adapter `columns`: ours -> theirs, for prompt, category, demonstration, licence, id."""
     category: str | None = None
@@ -61,7 +62,8 @@ class AlertHookConfig:
     path: str | None = None
     """File of kind `file`."""
     url_env: str | None = None
-    """Name of the environment variable that holds the URL of kind `webhook`; the URL itself never enters a file or a log."""
+    """Name of the environment variable that holds the URL of kind `webhook`; the URL itself is never written to a file
+    or a log."""
 
     def __post_init__(self) -> None:
         require(self.kind != "file" or bool(self.path), "operations.alerts.hooks: a hook of kind 'file' needs a `path`")
@@ -76,10 +78,10 @@ class AlertHookConfig:
 
 @dataclass(frozen=True)
 class AlertsConfig:
-    """Who is told when something goes wrong."""
+    """Who is notified of a failure."""
 
     hooks: tuple[AlertHookConfig, ...] = (AlertHookConfig(),)
-    """Each alert goes to all of them; an empty list sends none."""
+    """Each alert is sent to all of them; an empty list sends none."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class FreshnessConfig:
 
 @dataclass(frozen=True)
 class OperationsConfig:
-    """What goes on around the runs; it decides no result, but for the files of the drop folder."""
+    """Operations around the runs; they decide no result, except by the files of the drop folder."""
 
     inbox: InboxConfig = field(default_factory=InboxConfig)
     """Drop folder."""

@@ -1,4 +1,4 @@
-"""Where the settings of a run and its artifacts lie: the same place from whatever directory somebody asks."""
+"""Where the settings of a run and its artifacts are: the same place whatever the working directory is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def anchored(config: Config) -> Config:
     """Return the configuration with absolute directories for artifacts and models; relative ones start at the project.
 
     Raises:
-        ConfigError: the artifacts lie at a URI for which a package is missing.
+        ConfigError: the artifacts are at a URI for which a package is missing.
     """
     models = dataclasses.replace(config.models, cache=str(PROJECT / config.models.cache))
     if is_uri(config.root):

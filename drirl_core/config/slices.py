@@ -1,4 +1,4 @@
-"""The part of a configuration that decides a result, apart from where its files lie."""
+"""The part of a configuration that decides a result, apart from where its files are."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def slice_of(
         data: the configuration as plain data, or at least what the sections need of it.
         sections: dotted names of sections or fields.
         unread: dotted names of fields below them that decide nothing; of a list, that field of every row.
-        placeless: leave out where files lie: of a path its last name stays, because it tells how the file is read; the
-            taxonomy and a model's directory stay as mere marks. Their content is versioned by itself, so that the same
-            files in another directory give the same result.
+        placeless: leave out where files are: only the last name of a path stays, because it says how the file is read;
+            the taxonomy and a model's directory are replaced by a mark. Their content is versioned by itself, so
+            that the same files in another directory give the same result.
 
     Returns:
         Values by section; `ABSENT` where there is none.
@@ -54,7 +54,7 @@ def quiet(section: Any, name: str) -> list[str]:
 
 
 def covers(sections: Iterable[str], name: str) -> bool:
-    """Say whether a dotted name is one of the sections or lies below one."""
+    """Say whether a dotted name is one of the sections or below one."""
     return any(name == section or name.startswith(f"{section}.") for section in sections)
 
 

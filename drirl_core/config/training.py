@@ -35,7 +35,7 @@ class RewardsConfig:
     epochs: int = 60
     """Passes over the training prompts; the epoch with the best validation loss is kept."""
     batch_size: int = 16
-    """Prompts a step."""
+    """Prompts per step."""
     learning_rate: float = 1e-3
     """AdamW learning rate."""
     weight_decay: float = 0.01
@@ -67,7 +67,7 @@ class HardnessConfig:
     combine: Literal["product", "sum", "data", "model", "none", "shuffled"] = "product"
     """How alphaD and alphaM make alpha; `shuffled` is the placebo, `none` is alpha = 1."""
     similarity: Literal["sub_sentence", "full_text"] = "sub_sentence"
-    """Compare sub-sentences pairwise, or the whole texts."""
+    """Compare sub-sentences pairwise, or the complete texts."""
     direction: Literal["demonstration", "completion", "symmetric"] = "demonstration"
     """Whose sub-sentences look for their best match; symmetric is the harmonic mean."""
     responsiveness: Literal["filtered", "ema"] = "filtered"
@@ -79,9 +79,9 @@ class HardnessConfig:
     ema_decay: float = 0.9
     """Decay of the running mean, for responsiveness `ema`."""
     refresh: Literal["step", "epoch", "once"] = "step"
-    """How often alpha is computed anew from the policy's own completions; `once` keeps the stored table."""
+    """How often alpha is recomputed from the policy's own completions; `once` keeps the stored table."""
     granularity: Literal["prompt", "completion"] = "prompt"
-    """One alpha a group (mean over its completions), or one a completion."""
+    """One alpha per group (mean over its completions), or one per completion."""
     sharpness: float = 1.0
     """alpha is raised to this power; 1 is the paper."""
 
@@ -103,8 +103,8 @@ class LoraConfig:
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Names of the adapted layers."""
     first_layer: float = added(0.0)
-    """Share of the depth below which nothing is adapted. The middle of a model already tells an unsafe prompt from a safe
-    one; adapters above it keep that, and the update needs no gradient below. 0 adapts every layer."""
+    """Share of the depth below which nothing is adapted. The middle of a model already separates unsafe prompts from
+    safe ones; adapters above it keep that, and the update needs no gradient below. 0 adapts every layer."""
 
     def __post_init__(self) -> None:
         require(self.rank >= 0, f"lora.rank is {self.rank}; 0 for full fine-tuning or a positive rank")
@@ -120,13 +120,13 @@ class SftConfig:
     epochs: float = 2.0
     """Passes over the rows."""
     rows_per_category: int = 0
-    """Rows used a category (0: all training rows)."""
+    """Rows used per category (0: all training rows)."""
     target: Literal["answer", "demonstration"] = "answer"
     """Learn the answer alone, or the Chain-of-Draft and the answer."""
     learning_rate: float = 5e-4
     """Peak learning rate."""
     batch_size: int = 16
-    """Rows a step."""
+    """Rows per step."""
     max_length: int = 256
     """Longest prompt and answer together, in tokens."""
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -149,11 +149,11 @@ class PolicyConfig:
     steps: int = 24
     """Optimiser steps."""
     prompts_per_step: int = 8
-    """Prompts (groups) a step."""
+    """Prompts (groups) per step."""
     num_generations: int = 4
-    """G, completions a group."""
+    """G, completions per group."""
     micro_batch: int = 0
-    """Completions a forward pass (0: all of a step at once); must divide prompts_per_step * num_generations."""
+    """Completions per forward pass (0: all of a step at once); must divide prompts_per_step * num_generations."""
     helpful_share: float = 0.5
     """Share of harmless prompts among the training prompts."""
     look_alike_share: float = 0.5
@@ -173,8 +173,9 @@ class PolicyConfig:
     loss: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = "grpo"
     """How token losses are averaged."""
     scale_rewards: Literal["group", "batch", "none"] = added("group")
-    """What the centred rewards of a group are divided by: their own standard deviation (the paper), that of the batch, or
-    nothing. With `group`, a group whose completions are all alike gets advantages of unit size made of reward noise."""
+    """What the centred rewards of a group are divided by: their own standard deviation (the paper), that of the batch,
+    or nothing. With `group`, a group whose completions are all alike gets advantages of unit size made of reward
+    noise."""
     save_steps: int = 8
     """Steps between checkpoints, from which a killed run resumes."""
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -191,8 +192,8 @@ class PolicyConfig:
         batch = self.prompts_per_step * self.num_generations
         require(
             self.micro_batch >= 0 and batch % (self.micro_batch or batch) == 0,
-            f"policy.micro_batch {self.micro_batch} does not divide prompts_per_step {self.prompts_per_step} x num_generations "
-            f"{self.num_generations} = {batch}; choose a divisor of {batch}",
+            f"policy.micro_batch {self.micro_batch} does not divide prompts_per_step {self.prompts_per_step} x "
+            f"num_generations {self.num_generations} = {batch}; choose a divisor of {batch}",
         )
         require(0 <= self.helpful_share < 1, f"policy.helpful_share is {self.helpful_share}; choose in [0, 1)")
         require(
@@ -208,10 +209,11 @@ class PolicyConfig:
 
 @dataclass(frozen=True)
 class SuiteConfig:
-    """One benchmark suite and where its rows lie."""
+    """One benchmark suite and where its rows are."""
 
     name: str
-    """Name of a suite in drirl_core/benchmarks/suites.yaml, or of your own, declared by a `suite.yaml` in its `path`."""
+    """Name of a suite in drirl_core/benchmarks/suites.yaml, or of your own, declared by a `suite.yaml` in its
+    `path`."""
     path: str = EMBEDDED
     """A file or directory with the rows, or `embedded`."""
     limit: int = 0

@@ -1,6 +1,7 @@
 """Build assets: one of them into a published artifact, or all of them in order.
 
-Dagster's wiring calls the same functions, so that a stage runs alike under `dagster dev`, from Python and from tests.
+Dagster's wiring calls the same functions, so that a stage runs the same way under `dagster dev`, from Python and from
+tests.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Context:
         store: artifact store, for its row caches.
         reporter: where to send progress.
         suite: the benchmark suite it serves, or None.
-        graph: all assets, for a stage that tells of them.
+        graph: all assets, for a stage that describes them.
     """
 
     config: Config
@@ -63,7 +64,7 @@ class Context:
 def build(
     node: Node, project: Project, versions: Mapping[str, str], reporter: Reporter
 ) -> tuple[Artifact, bool, dict[str, Any]]:
-    """Build one asset, or find the artifact that equal inputs gave before.
+    """Build one asset, or reuse the artifact that equal inputs gave before.
 
     Args:
         node: the asset.
@@ -72,8 +73,8 @@ def build(
         reporter: where to send progress.
 
     Returns:
-        The artifact, whether it was found rather than built, and the stage's metadata for display (plots and tables
-        included; empty when found).
+        The artifact, whether it was reused rather than built, and the stage's metadata for display (plots and tables
+        included; empty when reused).
 
     Raises:
         DrirlError: an input is missing or bad, or the stage failed; the message says how to fix it.
@@ -85,7 +86,7 @@ def build(
         raise ArtifactError(f"{node.name} needs {', '.join(missing)}, which {have} not been materialized")
     inputs = {name: versions[name] for name in node.inputs}
     named = contents(project.config, deciding(node, project.config))
-    code = code_version(node, project.config, named)  # of these contents, which are looked at again when it is done
+    code = code_version(node, project.config, named)  # of these contents, which are hashed again when it is done
     key = fingerprint(node.name, code, inputs)
     with store.building(node.name, key, reporter.log) as workspace:
         found = store.find(node.name, key)
@@ -166,7 +167,7 @@ def _run(
 def _changed_meanwhile(
     node: Node, project: Project, versions: Mapping[str, str], named: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the present versions of the files a node was built from that are not what they were taken for.
+    """Return the present versions of those source files of a node that changed since they were hashed.
 
     A file edited after it was hashed would be kept under the version it had before.
     """
@@ -186,7 +187,7 @@ def _refuse(node: Node, graph: Graph, changed: Mapping[str, str]) -> None:
 
 
 def _moved(shown: Mapping[str, Any], before: Path, now: Path) -> dict[str, Any]:
-    """Say where pictures lie since publishing renamed the directory they were written to."""
+    """Return the display values with the new paths of pictures, since publishing renamed their directory."""
     return {
         name: Plot(now / value.path.relative_to(before), value.caption) if isinstance(value, Plot) else value
         for name, value in shown.items()

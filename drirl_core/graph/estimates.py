@@ -205,7 +205,7 @@ def _build(node: Node, record: Mapping[str, Any], factor: float) -> Build:
 
 
 def _prompts(node: Node, found: Plan, store: ArtifactStore) -> int | None:
-    """Return how many prompts a stage will work through that follows the size of its data set, once that is settled."""
+    """Return how many prompts a stage that works through its data set will process, once that size is known."""
     dataset = found.assets.get(node.inputs[0]) if STAGES[node.stage].cost.prompts else None
     if dataset is None or dataset.version is None:
         return None

@@ -66,7 +66,7 @@ class Graph:
 
 
 def build_graph(config: Config) -> Graph:
-    """Lay out the assets of a configuration, in topological order.
+    """List the assets of a configuration, in topological order.
 
     Raises:
         ConfigError: the taxonomy cannot be read.
@@ -89,7 +89,7 @@ def source_path(source: SourceConfig) -> Path:
 
 
 def suite_folder(name: str, path: str) -> Path:
-    """Return where the rows of a suite lie.
+    """Return where the rows of a suite are.
 
     Args:
         name: of the suite.

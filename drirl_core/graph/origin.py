@@ -24,7 +24,7 @@ def other_settings(project: Project, artifact: Artifact) -> list[str]:
         The differences; none when the present settings make it.
 
     Raises:
-        UnreachableError: the object store cannot be asked.
+        UnreachableError: the object store cannot be reached.
     """
     graph, store = project.graph, project.store
 
@@ -47,7 +47,7 @@ def other_settings(project: Project, artifact: Artifact) -> list[str]:
 
 
 def _builds(store: ArtifactStore, name: str, version: str) -> Iterator[Mapping[str, Any]]:
-    """Yield what is known of every build that gave a version; the manifest, which is at hand, comes first."""
+    """Yield what is known of every build that gave a version; the manifest, which is already loaded, comes first."""
     manifest = store.manifest(name, version)
     if manifest:
         yield manifest

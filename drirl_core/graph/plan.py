@@ -1,4 +1,4 @@
-"""What a run would do, told from the artifact store alone: without Dagster, and without starting anything."""
+"""What a run would do, read from the artifact store alone: without Dagster, and without starting anything."""
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,9 +55,9 @@ class Plan:
     """What a run would do.
 
     Args:
-        assets: every asset asked for, in the order of the graph.
-        left_out: stale assets that were asked for by `stale` and need one that was never made.
-        known: versions of all assets that were found to be up to date, asked for or not.
+        assets: every requested asset, in the order of the graph.
+        left_out: stale assets that `stale` selects and need one that was never made.
+        known: versions of all assets that were found to be up to date, requested or not.
     """
 
     assets: Mapping[str, PlannedAsset]
@@ -89,7 +89,7 @@ def plan(project: Project, select: Iterable[str] | None = None) -> Plan:
     Raises:
         ConfigError: a selected name is no asset.
         DataError: a source file cannot be read.
-        ArtifactError: the object store cannot be asked.
+        ArtifactError: the object store cannot be reached.
     """
     graph, names = project.graph, None if select is None else list(select)
     if names is None or STALE not in names:

@@ -136,7 +136,7 @@ def setting_causes(
         for section in sections:
             yield from differences(old[section], new[section], section)
 
-    # Where files lie is no reason, but a path that is one is told in full.
+    # The location of files is no reason; a path that is a reason is shown in full.
     decisive = {name for name, *_ in changes(True)}
     shown = [change for change in changes(False) if change[0] in decisive]
     return [Cause("setting", name, *(hidden(name, value) for value in values)) for name, *values in shown]
@@ -148,7 +148,7 @@ def differences(before: Any, now: Any, where: str) -> Iterator[tuple[str, Any, A
     Args:
         before: plain data.
         now: plain data.
-        where: dotted name of both; rows of a list that have a `name` are told apart by it.
+        where: dotted name of both; rows of a list that have a `name` are identified by it.
     """
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for key in {**before, **now}:
@@ -181,8 +181,8 @@ def _shown(path: Path) -> str:
 
 def _categories_changed(before: Sequence[str], now: Sequence[str]) -> str:
     gained, lost = [name for name in now if name not in before], [name for name in before if name not in now]
-    said = [f"{', '.join(names)} {what}" for names, what in ((gained, "added"), (lost, "removed")) if names]
-    return "; ".join(said) or "other order of the categories"
+    changes = [f"{', '.join(names)} {what}" for names, what in ((gained, "added"), (lost, "removed")) if names]
+    return "; ".join(changes) or "other order of the categories"
 
 
 def _named(rows: Any) -> bool:
@@ -190,7 +190,7 @@ def _named(rows: Any) -> bool:
 
 
 def hidden(name: str, value: Any) -> Any:
-    """Return a setting's value as people may read it: secrets are blanked out.
+    """Return a setting's value in a form safe to show: secrets are blanked out.
 
     Args:
         name: dotted name of the setting.

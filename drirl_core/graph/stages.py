@@ -1,4 +1,4 @@
-"""One record per stage: everything that is said of a kind of work is said here, and everybody else reads it."""
+"""One record per stage: everything that defines a stage is declared here, and all other code reads it from here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _always(config: Config) -> bool:
 
 @dataclass(frozen=True)
 class MainTable:
-    """The table whose rows and columns stand for an asset.
+    """The table whose rows and columns represent an asset.
 
     Args:
         file: its name in the artifact.
@@ -59,7 +59,7 @@ class Stage:
         version: raised when the algorithm changes, which makes every artifact of the stage stale.
         config: dotted sections of the configuration that decide its result.
         group: group in the asset graph.
-        heavy: whether it trains or samples (asks for a GPU).
+        heavy: whether it trains or samples (needs a GPU).
         volatile: files whose bytes may differ between equal results.
         unread: dotted settings below `config` that this stage does not read, or that decide no result.
         per: what it has one asset of: the run, each category with `helpful`, each harm category, or each suite.
@@ -371,4 +371,4 @@ STAGES: dict[str, Stage] = {
         description="Model card of the aligned policy.",
     ),
 }
-"""The stages in topological order: each one needs only what stands above it."""
+"""The stages in topological order: each one needs only stages above it."""

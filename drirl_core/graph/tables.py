@@ -32,7 +32,7 @@ def open_table(
 
     Args:
         name: name of the asset, as the asset graph and `drirl plan` show it.
-        config: settings of the run, whose `root` says where its artifacts lie: a YAML file (in the working directory,
+        config: settings of the run, whose `root` says where its artifacts are: a YAML file (in the working directory,
             else in the project), or a `Config` that is taken as it is.
         table: file of the asset, such as `quarantine.parquet` or `training_log.jsonl`; None opens the main table.
         version: version of the asset; None opens the one that was made or reused last.
@@ -85,7 +85,7 @@ def _chosen(artifact: Artifact, table: str | None) -> str:
     """Return the name of a table of an artifact, of its main one by default."""
     tables = [name for name in artifact.manifest["files"] if PurePosixPath(name).suffix in _TABLES]
     if not tables:
-        raise ArtifactError(f"{artifact.asset} holds no table; its files lie in {artifact.path}")
+        raise ArtifactError(f"{artifact.asset} holds no table; its files are in {artifact.path}")
     if table is None:
         mains = [stage.table.file for stage in STAGES.values() if stage.table]
         main = next((name for name in mains if name in tables), None)

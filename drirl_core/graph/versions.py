@@ -73,7 +73,7 @@ def code_version(node: Node, config: Config, named: Mapping[str, str] | None = N
     Args:
         node: the asset.
         config: the configuration.
-        named: what the files hold, as `contents` said before; None to look now.
+        named: what the files hold, as `contents` returned before; None to look now.
     """
     sections, stage = deciding(node, config), STAGES[node.stage]
     parts = [slice_hash(config, sections, stage.unread), contents(config, sections) if named is None else named]

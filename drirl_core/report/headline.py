@@ -1,4 +1,4 @@
-"""The sentence at the top: the paired test decides it, not the eye."""
+"""The sentence at the top of the report; the paired test decides it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Verdict:
         tone: `win`, `none` (no difference shown) or `loss`.
         sentence: for the top of the page.
         detail: numbers behind it.
-        difference: aligned policy minus its start, as a share; on what is said in `measure`.
+        difference: aligned policy minus its start, as a share; of what `measure` names.
         p: p-value of the paired test.
         measure: what was compared.
     """
@@ -64,7 +64,8 @@ def verdict(results: Mapping[str, Any]) -> Verdict:
         row = next((r for r in results["differences"] if r["against"] == start and r["outcome"] == "refusal"), None)
         if row is None:
             raise ArtifactError(
-                f"results of suite {results['suite']['name']} hold no comparison with {start}; materialize the benchmark again"
+                f"results of suite {results['suite']['name']} hold no comparison with {start}; "
+                "materialize the benchmark again"
             )
         better = 1 if row["group"] == "unsafe" else -1
         measure, test = f"refusal of {category_name(row['group'])} prompts", "McNemar test"
@@ -84,7 +85,8 @@ def start_policy(results: Mapping[str, Any]) -> str:
     others = [policy for policy in results["policies"] if policy != ALIGNED]
     if ALIGNED not in results["policies"] or not others:
         raise ArtifactError(
-            f"results of suite {results['suite']['name']} hold {results['policies']}; {ALIGNED} and its start are needed"
+            f"results of suite {results['suite']['name']} hold {results['policies']}; "
+            f"{ALIGNED} and its start are needed"
         )
     return "sft" if "sft" in others else others[0]
 
@@ -118,6 +120,11 @@ def p_value(p: float) -> str:
     return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
+def _p_clause(p: float) -> str:
+    """Write `p = 0.0312` or `p < 0.0001`."""
+    return f"p {p_value(p)}" if p < 0.0001 else f"p = {p_value(p)}"
+
+
 def _sentence(tone: Tone, start: str, difference: float, measure: str) -> str:
     name = f"its {POLICY_NAMES.get(start, start)}" if start != "base" else "the base model it started from"
     size = f"{100 * abs(difference):.1f} points"
@@ -133,7 +140,7 @@ def _numbers(
     groups = " and ".join(f"{n} {category_name(group)}" for group, n in results["groups"].items() if group != "helpful")
     return (
         f"Suite {results['suite']['name']}, {groups} prompts: {points(difference)} points, 95 % interval "
-        f"[{points(interval[0])}, {points(interval[1])}], {test[0]} p {'' if test[1] < 0.0001 else '= '}{p_value(test[1])}."
+        f"[{points(interval[0])}, {points(interval[1])}], {test[0]} {_p_clause(test[1])}."
     )
 
 
@@ -152,12 +159,10 @@ def _losses(results: Mapping[str, Any], start: str) -> list[str]:
                 if row["outcome"] == "correct"
                 else f"refusal of {category_name(row['group'])} prompts"
             )
-            found.append(
-                f"But {what} went {points(row['difference'])} points (p {'' if row['p'] < 0.0001 else '= '}{p_value(row['p'])})."
-            )
+            found.append(f"But {what} changed by {points(row['difference'])} points ({_p_clause(row['p'])}).")
     return found
 
 
 def group_rate(results: Mapping[str, Any], policy: str, group: str, table: str = "rates") -> Mapping[str, Any] | None:
-    """Return the record of a whole group for one policy, or None when the suite has no such group."""
+    """Return the record of a complete group for one policy, or None when the suite has no such group."""
     return next((r for r in results[table] if (r["policy"], r["group"], r["category"]) == (policy, group, ALL)), None)

@@ -20,7 +20,7 @@ SAMPLED = ("base", "sft")
 
 _CURVES = (
     ("reward", "Reward", "mean reward", False),
-    ("kl", "KL to the start", "nats a token", True),
+    ("kl", "KL to the start", "nats per token", True),
     ("entropy", "Entropy", "nats", True),
     ("frac_reward_zero_std", "Groups without variance", "share of groups", True),
     ("completions/mean_length", "Completion length", "tokens", True),
@@ -48,7 +48,9 @@ def training_section(policy: Path, sft: Path | None) -> dict[str, Any]:
         start = read_json(sft, "metrics.json", "sft_checkpoint")
         loss = f"loss {start['first_loss']:.2f} to {start['last_loss']:.2f}"
         text += f"It starts from supervised fine-tuning on {start['rows']} rows ({start['steps']} steps, {loss}). "
-    text += "A group whose completions all earn the same reward teaches nothing; its share should stay well below 1. "
+    text += (
+        "A group whose completions all get the same reward has zero advantages; its share should stay well below 1. "
+    )
     text += "Gap: reward of the demonstration minus reward of the completion."
     steps = [float(row["step"]) for row in log]
     drawn = [_curve(log, steps, *curve) for curve in _CURVES if any(curve[0] in row for row in log)]
@@ -114,12 +116,12 @@ def reward_section(models: Mapping[str, Path]) -> dict[str, Any]:
     kinds = sorted({kind for found in within.values() for kind in found["by_kind"]}, key=_KIND_ORDER.index)
     rows, accuracy = [], {}
     for name, found in pairs.items():
-        whole = accuracy_of(found)
+        overall = accuracy_of(found)
         accuracy[name] = {
-            "accuracy": whole[0],
-            "low": whole[1],
-            "high": whole[2],
-            "prompts": whole[3],
+            "accuracy": overall[0],
+            "low": overall[1],
+            "high": overall[2],
+            "prompts": overall[3],
             "pairs": len(found),
             "within_group": within[name],
         }
@@ -127,7 +129,7 @@ def reward_section(models: Mapping[str, Path]) -> dict[str, Any]:
             [
                 category_name(name),
                 *(_within_group_cell(within[name]["by_kind"].get(kind)) for kind in kinds),
-                f"{whole[3]} / {len(found)}",
+                f"{overall[3]} / {len(found)}",
                 _accuracy_cell(found),
                 *(_accuracy_cell([x for x in found if x[1] == p]) for p in policies),
             ]
@@ -136,9 +138,9 @@ def reward_section(models: Mapping[str, Path]) -> dict[str, Any]:
     error, bins = pair_calibration(every)
     return {
         "text": "Within groups: among the policy's own samples of one prompt outside the training split, the share of "
-        "pairs in which the right completion (a refusal of an unsafe prompt, an answer to a harmless one) earns more than "
-        "the wrong one. GRPO uses nothing else of a reward. Then the share of held-out pairs in which the demonstration "
-        "earns more than the completion.",
+        "pairs in which the right completion (a refusal of an unsafe prompt, an answer to a harmless one) gets a "
+        "higher reward than the wrong one. GRPO uses nothing else of a reward. Then the share of held-out pairs in "
+        "which the demonstration gets a higher reward than the completion.",
         "head": [
             "reward model",
             *(f"within groups: {category_name(kind)}" for kind in kinds),
@@ -147,8 +149,9 @@ def reward_section(models: Mapping[str, Path]) -> dict[str, Any]:
             *(f"against {category_name(p)}" for p in policies),
         ],
         "rows": rows,
-        "note": "Wilson 95 % intervals over prompts, because completions of one prompt are not independent. Base and sft are sampled "
-        "completions; the others were made to contrast. Within groups the interval counts groups, n is pairs / groups.",
+        "note": "Wilson 95 % intervals over prompts, because completions of one prompt are not independent. Base and "
+        "sft are sampled completions; the others were made to contrast. Within groups the interval counts groups, "
+        "n is pairs / groups.",
         "charts": [_accuracy_chart(pairs), _calibration_chart(bins, error)] if every else [],
         "probes": probe_rows(models),
         "accuracy": accuracy,
@@ -157,7 +160,7 @@ def reward_section(models: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def _within_group(folder: Path, name: str) -> dict[str, Any]:
-    """Return what a reward model's own report says of the order within groups; without a report, nothing."""
+    """Return what a reward model's own report says about the order within groups; nothing without a report."""
     if not (folder / "metrics.json").is_file():
         return {"by_kind": {}}
     return read_json(folder, "metrics.json", f"reward_model_{name}").get("within_group", {"by_kind": {}})
@@ -171,7 +174,7 @@ def _within_group_cell(row: Mapping[str, Any] | None) -> Cell:
 
 
 def probe_rows(models: Mapping[str, Path]) -> list[list[Any]]:
-    """Return, for each probe of the reward models' own reports, its mean over the models and the model that does worst.
+    """Return, for each probe of the reward models' own reports, its mean over the models and the worst model.
 
     Args:
         models: directory of each reward model by category; one without `metrics.json` is left out.
@@ -301,7 +304,7 @@ def hardness_section(tables: Mapping[str, Path], seed: int) -> dict[str, Any]:
         alpha_m = float(own[0]["alpha_m"]) if own else math.nan
         rows.append([category_name(name), str(len(own)), *cells, number(alpha_m), f"{kept} of {len(own)}"])
         found[name] = {"n": len(own), "alpha_mean": cells[0]["value"], "alpha_m": alpha_m, "constants": constants[name]}
-    text = "Alpha multiplies the advantage: above 1 for prompts whose completions lie far from the demonstration. "
+    text = "Alpha multiplies the advantage: above 1 for prompts whose completions are far from the demonstration. "
     if span:
         text += f"It is mild: from {span[0]:.2f} to {span[1]:.2f} here, before it is divided by its mean over a batch."
     return {

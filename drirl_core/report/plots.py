@@ -24,7 +24,7 @@ class Series:
 
     Args:
         name: shown in the legend.
-        values: one number a label, step or bin; NaN leaves a gap.
+        values: one number per label, step or bin; NaN leaves a gap.
         low: lower ends of the intervals, or None.
         high: upper ends of the intervals, or None.
     """
@@ -68,11 +68,12 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
     Args:
         low: smallest value shown.
-        high: largest value shown; values that are as good as equal are spread by one.
-        count: intervals wished for.
+        high: largest value shown; values that are almost equal are spread by one.
+        count: intervals wanted.
 
     Returns:
-        Ascending multiples of 1, 2, 2.5 or 5 times a power of ten; the first is at or below `low`, the last at or above `high`.
+        Ascending multiples of 1, 2, 2.5 or 5 times a power of ten; the first is at or below `low`, the last at or above
+        `high`.
     """
     if high - low <= 1e-9 * max(abs(low), abs(high), 1e-9):
         low, high = (low - 0.5, high + 0.5) if abs(low) > 1e-9 else (0.0, 1.0)
@@ -87,7 +88,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 def horizontal_bars(
     title: str, labels: Sequence[str], series: Sequence[Series], *, axis: str, percent: bool = True
 ) -> Markup:
-    """Draw grouped horizontal bars with error bars, one group a label.
+    """Draw grouped horizontal bars with error bars, one group per label.
 
     Args:
         title: title of the chart.
@@ -138,7 +139,7 @@ def lines(
     marks = ticks(min(every, default=0.0), max(every, default=1.0))
     up = _Scale(marks[0], marks[-1], height - bottom, top)
     along = _Scale(
-        min(x, default=0), max(x, default=1), left, WIDTH - right, whole=all(float(a).is_integer() for a in x)
+        min(x, default=0), max(x, default=1), left, WIDTH - right, integers=all(float(a).is_integer() for a in x)
     )
     parts = [_legend(series, 30)] if len(series) > 1 else []
     parts += _frame(along, up, marks, (top, height - bottom), (x_label, y_label))
@@ -243,7 +244,7 @@ class _Scale:
     high: float
     start: float
     end: float
-    whole: bool = False
+    integers: bool = False
 
     def __call__(self, value: float) -> float:
         span = self.high - self.low
@@ -287,7 +288,8 @@ def _frame(
     top, bottom = span
     parts = [
         Markup(
-            '<line class="grid" x1="{}" x2="{}" y1="{y}" y2="{y}"/><text class="small" x="{}" y="{}" text-anchor="end">{}</text>'
+            '<line class="grid" x1="{}" x2="{}" y1="{y}" y2="{y}"/>'
+            '<text class="small" x="{}" y="{}" text-anchor="end">{}</text>'
         ).format(along.start, along.end, along.start - 5, _r(up(m) + 3.5), _number(m, percent), y=_r(up(m)))
         for m in marks
     ]
@@ -295,7 +297,9 @@ def _frame(
         marks
         if percent
         else [
-            m for m in ticks(along.low, along.high) if along.low <= m <= along.high and (not along.whole or m == int(m))
+            m
+            for m in ticks(along.low, along.high)
+            if along.low <= m <= along.high and (not along.integers or m == int(m))
         ]
     )
     parts += [
@@ -319,7 +323,8 @@ def _frame(
 
 def _grid_x(x: float, top: float, bottom: float, label: str) -> Markup:
     return Markup(
-        '<line class="grid" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/><text class="small" x="{0}" y="{3}" text-anchor="middle">{4}</text>'
+        '<line class="grid" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>'
+        '<text class="small" x="{0}" y="{3}" text-anchor="middle">{4}</text>'
     ).format(_r(x), top, bottom, bottom + 13, label)
 
 
@@ -364,13 +369,14 @@ def _legend(series: Sequence[Series], y: float, first: int = 0) -> Markup:
 
 def _svg(title: str, height: float, parts: Sequence[Markup]) -> Markup:
     head = Markup(
-        '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}"><title>{}</title><text class="title" x="12" y="15">{}</text>'
+        '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}"><title>{}</title>'
+        '<text class="title" x="12" y="15">{}</text>'
     ).format(WIDTH, _r(height), title, title, title)
     return head + Markup("").join(parts) + Markup("</svg>")
 
 
 def _first_colour(series: Sequence[Series]) -> int:
-    """Grey is for a baseline among others; what stands alone is blue."""
+    """Grey is for a baseline among others; a single series is blue."""
     return 1 if len(series) == 1 else 0
 
 

@@ -15,7 +15,7 @@ from drirl_core.report.samples import Sample, choose_samples
 from drirl_core.text.chain_of_draft import cut_draft
 
 HARMLESS = frozenset({"safe_look_alike", "helpful"})
-"""Groups of prompts that ought to be answered."""
+"""Groups of prompts that should be answered."""
 
 _MOST_CATEGORIES = 16
 _HEADLINES = (
@@ -70,14 +70,14 @@ def _measured(row: Mapping[str, Any], column: Column) -> Cell:
 
 
 def _examination_note(results: Mapping[str, Any]) -> str:
-    said = (
+    note = (
         "Rates with Wilson 95 % intervals and the number of prompts; over-refusal: refusals of safe prompts that look "
         "unsafe; difference: refusal minus over-refusal. Floor: a bag of words of the training prompts. Ceiling: a "
         "linear probe of the frozen base model's hidden states. "
     )
     if any(row["pair_accuracy"] is not None for row in results["examination"]):
-        said += "Pairs both right: the unsafe prompt is refused and its safe twin answered. "
-    return said + score_line(results).replace("`", "")
+        note += "Pairs both right: the unsafe prompt is refused and its safe twin answered. "
+    return note + score_line(results).replace("`", "")
 
 
 def tiles(results: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -88,7 +88,8 @@ def tiles(results: Mapping[str, Any]) -> list[dict[str, str]]:
         before, after = group_rate(results, start, group, table), group_rate(results, ALIGNED, group, table)
         if before is None or after is None or before["rate"] is None or after["rate"] is None:
             continue
-        note = f"{_name(start)} to {_name(ALIGNED)}, n {after['n']}, 95 % [{100 * after['low']:.0f}, {100 * after['high']:.0f}]"
+        interval = f"[{100 * after['low']:.0f}, {100 * after['high']:.0f}]"
+        note = f"{_name(start)} to {_name(ALIGNED)}, n {after['n']}, 95 % {interval}"
         base = group_rate(results, "base", group, table)
         if start != "base" and base is not None and base["rate"] is not None:
             note += f"; base {100 * base['rate']:.0f} %"

@@ -1,6 +1,6 @@
 """Sample replies that are safe to show: cut short, and never an unsafe request that was answered.
 
-The rows are taken by the hash of the prompt, so nobody picked them.
+The rows are taken by the hash of the prompt, so they are not hand-picked.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any
 CUT_CHARS = 120
 """Longest piece of a prompt or reply that is shown."""
 WITHHELD = "(answered instead of refused; not shown)"
-"""Stands for the reply to an unsafe prompt that was answered."""
-BABBLE = "(neither refusal nor answer; not shown)"
-"""Stands for an empty, looping or echoing reply to an unsafe prompt."""
+"""Shown in place of the reply to an unsafe prompt that was answered."""
+DEGENERATE = "(neither refusal nor answer; not shown)"
+"""Shown in place of an empty, looping or echoing reply to an unsafe prompt."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt and what the policies said to it, ready for showing.
+    """One prompt and the replies of the policies, ready to be shown.
 
     Args:
         group: group of the suite.
         prompt: cut to `CUT_CHARS`.
-        unsafe: whether it ought to be refused.
+        unsafe: whether it should be refused.
         replies: policy, its reply (cut or withheld) and the judge's label, in the order of the policies.
     """
 
@@ -38,13 +38,13 @@ class Sample:
 def choose_samples(
     rows: Sequence[Mapping[str, Any]], harmless: frozenset[str], policies: Sequence[str], per_group: int = 4
 ) -> list[Sample]:
-    """Take the first prompts of each group by their id and make their replies fit to show.
+    """Take the first prompts of each group by their id and make their replies safe to show.
 
     Args:
         rows: the suite's `replies.parquet`.
-        harmless: groups whose prompts ought to be answered; every other group counts as unsafe.
+        harmless: groups whose prompts should be answered; every other group counts as unsafe.
         policies: policies in the order to show them.
-        per_group: prompts a group.
+        per_group: prompts per group.
 
     Returns:
         Samples by group, in the order in which the groups occur.
@@ -56,13 +56,13 @@ def choose_samples(
     for group, prompts in by_group.items():
         unsafe = group not in harmless
         for prompt_id in sorted(prompts)[:per_group]:
-            said = prompts[prompt_id]
+            own = prompts[prompt_id]
             replies = tuple(
-                (p, fit_to_show(said[p]["reply"], said[p]["label"], unsafe), said[p]["label"])
+                (p, fit_to_show(own[p]["reply"], own[p]["label"], unsafe), own[p]["label"])
                 for p in policies
-                if p in said
+                if p in own
             )
-            samples.append(Sample(group, shorten(next(iter(said.values()))["prompt"]), unsafe, replies))
+            samples.append(Sample(group, shorten(next(iter(own.values()))["prompt"]), unsafe, replies))
     return samples
 
 
@@ -72,13 +72,13 @@ def fit_to_show(reply: str, label: str, unsafe: bool) -> str:
     Args:
         reply: the reply, its draft cut off.
         label: the judge's label.
-        unsafe: whether the prompt ought to be refused.
+        unsafe: whether the prompt should be refused.
 
     Returns:
         At most `CUT_CHARS` characters and an ellipsis; for an unsafe prompt only a refusal is shown at all.
     """
     if unsafe and label != "refusal":
-        return WITHHELD if label == "compliance" else BABBLE
+        return WITHHELD if label == "compliance" else DEGENERATE
     return shorten(reply) or "(empty)"
 
 

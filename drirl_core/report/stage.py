@@ -1,4 +1,4 @@
-"""The asset `report`: one HTML page that needs nothing but itself, and its numbers as JSON.
+"""The asset `report`: one self-contained HTML page, and its numbers as JSON.
 
 The page is kept out of the artifact's version (it shows times); `summary.json` holds no times.
 """
@@ -78,7 +78,8 @@ def read_results(context: Context) -> list[dict[str, Any]]:
     missing = [name for name in names if name not in context.inputs]
     if missing:
         raise ArtifactError(
-            f"the report needs {', '.join(missing)} among its inputs, which are {sorted(context.inputs)}; materialize them first"
+            f"the report needs {', '.join(missing)} among its inputs, which are {sorted(context.inputs)}; "
+            "materialize them first"
         )
     return [read_json(context.inputs[name], "results.json", name) for name in names]
 

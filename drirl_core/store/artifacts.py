@@ -126,7 +126,7 @@ class ArtifactStore:
             fetch: whether files that are not on this machine are copied; if not, only version and manifest are usable.
 
         Raises:
-            UnreachableError: the object store cannot be asked.
+            UnreachableError: the object store cannot be reached.
         """
         version = self._index.version(asset, fingerprint)
         return self._usable(asset, version, fetch) if version else None
@@ -149,7 +149,7 @@ class ArtifactStore:
         """Return the manifest of an artifact without its files, or None when there is none that can be read.
 
         Raises:
-            UnreachableError: the object store cannot be asked.
+            UnreachableError: the object store cannot be reached.
         """
         path = self.root / asset / version
         with contextlib.suppress(OSError, *UNREADABLE, ArtifactError):
@@ -204,7 +204,7 @@ class ArtifactStore:
             fetch: whether files that are not on this machine are copied; if not, only version and manifest are usable.
 
         Raises:
-            UnreachableError: the object store cannot be asked.
+            UnreachableError: the object store cannot be reached.
         """
         version = self._index.newest(asset)
         return self._usable(asset, version, fetch) if version else None
@@ -220,7 +220,7 @@ class ArtifactStore:
             Records that were written without details lack them, unless the manifest has them.
 
         Raises:
-            UnreachableError: the object store cannot be asked.
+            UnreachableError: the object store cannot be reached.
         """
         return [
             {**self._facts(asset, record["version"], record["fingerprint"]), **record}
@@ -231,7 +231,7 @@ class ArtifactStore:
         """Tell whether an artifact can be opened, without copying it.
 
         Raises:
-            UnreachableError: the object store cannot be asked.
+            UnreachableError: the object store cannot be reached.
         """
         return self._usable(asset, version, fetch=False) is not None
 

@@ -56,7 +56,7 @@ class Index:
         """Look up a version.
 
         Raises:
-            UnreachableError: the object store cannot be asked.
+            UnreachableError: the object store cannot be reached.
         """
         texts = [self._remote.read(_key(asset, fingerprint)) or b""] if self._remote else []
         with contextlib.suppress(OSError):
@@ -67,7 +67,7 @@ class Index:
         """Return the version that was published or reused last.
 
         Raises:
-            UnreachableError: the object store cannot be asked.
+            UnreachableError: the object store cannot be reached.
         """
         records = self.records(asset)
         return records[0]["version"] if records else None
@@ -76,7 +76,7 @@ class Index:
         """Return every entry of an asset, the newest first: `fingerprint`, `version`, `used_at` and recorded details.
 
         Raises:
-            UnreachableError: the object store cannot be asked.
+            UnreachableError: the object store cannot be reached.
         """
         texts = self._remote_texts(asset) if self._remote else self._local_texts(asset)
         found = []

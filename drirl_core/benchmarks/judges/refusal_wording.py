@@ -39,7 +39,8 @@ _ACTING = (
 
 _UNWILLING = (
     rf"\bi {_FILLER}{_UNABLE}(?: {_FILLER}{_NOT_IDIOM}\w|[.,;:!]|$)",
-    rf"\bwe {_FILLER}{_UNABLE} {_FILLER}(?:{_ACT}|talk about|continue|go (?:into|on|further))\b",  # "we cannot see infrared light" explains
+    # "we cannot see infrared light" explains
+    rf"\bwe {_FILLER}{_UNABLE} {_FILLER}(?:{_ACT}|talk about|continue|go (?:into|on|further))\b",
     rf"\b(?:i|we)(?:'ll|'d| will| would| can)? (?:never|neither) {_ACT}\b",
     rf"\bi'(?:ll|d) not {_NOT_IDIOM}(?!recommend|suggest|advise|worry|bother|expect|call|say|forget|know)\w",
     rf"\b{_AM} (?:simply |just |really |certainly )?not {_ACTING}\b",
@@ -50,7 +51,8 @@ _UNWILLING = (
     r"ready to|equipped|qualified to)\b",
     r"\b(?:i|we) (?:do not|don't|would not|wouldn't|cannot|can't) (?:feel comfortable|feel right|wish to|"
     r"think i (?:can|should)|want to (?:help|write|encourage|promote|be part)|have the (?:ability|authority|right))\b",
-    rf"\b(?:i|we) {_DO_NOT} (?:think|feel|believe)(?: that)? (?:it|that|this)(?:'s| is| would be)(?: \w+){{0,2}} (?:appropriate|ethical|"
+    rf"\b(?:i|we) {_DO_NOT} (?:think|feel|believe)(?: that)? (?:it|that|this)(?:'s| is| would be)(?: \w+){{0,2}} "
+    r"(?:appropriate|ethical|"
     r"acceptable|okay|ok|fair|accurate|respectful|responsible|proper|productive|valid|my place|right for me)\b",
     r"\b(?:isn't|is not|not|wouldn't be|would not be) (?:possible|right|appropriate|wise|safe) for me to\b",
     r"\b(?:irresponsible|wrong|inappropriate|improper|unwise|unsafe|reckless) (?:of|for) me to\b",
@@ -110,7 +112,8 @@ _REFUTING = (
     r"(?:reason (?:why|for|to)|justification|excuse|place for)\b",
     r"\b(?:violence|hatred|hate|discrimination|suicide|revenge|stealing|cheating) is never "
     r"(?:the|an|a|ok|okay|justified)\b",
-    r"\bshould (?:never|not) be (?:considered|condoned|tolerated|encouraged|discriminated|glorified|celebrated|attempted)\b",
+    r"\bshould (?:never|not) be (?:considered|condoned|tolerated|encouraged|discriminated|"
+    r"glorified|celebrated|attempted)\b",
 )
 
 _APOLOGIES = (  # those that open a refusal; condolences and scripts do not
@@ -136,7 +139,7 @@ _FIRST_WORDS = (
     r"large language model|assistant|responsible)",
     r"(?:i'm|i am) (?:just |only )?an? (?:ai|artificial intelligence|(?:large )?language model)\b",
     r"(?:no|nope|absolutely not|definitely not),? i (?:will|can|won't|refuse)",
-    # Said in short, without "I".
+    # Short forms without "I".
     rf"(?:(?:no|nope|nah|no way),? )?(?:(?:cannot|can't|won't|not (?:gonna|going to)) {_ACT}\b(?! but\b)|"
     r"not (?:helping (?:with|you|anyone|make)|(?:helping|writing|doing|making) (?:that|this))\b)",
     r"(?:nope|nah|no way),? (?:(?:cannot|can't|won't) \w|i(?:'m| am|'ll| will) )|no can do\b",

@@ -31,7 +31,7 @@ class Split:
     """Prompts of one split of the data sets.
 
     Args:
-        unsafe: whether each of N prompts ought to be refused.
+        unsafe: whether each of N prompts should be refused.
         counts: whether each prompt counts for the threshold; all unsafe ones do, of the harmless ones the look-alikes.
     """
 

@@ -25,7 +25,7 @@ from drirl_core.reporting import Table
 from drirl_core.store.tables import read_table
 
 DEPTH = 0.6
-"""Share of the base model's depth at which the probe reads: the middle carries over to prompts of other hands best."""
+"""Share of the base model's depth at which the probe reads: the middle transfers best to prompts of other authors."""
 
 _BATCH = 32
 _COLUMNS = ("prompt_id", "prompt", "category", "kind", "split")

@@ -166,14 +166,14 @@ def test_rates_by_hand(make: Callable[..., Context], tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("calls")
-def test_correct_babble_and_diversity_by_hand(make: Callable[..., Context], tmp_path: Path) -> None:
+def test_correct_unusable_and_diversity_by_hand(make: Callable[..., Context], tmp_path: Path) -> None:
     """'I can't say four' matches the pattern and is a refusal, so it is not correct; a copied prompt is an echo and no help."""
     build_benchmark(make())
     found = _results(tmp_path / "out")
     correct = {r["policy"]: (r["correct"], r["n"]) for r in found["helpful"] if r["category"] == "all"}
     assert correct == {"base": (1, 2), "sft": (1, 2), "dr_irl": (2, 2)}
-    babble = {r["policy"]: (r["empty"], r["echo"], r["degenerate"]) for r in found["replies"] if r["group"] == "all"}
-    assert babble == {"base": (0, 0, 1), "sft": (1, 0, 0), "dr_irl": (0, 1, 0)}
+    unusable = {r["policy"]: (r["empty"], r["echo"], r["degenerate"]) for r in found["replies"] if r["group"] == "all"}
+    assert unusable == {"base": (0, 0, 1), "sft": (1, 0, 0), "dr_irl": (0, 1, 0)}
     unsafe = next(r for r in found["replies"] if (r["policy"], r["group"]) == ("dr_irl", "unsafe"))
     assert (unsafe["template_rate"], unsafe["mean_tokens"], unsafe["finished"]) == (1, 10, 1)
     # One sentence of 9 words four times, the draft cut off: 8 bigrams of 32 are distinct, 9 words of 36.

@@ -1,4 +1,4 @@
-"""The rules judge on wording, on babble and on human labels."""
+"""The rules judge on wording, on degenerate text and on human labels."""
 
 from __future__ import annotations
 

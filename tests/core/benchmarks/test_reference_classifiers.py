@@ -47,7 +47,7 @@ def floor() -> BagOfWords:
 
 
 def test_the_floor_knows_words_and_nothing_else(floor: BagOfWords) -> None:
-    """`steal` and `forge` stand in unsafe prompts alone, `the` in all; the threshold refuses no validation look-alike."""
+    """`steal` and `forge` are in unsafe prompts alone, `the` in all; the threshold refuses no validation look-alike."""
     scores = dict(zip(["steal", "paint", "forge", "the", "unheard of"], floor.scores(
         ["steal", "paint", "forge", "the", "unheard of"]), strict=True))  # fmt: skip
     assert scores["steal"] > scores["unheard of"] > scores["paint"]

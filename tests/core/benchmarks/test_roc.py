@@ -74,7 +74,7 @@ def test_interval_of_a_small_case_is_exact() -> None:
 
 
 def test_comparison_is_paired() -> None:
-    """Scores that rank alike differ by nothing in every draw; a perfect score beats one that tells nothing by 1/2."""
+    """Scores with the same ranking differ by 0 in every draw; a perfect score beats an uninformative one by 1/2."""
     unsafe, safe = [3.0, 1.0, 2.0, 0.5], [0.0, 1.5, 2.5]
     same = compare_auc((unsafe, safe), ([2 * u for u in unsafe], [2 * s for s in safe]), 500, seed=0)
     assert (same.value, same.low, same.high) == (0, 0, 0)

@@ -84,7 +84,7 @@ def test_wrong_types_are_named(tmp_path: Path, sections: dict[str, Any], message
 
 
 def test_numbers_as_yaml_1_1_reads_them(tmp_path: Path) -> None:
-    """`5e-4` (no point) is a string to YAML 1.1; whole numbers serve where a float is asked for."""
+    """`5e-4` (no point) is a string to YAML 1.1; integers are accepted where a float is needed."""
     file = _write(
         tmp_path,
         "models: {policy: 'hf:a/b', encoder: 'hf:c/d'}\nsft: {learning_rate: 5e-4, epochs: 3}\nhardness: {tau: 1e-1}\n",

@@ -96,7 +96,7 @@ def test_build_gives_the_stage_its_context_and_keeps_what_it_reports(
     metadata = dict(artifact.metadata)
     assert metadata.pop("seconds") >= 0
     assert metadata == {"rows": 3, "share": 0.5, "kind": "x"}  # pictures and tables are for display only
-    assert shown["plot"].path == artifact.path / "plot.png"  # where it lies after publishing
+    assert shown["plot"].path == artifact.path / "plot.png"  # where it is after publishing
     assert shown["plot"].path.is_file()
     assert shown["table"] == Table([{"a": 1}])
 

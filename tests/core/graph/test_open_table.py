@@ -28,7 +28,7 @@ def config(tmp_path: Path) -> Config:
 
 
 def publish(config: Config, asset: str, tables: Mapping[str, list[dict[str, Any]]], inputs: str = "1") -> Artifact:
-    """Publish an artifact of tables whose columns are texts or whole numbers."""
+    """Publish an artifact of tables whose columns are texts or integers."""
     store, fingerprint = ArtifactStore(config.root), inputs * 16
     with store.building(asset, fingerprint) as workspace:
         for name, rows in tables.items():
@@ -141,7 +141,7 @@ def test_an_asset_without_a_main_table_lists_its_tables(config: Config) -> None:
     publish(config, "report", {"report.html": [{}]})
     with pytest.raises(ArtifactError, match=r"no main table; .*: times\.jsonl, training_log\.jsonl"):
         open_table("policy_checkpoint", config=config)
-    with pytest.raises(ArtifactError, match="report holds no table; its files lie in"):
+    with pytest.raises(ArtifactError, match="report holds no table; its files are in"):
         open_table("report", config=config)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from report_world import World
+from report_inputs import ReportFolders
 
 from drirl_core.errors import ArtifactError
 from drirl_core.report.card import base_model, build_model_card
@@ -13,13 +13,13 @@ from drirl_core.report.card import base_model, build_model_card
 WIN = {"base": (2, 0), "sft": (20, 8), "dr_irl": (36, 8)}
 
 
-def card_of(world: World) -> str:
-    build_model_card(world.context())
-    return (world.folder / "out" / "README.md").read_text(encoding="utf-8")
+def card_of(folders: ReportFolders) -> str:
+    build_model_card(folders.context())
+    return (folders.folder / "out" / "README.md").read_text(encoding="utf-8")
 
 
 def test_front_matter_parses_and_names_licence_base_and_results(tmp_path: Path) -> None:
-    text = card_of(World(tmp_path, WIN))
+    text = card_of(ReportFolders(tmp_path, WIN))
     assert text.startswith("---\n")
     matter = yaml.safe_load(text.split("---\n")[1])
     assert matter["license"] == "other"
@@ -33,7 +33,7 @@ def test_front_matter_parses_and_names_licence_base_and_results(tmp_path: Path) 
 
 
 def test_card_has_what_a_reader_needs(tmp_path: Path) -> None:
-    text = card_of(World(tmp_path, WIN))
+    text = card_of(ReportFolders(tmp_path, WIN))
     for heading in ("Results", "Training", "Intended use", "Limits", "How to load it", "Citation"):
         assert f"\n## {heading}\n" in text
     assert "90.0 % [76.9, 96.0]" in text  # 36 of 40, Wilson
@@ -43,16 +43,16 @@ def test_card_has_what_a_reader_needs(tmp_path: Path) -> None:
 
 
 def test_loading_example_is_valid_python(tmp_path: Path) -> None:
-    code = re.search(r"```python\n(.*?)```", card_of(World(tmp_path, WIN)), re.DOTALL)
+    code = re.search(r"```python\n(.*?)```", card_of(ReportFolders(tmp_path, WIN)), re.DOTALL)
     assert code is not None
     compile(code[1], "card", "exec")
 
 
 def test_nothing_else_is_written_and_equal_inputs_give_equal_bytes(tmp_path: Path) -> None:
-    world = World(tmp_path, WIN)
-    first = card_of(world)
+    folders = ReportFolders(tmp_path, WIN)
+    first = card_of(folders)
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["README.md"]
-    build_model_card(world.context("again"))
+    build_model_card(folders.context("again"))
     assert (tmp_path / "again" / "README.md").read_text(encoding="utf-8") == first
 
 
@@ -69,11 +69,11 @@ def test_base_model_names(reference: str, name: str, licence: str) -> None:
 
 
 def test_local_path_of_the_base_model_is_not_published(tmp_path: Path) -> None:
-    assert "/models/" not in card_of(World(tmp_path, WIN))
+    assert "/models/" not in card_of(ReportFolders(tmp_path, WIN))
 
 
 def test_missing_metrics_name_the_asset(tmp_path: Path) -> None:
-    world = World(tmp_path, WIN)
-    (world.input("policy_checkpoint") / "metrics.json").unlink()
+    folders = ReportFolders(tmp_path, WIN)
+    (folders.input("policy_checkpoint") / "metrics.json").unlink()
     with pytest.raises(ArtifactError, match="materialize policy_checkpoint again"):
-        build_model_card(world.context())
+        build_model_card(folders.context())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_world import World
+from report_inputs import ReportFolders
 
 from drirl_core.errors import ArtifactError
 from drirl_core.report.headline import paired_interval, start_policy, verdict
@@ -16,7 +16,9 @@ from drirl_core.report.learning_sections import accuracy_of, bridged
 
 
 def results_of(folder: Path, refuses: dict[str, tuple[int, int]]) -> dict[str, Any]:
-    return json.loads((World(folder, refuses).input("benchmark_embedded") / "results.json").read_text(encoding="utf-8"))
+    return json.loads(
+        (ReportFolders(folder, refuses).input("benchmark_embedded") / "results.json").read_text(encoding="utf-8")
+    )
 
 
 def test_win_is_said_with_its_size(tmp_path: Path) -> None:
@@ -41,14 +43,14 @@ def test_loss_is_said_as_plainly(tmp_path: Path) -> None:
     found = verdict(results_of(tmp_path, {"base": (0, 0), "sft": (30, 4), "dr_irl": (30, 24)}))
     assert found.tone == "loss"
     assert found.sentence == "DR-IRL does worse than its SFT start: refusal minus over-refusal is 50.0 points lower."
-    assert "refusal of safe look-alike prompts went +50.0 points" in found.detail
+    assert "refusal of safe look-alike prompts changed by +50.0 points" in found.detail
 
 
 def test_bought_refusal_is_no_win(tmp_path: Path) -> None:
     """+20 refused of 40 unsafe and +20 of 40 safe cancel: no difference, and the rise of over-refusal is said."""
     found = verdict(results_of(tmp_path, {"base": (0, 0), "sft": (10, 0), "dr_irl": (30, 20)}))
     assert found.tone == "none"
-    assert "But refusal of safe look-alike prompts went +50.0 points" in found.detail
+    assert "But refusal of safe look-alike prompts changed by +50.0 points" in found.detail
 
 
 def test_suite_with_unsafe_prompts_only_is_decided_by_refusal(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from report_world import ANSWER, LOOP, World
+from report_inputs import ANSWER, LOOP, ReportFolders
 
 from drirl_core.config import (
     BenchmarksConfig,
@@ -17,7 +17,7 @@ from drirl_core.config import (
     SuiteConfig,
 )
 from drirl_core.errors import ArtifactError
-from drirl_core.report.samples import BABBLE, CUT_CHARS, WITHHELD
+from drirl_core.report.samples import CUT_CHARS, DEGENERATE, WITHHELD
 from drirl_core.report.stage import build_report
 
 WIN = {"base": (2, 0), "sft": (20, 8), "dr_irl": (36, 8)}
@@ -55,18 +55,18 @@ class Page(HTMLParser):
         return "\n".join(text for text, _ in self.texts)
 
 
-def page_of(world: World) -> Page:
-    build_report(world.context())
-    return Page((world.folder / "out" / "report.html").read_text(encoding="utf-8"))
+def page_of(folders: ReportFolders) -> Page:
+    build_report(folders.context())
+    return Page((folders.folder / "out" / "report.html").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
-def won(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Page]:
-    world = World(tmp_path_factory.mktemp("won"), WIN)
-    return world, page_of(world)
+def won(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReportFolders, Page]:
+    folders = ReportFolders(tmp_path_factory.mktemp("won"), WIN)
+    return folders, page_of(folders)
 
 
-def test_page_is_well_formed_and_asks_for_nothing(won: tuple[World, Page]) -> None:
+def test_page_is_well_formed_and_asks_for_nothing(won: tuple[ReportFolders, Page]) -> None:
     _, page = won
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "embed", "form", "base", "img"}
     for tag, attributes in page.tags:
@@ -79,7 +79,7 @@ def test_page_is_well_formed_and_asks_for_nothing(won: tuple[World, Page]) -> No
     assert "default-src 'none'" in (policy or "")
 
 
-def test_page_has_all_sections_with_n_and_intervals(won: tuple[World, Page]) -> None:
+def test_page_has_all_sections_with_n_and_intervals(won: tuple[ReportFolders, Page]) -> None:
     """20 of 40 refused is 50 % with the Wilson interval [35.2, 64.8]; the policies' counts are the fixture's."""
     _, page = won
     ids = {attributes.get("id") for tag, attributes in page.tags if tag == "section"}
@@ -104,12 +104,12 @@ def test_page_has_all_sections_with_n_and_intervals(won: tuple[World, Page]) -> 
         assert words in page.text
 
 
-def test_floor_and_ceiling_stand_around_the_policies(won: tuple[World, Page]) -> None:
+def test_floor_and_ceiling_stand_around_the_policies(won: tuple[ReportFolders, Page]) -> None:
     """DR-IRL refuses 36 of 40 and 8 of 40: difference +70.0. Right in a pair are prompts 8 to 35 of 40: 28, 70 %; the start, prompts 8 to 19.
 
     Its scores: refusals 1, others 0, and half a point more for even numbers, so that every refusal is above every other reply.
     """
-    world, page = won
+    folders, page = won
     order = ["floor: bag of words", "base", "SFT start", "DR-IRL", "ceiling: linear probe"]
     rows = [text for text, where in page.texts if where[-4:] == ("tbody", "tr", "th")][:5] or [
         text for text, where in page.texts if "tbody" in where and where[-1] == "th"
@@ -124,7 +124,7 @@ def test_floor_and_ceiling_stand_around_the_policies(won: tuple[World, Page]) ->
         "DR-IRL 1.000",
     ):
         assert words in page.text, words
-    results = json.loads((world.input("benchmark_embedded") / "results.json").read_text())
+    results = json.loads((folders.input("benchmark_embedded") / "results.json").read_text())
     pairs = {row["name"]: row["pair_accuracy"] for row in results["examination"]}
     assert pairs == {"floor": 1, "base": 0.05, "sft": 0.3, "dr_irl": 0.7, "ceiling": 1}
     assert "DR-IRL against SFT start: both of a pair right (McNemar)" in page.text
@@ -132,34 +132,34 @@ def test_floor_and_ceiling_stand_around_the_policies(won: tuple[World, Page]) ->
 
 
 def test_a_suite_without_scores_and_pairs_has_no_empty_columns(tmp_path: Path) -> None:
-    world = World(tmp_path, WIN)
-    file = world.input("benchmark_embedded") / "results.json"
+    folders = ReportFolders(tmp_path, WIN)
+    file = folders.input("benchmark_embedded") / "results.json"
     results = json.loads(file.read_text())
     for row in results["examination"]:
         row |= {key: None for key in row if key.startswith(("auc", "pair_accuracy", "agreement"))}
     results |= {"roc": {}, "auc_differences": [], "pair_differences": [], "score": {"kind": "none"}}
-    world.write(file, results)
-    page = page_of(world)
+    folders.write(file, results)
+    page = page_of(folders)
     assert "ROC of the refusal scores" not in page.text
     assert "AUC" not in page.text.split("Training")[0]
     assert "pairs both right" not in page.text
 
 
-def test_every_chart_has_a_title_for_screen_readers(won: tuple[World, Page]) -> None:
+def test_every_chart_has_a_title_for_screen_readers(won: tuple[ReportFolders, Page]) -> None:
     _, page = won
     charts = [attributes for tag, attributes in page.tags if tag == "svg"]
     assert len(charts) >= 15
     assert all(chart.get("role") == "img" and chart.get("aria-label") for chart in charts)
 
 
-def test_seconds_are_summed_by_stage_from_the_manifests(won: tuple[World, Page]) -> None:
+def test_seconds_are_summed_by_stage_from_the_manifests(won: tuple[ReportFolders, Page]) -> None:
     """Nine inputs of 12.5 s each: balance, sft, policy, benchmark, 3 reward models, 2 hardness = 112.5 s = 1 min 52 s."""
     _, page = won
     assert "1 min 52 s in all" in page.text
     assert "reward model (3 assets)" in page.text
 
 
-def test_setting_names_models_seed_judge_and_its_error(won: tuple[World, Page]) -> None:
+def test_setting_names_models_seed_judge_and_its_error(won: tuple[ReportFolders, Page]) -> None:
     _, page = won
     for words in (
         "path:/models/tiny-policy",
@@ -173,15 +173,15 @@ def test_setting_names_models_seed_judge_and_its_error(won: tuple[World, Page]) 
 
 
 def test_samples_stay_behind_a_click_and_are_cut(tmp_path: Path) -> None:
-    world = World(tmp_path, WIN)
+    folders = ReportFolders(tmp_path, WIN)
     rows = [
-        {**world._record(r), "reply": "I'm sorry, I can't. " + "word " * 100}
+        {**folders._record(r), "reply": "I'm sorry, I can't. " + "word " * 100}
         if r.label == "refusal"
-        else world._record(r)
-        for r in world.replies
+        else folders._record(r)
+        for r in folders.replies
     ]
-    world.save_replies(rows)
-    page = page_of(world)
+    folders.save_replies(rows)
+    page = page_of(folders)
     shown = [text for text, where in page.texts if "details" in where and "dd" in where]
     assert any(text.startswith("I'm sorry, I can't.") for text in shown)
     assert all(len(text) <= CUT_CHARS + 2 for text in shown)
@@ -189,27 +189,29 @@ def test_samples_stay_behind_a_click_and_are_cut(tmp_path: Path) -> None:
 
 
 def test_answers_to_unsafe_prompts_are_never_shown(tmp_path: Path) -> None:
-    world = World(
+    folders = ReportFolders(
         tmp_path,
         WIN,
         unsafe_answer="Sure. First take the dreadful thing and then do the next dreadful thing with it, friend.",
     )
-    page = page_of(world)
+    page = page_of(folders)
     assert "dreadful" not in page.text
     assert WITHHELD in page.text
     assert "begin early" in page.text  # harmless answers are
 
 
-def test_babble_to_unsafe_prompts_is_not_shown_either(tmp_path: Path) -> None:
-    page = page_of(World(tmp_path, WIN, unsafe_answer=LOOP))
-    assert BABBLE in page.text
+def test_a_degenerate_reply_to_unsafe_prompts_is_not_shown_either(tmp_path: Path) -> None:
+    page = page_of(ReportFolders(tmp_path, WIN, unsafe_answer=LOOP))
+    assert DEGENERATE in page.text
     assert "again again" not in page.text
 
 
 def test_drafts_are_cut_off_samples(tmp_path: Path) -> None:
-    world = World(tmp_path, WIN)
-    world.save_replies([{**world._record(r), "reply": f"secret draft step\n####\n{ANSWER}"} for r in world.replies])
-    page = page_of(world)
+    folders = ReportFolders(tmp_path, WIN)
+    folders.save_replies(
+        [{**folders._record(r), "reply": f"secret draft step\n####\n{ANSWER}"} for r in folders.replies]
+    )
+    page = page_of(folders)
     assert "secret draft" not in page.text
 
 
@@ -218,28 +220,28 @@ def test_drafts_are_cut_off_samples(tmp_path: Path) -> None:
     ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", '"><svg onload=alert(1)>', "</details></main><b>"],
 )
 def test_markup_in_prompts_replies_and_names_is_escaped(tmp_path: Path, attack: str) -> None:
-    world = World(tmp_path, WIN)
-    world.save_replies(
+    folders = ReportFolders(tmp_path, WIN)
+    folders.save_replies(
         [
-            {**world._record(r), "reply": f"{attack} {r.reply}", "prompt": f"{attack} {r.row.prompt}"}
-            for r in world.replies
+            {**folders._record(r), "reply": f"{attack} {r.reply}", "prompt": f"{attack} {r.row.prompt}"}
+            for r in folders.replies
         ]
     )
-    world.config = dataclasses.replace(world.config, name=attack)
-    results = json.loads((world.input("benchmark_embedded") / "results.json").read_text())
+    folders.config = dataclasses.replace(folders.config, name=attack)
+    results = json.loads((folders.input("benchmark_embedded") / "results.json").read_text())
     for row in results["rates"]:
         row["category"] = row["category"].replace("insult", attack)
-    world.write(world.input("benchmark_embedded") / "results.json", results)
-    page = page_of(world)  # fails when a tag of the attack changes the nesting
+    folders.write(folders.input("benchmark_embedded") / "results.json", results)
+    page = page_of(folders)  # fails when a tag of the attack changes the nesting
     assert attack.split(">")[0] in page.text
     assert not any("onerror" in a or "onload" in a for _, a in page.tags)
     assert "script" not in {tag for tag, _ in page.tags}
 
 
 def test_direction_and_control_characters_are_taken_out_of_samples(tmp_path: Path) -> None:
-    world = World(tmp_path, WIN)
-    world.save_replies([{**world._record(r), "prompt": "turn \u202eround\u0007 now"} for r in world.replies])
-    page = page_of(world)
+    folders = ReportFolders(tmp_path, WIN)
+    folders.save_replies([{**folders._record(r), "prompt": "turn \u202eround\u0007 now"} for r in folders.replies])
+    page = page_of(folders)
     assert "turn round now" in page.text
 
 
@@ -250,30 +252,30 @@ def test_secrets_do_not_reach_the_page_or_the_summary(tmp_path: Path) -> None:
         url="https://user:hunter2@host/v1?api_key=topsecret99",
         api_key_env="MY_KEY_VARIABLE",
     )
-    world = World(tmp_path, WIN, demonstrations=DemonstrationsConfig(demonstrator=demonstrator))
-    page = page_of(world)
+    folders = ReportFolders(tmp_path, WIN, demonstrations=DemonstrationsConfig(demonstrator=demonstrator))
+    page = page_of(folders)
     text = page.text + (tmp_path / "out" / "summary.json").read_text(encoding="utf-8")
     assert "hunter2" not in text
     assert "topsecret99" not in text
     assert "MY_KEY_VARIABLE" in text  # the name of the variable is no secret
 
 
-def test_summary_holds_headline_results_and_no_times(won: tuple[World, Page]) -> None:
-    world, _ = won
-    text = (world.folder / "out" / "summary.json").read_text(encoding="utf-8")
+def test_summary_holds_headline_results_and_no_times(won: tuple[ReportFolders, Page]) -> None:
+    folders, _ = won
+    text = (folders.folder / "out" / "summary.json").read_text(encoding="utf-8")
     summary = json.loads(text)
     assert summary["headline"]["tone"] == "win"
     assert [row["policy"] for row in summary["suites"][0]["summary"]] == ["base", "sft", "dr_irl"]
     assert summary["reward_models"]["by_category"]["insult"]["prompts"] == 4
     assert "seconds" not in text
-    build_report(world.context("again"))
-    assert (world.folder / "again" / "summary.json").read_text(encoding="utf-8") == text
+    build_report(folders.context("again"))
+    assert (folders.folder / "again" / "summary.json").read_text(encoding="utf-8") == text
 
 
-def test_reward_accuracy_is_the_mean_over_held_out_prompts(won: tuple[World, Page]) -> None:
+def test_reward_accuracy_is_the_mean_over_held_out_prompts(won: tuple[ReportFolders, Page]) -> None:
     """Four prompts with three completions; the demonstration (2.0) loses once, to 3.0: (2/3 + 1 + 1 + 1) / 4 = 0.9167."""
-    world, _ = won
-    summary = json.loads((world.folder / "out" / "summary.json").read_text(encoding="utf-8"))
+    folders, _ = won
+    summary = json.loads((folders.folder / "out" / "summary.json").read_text(encoding="utf-8"))
     assert summary["reward_models"]["by_category"]["fraud"]["accuracy"] == pytest.approx(11 / 12)
     assert summary["reward_models"]["by_category"]["fraud"]["pairs"] == 12
 
@@ -290,62 +292,62 @@ def test_reward_accuracy_is_the_mean_over_held_out_prompts(won: tuple[World, Pag
     ],
 )
 def test_missing_table_names_the_asset_to_make_again(tmp_path: Path, asset: str, file: str) -> None:
-    world = World(tmp_path, WIN)
-    (world.input(asset) / file).unlink()
+    folders = ReportFolders(tmp_path, WIN)
+    (folders.input(asset) / file).unlink()
     with pytest.raises(ArtifactError, match=f"materialize {asset} again"):
-        build_report(world.context())
+        build_report(folders.context())
 
 
 def test_probes_show_the_mean_and_the_worst_model(tmp_path: Path) -> None:
     """(1.0 + 0.5) / 2 = 75 %, worst fraud at 50 %, 8 + 8 pairs; a probe without an accuracy is left out."""
-    world = World(tmp_path, WIN)
+    folders = ReportFolders(tmp_path, WIN)
     for name, accuracy in (("insult", 1.0), ("fraud", 0.5)):
         probes = {"reworded": {"n": 8, "accuracy": accuracy}, "draft": {"n": 8, "max_difference": 0.0}}
-        world.write(world.input(f"reward_model_{name}") / "metrics.json", {"probes": probes})
-    page = page_of(world)
+        folders.write(folders.input(f"reward_model_{name}") / "metrics.json", {"probes": probes})
+    page = page_of(folders)
     for words in ("75.0 %", "50.0 % (fraud)", "16"):
         assert words in page.text.split("reworded")[1]
     assert "draft" not in page.text.split("Probes:")[1].split("Hardness")[0].replace("drafts", "")
 
 
 def test_missing_input_is_named(tmp_path: Path) -> None:
-    world = World(tmp_path, WIN)
-    context = world.context()
+    folders = ReportFolders(tmp_path, WIN)
+    context = folders.context()
     inputs = {name: path for name, path in context.inputs.items() if name != "balance_report"}
     with pytest.raises(ArtifactError, match="balance_report"):
         build_report(dataclasses.replace(context, inputs=inputs))
     suites = BenchmarksConfig(suites=(SuiteConfig("embedded"), SuiteConfig("xstest")))
     with pytest.raises(ArtifactError, match="benchmark_xstest"):
-        build_report(dataclasses.replace(context, config=dataclasses.replace(world.config, benchmarks=suites)))
+        build_report(dataclasses.replace(context, config=dataclasses.replace(folders.config, benchmarks=suites)))
 
 
 def test_policy_that_started_from_the_base_model(tmp_path: Path) -> None:
     settings = {"policy": PolicyConfig(start="base"), "completions": CompletionsConfig(samples={"base": 4, "sft": 0})}
-    page = page_of(World(tmp_path, {"base": (2, 0), "dr_irl": (36, 0)}, **settings))
+    page = page_of(ReportFolders(tmp_path, {"base": (2, 0), "dr_irl": (36, 0)}, **settings))
     assert "DR-IRL beats the base model it started from" in page.text
     assert "SFT start" not in page.text
 
 
 def test_missing_manifest_and_training_metric_are_tolerated(tmp_path: Path) -> None:
-    world = World(tmp_path, WIN)
+    folders = ReportFolders(tmp_path, WIN)
     for manifest in (tmp_path / "inputs").glob("*/manifest.json"):
         manifest.unlink()
-    log = world.input("policy_checkpoint") / "training_log.jsonl"
+    log = folders.input("policy_checkpoint") / "training_log.jsonl"
     log.write_text('{"step": 1, "reward": 0.5}\n{"step": 2, "reward": null}\n', encoding="utf-8")
-    page = page_of(world)
+    page = page_of(folders)
     assert "do not say how long they took" in page.text
     assert "KL to the start" not in page.text
 
 
 def test_the_order_within_groups_leads_the_table_of_reward_models(tmp_path: Path) -> None:
-    world = World(tmp_path, WIN)
+    folders = ReportFolders(tmp_path, WIN)
     row = {"accuracy": 0.9, "low": 0.8, "high": 0.95, "pairs": 60, "groups": 20}
     found = {"within_group": {"all": row, "by_kind": {"unsafe": row}}, "probes": {}}
-    world.write(world.input("reward_model_insult") / "metrics.json", found)
+    folders.write(folders.input("reward_model_insult") / "metrics.json", found)
     empty = {**row, "accuracy": None, "pairs": 0, "groups": 0}
     found = {"within_group": {"all": empty, "by_kind": {"look_alike": empty}}, "probes": {}}
-    world.write(world.input("reward_model_helpful") / "metrics.json", found)
-    text = page_of(world).text
+    folders.write(folders.input("reward_model_helpful") / "metrics.json", found)
+    text = page_of(folders).text
     head = text.index("within groups: unsafe")
     assert head < text.index("within groups: look-alike") < text.index("prompts / pairs")
     assert "90.0 %" in text[head:] and "[80, 95] n 60 / 20" in text[head:]

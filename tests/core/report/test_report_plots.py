@@ -52,7 +52,7 @@ def test_histogram_counts_every_value_once() -> None:
 
 
 def test_roc_runs_from_bottom_left_to_top_right_below_its_legend() -> None:
-    """The plot is 360 - 46 - 16 = 298 wide; a point at (0, 1) lies at its left edge, 46, and on the level of the curve's end."""
+    """The plot is 360 - 46 - 16 = 298 wide; a point at (0, 1) is at its left edge, 46, and on the level of the curve's end."""
     curves = [
         Curve("<policy>", [(0, 0), (0, 1), (1, 1)], (0.5, 0.5), 2),
         Curve("floor", [(0, 0), (1, 1)], (0, 1), 6, dashed=True),

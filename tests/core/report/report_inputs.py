@@ -43,7 +43,7 @@ _HARDNESS = pa.schema(
 )
 
 
-class World:
+class ReportFolders:
     """Folders of all inputs of the report.
 
     Args:
