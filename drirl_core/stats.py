@@ -136,6 +136,27 @@ def bootstrap_mean(values: Sequence[float], resamples: int, seed: int, level: fl
     return _percentile(float(numbers.mean()), means, level)
 
 
+def paired_bootstrap(
+    first: Sequence[float], second: Sequence[float], resamples: int, seed: int, level: float = 0.95
+) -> Estimate:
+    """Return the percentile bootstrap interval of mean(first) - mean(second), resampling prompts.
+
+    Args:
+        first: N outcomes of the first policy.
+        second: N outcomes of the second policy on the same prompts, in the same order.
+        resamples: bootstrap samples.
+        seed: of the resampling.
+        level: confidence level in (0, 1).
+
+    Returns:
+        The difference with its interval.
+
+    Raises:
+        DataError: the lengths differ, there is no value, or one is not finite.
+    """
+    return bootstrap_mean(_differences(first, second, "prompts"), resamples, seed, level)
+
+
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
     """Test exactly whether two policies show an outcome equally often on the same prompts.
 

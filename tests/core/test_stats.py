@@ -86,6 +86,15 @@ def test_bootstrap_is_reproducible_and_refuses_empty_input_and_nan() -> None:
         statistics.bootstrap_mean([1.0, math.nan], 500, seed=0)
 
 
+def test_paired_bootstrap_uses_the_pairing() -> None:
+    """Second = first - 0.5 everywhere: the difference is 0.5 in every resample, although both vary from 0 to 10."""
+    first = [float(i % 11) for i in range(40)]
+    found = statistics.paired_bootstrap(first, [x - 0.5 for x in first], 1000, seed=0)
+    assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
+    with pytest.raises(DataError, match="40 and 39"):
+        statistics.paired_bootstrap(first, first[:-1], 1000, seed=0)
+
+
 def test_mcnemar_by_hand() -> None:
     """5 against 1 discordant pairs: p = 2 * (C(6,0) + C(6,1)) / 2^6 = 14/64. Concordant pairs do not matter."""
     first = [True] * 5 + [False] + [True, False] * 10

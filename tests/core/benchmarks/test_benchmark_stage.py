@@ -116,10 +116,10 @@ def make(tmp_path: Path, suite: Path, references: Path) -> Callable[..., Context
     return context
 
 
-def _context(tmp_path: Path, suite: Path, references: Path, out: str = "out", **changes: Any) -> Context:
+def _context(tmp_path: Path, rows: Path, references: Path, out: str = "out", **changes: Any) -> Context:
     config = Config(
         models=ModelsConfig(policy="path:/models/base", encoder="path:/models/encoder"),
-        benchmarks=BenchmarksConfig(suites=(SuiteConfig("embedded", str(suite)),), max_new_tokens=33, resamples=500),
+        benchmarks=BenchmarksConfig(suites=(SuiteConfig("embedded", str(rows)),), max_new_tokens=33, resamples=500),
     )
     folder = tmp_path / out
     folder.mkdir()
@@ -227,7 +227,7 @@ def test_pairs_without_scores(make: Callable[..., Context], tmp_path: Path) -> N
     context = make()
     suites = BenchmarksConfig(suites=(SuiteConfig("mine", str(folder)),), resamples=200, score="none")
     shown = build_benchmark(
-        dataclasses.replace(context, config=dataclasses.replace(context.config, benchmarks=suites), category="mine")
+        dataclasses.replace(context, config=dataclasses.replace(context.config, benchmarks=suites), suite="mine")
     )
     found = _results(tmp_path / "out")
     assert {row["name"]: row["pair_accuracy"] for row in found["examination"]} == {
