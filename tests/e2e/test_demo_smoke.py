@@ -15,7 +15,7 @@ from drirl_core.store.artifacts import ArtifactStore
 ROOT = Path(__file__).parents[2]
 REDUCED = {
     "demonstrations.quota": "12",
-    "demonstrations.helpful_quota": "350",
+    "demonstrations.helpful_quota": "140",
     "sft.rows_per_category": "4",
     "sft.epochs": "1",
     "completions.samples": "{base: 1, sft: 0}",
