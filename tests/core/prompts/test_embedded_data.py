@@ -174,7 +174,7 @@ def test_twins_are_minimal_edits_apart_from_training_files() -> None:
     others = {row["prompt"] for name in ("unsafe", "safe", "helpful") for row in _rows(f"heldout/{name}")}
     training = {row["prompt"] for name in ("unsafe_prompts", "demonstrations", "helpful") for row in _rows(name)}
     assert not set(prompts) & (others | training)
-    assert [found for found in decontaminate(sorted(training), prompts, 0.52) if found] == []
+    assert [found for found in decontaminate(sorted(training), prompts, 0.45) if found] == []
 
 
 def test_the_card_tells_the_sizes_of_the_files() -> None:
