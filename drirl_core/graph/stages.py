@@ -319,9 +319,9 @@ STAGES: dict[str, Stage] = {
         table=MainTable(
             "replies.parquet",
             {
-                **meanings("suite", "group", "category", "prompt_id", "prompt", "pair"),
+                **meanings("suite", "group", "category", "prompt_id", "prompt"),
                 "policy": "who wrote the reply: base, sft, or dr_irl",
-                **meanings("reply", "tokens", "finished", "label", "correct", "score"),
+                **meanings("reply", "tokens", "finished", "label", "correct", "pair", "score"),
             },
         ),
         cost=Cost(

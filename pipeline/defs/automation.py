@@ -68,7 +68,7 @@ def _sensor() -> dg.AutomationConditionSensorDefinition:
         warnings.simplefilter("ignore", dg.BetaWarning)  # use_user_code_server, which custom conditions need
         return dg.AutomationConditionSensorDefinition(
             "retrain_when_inputs_or_code_changed",
-            target=dg.AssetSelection.all(),
+            target=dg.AssetSelection.all() | dg.AssetSelection.all_asset_checks(),
             use_user_code_server=True,
             default_status=dg.DefaultSensorStatus.RUNNING,
             minimum_interval_seconds=30,

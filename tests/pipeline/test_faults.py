@@ -23,7 +23,7 @@ from pipeline.wiring.resolve import recorded_version
 PREAMBLE = f"""
 import multiprocessing, sys; sys.path[:0] = [{str(ROOT)!r}, {str(FOLDER)!r}]
 import stub_stages; stub_stages.install()
-from pipeline.lib import launch; launch.WORKER = "stub_worker"
+from pipeline.running import launch; launch.WORKER = "stub_worker"
 """
 
 
@@ -109,7 +109,7 @@ def test_two_homes_on_one_root_at_once_build_each_asset_once(home, tmp_path):
     settings, root = stub_stages.write_settings(tmp_path), tmp_path / "artifacts"
     code = f"""{PREAMBLE}
 import json
-from pipeline.lib.run import run_pipeline
+from pipeline.running.run import run_pipeline
 outcome = run_pipeline({str(settings)!r}, select=["balance_report", "sft_checkpoint"], on_event=lambda event: None)
 print(json.dumps([outcome.success, sorted(outcome.built), sorted(outcome.reused), list(outcome.failures)]))
 """
@@ -145,8 +145,8 @@ def test_a_step_whose_run_lost_its_process_stops_its_worker(home, tmp_path):
     settings = stub_stages.write_settings(tmp_path, name="sleep=prompt_pool")
     code = f"""{PREAMBLE}
 import dagster as dg
-from pipeline.lib.factories import all_definitions
-from pipeline.lib.settings import load
+from pipeline.wiring.factories import all_definitions
+from pipeline.instance.settings import load
 def step():
     job = all_definitions(load({str(settings)!r}), retry=None).resolve_implicit_global_asset_job_def()
     with dg.DagsterInstance.ephemeral() as instance:

@@ -195,5 +195,7 @@ def _change_one_category(deployment: Deployment) -> None:
 
     # All data sets read the prompt pool; those of the other categories are unchanged, which ends their branch.
     datasets = {"safety_dataset_insult", "safety_dataset_harm", "helpful_dataset"}
-    assert launched == Counter({"prompt_pool", "balance_report", "sft_checkpoint"} | datasets | own | AFTER_POLICY)
+    assert launched == Counter(
+        {"prompt_pool", "balance_report", "sft_checkpoint", "reference_classifiers"} | datasets | own | AFTER_POLICY
+    )
     assert deployment.changed_since(before) == set(launched) - {"safety_dataset_harm", "helpful_dataset"}

@@ -144,9 +144,10 @@ def test_a_failed_stage_is_an_outcome_with_its_message(runner):
 
     assert not outcome.success
     assert outcome.failures == [
-        "safety_dataset_insult: row 3 of safety_dataset_insult has no prompt; fix the file and run again"
+        "safety_dataset_insult: row 3 of safety_dataset_insult has no prompt; fix the file and run again\n"
+        "helpful_dataset: helpful_dataset needs safety_dataset_insult, which has not been materialized"
     ]
-    assert set(outcome.built) == {"prompt_pool", "safety_dataset_harm", "helpful_dataset"}
+    assert set(outcome.built) == {"prompt_pool", "safety_dataset_harm"}
     assert not outcome.cancelled
 
 
@@ -155,7 +156,7 @@ def test_the_next_run_does_only_what_the_failed_one_left(runner):
     outcome = runner("balance_report")
 
     assert outcome.success
-    assert set(outcome.built) == {"safety_dataset_insult", "balance_report"}
+    assert set(outcome.built) == {"safety_dataset_insult", "helpful_dataset", "balance_report"}
 
 
 def test_a_failed_blocking_check_stops_the_next_run_as_well(runner):
