@@ -14,19 +14,20 @@ from drirl_core.store.artifacts import ArtifactStore
 
 ROOT = Path(__file__).parents[2]
 REDUCED = {
-    "demonstrations.quota": "12",
-    "demonstrations.helpful_quota": "140",
+    "demonstrations.quota": "8",
+    "demonstrations.helpful_quota": "120",
     "sft.rows_per_category": "4",
     "sft.epochs": "1",
     "completions.samples": "{base: 1, sft: 0}",
-    "completions.max_new_tokens": "24",
+    "completions.max_new_tokens": "12",
     "rewards.epochs": "30",
     "checks.min_accuracy": "0.0",  # a handful of held-out pairs decides nothing
     "checks.min_within_group": "0.0",
     "policy.steps": "2",
-    "policy.max_new_tokens": "24",
+    "policy.prompts_per_step": "4",
+    "policy.max_new_tokens": "12",
     "policy.lora.rank": "4",
-    "benchmarks.max_new_tokens": "24",
+    "benchmarks.max_new_tokens": "16",
     "benchmarks.suites": "[{name: embedded, limit: 6}]",
 }
 
