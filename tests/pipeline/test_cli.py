@@ -209,7 +209,7 @@ def test_printed_config_is_a_valid_config_with_the_changes(config: Path) -> None
 def test_explained_config_has_the_help_of_every_field(config: Path) -> None:
     shown = drirl("config", config, "--explain").output
     for words in (
-        "# G, completions a group.",
+        "# G, completions per group.",
         "num_generations: 4",
         "One of: product, sum,",
         "# Seed of everything random.",
