@@ -286,7 +286,7 @@ def test_the_notebook_guide_lists_every_table_of_a_run(config: Config, versions:
         files = store.open(name, version).manifest["files"]
         made = {file for file in files if file.endswith((".parquet", ".jsonl")) and file != "times.jsonl"}
         generic = re.sub(rf"_({'|'.join(SEVEN_CATEGORIES)})$", "_<category>", name)
-        generic = {"benchmark_embedded": "benchmark_<suite>"}.get(generic, generic)
+        generic = re.sub(r"^benchmark_.+$", "benchmark_<suite>", generic)
         generic = re.sub(r"^(completion_pool|reward_model)_helpful$", r"\1_<category>", generic)
         if nodes[name].stage != "promotion_candidate":  # copies of the benchmarks' replies
             assert made == listed.get(generic, set()), name
