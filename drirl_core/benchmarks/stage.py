@@ -19,7 +19,8 @@ from drirl_core.benchmarks.render import POLICY_NAMES, render
 from drirl_core.benchmarks.suites import PAIRED, BenchmarkRow, Suite, find_suite, load_suite
 from drirl_core.errors import ArtifactError, DataError, nearest
 from drirl_core.graph.build import Context
-from drirl_core.models import prompt_states, sampling
+from drirl_core.models import sampling
+from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.reporting import Plot, Table
 from drirl_core.store.tables import write_table
 
@@ -132,11 +133,8 @@ def _references(context: Context, rows: Sequence[BenchmarkRow]) -> tuple[Examine
     floor, ceiling = load(context.inputs["reference_classifiers"])
     if not rows:  # a suite of helpful questions alone
         return classifier_examinee(FLOOR, (), 0.0), classifier_examinee(CEILING, (), 0.0)
-    prompts, config = [row.prompt for row in rows], context.config
-    states = prompt_states.prompt_states(
-        config.models.policy, prompts, ceiling.layer, config.benchmarks.batch_size,
-        models=config.models, store=context.store, reporter=context.reporter,
-    )  # fmt: skip
+    prompts = [row.prompt for row in rows]
+    states = HiddenStates(context.config.models, context.store).of_prompts(prompts, ceiling.layer, context.reporter)
     return (
         classifier_examinee(FLOOR, floor.scores(prompts), floor.linear.threshold),
         classifier_examinee(CEILING, ceiling.scores(states), ceiling.linear.threshold),

@@ -299,7 +299,7 @@ STAGES: dict[str, Stage] = {
     ),
     "reference_classifiers": Stage(
         "drirl_core.benchmarks.references.stage:build_reference_classifiers",
-        "1",
+        "2",
         ("benchmarks.reference_over_refusal", "models.policy", "models.dtype"),
         "benchmarks",
         heavy=True,

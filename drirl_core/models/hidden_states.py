@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from drirl_core.config import ModelsConfig
 from drirl_core.errors import ModelError, TrainingError
 from drirl_core.models.digests import model_digest
-from drirl_core.models.loading import Policy, load_policy, policy_key
+from drirl_core.models.loading import Policy, policy_key
 from drirl_core.models.references import resolve
-from drirl_core.models.sampling import chat_text
+from drirl_core.models.sampling import chat_text, kept_policy
 from drirl_core.reporting import Reporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.rowcache import RowCache, content_key
@@ -127,6 +127,20 @@ class HiddenStates:
             return np.zeros((0, 2, self.dim), dtype=np.float32)
         return np.stack([self._memory[key] for key in keys])
 
+    def of_prompts(self, prompts: Sequence[str], layer: int, reporter: Reporter | None = None) -> np.ndarray:
+        """Return the state of each prompt's last token, where the completion is about to begin, float32, (N, H).
+
+        Args:
+            prompts: N user messages.
+            layer: number of the layer, from 1 to `depth`.
+            reporter: gets progress while rows are computed.
+
+        Raises:
+            ModelError: the policy cannot be loaded, or its layers cannot be found.
+            TrainingError: a state is not finite.
+        """
+        return self.encode(prompts, [""] * len(prompts), layer, reporter)[:, LAST_PROMPT]
+
     @functools.cached_property
     def _key(self) -> str:
         return self._loaded.key if self._loaded else policy_key(self._models.policy, self._models)
@@ -142,7 +156,7 @@ class HiddenStates:
         import numpy as np
 
         if self._loaded is None:
-            self._loaded = load_policy(self._models.policy, self._models)
+            self._loaded = kept_policy(self._models.policy, self._models, self._key)
         done = 0
         for part in _batches(self._loaded.tokenizer, missing):
             states = read_layer(self._loaded, [row.prompt for row in part], [row.completion for row in part], layer)
@@ -279,9 +293,11 @@ class _Reached(Exception):
 
 
 def _until(model: Any, layer: int, **inputs: Any) -> torch.Tensor:
-    """Run a decoder up to a layer and return that layer's output, (B, T, H)."""
+    """Run a decoder up to a layer and return that layer's output, (B, T, H); all of it where its list is not known."""
     decoder = model.get_decoder()
     layers = getattr(decoder, "layers", None)
+    if layers is None and callable(model):
+        return model(**inputs, use_cache=True, output_hidden_states=True, logits_to_keep=1).hidden_states[layer]
     if layers is None:
         raise ModelError(
             f"{type(decoder).__name__} has no list of `layers`, so that its hidden states cannot be read; "

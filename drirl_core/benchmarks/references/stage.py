@@ -20,14 +20,13 @@ from drirl_core.benchmarks.references.classifiers import (
 )
 from drirl_core.errors import DataError
 from drirl_core.graph.build import Context
-from drirl_core.models.prompt_states import layer_at, prompt_states
+from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.reporting import Table
 from drirl_core.store.tables import read_table
 
 DEPTH = 0.6
 """Share of the base model's depth at which the probe reads: the middle transfers best to prompts of other authors."""
 
-_BATCH = 32
 _COLUMNS = ("prompt_id", "prompt", "category", "kind", "split")
 
 
@@ -53,11 +52,9 @@ def build_reference_classifiers(context: Context) -> dict[str, Any]:
     most = config.benchmarks.reference_over_refusal
     train, validation = ((prompts[name], splits[name]) for name in ("train", "validation"))
     floor = fit_bag_of_words(train, validation, most)
-    layer = layer_at(config.models.policy, config.models, DEPTH)
-    states = prompt_states(
-        config.models.policy, [*prompts["train"], *prompts["validation"]], layer, _BATCH,
-        models=config.models, store=context.store, reporter=context.reporter,
-    )  # fmt: skip
+    source = HiddenStates(config.models, context.store)
+    layer = source.layer_of(DEPTH)
+    states = source.of_prompts([*prompts["train"], *prompts["validation"]], layer, context.reporter)
     cut = len(prompts["train"])
     ceiling = fit_probe(layer, (states[:cut], splits["train"]), (states[cut:], splits["validation"]), most)
     save(floor, context.out / f"{FLOOR}.json")

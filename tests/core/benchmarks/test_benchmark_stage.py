@@ -19,7 +19,8 @@ from drirl_core.benchmarks.stage import build_benchmark
 from drirl_core.config import BenchmarksConfig, Config, ModelsConfig, SuiteConfig
 from drirl_core.errors import ArtifactError, DataError
 from drirl_core.graph.build import Context
-from drirl_core.models import prompt_states, sampling
+from drirl_core.models import sampling
+from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.models.sampling import Completion
 from drirl_core.reporting import Plot, SilentReporter, Table
 from drirl_core.store.artifacts import ArtifactStore
@@ -96,13 +97,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, sampling.Samp
         own = dict(zip(STATES, SCORES[str(policy).rsplit("/", 1)[-1]], strict=True))
         return [own[prompt] for prompt in prompts]
 
-    def states(policy: str, prompts: list[str], layer: int, batch_size: int, **_: Any) -> np.ndarray:
-        assert (policy, layer) == ("path:/models/base", 1)
+    def states(source: HiddenStates, prompts: list[str], layer: int, _: Any) -> np.ndarray:
+        assert (source.reference, layer) == ("path:/models/base", 1)
         return np.array([[STATES[prompt]] for prompt in prompts])
 
     monkeypatch.setattr(sampling, "sample", fake)
     monkeypatch.setattr(stage, "refusal_scores", score)
-    monkeypatch.setattr(prompt_states, "prompt_states", states)
+    monkeypatch.setattr(HiddenStates, "of_prompts", states)
     return seen
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,3 +194,32 @@ def test_a_model_without_a_list_of_layers_is_named(policy: Policy) -> None:
 
     with pytest.raises(ModelError, match="Odd has no list of `layers`"):
         read_layer(dataclasses.replace(policy, model=Odd()), [(1,)], [(2,)], 1)
+
+
+def test_states_of_prompts_are_those_of_their_last_token(source: HiddenStates, policy: Policy) -> None:
+    """The tiny policy has two layers: 0.6 of the depth is layer 1, and its last one is layer 2."""
+    assert [source.layer_of(setting) for setting in (0.01, 0.6, 2)] == [1, 1, 2]
+    found = source.of_prompts(PROMPTS, 1)
+    assert found.shape == (len(PROMPTS), 32)
+    for prompt, row in zip(PROMPTS, found, strict=True):
+        ids = policy.tokenizer(chat_text(policy.tokenizer, prompt), add_special_tokens=False, return_tensors="pt")
+        with torch.inference_mode():
+            expected = policy.model(**ids, output_hidden_states=True).hidden_states[1][0, -1]
+        assert row == pytest.approx(expected.numpy(), abs=1e-4)
+    assert np.array_equal(source.of_prompts(PROMPTS[::-1], 1), found[::-1])  # from the cache
+    assert not np.allclose(source.of_prompts(PROMPTS, 2), found)
+
+
+def test_a_model_whose_list_of_layers_is_not_known_is_computed_completely(source: HiddenStates, policy: Policy) -> None:
+    class Unlisted:
+        def __call__(self, **given: Any) -> Any:
+            return policy.model(**given)
+
+        def get_decoder(self) -> object:
+            return object()
+
+    texts = [chat_text(policy.tokenizer, prompt) for prompt in PROMPTS]
+    rows = [policy.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    unlisted = dataclasses.replace(policy, model=Unlisted())
+    slow = read_layer(unlisted, rows, [()] * len(rows), 1)[:, 0].numpy()
+    assert slow == pytest.approx(source.of_prompts(PROMPTS, 1), abs=1e-4)

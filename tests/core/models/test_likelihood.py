@@ -11,7 +11,7 @@ import torch
 
 from drirl_core.config import ModelsConfig
 from drirl_core.errors import DataError, TrainingError
-from drirl_core.models import likelihood, prompt_states
+from drirl_core.models import likelihood
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.sampling import chat_text
 from drirl_core.reporting import SilentReporter
@@ -95,32 +95,3 @@ def test_an_empty_opening_and_broken_weights_are_named(policy: Policy, score: An
 
     with pytest.raises(TrainingError, match="not finite"):
         score(PROMPTS, of=Policy(Broken(), policy.tokenizer, policy.device, "broken"))
-
-
-def test_states_are_those_of_the_last_prompt_token(
-    tiny_policy: Path, policy: Policy, tiny_models: ModelsConfig, store: ArtifactStore
-) -> None:
-    """The tiny policy has two layers: 0.6 of the depth is layer 1, and its last one is layer 2."""
-    assert [prompt_states.layer_at(tiny_policy, tiny_models, depth) for depth in (0.01, 0.6, 1)] == [1, 1, 2]
-    how: dict[str, Any] = {"models": tiny_models, "store": store, "reporter": SilentReporter()}
-    found = prompt_states.prompt_states(tiny_policy, PROMPTS, 1, 3, **how)
-    assert found.shape == (4, 32)
-    for prompt, row in zip(PROMPTS, found, strict=True):
-        ids = policy.tokenizer(chat_text(policy.tokenizer, prompt), add_special_tokens=False, return_tensors="pt")
-        with torch.inference_mode():
-            expected = policy.model(**ids, output_hidden_states=True).hidden_states[1][0, -1]
-        assert row == pytest.approx(expected.numpy(), abs=1e-4)
-
-    class Unlisted:  # a model whose list of layers is not known: all of it is computed
-        def __call__(self, **given: Any) -> Any:
-            return policy.model(**given)
-
-        def get_decoder(self) -> object:
-            return object()
-
-    slow = Policy(Unlisted(), policy.tokenizer, policy.device, "unlisted")
-    texts = [chat_text(policy.tokenizer, prompt) for prompt in PROMPTS]
-    assert prompt_states._states(slow, texts, 1) == pytest.approx(found, abs=1e-4)
-    again = prompt_states.prompt_states(tiny_policy, PROMPTS[::-1], 1, 3, **how)
-    assert np.array_equal(again, found[::-1])  # from the cache
-    assert not np.allclose(prompt_states.prompt_states(tiny_policy, PROMPTS, 2, 3, **how), found)
