@@ -19,6 +19,7 @@ from drirl_core.rewards.model import (
     EMPTY_MARGIN,
     Normalisation,
     RewardModel,
+    by_category,
     damage_reported,
     load_reward_model,
     mean_and_scale,
@@ -173,8 +174,4 @@ def _finished(
     """Ask the members in turn, all categories at once, and finish every row by its own category's ensemble."""
     count = len(next(iter(models.values())).members)
     rewards = np.stack([ask({name: model.members[j] for name, model in models.items()}) for j in range(count)])
-    names, values = np.array(categories), np.zeros(rewards.shape[1])
-    for category in dict.fromkeys(categories):
-        rows = np.flatnonzero(names == category)
-        values[rows] = models[category]._finish(rewards[:, rows], worded[rows])
-    return values
+    return by_category(categories, lambda category, rows: models[category]._finish(rewards[:, rows], worded[rows]))

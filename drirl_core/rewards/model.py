@@ -130,6 +130,23 @@ def backbone_class(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
+def by_category(categories: Sequence[str], score: Callable[[str, np.ndarray], np.ndarray]) -> np.ndarray:
+    """Score the rows of a mixed batch one category after the other, and return the values in the rows' order.
+
+    Args:
+        categories: category of each of B rows.
+        score: given a category and the indices of its rows, returns one value per index.
+
+    Returns:
+        float64, (B,).
+    """
+    names, values = np.array(categories), np.zeros(len(categories))
+    for category in dict.fromkeys(categories):
+        rows = np.flatnonzero(names == category)
+        values[rows] = score(category, rows)
+    return values
+
+
 def mlp(width: int, hidden: int, dropout: float) -> nn.Sequential:
     """Return a head, (..., width) -> (..., 1): dropout, one hidden layer of width `hidden` (0: none), one output."""
     layers: list[nn.Module] = [nn.Dropout(dropout)]

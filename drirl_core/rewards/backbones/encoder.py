@@ -16,6 +16,7 @@ from drirl_core.rewards.model import (
     LEAST_CLOSEST,
     Normalisation,
     Prepared,
+    by_category,
     damage_reported,
     mlp,
     normalised,
@@ -218,13 +219,12 @@ class EmbeddingRewardModel(nn.Module):
                 "call use(Embedder(config.models, store)) first"
             )
         users_vectors, answer_vectors = encode(embedder, prompts, answers)
-        names = np.array(categories)
-        values = np.zeros(len(answers))
-        for category in dict.fromkeys(categories):
-            rows = np.flatnonzero(names == category)
+
+        def score(category: str, rows: np.ndarray) -> np.ndarray:
             users, own = [prompts[row] for row in rows], [answers[row] for row in rows]
-            values[rows] = models[category].rewards_of(users_vectors[rows], answer_vectors[rows], users, own)
-        return values
+            return models[category].rewards_of(users_vectors[rows], answer_vectors[rows], users, own)
+
+        return by_category(categories, score)
 
     @torch.no_grad()
     def rewards_of(

@@ -23,6 +23,7 @@ from drirl_core.models.hidden_states import COMPLETION_MEAN, summarise
 from drirl_core.rewards.model import (
     Normalisation,
     Prepared,
+    by_category,
     damage_reported,
     mlp,
     normalised,
@@ -329,10 +330,8 @@ def _of_rows(
     categories: Sequence[str],
     texts: tuple[Sequence[str], Sequence[str]] | None,
 ) -> np.ndarray:
-    names = np.array(categories)
-    values = np.zeros(len(states))
-    for category in dict.fromkeys(categories):
-        rows = np.flatnonzero(names == category)
+    def score(category: str, rows: np.ndarray) -> np.ndarray:
         own = [[column[row] for row in rows] for column in texts] if texts else []
-        values[rows] = models[category].rewards_of(states[rows], *own)
-    return values
+        return models[category].rewards_of(states[rows], *own)
+
+    return by_category(categories, score)
