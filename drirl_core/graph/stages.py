@@ -273,7 +273,7 @@ STAGES: dict[str, Stage] = {
     ),
     "policy_checkpoint": Stage(
         "drirl_core.policy.grpo:build_policy_checkpoint",
-        "2",
+        "3",
         ("policy", "hardness", "models.policy", "models.encoder", "models.dtype", "seed"),
         "policy",
         heavy=True,

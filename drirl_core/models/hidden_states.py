@@ -39,15 +39,16 @@ class HiddenStates:
         models: names the policy; its own weights are read, never trained adapters.
         store: keeps the rows.
         policy: the policy, where it is loaded already.
-        keep: whether rows go to the store. Rollouts, which never come twice, are better not kept; then the rows of the
-            latest call alone stay in memory.
+        keep: whether rows go to the store. Rollouts, which never come twice, are better not kept: rows that are in the
+            store, such as demonstrations, are read, and the rows of the latest call alone stay in memory.
     """
 
     def __init__(
         self, models: ModelsConfig, store: ArtifactStore, *, policy: Policy | None = None, keep: bool = True
     ) -> None:
         self._models = models
-        self._cache = RowCache(store.cache_path("hidden_states")) if keep else None
+        place = store.cache_path("hidden_states")
+        self._cache, self._keep = RowCache(place) if keep or place.is_file() else None, keep
         self._memory: dict[str, np.ndarray] = {}
         self._loaded = policy
 
@@ -113,10 +114,10 @@ class HiddenStates:
         import numpy as np
 
         keys = [content_key(self._key, layer, *row) for row in zip(prompts, completions, strict=True)]
-        unknown = [key for key in dict.fromkeys(keys) if key not in self._memory]
-        if self._cache is None:
+        if not self._keep:
             self._memory = {key: self._memory[key] for key in keys if key in self._memory}
-        else:
+        if self._cache is not None:
+            unknown = [key for key in dict.fromkeys(keys) if key not in self._memory]
             found = self._cache.get_many(unknown)
             self._memory.update({k: np.frombuffer(v, dtype=np.float32).reshape(2, -1) for k, v in found.items()})
         rows = zip(keys, prompts, completions, strict=True)
@@ -168,7 +169,7 @@ class HiddenStates:
                 )
             fresh = {row.key: values[i] for i, row in enumerate(part)}
             self._memory.update(fresh)
-            if self._cache is not None:
+            if self._cache is not None and self._keep:
                 self._cache.put_many({key: value.tobytes() for key, value in fresh.items()})
             done += len(part)
             if reporter and len(part) < len(missing):

@@ -116,6 +116,14 @@ def test_rollouts_are_not_kept(tiny_models: ModelsConfig, store: ArtifactStore) 
     assert len(source._memory) == 1
 
 
+def test_rows_in_the_store_are_read_where_nothing_is_kept(
+    tiny_models: ModelsConfig, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = HiddenStates(tiny_models, store).encode(PROMPTS, COMPLETIONS, 1)
+    monkeypatch.setattr(HiddenStates, "_compute", lambda *_: pytest.fail("computed again"))
+    np.testing.assert_array_equal(HiddenStates(tiny_models, store, keep=False).encode(PROMPTS, COMPLETIONS, 1), kept)
+
+
 def test_batches_do_not_change_a_row(
     tiny_models: ModelsConfig, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
