@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from drirl_core.demonstrations.splits import SPLITS, hash_order
 from drirl_core.demonstrations.validate import Failure
+from drirl_core.graph.stages import STAGES
 from drirl_core.reporting import Table
 from drirl_core.store.tables import write_table
 
@@ -18,26 +19,9 @@ if TYPE_CHECKING:
     from drirl_core.graph.build import Context
 
 ORIGINS = ("pool", "fill_up", "resampled")
-ROWS = pa.schema(
-    [
-        (name, pa.string())
-        for name in (
-            "prompt_id",
-            "prompt",
-            "category",
-            "demonstration",
-            "answer",
-            "kind",
-            "source",
-            "licence",
-            "split",
-            "origin",
-            "group_id",
-            "style",
-            "twin_of",
-        )
-    ]
-)
+_TABLE = STAGES["dataset"].table
+ROWS = pa.schema([(name, pa.string()) for name in (_TABLE.columns if _TABLE else ())])
+"""Columns of `rows.parquet`, which the stage's record names and explains."""
 QUARANTINE = pa.schema([(name, pa.string()) for name in ("prompt", "category", "demonstration", "reason", "detail")])
 
 _SAMPLES = 5

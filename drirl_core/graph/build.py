@@ -16,14 +16,14 @@ from typing import Any
 from drirl_core.checks.asking import require_kept
 from drirl_core.config import Config, resolved
 from drirl_core.errors import ArtifactError, DataError
-from drirl_core.graph.layout import INBOX_SOURCE, Graph, Node, dataset_name
+from drirl_core.graph.layout import INBOX_SOURCE, Graph, Node
 from drirl_core.graph.stages import STAGES, lazy
 from drirl_core.graph.versions import code_version, contents, deciding, source_version
 from drirl_core.project import Project
 from drirl_core.reporting import Plot, Reporter
 from drirl_core.store.artifacts import Artifact, ArtifactStore, Workspace, fingerprint
 
-__all__ = ["Context", "build", "dataset_name", "run_all"]
+__all__ = ["Context", "build", "run_all"]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import pyarrow as pa
 from drirl_core.config import HardnessConfig
 from drirl_core.errors import DataError
 from drirl_core.graph import build as stages
+from drirl_core.graph.layout import dataset_name
 from drirl_core.hardness.equations import category_coefficients, data_hardness, derange
 from drirl_core.hardness.similarity import SentenceSimilarity
 from drirl_core.models.embeddings import Embedder
@@ -116,7 +117,7 @@ def _hardest_and_easiest(prompts: Sequence[dict[str, Any]], rows: Sequence[dict[
 
 def _measure(context: stages.Context, category: str) -> _Measured:
     dataset = read_table(
-        context.inputs[stages.dataset_name(category)] / "rows.parquet",
+        context.inputs[dataset_name(category)] / "rows.parquet",
         ("prompt_id", "prompt", "answer", "split", "origin"),
     )
     prompts = sorted(
@@ -124,7 +125,7 @@ def _measure(context: stages.Context, category: str) -> _Measured:
         key=lambda row: row["prompt_id"],
     )
     if not prompts:
-        raise DataError(f"{stages.dataset_name(category)} has no training prompts; raise demonstrations.quota")
+        raise DataError(f"{dataset_name(category)} has no training prompts; raise demonstrations.quota")
     pool = read_table(
         context.inputs[f"completion_pool_{category}"] / "completions.parquet",
         ("prompt_id", "policy", "sample", "answer"),

@@ -12,6 +12,7 @@ from drirl_core import taxonomy
 from drirl_core.config import PolicyConfig
 from drirl_core.errors import DataError
 from drirl_core.graph import build as stages
+from drirl_core.graph.layout import dataset_name
 from drirl_core.store.tables import read_table
 
 
@@ -24,7 +25,7 @@ def training_prompts(context: stages.Context) -> dict[str, list[dict[str, Any]]]
     categories = [name.removeprefix("reward_model_") for name in context.inputs if name.startswith("reward_model_")]
     prompts: dict[str, list[dict[str, Any]]] = {}
     for category in sorted(categories):
-        rows = read_table(context.inputs[stages.dataset_name(category)] / "rows.parquet")
+        rows = read_table(context.inputs[dataset_name(category)] / "rows.parquet")
         prompts[category] = [
             {
                 "prompt": [{"role": "user", "content": row["prompt"]}],
@@ -37,9 +38,7 @@ def training_prompts(context: stages.Context) -> dict[str, list[dict[str, Any]]]
             if row["split"] == "train"
         ]
         if not prompts[category]:
-            raise DataError(
-                f"{stages.dataset_name(category)} has no training rows; raise demonstrations.quota or add prompts"
-            )
+            raise DataError(f"{dataset_name(category)} has no training rows; raise demonstrations.quota or add prompts")
     return prompts
 
 

@@ -14,6 +14,7 @@ from drirl_core import taxonomy
 from drirl_core.config import SftConfig
 from drirl_core.errors import DataError
 from drirl_core.graph import build as stages
+from drirl_core.graph.layout import dataset_name
 from drirl_core.models.loading import load_policy
 from drirl_core.policy.plots import curve_plot
 from drirl_core.policy.training import (
@@ -106,7 +107,7 @@ def training_rows(context: stages.Context, settings: SftConfig, seed: int) -> li
     for name in sorted(n for n in context.inputs if n.endswith("_dataset") or n.startswith("safety_dataset_")):
         rows = [row for row in read_table(context.inputs[name] / "rows.parquet") if row["split"] == "train"]
         random.Random(f"{seed}/{name}").shuffle(rows)  # noqa: S311 - reproducible choice, not security
-        limit = settings.rows_per_category if name != stages.dataset_name(taxonomy.HELPFUL) else 0
+        limit = settings.rows_per_category if name != dataset_name(taxonomy.HELPFUL) else 0
         chosen += rows[: limit or None]
     if not chosen:
         raise DataError("no data set has training rows; check the balance report and demonstrations.quota")

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from drirl_core.graph import build as stages
+from drirl_core.graph.layout import dataset_name
 from drirl_core.models.embeddings import Embedder
 from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.reporting import Plot, Table
@@ -48,7 +49,7 @@ def build_reward_model(context: stages.Context) -> dict[str, Any]:
         TrainingError: the loss or a reward is not finite, or the reward came out constant.
     """
     category = context.category or ""
-    dataset, completions = context.inputs[stages.dataset_name(category)], context.inputs[f"completion_pool_{category}"]
+    dataset, completions = context.inputs[dataset_name(category)], context.inputs[f"completion_pool_{category}"]
     prompts = join_pool(
         read_table(dataset / "rows.parquet", COLUMNS),
         read_table(completions / "completions.parquet", ("prompt_id", "policy", "sample", "answer")),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,17 +12,6 @@ from drirl_core.config import ModelsConfig
 from drirl_core.errors import ModelError
 from drirl_core.models import loading
 from drirl_core.models.loading import device_of, dtype_of, load_encoder, load_policy, policy_key
-
-
-@pytest.fixture
-def settings(tiny_models: ModelsConfig, tmp_path: Path) -> ModelsConfig:
-    return dataclasses.replace(tiny_models, cache=str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def copy(tiny_policy: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_policy, tmp_path / "copy"))
-
 
 # -------------------------------------------------------------------------------------------------------------- loading
 

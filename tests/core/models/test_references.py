@@ -18,17 +18,6 @@ from drirl_core.errors import ModelError
 from drirl_core.models.loading import load_policy, policy_key
 from drirl_core.models.references import PINNED_WHEELS, resolve
 
-
-@pytest.fixture
-def settings(tiny_models: ModelsConfig, tmp_path: Path) -> ModelsConfig:
-    return dataclasses.replace(tiny_models, cache=str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def copy(tiny_policy: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_policy, tmp_path / "copy"))
-
-
 # ----------------------------------------------------------------------------------------------------------------- path
 
 
