@@ -18,6 +18,7 @@ from typing import Any
 from drirl_core import stats as statistics
 from drirl_core.benchmarks.judges.rules import MEASURED, MEASURED_ALL, Label, label_reply
 from drirl_core.benchmarks.suites import GROUPS, BenchmarkRow
+from drirl_core.text import diversity
 from drirl_core.text.chain_of_draft import cut_draft
 
 ALL = "all"
@@ -169,11 +170,11 @@ def _reply_rows(policy: str, replies: Sequence[Judged]) -> list[dict[str, Any]]:
                 "group": group,
                 "n": len(part),
                 **{label: labels[label] for label in _UNUSABLE},
-                "distinct_1": statistics.distinct_n(answers, 1),
-                "distinct_2": statistics.distinct_n(answers, 2),
-                "entropy_bits": statistics.unigram_entropy(answers),
-                "reply_entropy_bits": statistics.mean_reply_entropy(answers),
-                "template_rate": statistics.template_rate(answers),
+                "distinct_1": diversity.distinct_n(answers, 1),
+                "distinct_2": diversity.distinct_n(answers, 2),
+                "entropy_bits": diversity.unigram_entropy(answers),
+                "reply_entropy_bits": diversity.mean_reply_entropy(answers),
+                "template_rate": diversity.template_rate(answers),
                 "mean_tokens": sum(reply.tokens for reply in part) / len(part),
                 "finished": sum(reply.finished for reply in part) / len(part),
             }

@@ -165,27 +165,6 @@ def test_composite_p_is_that_of_all_swaps(unsafe: list[tuple[bool, bool]], safe:
     assert found.p == pytest.approx(expected)
 
 
-def test_distinct_n_by_hand() -> None:
-    """'a b a b' and 'a b': unigrams 2 of 6, bigrams ab ba ab ab 2 of 4; no text has seven words."""
-    texts = ["a b a b", "A, b!"]
-    assert statistics.distinct_n(texts, 1) == pytest.approx(2 / 6)
-    assert statistics.distinct_n(texts, 2) == 0.5
-    assert statistics.distinct_n(texts, 7) == 0
-    assert statistics.distinct_n([], 1) == 0
-
-
-def test_entropy_by_hand() -> None:
-    """'a b' and 'a c': a 1/2, b 1/4, c 1/4, so 1/2 + 1/2 + 1/2 = 1.5 bits. 'a a' alone 0, 'a b' alone 1: mean 0.5."""
-    assert statistics.unigram_entropy(["a b", "a c"]) == pytest.approx(1.5)
-    assert statistics.mean_reply_entropy(["a a", "a b"]) == pytest.approx(0.5)
-    assert (
-        statistics.unigram_entropy([])
-        == statistics.mean_reply_entropy([])
-        == statistics.mean_reply_entropy(["..."])
-        == 0
-    )
-
-
 def test_calibration_by_hand() -> None:
     """One at 0.8 that is right, one at 0.6 that is wrong: 1/2 |0.8 - 1| + 1/2 |0.6 - 0| = 0.1 + 0.3 = 0.4."""
     error, rows = statistics.calibration([0.8, 0.6], [True, False], bins=10)
@@ -210,20 +189,3 @@ def test_calibration_weighs_bins_by_pairs() -> None:
     error, rows = statistics.pair_calibration([50, 50, 50, 0.0])
     assert error == pytest.approx(0.125)
     assert [row["n"] for row in rows] == [1, 3]
-
-
-def test_template_rate_by_hand() -> None:
-    """The first two share five words; the fourth holds the third's two words in a row; the fifth shares none, the last
-    is empty: 3 of 6.
-    """
-    texts = [
-        "I can not help you today, friend.",
-        "I can not help you with this.",
-        "Ask her.",
-        "You could just ask her about it tomorrow.",
-        "Paris is the capital of France.",
-        "...",
-    ]
-    assert statistics.template_rate(texts) == 0.5
-    assert statistics.template_rate([]) == 0
-    assert statistics.template_rate(["same words"] * 3) == 1
