@@ -19,6 +19,10 @@ def _always(config: Config) -> bool:
     return True
 
 
+def _nothing(config: Config) -> tuple[str, ...]:
+    return ()
+
+
 @dataclass(frozen=True)
 class MainTable:
     """The table whose rows and columns represent an asset.
@@ -68,6 +72,7 @@ class Stage:
         description: one sentence for people; `{member}` is the category or suite.
         helpful_description: the sentence for the category `helpful`, where it differs.
         when: whether a configuration has the stage at all.
+        config_when: dotted sections that decide its result besides `config`, depending on the configuration.
         table: its main table; None where it has none.
         cost: what its cost follows.
         checks: `module:name` of the rules that its artifacts must keep, imported on use; empty where there are none.
@@ -85,6 +90,7 @@ class Stage:
     description: str = ""
     helpful_description: str = ""
     when: Callable[[Config], bool] = _always
+    config_when: Callable[[Config], tuple[str, ...]] = _nothing
     table: MainTable | None = None
     cost: Cost = Cost()
     checks: str = ""
@@ -103,6 +109,17 @@ def lazy(name: str) -> Any:
 
 def _starts_from_sft(config: Config) -> bool:
     return config.policy.start == "sft"
+
+
+def _of_demonstrator(config: Config) -> tuple[str, ...]:
+    """A local model writes demonstrations in its own number type."""
+    return ("models.dtype",) if config.demonstrations.demonstrator.kind == "model" else ()
+
+
+def _of_backbone(config: Config) -> tuple[str, ...]:
+    """The model that the reward heads read."""
+    reads_policy = config.rewards.backbone == "hidden_state"
+    return ("models.policy", "models.dtype") if reads_policy else ("models.encoder",)
 
 
 TIMES = frozenset({"times.jsonl"})
@@ -170,6 +187,7 @@ STAGES: dict[str, Stage] = {
                 "twin_of",
             ),
         ),
+        config_when=_of_demonstrator,
         cost=Cost(
             decisive=(
                 "demonstrations.quota",
@@ -231,7 +249,7 @@ STAGES: dict[str, Stage] = {
     "reward_model": Stage(
         "drirl_core.rewards.stage:build_reward_model",
         "4",
-        ("rewards", "seed"),  # and the model that the backbone reads, see `versions.deciding`
+        ("rewards", "seed"),
         "rewards",
         heavy=True,
         per="category",
@@ -245,6 +263,7 @@ STAGES: dict[str, Stage] = {
                 **meanings("sample", "reward"),
             },
         ),
+        config_when=_of_backbone,
         cost=Cost(
             ("rewards.epochs",),
             ("rewards.backbone", "rewards.layer", "rewards.hidden", "rewards.batch_size", "rewards.ensemble"),

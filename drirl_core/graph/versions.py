@@ -55,15 +55,11 @@ def source_version(path: Path) -> str:
 
 def deciding(node: Node, config: Config) -> tuple[str, ...]:
     """Return the dotted sections of the configuration that decide a node's result."""
-    sections = STAGES[node.stage].config
+    stage = STAGES[node.stage]
+    sections = stage.config + stage.config_when(config)
     # How dropped files are read decides a result only where there is a drop folder; elsewhere no version may change.
     if INBOX_SOURCE in node.inputs:
         sections += tuple(f"operations.inbox.{name}" for name in ("adapter", "columns", "category", "licence"))
-    if covers(sections, "demonstrations.demonstrator") and config.demonstrations.demonstrator.kind == "model":
-        sections += ("models.dtype",)
-    if node.stage == "reward_model":
-        reads_policy = config.rewards.backbone == "hidden_state"
-        sections += ("models.policy", "models.dtype") if reads_policy else ("models.encoder",)
     return sections
 
 
