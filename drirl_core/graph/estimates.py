@@ -5,15 +5,16 @@ by a factor, and marked: settings that the cost follows in proportion, and the n
 """
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drirl_core.config import resolved
+from drirl_core.config import from_resolved, resolved
 from drirl_core.graph.layout import Node
 from drirl_core.graph.plan import Plan
 from drirl_core.graph.reasons import ABSENT, differences, hidden
 from drirl_core.graph.stages import STAGES
+from drirl_core.graph.versions import deciding
 from drirl_core.project import Project
 from drirl_core.reporting import amount, duration
 from drirl_core.store.artifacts import ArtifactStore
@@ -126,7 +127,8 @@ def estimate(
     if not known:
         return Estimate(None, None, 0, (), "never ran here", None)
     last = _build(node, known[0], 1.0)
-    others = [_others(node, record.get("config"), now) for record in known]
+    models = [name for name in deciding(node, from_resolved(now)) if name.startswith("models.")]
+    others = [_others(node, record.get("config"), now, models) for record in known]
     same = [record for record, different in zip(known, others, strict=True) if not different][:_MOST_BUILDS]
     if not same:
         return Estimate(None, None, 0, (), f"ran only with other settings: {', '.join(others[0][:3])}", last)
@@ -163,11 +165,11 @@ def totals(found: Plan, known: Mapping[str, Estimate]) -> Totals:
     )
 
 
-def _others(node: Node, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
-    """Return the settings that decide the cost and were different, as `name = former value`."""
+def _others(node: Node, before: Mapping[str, Any] | None, now: Mapping[str, Any], models: Sequence[str]) -> list[str]:
+    """Return the settings that decide the cost, the models among them, and were different, as `name = former value`."""
     stage = STAGES[node.stage]
     names = [name.format(member=node.category or node.suite) for name in stage.cost.decisive]
-    names += [name for name in stage.config if name.startswith("models.")]
+    names += models
     names += ["models.device", "models.threads"] if stage.heavy else []
     changed = differences(before, now, "") if before is not None else ()  # an older record is taken as it is
     return [

@@ -217,7 +217,14 @@ STAGES: dict[str, Stage] = {
         when=_starts_from_sft,
         cost=Cost(
             ("sft.epochs",),
-            ("sft.rows_per_category", "sft.target", "sft.batch_size", "sft.max_length", "sft.lora.rank"),
+            (
+                "sft.rows_per_category",
+                "sft.target",
+                "sft.batch_size",
+                "sft.max_length",
+                "sft.lora.rank",
+                "sft.lora.first_layer",
+            ),
             tokens=True,
         ),
         checks="drirl_core.checks.training:SFT_CHECKPOINT",
@@ -310,6 +317,7 @@ STAGES: dict[str, Stage] = {
                 "policy.max_new_tokens",
                 "policy.micro_batch",
                 "policy.lora.rank",
+                "policy.lora.first_layer",
                 "hardness.refresh",
             ),
             tokens=True,
