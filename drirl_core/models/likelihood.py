@@ -11,6 +11,7 @@ from drirl_core.config import ModelsConfig
 from drirl_core.errors import DataError, TrainingError
 from drirl_core.models.loading import Policy, policy_key
 from drirl_core.models.sampling import chat_text, kept_policy
+from drirl_core.models.shared_prompts import start_once
 from drirl_core.reporting import Reporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.rowcache import RowCache, content_key
@@ -93,7 +94,7 @@ def _batch(policy: Policy, texts: list[str], tokens: list[list[int]]) -> torch.T
     batch = policy.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(policy.device)
     mask = batch["attention_mask"]
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    with torch.inference_mode():
+    with torch.inference_mode(), start_once(policy.model):
         read = policy.model(
             input_ids=batch["input_ids"], attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
         )

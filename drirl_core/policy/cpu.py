@@ -1,4 +1,5 @@
-"""Efficient training on a CPU: three settings of TRL and PEFT meant for GPUs, each changed for one `train()`.
+"""Efficient training on a CPU: settings of TRL and PEFT meant for GPUs, each changed for one `train()`, and no token
+computed twice.
 
 Nothing here changes an equation. benchmarks/training_speed.py measures each against the stock settings in one run, and
 tests/contract/test_lean.py compares the numbers.
@@ -16,6 +17,8 @@ import torch
 import trl.kernels.chunked_logprob
 import trl.trainer.utils
 
+from drirl_core.models.shared_prompts import start_once
+
 _TOKENS, _ENTRIES = 512, 1024
 """A tile of logits in float32 takes 2 MiB, so that it stays in a core's cache; TRL's takes 512 MiB."""
 
@@ -30,7 +33,7 @@ def lean_training(model: Any) -> Iterator[None]:
     if next(model.parameters()).device.type != "cpu":
         yield
         return
-    with small_tiles(), adapters_in_model_type(model):
+    with small_tiles(), adapters_in_model_type(model), start_once(model):
         yield
 
 

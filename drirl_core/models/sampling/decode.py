@@ -71,6 +71,8 @@ def decode(policy: Policy, texts: Sequence[str], keys: Sequence[str], settings: 
     """
     import torch
 
+    from drirl_core.models.shared_prompts import start_once
+
     batch = policy.tokenizer(list(texts), return_tensors="pt", padding=True, add_special_tokens=False).to(policy.device)
     width = batch["input_ids"].shape[1]
     processors = []
@@ -80,7 +82,7 @@ def decode(policy: Policy, texts: Sequence[str], keys: Sequence[str], settings: 
             [torch.rand(settings.max_new_tokens, generator=stream, dtype=torch.float64) for stream in streams]
         )
         processors.append(inverse_transform(settings.temperature, uniforms, width))
-    with torch.inference_mode():
+    with torch.inference_mode(), start_once(policy.model):
         # Greedy search picks the only token that the processor leaves: this is exact sampling (see inverse_transform).
         output = policy.model.generate(
             **batch, max_new_tokens=settings.max_new_tokens, do_sample=False, temperature=None, top_p=None, top_k=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from drirl_core.models.shared_prompts import prompts_once
+from drirl_core.models.shared_prompts import prompts_once, start_once
 
 WIDTH, GROUP, LENGTH = 7, 4, 5
 
@@ -77,4 +78,83 @@ def test_rows_without_a_shared_prompt_are_unchanged_and_the_model_is_restored(
     expected = model.model(input_ids=ids, attention_mask=mask).last_hidden_state
     with prompts_once(model, 4):
         assert torch.equal(model.model(input_ids=ids, attention_mask=mask).last_hidden_state, expected)
+    assert "forward" not in vars(model.model)
+
+
+START, NARROW = 9, 16
+
+
+@pytest.fixture(params=["left", "right"])
+def batch(request: pytest.FixtureRequest) -> tuple[torch.Tensor, torch.Tensor]:
+    """Four rows of 16, 13, 16 and 11 tokens that begin with the same nine, padded on one side."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.zeros(4, NARROW, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    common = torch.randint(5, 50, (START,), generator=generator)
+    for row, length in enumerate((16, 13, 16, 11)):
+        own = torch.randint(5, 50, (length - START,), generator=generator)
+        own[0] = 10 + row  # the first token that differs
+        place = slice(NARROW - length, None) if request.param == "left" else slice(None, length)
+        ids[row, place], mask[row, place] = torch.cat([common, own]), 1
+    return ids, mask
+
+
+def test_a_shared_start_changes_no_hidden_state_and_no_gradient(
+    model: Any, batch: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    hidden, gradients = _hidden_and_gradients(model, *batch)
+    with start_once(model):
+        shared_hidden, shared_gradients = _hidden_and_gradients(model, *batch)
+    torch.testing.assert_close(shared_hidden, hidden, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(shared_gradients, gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+
+
+def test_a_shared_start_goes_through_the_decoder_once(model: Any, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """4 rows of 16 columns are 64; once 9 and 4 rows of 7 are 37."""
+    sizes: list[int] = []
+    model.model.layers[0].register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[:2].numel()))
+    model.model(input_ids=batch[0], attention_mask=batch[1])
+    with start_once(model):
+        model.model(input_ids=batch[0], attention_mask=batch[1])
+    assert (sizes[0], sum(sizes[1:])) == (64, 37)
+
+
+@pytest.mark.parametrize("batch", ["left"], indirect=True)
+@pytest.mark.parametrize("groups", [False, True])
+def test_generation_from_a_shared_start_gives_the_same_tokens(
+    model: Any, batch: tuple[torch.Tensor, torch.Tensor], groups: bool
+) -> None:
+    ids, mask = (part.repeat_interleave(2, 0) if groups else part for part in batch)
+    asked = {"input_ids": ids, "attention_mask": mask, "pad_token_id": 0, "max_new_tokens": 6, "do_sample": False}
+    plain = model.generate(**asked)
+    with start_once(model), prompts_once(model) if groups else contextlib.nullcontext():
+        shared = model.generate(**asked)
+    assert torch.equal(plain, shared)
+
+
+@pytest.mark.parametrize("batch", ["left"], indirect=True)
+def test_shared_start_and_shared_prompts_work_together(model: Any, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """Four prompts with two completions each: 9 + 4 * 7 tokens of prompts and 8 * 3 of completions."""
+    completions = torch.randint(5, 50, (8, 3), generator=torch.Generator().manual_seed(2))
+    ids = torch.cat([batch[0].repeat_interleave(2, 0), completions], 1)
+    mask = torch.cat([batch[1].repeat_interleave(2, 0), torch.ones_like(completions)], 1)
+    hidden, gradients = _hidden_and_gradients(model, ids, mask)
+    sizes: list[int] = []
+    model.model.layers[0].register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[:2].numel()))
+    with start_once(model), prompts_once(model, NARROW):
+        shared_hidden, shared_gradients = _hidden_and_gradients(model, ids, mask)
+    assert sum(sizes) == 9 + 28 + 24
+    torch.testing.assert_close(shared_hidden, hidden, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(shared_gradients, gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+
+
+def test_rows_without_a_shared_start_are_unchanged(model: Any, rows: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """Fewer than eight tokens in common, and a single row."""
+    expected = model.model(input_ids=rows[0], attention_mask=rows[1]).last_hidden_state
+    with start_once(model):
+        assert torch.equal(model.model(input_ids=rows[0], attention_mask=rows[1]).last_hidden_state, expected)
+        alone = model.model(input_ids=rows[0][:1], attention_mask=rows[1][:1]).last_hidden_state
+    assert torch.equal(alone, model.model(input_ids=rows[0][:1], attention_mask=rows[1][:1]).last_hidden_state)
     assert "forward" not in vars(model.model)
