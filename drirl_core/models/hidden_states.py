@@ -2,12 +2,14 @@
 
 Layer L is the output of the L-th decoder layer, `hidden_states[L]` in transformers' count, in which 0 is the input
 embedding. The forward pass stops there: the layers above it and the output layer are never computed. Prompt and
-completion are tokenised apart, as generation does, and a prompt is computed once for all completions beside it.
+completion are tokenised apart, as generation does; a prompt is computed once for all completions beside it, and what all
+prompts of a batch begin with once for all prompts.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -226,10 +228,19 @@ def read_layer(
     of_row = torch.tensor([places[tuple(tokens)] for tokens in prompts], device=policy.device)
     cache = DynamicCache()
     with torch.inference_mode():
-        ids, present = _padded(list(places), policy)
+        # What all prompts begin with, the system message of the template, is computed for one of them.
+        start = len(os.path.commonprefix(list(places))) if len(places) > 1 else 0
+        start = min(start, min(map(len, places)) - 1)
+        if start > 0:
+            common = torch.tensor([next(iter(places))[:start]], device=policy.device)
+            _until(policy.model, layer, input_ids=common, past_key_values=cache)
+            cache.batch_select_indices(torch.zeros(len(places), dtype=torch.long, device=policy.device))
+        ids, own = _padded([tokens[start:] for tokens in places], policy)
+        present = torch.cat([own.new_ones(len(places), start), own], dim=1)
         hidden = _until(policy.model, layer, input_ids=ids, attention_mask=present, past_key_values=cache)
         lengths = present.sum(dim=1)
-        last = hidden[torch.arange(len(places), device=policy.device), lengths - 1].float()[of_row]  # (B, H)
+        ends = lengths - start - 1
+        last = hidden[torch.arange(len(places), device=policy.device), ends].float()[of_row]  # (B, H)
         ids, own = _padded(completions, policy)
         if not ids.shape[1]:
             return torch.stack([last, torch.zeros_like(last)], dim=1)

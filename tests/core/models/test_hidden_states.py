@@ -87,6 +87,20 @@ def test_a_prompt_is_computed_once_for_all_its_completions(policy: Policy) -> No
     assert sizes == [(2, 3), (5, 3)]
 
 
+def test_what_all_prompts_begin_with_is_computed_once(policy: Policy) -> None:
+    """Prompts (1, 2, 3, 4) and (1, 2, 5) share two tokens: 2 + 2 rows of 2, instead of 2 rows of 4."""
+    prompts = [(1, 2, 3, 4), (1, 2, 5), (1, 2, 5)]
+    alone = torch.cat([read_layer(policy, [prompt], [(6, 7)], 1) for prompt in prompts])
+    sizes: list[int] = []
+    hook = policy.model.model.layers[0].register_forward_pre_hook(
+        lambda _, inputs: sizes.append(inputs[0].shape[:2].numel())
+    )
+    together = read_layer(policy, prompts, [(6, 7)] * 3, 1)
+    hook.remove()
+    assert sizes == [2, 4, 6]
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
 def test_rows_are_computed_once_and_kept(
     tiny_models: ModelsConfig, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
