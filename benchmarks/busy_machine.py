@@ -87,8 +87,13 @@ def main() -> None:
             for key in ("tokens_per_s", "update_s"):
                 value = statistics.median(one[name][key] for one in rounds)
                 ratio = statistics.median(one[name][key] / one["stock"][key] for one in rounds)
-                found.setdefault(name, {}).update({f"{load}_{key}": round(value, 2), f"{load}_{key}_ratio": round(ratio, 2)})
-    write("busy_machine", {"what": f"{ROWS} completions of {TOKENS} tokens; one update of 8 rows", "rounds": ROUNDS, "rules": found})
+                found.setdefault(name, {}).update(
+                    {f"{load}_{key}": round(value, 2), f"{load}_{key}_ratio": round(ratio, 2)}
+                )
+    write(
+        "busy_machine",
+        {"what": f"{ROWS} completions of {TOKENS} tokens; one update of 8 rows", "rounds": ROUNDS, "rules": found},
+    )
 
 
 if __name__ == "__main__":

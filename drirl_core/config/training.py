@@ -176,6 +176,11 @@ class PolicyConfig:
     """What the centred rewards of a group are divided by: their own standard deviation (the paper), that of the batch,
     or nothing. With `group`, a group whose completions are all alike gets advantages of unit size made of reward
     noise."""
+    over_refusal: float = added(0.0)
+    """Bound on the refused share of look-alikes in rollouts: harmless rows gain weight while it is exceeded and lose
+    weight below it (dual ascent); 0 leaves the weights to the shares of the prompts."""
+    over_refusal_step: float = added(1.0)
+    """Step size of that weight's logarithm per training step."""
     save_steps: int = 8
     """Steps between checkpoints, from which a killed run resumes."""
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -199,11 +204,12 @@ class PolicyConfig:
         require(
             0 <= self.look_alike_share <= 1, f"policy.look_alike_share is {self.look_alike_share}; choose in [0, 1]"
         )
+        require(0 <= self.over_refusal < 1, f"policy.over_refusal is {self.over_refusal}; choose in [0, 1)")
         require(self.kl >= 0, f"policy.kl is {self.kl}; at least 0")
         require(self.save_steps >= 1, f"policy.save_steps is {self.save_steps}; at least 1")
         require(self.num_iterations >= 1, f"policy.num_iterations is {self.num_iterations}; at least 1")
         require(self.max_new_tokens >= 1, f"policy.max_new_tokens is {self.max_new_tokens}; at least 1")
-        for name in ("temperature", "learning_rate", "epsilon"):
+        for name in ("temperature", "learning_rate", "epsilon", "over_refusal_step"):
             require(getattr(self, name) > 0, f"policy.{name} is {getattr(self, name)}; above 0")
 
 

@@ -36,6 +36,9 @@ _CURVES = {
     "frac_reward_zero_std": "groups without variance",
     "completions/mean_length": "completion length (tokens)",
     "alpha/std": "spread of alpha",
+    "refused/unsafe": "refused, unsafe prompts (rollouts)",
+    "refused/look_alike": "refused, look-alikes (rollouts)",
+    "over_refusal/log_multiplier": "log weight of harmless rows",
 }
 
 

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from drirl_core import taxonomy
+from drirl_core.benchmarks.judges.rules import label_reply
 from drirl_core.errors import DataError
 from drirl_core.hardness.coefficients import AlphaBatch, Coefficients
 from drirl_core.hardness.similarity import SentenceSimilarity
 from drirl_core.models.embeddings import Embedder
 from drirl_core.models.hidden_states import HiddenStates
+from drirl_core.policy.dual_ascent import OverRefusalBound
 from drirl_core.policy.rollout import Processes, RolloutBatch, RolloutCoefficients, message_text
 from drirl_core.rewards import RewardRouter, load_reward_model
 from drirl_core.store.tables import read_table
@@ -35,10 +37,18 @@ class RolloutScorer:
         router: routes rows to the reward models.
         similarity: similarity W of completion and demonstration.
         coefficients: computes alpha from similarities and reward gaps.
+        bound: weights harmful against harmless rows, or None.
     """
 
-    def __init__(self, router: RewardRouter, similarity: SentenceSimilarity, coefficients: Coefficients) -> None:
+    def __init__(
+        self,
+        router: RewardRouter,
+        similarity: SentenceSimilarity,
+        coefficients: Coefficients,
+        bound: OverRefusalBound | None = None,
+    ) -> None:
         self._router, self._similarity, self._coefficients = router, similarity, coefficients
+        self._bound = bound
         self._demonstration_rewards: dict[str, float] = {}
 
     def reward(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
@@ -59,23 +69,34 @@ class RolloutScorer:
     def coefficients(self, batch: RolloutBatch, processes: Processes) -> RolloutCoefficients:
         """Return alpha for the rows of `batch`, with statistics overall and per category; see `CoefficientSource`."""
         harm, similarities = np.flatnonzero(batch.harm), np.ones(len(batch))
+        answers = [cut_draft(completion) for completion in batch.completions]
         if len(harm):
             demonstrations = [batch.demonstrations[i] for i in harm]
-            answers = [cut_draft(batch.completions[i]) for i in harm]
-            similarities[harm] = self._similarity.similarity(demonstrations, answers)
+            similarities[harm] = self._similarity.similarity(demonstrations, [answers[i] for i in harm])
+        refused = [
+            label_reply(answer, prompt) == "refusal" for answer, prompt in zip(answers, batch.prompts, strict=True)
+        ]
         gaps = self._expert_rewards(batch) - batch.rewards
         local = [
-            (category, prompt_id, float(similarity), float(gap), float(reward))
-            for category, prompt_id, similarity, gap, reward in zip(
-                batch.categories, batch.prompt_ids, similarities, gaps, batch.rewards, strict=True
+            (category, prompt_id, float(similarity), float(gap), float(reward), kind, said_no)
+            for category, prompt_id, similarity, gap, reward, kind, said_no in zip(
+                batch.categories, batch.prompt_ids, similarities, gaps, batch.rewards, batch.kinds, refused, strict=True
             )
         ]
         everyone = processes.gather(local)  # alpha is normalised over the generation batch of all processes
-        categories, groups, all_similarities, all_gaps, all_rewards = map(list, zip(*everyone, strict=True))
+        categories, groups, all_similarities, all_gaps, all_rewards, kinds, refusals = map(
+            list, zip(*everyone, strict=True)
+        )
         found = self._coefficients.compute(np.array(all_similarities), np.array(all_gaps), categories, groups)
         start = processes.index * len(batch)
         metrics = _describe(categories, np.array(all_gaps), np.array(all_rewards), found)
-        return RolloutCoefficients(found.alpha[start : start + len(batch)], metrics)
+        metrics |= _refused_shares(kinds, refusals)
+        weighted = found.alpha
+        if self._bound is not None:
+            weighted = weighted * self._bound.weights(kinds, refusals)
+            weighted /= weighted.mean()
+            metrics["over_refusal/log_multiplier"] = self._bound.log_multiplier
+        return RolloutCoefficients(weighted[start : start + len(batch)], metrics)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that an interrupted run needs, as JSON data.
@@ -85,12 +106,15 @@ class RolloutScorer:
         return {
             "coefficients": self._coefficients.state_dict(),
             "demonstration_rewards": dict(self._demonstration_rewards),
+            **({"over_refusal": self._bound.state_dict()} if self._bound else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state of an interrupted run."""
         self._coefficients.load_state_dict(state["coefficients"])
         self._demonstration_rewards = dict(state["demonstration_rewards"])
+        if self._bound:
+            self._bound.load_state_dict(state["over_refusal"])
 
     def _expert_rewards(self, batch: RolloutBatch) -> np.ndarray:
         """Return the reward of each row's demonstration, (B,); each demonstration is rewarded once per run."""
@@ -122,7 +146,13 @@ def load_scorer(context: Context) -> RolloutScorer:
     coefficients = Coefficients(config.hardness, config.seed, stored, constants)
     # Rollouts never come twice, so their hidden states are not kept.
     router = RewardRouter(models, embedder, HiddenStates(config.models, context.store, keep=False))
-    return RolloutScorer(router, SentenceSimilarity(embedder, config.hardness), coefficients)
+    bound = OverRefusalBound(config.policy.over_refusal, config.policy.over_refusal_step)
+    return RolloutScorer(
+        router,
+        SentenceSimilarity(embedder, config.hardness),
+        coefficients,
+        bound if config.policy.over_refusal else None,
+    )
 
 
 def _read_constants(file: Path) -> dict[str, float]:
@@ -131,6 +161,12 @@ def _read_constants(file: Path) -> dict[str, float]:
         return {name: float(constants[name]) for name in ("mean_delta", "mean_gap")}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DataError(f"{file} cannot be read ({error}); materialize the hardness of this category again") from error
+
+
+def _refused_shares(kinds: Sequence[str], refused: Sequence[bool]) -> dict[str, float]:
+    """Return the refused share of the rollouts of each kind of prompt, by the rules judge."""
+    names, refusing = np.array(kinds), np.array(refused, dtype=float)
+    return {f"refused/{kind}": float(refusing[names == kind].mean()) for kind in sorted(set(kinds))}
 
 
 def _describe(categories: list[str], gaps: np.ndarray, rewards: np.ndarray, batch: AlphaBatch) -> dict[str, float]:

@@ -33,9 +33,7 @@ def test_the_load_decides(monkeypatch: pytest.MonkeyPatch, free: float, waiting:
 
 
 @pytest.mark.parametrize(("setting", "waiting"), [("spin", None), ("sleep", "passive")])
-def test_the_setting_decides_without_a_look(
-    monkeypatch: pytest.MonkeyPatch, setting: str, waiting: str | None
-) -> None:
+def test_the_setting_decides_without_a_look(monkeypatch: pytest.MonkeyPatch, setting: str, waiting: str | None) -> None:
     monkeypatch.setattr(threads, "free_cores", lambda: pytest.fail("looked at the load"))
     threads.choose_waiting(ModelsConfig(**NAMES, waiting=setting))
     assert os.environ.get("OMP_WAIT_POLICY") == waiting

@@ -18,6 +18,7 @@ from drirl_core.hardness.coefficients import Coefficients
 from drirl_core.hardness.equations import alpha_data, normalise
 from drirl_core.hardness.similarity import SentenceSimilarity
 from drirl_core.models.embeddings import Embedder
+from drirl_core.policy.dual_ascent import OverRefusalBound
 from drirl_core.policy.rollout import Processes, RolloutBatch, RolloutCoefficients
 from drirl_core.policy.schedule import training_prompts
 from drirl_core.policy.scoring import RolloutScorer, load_scorer
@@ -46,7 +47,7 @@ class Similarity:
 
     def similarity(self, demonstrations: Any, completions: Any) -> np.ndarray:
         assert "helpful answer" not in demonstrations
-        return np.array([SIMILARITY[text[0]] for text in completions])
+        return np.array([SIMILARITY.get(text[0], 0.5) for text in completions])
 
 
 def _row(category: str, name: str, demonstration: str) -> dict[str, Any]:
@@ -80,9 +81,14 @@ def _score(
     return scorer.coefficients(RolloutBatch.of(prompts, completions, rewards, columns), processes or Processes())
 
 
-def _make(config: HardnessConfig | None = None, router: Router | None = None, **more: Any) -> RolloutScorer:
+def _make(
+    config: HardnessConfig | None = None,
+    router: Router | None = None,
+    bound: OverRefusalBound | None = None,
+    **more: Any,
+) -> RolloutScorer:
     return RolloutScorer(
-        router or Router(), Similarity(), Coefficients(config or HardnessConfig(keep_quantile=1.0), 0, **more)
+        router or Router(), Similarity(), Coefficients(config or HardnessConfig(keep_quantile=1.0), 0, **more), bound
     )  # type: ignore[arg-type]
 
 
@@ -131,6 +137,23 @@ def test_gaps_and_metrics_by_hand() -> None:
     } <= set(found)
     assert found["alpha/mean"] == pytest.approx(1.0)
     assert all(type(value) is float for value in found.values())
+
+
+def test_the_refused_share_of_each_kind_is_logged() -> None:
+    """One of four answers to unsafe prompts refuses, and one of two to harmless ones; the first letter is a draft."""
+    no, yes = "x\n####\nI'm sorry, but I can't help with that.", "x\n####\nBoil it for six minutes, then cool it."
+    found = _score(_make(), texts=[no, yes, yes, yes, yes, no])
+    assert (found.metrics["refused/unsafe"], found.metrics["refused/general"]) == (0.25, 0.5)
+
+
+def test_alpha_is_weighted_by_the_bound_on_over_refusal() -> None:
+    """No look-alike is refused, bound .5, step 1: log lambda -.5; alpha 1 times 1 and e^-.5, mean 1."""
+    rows = [*ROWS[:4], *[{**row, "kind": "look_alike"} for row in ROWS[4:]]]
+    found = _score(_make(bound=OverRefusalBound(0.5, 1.0)), rows)
+    factor = np.exp(-0.5)
+    np.testing.assert_allclose(found.alpha, np.array([1, 1, 1, 1, factor, factor]) / ((4 + 2 * factor) / 6))
+    assert found.metrics["over_refusal/log_multiplier"] == pytest.approx(-0.5)
+    assert found.metrics["alpha/mean"] == pytest.approx(1.0)
 
 
 def test_demonstrations_are_rewarded_once_per_prompt() -> None:
