@@ -30,8 +30,6 @@ RULES: dict[str, dict[str, str]] = {
 
 def work() -> None:
     """Sample and train in this process; print the seconds of both as JSON."""
-    import torch
-
     from benchmarks.sampling_speed import PROMPTS
     from drirl_core.config import load_config
     from drirl_core.models.loading import load_policy
@@ -87,13 +85,10 @@ def main() -> None:
             for key in ("tokens_per_s", "update_s"):
                 value = statistics.median(one[name][key] for one in rounds)
                 ratio = statistics.median(one[name][key] / one["stock"][key] for one in rounds)
-                found.setdefault(name, {}).update(
-                    {f"{load}_{key}": round(value, 2), f"{load}_{key}_ratio": round(ratio, 2)}
-                )
-    write(
-        "busy_machine",
-        {"what": f"{ROWS} completions of {TOKENS} tokens; one update of 8 rows", "rounds": ROUNDS, "rules": found},
-    )
+                row = found.setdefault(name, {})
+                row[f"{load}_{key}"], row[f"{load}_{key}_ratio"] = round(value, 2), round(ratio, 2)
+    what = f"{ROWS} completions of {TOKENS} tokens; one update of 8 rows; ratios to the stock rule of the same round"
+    write("busy_machine", {"what": what, "rounds": ROUNDS, "rules": found})
 
 
 if __name__ == "__main__":

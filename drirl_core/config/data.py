@@ -24,8 +24,8 @@ class ModelsConfig:
     threads: int = 0
     """CPU threads; 0 leaves the choice to torch."""
     waiting: Literal["auto", "spin", "sleep"] = "auto"
-    """How CPU threads wait for each other: spinning is faster on an idle machine, sleeping beside other work; auto looks
-    at the load when a step starts."""
+    """How CPU threads wait for each other: spinning is faster on an idle machine, sleeping beside other work; auto
+    looks at the load when a step starts."""
     cache: str = ".drirl/models"
     """Directory of fetched and converted models, relative to the working directory."""
 

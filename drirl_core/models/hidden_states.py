@@ -2,14 +2,14 @@
 
 Layer L is the output of the L-th decoder layer, `hidden_states[L]` in transformers' count, in which 0 is the input
 embedding. The forward pass stops there: the layers above it and the output layer are never computed. Prompt and
-completion are tokenised apart, as generation does; a prompt is computed once for all completions beside it, and what all
-prompts of a batch begin with once for all prompts.
+completion are tokenised apart, as generation does. A prompt is computed once for all completions beside it, and what
+all prompts of a batch begin with once for all prompts.
 """
 
 from __future__ import annotations
 
 import functools
-import os
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -229,8 +229,7 @@ def read_layer(
     cache = DynamicCache()
     with torch.inference_mode():
         # What all prompts begin with, the system message of the template, is computed for one of them.
-        start = len(os.path.commonprefix(list(places))) if len(places) > 1 else 0
-        start = min(start, min(map(len, places)) - 1)
+        start = _common_length(list(places))
         if start > 0:
             common = torch.tensor([next(iter(places))[:start]], device=policy.device)
             _until(policy.model, layer, input_ids=common, past_key_values=cache)
@@ -254,6 +253,14 @@ def read_layer(
             past_key_values=cache,
         )
         return torch.stack([last, masked_mean(hidden, own.bool())], dim=1)
+
+
+def _common_length(prompts: Sequence[Sequence[int]]) -> int:
+    """Count the tokens with which all prompts begin, without the last token of the shortest; 0 for a single prompt."""
+    if len(prompts) < 2:
+        return 0
+    same = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False))
+    return min(sum(1 for _ in same), min(map(len, prompts)) - 1)
 
 
 def summarise(hidden: torch.Tensor, completion_mask: torch.Tensor) -> torch.Tensor:

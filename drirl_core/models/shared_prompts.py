@@ -20,8 +20,8 @@ _LEAST_START = 8
 def start_once(model: Any) -> Iterator[None]:
     """Run the tokens with which all rows of a batch begin through the decoder once, with gradients.
 
-    A chat template puts the same system message before every prompt, a third of the tokens of a short row. Here its keys
-    and values are computed for one row and passed to all. The results are equal up to rounding.
+    A chat template puts the same system message before every prompt, a third of the tokens of a short row. Here its
+    keys and values are computed for one row and passed to all. The results are equal up to rounding.
 
     Args:
         model: a transformers or PEFT model; one whose layers are not all plain attention is left as it is.
@@ -105,7 +105,7 @@ class _Order(NamedTuple):
 
 
 def _shared_start(input_ids: Any, mask: Any, kwargs: Any) -> int:
-    """Count the tokens with which all rows begin; at least one token of each row is left out, 0 where it does not pay."""
+    """Count the tokens with which all rows begin, without the last token of the shortest; 0 where it does not pay."""
     more = kwargs.get("output_hidden_states") or kwargs.get("output_attentions")
     if input_ids is None or mask.dim() != 2 or len(input_ids) < 2 or mask.shape != input_ids.shape or more:
         return 0

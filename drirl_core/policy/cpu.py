@@ -1,5 +1,4 @@
-"""Efficient training on a CPU: settings of TRL and PEFT meant for GPUs, each changed for one `train()`, and no token
-computed twice.
+"""Efficient training on a CPU: settings of TRL and PEFT meant for GPUs changed for one `train()`, no token run twice.
 
 Nothing here changes an equation. benchmarks/training_speed.py measures each against the stock settings in one run, and
 tests/contract/test_lean.py compares the numbers.
