@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from drirl_core import taxonomy
+from drirl_core.completions.choice import completed_rows
 from drirl_core.errors import DataError
 from drirl_core.graph.build import Context
 from drirl_core.graph.layout import dataset_name
@@ -54,7 +55,7 @@ def build_completion_pool(context: Context) -> dict[str, Any]:
     category = context.category or ""
     settings = context.config.completions
     dataset = context.inputs[dataset_name(category)]
-    rows = [row for row in read_table(dataset / "rows.parquet") if row["origin"] != "resampled"]
+    rows = completed_rows(read_table(dataset / "rows.parquet"), settings, category)
     if not rows:
         raise DataError(f"{dataset_name(category)} has no rows; completions need prompts")
     pool: list[dict[str, Any]] = []

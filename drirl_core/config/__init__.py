@@ -104,6 +104,11 @@ class Config:
             "policy.start is 'base' but completions.samples asks for completions of 'sft'; set "
             "completions.samples.sft to 0 or policy.start to 'sft'",
         )
+        require(
+            not self.completions.prompts or self.hardness.refresh == "step" or self.hardness.combine == "none",
+            f"hardness.refresh is {self.hardness.refresh!r}, which needs a stored alpha of every prompt, but "
+            f"completions.prompts is {self.completions.prompts}; set it to 0, or hardness.refresh to 'step'",
+        )
         require(self.seed >= 0, f"seed is {self.seed}; at least 0")
         self.execution.check_root(self.root)
         demonstrations = self.demonstrations

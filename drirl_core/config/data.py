@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from drirl_core.config.reading import EMBEDDED, require
+from drirl_core.config.reading import EMBEDDED, added, require
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,11 @@ class CompletionsConfig:
     its words shuffled, repeated or cut off). For the harm categories: `compliance` (a good answer to a harmless
     prompt). For the helpful one: `refusal`, `hedged` (the good answer with a declining sentence in it) and `off_topic`
     (another prompt's answer)."""
+    prompts: int = added(0)
+    """Training prompts per harm category that get completions, and a quarter as many validation and test prompts; 0
+    takes all. Rewards and hardness are learned from these, supervised fine-tuning and GRPO use all prompts."""
+    helpful_prompts: int = added(0)
+    """The same for the helpful set; 0 takes all."""
     max_new_tokens: int = 48
     """Length limit in tokens."""
     temperature: float = 1.0
@@ -210,6 +215,8 @@ class CompletionsConfig:
             min(self.contrast.values(), default=0) >= 0,
             f"completions.contrast is {dict(self.contrast)}; counts are 0 or more",
         )
+        for name in ("prompts", "helpful_prompts"):
+            require(getattr(self, name) >= 0, f"completions.{name} is {getattr(self, name)}; 0 (all) or more")
         require(self.max_new_tokens >= 1, f"completions.max_new_tokens is {self.max_new_tokens}; at least 1")
         require(self.temperature > 0, f"completions.temperature is {self.temperature}; above 0")
         require(self.batch_size >= 1, f"completions.batch_size is {self.batch_size}; at least 1")

@@ -117,9 +117,16 @@ def _of_demonstrator(config: Config) -> tuple[str, ...]:
 
 
 def _of_backbone(config: Config) -> tuple[str, ...]:
-    """The model that the reward heads read."""
+    """The model that the reward heads read, and the limits on their prompts."""
     reads_policy = config.rewards.backbone == "hidden_state"
-    return ("models.policy", "models.dtype") if reads_policy else ("models.encoder",)
+    model = ("models.policy", "models.dtype") if reads_policy else ("models.encoder",)
+    return (*model, *_of_limits(config))
+
+
+def _of_limits(config: Config) -> tuple[str, ...]:
+    """The limits on the prompts with completions, where there are any."""
+    limits = {f"completions.{name}": getattr(config.completions, name) for name in ("prompts", "helpful_prompts")}
+    return tuple(name for name, limit in limits.items() if limit)
 
 
 TIMES = frozenset({"times.jsonl"})
@@ -291,6 +298,7 @@ STAGES: dict[str, Stage] = {
         ),  # of the policy alone
         per="harm_category",
         inputs=("dataset", "completion_pool", "reward_model"),
+        config_when=_of_limits,
         description="Data hardness, model responsiveness and alpha of the {member} prompts.",
         table=MainTable(
             "hardness.parquet",

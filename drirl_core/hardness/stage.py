@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from drirl_core.completions.choice import completed_rows
 from drirl_core.config import HardnessConfig
 from drirl_core.errors import DataError
 from drirl_core.graph import build as stages
@@ -120,8 +121,9 @@ def _measure(context: stages.Context, category: str) -> _Measured:
         context.inputs[dataset_name(category)] / "rows.parquet",
         ("prompt_id", "prompt", "answer", "split", "origin"),
     )
+    completed = completed_rows(dataset, context.config.completions, category)
     prompts = sorted(
-        (row for row in dataset if row["split"] == "train" and row["origin"] != "resampled"),
+        (row for row in completed if row["split"] == "train"),
         key=lambda row: row["prompt_id"],
     )
     if not prompts:

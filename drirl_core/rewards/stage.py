@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from drirl_core.completions.choice import completed_rows
 from drirl_core.graph import build as stages
 from drirl_core.graph.layout import dataset_name
 from drirl_core.models.embeddings import Embedder
@@ -51,7 +52,7 @@ def build_reward_model(context: stages.Context) -> dict[str, Any]:
     category = context.category or ""
     dataset, completions = context.inputs[dataset_name(category)], context.inputs[f"completion_pool_{category}"]
     prompts = join_pool(
-        read_table(dataset / "rows.parquet", COLUMNS),
+        completed_rows(read_table(dataset / "rows.parquet", COLUMNS), context.config.completions, category),
         read_table(completions / "completions.parquet", ("prompt_id", "policy", "sample", "answer")),
         category,
     )

@@ -1,0 +1,39 @@
+"""Which prompts of a data set get completions: all of them, or a limited number per category."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from drirl_core import taxonomy
+from drirl_core.config import CompletionsConfig
+
+_HELD_OUT_SHARE = 0.25
+"""Validation prompts, and test prompts, per training prompt."""
+
+
+def completed_rows(rows: Sequence[dict[str, Any]], settings: CompletionsConfig, category: str) -> list[dict[str, Any]]:
+    """Choose the prompts that get completions, by the hash of their ids, so that one more prompt moves one at most.
+
+    Args:
+        rows: rows of a data set with `prompt_id`, `split` and `origin`; resampled copies are left out.
+        settings: training prompts per harm category and of the helpful set; a quarter as many validation and test
+            prompts each; 0 takes all.
+        category: whose data set it is.
+
+    Returns:
+        The chosen rows in their order.
+    """
+    originals = [row for row in rows if row["origin"] != "resampled"]
+    most = settings.helpful_prompts if category == taxonomy.HELPFUL else settings.prompts
+    if not most:
+        return originals
+    by_split: dict[str, list[str]] = {}
+    for row in originals:
+        by_split.setdefault(row["split"], []).append(row["prompt_id"])
+    chosen: set[str] = set()
+    for split, ids in by_split.items():
+        number = most if split == "train" else max(1, round(most * _HELD_OUT_SHARE))
+        chosen |= set(sorted(ids, key=lambda name: hashlib.sha256(name.encode()).digest())[:number])
+    return [row for row in originals if row["prompt_id"] in chosen]
