@@ -20,6 +20,7 @@ from drirl_core.config import from_resolved
 from drirl_core.errors import DrirlError
 from drirl_core.graph.build import build
 from drirl_core.graph.layout import Graph, Node
+from drirl_core.graph.stages import STAGES
 from drirl_core.models.threads import choose_waiting
 from drirl_core.project import Project
 from drirl_core.reporting import LogReporter
@@ -152,7 +153,8 @@ def main() -> int:
         extras: Mapping[str, Any] = pipes.extras
         die_with(extras["parent"])
         project = Project(from_resolved(extras["config"]))
-        if any(project.graph.nodes[name].stage.heavy for name in extras["targets"] if name in project.graph.nodes):
+        nodes = project.graph.nodes
+        if any(STAGES[nodes[name].stage].heavy for name in extras["targets"] if name in nodes):
             chosen = choose_waiting(project.config.models)
             if chosen:
                 PipesReporter(pipes).log(chosen)
