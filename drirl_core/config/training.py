@@ -181,6 +181,9 @@ class PolicyConfig:
     weight below it (dual ascent); 0 leaves the weights to the shares of the prompts."""
     over_refusal_step: float = added(1.0)
     """Step size of that weight's logarithm per training step."""
+    validation_prompts: int = added(0)
+    """Validation prompts, unsafe ones and look-alikes each, that are answered at every checkpoint; the checkpoint with
+    the best difference of refused shares is published. 0 publishes the last step."""
     save_steps: int = 8
     """Steps between checkpoints, from which a killed run resumes."""
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -206,6 +209,7 @@ class PolicyConfig:
         )
         require(0 <= self.over_refusal < 1, f"policy.over_refusal is {self.over_refusal}; choose in [0, 1)")
         require(self.kl >= 0, f"policy.kl is {self.kl}; at least 0")
+        require(self.validation_prompts >= 0, f"policy.validation_prompts is {self.validation_prompts}; at least 0")
         require(self.save_steps >= 1, f"policy.save_steps is {self.save_steps}; at least 1")
         require(self.num_iterations >= 1, f"policy.num_iterations is {self.num_iterations}; at least 1")
         require(self.max_new_tokens >= 1, f"policy.max_new_tokens is {self.max_new_tokens}; at least 1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from drirl_core.policy.training import (
     save_merged,
     write_log,
 )
-from drirl_core.reporting import Plot
+from drirl_core.policy.validation import CheckpointChoice, validation_prompts
+from drirl_core.reporting import Plot, Table
 
 _CURVES = {
     "reward": "reward",
@@ -62,6 +64,10 @@ def build_policy_checkpoint(context: stages.Context) -> dict[str, Any]:
     scorer = load_scorer(context)
     log_file = context.scratch / "training_log.jsonl"
     stream = TrainingStream("GRPO", log_file, context.reporter, scorer.state_dict)
+    choice = None
+    if config.policy.validation_prompts:
+        prompts = validation_prompts(context, config.policy.validation_prompts)
+        choice = CheckpointChoice(policy, prompts, config.policy.max_new_tokens, context.scratch, context.reporter)
     arguments = grpo_arguments(config.policy, common_arguments(config.seed, context.scratch, policy))
     trainer = DynamicRewardScalingTrainer(
         coefficient=scorer,
@@ -72,14 +78,26 @@ def build_policy_checkpoint(context: stages.Context) -> dict[str, Any]:
         train_dataset=Dataset.from_list(rows),
         processing_class=policy.tokenizer,
         peft_config=peft_config(config.policy.lora, policy.depth),
-        callbacks=[stream],
+        callbacks=[stream] if choice is None else [choice, stream],
     )
     checkpoint = last_checkpoint(Path(arguments.output_dir))
     if checkpoint:
         context.reporter.log(f"GRPO resumes from {checkpoint.name}")
         scorer.load_state_dict(checkpoint_state(checkpoint))
     run(trainer, checkpoint)
-    return _finish(context, policy, trainer, read_log(log_file))
+    found = _publish_choice(choice, trainer.model, context) if choice else {}
+    return {**_finish(context, policy, trainer, read_log(log_file)), **found}
+
+
+def _publish_choice(choice: CheckpointChoice, model: Any, context: stages.Context) -> dict[str, Any]:
+    """Take the weights of the best validation point, and write all points."""
+    choice.restore_best(model)
+    best, points = choice.best, choice.points
+    rows = [{**vars(point), "composite": round(point.composite, 4)} for point in points]
+    text = json.dumps({"chosen": best.step, "points": rows}, indent=1, sort_keys=True)
+    (context.out / "validation.json").write_text(text, encoding="utf-8")
+    context.reporter.log(f"step {best.step} is published: the best of {len(points)} on validation prompts")
+    return {"chosen_step": best.step, "validation": Table(rows)}
 
 
 def grpo_arguments(settings: PolicyConfig, common: Mapping[str, Any]) -> GRPOConfig:

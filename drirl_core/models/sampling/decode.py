@@ -162,7 +162,7 @@ def exact_cpu_sampling(
         plain = type(generation_config).from_dict(
             {**generation_config.to_dict(), "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         )
-        with _ready_to_decode(model):
+        with ready_to_decode(model):
             return original(
                 *args,
                 generation_config=plain,
@@ -178,11 +178,14 @@ def exact_cpu_sampling(
 
 
 @contextlib.contextmanager
-def _ready_to_decode(model: Any) -> Iterator[None]:
+def ready_to_decode(model: Any) -> Iterator[None]:
     """Use the attention that is fast without gradients and merge adapters; restore both bit by bit afterwards.
 
     Decoding reads every weight once per token: an adapter's two small products per layer would add half of that cost.
     The merged weights are rounded as in the published checkpoint.
+
+    Args:
+        model: a transformers or PEFT model.
     """
     import peft
     import torch

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killing import Killed, KillingReporter
 from safetensors.torch import load_file
 
 from drirl_core.errors import TrainingError
@@ -14,24 +15,6 @@ from drirl_core.models.loading import load_policy
 from drirl_core.policy.grpo import build_policy_checkpoint
 from drirl_core.policy.training import read_log
 from drirl_core.reporting import Plot
-from drirl_core.testing import RecordingReporter
-
-
-class Killed(BaseException):
-    """Stand for a kill of the process."""
-
-
-class KillingReporter(RecordingReporter):
-    """End the run when a step's metrics arrive."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self._step = step
-
-    def metrics(self, step: int, values: Any) -> None:
-        super().metrics(step, values)
-        if step == self._step:
-            raise Killed
 
 
 def _weights(folder: Path) -> dict[str, Any]:

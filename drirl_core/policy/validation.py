@@ -1,0 +1,172 @@
+"""Validation during reinforcement learning: refusals on held-out prompts of the pool, and the best checkpoint by them.
+
+Greedy replies to validation prompts show when a run has learned and when it begins to lose; a benchmark suite is never
+read here. The composite is the refused share of unsafe prompts minus that of look-alikes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
+
+from drirl_core import taxonomy
+from drirl_core.benchmarks.judges.rules import label_reply
+from drirl_core.errors import DataError
+from drirl_core.graph import build as stages
+from drirl_core.graph.layout import dataset_name
+from drirl_core.models.loading import Policy
+from drirl_core.models.sampling import SamplingSettings, chat_text
+from drirl_core.models.sampling.decode import decode, ready_to_decode
+from drirl_core.reporting import Reporter
+from drirl_core.store.tables import read_table
+from drirl_core.text.chain_of_draft import cut_draft
+
+_BATCH = 64
+KINDS = ("unsafe", "look_alike")
+
+
+@dataclass(frozen=True)
+class ValidationPoint:
+    """Refusals after a step.
+
+    Args:
+        step: optimiser steps so far; 0 is the start.
+        unsafe: refused share of the unsafe prompts, in [0, 1].
+        look_alike: refused share of the look-alikes, in [0, 1].
+    """
+
+    step: int
+    unsafe: float
+    look_alike: float
+
+    @property
+    def composite(self) -> float:
+        """Refused share of unsafe prompts minus that of look-alikes, in [-1, 1]."""
+        return self.unsafe - self.look_alike
+
+
+def validation_prompts(context: stages.Context, count: int) -> dict[str, list[str]]:
+    """Choose validation prompts of both kinds from the data sets, by the hash of their ids.
+
+    Args:
+        context: inputs are the data sets of all categories.
+        count: prompts of each kind, as far as there are so many.
+
+    Returns:
+        Prompts by kind, `unsafe` and `look_alike`.
+
+    Raises:
+        DataError: a kind has no validation prompt.
+    """
+    names = [name.removeprefix("reward_model_") for name in context.inputs if name.startswith("reward_model_")]
+    found: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
+    for category in names:
+        for row in read_table(context.inputs[dataset_name(category)] / "rows.parquet"):
+            kind = "unsafe" if category != taxonomy.HELPFUL else row["kind"]
+            if row["split"] == "validation" and kind in found:
+                found[kind][row["prompt_id"]] = row["prompt"]
+    for kind, prompts in found.items():
+        if not prompts:
+            raise DataError(
+                f"policy.validation_prompts is {count}, but no data set has a validation prompt of the kind {kind}; "
+                "raise demonstrations.quota and helpful_quota, or set policy.validation_prompts to 0"
+            )
+    return {
+        kind: [prompts[name] for name in sorted(prompts, key=lambda i: hashlib.sha256(i.encode()).digest())[:count]]
+        for kind, prompts in found.items()
+    }
+
+
+class CheckpointChoice(TrainerCallback):
+    """Answer validation prompts at every checkpoint, and keep the trained weights of the best one.
+
+    Args:
+        policy: tokenizer and device; the weights are those of the trainer's model.
+        prompts: validation prompts by kind.
+        max_new_tokens: length limit of a reply.
+        folder: holds the points and the best weights, also for a run that is resumed.
+        reporter: gets each point.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        prompts: Mapping[str, Sequence[str]],
+        max_new_tokens: int,
+        folder: Path,
+        reporter: Reporter,
+    ) -> None:
+        self._policy, self._prompts, self._reporter = policy, prompts, reporter
+        self._settings = SamplingSettings(max_new_tokens, 0.0, _BATCH)
+        self._points, self._best = folder / "validation.jsonl", folder / "best.safetensors"
+
+    @property
+    def points(self) -> list[ValidationPoint]:
+        """All points so far, by step."""
+        lines = self._points.read_text(encoding="utf-8").splitlines() if self._points.is_file() else []
+        return [ValidationPoint(**json.loads(line)) for line in lines]
+
+    @property
+    def best(self) -> ValidationPoint:
+        """The point with the highest composite; of equal ones the latest."""
+        return max(self.points, key=lambda point: (point.composite, point.step))
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure the start; forget points that a resumed run will measure again."""
+        kept = [point for point in self.points if point.step <= state.global_step] if state.global_step else []
+        self._points.write_text("".join(json.dumps(vars(point)) + "\n" for point in kept), encoding="utf-8")
+        if not kept:
+            self._measure(kwargs["model"], 0)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure a checkpoint; the trainer calls this before the checkpoint is marked as complete."""
+        if state.global_step not in {point.step for point in self.points}:
+            self._measure(kwargs["model"], state.global_step)
+
+    def restore_best(self, model: Any) -> None:
+        """Give a model the trained weights of the best point."""
+        weights = load_file(self._best)
+        with torch.no_grad():
+            for name, weight in _trained(model).items():
+                weight.copy_(weights[name])
+
+    def _measure(self, model: Any, step: int) -> None:
+        training = model.training
+        model.eval()
+        with ready_to_decode(model):
+            shares = {kind: self._refused(model, prompts) for kind, prompts in self._prompts.items()}
+        model.train(training)
+        point = ValidationPoint(step, shares["unsafe"], shares["look_alike"])
+        with self._points.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(vars(point)) + "\n")
+        if self.best == point:
+            save_file({name: weight.detach().contiguous() for name, weight in _trained(model).items()}, self._best)
+        counts = {kind: len(prompts) for kind, prompts in self._prompts.items()}
+        self._reporter.log(
+            f"validation after step {step}: refused {point.unsafe:.0%} of {counts['unsafe']} unsafe prompts and "
+            f"{point.look_alike:.0%} of {counts['look_alike']} look-alikes"
+        )
+
+    def _refused(self, model: Any, prompts: Sequence[str]) -> float:
+        policy = replace(self._policy, model=model)
+        texts = {prompt: chat_text(policy.tokenizer, prompt) for prompt in prompts}
+        ordered = sorted(prompts, key=lambda prompt: len(texts[prompt]))
+        refused = 0
+        for start in range(0, len(ordered), _BATCH):
+            part = ordered[start : start + _BATCH]
+            replies = decode(policy, [texts[prompt] for prompt in part], ["0" * 16] * len(part), self._settings)
+            answers = [cut_draft(reply.text) for reply in replies]
+            refused += sum(label_reply(answer, asked) == "refusal" for answer, asked in zip(answers, part, strict=True))
+        return refused / len(prompts)
+
+
+def _trained(model: Any) -> dict[str, torch.Tensor]:
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}

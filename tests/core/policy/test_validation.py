@@ -1,0 +1,115 @@
+"""Validation during GRPO: points by hand, the best checkpoint, and a resumed run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killing import Killed, KillingReporter
+from safetensors.torch import load_file
+
+from drirl_core.errors import DataError
+from drirl_core.models.sampling.decode import Completion
+from drirl_core.policy import validation
+from drirl_core.policy.grpo import build_policy_checkpoint
+from drirl_core.policy.validation import ValidationPoint, validation_prompts
+
+REFUSAL, ANSWER = "I'm sorry, but I can't help with that.", "Begin early, take your time, and ask a friend."
+SETTINGS = {"policy.validation_prompts": 2, "policy.save_steps": 2}
+
+
+@pytest.fixture
+def refusals(monkeypatch: pytest.MonkeyPatch) -> list[list[bool]]:
+    """Replies by hand: the next entry says whether unsafe prompts and look-alikes are refused."""
+    script: list[list[bool]] = []
+
+    def scripted(policy: Any, texts: list[str], keys: list[str], settings: Any) -> list[Completion]:
+        assert not policy.model.training
+        refuses = script[0].pop(0)
+        if not script[0]:
+            script.pop(0)
+        return [Completion(REFUSAL if refuses else ANSWER, 8, True) for _ in texts]
+
+    monkeypatch.setattr(validation, "decode", scripted)
+    return script
+
+
+def _weights(folder: Path) -> dict[str, Any]:
+    return load_file(folder / "model.safetensors")
+
+
+def _same(left: Path, right: Path) -> bool:
+    ours, theirs = _weights(left), _weights(right)
+    return all((ours[name] == theirs[name]).all() for name in ours)
+
+
+def test_the_composite_by_hand() -> None:
+    assert ValidationPoint(4, 0.9, 0.25).composite == pytest.approx(0.65)
+
+
+def test_prompts_are_those_of_the_validation_split(contexts: Any) -> None:
+    """Row 6 of 8 is the validation row of each data set; the helpful one's is a general prompt, so none is there."""
+    with pytest.raises(DataError, match="look_alike"):
+        validation_prompts(contexts.make("run"), 4)
+
+
+@pytest.fixture
+def with_look_alikes(contexts: Any, tmp_path: Path) -> Any:
+    """The contexts, with a look-alike in the validation split."""
+    import shutil
+
+    from drirl_core.demonstrations.publish import ROWS
+    from drirl_core.store.tables import read_table, write_table
+
+    folder = tmp_path / "helpful_dataset"
+    shutil.copytree(contexts.inputs["helpful_dataset"], folder)
+    rows = read_table(folder / "rows.parquet")
+    rows[5]["split"] = "validation"
+    write_table(folder / "rows.parquet", rows, ROWS)
+    contexts.inputs = {**contexts.inputs, "helpful_dataset": folder}
+    return contexts
+
+
+def test_prompts_by_kind(with_look_alikes: Any) -> None:
+    found = validation_prompts(with_look_alikes.make("run"), 1)
+    assert {kind: len(prompts) for kind, prompts in found.items()} == {"unsafe": 1, "look_alike": 1}
+    found = validation_prompts(with_look_alikes.make("run"), 9)
+    assert sorted(found["unsafe"]) == ["insult request number 6", "mental_health request number 6"]
+    assert found["look_alike"] == ["helpful request number 5"]
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_the_best_point_is_published(with_look_alikes: Any, refusals: list[list[bool]]) -> None:
+    """Start: both refused, composite 0; step 2: unsafe alone, 1; step 4: both, 0. Step 2's weights are published."""
+    plain = with_look_alikes.make("two", {"policy.steps": 2, "policy.save_steps": 2})
+    refusals += [[True, True], [True, False], [True, True]]
+    chosen = with_look_alikes.make("chosen", SETTINGS)
+    shown = build_policy_checkpoint(chosen)
+    assert shown["chosen_step"] == 2
+    record = json.loads((chosen.out / "validation.json").read_text())
+    assert [(p["step"], p["unsafe"], p["look_alike"]) for p in record["points"]] == [(0, 1, 1), (2, 1, 0), (4, 1, 1)]
+    assert plain.config.policy.steps == 2  # another schedule of the learning rate, so its weights differ
+    refusals += [[True, True], [True, True], [True, False]]
+    last = with_look_alikes.make("last", SETTINGS)
+    assert build_policy_checkpoint(last)["chosen_step"] == 4
+    without = with_look_alikes.make("without", {"policy.save_steps": 2})
+    build_policy_checkpoint(without)
+    assert _same(last.out, without.out)  # validation changes nothing in training
+    assert not _same(chosen.out, without.out)
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_a_resumed_run_keeps_its_points_and_its_best_weights(with_look_alikes: Any, refusals: list[list[bool]]) -> None:
+    refusals += [[True, True], [True, False], [True, True]]
+    uninterrupted = with_look_alikes.make("uninterrupted", SETTINGS)
+    build_policy_checkpoint(uninterrupted)
+    refusals += [[True, True], [True, False]]
+    with pytest.raises(Killed):
+        build_policy_checkpoint(with_look_alikes.make("killed", SETTINGS, reporter=KillingReporter(3)))
+    refusals += [[True, True]]
+    resumed = with_look_alikes.make("killed", SETTINGS)
+    assert build_policy_checkpoint(resumed)["chosen_step"] == 2
+    assert (resumed.out / "validation.json").read_bytes() == (uninterrupted.out / "validation.json").read_bytes()
+    assert _same(resumed.out, uninterrupted.out)
