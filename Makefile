@@ -21,7 +21,7 @@ dev: $(STAMP)    ## open the Dagster UI on http://127.0.0.1:3000
 	$(BIN)/drirl dev $(CONFIG)
 
 test: $(STAMP)   ## all tests that need no GPU and no large model
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(STAMP)  ## the tests on the real 135M model
 	$(BIN)/python -m pytest -m slow

@@ -6,7 +6,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers or huggingface_hub are imported anywhere
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# One thread each where several processes share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 from pathlib import Path
 
