@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drirl_core.config.reading import read_shipped
+from drirl_core.config.reading import EMBEDDED, read_shipped
+from drirl_core.files import READER
 
 if TYPE_CHECKING:
     from drirl_core.config import Config
@@ -22,6 +23,16 @@ def declarations() -> Mapping[str, Mapping[str, Any]]:
 
 
 def declarations_of(config: Config) -> dict[str, Mapping[str, Any]]:
-    """Return the record of each suite of a configuration, under a name for people; one of its own has none."""
-    found = {suite.name: declarations().get(suite.name) for suite in config.benchmarks.suites}
-    return {f"declaration of suite {name}": suite for name, suite in found.items() if suite}
+    """Return the record of each suite of a configuration, under a name for people; one of its own has none.
+
+    Files of users also name the version of their reader: what was read differently before is stale.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for suite in config.benchmarks.suites:
+        record = declarations().get(suite.name)
+        if record:
+            read = {} if suite.path == EMBEDDED else {"reader": READER}
+            found[f"declaration of suite {suite.name}"] = {**record, **read}
+        elif suite.path != EMBEDDED:
+            found[f"reader of suite {suite.name}"] = {"reader": READER}
+    return found

@@ -6,10 +6,7 @@ and never skipped: a lost row would be a benchmark prompt in the training set.
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,8 +19,13 @@ import yaml
 from drirl_core.benchmarks.declared import FILE, declarations
 from drirl_core.config import EMBEDDED, SuiteConfig
 from drirl_core.errors import DataError, nearest
+from drirl_core.files.chat import text_of
+from drirl_core.files.reading import find_file, read_strictly
+from drirl_core.files.records import Record, column_names
+from drirl_core.files.values import UnreadableError, label, matches, shown
 from drirl_core.graph.layout import SHIPPED_SUITES, suite_folder
-from drirl_core.store.tables import prompt_id, read_table
+from drirl_core.store.tables import prompt_id
+from drirl_core.text.readable import unreadable
 
 GROUPS = ("unsafe", "safe_look_alike", "helpful")
 """Groups in the order tables show them."""
@@ -177,32 +179,45 @@ def _read_group(suite: Suite, config: SuiteConfig, group: str) -> list[tuple[Ben
     """Return each row with its prompt as the file has it, without the context."""
     layout = suite.groups[group]
     path = _locate(suite, config, group)
-    records = _read_records(path)
-    if not records:
-        raise DataError(f"{path} holds no row; get the file of {suite.name} again from {suite.home}")
-    columns = {key: _column(layout[key], records[0], suite, path) for key in _COLUMN_SETTINGS if key in layout}
-    where = {
-        _column(name, records[0], suite, path): set(map(str, values))
-        for name, values in layout.get("where", {}).items()
-    }
+    records = read_strictly(path)
+    found = column_names(records)
+    columns = {key: _column(layout[key], found, suite, path) for key in _COLUMN_SETTINGS if key in layout}
+    where = {_column(name, found, suite, path): values for name, values in _where(layout).items()}
     rows = []
-    for number, record in enumerate(records, start=1):
-        place = f"{path}, row {number}"
-        if any(_text(record, name, place) not in values for name, values in where.items()):
-            continue
-        bare = _text(record, columns["prompt"], place)
-        context = str(record.get(columns.get("context", "")) or "").strip()
-        prompt = f"{context}\n\n{bare}" if context else bare
-        category = _text(record, columns["category"], place) if "category" in columns else group
-        accept = _patterns(record.get(columns["accept"]), place) if "accept" in columns else ()
-        linked = record.get(columns.get("pair", ""))
-        pair = "" if linked is None else str(linked).strip()
-        rows.append((BenchmarkRow(suite.name, group, category, prompt_id(prompt), prompt, accept, pair), bare))  # type: ignore[arg-type]
+    for record in records:
+        place = f"{path}, {record.place}"
+        if all(_passes(record, name, values, place) for name, values in where.items()):
+            rows.append(_row(suite, group, record, columns, place))
     if not rows:
         raise DataError(
-            f"{path}: no row of the group {group!r} ({dict(layout['where'])}); get the file again from {suite.home}"
+            f"{path}: no row of the group {group!r} ({_where(layout)}); get the file again from {suite.home}"
         )
     return rows
+
+
+def _row(suite: Suite, group: str, record: Record, columns: Mapping[str, str], place: str) -> tuple[BenchmarkRow, str]:
+    bare = _text(record, columns["prompt"], place)
+    context = _label(record, columns.get("context"), place)
+    prompt = f"{context}\n\n{bare}" if context else bare
+    category = _label(record, columns["category"], place, needed=True) if "category" in columns else group
+    accept = _patterns(record.values.get(columns["accept"]), place) if "accept" in columns else ()
+    pair = _label(record, columns.get("pair"), place)
+    return BenchmarkRow(suite.name, group, category, prompt_id(prompt), prompt, accept, pair), bare  # type: ignore[arg-type]
+
+
+def _where(layout: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return the wanted values by column; a single one may stand without its list."""
+    return {name: values if isinstance(values, list) else [values] for name, values in layout.get("where", {}).items()}
+
+
+def _passes(record: Record, column: str, wanted: Sequence[Any], place: str) -> bool:
+    try:
+        return matches(record.values.get(column), wanted)
+    except UnreadableError as error:
+        raise DataError(
+            f"{place}: column {column!r} is {error}; the suite keeps rows where it is one of {wanted}: fix the row or "
+            "remove it from the file"
+        ) from error
 
 
 def _locate(suite: Suite, config: SuiteConfig, group: str) -> Path:
@@ -221,7 +236,7 @@ def _locate(suite: Suite, config: SuiteConfig, group: str) -> Path:
                 "give the directory that contains them"
             )
         return folder
-    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    found = next(filter(None, (find_file(folder, name) for name in names)), None)
     if found is None:
         problem = "has none" if folder.is_dir() else "does not exist"
         raise DataError(
@@ -231,62 +246,47 @@ def _locate(suite: Suite, config: SuiteConfig, group: str) -> Path:
     return found
 
 
-def _read_records(path: Path) -> list[dict[str, Any]]:
-    if path.suffix == ".parquet":
-        return read_table(path)
-    if path.suffix not in (".csv", ".jsonl", ".json"):
-        raise DataError(f"{path}: a benchmark file must end in .csv, .jsonl, .json or .parquet")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"benchmark file {path} cannot be read as UTF-8 ({error}); fix its permissions or save it as UTF-8"
-        ) from error
-    if path.suffix == ".csv":
-        try:
-            return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
-        except csv.Error as error:
-            raise DataError(f"{path} is not well-formed csv ({error}); get the file again") from error
-    return _read_json(path, text)
-
-
-def _read_json(path: Path, text: str) -> list[dict[str, Any]]:
-    if path.suffix == ".json":
-        numbered = [(1, text)]
-    else:
-        numbered = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    values: list[Any] = []
-    for number, part in numbered:
-        try:
-            values.append(json.loads(part))
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path}, line {number + error.lineno - 1}: not JSON ({error.msg}); fix or remove the line"
-            ) from error
-    records = values[0] if path.suffix == ".json" else values
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise DataError(
-            f"{path}: every row must be a JSON object; use one object a line (.jsonl) or a list of objects (.json)"
-        )
-    return records
-
-
-def _column(names: str | list[str], record: Mapping[str, Any], suite: Suite, path: Path) -> str:
+def _column(names: str | list[str], known: Sequence[str], suite: Suite, path: Path) -> str:
     wanted = _as_list(names)
-    found = next((name for name in wanted if name in record), None)
+    found = next((name for name in wanted if name in known), None)
     if found is None:
         raise DataError(
             f"{path} has no column {' or '.join(map(repr, wanted))}, which the suite {suite.name!r} needs; "
-            f"{nearest(wanted[0], map(str, record))}. Use the file from {suite.home}"
+            f"{nearest(wanted[0], known)}. Use the file from {suite.home}"
         )
     return found
 
 
-def _text(record: Mapping[str, Any], column: str, place: str) -> str:
-    value = record.get(column)
+def _text(record: Record, column: str, place: str) -> str:
+    """Return the prompt of a row; in chat format, the first turn of the user."""
+    value = record.values.get(column)
+    try:
+        value = text_of(value, "user")
+    except UnreadableError as error:
+        raise DataError(f"{place}: column {column!r} is {error}; fix the row or remove it from the file") from error
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{place}: column {column!r} is {value!r}, not text; fix the row or remove it from the file")
-    return value.strip()
+        what = repr(value) if value is None or isinstance(value, str) else shown(value)
+        raise DataError(f"{place}: column {column!r} is {what}, not text; fix the row or remove it from the file")
+    return _readable(value.strip(), column, place)
+
+
+def _label(record: Record, column: str | None, place: str, *, needed: bool = False) -> str:
+    """Return what a column says, as text; an empty text where there is no column or nothing in it."""
+    if column is None:
+        return ""
+    try:
+        text = label(record.values.get(column))
+    except UnreadableError as error:
+        raise DataError(f"{place}: column {column!r} is {error}; fix the row or remove it from the file") from error
+    if needed and not text:
+        raise DataError(f"{place}: column {column!r} is empty; fix the row or remove it from the file")
+    return _readable(text, column, place)
+
+
+def _readable(text: str, column: str, place: str) -> str:
+    if problem := unreadable(text):
+        raise DataError(f"{place}: column {column!r} holds {problem}; fix the row or remove it from the file")
+    return text
 
 
 def _patterns(value: Any, place: str) -> tuple[str, ...]:
@@ -294,6 +294,7 @@ def _patterns(value: Any, place: str) -> tuple[str, ...]:
     if not patterns or not all(isinstance(pattern, str) and pattern for pattern in patterns):
         raise DataError(f"{place}: `accept` is {value!r}; give a list of regular expressions")
     for pattern in patterns:
+        _readable(pattern, "accept", place)
         try:
             re.compile(pattern)
         except re.error as error:
@@ -333,8 +334,7 @@ def _parse(name: str, record: Any, path: Path) -> Suite:
                 f"{path}: group {group!r} of {name!r} needs file and prompt, and may have category, context, accept, "
                 "pair and where"
             )
-        if not isinstance(layout.get("where", {}), dict):
-            raise DataError(f"{path}: group {group!r} of {name!r}: `where` maps a column to a list of values")
+        _check_where(path, f"group {group!r} of {name!r}", layout.get("where", {}))
     linked = [group for group, layout in record["groups"].items() if "pair" in layout]
     if linked and sorted(linked) != sorted(PAIRED):
         raise DataError(
@@ -342,6 +342,15 @@ def _parse(name: str, record: Any, path: Path) -> Suite:
             "give it in both"
         )
     return Suite(name, str(record["version"]), str(record["licence"]), str(record["home"]), record["groups"])
+
+
+def _check_where(path: Path, group: str, where: Any) -> None:
+    """Refuse a filter that says nothing, or whose values no row can be compared with."""
+    listed = _where({"where": where}).values() if isinstance(where, dict) else [[]]
+    if not all(values and all(isinstance(value, str | int | float) for value in values) for values in listed):
+        raise DataError(
+            f"{path}: {group}: `where` maps a column to a list of values (texts, numbers, true or false), not {where!r}"
+        )
 
 
 def _as_list(value: str | list[str]) -> list[str]:

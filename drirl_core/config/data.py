@@ -47,12 +47,12 @@ class SourceConfig:
     name: str
     """Short name; it becomes the asset `source_<name>` and a column of every row."""
     path: str
-    """A jsonl, csv or parquet file, or `embedded`."""
+    """A jsonl, json, csv, tsv or parquet file (each also with .gz), a directory of prompts, or `embedded`."""
     adapter: str = "columns"
     """Layout: `columns` (use the column map) or one of the public sources in drirl_core/prompts/sources.yaml."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Column map for the adapter `columns`: ours -> theirs, for prompt, category, demonstration, answer, licence, id,
-    style, twin_of."""
+    style, twin_of, safe."""
     category: str | None = None
     """Category of every row, when the file holds only one."""
     licence: str = "unknown"

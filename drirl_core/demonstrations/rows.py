@@ -7,11 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from drirl_core.config import SourceConfig
+from drirl_core.config import EMBEDDED, SourceConfig
 from drirl_core.demonstrations.validate import Failure, check_text
 from drirl_core.errors import ConfigError, DataError, nearest
+from drirl_core.files.chat import Role, chat_column, text_of
+from drirl_core.files.records import Record
+from drirl_core.files.values import UnreadableError, is_absent, label
+from drirl_core.prompts.flags import plain_labels
+from drirl_core.prompts.losses import Loss, SourceLosses, losses_by_source
+from drirl_core.text.readable import unreadable
 
 _LONGEST_SHOWN = 500
+_ROLES: Mapping[str, Role] = {
+    "prompt": "user", "demonstration": "assistant", "answer": "assistant", "refusal": "assistant",
+}  # fmt: skip
+"""Our columns that may be in chat format, and whose turn each of them takes."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,7 @@ class Row:
 
 
 def read_columns(source: SourceConfig, path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> list[Row]:
-    """Read the named columns of a jsonl, json, csv or parquet file.
+    """Read the named columns of a file; a column in chat format gives the turn that is meant.
 
     Args:
         source: its name and its column map (ours -> theirs); a column that is not mapped has our name.
@@ -45,7 +55,8 @@ def read_columns(source: SourceConfig, path: Path, needed: Sequence[str], option
         ConfigError: the column map names a column this file is not read for, or the adapter is not `columns`.
         DataError: the file cannot be read, is empty or lacks a needed or mapped column.
     """
-    from drirl_core.prompts.files import column_names, read_records
+    from drirl_core.files.reading import read_records
+    from drirl_core.files.records import column_names
 
     ours = (*needed, *optional)
     if source.adapter != "columns":
@@ -58,14 +69,14 @@ def read_columns(source: SourceConfig, path: Path, needed: Sequence[str], option
             raise ConfigError(f"source {source.name}: unknown key {name!r} in its column map; {nearest(name, ours)}")
     records = read_records(path)
     found = column_names(records)
+    columns = _columns(source, found, ours)
     for name in ours:
-        theirs = source.columns.get(name, name)
-        if theirs not in found and (name in needed or name in source.columns):
+        if columns[name] not in found and (name in needed or name in source.columns):
             raise DataError(
-                f"source {source.name}: {path} has no column {theirs!r} for {name}. "
+                f"source {source.name}: {path} has no column {columns[name]!r} for {name}. "
                 f"Columns found: {', '.join(found) or 'none'}. Map it with `columns: {{{name}: <name of the column>}}`"
             )
-    return [_row(f"{path.name}, row {record.row}", record, source, needed, optional) for record in records]
+    return [_row(f"{path.name}, row {record.row}", record, columns, needed) for record in records]
 
 
 def read_dropped(source: SourceConfig, folder: Path) -> list[Row]:
@@ -85,39 +96,100 @@ def read_dropped(source: SourceConfig, folder: Path) -> list[Row]:
     Raises:
         DataError: a file cannot be read.
     """
+    from drirl_core.files.reading import read_records
+    from drirl_core.files.records import column_names
     from drirl_core.prompts.adapters import files_of
-    from drirl_core.prompts.files import read_records
 
     if source.adapter != "columns":
         return []
     rows = []
+    ours = ("prompt", "demonstration", "category")
     for file in files_of(folder):
-        for record in read_records(file):
-            prompt, demonstration = (
-                record.values.get(source.columns.get(name, name)) for name in ("prompt", "demonstration")
-            )
-            blank = demonstration is None or demonstration != demonstration or not str(demonstration).strip()  # NaN too
-            if not record.reason and not blank and isinstance(prompt, str) and prompt.strip():
-                row = _row(f"{file.name}, row {record.row}", record, source, ("prompt", "demonstration"), ("category",))
+        records = read_records(file)
+        columns = _columns(source, column_names(records), ours)
+        for record in records:
+            if record.reason or is_absent(_text(record, columns, "demonstration")):
+                continue
+            prompt = _text(record, columns, "prompt")
+            if isinstance(prompt, str) and prompt.strip():
+                row = _row(f"{file.name}, row {record.row}", record, columns, ours[:2])
                 rows.append(replace(row, values={**row.values, "category": source.category or row.values["category"]}))
     return rows
 
 
-def _row(place: str, record: Any, source: SourceConfig, needed: Sequence[str], optional: Sequence[str]) -> Row:
-    raw = {name: record.values.get(source.columns.get(name, name)) for name in (*needed, *optional)}
-    values = {
-        name: _shown(value) if record.reason else str(value) if isinstance(value, str | int) else ""
-        for name, value in raw.items()
-    }
+def losses_of(source: SourceConfig, rows: Sequence[Row], failures: Sequence[Failure | None]) -> list[SourceLosses]:
+    """Return what a file of the user lost.
+
+    Args:
+        source: the file.
+        rows: N rows of it.
+        failures: why each of them is not used, or None.
+
+    Returns:
+        One item, or none where nothing is lost; shipped data lose what they are known to lose.
+    """
+    if source.path == EMBEDDED:
+        return []
+    lost = [
+        Loss(source.name, failure.reason, "" if failure.detail.startswith(row.place) else row.place, failure.detail)
+        for row, failure in zip(rows, failures, strict=True)
+        if failure
+    ]
+    kept = {source.name: len(rows) - len(lost)}
+    return [loss for loss in losses_by_source(kept, lost).values() if loss.lost]
+
+
+def _columns(source: SourceConfig, found: Sequence[str], ours: Sequence[str]) -> dict[str, str]:
+    """Return their name of each of our columns; of those that may be in chat format, also a column for that."""
+    columns = {name: source.columns.get(name, name) for name in ours}
+    chat = chat_column(found)
+    without = [name for name in ours if name in _ROLES and name not in source.columns and name not in found]
+    return columns | (dict.fromkeys(without, chat) if chat else {})
+
+
+def _text(record: Record, columns: Mapping[str, str], name: str) -> Any:
+    """Return what a row has in one of our columns; None for a chat without the turn that is meant."""
+    try:
+        return text_of(record.values.get(columns[name]), _ROLES[name])
+    except UnreadableError:
+        return None
+
+
+def _row(place: str, record: Record, columns: Mapping[str, str], needed: Sequence[str]) -> Row:
+    raw = {name: record.values.get(theirs) for name, theirs in columns.items()}
     if record.reason:
+        values = {name: _shown(value) for name, value in raw.items()}
         values[needed[0]] = values[needed[0]] or _shown(record.text)
-        return Row(place, values, Failure(record.reason, f"{place}: {record.detail}"))
-    for name in needed:
-        broken = check_text(raw[name], name)
-        if broken:
-            shown = {key: _shown(value) for key, value in raw.items()}
-            return Row(place, shown, Failure(broken.reason, f"{place}: {broken.detail}"))
-    return Row(place, values, None)
+        return Row(place, values, Failure(record.reason, f"{place}: {record.told}"))
+    values, broken = {}, None
+    for name, value in raw.items():
+        try:
+            values[name] = _meant(name, value)
+            failure = check_text(values[name], name) if name in needed else _check_optional(values[name], name)
+        except UnreadableError as error:
+            values[name], failure = value, Failure("missing_value", f"{name} is {error}")
+        broken = broken or failure
+    if broken:
+        shown = {name: _shown(value) for name, value in values.items()}
+        return Row(place, shown, Failure(broken.reason, f"{place}: {broken.detail}"))
+    return Row(place, {name: "" if value is None else str(value) for name, value in values.items()}, None)
+
+
+def _meant(name: str, value: Any) -> Any:
+    """Return what a value says in one of our columns.
+
+    Raises:
+        UnreadableError: it cannot be read so.
+    """
+    if name in _ROLES:
+        return text_of(value, _ROLES[name])
+    return next(iter(plain_labels(value)), "") if name == "category" else label(value)
+
+
+def _check_optional(value: object, name: str) -> Failure | None:
+    """Say why an optional value cannot be kept in a table, or None."""
+    problem = unreadable(str(value)) if value is not None else ""
+    return Failure("undecodable", f"{name} holds {problem}; save the file as UTF-8") if problem else None
 
 
 def _shown(value: object) -> str:

@@ -11,7 +11,9 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
+from drirl_core.files.values import shown
 from drirl_core.text.chain_of_draft import SEPARATOR, Demonstration, FormatError, cut_draft, parse
+from drirl_core.text.readable import unreadable
 
 REASONS = (
     "bad_format",
@@ -184,13 +186,11 @@ def check_text(value: object, name: str) -> Failure | None:
     if value is None or value != value:  # pandas gives NaN for an empty cell
         return Failure("missing_value", f"{name} is missing")
     if not isinstance(value, str):
-        return Failure("missing_value", f"{name} is {value!r} ({type(value).__name__}); a text is needed")
+        return Failure("missing_value", f"{name} is {shown(value)}; a text is needed")
     if not value.strip():
         return Failure("missing_value", f"{name} is empty")
-    if "\ufffd" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        return Failure(
-            "undecodable", f"{name} holds characters lost in decoding: {_short(value)}; save the file as UTF-8"
-        )
+    if problem := unreadable(value):
+        return Failure("undecodable", f"{name} holds {problem}: {_short(value)}; save the file as UTF-8")
     return None
 
 

@@ -27,6 +27,7 @@ TAXONOMY = "prompts.taxonomy"
 _SHIPPED = {
     "prompts.sources": "drirl_core.prompts.layouts:layouts_of",
     "benchmarks.suites": "drirl_core.benchmarks.declared:declarations_of",
+    "demonstrations": "drirl_core.files.version:readers_of",
 }
 """Functions that say what the package's own files hold about the values of a setting, by that setting."""
 
@@ -41,9 +42,10 @@ def source_version(path: Path) -> str:
     """
     try:
         if path.is_dir() or (path.name == ACCEPTED and path.parent.is_dir() and not path.exists()):
-            parts = [
-                f"{file.relative_to(path)} {source_version(file)}" for file in sorted(path.rglob("*")) if file.is_file()
-            ]
+            names = [file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file()]
+            # Kubernetes keeps the files of a mount a second time, in folders `..<date>` that change by themselves.
+            own = [name for name in names if not any(part.startswith("..") for part in name.parts)]
+            parts = [f"{name} {source_version(path / name)}" for name in own]
             return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]

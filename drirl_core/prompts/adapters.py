@@ -6,19 +6,21 @@ applies such a record to the rows of a file. Rows that cannot be used keep their
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from drirl_core.config import SourceConfig
 from drirl_core.errors import ConfigError, DataError, nearest
-from drirl_core.prompts.files import Record, column_names, read_records
-from drirl_core.prompts.layouts import Layout, layout_name, load_layouts
+from drirl_core.files.chat import chat_column, text_of
+from drirl_core.files.reading import find_file, read_records
+from drirl_core.files.records import Record, column_names
+from drirl_core.files.values import UnreadableError, is_absent, label, matches, shown
+from drirl_core.prompts.flags import FlagReader, Marks, label_key, plain_labels
+from drirl_core.prompts.layouts import CHAT_LAYOUTS, Layout, layout_name, load_layouts
 
-_MAPPABLE = ("prompt", "category", "demonstration", "answer", "licence", "id", "style", "twin_of")
-_NOT_LETTERS = re.compile(r"[\W_]+")
+_MAPPABLE = ("prompt", "category", "demonstration", "answer", "licence", "id", "style", "twin_of", "safe")
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,8 @@ def read_source(source: SourceConfig, path: Path, categories: Sequence[str], all
         return _read_files(source, layout, files_of(path), categories)
     if not path.is_dir():
         return _read_file(source, layout, path, categories)
-    usual = [path / name for name in layout.files or ("prompts.jsonl",)]
-    files = [file for file in usual if file.is_file()][:1] or files_of(path)
+    usual = [find_file(path, name) for name in layout.files or ("prompts.jsonl",)]
+    files = [file for file in usual if file][:1] or files_of(path)
     if not files:
         raise DataError(
             f"source {source.name}: the folder {path} holds no files; put at least one file of prompts into it"
@@ -125,14 +127,36 @@ def _read_files(source: SourceConfig, layout: Layout, files: Sequence[Path], cat
 def _read_file(source: SourceConfig, layout: Layout, path: Path, categories: Sequence[str]) -> SourceRows:
     records = read_records(path)
     columns = _find_columns(source, layout, path, column_names(records))
-    reader = _RowReader(source, layout, columns, frozenset(categories))
-    used = [record for record in records if not reader.skips(record)]
-    return SourceRows(_mark_repeated_ids(reader, used), len(records) - len(used), layout)
+    reader = _RowReader(source, layout, columns, categories)
+    marks = [reader.marks(record) for record in records]
+    used = [(record, mark) for record, mark in zip(records, marks, strict=True) if not mark.safe]
+    rows = _mark_repeated_ids([reader.row(record, mark) for record, mark in used])
+    _require_text(source, path, columns.prompt, [record for record, _ in used], rows)
+    return SourceRows(rows, len(records) - len(used), layout)
 
 
-def label_key(label: str) -> str:
-    """Return a label with case, spaces and punctuation normalised, so that spellings of one label compare equal."""
-    return _NOT_LETTERS.sub(" ", label).casefold().strip()
+def _require_text(
+    source: SourceConfig, path: Path, column: str, records: Sequence[Record], rows: Sequence[PromptRow]
+) -> None:
+    """Refuse a file whose column of prompts holds something else than text in every row."""
+    readable = [record for record in records if not record.reason]
+    if not readable or any(isinstance(_prompt(record, column), str) for record in readable):
+        return
+    first = next(row for row, record in zip(rows, records, strict=True) if not record.reason)
+    raise DataError(
+        f"source {source.name}: {path} holds no text in column {column!r}; row {first.row}: "
+        f"{first.detail or f'column {column!r} is no text'}. Convert the column to text, or map another one with "
+        "`columns: {prompt: <name of the column>}`"
+    )
+
+
+def _prompt(record: Record, column: str) -> Any:
+    """Return the prompt of a row as text, or what stands there in its place."""
+    value = record.values.get(column)
+    try:
+        return text_of(value, "user")
+    except UnreadableError:
+        return None
 
 
 def _layout(source: SourceConfig) -> Layout:
@@ -155,6 +179,7 @@ class _Columns:
     prompt: str
     category: str
     flags: tuple[str, ...]
+    safe: tuple[str, ...]
     licence: str
     id: str
     style: str
@@ -165,22 +190,29 @@ def _find_columns(source: SourceConfig, layout: Layout, path: Path, found: Seque
 
     def pick(role: str, candidates: Sequence[str], needed: bool) -> str:
         wanted = [source.columns[role]] if role in source.columns else candidates
+        if role == "prompt" and role not in source.columns and layout.name in CHAT_LAYOUTS:
+            wanted = [*wanted, *filter(None, [chat_column(found)])]
         match = next((name for name in wanted if name in found), "")
         if not match and wanted and (needed or role in source.columns):
             raise _missing(source, path, role, wanted, found)
         return match
 
-    flags = tuple(name for name in layout.flags if name in found)
     labelled = source.category is not None or layout.category_optional or "category" in source.columns
+    flags = tuple(name for name in layout.flags if name in found)
+    if layout.flags and not flags and "category" in source.columns:
+        flags = (pick("category", (), needed=True),)  # the flags under another name
     if layout.flags and not flags and not labelled:
         raise _missing(source, path, "category", layout.flags, found)
     for name in layout.only:
         if name not in found:
             raise _missing(source, path, name, [name], found)
+    category = pick("category", layout.category, needed=not labelled)
+    mapped_safe = filter(None, [pick("safe", (), needed=False)])
     return _Columns(
         prompt=pick("prompt", layout.prompt, needed=True),
-        category=pick("category", layout.category, needed=not labelled),
+        category="" if category in flags else category,
         flags=flags,
+        safe=tuple(mapped_safe) or tuple(name for name in layout.safe if name in found),
         licence=pick("licence", layout.licence_column, needed=False),
         id=pick("id", layout.id, needed=False),
         style=pick("style", layout.style, needed=False),
@@ -211,33 +243,33 @@ def _other_separator(found: Sequence[str]) -> str:
 class _RowReader:
     """Turn records into prompt rows by one layout."""
 
-    def __init__(self, source: SourceConfig, layout: Layout, columns: _Columns, categories: Collection[str]) -> None:
-        self.source, self.layout, self.columns, self.categories = source, layout, columns, categories
-        self.labels = {label_key(label): category for label, category in layout.labels.items()}
+    def __init__(self, source: SourceConfig, layout: Layout, columns: _Columns, categories: Sequence[str]) -> None:
+        self.source, self.layout, self.columns, self.categories = source, layout, columns, frozenset(categories)
+        self.labels = {label_key(name): category for name, category in layout.labels.items()}
+        known = {*self.labels, *map(label_key, categories)}
+        self._flags = FlagReader(columns.flags, columns.safe, known, layout.order)
 
-    def skips(self, record: Record) -> bool:
-        """Tell whether the source itself says that this is no unsafe prompt."""
-        values = record.values
-        if not values or record.reason:
-            return False
-        if any(str(values.get(name)) != wanted for name, wanted in self.layout.only.items()):
-            return True
-        given = [values[name] for name in self.columns.flags if isinstance(values.get(name), Mapping)]
-        return bool(given) and not any(flag for flags in given for flag in flags.values())
+    def marks(self, record: Record) -> Marks:
+        """Return what the source says of a row: whether it is an unsafe prompt at all, and of which kinds."""
+        if not record.values or record.reason:
+            return Marks()
+        for name, wanted in self.layout.only.items():
+            try:
+                if not matches(record.values.get(name), [wanted]):
+                    return Marks(safe=True)
+            except UnreadableError as error:
+                return Marks(reason="missing_value", detail=f"column {name!r} is {error}")
+        return self._flags.marks(record.values)
 
-    def row(self, record: Record) -> PromptRow:
+    def row(self, record: Record, marks: Marks) -> PromptRow:
         """Build the row, with the reason when it cannot be used."""
-        prompt = record.values.get(self.columns.prompt) if record.values else record.text
-        given = self._given(record.values)
+        prompt, problem = self._prompt(record)
+        given, strange = self._given(record, marks)
         licence = self.source.licence
         if licence == "unknown":
-            licence = str(record.values.get(self.columns.licence) or self.layout.licence)
-        reason, detail = record.reason, record.detail
-        if not reason and not isinstance(prompt, str):
-            kind = "empty" if prompt is None else f"a {type(prompt).__name__}, not text"
-            reason, detail = "missing_value", f"column {self.columns.prompt!r} is {kind}"
-        if not isinstance(prompt, str):
-            prompt = "" if prompt is None else str(prompt)
+            licence = self._text(record, self.columns.licence) or self.layout.licence
+        problems = ((record.reason, record.told), problem, (marks.reason, marks.detail), strange)
+        reason, detail = next(((why, what) for why, what in problems if why), ("", ""))
         return PromptRow(
             self.source.name,
             record.row,
@@ -248,43 +280,59 @@ class _RowReader:
             reason,
             detail,
             row_id=self._text(record, self.columns.id),
-            style=self._text(record, self.columns.style).strip(),
+            style=self._text(record, self.columns.style),
         )
+
+    def _prompt(self, record: Record) -> tuple[str, tuple[str, str]]:
+        """Return the prompt as far as it can be shown, and what is wrong with it."""
+        if not record.values:
+            return record.text, ("", "")
+        value, column = record.values.get(self.columns.prompt), self.columns.prompt
+        try:
+            text = text_of(value, "user")
+        except UnreadableError as error:
+            return str(value), ("missing_value", f"column {column!r} is {error}")
+        if isinstance(text, str):
+            return text, ("", "")
+        if is_absent(text):
+            return "", ("missing_value", f"column {column!r} is empty")
+        return str(text), ("missing_value", f"column {column!r} is {shown(text)}; a text is needed")
 
     def _text(self, record: Record, column: str) -> str:
         """Return what an optional column says, or an empty text."""
         value = record.values.get(column) if column else None
-        if value is None or value != value:  # NaN means an empty cell
-            return ""
-        return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+        try:
+            text = label(value)
+        except UnreadableError:
+            text = str(value)
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
-    def _given(self, values: Mapping[str, Any]) -> list[str]:
-        """List the labels of a row in the order in which they count."""
-        flags = [values[name] for name in self.columns.flags if isinstance(values.get(name), Mapping)]
-        true = {str(label) for flag in flags for label, on in flag.items() if on}
+    def _given(self, record: Record, marks: Marks) -> tuple[list[str], tuple[str, str]]:
+        """List the labels of a row in the order in which they count, and say what is wrong with its column."""
         order = {key: position for position, key in enumerate(self.labels)}
-        given = sorted(true, key=lambda label: (order.get(label_key(label), len(order)), label))
-        plain = [values.get(name) for name in (self.columns.category, *self.columns.flags) if name]
-        texts = [str(label).strip() for label in plain if label is not None and not isinstance(label, Mapping)]
-        return given + [text for text in texts if text]
+        given = sorted(marks.labels, key=lambda name: (order.get(label_key(name), len(order)), name))
+        column = self.columns.category
+        try:
+            return given + (plain_labels(record.values.get(column)) if column else []), ("", "")
+        except UnreadableError as error:
+            return given, ("unknown_category", f"column {column!r} is {error}")
 
     def _category(self, given: Sequence[str]) -> str | None:
         if self.source.category is not None:
             return self.source.category
-        for label in given:
-            key = label_key(label)
+        for name in given:
+            key = label_key(name)
             category = self.labels.get(key, key.replace(" ", "_"))
             if category in self.categories:
                 return category
         return None
 
 
-def _mark_repeated_ids(reader: _RowReader, records: Sequence[Record]) -> tuple[PromptRow, ...]:
+def _mark_repeated_ids(read: Sequence[PromptRow]) -> tuple[PromptRow, ...]:
     first: dict[str, int] = {}
     rows: list[PromptRow] = []
-    for record in records:
-        row = reader.row(record)
-        if row.row_id and not row.reason and first.setdefault(row.row_id, record.row) != record.row:
+    for row in read:
+        if row.row_id and not row.reason and first.setdefault(row.row_id, row.row) != row.row:
             row = replace(row, reason="duplicate_id", detail=f"id {row.row_id!r} is taken by row {first[row.row_id]}")
         rows.append(row)
     return tuple(rows)

@@ -10,6 +10,10 @@ from typing import Any
 
 from drirl_core.config import EMBEDDED, Config, SourceConfig
 from drirl_core.config.reading import read_shipped
+from drirl_core.files import READER
+
+CHAT_LAYOUTS = ("columns", EMBEDDED)
+"""Layouts of files of any origin, which may hold their prompts in chat format."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Layout:
     licence_column: tuple[str, ...] = ()
     category_optional: bool = False
     evaluation: bool = False
+    safe: tuple[str, ...] = ()
+    order: tuple[str, ...] = ()
 
 
 @cache
@@ -53,5 +59,11 @@ def layout_name(source: SourceConfig) -> str:
 
 def layouts_of(config: Config) -> dict[str, dict[str, Any]]:
     """Return the record by which each source of prompts is read, under a name for people; unknown ones are left out."""
-    found = {source.name: load_layouts().get(layout_name(source)) for source in config.prompt_sources}
-    return {f"layout of source {name}": asdict(layout) for name, layout in found.items() if layout}
+    found = {source.name: (source, load_layouts().get(layout_name(source))) for source in config.prompt_sources}
+    return {f"layout of source {name}": _as_data(layout, source) for name, (source, layout) in found.items() if layout}
+
+
+def _as_data(layout: Layout, source: SourceConfig) -> dict[str, Any]:
+    """Return what decides how a source is read; a shipped file is read as ever, so its record says nothing new."""
+    data = {name: value for name, value in asdict(layout).items() if value or name not in ("safe", "order")}
+    return data if source.path == EMBEDDED else {**data, "reader": READER}

@@ -117,6 +117,19 @@ def test_lower_packages_do_not_import_stages() -> None:
     assert wrong == []
 
 
+def test_one_package_reads_the_files_of_users() -> None:
+    """A second reader would be strict in other places; the drop folder only measures what a gzip file unpacks to."""
+    parsers = {"csv", "gzip", "pyarrow.csv"}
+    found = {
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        and parsers & {*(alias.name for alias in node.names), getattr(node, "module", None)}
+    }
+    assert found == {"drirl_core.files.reading", "drirl_core.prompts.inbox"}
+
+
 def test_drirl_core_does_not_import_pipeline() -> None:
     assert [n for n, tree in TREES.items() if n.startswith("drirl_core") and any(
         o.startswith("pipeline") for o in _imports(tree, top_level=False))] == []  # fmt: skip

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from drirl_core.benchmarks.judges.rules import label_reply
@@ -156,14 +159,65 @@ def test_a_missing_suite_says_where_to_get_it(config: SuiteConfig, message: str)
         (
             "xstest_prompts.csv",
             "id,prompt,type,label\n1,x,y,unsafe\n2, ,y,unsafe\n",
-            "row 2: column 'prompt' is ' ', not text",
+            "row 2 (line 3): column 'prompt' is ' ', not text",
         ),
-        ("xstest_prompts.csv", "id,prompt,type,label\n1,x,y,unsafe\n2,cut", "row 2: column 'label' is None"),
+        (
+            "xstest_prompts.csv",
+            "id,prompt,type,label\n1,x,y,unsafe\n2,cut",
+            "row 2 (line 3): 2 fields where the header has 4",
+        ),
         ("xstest_prompts.csv", "id,prompt,type,label\n1,x,y,unsafe\n", "no row of the group 'safe_look_alike'"),
-        ("xstest_prompts.csv", 'id,prompt,type,label\n1,"x"x,y,unsafe\n', "not well-formed csv"),
+        (
+            "xstest_prompts.csv",
+            "id,prompt,type,label\n1,x,y,unsafe\n2,x,y,\n",
+            "row 2 (line 3): column 'label' is empty",
+        ),
+        (
+            "xstest_prompts.csv",
+            'id,prompt,type,label\n1,x,y,safe\n1,"x"x,y,unsafe\n',
+            "row 2 (line 3): text follows a clos",
+        ),
+        (
+            "xstest_prompts.csv",
+            'id,prompt,type,label\n1,x,y,safe\n1,"x,y,unsafe\n',
+            "line 3: the quote that opens here",
+        ),
+        ("xstest_prompts.csv", "id,prompt,type,label\n1,x,y,safe\n1,x, y,z,unsafe\n", "row 2 (line 3): 5 fields where"),
+        ("xstest_prompts.csv", "id,prompt,prompt\n1,x,y\n", "column names repeat"),
+        ("xstest_prompts.tsv", 'id\tprompt\n1\t"x\n', "line 2: the quote that opens here never closes"),
         ("xstest_prompts.jsonl", '{"prompt": "x", "type": "y", "label": "unsafe"}\n{"prompt"\n', "line 2: not JSON"),
+        (
+            "xstest_prompts.jsonl",
+            '{"prompt": "x", "type": "y", "label": "unsafe"}\n{"prompt": "x \\ud83d", "type": "y", "label": "unsafe"}',
+            "line 2: column 'prompt' holds half a character (such as half an emoji), '\\ud83d', at character 3",
+        ),
+        (
+            "xstest_prompts.jsonl",
+            '{"prompt": "x", "type": "y\\udc00", "label": "unsafe"}',
+            "line 1: column 'type' holds half a character",
+        ),
+        (
+            "xstest_prompts.jsonl",
+            '{"prompt": "x\\u0000", "type": "y", "label": "safe"}\n{"prompt": "x", "type": "y", "label": "safe"}',
+            "line 1: column 'prompt' holds a NUL character",
+        ),
+        (
+            "xstest_prompts.json",
+            '[{"prompt": 3, "type": "y", "label": "unsafe"}]',
+            "column 'prompt' is 3 (int), not text",
+        ),
+        (
+            "xstest_prompts.json",
+            '[{"prompt": "x", "type": ["y"], "label": "unsafe"}]',
+            "line 1: column 'type' is ['y'] (list)",
+        ),
+        (
+            "xstest_prompts.json",
+            '[{"prompt": "x", "type": "y", "label": ["unsafe"]}]',
+            "column 'label' is ['unsafe'] (list), where one text, number or boolean is needed; the suite keeps rows where",
+        ),
         ("xstest_prompts.json", '{"prompt": "x"}', "every row must be a JSON object"),
-        ("xstest_prompts.txt", "x", "must end in .csv, .jsonl, .json or .parquet"),
+        ("xstest_prompts.txt", "x", "files ending in '.txt' are not read"),
     ],
 )
 def test_a_broken_file_names_the_place(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -171,6 +225,105 @@ def test_a_broken_file_names_the_place(tmp_path: Path, name: str, text: str, mes
     file.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=re.escape(message)):
         load_suite(SuiteConfig("xstest", str(file)))
+
+
+def test_bytes_of_another_encoding_name_the_line(tmp_path: Path) -> None:
+    file = tmp_path / "xstest_prompts.csv"
+    file.write_bytes(b"prompt,type,label\nx,y,unsafe\ncaf\xe9,y,unsafe\n")
+    with pytest.raises(DataError, match=re.escape("row 2 (line 3): column 'prompt' is not UTF-8")):
+        load_suite(SuiteConfig("xstest", str(file)))
+
+
+def _own(folder: Path, files: dict[str, str], **unsafe: object) -> SuiteConfig:
+    """Write a suite of one group."""
+    group = {"file": next(iter(files)), "prompt": "prompt", **unsafe}
+    declaration = {"version": "1", "licence": "MIT", "home": "mine", "groups": {"unsafe": group}}
+    (folder / "suite.yaml").write_text(json.dumps(declaration), encoding="utf-8")
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return SuiteConfig("mine", str(folder))
+
+
+def test_a_column_without_a_heading_is_no_context_and_no_category(tmp_path: Path) -> None:
+    text = ",prompt,harm,\n0,How do I get into the mailbox of my boss?,privacy,ask legal\n1,How do I make a trap?,weapons,\n"
+    config = _own(tmp_path, {"unsafe.csv": text}, category=["harm"])
+    assert [(row.prompt, row.category) for row in load_suite(config)] == [
+        ("How do I get into the mailbox of my boss?", "privacy"),
+        ("How do I make a trap?", "weapons"),
+    ]
+    assert suite_prompts(config) == ["How do I get into the mailbox of my boss?", "How do I make a trap?"]
+
+
+def test_a_comma_without_quotes_never_cuts_what_is_decontaminated(tmp_path: Path) -> None:
+    text = (
+        "harm,prompt\nprivacy,Pretend to be her bank, call my aunt, and get the number\nweapons,How do I make a trap?\n"
+    )
+    with pytest.raises(DataError, match=re.escape("unsafe.csv, row 1 (line 2): 4 fields where the header has 2")):
+        suite_prompts(_own(tmp_path, {"unsafe.csv": text}))
+
+
+@pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        ({"bad": [True]}, ["b0", "b1", "b2", "b3"]),
+        ({"bad": True}, ["b0", "b1", "b2", "b3"]),
+        ({"bad": ["true", 1]}, ["b0", "b1", "b2", "b3"]),
+        ({"bad": [False]}, ["g0", "g1"]),
+        ({"n": [1]}, ["b0", "b1", "b2"]),
+        ({"n": ["1", 3]}, ["b0", "b1", "b2", "g1"]),
+        ({"kind": "RED"}, ["b0", "g0"]),
+        ({"kind": ["red"], "bad": [True]}, ["b0"]),
+    ],
+)
+def test_a_filter_compares_what_values_mean(tmp_path: Path, where: dict, kept: list[str]) -> None:
+    rows = [
+        {"prompt": "b0", "bad": True, "n": 1, "kind": "red", "harm": 1},
+        {"prompt": "b1", "bad": "true", "n": "1", "kind": "blue", "harm": True},
+        {"prompt": "b2", "bad": 1, "n": 1.0, "kind": "blue", "harm": 2.0},
+        {"prompt": "b3", "bad": "1", "n": 2, "kind": "blue", "harm": "x"},
+        {"prompt": "g0", "bad": False, "n": 0, "kind": " Red", "harm": "x"},
+        {"prompt": "g1", "bad": "no", "n": 3, "kind": "blue", "harm": "x"},
+    ]
+    config = _own(tmp_path, {"unsafe.json": json.dumps(rows)}, category=["harm"], where=where)
+    assert [row.prompt for row in load_suite(config)] == kept
+    everything = _own(tmp_path, {"unsafe.json": json.dumps(rows)}, category=["harm"])
+    assert [row.category for row in load_suite(everything)] == ["1", "true", "2", "x", "x", "x"]
+
+
+@pytest.mark.parametrize(
+    "where", [["a"], {"kind": []}, {"kind": None}, {"kind": [None]}, {"kind": {"a": 1}}, {"kind": [["a"]]}]
+)
+def test_a_filter_that_says_nothing_is_refused(tmp_path: Path, where: object) -> None:
+    with pytest.raises(DataError, match="`where` maps a column to a list of values"):
+        load_suite(_own(tmp_path, {"unsafe.json": '[{"prompt": "x", "kind": "a"}]'}, where=where))
+
+
+@pytest.mark.parametrize("name", ["unsafe.CSV", "UNSAFE.csv.gz", "unsafe.csv.GZ"])
+def test_a_file_in_another_case_or_gzipped_is_found(tmp_path: Path, name: str) -> None:
+    config = _own(tmp_path, {"unsafe.csv": "prompt\nMake a trap\n"})
+    data = (tmp_path / "unsafe.csv").read_bytes()
+    (tmp_path / "unsafe.csv").unlink()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.lower().endswith("gz") else data)
+    assert [row.prompt for row in load_suite(config)] == ["Make a trap"]
+
+
+def test_prompts_in_chat_format_and_missing_cells_of_parquet(tmp_path: Path) -> None:
+    chat = [{"role": "system", "content": "Be nice"}, {"role": "user", "content": "Make a trap"}]
+    rows = [{"messages": chat, "note": None, "harm": 2.0}, {"messages": chat[1:], "note": "A note", "harm": 3.0}]
+    config = _own(tmp_path, {"unsafe.parquet": ""}, prompt="messages", context="note", category="harm")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "unsafe.parquet")
+    assert [(row.prompt, row.category) for row in load_suite(config)] == [
+        ("Make a trap", "2"),
+        ("A note\n\nMake a trap", "3"),
+    ]
+    pq.write_table(pa.table({"messages": [b"Make a trap"], "note": ["x"], "harm": [1]}), tmp_path / "unsafe.parquet")
+    with pytest.raises(DataError, match=re.escape("row 1: column 'messages' is b'Make a trap' (bytes), not text")):
+        load_suite(config)
+
+
+def test_pairs_are_linked_whatever_the_type_of_their_ids(tmp_path: Path) -> None:
+    config = _paired(tmp_path, [1.0, 2, None], ["1", 2.0, float("nan")])
+    assert [row.pair for row in load_suite(config)] == ["1", "2", "", "1", "2", ""]
 
 
 def test_one_file_for_a_suite_of_several_is_refused(tmp_path: Path) -> None:
@@ -183,7 +336,7 @@ def test_one_file_for_a_suite_of_several_is_refused(tmp_path: Path) -> None:
 def test_a_bad_pattern_is_found_before_anything_is_sampled(tmp_path: Path) -> None:
     _embedded(tmp_path)
     (tmp_path / "helpful.jsonl").write_text('{"prompt": "Italy?", "topic": "t", "accept": ["(rome"]}', encoding="utf-8")
-    with pytest.raises(DataError, match=re.escape("row 1: `accept` holds '(rome'")):
+    with pytest.raises(DataError, match=re.escape("line 1: `accept` holds '(rome'")):
         load_suite(SuiteConfig("embedded", str(tmp_path)))
 
 

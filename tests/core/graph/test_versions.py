@@ -16,7 +16,7 @@ from drirl_core.config import Config, load_config, resolved
 from drirl_core.config.slices import covers, slice_of
 from drirl_core.graph.layout import build_graph
 from drirl_core.graph.stages import STAGES
-from drirl_core.graph.versions import code_version
+from drirl_core.graph.versions import code_version, source_version
 from drirl_core.prompts import layouts
 from drirl_core.taxonomy import SEVEN_CATEGORIES
 
@@ -201,6 +201,51 @@ def test_a_changed_layout_makes_the_pools_stale_that_are_read_by_it(
     assert [{name for name in old if old[name] != new[name]} for old, new in zip(before, after, strict=True)] == [
         {"prompt_pool"}, {"prompt_pool"}, set(),
     ]  # fmt: skip
+
+
+def test_a_new_reader_makes_stale_what_is_made_from_files_of_users_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own: dict[str, dict[str, Any]] = {
+        "prompts": {"prompts.sources": [{"name": "a", "path": "/x/a.csv"}]},
+        "drop folder": {"operations.inbox": {"folder": str(tmp_path / "drop")}},
+        "demonstrations": {"demonstrations.demonstrator.source": {"name": "d", "path": "/x/d.csv"}},
+        "helpful": {"demonstrations.helpful": {"name": "h", "path": "/x/h.csv"}},
+        "declared suite": {"benchmarks.suites": [{"name": "xstest", "path": "/x/xstest"}]},
+        "own suite": {"benchmarks.suites": [{"name": "mine", "path": "/x/mine"}]},
+        "shipped": {"benchmarks.suites": [{"name": "embedded"}, {"name": "twins"}]},
+    }
+    configs = {name: _config(tmp_path, settings) for name, settings in own.items()}
+    nodes = {name: build_graph(config).nodes.values() for name, config in configs.items()}
+    before = {name: {n.name: code_version(n, configs[name]) for n in nodes[name]} for name in own}
+    for module in ("drirl_core.prompts.layouts", "drirl_core.benchmarks.declared", "drirl_core.files.version"):
+        monkeypatch.setattr(f"{module}.READER", "next")
+    stale = {
+        name: {n.stage for n in nodes[name] if code_version(n, configs[name]) != before[name][n.name]} for name in own
+    }
+    assert stale == {
+        "prompts": {"prompt_pool"},
+        "drop folder": {"prompt_pool", "dataset"},
+        "demonstrations": {"dataset"},
+        "helpful": {"dataset"},
+        "declared suite": {"prompt_pool", "dataset", "benchmark"},
+        "own suite": {"prompt_pool", "dataset", "benchmark"},
+        "shipped": set(),
+    }
+
+
+def test_the_date_in_the_folders_of_a_kubernetes_mount_is_no_content(tmp_path: Path) -> None:
+    versions = []
+    for date in ("..2024_05_01", "..2024_06_01"):
+        folder = tmp_path / f"mount{date}"
+        (folder / date).mkdir(parents=True)
+        (folder / date / "a.csv").write_text("prompt\nx\n")
+        (folder / "..data").symlink_to(date)
+        (folder / "a.csv").symlink_to(Path("..data") / "a.csv")
+        versions.append(source_version(folder))
+    assert versions[0] == versions[1]
+    (tmp_path / "mount..2024_06_01" / "..2024_06_01" / "a.csv").write_text("prompt\ny\n")
+    assert source_version(tmp_path / "mount..2024_06_01") != versions[0]
 
 
 def test_a_changed_declaration_of_a_suite_makes_stale_what_reads_the_suite(

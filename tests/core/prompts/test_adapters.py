@@ -7,6 +7,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from drirl_core.config import SourceConfig
@@ -117,6 +119,11 @@ def test_beavertails_takes_the_first_true_label_in_the_stated_order(tmp_path: Pa
         "p7": "crimes_and_illegal_activities",
         "p8": None,
     }
+    # Whether these two are unsafe cannot be read, so they are not taken for it.
+    assert {row.prompt: row.reason for row in read.rows if row.reason} == {
+        "p6": "missing_value",
+        "p8": "unknown_category",
+    }
     assert read.rows[1].given == "self_harm, violence,aiding_and_abetting,incitement"
     assert read.rows[0].licence == "CC-BY-NC-4.0"
 
@@ -184,6 +191,69 @@ def test_rows_without_a_usable_prompt_or_with_a_taken_id_keep_their_reason(tmp_p
         (6, "p4", ""),
     ]
     assert "row 1" in read.rows[1].detail
+
+
+def test_numbers_and_booleans_are_labels_and_missing_values_are_none(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "p1", "kind": 3, "id": 1.0, "terms": float("nan")},
+        {"prompt": "p2", "kind": True, "id": 2, "terms": None},
+        {"prompt": "p3", "kind": float("nan"), "id": None, "terms": "MIT"},
+        {"prompt": "p4", "kind": ["nothing", "3"], "id": "x"},
+        {"prompt": "p5", "kind": {"3": True}},
+    ]
+    read = _read(_jsonl(tmp_path, rows), ("3", "true"), columns={"category": "kind", "id": "id", "licence": "terms"})
+    assert [(r.prompt, r.given, r.category, r.row_id, r.licence, r.reason) for r in read.rows] == [
+        ("p1", "3", "3", "1", "unknown", ""),
+        ("p2", "true", "true", "2", "unknown", ""),
+        ("p3", "", None, "", "MIT", ""),
+        ("p4", "nothing, 3", "3", "x", "unknown", ""),
+        ("p5", "", None, "", "unknown", "unknown_category"),
+    ]
+
+
+def test_a_filter_quarantines_what_it_cannot_read_and_ignores_case(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"p{n}", "type": "contrast_discr", "label": label}
+        for n, label in enumerate(["Unsafe ", "SAFE", None])
+    ]
+    read = _read(_jsonl(tmp_path, rows), adapter="xstest")
+    assert read.skipped == 1
+    assert [(r.prompt, r.reason, r.detail) for r in read.rows] == [
+        ("p0", "", ""),
+        ("p2", "missing_value", "column 'label' is empty"),
+    ]
+
+
+CHAT = [{"role": "system", "content": "Be nice."}, {"role": "user", "content": "Mock him"}]
+
+
+def test_prompts_in_chat_format_are_the_first_turn_of_the_user(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [*CHAT, {"role": "assistant", "content": "no"}, {"role": "user", "content": "please"}]},
+        {"messages": CHAT[:1]},
+        {"messages": json.dumps(CHAT)},
+    ]
+    for columns, given in (({}, rows), ({"prompt": "messages"}, rows), ({}, [{"prompt": r["messages"]} for r in rows])):
+        read = _read(_jsonl(tmp_path, given), columns=columns)
+        assert [(r.prompt if not r.reason else "", r.reason) for r in read.rows] == [
+            ("Mock him", ""),
+            ("", "missing_value"),
+            ("Mock him", ""),
+        ]
+        assert "without a turn of the user; roles found: system" in read.rows[1].detail
+    pq.write_table(pa.Table.from_pylist([{"conversations": CHAT, "id": 1}]), tmp_path / "p.parquet")
+    assert [r.prompt for r in _read(tmp_path / "p.parquet").rows] == ["Mock him"]
+
+
+def test_a_column_without_any_text_is_refused_with_what_it_holds(tmp_path: Path) -> None:
+    for prompts, what in (
+        ([b"Mock him", b"Mock her"], r"b'Mock him' \(bytes\)"),
+        ([3, 4], r"3 \(int\)"),
+        ([None], "is empty"),
+    ):
+        pq.write_table(pa.table({"prompt": prompts, "category": ["insult"] * len(prompts)}), tmp_path / "p.parquet")
+        with pytest.raises(DataError, match=rf"source mine: .* holds no text in column 'prompt'; row 1: .*{what}"):
+            _read(tmp_path / "p.parquet")
 
 
 def test_undecodable_rows_are_shown_as_far_as_they_can_be_read(tmp_path: Path) -> None:
