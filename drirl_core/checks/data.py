@@ -8,6 +8,7 @@ from drirl_core.checks.reading import read_object, read_rows
 from drirl_core.checks.verdicts import Rule, Verdict
 from drirl_core.graph.layout import Node
 from drirl_core.project import Project
+from drirl_core.prompts.losses import Loss, SourceLosses, losses_by_source
 from drirl_core.taxonomy import HELPFUL
 
 DATASET_COLUMNS = (
@@ -25,15 +26,46 @@ DATASET_COLUMNS = (
 )
 SPLITS = ("train", "validation", "test")
 
+LOSSES = "losses.json"  # of drirl_core.demonstrations.publish, which brings pyarrow
+
 _EXAMPLES = 5
 
 
 def _pool_not_empty(path: Path, project: Project, node: Node) -> Verdict:
     rows = Counter(row["category"] for row in read_rows(path, "prompts.parquet"))
+    why = "".join(f"; {loss}" for loss in _losses(path).values()) if not rows else ""
     return Verdict(
         rows.total() > 0,
-        f"{rows.total()} prompts in {len(rows)} categories",
+        f"{rows.total()} prompts in {len(rows)} categories{why}",
         {"prompts": rows.total(), **{f"prompts/{k}": n for k, n in sorted(rows.items())}},
+    )
+
+
+def _losses(path: Path) -> dict[str, SourceLosses]:
+    """Return what each source of a pool lost."""
+    quarantined = [
+        Loss(row["source"], row["reason"], f"row {row['row']}", row["detail"])
+        for row in read_rows(path, "quarantine.parquet")
+    ]
+    return losses_by_source(Counter(row["source"] for row in read_rows(path, "prompts.parquet")), quarantined)
+
+
+def _pool_rows_usable(path: Path, project: Project, node: Node) -> Verdict:
+    """No source may lose more than a share of its rows; rows that repeat others or a benchmark do not count."""
+    bound = project.config.checks.max_lost_fraction
+    losses = _losses(path)
+    broken = [loss for loss in losses.values() if loss.share > bound]
+    worst = max((loss.share for loss in losses.values()), default=0.0)
+    numbers = {
+        "max_lost_fraction": bound,
+        "worst_share": worst,
+        **{f"lost/{name}": loss.lost for name, loss in sorted(losses.items())},
+    }
+    if not broken:
+        return Verdict(True, f"at most {worst:.0%} of the rows of a source are lost, {bound:.0%} allowed", numbers)
+    text = "; ".join(f"{loss} (lost are {loss.share:.0%}, {bound:.0%} allowed)" for loss in broken)
+    return Verdict(
+        False, f"{text}. Fix the file or how it is read (columns, adapter), or raise checks.max_lost_fraction", numbers
     )
 
 
@@ -118,9 +150,35 @@ def _dataset_balance(path: Path, project: Project, node: Node) -> Verdict:
     )
 
 
+def _dataset_rows_usable(path: Path, project: Project, node: Node) -> Verdict:
+    """No file of the user may lose more than a share of its rows."""
+    bound = project.config.checks.max_lost_fraction
+    losses = read_object(path, LOSSES) if (path / LOSSES).is_file() else {}
+    broken = [name for name, loss in sorted(losses.items()) if loss["lost_share"] > bound]
+    numbers = {
+        "max_lost_fraction": bound,
+        **{f"lost_share/{name}": loss["lost_share"] for name, loss in sorted(losses.items())},
+    }
+    if not broken:
+        worst = max((loss["lost_share"] for loss in losses.values()), default=0.0)
+        return Verdict(True, f"at most {worst:.0%} of the rows of a file are lost, {bound:.0%} allowed", numbers)
+    text = "; ".join(
+        f"{losses[name]['lost_share']:.0%} of the rows of {name} are lost, {bound:.0%} allowed; first: "
+        f"{losses[name]['first']}"
+        for name in broken
+    )
+    return Verdict(False, f"{text}. Fix the file or its column map, or raise checks.max_lost_fraction", numbers)
+
+
 PROMPT_POOL: tuple[Rule, ...] = (
     Rule("not_empty", "There are prompts.", _pool_not_empty),
     Rule("nothing_lost", "Every prompt that was read is kept once or quarantined with a reason.", _pool_nothing_lost),
+    Rule(
+        "rows_usable",
+        "No source loses more than a share of its rows to quarantine.",
+        _pool_rows_usable,
+        bounds=("checks.max_lost_fraction",),
+    ),
 )
 
 DATASET: tuple[Rule, ...] = (
@@ -131,5 +189,11 @@ DATASET: tuple[Rule, ...] = (
         "The category has its quota, with little resampling.",
         _dataset_balance,
         bounds=("checks.max_resampled_fraction",),
+    ),
+    Rule(
+        "rows_usable",
+        "No file of demonstrations, harmless prompts or refusals loses more than a share of its rows.",
+        _dataset_rows_usable,
+        bounds=("checks.max_lost_fraction",),
     ),
 )

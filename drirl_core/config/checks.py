@@ -26,6 +26,10 @@ class ChecksConfig:
     No stage reads them, so after a change of a bound its checks run again and nothing is recomputed.
     """
 
+    max_lost_fraction: float = 0.5
+    """Most rows of one source that may end in quarantine because they cannot be read, used or assigned to a category,
+    as a share; rows that repeat others or a benchmark do not count. A source above it stops the run, a dropped file
+    above it is rejected."""
     max_resampled_fraction: float = 0.2
     """A category that needs more resampled rows than this share of its quota fails the balance check."""
     min_accuracy: float = 0.8
@@ -45,7 +49,14 @@ class ChecksConfig:
     """A candidate is worse than the promoted policy when a paired test on the same prompts says so at this level."""
 
     def __post_init__(self) -> None:
-        shares = ("max_resampled_fraction", "min_accuracy", "min_within_group", "max_over_refusal", "min_refusal")
+        shares = (
+            "max_lost_fraction",
+            "max_resampled_fraction",
+            "min_accuracy",
+            "min_within_group",
+            "max_over_refusal",
+            "min_refusal",
+        )
         for name in shares:
             require(0 <= getattr(self, name) <= 1, f"checks.{name} is {getattr(self, name)}; choose in [0, 1]")
         require(self.max_kl > 0, f"checks.max_kl is {self.max_kl}; above 0")

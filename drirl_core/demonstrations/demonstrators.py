@@ -17,9 +17,10 @@ from typing import Protocol
 
 from drirl_core.config import Config, DemonstratorConfig, ModelsConfig
 from drirl_core.demonstrations.endpoint import ChatEndpoint, PromptRefused
-from drirl_core.demonstrations.rows import Row, read_columns, read_dropped
+from drirl_core.demonstrations.rows import Row, losses_of, read_columns, read_dropped
 from drirl_core.demonstrations.validate import Failure
 from drirl_core.errors import nearest
+from drirl_core.prompts.losses import SourceLosses
 from drirl_core.reporting import Reporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.rowcache import RowCache, content_key
@@ -94,6 +95,11 @@ class Demonstrator(Protocol):
         ...
 
     @property
+    def losses(self) -> Sequence[SourceLosses]:
+        """How many rows its own input lost, where it lost any."""
+        ...
+
+    @property
     def styles(self) -> Mapping[str, str]:
         """Style of the prompts of its own input that name one, by prompt_id."""
         ...
@@ -147,12 +153,14 @@ class FileDemonstrator:
         self._texts: dict[str, str] = {}
         self._prompts: dict[str, list[str]] = {category: [] for category in categories}
         self._places: dict[str, str] = {}
-        for row in read_columns(config.source, path, ("prompt", "demonstration"), ("category", "style")):
-            self._take(row, config.source.category or row.values["category"], fills_up=True)
+        rows = read_columns(config.source, path, ("prompt", "demonstration"), ("category", "style"))
+        failures = [self._take(row, config.source.category or row.values["category"], fills_up=True) for row in rows]
+        self.losses = losses_of(config.source, rows, failures)
+        self.usable = failures.count(None)
         for row in dropped:
             self._take(row, row.values["category"], fills_up=False)
 
-    def _take(self, row: Row, given: str, fills_up: bool) -> None:
+    def _take(self, row: Row, given: str, fills_up: bool) -> Failure | None:
         from drirl_core.prompts.adapters import label_key
 
         prompt, key = row.values["prompt"], prompt_id(row.values["prompt"])
@@ -166,12 +174,13 @@ class FileDemonstrator:
             self.rejected.append(
                 Rejected(prompt, category if category in self._prompts else given, row.values["demonstration"], failure)
             )
-            return
+            return failure
         self._places[key], self._texts[key] = row.place, row.values["demonstration"]
         if style := row.values.get("style"):
             self.styles[key] = style
         if given and fills_up:
             self._prompts[category].append(prompt)
+        return None
 
     def write(self, prompts: Sequence[tuple[str, str]], attempt: int = 0) -> list[str | Failure]:
         """Look the demonstrations up; the category of the pool counts, not that of the file."""
@@ -198,6 +207,7 @@ class ModelDemonstrator:
 
     finite = False
     rejected: Sequence[Rejected] = ()
+    losses: Sequence[SourceLosses] = ()
     styles: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
@@ -256,6 +266,7 @@ class EndpointDemonstrator:
 
     finite = False
     rejected: Sequence[Rejected] = ()
+    losses: Sequence[SourceLosses] = ()
     styles: Mapping[str, str] = MappingProxyType({})
 
     def __init__(

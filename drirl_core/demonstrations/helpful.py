@@ -10,11 +10,12 @@ import pyarrow as pa
 from drirl_core import taxonomy
 from drirl_core.benchmarks.suites import benchmark_prompts
 from drirl_core.demonstrations.publish import publish, quarantine_row
-from drirl_core.demonstrations.rows import Row, read_columns
+from drirl_core.demonstrations.rows import Row, losses_of, read_columns
 from drirl_core.demonstrations.splits import SPLITS, assign_splits, hash_order
 from drirl_core.demonstrations.twins import UnsafePrompts, find_sides, read_unsafe
 from drirl_core.demonstrations.validate import Failure, check_helpful, check_refusal
 from drirl_core.errors import DataError
+from drirl_core.prompts.losses import SourceLosses
 from drirl_core.store.tables import prompt_id, read_table, write_table
 
 if TYPE_CHECKING:
@@ -52,11 +53,12 @@ def build_helpful(context: Context) -> dict[str, Any]:
     if settings.helpful_quota:
         rows = sorted(rows, key=lambda row: hash_order(context.config.seed, row["prompt_id"]))[: settings.helpful_quota]
     rows = _split(rows, context, quarantine, unsafe)
-    refusals = _refusals(context, quarantine)
+    refusals, lost_refusals = _refusals(context, quarantine)
     write_table(context.out / "refusals.parquet", [{"refusal": text} for text in refusals], REFUSALS)
     kinds = {kind: sum(row["kind"] == kind for row in rows) for kind in KINDS}
     twins = sum(bool(row["twin_of"]) for row in rows)
-    return publish(context, rows, quarantine, {**kinds, "twins": twins, "refusals": len(refusals)})
+    losses = [*losses_of(settings.helpful, read, failures), *lost_refusals]
+    return publish(context, rows, quarantine, {**kinds, "twins": twins, "refusals": len(refusals)}, losses)
 
 
 def _judge(rows: Sequence[Row], context: Context) -> list[Failure | None]:
@@ -176,11 +178,13 @@ def _split_free(
     return split
 
 
-def _refusals(context: Context, quarantine: list[dict[str, str]]) -> list[str]:
-    """Return the usable refusals, sorted; the others are quarantined."""
+def _refusals(context: Context, quarantine: list[dict[str, str]]) -> tuple[list[str], list[SourceLosses]]:
+    """Return the usable refusals, sorted, and what their file lost; the other rows are quarantined."""
     source = context.config.demonstrations.refusals
     texts: dict[str, None] = {}
-    for row in read_columns(source, context.inputs[f"source_{source.name}"], ("refusal",)):
+    rows = read_columns(source, context.inputs[f"source_{source.name}"], ("refusal",))
+    failures = []
+    for row in rows:
         text = row.values["refusal"].strip()
         failure = row.failure or check_refusal(text)
         if failure is None and text in texts:
@@ -189,9 +193,10 @@ def _refusals(context: Context, quarantine: list[dict[str, str]]) -> list[str]:
             quarantine.append(quarantine_row("", taxonomy.HELPFUL, text, failure))
         else:
             texts[text] = None
+        failures.append(failure)
     if not texts:
         raise DataError(
             f"the source {source.name} holds no usable refusal; the reward model of {taxonomy.HELPFUL} needs some to "
             "learn that harmless prompts are to be answered. Add refusals, or set its `path` to `embedded`"
         )
-    return sorted(texts)
+    return sorted(texts), losses_of(source, rows, failures)

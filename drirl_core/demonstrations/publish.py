@@ -1,4 +1,4 @@
-"""The files of a data set: rows, quarantine and counts, the same for harm categories and harmless prompts."""
+"""The files of a data set: rows, quarantine, counts and losses, the same for harm categories and harmless prompts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 from drirl_core.demonstrations.splits import SPLITS, hash_order
 from drirl_core.demonstrations.validate import Failure
 from drirl_core.graph.stages import STAGES
+from drirl_core.prompts.losses import SourceLosses
 from drirl_core.reporting import Table
 from drirl_core.store.tables import write_table
 
@@ -23,6 +24,8 @@ _TABLE = STAGES["dataset"].table
 ROWS = pa.schema([(name, pa.string()) for name in (_TABLE.columns if _TABLE else ())])
 """Columns of `rows.parquet`, which the stage's record names and explains."""
 QUARANTINE = pa.schema([(name, pa.string()) for name in ("prompt", "category", "demonstration", "reason", "detail")])
+LOSSES = "losses.json"
+"""What files of the user lost: share and first reason by source; only where they lost rows."""
 
 _SAMPLES = 5
 
@@ -32,14 +35,16 @@ def publish(
     rows: Iterable[Mapping[str, Any]],
     quarantine: Sequence[Mapping[str, str]],
     extra: Mapping[str, int],
+    losses: Sequence[SourceLosses] = (),
 ) -> dict[str, Any]:
-    """Write the three files of a data set and return the metadata to show.
+    """Write the files of a data set and return the metadata to show.
 
     Args:
         context: where to write.
         rows: rows with the columns of `ROWS`.
         quarantine: rows with the columns of `QUARANTINE`.
         extra: further counts for `counts.json` and the metadata.
+        losses: what files of the user lost.
 
     Returns:
         Metadata for display.
@@ -50,6 +55,8 @@ def publish(
     )
     write_table(context.out / "rows.parquet", ordered, ROWS)
     write_table(context.out / "quarantine.parquet", quarantined, QUARANTINE)
+    if losses:
+        _write_losses(context, losses)
     origins, splits = Counter(row["origin"] for row in ordered), Counter(row["split"] for row in ordered)
     reasons = dict(sorted(Counter(row["reason"] for row in quarantined).items()))
     counts: dict[str, Any] = {
@@ -72,6 +79,21 @@ def publish(
         "quarantine": Table([{"reason": reason, "rows": n} for reason, n in reasons.items()]),
     }
     return {**counts, "quarantined": len(quarantined), **tables}
+
+
+def _write_losses(context: Context, losses: Sequence[SourceLosses]) -> None:
+    found = {
+        # Rounded, so that another sound row in the file does not make another data set.
+        loss.source: {
+            "lost_share": round(loss.share, 2),
+            "first": ": ".join(filter(None, (loss.first.place, loss.first.detail))),
+        }
+        for loss in losses
+    }
+    for loss in losses:
+        context.reporter.log(f"warning: {loss}")
+    text = json.dumps(found, indent=1, sort_keys=True)
+    (context.out / LOSSES).write_text(text.encode("utf-8", "backslashreplace").decode() + "\n", encoding="utf-8")
 
 
 def quarantine_row(prompt: str, category: str, demonstration: str, failure: Failure) -> dict[str, str]:

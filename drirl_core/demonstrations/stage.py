@@ -44,7 +44,7 @@ def build_dataset(context: Context) -> dict[str, Any]:
     builder.use_pool()
     builder.fill_up()
     rows = builder.finish()
-    return publish(context, rows, builder.quarantine, builder.extra_counts())
+    return publish(context, rows, builder.quarantine, builder.extra_counts(), builder.losses)
 
 
 class SafetyBuilder:
@@ -72,6 +72,8 @@ class SafetyBuilder:
         self._answers = AnswerIndex()
         self._absent = self._considered = 0
         self.quarantine: list[dict[str, str]] = []
+        # The file is the same for all categories: one of them tells what it lost.
+        self.losses = self._demonstrator.losses if self._category == categories[0] else ()
         for row in self._demonstrator.rejected:
             # Rows of unknown category would appear in every data set; only that of the first category gets them.
             if row.category == self._category or (row.category not in categories and self._category == categories[0]):

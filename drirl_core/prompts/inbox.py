@@ -32,6 +32,7 @@ from filelock import FileLock, Timeout
 from drirl_core.config import SourceConfig
 from drirl_core.config.operations import ACCEPTED, REJECTED
 from drirl_core.errors import ConfigError, DataError
+from drirl_core.files.reading import is_zipped
 from drirl_core.graph.layout import INBOX_SOURCE
 from drirl_core.project import Project
 
@@ -96,13 +97,15 @@ class Swept:
     waiting: Sequence[Waiting] = field(default_factory=list)
 
 
-def sweep(project: Project, *, now: float | None = None, seconds: float = math.inf) -> Swept:
+def sweep(project: Project, *, now: float | None = None, seconds: float = math.inf, most_lost: float = 1.0) -> Swept:
     """Look at every file of the drop folder once, and accept or reject those that are completely written.
 
     Args:
         project: names the folder and says how its files are read.
         now: the time from which ages are computed; None for the present.
         seconds: time after which the rest is left for the next sweep.
+        most_lost: share of a file's rows that may be unusable; a file above it is rejected, and one without a usable
+            row whatever the share.
 
     Returns:
         What was accepted, rejected and left waiting.
@@ -122,7 +125,9 @@ def sweep(project: Project, *, now: float | None = None, seconds: float = math.i
             (folder / name).mkdir(exist_ok=True)
         with FileLock(folder / LOCK_FILE, timeout=0):
             return _sweep(
-                _Sweeper(project, source, folder), time.time() if now is None else now, time.monotonic() + seconds
+                _Sweeper(project, source, folder, most_lost),
+                time.time() if now is None else now,
+                time.monotonic() + seconds,
             )
     except Timeout as error:
         raise InboxBusy(f"another process is sweeping {folder} at this moment; look again in a few seconds") from error
@@ -142,7 +147,9 @@ def _require_own_folder(project: Project, folder: Path) -> None:
     config = project.config
     read = (path for name, path in project.graph.sources.items() if name != INBOX_SOURCE)
     for needed in (Path(config.root), Path(config.models.cache), *read):
-        if needed.absolute().resolve().is_relative_to(folder.resolve()):
+        # A link in the folder would be moved, wherever it leads.
+        places = (needed.absolute().resolve(), needed.absolute().parent.resolve() / needed.name)
+        if any(place.is_relative_to(folder.resolve()) for place in places):
             raise ConfigError(
                 f"operations.inbox.folder is {folder}, but a run needs {needed}, which is in it; "
                 "give the drop folder a directory of its own"
@@ -175,12 +182,13 @@ class _Sweeper:
         project: the limits and the categories.
         source: how files are read.
         folder: the drop folder, with its two folders made.
+        most_lost: share of a file's rows that may be unusable.
     """
 
-    def __init__(self, project: Project, source: SourceConfig, folder: Path) -> None:
+    def __init__(self, project: Project, source: SourceConfig, folder: Path, most_lost: float) -> None:
         config = project.config
         self.folder, self._source, self._inbox = folder, source, config.operations.inbox
-        self._max_chars = config.prompts.max_chars
+        self._max_chars, self._most_lost = config.prompts.max_chars, most_lost
         self._categories = project.graph.categories
         self._ledger = {name[:_ID_DIGITS]: name for name in sorted(os.listdir(folder / ACCEPTED), reverse=True)}
 
@@ -233,12 +241,13 @@ class _Sweeper:
                 f"its content was accepted before, as {ACCEPTED}/{self._ledger[identity]}; there is nothing to do. "
                 "To accept it again, remove that file first"
             )
-        if file.suffix == ".gz":
+        if is_zipped(file):
             _require_unpacked_below(file, self._inbox.max_bytes)
         found = read_source(self._source, file, self._categories)
         problems = [check_row(row, self._max_chars) for row in found.rows]
         usable = problems.count(None)
-        if not usable:
+        few = len(problems) - usable > self._most_lost * len(problems)
+        if not usable or few:
             counts = Counter(problem[0] for problem in problems if problem)
             listed = [f"{count} {reason}" for reason, count in counts.most_common()]
             listed += [f"{found.skipped} marked by the source as no unsafe prompt"] if found.skipped else []
@@ -250,9 +259,11 @@ class _Sweeper:
                 ),
                 "",
             )
+            usable_rows = f"only {usable}" if usable else "none"
+            need = f"At least {1 - self._most_lost:.0%} (checks.max_lost_fraction)" if usable else "At least one"
             raise DataError(
-                f"none of its {len(problems) + found.skipped} rows can be used ({', '.join(listed)}){first}. "
-                "At least one must hold a prompt in words"
+                f"{usable_rows} of its {len(problems) + found.skipped} rows can be used ({', '.join(listed)}){first}. "
+                f"{need} must hold a prompt in words"
             )
         return len(found.rows), usable
 

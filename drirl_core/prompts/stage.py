@@ -17,9 +17,11 @@ import pyarrow as pa
 
 from drirl_core import taxonomy
 from drirl_core.benchmarks.suites import benchmark_prompts
+from drirl_core.config import EMBEDDED
 from drirl_core.errors import DataError
 from drirl_core.prompts.adapters import PromptRow, SourceRows, read_source
 from drirl_core.prompts.duplicates import decontaminate, find_duplicates, words
+from drirl_core.prompts.losses import Loss, losses_by_source
 from drirl_core.prompts.router import Router, fit_router, why_no_router
 from drirl_core.reporting import Table
 from drirl_core.store.tables import prompt_id, write_table
@@ -139,6 +141,7 @@ def build_prompt_pool(context: Context) -> dict[str, Any]:
     if why_not:
         reporter.log(f"no category router: {why_not}")
     account(rows, [item.row for item in kept], [item.row for item in rejected])
+    _tell(context, read, kept, rejected)
     return _write(context, categories, read, kept, rejected, router)
 
 
@@ -269,6 +272,31 @@ def _categorise(
     return kept, router, ""
 
 
+def _tell(context: Context, read: Sequence[SourceRows], kept: Sequence[Kept], rejected: Sequence[Rejected]) -> None:
+    """Say per source how many rows were skipped or quarantined, and why; of files of users as a warning."""
+    sources = context.config.prompt_sources
+    given = [
+        Loss(r.row.source, r.reason, " ".join(filter(None, (r.row.file, f"row {r.row.row}"))), r.detail)
+        for r in _in_order(context, rejected)
+    ]
+    losses = losses_by_source(Counter(item.row.source for item in kept), given)
+    for source, found in zip(sources, read, strict=True):
+        mark = "" if source.path == EMBEDDED else "warning: "
+        if found.skipped:
+            context.reporter.log(
+                f"{found.skipped} of {found.skipped + len(found.rows)} rows of {source.name} are skipped: the source "
+                "marks them as safe, or as no unsafe prompt"
+            )
+        if source.name in losses:
+            loss = losses[source.name]
+            context.reporter.log(f"{mark if loss.lost else ''}{loss}")
+
+
+def _in_order(context: Context, rejected: Sequence[Rejected]) -> list[Rejected]:
+    order = {source.name: number for number, source in enumerate(context.config.prompt_sources)}
+    return sorted(rejected, key=lambda r: (order[r.row.source], r.row.file, r.row.row))
+
+
 def _as_given(row: PromptRow) -> str:
     return f"label {row.given!r} maps to no category" if row.given else "no label"
 
@@ -288,11 +316,8 @@ def _write(
         sorted(map(_prompt_row, kept), key=lambda row: row["prompt_id"]),
         PROMPTS_SCHEMA,
     )
-    order = {source.name: number for number, source in enumerate(context.config.prompt_sources)}
-    quarantined = sorted(rejected, key=lambda r: (order[r.row.source], r.row.file, r.row.row))
-    write_table(
-        context.out / "quarantine.parquet", [_quarantine_row(r, max_chars) for r in quarantined], QUARANTINE_SCHEMA
-    )
+    quarantined = [_quarantine_row(r, max_chars) for r in _in_order(context, rejected)]
+    write_table(context.out / "quarantine.parquet", quarantined, QUARANTINE_SCHEMA)
     raw = Counter(row.category for found in read for row in found.rows if row.category)
     raw.update(item.category for item in kept if item.row.category is None)
     left = Counter(item.category for item in kept)

@@ -27,12 +27,13 @@ def ingest(project: Project) -> Swept:
         ConfigError: no drop folder is configured, or it is not a usable directory.
         DataError: it cannot be used at the moment.
     """
-    first = sweep(project)
+    most_lost = project.config.checks.max_lost_fraction
+    first = sweep(project, most_lost=most_lost)
     if not first.waiting:
         return first
     time.sleep(project.config.operations.inbox.settle_s)
     try:
-        second = sweep(project)
+        second = sweep(project, most_lost=most_lost)
     except InboxBusy:  # the sensor is processing the folder now
         return first
     return Swept([*first.accepted, *second.accepted], [*first.rejected, *second.rejected], second.waiting)

@@ -20,6 +20,7 @@ from pipeline.cli.common import duration
 _PREFIX = re.compile(r"^\[([a-z0-9_]+)\] ")
 _PROGRESS = re.compile(r": (\d+)/(\d+)(?:, about (\d+) s left)?")
 _REUSED = re.compile(r": unchanged, version [0-9a-f]+ is reused$")
+_WARNING = re.compile(r"(?:\[[a-z0-9_]+\] )?warning: ")
 _TAIL = 6
 
 
@@ -191,11 +192,13 @@ class LiveView:
         self._live.stop()
 
     def take(self, event: Event) -> None:
-        """Note an event; finished assets and problems stay on the screen, progress lines do not."""
+        """Note an event; finished assets, problems and warnings stay on the screen, progress lines do not."""
         line = self._state.take(event)
         if line is None:
             return
-        if event.kind in ("materialized", "failure", "check"):
+        if event.kind == "log" and _WARNING.match(line):
+            self._live.console.print(Text(line, style="yellow"), soft_wrap=True)
+        elif event.kind in ("materialized", "failure", "check"):
             colour = {"materialized": "green", "failure": "red", "check": "yellow"}[event.kind]
             self._live.console.print(Text(line, style=colour), soft_wrap=True)
         else:

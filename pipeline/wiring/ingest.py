@@ -35,7 +35,7 @@ def inbox_sensor(project: Project, hooks: Sequence[Hook] = ()) -> dg.SensorDefin
     )
     def ingest_dropped_files(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         try:
-            swept = sweep(project, seconds=_SECONDS_PER_SWEEP)
+            swept = sweep(project, seconds=_SECONDS_PER_SWEEP, most_lost=project.config.checks.max_lost_fraction)
         except InboxBusy as error:
             return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
         for line in told(swept):

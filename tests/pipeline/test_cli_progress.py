@@ -122,6 +122,17 @@ def test_live_view_shows_the_current_asset_and_keeps_finished_ones() -> None:
     assert "1 of 2 assets" in text
 
 
+def test_live_view_keeps_warnings_on_the_screen() -> None:
+    """What the panel shows is erased at the end; a warning is printed above it."""
+    console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
+    shown = LiveView(RunState(["prompt_pool"], {}, Clock()), console)
+    shown.take(event("log", "[prompt_pool] warning: 2 of 3 rows of mine are in quarantine"))
+    shown.take(event("log", "[prompt_pool] no category router"))
+    assert console.file.getvalue() == (  # type: ignore[attr-defined]
+        "[prompt_pool] warning: 2 of 3 rows of mine are in quarantine\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (7800, "2 h 10 min"), (-1, "0 s")],

@@ -206,8 +206,8 @@ def test_blocking_checks_guard_data_rewards_and_policy_and_benchmarks_only_warn(
     def names(asset: str, among) -> set[str]:
         return {key.name for key in among if key.asset_key == dg.AssetKey(asset)}
 
-    assert names("prompt_pool", blocking) == {"not_empty", "nothing_lost"}
-    assert names("safety_dataset_insult", blocking) == {"schema", "no_split_leakage", "class_balance"}
+    assert names("prompt_pool", blocking) == {"not_empty", "nothing_lost", "rows_usable"}
+    assert names("safety_dataset_insult", blocking) == {"schema", "no_split_leakage", "class_balance", "rows_usable"}
     assert names("reward_model_helpful", blocking) == {"within_group", "accuracy_floor", "reward_spread"}
     assert names("policy_checkpoint", blocking) == {"finite", "kl_bound"}
     assert names("benchmark_embedded", blocking) == set()

@@ -71,8 +71,13 @@ def test_too_few_pairs_within_groups_warn_and_block_nothing(demo, tmp_path, pair
 
 def pool(folder: Path, read: int, kept: list[str], quarantined: list[str]) -> None:
     """Write a prompt pool that read so many rows, kept these prompts and quarantined for these reasons."""
-    table(folder, "prompts.parquet", [{"prompt_id": p, "category": "insult"} for p in kept], ("prompt_id", "category"))
-    table(folder, "quarantine.parquet", [{"reason": reason} for reason in quarantined], ("reason",))
+    rows = [{"prompt_id": p, "category": "insult", "source": "mine"} for p in kept]
+    table(folder, "prompts.parquet", rows, ("prompt_id", "category", "source"))
+    lost = [
+        {"source": "mine", "row": str(n), "reason": reason, "detail": f"why {n}"}
+        for n, reason in enumerate(quarantined, 1)
+    ]
+    table(folder, "quarantine.parquet", lost, ("source", "row", "reason", "detail"))
     totals = {"read": read, "skipped": 1, "kept": len(kept), "quarantined": len(quarantined)}
     (folder / "counts.json").write_text(json.dumps({"insult": {"raw": read, "kept": len(kept)}, "_totals": totals}))
 
@@ -94,9 +99,50 @@ def test_no_prompt_may_be_lost_between_reading_and_keeping(demo, tmp_path, read,
 
 def test_an_empty_pool_is_refused(demo, tmp_path):
     pool(tmp_path, 2, [], ["too_long"])
-    assert not verdict(demo, tmp_path, "prompt_pool", "not_empty").passed
+    found = verdict(demo, tmp_path, "prompt_pool", "not_empty")
+    assert not found.passed
+    assert found.description == (
+        "0 prompts in 0 categories; 1 of 1 rows of mine is in quarantine: 1 too_long; first: row 1: why 1"
+    )
     pool(tmp_path, 2, ["a"], [])
     assert verdict(demo, tmp_path, "prompt_pool", "not_empty").metadata == {"prompts": 1, "prompts/insult": 1}
+
+
+@pytest.mark.parametrize(
+    ("kept", "lost", "passed"),
+    [
+        (1, ["undecodable"], True),  # 1 of 2 is not above the bound of one half
+        (1, ["undecodable", "missing_value"], False),  # 2 of 3
+        (1, ["exact_duplicate", "near_duplicate", "benchmark_overlap"], True),  # repeats are no loss
+        (1, ["exact_duplicate", "router_abstained", "unknown_category"], False),  # 2 of the 3 that repeat nothing
+        (2, ["exact_duplicate"] * 5 + ["label_conflict"], True),  # 1 of 3
+        (0, ["too_long"], False),
+    ],
+)
+def test_a_source_may_lose_a_share_of_its_rows(demo, tmp_path, kept, lost, passed):
+    pool(tmp_path, kept + len(lost) + 1, [f"p{n}" for n in range(kept)], lost)
+    found = verdict(demo, tmp_path, "prompt_pool", "rows_usable")
+    assert found.passed is passed
+    assert found.metadata["max_lost_fraction"] == 0.5
+    assert verdict(load({"checks.max_lost_fraction": 1.0}), tmp_path, "prompt_pool", "rows_usable").passed
+
+
+def test_what_a_source_lost_is_said_with_the_first_reason_and_the_way_out(demo, tmp_path):
+    pool(tmp_path, 31, ["p"], ["exact_duplicate", *["undecodable"] * 29])
+    found = verdict(demo, tmp_path, "prompt_pool", "rows_usable")
+    assert found.description == (
+        "30 of 31 rows of mine are in quarantine: 29 undecodable, 1 exact_duplicate; first: row 2: why 2 (lost are 97%, "
+        "50% allowed). Fix the file or how it is read (columns, adapter), or raise checks.max_lost_fraction"
+    )
+
+
+@pytest.mark.parametrize(("share", "passed"), [(0.5, True), (0.51, False)])
+def test_a_file_of_demonstrations_may_lose_a_share_of_its_rows(demo, tmp_path, share, passed):
+    assert verdict(demo, tmp_path, "dataset", "rows_usable", "insult").passed  # nothing is lost
+    (tmp_path / "losses.json").write_text(json.dumps({"mine": {"lost_share": share, "first": "d.csv, row 2: why"}}))
+    found = verdict(demo, tmp_path, "dataset", "rows_usable", "insult")
+    assert found.passed is passed
+    assert passed or "51% of the rows of mine are lost, 50% allowed; first: d.csv, row 2: why" in found.description
 
 
 def dataset(folder: Path, *changes: dict, drop: str = "") -> None:

@@ -22,6 +22,7 @@ from drirl_core.errors import DataError
 from drirl_core.graph.build import Context
 from drirl_core.reporting import Table
 from drirl_core.store.tables import prompt_id, read_table
+from drirl_core.testing import RecordingReporter
 from drirl_core.text import chain_of_draft as cod
 
 
@@ -57,6 +58,25 @@ def test_a_full_pool_gives_exactly_the_quota(tmp_path: Path) -> None:
         assert row["prompt_id"] == row["group_id"] == prompt_id(row["prompt"])
     assert isinstance(shown["samples"], Table)
     assert len(shown["samples"].rows) == 5
+
+
+def test_a_file_of_demonstrations_tells_once_what_it_loses(tmp_path: Path) -> None:
+    """The first category tells it, as the file is the same for all of them."""
+    written = [*demonstrations(*range(8)), {"prompt": "none", "category": "insult"}, {"category": "insult"}]
+    stage_inputs = DatasetInputs(tmp_path, pool=pool(*range(8)) + pool(*range(20, 28), category="mental_health"))
+    stage_inputs.written = [*written, *demonstrations(*range(20, 28), category="mental_health")]
+    first = dataclasses.replace(stage_inputs.context("insult", quota=0), reporter=RecordingReporter())
+    build(first)
+    assert json.loads((first.out / "losses.json").read_text(encoding="utf-8")) == {
+        "demonstrations": {"lost_share": 0.11, "first": "demonstrations.jsonl, row 9: demonstration is missing"}
+    }
+    assert [line for line in first.reporter.lines if line.startswith("warning: ")] == [
+        "warning: 2 of 18 rows of demonstrations are in quarantine: 2 missing_value; first: demonstrations.jsonl, row 9: "
+        "demonstration is missing"
+    ]
+    other = stage_inputs.context("mental_health", "other", quota=0)
+    build(other)
+    assert not (other.out / "losses.json").exists()
 
 
 def test_without_a_quota_every_prompt_of_the_pool_is_taken_once_and_nothing_is_filled_up(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from drirl_core import taxonomy
 from drirl_core.demonstrations.stage import build_dataset
 from drirl_core.errors import DataError
 from drirl_core.store.tables import read_table
+from drirl_core.testing import RecordingReporter
 
 REFUSALS = [{"refusal": "I'm sorry, but I can't help with that."}, {"refusal": "I cannot assist with this request."}]
 
@@ -75,6 +78,25 @@ def test_bad_rows_are_quarantined_with_the_reason(tmp_path: Path) -> None:
         "benchmark_overlap": 1, "bad_format": 1, "copied_answer": 1, "complies": 1,
     }  # fmt: skip
     assert {row["category"] for row in quarantine} == {"helpful"}
+
+
+def test_what_the_files_lose_is_told_and_kept_for_the_check(tmp_path: Path) -> None:
+    """Of 24 harmless rows 4 refuse; of 3 refusals one repeats another, which is no loss."""
+    bad = [{**row, "answer": "I'm sorry, but I can't help with that."} for row in helpful("a", "b", "c", "d")]
+    stage_inputs = DatasetInputs(tmp_path, helpful=bad + helpful(*range(20)), refusals=[*REFUSALS, REFUSALS[0]])
+    context = dataclasses.replace(stage_inputs.context(taxonomy.HELPFUL), reporter=RecordingReporter())
+    build_dataset(context)
+    losses = json.loads((context.out / "losses.json").read_text(encoding="utf-8"))
+    assert losses["helpful"]["lost_share"] == 0.17
+    assert losses["helpful"]["first"].startswith("helpful.jsonl, row 1: the answer to a harmless prompt refuses")
+    assert losses.keys() == {"helpful"}
+    told = [line for line in context.reporter.lines if line.startswith("warning: ")]
+    assert [line.partition("; first")[0] for line in told] == [
+        "warning: 4 of 24 rows of helpful are in quarantine: 4 refuses"
+    ]
+    clean = DatasetInputs(tmp_path, helpful=helpful(*range(20)), refusals=REFUSALS).context(taxonomy.HELPFUL, "clean")
+    build_dataset(clean)
+    assert not (clean.out / "losses.json").exists()
 
 
 def test_a_look_alike_may_resemble_an_unsafe_prompt(tmp_path: Path) -> None:

@@ -90,6 +90,17 @@ def test_a_file_with_some_bad_rows_is_taken_in(config: Config, drop: Path) -> No
     assert (accepted.rows, accepted.usable) == (3, 1)
 
 
+def test_a_file_that_loses_too_many_rows_is_turned_away(config: Config, drop: Path) -> None:
+    text = '{"prompt": "Mock the baker in rude lines."}\nnot json\n{"prompt": ""}\n'
+    (drop / "a.jsonl").write_text(text)
+    assert refusal(look(config, most_lost=0.5)) == (
+        "only 1 of its 3 rows can be used (1 undecodable, 1 empty_prompt); row 2: not JSON: Expecting value at character 1. "
+        "At least 50% (checks.max_lost_fraction) must hold a prompt in words"
+    )
+    (drop / "b.jsonl").write_text(text + '{"prompt": "Mock the butcher in rude lines."}\n')
+    assert [(a.rows, a.usable) for a in look(config, most_lost=0.5).accepted] == [(4, 2)]
+
+
 def test_files_still_being_written_wait(config: Config, drop: Path) -> None:
     (drop / "a.csv").write_text(GOOD)
     os.utime(drop / "a.csv", (0, 0))  # a copy that keeps its date is as young as it is
@@ -145,6 +156,8 @@ def test_hidden_and_unfinished_names_are_none_of_it(config: Config, drop: Path, 
             r"none of its 2 rows can be used \(1 empty_prompt, 1 missing_value\); row 1: no text\.",
         ),
         ("a.csv", b"prompt,prompt\na,b\n", r"column names repeat"),
+        ("a.csv", b'prompt,category\n"Mock him,insult\n', r"^a\.csv, line 2: the quote that opens here never closes"),
+        ("a.CSV.GZ", gzip.compress(b"prompt\n\n"), r"holds no rows"),
         ("a.json", b"[[1]]", r"none of its 1 rows can be read"),
     ],
 )

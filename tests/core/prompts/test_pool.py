@@ -366,6 +366,38 @@ def test_dropped_files_join_the_pool_and_their_bad_rows_tell_the_file(tmp_path: 
     assert (shown["read"], shown["kept"], shown["quarantined"]) == (20, 17, 3)
 
 
+def test_rows_that_are_lost_are_told_per_source(tmp_path: Path) -> None:
+    """Of three rows one repeats another, which is no loss; the source without losses is not mentioned."""
+    lines = b'not json\n{"prompt": 3}\n' + json.dumps({"prompt": INSULT[0], "category": "insult"}).encode() + b"\n"
+    shown, _, _, _, reporter = _build(tmp_path, {"good": _rows(), "bad": lines + b'{"prompt": "caf\xe9"}\n'})
+    assert [line for line in reporter.lines if "quarantine" in line] == [
+        "warning: 4 of 4 rows of bad are in quarantine: 2 undecodable, 1 exact_duplicate, 1 missing_value; first: row 1: "
+        "not JSON: Expecting value at character 1"
+    ]
+    assert shown["quarantined"] == 4
+
+
+def test_rows_that_only_repeat_others_are_told_without_a_warning(tmp_path: Path) -> None:
+    _, _, _, _, reporter = _build(tmp_path, {"mine": [*_rows(), {"prompt": INSULT[0], "category": "insult"}]})
+    assert [line for line in reporter.lines if "quarantine" in line] == [
+        "1 of 17 rows of mine is in quarantine: 1 exact_duplicate; first: row 17: repeats mine row 1 (1.00)"
+    ]
+
+
+def test_rows_that_the_source_marks_as_safe_are_told(tmp_path: Path) -> None:
+    rows = [{**row, "is_safe": False} for row in _rows()] + [{"prompt": "How do I kill a process?", "is_safe": "yes"}]
+    _, _, quarantine, _, reporter = _build(tmp_path, {"mine": rows})
+    assert quarantine == []
+    assert "1 of 17 rows of mine are skipped: the source marks them as safe, or as no unsafe prompt" in reporter.lines
+
+
+def test_an_array_saved_as_json_lines_loses_nothing(tmp_path: Path) -> None:
+    array = "[\n" + ",\n".join(json.dumps(row) for row in _rows()) + "\n]\n"
+    _, kept, quarantine, _, _ = _build(tmp_path, {"mine": array.encode()})
+    assert len(kept) == 16
+    assert quarantine == []
+
+
 def test_an_empty_drop_folder_leaves_the_files_of_the_pool_byte_for_byte_as_they_are(tmp_path: Path) -> None:
     config, inputs = _with_inbox(tmp_path)
     written = []
