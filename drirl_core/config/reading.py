@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -55,8 +56,8 @@ def read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     Raises:
         ConfigError: a file is missing, not YAML, or extends itself.
     """
-    path = path.resolve()
-    require(path not in seen, f"config {path}: `extends` goes round in a circle")
+    path = path.absolute()
+    require(path.resolve() not in seen, f"config {path}: `extends` goes round in a circle")
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -65,27 +66,52 @@ def read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"config file {path} cannot be read as YAML: {error}") from error
     require(isinstance(loaded, dict), f"config file {path} must hold keys and values, not {type(loaded).__name__}")
-    anchor_paths(loaded, path.parent)
+    anchor_paths(loaded, path.parent, path.resolve().parent)
     base = loaded.pop("extends", None)
     require(
         base is None or isinstance(base, str), f"config file {path}: extends is {base!r}; give the name of one file"
     )
-    return _merge(read(path.parent / base, (*seen, path)), loaded) if base else loaded
+    if not base:
+        return loaded
+    return _merge(read(Path(_anchored(base, path.parent, path.resolve().parent)), (*seen, path.resolve())), loaded)
 
 
-def anchor_paths(node: Any, folder: Path) -> None:
-    """Make file paths absolute where they are read, so that a config works from any directory."""
+def anchor_paths(node: Any, *folders: Path) -> None:
+    """Make file paths absolute where they are read, so that a config works from any directory.
+
+    Args:
+        node: plain data, changed in place.
+        folders: where relative paths start: the first in which the file is, else the first. A file of settings that is
+            a link has two, where it was named and where it is.
+    """
     if isinstance(node, dict):
         for key, value in node.items():
             if key in PATH_KEYS and isinstance(value, str) and value not in ("", EMBEDDED):
-                node[key] = str((folder / value).resolve())
+                node[key] = _anchored(value, *folders)
             elif key in MODEL_KEYS and isinstance(value, str) and value.startswith("path:"):
-                node[key] = f"path:{(folder / value.removeprefix('path:')).resolve()}"
+                node[key] = f"path:{_anchored(value.removeprefix('path:'), *folders)}"
             else:
-                anchor_paths(value, folder)
+                anchor_paths(value, *folders)
     elif isinstance(node, list):
         for item in node:
-            anchor_paths(item, folder)
+            anchor_paths(item, *folders)
+
+
+def _anchored(value: str, *folders: Path) -> str:
+    """Return an absolute path that keeps the names the user wrote.
+
+    Links are not followed: the name says how a file is read, and what stores keep behind links (the hub's cache, DVC,
+    Kubernetes) has other names, which may change.
+    """
+    try:
+        wanted = Path(value).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"the path {value!r} names a home directory that is not known ({error})") from error
+    places = [folder.absolute() / wanted for folder in folders]
+    place = str(next((place for place in places if os.path.exists(place)), places[0]))
+    without_dots = os.path.normpath(place)
+    # `..` after a link leads to the parent of what it points to, which is elsewhere.
+    return without_dots if os.path.realpath(without_dots) == os.path.realpath(place) else place
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -242,6 +242,60 @@ def test_paths_are_taken_from_the_file_that_names_them(tmp_path: Path, monkeypat
     assert config.benchmarks.suites[0].path == f"{tmp_path}/elsewhere/rows.csv"
 
 
+def test_files_behind_links_keep_the_name_that_the_user_wrote(tmp_path: Path) -> None:
+    """As the hub's cache, DVC and Kubernetes keep files: the name says how a file is read, what it points to does not."""
+    store = tmp_path / "store" / "..2024_05_01"
+    store.mkdir(parents=True)
+    (store / "0a1b2c").write_text("prompt\nx\n")
+    (tmp_path / "..data").symlink_to(store)
+    (tmp_path / "prompts.csv").symlink_to(Path("..data") / "0a1b2c")
+    (tmp_path / "weights").symlink_to(store)
+    config = _load(
+        tmp_path,
+        {
+            "models": {"policy": "path:weights", "encoder": "path:./weights/../weights"},
+            "prompts": {"sources": [{"name": "a", "path": "prompts.csv"}, {"name": "b", "path": "..data/0a1b2c"}]},
+            "benchmarks": {"suites": [{"name": "s", "path": "deep/../weights"}]},
+            "operations": {"inbox": {"folder": "weights"}},
+        },
+    )
+    assert [source.path for source in config.prompts.sources] == [
+        f"{tmp_path}/prompts.csv",
+        f"{tmp_path}/..data/0a1b2c",
+    ]
+    assert config.models.policy == f"path:{tmp_path}/weights"
+    assert config.benchmarks.suites[0].path == f"{tmp_path}/weights"
+    assert config.operations.inbox.folder == f"{tmp_path}/weights"
+    # `..` after a link leads to the parent of what it points to.
+    assert Path(config.models.encoder.removeprefix("path:")) == tmp_path / "weights" / ".." / "weights"
+
+
+def test_settings_behind_a_link_find_the_files_beside_either_of_their_places(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "base.yaml").write_text("name: of the base\n")
+    (there / "near.csv").write_text("prompt\nx\n")
+    (tmp_path / "own.csv").write_text("prompt\nx\n")
+    sources = [{"name": n, "path": f"{n}.csv"} for n in ("near", "own", "gone")]
+    _write(there, {"models": MODELS, "extends": "base.yaml", "prompts": {"sources": sources}}, "real.yaml")
+    (tmp_path / "run.yaml").symlink_to(there / "real.yaml")
+    config = load_config(tmp_path / "run.yaml")
+    assert config.name == "of the base"
+    assert [source.path for source in config.prompts.sources] == [
+        f"{there}/near.csv",
+        f"{tmp_path}/own.csv",
+        f"{tmp_path}/gone.csv",
+    ]
+
+
+def test_a_path_may_start_at_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    config = _load(tmp_path, {"prompts": {"sources": [{"name": "a", "path": "~/a.csv"}]}})
+    assert config.prompts.sources[0].path == f"{tmp_path}/me/a.csv"
+    with pytest.raises(ConfigError, match=r"'~nobody-here/a\.csv' names a home directory that is not known"):
+        _load(tmp_path, {"prompts": {"sources": [{"name": "a", "path": "~nobody-here/a.csv"}]}})
+
+
 def test_a_missing_file_lists_its_neighbours(tmp_path: Path) -> None:
     _write(tmp_path, {}, "demo.yaml")
     _write(tmp_path, {}, "smoke.yaml")
