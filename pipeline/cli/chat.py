@@ -17,6 +17,7 @@ from drirl_core.errors import ArtifactError, ConfigError
 from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.artifacts import Artifact, ArtifactStore
+from drirl_core.text.readable import require_readable
 
 TITLES = {"base": "base", "sft": "SFT start", "dr_irl": "DR-IRL"}
 _BORDERS = {"base": "white", "sft": "cyan", "dr_irl": "green"}
@@ -46,6 +47,7 @@ class ChatPolicies:
 
     def answers(self, prompt: str) -> dict[str, str]:
         """Return each policy's greedy reply, its Chain-of-Draft draft cut off."""
+        require_readable(prompt, "the prompt")
         from drirl_core.models.loading import load_policy
         from drirl_core.models.sampling import SamplingSettings, sample
         from drirl_core.text.chain_of_draft import cut_draft

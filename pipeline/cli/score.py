@@ -13,6 +13,7 @@ from drirl_core import taxonomy
 from drirl_core.errors import ArtifactError, ConfigError, nearest
 from drirl_core.project import Project
 from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.text.readable import require_readable
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ def score(project: Project, prompt: str, reply: str, category: str | None = None
         ConfigError: the category is not in the taxonomy.
         ArtifactError: there are no reward models or no prompt pool yet.
     """
+    require_readable(prompt, "the prompt")
+    require_readable(reply, "the reply")
     known = (*project.graph.categories, taxonomy.HELPFUL)
     if category is not None and category not in known:
         raise ConfigError(f"--category {category!r} is not in the taxonomy; {nearest(category, known)}")

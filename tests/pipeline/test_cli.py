@@ -465,6 +465,61 @@ def test_doctor_on_a_broken_setup(config: Path, tmp_path: Path, monkeypatch: pyt
     assert "failed" in shown.output.splitlines()[-1]
 
 
+def _own_files(config: Path, **sections: object) -> None:
+    settings = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump({**settings, **sections}), encoding="utf-8")
+
+
+def test_doctor_reads_the_rows_of_the_files_as_a_run_will(config: Path, tmp_path: Path) -> None:
+    good = '{"prompt": "Mock the baker in four rude lines.", "category": "insult"}\n'
+    demonstration = '{"prompt": "a b c", "demonstration": "x", "category": "insult"}\n'
+    files = {
+        "fine.jsonl": good,
+        "some.jsonl": f"{good}{good}broken\n",
+        "most.jsonl": f"{good}broken\nbroken\n",
+        "open.csv": 'prompt,category\n"Mock him,insult\n',
+        "demos.jsonl": f'{demonstration}{{"prompt": "d e f"}}\n',
+        "helpful.csv": "prompt,answer\na,b,c\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    suite = tmp_path / "suite"
+    suite.mkdir()
+    (suite / "suite.yaml").write_text(
+        'version: "1"\nlicence: MIT\nhome: mine\ngroups: {unsafe: {file: a.jsonl, prompt: prompt}}\n'
+    )
+    (suite / "a.jsonl").write_text('{"prompt": "half \\ud83d"}\n')
+    names = ("fine", "some", "most")
+    sources = [{"name": name, "path": f"{name}.jsonl"} for name in names] + [{"name": "torn", "path": "open.csv"}]
+    _own_files(
+        config,
+        prompts={"sources": sources},
+        demonstrations={
+            "demonstrator": {"source": {"name": "demos", "path": "demos.jsonl"}},
+            "helpful": {"name": "kind_words", "path": "helpful.csv"},
+        },
+        benchmarks={"suites": [{"name": "mine", "path": "suite"}, {"name": "embedded"}]},
+    )
+    lines = drirl("doctor", config).output.splitlines()
+    rows = {line.split(":")[0][6:]: line for line in lines if " rows of " in line[:14]}
+    assert rows["rows of fine"].startswith("ok    rows of fine: 1 can be used")
+    assert rows["rows of some"].startswith("warn  rows of some: 1 of 3 rows of some is in quarantine: 1 undecodable")
+    assert rows["rows of most"].startswith("fail  rows of most: 2 of 3 rows of most are in quarantine: 2 undecodable")
+    assert "open.csv, line 2: the quote that opens here never closes" in rows["rows of torn"]
+    assert rows["rows of demos"].startswith(
+        "warn  rows of demos: 1 of 2 rows of demos is in quarantine: 1 missing_value"
+    )
+    assert "none of its 1 rows can be read as csv; row 1 (line 2): 3 fields" in rows["rows of kind_words"]
+    assert "line 1: column 'prompt' holds half a character" in rows["rows of suite mine"]
+    assert len(rows) == 7
+
+
+def test_chat_and_score_refuse_half_a_character(config: Path) -> None:
+    shown = drirl("score", "--prompt", "fine", "--reply", "half \ud83d", "--config", config)
+    assert shown.exit_code == 1
+    assert "the reply holds half a character (such as half an emoji), '\\ud83d', at character 6" in shown.stderr
+
+
 def test_doctor_continues_when_the_config_is_broken(config: Path) -> None:
     config.write_text("models: [", encoding="utf-8")
     shown = drirl("doctor", config)

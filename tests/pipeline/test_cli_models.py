@@ -58,6 +58,12 @@ def test_chat_puts_the_replies_side_by_side(trained: Path, monkeypatch: pytest.M
     assert "> Good [bold]day" in shown.output
 
 
+def test_chat_refuses_half_a_character_before_a_model_loads(trained: Path) -> None:
+    shown = CliRunner().invoke(app, ["chat", "--config", str(trained), "--prompt", "half \udcff"])
+    assert shown.exit_code == 1
+    assert "the prompt holds half a character (such as half an emoji), '\\udcff', at character 6" in shown.stderr
+
+
 def test_conversation_ends_with_an_empty_line(trained: Path) -> None:
     shown = CliRunner().invoke(app, ["chat", "--config", str(trained)], input="Hello\n\n")
     assert shown.exit_code == 0, shown.output

@@ -1,0 +1,109 @@
+"""The checks of `drirl doctor` that read the user's own files as a run will: rows that it would lose, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from drirl_core.config import EMBEDDED, SourceConfig
+from drirl_core.errors import DrirlError
+from drirl_core.graph.layout import source_path
+from drirl_core.project import Project
+from pipeline.cli.doctor_checks import Check
+
+_FIX = "fix the rows, or how the file is read (columns, adapter); a run puts them into quarantine"
+
+
+def check_rows(project: Project) -> Iterator[Check]:
+    """Read every file of prompts, demonstrations, refusals and suites that the user gave; shipped files are sound.
+
+    Files that do not exist are left to the check of the sources.
+
+    Args:
+        project: names the files, the categories and the bound on lost rows.
+    """
+    config = project.config
+    demonstrations = config.demonstrations
+    for source in config.prompt_sources:
+        yield from _checked(source, lambda source=source: _prompts(project, source))
+    yield from _checked(demonstrations.helpful, lambda: _answers(project, demonstrations.helpful, ("prompt", "answer")))
+    yield from _checked(demonstrations.refusals, lambda: _answers(project, demonstrations.refusals, ("refusal",)))
+    if demonstrations.demonstrator.kind == "file":
+        yield from _checked(demonstrations.demonstrator.source, lambda: _demonstrations(project))
+    for suite in config.benchmarks.suites:
+        if suite.path != EMBEDDED and Path(suite.path).exists():
+            yield _told(f"rows of suite {suite.name}", lambda suite=suite: _suite(suite))
+
+
+def _checked(source: SourceConfig, look: Callable[[], Check]) -> Iterator[Check]:
+    if source.path != EMBEDDED and source_path(source).exists():
+        yield _told(f"rows of {source.name}", look)
+
+
+def _told(name: str, look: Callable[[], Check]) -> Check:
+    try:
+        return look()
+    except DrirlError as error:
+        return Check(name, "fail", str(error))
+
+
+def _prompts(project: Project, source: SourceConfig) -> Check:
+    from drirl_core.prompts.adapters import read_source
+    from drirl_core.prompts.losses import Loss
+    from drirl_core.prompts.stage import check_row
+
+    config = project.config
+    folder = source not in config.prompts.sources
+    found = read_source(source, source_path(source), project.graph.categories, all_files=folder)
+    problems = [(row, check_row(row, config.prompts.max_chars)) for row in found.rows]
+    lost = [
+        Loss(source.name, problem[0], " ".join(filter(None, (row.file, f"row {row.row}"))), problem[1])
+        for row, problem in problems
+        if problem
+    ]
+    skipped = f", {found.skipped} more are marked as no unsafe prompt" if found.skipped else ""
+    return _judged(project, source.name, len(problems) - len(lost), lost, skipped)
+
+
+def _answers(project: Project, source: SourceConfig, needed: tuple[str, ...]) -> Check:
+    from drirl_core.demonstrations.rows import losses_of, read_columns
+
+    optional = ("kind", "licence", "style", "twin_of") if "answer" in needed else ()
+    rows = read_columns(source, source_path(source), needed, optional)
+    failures = [row.failure for row in rows]
+    return _verdict(project, source.name, failures.count(None), losses_of(source, rows, failures))
+
+
+def _demonstrations(project: Project) -> Check:
+    from drirl_core.demonstrations.demonstrators import FileDemonstrator
+
+    settings = project.config.demonstrations.demonstrator
+    found = FileDemonstrator(settings, source_path(settings.source), project.graph.categories)
+    return _verdict(project, settings.source.name, found.usable, found.losses)
+
+
+def _suite(suite: object) -> Check:
+    from drirl_core.benchmarks.suites import load_suite
+
+    rows = load_suite(suite)  # type: ignore[arg-type]
+    groups = dict.fromkeys(row.group for row in rows)
+    counts = ", ".join(f"{sum(row.group == group for row in rows)} {group}" for group in groups)
+    return Check(f"rows of suite {rows[0].suite}", "ok", counts)
+
+
+def _judged(project: Project, name: str, kept: int, lost: list, skipped: str) -> Check:
+    from drirl_core.prompts.losses import losses_by_source
+
+    return _verdict(project, name, kept, [*losses_by_source({name: kept}, lost).values()], skipped)
+
+
+def _verdict(project: Project, name: str, kept: int, losses: list, more: str = "") -> Check:
+    bound = project.config.checks.max_lost_fraction
+    if not losses:
+        return Check(f"rows of {name}", "ok", f"{kept} can be used{more}")
+    (loss,) = losses
+    if loss.share > bound:
+        return Check(
+            f"rows of {name}", "fail", f"{loss}{more}", f"{_FIX}, and stops: checks.max_lost_fraction is {bound}"
+        )
+    return Check(f"rows of {name}", "warn", f"{loss}{more}", _FIX)
