@@ -6,6 +6,7 @@ from pathlib import Path
 
 from drirl_core.checks.reading import read_object, read_rows
 from drirl_core.checks.verdicts import Rule, Verdict
+from drirl_core.config import INBOX
 from drirl_core.graph.layout import Node
 from drirl_core.project import Project
 from drirl_core.prompts.losses import Loss, SourceLosses, losses_by_source
@@ -51,9 +52,12 @@ def _losses(path: Path) -> dict[str, SourceLosses]:
 
 
 def _pool_rows_usable(path: Path, project: Project, node: Node) -> Verdict:
-    """No source may lose more than a share of its rows; rows that repeat others or a benchmark do not count."""
+    """No source may lose more than a share of its rows; rows that repeat others or a benchmark do not count.
+
+    Dropped files are judged one by one where they are dropped: whoever drops one must not stop the runs of others.
+    """
     bound = project.config.checks.max_lost_fraction
-    losses = _losses(path)
+    losses = {name: loss for name, loss in _losses(path).items() if name != INBOX}
     broken = [loss for loss in losses.values() if loss.share > bound]
     worst = max((loss.share for loss in losses.values()), default=0.0)
     numbers = {

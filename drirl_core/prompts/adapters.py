@@ -100,7 +100,8 @@ def read_source(source: SourceConfig, path: Path, categories: Sequence[str], all
         return _read_files(source, layout, files_of(path), categories)
     if not path.is_dir():
         return _read_file(source, layout, path, categories)
-    usual = [find_file(path, name) for name in layout.files or ("prompts.jsonl",)]
+    own = path / "prompts.jsonl"
+    usual = [find_file(path, name) for name in layout.files] or [own if own.is_file() else None]
     files = [file for file in usual if file][:1] or files_of(path)
     if not files:
         raise DataError(

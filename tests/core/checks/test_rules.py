@@ -69,12 +69,12 @@ def test_too_few_pairs_within_groups_warn_and_block_nothing(demo, tmp_path, pair
     assert rules["within_group"] and not rules["within_group_pairs"]
 
 
-def pool(folder: Path, read: int, kept: list[str], quarantined: list[str]) -> None:
+def pool(folder: Path, read: int, kept: list[str], quarantined: list[str], source: str = "mine") -> None:
     """Write a prompt pool that read so many rows, kept these prompts and quarantined for these reasons."""
-    rows = [{"prompt_id": p, "category": "insult", "source": "mine"} for p in kept]
+    rows = [{"prompt_id": p, "category": "insult", "source": source} for p in kept]
     table(folder, "prompts.parquet", rows, ("prompt_id", "category", "source"))
     lost = [
-        {"source": "mine", "row": str(n), "reason": reason, "detail": f"why {n}"}
+        {"source": source, "row": str(n), "reason": reason, "detail": f"why {n}"}
         for n, reason in enumerate(quarantined, 1)
     ]
     table(folder, "quarantine.parquet", lost, ("source", "row", "reason", "detail"))
@@ -125,6 +125,11 @@ def test_a_source_may_lose_a_share_of_its_rows(demo, tmp_path, kept, lost, passe
     assert found.passed is passed
     assert found.metadata["max_lost_fraction"] == 0.5
     assert verdict(load({"checks.max_lost_fraction": 1.0}), tmp_path, "prompt_pool", "rows_usable").passed
+
+
+def test_the_drop_folder_stops_no_run(demo, tmp_path):
+    pool(tmp_path, 3, ["p"], ["too_long", "router_abstained"], source="inbox")
+    assert verdict(demo, tmp_path, "prompt_pool", "rows_usable").passed
 
 
 def test_what_a_source_lost_is_said_with_the_first_reason_and_the_way_out(demo, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from collections import Counter
 from pathlib import Path
@@ -325,6 +326,14 @@ def test_a_folder_that_holds_a_usual_file_is_that_file(tmp_path: Path) -> None:
     everything = SourceConfig(name="mine", path=str(tmp_path))
     with pytest.raises(DataError, match=r"notes\.txt: files ending in '\.txt' are not read"):
         read_source(everything, tmp_path, SEVEN_CATEGORIES, all_files=True)
+
+
+def test_the_usual_file_of_a_public_set_is_found_gzipped_and_in_another_case(tmp_path: Path) -> None:
+    (tmp_path / "XSTEST_prompts.CSV.gz").write_bytes(
+        gzip.compress(b"prompt,type,label\nMock her,contrast_discr,unsafe\n")
+    )
+    (tmp_path / "notes.csv").write_text("nonsense\n")
+    assert [row.prompt for row in _read(tmp_path, adapter="xstest").rows] == ["Mock her"]
 
 
 def test_an_empty_folder_is_an_error_unless_it_may_be_empty(tmp_path: Path) -> None:
