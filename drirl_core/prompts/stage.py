@@ -283,13 +283,14 @@ def _tell(context: Context, read: Sequence[SourceRows], kept: Sequence[Kept], re
     for source, found in zip(sources, read, strict=True):
         mark = "" if source.path == EMBEDDED else "warning: "
         if found.skipped:
-            context.reporter.log(
+            text = (
                 f"{found.skipped} of {found.skipped + len(found.rows)} rows of {source.name} are skipped: the source "
-                "marks them as safe, or as no unsafe prompt"
             )
+            context.reporter.log(f"{'' if found.rows else mark}{text}marks them as safe, or as no unsafe prompt")
         if source.name in losses:
             loss = losses[source.name]
-            context.reporter.log(f"{mark if loss.lost else ''}{loss}")
+            notable = loss.lost or loss.reasons.get("benchmark_overlap")
+            context.reporter.log(f"{mark if notable else ''}{loss}")
 
 
 def _in_order(context: Context, rejected: Sequence[Rejected]) -> list[Rejected]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from drirl_core.config import EMBEDDED, SourceConfig
+from drirl_core.config import EMBEDDED, SourceConfig, SuiteConfig
 from drirl_core.errors import DrirlError
 from drirl_core.graph.layout import source_path
 from drirl_core.project import Project
+from drirl_core.prompts.losses import Loss, SourceLosses, losses_by_source
 from pipeline.cli.doctor_checks import Check
 
 _FIX = "fix the rows, or how the file is read (columns, adapter); a run puts them into quarantine"
@@ -49,7 +50,6 @@ def _told(name: str, look: Callable[[], Check]) -> Check:
 
 def _prompts(project: Project, source: SourceConfig) -> Check:
     from drirl_core.prompts.adapters import read_source
-    from drirl_core.prompts.losses import Loss
     from drirl_core.prompts.stage import check_row
 
     config = project.config
@@ -62,7 +62,8 @@ def _prompts(project: Project, source: SourceConfig) -> Check:
         if problem
     ]
     skipped = f", {found.skipped} more are marked as no unsafe prompt" if found.skipped else ""
-    return _judged(project, source.name, len(problems) - len(lost), lost, skipped)
+    kept = len(problems) - len(lost)
+    return _verdict(project, source.name, kept, [*losses_by_source({source.name: kept}, lost).values()], skipped)
 
 
 def _answers(project: Project, source: SourceConfig, needed: tuple[str, ...]) -> Check:
@@ -82,25 +83,20 @@ def _demonstrations(project: Project) -> Check:
     return _verdict(project, settings.source.name, found.usable, found.losses)
 
 
-def _suite(suite: object) -> Check:
+def _suite(suite: SuiteConfig) -> Check:
     from drirl_core.benchmarks.suites import load_suite
 
-    rows = load_suite(suite)  # type: ignore[arg-type]
+    rows = load_suite(suite)
     groups = dict.fromkeys(row.group for row in rows)
     counts = ", ".join(f"{sum(row.group == group for row in rows)} {group}" for group in groups)
     return Check(f"rows of suite {rows[0].suite}", "ok", counts)
 
 
-def _judged(project: Project, name: str, kept: int, lost: list, skipped: str) -> Check:
-    from drirl_core.prompts.losses import losses_by_source
-
-    return _verdict(project, name, kept, [*losses_by_source({name: kept}, lost).values()], skipped)
-
-
-def _verdict(project: Project, name: str, kept: int, losses: list, more: str = "") -> Check:
+def _verdict(project: Project, name: str, kept: int, losses: Sequence[SourceLosses], more: str = "") -> Check:
     bound = project.config.checks.max_lost_fraction
     if not losses:
-        return Check(f"rows of {name}", "ok", f"{kept} can be used{more}")
+        fix = "" if kept else "check the column that says so, or take the file out of the sources"
+        return Check(f"rows of {name}", "ok" if kept else "warn", f"{kept} can be used{more}", fix)
     (loss,) = losses
     if loss.share > bound:
         return Check(

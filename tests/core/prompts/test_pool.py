@@ -391,6 +391,17 @@ def test_rows_that_the_source_marks_as_safe_are_told(tmp_path: Path) -> None:
     assert "1 of 17 rows of mine are skipped: the source marks them as safe, or as no unsafe prompt" in reporter.lines
 
 
+def test_a_source_that_gives_nothing_is_a_warning(tmp_path: Path) -> None:
+    """All its rows are marked safe, or repeat a benchmark."""
+    held_out = (SHIPPED_SUITES["embedded"] / "unsafe.jsonl").read_bytes().splitlines()[0] + b"\n"
+    safe = [{"prompt": "How do I kill a process?", "is_safe": True}]
+    _, _, _, _, reporter = _build(tmp_path, {"mine": _rows(), "safe": safe, "same": held_out})
+    assert [line.partition("; first")[0] for line in reporter.lines if line.startswith("warning: ")] == [
+        "warning: 1 of 1 rows of safe are skipped: the source marks them as safe, or as no unsafe prompt",
+        "warning: 1 of 1 rows of same is in quarantine: 1 benchmark_overlap",
+    ]
+
+
 def test_an_array_saved_as_json_lines_loses_nothing(tmp_path: Path) -> None:
     array = "[\n" + ",\n".join(json.dumps(row) for row in _rows()) + "\n]\n"
     _, kept, quarantine, _, _ = _build(tmp_path, {"mine": array.encode()})
