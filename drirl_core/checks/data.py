@@ -48,6 +48,8 @@ def _losses(path: Path) -> dict[str, SourceLosses]:
         Loss(row["source"], row["reason"], f"row {row['row']}", row["detail"])
         for row in read_rows(path, "quarantine.parquet")
     ]
+    if not quarantined:
+        return {}
     return losses_by_source(Counter(row["source"] for row in read_rows(path, "prompts.parquet")), quarantined)
 
 
