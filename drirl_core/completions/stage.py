@@ -17,10 +17,11 @@ from typing import Any
 import pyarrow as pa
 
 from drirl_core import taxonomy
+from drirl_core.benchmarks.room import require_room_for_suites
 from drirl_core.errors import DataError
 from drirl_core.graph.build import Context
 from drirl_core.graph.layout import dataset_name
-from drirl_core.models.loading import rendering_of
+from drirl_core.models.loading import reading_of, rendering_of
 from drirl_core.models.sampling import SamplingSettings, sample
 from drirl_core.reporting import Table
 from drirl_core.store.tables import read_table, write_table
@@ -51,7 +52,7 @@ def build_completion_pool(context: Context) -> dict[str, Any]:
         Display metadata: rows, prompts, tokens, share of finished completions, unfinished thoughts, example rows.
 
     Raises:
-        DataError: the data set is empty.
+        DataError: the data set is empty, or a prompt of it or of a benchmark suite is longer than the policy can read.
     """
     category = context.category or ""
     settings = context.config.completions
@@ -59,6 +60,7 @@ def build_completion_pool(context: Context) -> dict[str, Any]:
     rows = [row for row in read_table(dataset / "rows.parquet") if row["origin"] != "resampled"]
     if not rows:
         raise DataError(f"{dataset_name(category)} has no rows; completions need prompts")
+    require_room_for_suites(context.config.benchmarks, *reading_of(context.config.models.policy, context.config.models))
     pool: list[dict[str, Any]] = []
     how = SamplingSettings(settings.max_new_tokens, settings.temperature, settings.batch_size, context.config.seed)
     for policy, copies in sorted(settings.samples.items()):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from drirl_core.config.reading import EMBEDDED, require
+from drirl_core.config.reading import EMBEDDED, added, require
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,9 @@ class ModelsConfig:
     """CPU threads; 0 leaves the choice to torch."""
     cache: str = ".drirl/models"
     """Directory of fetched and converted models, relative to the working directory."""
+    thinking: bool = added(False)
+    """Whether reasoning models may think before they answer. Off, their chat templates are told so where they know a
+    switch; thoughts are never judged, rewarded or shown."""
 
     def __post_init__(self) -> None:
         for name in ("policy", "encoder"):

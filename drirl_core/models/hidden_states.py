@@ -156,6 +156,25 @@ class HiddenStates:
         """
         return self.encode(prompts, [""] * len(prompts), layer, reporter)[:, LAST_PROMPT]
 
+    def require_room(self, prompt: str, completion: str) -> None:
+        """Refuse a row that the policy can read only in part.
+
+        Args:
+            prompt: the user message.
+            completion: the completion without a draft.
+
+        Raises:
+            DataError: they have more tokens than the policy can read.
+            ModelError: the tokenizer cannot be loaded.
+        """
+        limit, tokenizer = context_length(self._config), self._tokenizer
+        tokens = [len(_tokens(tokenizer, text)) for text in (answer_text(tokenizer, prompt), completion)]
+        if limit is not None and sum(tokens) > limit:
+            raise DataError(
+                f"the prompt {shown(prompt)} and its reply have {tokens[0]} and {tokens[1]} tokens as {self.reference} "
+                f"reads them, more than the {limit} that it can read; shorten one of them"
+            )
+
     @functools.cached_property
     def _key(self) -> str:
         return self._loaded.key if self._loaded else policy_key(self._models.policy, self._models)

@@ -137,9 +137,22 @@ def load_tokenizer(reference: str | Path, models: ModelsConfig) -> Any:
     Raises:
         ModelError: the files are missing or damaged, or there is no chat template.
     """
+    return tokenizer_at(resolve(reference, models), reference, models)
+
+
+def tokenizer_at(folder: Path, reference: str | Path, models: ModelsConfig) -> Any:
+    """Load the tokenizer in a directory, which needs no weights; see `load_tokenizer`.
+
+    Args:
+        folder: the directory.
+        reference: of the model, for messages.
+        models: whether reasoning models may think.
+
+    Raises:
+        ModelError: the files are missing or damaged, or there is no chat template.
+    """
     from transformers import AutoTokenizer
 
-    folder = resolve(reference, models)
     with library_errors(reference):
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
     # The way it was fetched would be saved with every policy, and equal policies would have different versions.
@@ -173,6 +186,23 @@ def rendering_of(reference: str | Path, models: ModelsConfig) -> dict[str, str]:
     """
     tokenizer = kept_tokenizer(reference, models, policy_key(reference, models))
     return templates.record(tokenizer, models.thinking)
+
+
+def reading_of(reference: str | Path, models: ModelsConfig) -> tuple[Any, int | None]:
+    """Return the tokenizer of a policy, and how many tokens it can read, without loading its weights.
+
+    Args:
+        reference: model reference, or the directory of a checkpoint artifact.
+        models: cache, and whether reasoning models may think.
+
+    Raises:
+        ModelError: a file is missing or damaged.
+    """
+    from transformers import AutoConfig
+
+    with library_errors(reference):
+        config = AutoConfig.from_pretrained(resolve(reference, models), trust_remote_code=False)
+    return kept_tokenizer(reference, models, policy_key(reference, models)), context_length(config)
 
 
 def complete_special_tokens(tokenizer: Any, ends: list[int]) -> None:

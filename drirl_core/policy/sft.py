@@ -12,11 +12,14 @@ from trl import SFTConfig as TrlSftConfig
 from trl import SFTTrainer
 
 from drirl_core import taxonomy
+from drirl_core.benchmarks.room import require_room_for_suites
 from drirl_core.config import SftConfig
 from drirl_core.errors import DataError, TrainingError
 from drirl_core.graph import build as stages
 from drirl_core.graph.layout import dataset_name
+from drirl_core.models.context import require_room
 from drirl_core.models.loading import Policy, load_policy
+from drirl_core.models.templates import chat_text
 from drirl_core.policy.adapters import adapters_of
 from drirl_core.policy.plots import curve_plot
 from drirl_core.policy.sft_rows import TokenRows, tokenised
@@ -53,6 +56,7 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     chosen = training_rows(context, settings, seed)
     policy = load_policy(context.config.models.policy, context.config.models)
     adapters = adapters_of(settings.lora, policy.model, "sft.lora", context.config.models.policy)
+    require_room_for_all(context, policy)
     read = _read(chosen, policy, settings, context.reporter)
     log_file = context.scratch / "training_log.jsonl"
     stream = TrainingStream("SFT", log_file, context.reporter)
@@ -128,6 +132,35 @@ def _read(rows: Sequence[Mapping[str, Any]], policy: Policy, settings: SftConfig
     return read
 
 
+def require_room_for_all(context: stages.Context, policy: Policy) -> None:
+    """Refuse prompts that some later stage could not complete, before the first policy is trained.
+
+    Args:
+        context: inputs are the data sets; the configuration names the suites.
+        policy: the policy.
+
+    Raises:
+        DataError: a prompt of a data set or suite leaves no room for a completion in what the policy can read.
+    """
+    config = context.config
+    if policy.context is None:
+        return
+    require_room_for_suites(config.benchmarks, policy.tokenizer, policy.context)
+    longest = max(config.completions.max_new_tokens, config.policy.max_new_tokens)
+    for folder in _datasets(context).values():
+        prompts = [row["prompt"] for row in read_table(folder / "rows.parquet", ("prompt",))]
+        rows = {prompt: chat_text(policy.tokenizer, prompt) for prompt in prompts}
+        require_room(
+            policy.tokenizer, rows, longest, policy.context, "completions.max_new_tokens, policy.max_new_tokens"
+        )
+
+
+def _datasets(context: stages.Context) -> dict[str, Path]:
+    """Return the data sets among the inputs, by name, in alphabetical order."""
+    names = (name for name in context.inputs if name.endswith("_dataset") or name.startswith("safety_dataset_"))
+    return {name: context.inputs[name] for name in sorted(names)}
+
+
 def training_rows(context: stages.Context, settings: SftConfig, seed: int) -> list[dict[str, Any]]:
     """Collect prompt and completion messages, id and category from the training split of every data set.
 
@@ -138,8 +171,8 @@ def training_rows(context: stages.Context, settings: SftConfig, seed: int) -> li
         DataError: there are no training rows.
     """
     chosen: list[dict[str, Any]] = []
-    for name in sorted(n for n in context.inputs if n.endswith("_dataset") or n.startswith("safety_dataset_")):
-        rows = [row for row in read_table(context.inputs[name] / "rows.parquet") if row["split"] == "train"]
+    for name, folder in _datasets(context).items():
+        rows = [row for row in read_table(folder / "rows.parquet") if row["split"] == "train"]
         random.Random(f"{seed}/{name}").shuffle(rows)  # noqa: S311 - reproducible choice, not security
         limit = settings.rows_per_category if name != dataset_name(taxonomy.HELPFUL) else 0
         chosen += [{**row, "category": name.removeprefix("safety_dataset_")} for row in rows[: limit or None]]
