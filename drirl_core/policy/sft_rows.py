@@ -39,12 +39,11 @@ class TokenRows:
         """Say in one line which rows lost something; empty where none did."""
         parts = []
         if self.cut:
-            parts.append(
-                f"{len(self.cut)} rows are longer than {self.limit} tokens and lose their end: {first(self.cut)}"
-            )
+            does = "1 row is" if len(self.cut) == 1 else f"{len(self.cut)} rows are"
+            parts.append(f"{does} longer than {self.limit} tokens and cut off at the end: {first(self.cut)}")
         if self.dropped:
-            what = "1 row has" if len(self.dropped) == 1 else f"{len(self.dropped)} rows have"
-            parts.append(f"{what} no room for an answer in {self.limit} tokens and are left out: {first(self.dropped)}")
+            does = "1 row is" if len(self.dropped) == 1 else f"{len(self.dropped)} rows are"
+            parts.append(f"{does} left out, with no room for an answer in {self.limit} tokens: {first(self.dropped)}")
         return "; ".join(parts)
 
     def record(self) -> dict[str, int | str]:

@@ -44,16 +44,21 @@ def cut_thoughts(text: str) -> str:
         The visible text, stripped; empty when the completion is an unfinished thought. A text without any mark of a
         thought is returned as it is.
     """
-    closings = list(_CLOSING.finditer(text))
-    opening = _OPENING.search(text, closings[-1].end() if closings else 0)
-    if not closings and not opening:
+    begin, opening = _outside(text)
+    if not begin and not opening:
         return text
-    return text[closings[-1].end() if closings else 0 : opening.start() if opening else len(text)].strip()
+    return text[begin : opening.start() if opening else len(text)].strip()
 
 
 def is_unfinished(text: str) -> bool:
     """Return whether a completion ends inside a thought, and says nothing outside it."""
-    return bool(text.strip()) and not cut_thoughts(text) and _OPENING.search(text) is not None
+    return _outside(text)[1] is not None and not cut_thoughts(text)
+
+
+def _outside(text: str) -> tuple[int, re.Match[str] | None]:
+    """Return where the last finished thought ends, 0 for none, and the thought that is opened after it."""
+    begin = max((closing.end() for closing in _CLOSING.finditer(text)), default=0)
+    return begin, _OPENING.search(text, begin)
 
 
 def opened_by(prompt: str) -> tuple[str, str] | None:
