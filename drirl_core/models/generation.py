@@ -6,65 +6,79 @@ Many models ship a generation_config.json with a repetition penalty, stop string
 
 from __future__ import annotations
 
-import dataclasses
+import json
+from pathlib import Path
 from typing import Any
+
+from drirl_core.errors import ModelError
 
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 """What is kept: the ids of the special tokens, all end tokens among them."""
 _NO_DECISION = (*SPECIAL, "transformers_version", "use_cache")
 
 
-def drop_inherited(model: Any, tokenizer: Any) -> dict[str, Any]:
-    """Replace the generation settings that came with a model by its special tokens alone.
+def inherited_settings(folder: Path, reference: object) -> dict[str, Any]:
+    """Read the generation settings that a model's directory brings, without using any.
 
-    A checkpoint that is saved later carries the clean settings.
+    Args:
+        folder: the directory.
+        reference: of the model, for messages.
+
+    Returns:
+        Settings by name: those of generation_config.json, else those that old models keep in config.json.
+
+    Raises:
+        ModelError: the file is not JSON.
+    """
+    from transformers import GenerationConfig
+
+    own = folder / "generation_config.json"
+    file = own if own.is_file() else folder / "config.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(
+            f"{reference} cannot be loaded: {file} is not JSON ({error}); fetch it again, or delete it"
+        ) from error
+    known = vars(GenerationConfig())
+    return {name: value for name, value in found.items() if file == own or name in known}
+
+
+def only_special_tokens(model: Any, tokenizer: Any, inherited: dict[str, Any]) -> dict[str, Any]:
+    """Give a model generation settings that hold its special tokens alone.
+
+    A checkpoint that is saved later carries these clean settings.
 
     Args:
         model: a transformers model that generates.
         tokenizer: its tokenizer, which has an end token and a padding token.
+        inherited: what its directory brings, see `inherited_settings`.
 
     Returns:
-        The settings that no longer act, by name; empty where there were none.
+        The inherited settings that do not act, by name; empty where there were none.
     """
     from transformers import GenerationConfig
 
-    came = model.generation_config
-    dropped = {name: value for name, value in came.to_dict().items() if _acts(name, value)}
-    for config in (model.config, model.config.get_text_config()):
-        dropped |= _taken_out(config, vars(GenerationConfig()))
-    ends = end_tokens(model, tokenizer)
+    ends = end_tokens(tokenizer, inherited)
     model.generation_config = GenerationConfig(
-        bos_token_id=came.bos_token_id,
+        bos_token_id=inherited.get("bos_token_id", tokenizer.bos_token_id),
         eos_token_id=ends[0] if len(ends) == 1 else ends,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return dropped
+    return {name: value for name, value in inherited.items() if _acts(name, value)}
 
 
-def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+def end_tokens(tokenizer: Any, inherited: dict[str, Any]) -> list[int]:
     """Return the ids of all tokens that end a completion, the tokenizer's own first.
 
     Args:
-        model: a transformers model that generates.
-        tokenizer: its tokenizer.
+        tokenizer: of the model.
+        inherited: generation settings with `eos_token_id`, one id or several.
     """
-    ends = model.generation_config.eos_token_id
+    ends = inherited.get("eos_token_id")
     known = [tokenizer.eos_token_id, *(ends if isinstance(ends, list | tuple) else [ends])]
     return [int(token) for token in dict.fromkeys(known) if token is not None]
 
 
 def _acts(name: str, value: Any) -> bool:
     return value is not None and value is not False and name not in _NO_DECISION and not name.startswith("_")
-
-
-def _taken_out(config: Any, known: dict[str, Any]) -> dict[str, Any]:
-    """Remove generation settings from a model's own configuration, where old files have them.
-
-    transformers refuses to save a checkpoint that has any, which would be noticed after all training.
-    """
-    declared = {field.name for field in dataclasses.fields(config)} if dataclasses.is_dataclass(config) else set()
-    names = [name for name in vars(config) if name in known and name not in declared and name not in _NO_DECISION]
-    found = {name: getattr(config, name) for name in names if not name.startswith("_")}
-    for name in found:
-        delattr(config, name)
-    return {name: value for name, value in found.items() if _acts(name, value)}

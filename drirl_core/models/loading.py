@@ -16,7 +16,7 @@ from drirl_core.errors import ModelError
 from drirl_core.models import templates
 from drirl_core.models.context import context_length
 from drirl_core.models.digests import model_digest
-from drirl_core.models.generation import drop_inherited, end_tokens
+from drirl_core.models.generation import end_tokens, inherited_settings, only_special_tokens
 from drirl_core.models.probe import probe_encoder, probe_policy
 from drirl_core.models.references import library_errors, resolve
 
@@ -102,10 +102,10 @@ def load_policy(reference: str | Path, models: ModelsConfig) -> Policy:
     Raises:
         ModelError: the files are missing, damaged, of another kind of model, or do not fit together.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     folder, device = resolve(reference, models), device_of(models)
-    tokenizer = load_tokenizer(reference, models)
+    tokenizer, inherited = load_tokenizer(reference, models), inherited_settings(folder, reference)
     with library_errors(reference):
         model, loaded = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -113,15 +113,16 @@ def load_policy(reference: str | Path, models: ModelsConfig) -> Policy:
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            generation_config=GenerationConfig(),
             # On a CPU the fused attention's backward pass is slower than plain matrices at these lengths (3.3 s against
             # 2.4 s per step of 16 x 91 tokens of the demo model).
             attn_implementation="eager" if device.type == "cpu" else None,
         )
     _require_all_weights(reference, loaded)
-    ends = end_tokens(model, tokenizer)
+    ends = end_tokens(tokenizer, inherited)
     complete_special_tokens(tokenizer, ends)
     probe_policy(reference, tokenizer, model.config, len(model.get_input_embeddings().weight), ends)
-    notes = _said_of(reference, drop_inherited(model, tokenizer))
+    notes = _said_of(reference, only_special_tokens(model, tokenizer, inherited))
     make_head_contiguous(model)
     rendering = templates.record(tokenizer, models.thinking)
     return Policy(model.to(device).eval(), tokenizer, device, policy_key(reference, models), rendering, notes)

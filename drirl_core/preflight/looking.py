@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from drirl_core import taxonomy
@@ -103,6 +102,7 @@ def look_at_policy(reference: str, models: ModelsConfig) -> Seen | None:
     Raises:
         ModelError: its files do not fit together.
     """
+    from drirl_core.models.generation import end_tokens, inherited_settings
     from drirl_core.models.loading import complete_special_tokens, tokenizer_at
     from drirl_core.models.probe import describe_policy, probe_policy
     from drirl_core.models.skeleton import skeleton
@@ -111,23 +111,11 @@ def look_at_policy(reference: str, models: ModelsConfig) -> Seen | None:
     if folder is None:
         return None
     model, tokenizer = skeleton(folder, reference), tokenizer_at(folder, reference, models)
-    ends = _end_tokens(folder, model, tokenizer)
+    ends = end_tokens(tokenizer, inherited_settings(folder, reference))
     complete_special_tokens(tokenizer, ends)
     found = probe_policy(reference, tokenizer, model.config, len(model.get_input_embeddings().weight), ends)
     said = describe_policy(found, tokenizer, models.thinking)
     return Seen(reference, tokenizer, model, found["context"], said)
-
-
-def _end_tokens(folder: Path, model: Any, tokenizer: Any) -> list[int]:
-    from transformers import GenerationConfig
-
-    from drirl_core.models.generation import end_tokens
-    from drirl_core.models.references import library_errors
-
-    if (folder / "generation_config.json").is_file():
-        with library_errors(folder / "generation_config.json"):
-            model.generation_config = GenerationConfig.from_pretrained(folder)
-    return end_tokens(model, tokenizer)
 
 
 def look_at_demonstrator(config: Config) -> Iterator[str]:

@@ -79,7 +79,7 @@ def decode(policy: Policy, texts: Sequence[str], keys: Sequence[str], settings: 
     with torch.inference_mode():
         # Greedy search picks the only token that the processor leaves: this is exact sampling (see inverse_transform).
         output = policy.model.generate(**batch, generation_config=greedy(policy, settings), logits_processor=processors)
-    ends = set(end_tokens(policy.model, policy.tokenizer))
+    ends = set(_ends(policy))
     rows = zip(output[:, width:].tolist(), texts, strict=True)
     return [_completion(row, policy.tokenizer, ends, text) for row, text in rows]
 
@@ -102,8 +102,12 @@ def greedy(policy: Policy, settings: SamplingSettings) -> Any:
         use_cache=True,
         pad_token_id=policy.tokenizer.pad_token_id,
         bos_token_id=policy.tokenizer.bos_token_id,
-        eos_token_id=end_tokens(policy.model, policy.tokenizer),
+        eos_token_id=_ends(policy),
     )
+
+
+def _ends(policy: Policy) -> list[int]:
+    return end_tokens(policy.tokenizer, {"eos_token_id": policy.model.generation_config.eos_token_id})
 
 
 def _completion(row: list[int], tokenizer: Any, ends: set[int], prompt: str) -> Completion:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from drirl_core.config import ModelsConfig
+from drirl_core.errors import ModelError
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.sampling import SamplingSettings, sample
 from drirl_core.policy.training import save_merged
@@ -144,16 +145,25 @@ def test_saved_checkpoints_carry_the_clean_settings(copy: Path, settings: Models
     }
 
 
-def test_old_settings_in_the_models_configuration_are_taken_out(
-    copy: Path, settings: ModelsConfig, tmp_path: Path
+def test_old_settings_in_the_models_configuration_do_not_act_either(
+    tiny_policy: Path, copy: Path, settings: ModelsConfig, tmp_path: Path
 ) -> None:
-    """transformers refuses to save a model whose config.json has them: after all training."""
+    """Old models keep them in config.json, which counts where there is no generation_config.json."""
     file = copy / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "repetition_penalty": 1.3, "do_sample": False}))
-    policy = load_policy(copy, settings)
-    assert any("repetition_penalty=1.3" in note for note in policy.notes)
+    file.write_text(json.dumps({**json.loads(file.read_text()), "repetition_penalty": 1.9, "do_sample": False}))
+    (copy / "generation_config.json").unlink()
+    policy, plain = load_policy(copy, settings), load_policy(tiny_policy, settings)
+    assert any("(repetition_penalty=1.9)" in note for note in policy.notes)
+    same = dataclasses.replace(policy, key=plain.key)
+    assert draw(same, settings, tmp_path / "a", 0.0) == draw(plain, settings, tmp_path / "b", 0.0)
     save_merged(policy.model, policy, tmp_path / "out")
-    assert "repetition_penalty" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    assert "repetition_penalty" not in (tmp_path / "out" / "config.json").read_text()
+
+
+def test_damaged_generation_settings_are_named(copy: Path, settings: ModelsConfig) -> None:
+    (copy / "generation_config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"generation_config\.json is not JSON \(.*\); fetch it again"):
+        load_policy(copy, settings)
 
 
 def test_a_model_without_generation_settings_ends_with_the_tokenizers_token(copy: Path, settings: ModelsConfig) -> None:
