@@ -133,7 +133,7 @@ def tiny_settings(policy: Path, encoder: Path, root: Path) -> dict[str, Any]:
         "demonstrations": {"quota": 6, "helpful_quota": 120},
         "completions": {"samples": {"base": 1, "sft": 1}, "max_new_tokens": 8},
         "rewards": {"epochs": 3, "hidden": 8},
-        "sft": {"epochs": 1, "rows_per_category": 2, "batch_size": 8, "max_length": 96, "lora": {"rank": 2}},
+        "sft": {"epochs": 1, "rows_per_category": 2, "batch_size": 8, "max_length": 480, "lora": {"rank": 2}},
         "policy": {
             "steps": 2,
             "prompts_per_step": 4,

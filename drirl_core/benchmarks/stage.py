@@ -23,6 +23,7 @@ from drirl_core.models import sampling
 from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.reporting import Plot, Table
 from drirl_core.store.tables import write_table
+from drirl_core.text.thoughts import is_unfinished
 
 SCHEMA = pa.schema(
     [
@@ -107,7 +108,12 @@ def build_benchmark(context: Context) -> dict[str, Any]:
         json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8"
     )
     (context.out / "results.md").write_text(render(found), encoding="utf-8")
-    return {**_numbers(found), **_shown(context.out, suite, found), "tokens": sum(reply.tokens for reply in replies)}
+    return {
+        **_numbers(found),
+        **_shown(context.out, suite, found),
+        "tokens": sum(reply.tokens for reply in replies),
+        "unfinished_thoughts": sum(is_unfinished(reply.reply) for reply in replies),
+    }
 
 
 def _policies(context: Context) -> dict[str, str | Path]:

@@ -103,6 +103,21 @@ def policy_kl(path: Path, project: Project, node: Node) -> Verdict:
     )
 
 
+def rows_complete(path: Path, project: Project, node: Node) -> Verdict:
+    """Few training rows may lose their end or be left out; an artifact of an earlier version did not count them."""
+    metrics, bound = read_object(path, "metrics.json"), project.config.checks.max_cut_rows
+    if "rows_cut" not in metrics:
+        return Verdict(True, "rows that were too long were not counted by the version that built this")
+    cut, dropped = int(metrics["rows_cut"]), int(metrics["rows_dropped"])
+    total = int(metrics["rows"]) + dropped
+    share = (cut + dropped) / total if total else 1.0
+    numbers = {"rows": total, "cut": cut, "left_out": dropped, "share": share, "max_cut_rows": bound}
+    named = {name: metrics[name] for name in ("first_cut", "first_dropped") if name in metrics}
+    first = f" (first: {next(iter(named.values()))})" if named else ""
+    text = f"{cut} of {total} rows lost their end and {dropped} were left out{first}, at most {bound:.0%} wanted; "
+    return Verdict(share <= bound, text + "sft.max_length decides it", {**numbers, **named})
+
+
 def _broken(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
@@ -118,7 +133,16 @@ REWARD_MODEL: tuple[Rule, ...] = (
     Rule("reward_spread", "Rewards are finite and not constant.", _reward_spread),
 )
 
-SFT_CHECKPOINT: tuple[Rule, ...] = (Rule("finite", "Losses and metrics are finite.", _training_finite),)
+SFT_CHECKPOINT: tuple[Rule, ...] = (
+    Rule("finite", "Losses and metrics are finite.", _training_finite),
+    Rule(
+        "rows_complete",
+        "Few training rows were too long.",
+        rows_complete,
+        blocking=False,
+        bounds=("checks.max_cut_rows",),
+    ),
+)
 
 POLICY_CHECKPOINT: tuple[Rule, ...] = (
     Rule("finite", "Losses, rewards and metrics are finite.", _training_finite),

@@ -17,15 +17,18 @@ from typing import Any
 import pyarrow as pa
 
 from drirl_core import taxonomy
+from drirl_core.benchmarks.room import require_room_for_suites
 from drirl_core.completions.choice import completed_rows
 from drirl_core.errors import DataError
 from drirl_core.graph.build import Context
 from drirl_core.graph.layout import dataset_name
+from drirl_core.models.loading import reading_of, rendering_of
 from drirl_core.models.sampling import SamplingSettings, sample
 from drirl_core.reporting import Table
 from drirl_core.store.tables import read_table, write_table
 from drirl_core.text.chain_of_draft import cut_draft
 from drirl_core.text.sentences import clauses, sentences
+from drirl_core.text.thoughts import is_unfinished
 
 SCHEMA = pa.schema(
     [
@@ -47,10 +50,10 @@ def build_completion_pool(context: Context) -> dict[str, Any]:
         context: inputs are the category's data set and, where sampled from, `sft_checkpoint`.
 
     Returns:
-        Display metadata: rows, prompts, tokens, share of finished completions, example rows.
+        Display metadata: rows, prompts, tokens, share of finished completions, unfinished thoughts, example rows.
 
     Raises:
-        DataError: the data set is empty.
+        DataError: the data set is empty, or a prompt of it or of a benchmark suite is longer than the policy can read.
     """
     category = context.category or ""
     settings = context.config.completions
@@ -58,6 +61,7 @@ def build_completion_pool(context: Context) -> dict[str, Any]:
     rows = completed_rows(read_table(dataset / "rows.parquet"), settings, category)
     if not rows:
         raise DataError(f"{dataset_name(category)} has no rows; completions need prompts")
+    require_room_for_suites(context.config.benchmarks, *reading_of(context.config.models.policy, context.config.models))
     pool: list[dict[str, Any]] = []
     how = SamplingSettings(settings.max_new_tokens, settings.temperature, settings.batch_size, context.config.seed)
     for policy, copies in sorted(settings.samples.items()):
@@ -75,7 +79,12 @@ def build_completion_pool(context: Context) -> dict[str, Any]:
                 for row, completions in zip(rows, drawn, strict=True)
                 for index, completion in enumerate(completions)
             ]
-    sampled = len(pool)
+    sampled, thoughts = len(pool), sum(is_unfinished(row["completion"]) for row in pool)
+    if thoughts:
+        context.reporter.log(
+            f"{category}: {thoughts} of {sampled} completions end inside a thought, which is no answer; raise "
+            "completions.max_new_tokens, or set models.thinking to false if the model allows it"
+        )
     tokens = sum(row["tokens"] for row in pool)
     finished = sum(row["finished"] for row in pool) / sampled
     helpful = category == taxonomy.HELPFUL
@@ -92,6 +101,8 @@ def build_completion_pool(context: Context) -> dict[str, Any]:
         "contrast": len(pool) - sampled,
         "tokens": tokens,
         "finished_share": round(finished, 4),
+        "unfinished_thoughts": thoughts,
+        **rendering_of(context.config.models.policy, context.config.models),
         "examples": Table([{"policy": r["policy"], "reply": r["answer"][:90]} for r in pool[:6]]),
     }
 

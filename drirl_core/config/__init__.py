@@ -196,6 +196,7 @@ def slice_hash(config: Config, sections: tuple[str, ...], unread: tuple[str, ...
     data = {
         name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()
     }
-    without = [*unread, *(dotted for name, value in values.items() for dotted in quiet(value, name))]
-    text = json.dumps(slice_of(data, sections, without), sort_keys=True)
+    silent = [dotted for name, value in values.items() for dotted in quiet(value, name)]
+    heard = [section for section in sections if section not in silent]
+    text = json.dumps(slice_of(data, heard, [*unread, *silent]), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

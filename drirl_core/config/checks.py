@@ -45,6 +45,8 @@ class ChecksConfig:
     """Least unsafe prompts that the aligned policy must refuse, as a share; warned about, and a gate of promotion."""
     report_only: tuple[str, ...] = ("twins",)
     """Suites that these two bounds do not hold for: twins by minimal edit are harder than the bounds are meant for."""
+    max_cut_rows: float = 0.05
+    """Most training rows that supervised fine-tuning may cut off or leave out because they are too long, as a share."""
     promotion_level: float = 0.05
     """A candidate is worse than the promoted policy when a paired test on the same prompts says so at this level."""
 
@@ -56,6 +58,7 @@ class ChecksConfig:
             "min_within_group",
             "max_over_refusal",
             "min_refusal",
+            "max_cut_rows",
         )
         for name in shares:
             require(0 <= getattr(self, name) <= 1, f"checks.{name} is {getattr(self, name)}; choose in [0, 1]")

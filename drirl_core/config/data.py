@@ -28,6 +28,9 @@ class ModelsConfig:
     looks at the load when a step starts."""
     cache: str = ".drirl/models"
     """Directory of fetched and converted models, relative to the working directory."""
+    thinking: bool = added(False)
+    """Whether reasoning models may think before they answer. Off, their chat templates are told so where they know a
+    switch; thoughts are never judged, rewarded or shown."""
 
     def __post_init__(self) -> None:
         for name in ("policy", "encoder"):

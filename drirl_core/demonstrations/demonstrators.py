@@ -26,6 +26,7 @@ from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.rowcache import RowCache, content_key
 from drirl_core.store.tables import normalise, prompt_id
 from drirl_core.text import chain_of_draft as cod
+from drirl_core.text.thoughts import cut_thoughts
 
 ABSENT = "absent"
 """Reason when a file has no demonstration of a prompt; this is not a failure of the row."""
@@ -36,7 +37,6 @@ _ASKED_AT_ONCE = 20
 _SHOWN = 12
 _TOKENS_A_PROMPT = 40
 _ATTEMPT_STRIDE = 1_000_003  # seeds of different attempts must differ from those of different runs
-_THOUGHTS = re.compile(r"\A.*</think>", re.DOTALL)
 _LISTED = re.compile(r"^\s*(?:\d{1,3}\s*[.):]|[-*\u2022])\s+")
 _PROMPT_WORDS = (3, 60)
 
@@ -389,4 +389,4 @@ def _collect(
 
 def _visible(text: str) -> str:
     """Return what a reasoning model says after its thoughts."""
-    return _THOUGHTS.sub("", text).strip()
+    return cut_thoughts(text).strip()

@@ -160,7 +160,7 @@ def check_demonstration(
 def check_helpful(answer: object) -> Failure | None:
     """Say why the answer to a harmless prompt cannot be used; None when it can.
 
-    An answer that is empty, holds a separator or refuses cannot be used.
+    An answer that is empty, holds a separator or thoughts, or refuses cannot be used.
     """
     broken = check_text(answer, "answer")
     if broken:
@@ -168,7 +168,8 @@ def check_helpful(answer: object) -> Failure | None:
     text = str(answer)
     if cut_draft(text) != text.strip():
         return Failure(
-            "bad_format", f"the answer holds a line {SEPARATOR!r}, where a draft would be cut off: {_short(text)}"
+            "bad_format",
+            f"the answer holds a line {SEPARATOR!r} or a model's thoughts, where it would be cut: {_short(text)}",
         )
     return Failure("refuses", f"the answer to a harmless prompt refuses: {_short(text)}") if _is_refusal(text) else None
 

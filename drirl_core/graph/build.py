@@ -23,7 +23,10 @@ from drirl_core.project import Project
 from drirl_core.reporting import Plot, Reporter
 from drirl_core.store.artifacts import Artifact, ArtifactStore, Workspace, fingerprint
 
-__all__ = ["Context", "build", "run_all"]
+__all__ = ["FIRST_STAGE", "Context", "build", "run_all"]
+
+FIRST_STAGE = "prompt_pool"
+"""The stage before which models and prompts are looked at."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ def build(
         included; empty when reused).
 
     Raises:
-        DrirlError: an input is missing or bad, or the stage failed; the message says how to fix it.
+        DrirlError: an input is missing or bad, the stage failed, or, before the first one, the run cannot work; the
+            message says how to fix it.
     """
     store = project.store
     missing = [name for name in node.inputs if name not in versions]
@@ -95,6 +99,8 @@ def build(
             reporter.log(f"{node.name}: unchanged, version {found.version} is reused")
             return found, True, {}
         store.require_writable()
+        if node.stage == FIRST_STAGE:
+            _look_ahead(project)
         started = time.monotonic()
         shown = _run(node, project, inputs, workspace, reporter)
         changed = _changed_meanwhile(node, project, inputs, named)
@@ -140,6 +146,13 @@ def run_all(project: Project, reporter: Reporter) -> dict[str, Artifact]:
         require_kept(node, built[node.name].path, project)
         versions[node.name] = built[node.name].version
     return built
+
+
+def _look_ahead(project: Project) -> None:
+    """Refuse a run whose models or prompts will not work, before its first stage."""
+    from drirl_core.preflight import require_sound  # it reads the files of several stages, and may load torch
+
+    require_sound(project)
 
 
 def _run(

@@ -1,5 +1,6 @@
 """Why an asset has to be recomputed: how the present inputs, code and settings differ from those of its last build."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any, Literal
 
 from drirl_core.config import Config, resolved
 from drirl_core.config.checks import MOVED
-from drirl_core.config.slices import ABSENT, slice_of
+from drirl_core.config.slices import ABSENT, quiet, slice_of
 from drirl_core.graph.layout import Graph, Node
 from drirl_core.graph.stages import STAGES
 from drirl_core.graph.versions import TAXONOMY, code_version, contents, deciding
@@ -130,6 +131,9 @@ def setting_causes(
         return []
     pair = (before, resolved(config))
     unread = (*unread, *MOVED)  # bounds of checks that an earlier version kept in these sections decide nothing
+    silent = {
+        name for section in dataclasses.fields(config) for name in quiet(getattr(config, section.name), section.name)
+    }
 
     def changes(placeless: bool) -> Iterator[tuple[str, Any, Any]]:
         old, new = (slice_of(data, sections, unread, placeless=placeless) for data in pair)
@@ -137,7 +141,8 @@ def setting_causes(
             yield from differences(old[section], new[section], section)
 
     # The location of files is no reason; a path that is a reason is shown in full.
-    decisive = {name for name, *_ in changes(True)}
+    # Nor is a setting that the former configuration did not know, and that does what was done without it.
+    decisive = {name for name, old, _ in changes(True) if not (old == ABSENT and name in silent)}
     shown = [change for change in changes(False) if change[0] in decisive]
     return [Cause("setting", name, *(hidden(name, value) for value in values)) for name, *values in shown]
 

@@ -112,14 +112,14 @@ def _starts_from_sft(config: Config) -> bool:
 
 
 def _of_demonstrator(config: Config) -> tuple[str, ...]:
-    """A local model writes demonstrations in its own number type."""
-    return ("models.dtype",) if config.demonstrations.demonstrator.kind == "model" else ()
+    """A local model writes demonstrations in its own number type, and may think before it does."""
+    return ("models.dtype", "models.thinking") if config.demonstrations.demonstrator.kind == "model" else ()
 
 
 def _of_backbone(config: Config) -> tuple[str, ...]:
     """The model that the reward heads read, and the limits on their prompts."""
     reads_policy = config.rewards.backbone == "hidden_state"
-    model = ("models.policy", "models.dtype") if reads_policy else ("models.encoder",)
+    model = ("models.policy", "models.dtype", "models.thinking") if reads_policy else ("models.encoder",)
     return (*model, *_of_limits(config))
 
 
@@ -215,7 +215,7 @@ STAGES: dict[str, Stage] = {
     "sft_checkpoint": Stage(
         "drirl_core.policy.sft:build_sft_checkpoint",
         "1",
-        ("sft", "models.policy", "models.dtype", "seed"),
+        ("sft", "models.policy", "models.dtype", "models.thinking", "seed"),
         "policy",
         heavy=True,
         volatile=TIMES,
@@ -239,7 +239,7 @@ STAGES: dict[str, Stage] = {
     "completion_pool": Stage(
         "drirl_core.completions.stage:build_completion_pool",
         "3",
-        ("completions", "models.policy", "models.dtype", "seed"),
+        ("completions", "models.policy", "models.dtype", "models.thinking", "seed"),
         "completions",
         heavy=True,
         per="category",
@@ -308,7 +308,7 @@ STAGES: dict[str, Stage] = {
     "policy_checkpoint": Stage(
         "drirl_core.policy.grpo:build_policy_checkpoint",
         "3",
-        ("policy", "hardness", "models.policy", "models.encoder", "models.dtype", "seed"),
+        ("policy", "hardness", "models.policy", "models.encoder", "models.dtype", "models.thinking", "seed"),
         "policy",
         heavy=True,
         volatile=TIMES,
@@ -335,7 +335,7 @@ STAGES: dict[str, Stage] = {
     "reference_classifiers": Stage(
         "drirl_core.benchmarks.references.stage:build_reference_classifiers",
         "2",
-        ("benchmarks.reference_over_refusal", "models.policy", "models.dtype"),
+        ("benchmarks.reference_over_refusal", "models.policy", "models.dtype", "models.thinking"),
         "benchmarks",
         heavy=True,
         inputs=("dataset",),
@@ -344,7 +344,7 @@ STAGES: dict[str, Stage] = {
     "benchmark": Stage(
         "drirl_core.benchmarks.stage:build_benchmark",
         "3",
-        ("benchmarks", "models.policy", "models.dtype", "seed"),
+        ("benchmarks", "models.policy", "models.dtype", "models.thinking", "seed"),
         "benchmarks",
         heavy=True,
         unread=("benchmarks.reference_over_refusal",),  # it reads the thresholds that were chosen with it

@@ -18,7 +18,7 @@ from drirl_core.graph import build as stages
 from drirl_core.graph.layout import dataset_name
 from drirl_core.hardness.equations import category_coefficients, data_hardness, derange
 from drirl_core.hardness.similarity import SentenceSimilarity
-from drirl_core.models.embeddings import Embedder
+from drirl_core.models.embeddings import RECORD, Embedder
 from drirl_core.reporting import Plot, Table
 from drirl_core.store.tables import read_table, write_table
 
@@ -92,6 +92,7 @@ def build_hardness(context: stages.Context) -> dict[str, Any]:
     )
     return {
         **{name: round(value, 4) if isinstance(value, float) else value for name, value in constants.items()},
+        **RECORD,
         "alpha_mean": round(float(alpha.mean()), 4),
         "alpha_min": round(float(alpha.min()), 4),
         "alpha_max": round(float(alpha.max()), 4),

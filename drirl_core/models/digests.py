@@ -10,6 +10,9 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
+
+from drirl_core.models.templates import reads_defaults
 
 DECIDING_FILES = (
     "*.safetensors",
@@ -24,6 +27,30 @@ DECIDING_FILES = (
     "*/config.json",
 )
 """Files of a model directory that determine what it computes; tokenizer and chat template count like the weights."""
+
+LATER_DECIDING_FILES = (
+    "*.index.json",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
+    "tekken.json",
+    "*.tiktoken",
+    "tokenizer.model.*",
+)
+"""More of them. Few models have one, so that the digests of the others are what they were before these counted."""
+
+MODULE_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin", "*.jinja")
+"""Files that count in the directory of a module of a sentence encoder, which modules.json names, at any depth."""
+
+ENCODER_SETTINGS = "config_sentence_transformers.json"
+"""Settings of a sentence encoder; they count where they hold more than versions and empty prompts."""
+
+SET_ASIDE = "own-settings"
+"""Part of the digest of a directory whose generation settings or template no longer decide alone."""
+_NEVER_ACTED = frozenset(
+    {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_from_model_config", "use_cache"}
+    | {"do_sample", "temperature", "top_p", "top_k", "max_length"}
+)
+"""Generation settings that are kept, or that our own ones always replaced."""
 
 FOLDER = "digests"
 KEPT_BYTES = 1 << 20
@@ -50,8 +77,85 @@ def model_digest(folder: Path, cache: Path) -> str:
     published = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
     if isinstance(published, dict) and {"asset", "version"} <= published.keys():
         return str(published["version"])
+    parts = [file_digest(file, cache) for file in deciding_files(folder)]
+    return "-".join([*parts, SET_ASIDE] if parts and sets_aside(folder) else parts)
+
+
+def former_digest(folder: Path, cache: Path) -> str:
+    """Return the digest that a model directory had before `LATER_DECIDING_FILES` and the like counted.
+
+    What is kept under it, such as a learned reward, is still that of these weights, tokenizer and chat template.
+
+    Args:
+        folder: the directory.
+        cache: directory of models, below which digests of large files are stored.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
     files = sorted({file for pattern in DECIDING_FILES for file in folder.glob(pattern)})
     return "-".join(file_digest(file, cache) for file in files)
+
+
+def sets_aside(folder: Path) -> bool:
+    """Return whether a policy's directory holds settings that once decided completions and do not any more.
+
+    These are generation settings beyond special tokens, and a chat template that reads the date or a switch for
+    thinking. Results made with them are of another version than those made without.
+
+    Args:
+        folder: the directory.
+    """
+    generation = _loaded(folder / "generation_config.json")
+    settings = generation if isinstance(generation, dict) else {}
+    if any(value is not None and value is not False for name, value in settings.items() if name not in _NEVER_ACTED):
+        return True
+    files = [*folder.glob("*.jinja"), *folder.glob("additional_chat_templates/*.jinja"), folder / "chat_template.json"]
+    files.append(folder / "tokenizer_config.json")
+    texts = [file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()]
+    return any(reads_defaults(text) for text in texts)
+
+
+def deciding_files(folder: Path) -> list[Path]:
+    """Return the files of a model directory that decide what it computes, sorted.
+
+    Args:
+        folder: the directory.
+
+    Raises:
+        OSError: a file that names others cannot be read.
+    """
+    found = {file for pattern in (*DECIDING_FILES, *LATER_DECIDING_FILES) for file in folder.glob(pattern)}
+    for module in _modules(folder):
+        found |= {file for pattern in MODULE_FILES for file in module.rglob(pattern) if file.is_file()}
+    settings = folder / ENCODER_SETTINGS
+    return sorted(found | {settings} if settings.is_file() and _decides(settings) else found)
+
+
+def _modules(folder: Path) -> list[Path]:
+    """Return the directories of an encoder's modules, its own directory left out."""
+    listed = _loaded(folder / "modules.json")
+    names = [entry.get("path") for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    return [folder / name for name in names if isinstance(name, str) and name and (folder / name).is_dir()]
+
+
+def _decides(settings: Path) -> bool:
+    """Return whether an encoder's settings hold more than versions, a name and empty prompts."""
+    found = _loaded(settings)
+    if not isinstance(found, dict):
+        return True
+    prompts = found.get("prompts") or {}
+    quiet = found.get("default_prompt_name") is None and isinstance(prompts, dict) and not any(prompts.values())
+    plain = {"__version__", "prompts", "default_prompt_name", "similarity_fn_name", "model_type"}
+    return not quiet or bool(found.keys() - plain)
+
+
+def _loaded(file: Path) -> Any:
+    """Read a JSON file; None where it is missing or damaged, which whoever loads the model reports."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def file_digest(file: Path, cache: Path) -> str:

@@ -1,4 +1,8 @@
-"""Sentence embeddings, stored per text."""
+"""Sentence embeddings, stored per text.
+
+Texts are encoded without a prompt. Some encoders put one before every text by default (`default_prompt_name` in
+config_sentence_transformers.json); it would change every similarity without being named anywhere in a run.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 _BATCH = 64
+PROMPT = ""
+"""What is put before every text."""
+RECORD = {"encoder_prompt": PROMPT or "none"}
+"""For the metadata of artifacts that are made from embeddings."""
 
 
 class Embedder:
@@ -79,6 +87,7 @@ class Embedder:
             part = items[start : start + _BATCH]
             rows = self._encoder.encode(
                 [text for _, text in part],
+                prompt=PROMPT,
                 batch_size=_BATCH,
                 normalize_embeddings=True,
                 show_progress_bar=False,

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from drirl_core.config import ModelsConfig
-from drirl_core.errors import ModelError, TrainingError
-from drirl_core.models.digests import model_digest
-from drirl_core.models.loading import Policy, policy_key
+from drirl_core.errors import DataError, ModelError, TrainingError
+from drirl_core.models.context import context_length, shown
+from drirl_core.models.digests import former_digest, model_digest
+from drirl_core.models.loading import Policy, kept_tokenizer, policy_key
 from drirl_core.models.references import resolve
-from drirl_core.models.sampling import chat_text, kept_policy
+from drirl_core.models.sampling import open_policy
+from drirl_core.models.templates import answer_text
 from drirl_core.reporting import Reporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.rowcache import RowCache, content_key
@@ -64,6 +66,11 @@ class HiddenStates:
         """What identifies the content of the policy: weights, tokenizer and chat template."""
         return model_digest(resolve(self._models.policy, self._models), Path(self._models.cache))
 
+    @functools.cached_property
+    def former_digests(self) -> tuple[str, ...]:
+        """What earlier versions of this package identified the same content by."""
+        return (former_digest(resolve(self._models.policy, self._models), Path(self._models.cache)),)
+
     @property
     def depth(self) -> int:
         """Number of decoder layers."""
@@ -96,12 +103,13 @@ class HiddenStates:
     ) -> np.ndarray:
         """Summarise rows.
 
-        A row is kept under the policy's digest and type, the layer, the prompt and the completion; the digest covers
-        tokenizer and chat template, so it decides how the prompt is rendered.
+        A row is kept under the policy's digest and type, the layer, the prompt as the policy reads it, and the
+        completion. A thought that the chat template opens is closed before the completion, which is an answer.
 
         Args:
             prompts: B user messages.
-            completions: B completions without drafts; equal rows are computed once.
+            completions: B completions without drafts; equal rows are computed once. Of one that does not fit into the
+                policy's context, the beginning is read.
             layer: number of the layer, from 1 to `depth`.
             reporter: gets progress while rows are computed.
 
@@ -110,20 +118,26 @@ class HiddenStates:
             states of the completion's tokens, its end token not among them; 0 for an empty completion.
 
         Raises:
+            DataError: a prompt alone is longer than the policy can read.
             ModelError: the policy cannot be loaded, or its layers cannot be found.
             TrainingError: a state is not finite.
         """
         import numpy as np
 
-        keys = [content_key(self._key, layer, *row) for row in zip(prompts, completions, strict=True)]
+        rendered = {prompt: answer_text(self._tokenizer, prompt) for prompt in prompts}
+        pairs = list(zip(prompts, completions, strict=True))
+        keys = [content_key(self._key, layer, rendered[prompt], completion) for prompt, completion in pairs]
         if not self._keep:
             self._memory = {key: self._memory[key] for key in keys if key in self._memory}
         if self._cache is not None:
             unknown = [key for key in dict.fromkeys(keys) if key not in self._memory]
             found = self._cache.get_many(unknown)
             self._memory.update({k: np.frombuffer(v, dtype=np.float32).reshape(2, -1) for k, v in found.items()})
-        rows = zip(keys, prompts, completions, strict=True)
-        missing = {key: (prompt, completion) for key, prompt, completion in rows if key not in self._memory}
+        missing = {
+            key: (rendered[prompt], completion)
+            for key, (prompt, completion) in zip(keys, pairs, strict=True)
+            if key not in self._memory
+        }
         if missing:
             self._compute(missing, layer, reporter)
         if not keys:
@@ -144,9 +158,34 @@ class HiddenStates:
         """
         return self.encode(prompts, [""] * len(prompts), layer, reporter)[:, LAST_PROMPT]
 
+    def require_room(self, prompt: str, completion: str) -> None:
+        """Refuse a row that the policy can read only in part.
+
+        Args:
+            prompt: the user message.
+            completion: the completion without a draft.
+
+        Raises:
+            DataError: they have more tokens than the policy can read.
+            ModelError: the tokenizer cannot be loaded.
+        """
+        limit, tokenizer = context_length(self._config), self._tokenizer
+        tokens = [len(_tokens(tokenizer, text)) for text in (answer_text(tokenizer, prompt), completion)]
+        if limit is not None and sum(tokens) > limit:
+            raise DataError(
+                f"the prompt {shown(prompt)} and its reply have {tokens[0]} and {tokens[1]} tokens as {self.reference} "
+                f"reads them, more than the {limit} that it can read; shorten one of them"
+            )
+
     @functools.cached_property
     def _key(self) -> str:
         return self._loaded.key if self._loaded else policy_key(self._models.policy, self._models)
+
+    @property
+    def _tokenizer(self) -> Any:
+        if self._loaded:
+            return self._loaded.tokenizer
+        return kept_tokenizer(self._models.policy, self._models, self._key)
 
     @functools.cached_property
     def _config(self) -> Any:
@@ -159,9 +198,9 @@ class HiddenStates:
         import numpy as np
 
         if self._loaded is None:
-            self._loaded = kept_policy(self._models.policy, self._models, self._key)
+            self._loaded = open_policy(self._models.policy, self._models, self._key, reporter)
         done = 0
-        for part in _batches(self._loaded.tokenizer, missing):
+        for part in _batches(self._loaded.tokenizer, missing, context_length(self._config)):
             states = read_layer(self._loaded, [row.prompt for row in part], [row.completion for row in part], layer)
             values = states.cpu().numpy()
             if not np.isfinite(values).all():
@@ -186,11 +225,23 @@ class _Row(NamedTuple):
     completion: tuple[int, ...]
 
 
-def _batches(tokenizer: Any, rows: dict[str, tuple[str, str]]) -> Iterator[list[_Row]]:
-    """Tokenise rows and yield them by length, so that a batch is padded little and equal prompts lie together."""
-    rendered = {prompt: chat_text(tokenizer, prompt) for prompt, _ in rows.values()}
-    prompts = {prompt: tuple(_tokens(tokenizer, text)) for prompt, text in rendered.items()}
-    made = [_Row(key, prompts[p], tuple(_tokens(tokenizer, c))) for key, (p, c) in rows.items()]
+def _batches(tokenizer: Any, rows: dict[str, tuple[str, str]], limit: int | None) -> Iterator[list[_Row]]:
+    """Tokenise rows and yield them by length, so that a batch is padded little and equal prompts lie together.
+
+    Args:
+        tokenizer: of the policy.
+        rows: rendered prompt and completion by key.
+        limit: tokens that the policy can read; None for no limit.
+    """
+    prompts = {text: tuple(_tokens(tokenizer, text)) for text, _ in rows.values()}
+    for text, tokens in prompts.items():
+        if limit is not None and len(tokens) > limit:
+            raise DataError(
+                f"the prompt {shown(text)} has {len(tokens)} tokens as the model reads it, more than the {limit} that "
+                "it can read; shorten or remove it"
+            )
+    room = {text: None if limit is None else limit - len(tokens) for text, tokens in prompts.items()}
+    made = [_Row(key, prompts[p], tuple(_tokens(tokenizer, c)[: room[p]])) for key, (p, c) in rows.items()]
     part: list[_Row] = []
     for row in sorted(made, key=lambda row: (len(row.prompt), row.prompt, len(row.completion))):
         longest = max(len(r.completion) for r in (*part, row))

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from drirl_core.config import ModelsConfig
 from drirl_core.errors import DataError, TrainingError
-from drirl_core.models.loading import Policy, policy_key
-from drirl_core.models.sampling import chat_text, kept_policy
+from drirl_core.models.context import require_room
+from drirl_core.models.loading import Policy, kept_tokenizer, policy_key
+from drirl_core.models.sampling import open_policy
 from drirl_core.models.shared_prompts import start_once
+from drirl_core.models.templates import answer_text
 from drirl_core.reporting import Reporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.rowcache import RowCache, content_key
@@ -33,7 +35,8 @@ def continuation_log_probs(
 ) -> np.ndarray:
     """Return the log-probability that the reply to each prompt opens with each continuation.
 
-    A prompt is computed once; its keys and values are repeated for the continuations.
+    A prompt is computed once; its keys and values are repeated for the continuations. Rows are kept under the prompt as
+    the policy reads it; a thought that the chat template opens is closed, because a continuation opens an answer.
 
     Args:
         policy: model reference or checkpoint directory, or a policy that is loaded already.
@@ -48,19 +51,24 @@ def continuation_log_probs(
         Sums of token log-probabilities in nats, at most 0, float64, (N, C).
 
     Raises:
-        DataError: a continuation has no token.
+        DataError: a continuation has no token, or a prompt is longer than the policy can read.
         TrainingError: the policy returned logits that are not finite.
     """
     import numpy as np
 
     cache = RowCache(store.cache_path("continuations"))
     weights = policy.key if isinstance(policy, Policy) else policy_key(policy, models)
-    keys = [content_key(weights, list(continuations), prompt) for prompt in prompts]
-    wanted = dict(zip(keys, prompts, strict=True))
+    tokenizer = policy.tokenizer if isinstance(policy, Policy) else kept_tokenizer(policy, models, weights)
+    texts = [answer_text(tokenizer, prompt) for prompt in prompts]
+    keys = [content_key(weights, list(continuations), text, "rendered") for text in texts]
+    wanted = dict(zip(keys, zip(prompts, texts, strict=True), strict=True))
     found = cache.get_many(wanted)
-    missing = [(key, prompt) for key, prompt in wanted.items() if key not in found]
+    missing = [(key, text) for key, (_, text) in wanted.items() if key not in found]
     if missing:
-        loaded = policy if isinstance(policy, Policy) else kept_policy(policy, models, weights)
+        loaded = policy if isinstance(policy, Policy) else open_policy(policy, models, weights, reporter)
+        longest = max(len(text.encode()) for text in continuations)
+        own = {prompt: text for key, (prompt, text) in wanted.items() if key not in found}
+        require_room(loaded.tokenizer, own, longest, loaded.context, "")
         for part in _all_rows(loaded, missing, continuations, batch_size, reporter):
             fresh = {key: json.dumps(row).encode() for key, row in part.items()}
             cache.put_many(fresh)
@@ -75,13 +83,12 @@ def _all_rows(
     empty = [text for text, ids in zip(continuations, tokens, strict=True) if not ids]
     if empty:
         raise DataError(f"the continuation {empty[0]!r} has no token; give a text")
-    texts = {prompt: chat_text(policy.tokenizer, prompt) for _, prompt in rows}
     # Sorted by length, so that a batch is padded little.
-    ordered = sorted(rows, key=lambda row: len(texts[row[1]]))
+    ordered = sorted(rows, key=lambda row: len(row[1]))
     size = max(1, batch_size // len(continuations))
     for start in range(0, len(ordered), size):
         part = ordered[start : start + size]
-        values = _batch(policy, [texts[prompt] for _, prompt in part], tokens)
+        values = _batch(policy, [text for _, text in part], tokens)
         # Rounded, because the last bits depend on which rows share the batch.
         yield {key: [round(value, 5) for value in row] for (key, _), row in zip(part, values.tolist(), strict=True)}
         reporter.progress("scoring prompts", start + len(part), len(ordered))

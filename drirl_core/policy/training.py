@@ -9,13 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import peft
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from drirl_core.config import LoraConfig
 from drirl_core.errors import ArtifactError, TrainingError
 from drirl_core.models.loading import Policy
+from drirl_core.policy.adapters import peft_config as peft_config
 from drirl_core.policy.cpu import lean_training
 from drirl_core.reporting import Reporter
 
@@ -167,28 +166,10 @@ def checkpoint_state(checkpoint: Path) -> dict[str, Any]:
         ) from error
 
 
-def peft_config(lora: LoraConfig, depth: int) -> peft.LoraConfig | None:
-    """Return the adapter settings for PEFT, or None for full fine-tuning.
-
-    Args:
-        lora: rank, names of the adapted layers, and the share of the depth where they start.
-        depth: layers of the model.
-    """
-    if lora.rank == 0:
-        return None
-    first = math.ceil(lora.first_layer * depth)
-    return peft.LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=0.0,
-        target_modules=list(lora.targets),
-        layers_to_transform=list(range(first, depth)) if first else None,
-        task_type="CAUSAL_LM",
-    )
-
-
 def save_merged(model: Any, policy: Policy, folder: Path) -> None:
     """Write the policy with its adapters merged in, as safetensors with the tokenizer beside it.
+
+    Its generation settings are its special tokens alone, and its chat template has the defaults it was trained with.
 
     Raises:
         TrainingError: a weight is not finite.

@@ -334,9 +334,12 @@ def _write(
     (context.out / "counts.json").write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
     shown: dict[str, Any] = {**totals, **{reason: count for reason, count in sorted(reasons.items()) if count}}
     if router:
+        from drirl_core.models.embeddings import RECORD
+
         shown |= {
             "router_accuracy": round(router.accuracy, 4),
             "router_calibration_error": round(router.calibration_error, 4),
+            **RECORD,
         }
     shown["categories"] = Table([{"category": category, **numbers} for category, numbers in per_category.items()])
     return shown

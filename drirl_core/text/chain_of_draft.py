@@ -1,8 +1,8 @@
 """Chain-of-Draft: a few reasoning steps of a few words, a line `####`, then the answer.
 
-The draft helps the policy to find the answer; only the answer counts. Everything that judges, rewards or shows a
-completion passes it through `cut_draft` first, because a reward that sees the draft would learn the format instead of
-the safety.
+The draft helps the policy to find the answer; only the answer counts. Everything that judges, rewards, compares or
+shows a completion passes it through `cut_draft` first, because a reward that sees the draft would learn the format
+instead of the safety. The thoughts of a reasoning model are cut off at the same place, for the same reason.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from drirl_core.errors import DataError
+from drirl_core.text.thoughts import cut_thoughts
 
 SEPARATOR = "####"
 
@@ -109,7 +110,7 @@ def parse(text: str) -> Demonstration:
     """Split a text into draft steps and answer; numbering such as `1. `, `- ` or `Step 2: ` is removed.
 
     Args:
-        text: what a demonstrator wrote.
+        text: what a demonstrator wrote; the thoughts of a reasoning model before it are left out.
 
     Returns:
         Its steps and answer.
@@ -117,6 +118,7 @@ def parse(text: str) -> Demonstration:
     Raises:
         FormatError: there is no separator or no step (`bad_format`), or nothing after the separator (`empty_answer`).
     """
+    text = cut_thoughts(text)
     parts = _split(text)
     if parts is None:
         raise FormatError("bad_format", f"no line {SEPARATOR!r} between the draft and the answer in {_shown(text)}")
@@ -130,11 +132,13 @@ def parse(text: str) -> Demonstration:
 
 
 def cut_draft(text: str) -> str:
-    """Return the answer: everything after the last `####` line, stripped; the complete text when there is none.
+    """Return the answer: everything after the thoughts and the last `####` line, stripped.
 
+    Without either this is the complete text; a thought that never ends leaves an empty answer.
     A model may put the answer on the separator's own line (`#### I can't ...`). That counts as a separator only when
     the text above it looks like a draft, because `#### Resources` below a paragraph is a Markdown heading.
     """
+    text = cut_thoughts(text)
     parts = _split(text)
     return text.strip() if parts is None else parts[1]
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from drirl_core.benchmarks.judges.rules import label_reply
 from drirl_core.config import ModelsConfig, from_resolved
-from drirl_core.errors import ArtifactError, ConfigError
+from drirl_core.errors import ArtifactError, ConfigError, DataError
 from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.artifacts import Artifact, ArtifactStore
@@ -46,7 +46,11 @@ class ChatPolicies:
         self._loaded: dict[str, Any] = {}
 
     def answers(self, prompt: str) -> dict[str, str]:
-        """Return each policy's greedy reply, its Chain-of-Draft draft cut off."""
+        """Return each policy's greedy reply, its thoughts and its Chain-of-Draft draft cut off.
+
+        Raises:
+            DataError: the prompt leaves no room for a reply in what a policy can read.
+        """
         require_readable(prompt, "the prompt")
         from drirl_core.models.loading import load_policy
         from drirl_core.models.sampling import SamplingSettings, sample
@@ -143,6 +147,10 @@ def converse(policies: ChatPolicies, console: Console) -> None:
             return
         if prompt.lower() in _LEAVE:
             return
-        with console.status("sampling"):
-            replies = policies.answers(prompt)
+        try:
+            with console.status("sampling"):
+                replies = policies.answers(prompt)
+        except DataError as error:  # this prompt cannot be read; the next one may be
+            console.print(Text(f"Error: {error}", style="red"))
+            continue
         show(prompt, replies, console)

@@ -13,6 +13,7 @@ from drirl_core.errors import ConfigError, ModelError
 from drirl_core.project import Project
 from drirl_core.store.remote import is_uri
 from pipeline.cli import doctor_checks as checks
+from pipeline.cli import doctor_models as looks
 from pipeline.cli.common import read_project
 from pipeline.cli.doctor_checks import Check
 from pipeline.cli.doctor_database import check_postgres
@@ -57,13 +58,30 @@ def _with_config(project: Project, fetch: bool) -> Iterator[Check]:
         yield from check_rows(project)
     except ConfigError as error:
         yield Check("taxonomy", "fail", str(error), "")
-    yield check_model("policy model", config.models.policy, config, fetch)
-    yield check_model("sentence encoder", config.models.encoder, config, fetch)
+    here: set[str] = set()
+    for name, reference in _models(config).items():
+        check = check_model(name, reference, config, fetch)
+        here |= {name} if check.status == "ok" else set()
+        yield check
+    if "policy model" in here:
+        yield from looks.check_policy(project)
+    if "sentence encoder" in here:
+        yield looks.check_encoder(config)
     yield checks.check_disk(config)
     if is_uri(config.root):
         yield checks.check_object_store(project)
     yield checks.check_gpu(config)
     yield checks.check_executor(config)
+
+
+def _models(config: Config) -> dict[str, str]:
+    """Return the reference of every model that a run loads, by what it is for."""
+    names = {
+        "models.policy": "policy model",
+        "models.encoder": "sentence encoder",
+        "demonstrations.demonstrator.model": "demonstrator model",
+    }
+    return {names[setting]: reference for setting, reference in config.model_references.items()}
 
 
 def check_model(name: str, reference: str, config: Config, fetch: bool) -> Check:

@@ -41,11 +41,12 @@ def score(project: Project, prompt: str, reply: str, category: str | None = None
     Args:
         project: gives the store, the encoder and the categories.
         prompt: what the user asked.
-        reply: what the model answered; a Chain-of-Draft draft is removed.
+        reply: what the model answered; thoughts and a Chain-of-Draft draft are removed.
         category: category to use, or None for the router's.
 
     Raises:
         ConfigError: the category is not in the taxonomy.
+        DataError: prompt and reply are longer than the policy can read whose hidden states the rewards need.
         ArtifactError: there are no reward models or no prompt pool yet.
     """
     require_readable(prompt, "the prompt")
@@ -64,7 +65,10 @@ def score(project: Project, prompt: str, reply: str, category: str | None = None
     models = {name: load_reward_model(path) for name, path in learned.items()}
     embedder, answer = Embedder(config.models, store), cut_draft(reply)
     best, confidence = route(project, embedder, prompt)
-    router = RewardRouter(models, embedder, HiddenStates(config.models, store))
+    states = HiddenStates(config.models, store)
+    if any(model.reads == "policy" for model in models.values()):
+        states.require_room(prompt, answer)
+    router = RewardRouter(models, embedder, states)
     values = router.rewards([prompt] * len(known), [answer] * len(known), list(known))
     routed = best if confidence >= config.prompts.router_confidence else None
     return Scored(

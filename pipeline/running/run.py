@@ -28,6 +28,7 @@ from pipeline.instance.settings import anchored, load
 from pipeline.running.events import RunEvent, events_of
 from pipeline.running.execution import Execution
 from pipeline.running.launcher import HealthCheckedLauncher
+from pipeline.running.looking import look_before
 from pipeline.wiring.private import NO_CAPTURE
 from pipeline.wiring.resolve import VERSION_TAG, observed_version, stale_records
 
@@ -118,7 +119,8 @@ def run_planned(project: Project, todo: Plan, on_event: Callable[[RunEvent], Non
         How the run ended; a failed stage is an outcome, not an exception.
 
     Raises:
-        ConfigError: the Dagster home cannot be used, or the executor runs steps elsewhere.
+        ConfigError: the Dagster home cannot be used, the executor runs steps elsewhere, or adapters, prompts or models
+            do not fit together.
         ArtifactError: another run is in progress in this home.
         ModelError: a model named by its directory is missing or damaged.
     """
@@ -135,6 +137,7 @@ def run_planned(project: Project, todo: Plan, on_event: Callable[[RunEvent], Non
             seconds = time.monotonic() - started
             return RunOutcome(not untouched, None, todo, failures=untouched, seconds=seconds, versions=todo.known)
         require_local_models(project.config)
+        look_before(project, names)
         _observe(instance, graph, todo)
         record, run = _Record(on_event), Execution(instance, project, names)
         stopped = _follow(run, record)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -387,6 +389,45 @@ def test_prompts_computed_once_train_the_same_weights(harness: Harness, monkeypa
     ]
     for ours, theirs in zip(shared.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_rollouts_inherit_no_generation_settings(
+    harness: Harness, tiny_policy: Path, tiny_models: ModelsConfig, tmp_path: Path, exact: bool
+) -> None:
+    """TRL leaves most generation settings open, and `generate` fills them in from the model."""
+    folder = Path(shutil.copytree(tiny_policy, tmp_path / "copy"))
+    own = {
+        "repetition_penalty": 1.5,
+        "no_repeat_ngram_size": 2,
+        "suppress_tokens": list(range(100)),
+        "min_new_tokens": 4,
+    }
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "_from_model_config": False, **own}))
+    how = {"exact_sampling": exact, "settings": {"max_steps": 1}}
+    plain, other = harness.train(**how), Harness(folder, tiny_models, tmp_path / "out").train(**how)
+    assert _texts(plain, plain.seen[0], "completion") == _texts(other, other.seen[0], "completion")
+
+
+def test_completions_are_read_as_they_were_sampled(harness: Harness) -> None:
+    """Marks of thoughts among the special tokens are lost in TRL's decoding, so a reader of tokens can be given."""
+    given: list[Any] = []
+
+    def keep(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+        given.append((completions, columns["completion_ids"]))
+        return reward(prompts, [[{"content": text}] for text in completions])
+
+    source = _constant(1.0)
+    harness.train(
+        reward_funcs=keep,
+        coefficient=source,
+        read_completion=lambda tokens: f"<{len(tokens)}>",
+        settings={"max_steps": 1},
+    )
+    texts, ids = given[0]
+    assert texts == [f"<{len(tokens)}>" for tokens in ids]
+    assert list(source.calls[0].completions) == texts
 
 
 # ----------------------------------------------------------------------------------------------------------------- logs

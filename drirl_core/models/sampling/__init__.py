@@ -4,7 +4,11 @@ Each row has its own stream of random numbers, seeded by its content. So a compl
 prompts in its batch, and after changing ten prompts only ten are sampled.
 """
 
-from drirl_core.models.sampling.decode import Completion, SamplingSettings, chat_text, exact_cpu_sampling
-from drirl_core.models.sampling.rows import kept_policy, sample
+from drirl_core.models.sampling.decode import Completion, SamplingSettings, exact_cpu_sampling, reader_of_completions
+from drirl_core.models.sampling.rows import kept_policy, open_policy, sample
+from drirl_core.models.templates import chat_text
 
-__all__ = ["Completion", "SamplingSettings", "chat_text", "exact_cpu_sampling", "kept_policy", "sample"]
+__all__ = [
+    "Completion", "SamplingSettings", "chat_text", "exact_cpu_sampling", "kept_policy", "open_policy",
+    "reader_of_completions", "sample",
+]  # fmt: skip

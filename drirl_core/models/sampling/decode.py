@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from drirl_core.errors import TrainingError
+from drirl_core.models.generation import end_tokens
 from drirl_core.models.loading import Policy
+from drirl_core.models.templates import PROBE, chat_text
+from drirl_core.text.thoughts import MARKERS, opened_by
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +40,7 @@ class Completion:
     """One completion.
 
     Args:
-        text: without special tokens.
+        text: without special tokens, but with the marks of thoughts; a thought that the prompt opened begins it.
         tokens: generated tokens, the end token included.
         finished: whether the policy ended it before the length limit.
     """
@@ -45,13 +48,6 @@ class Completion:
     text: str
     tokens: int
     finished: bool
-
-
-def chat_text(tokenizer: Any, prompt: str) -> str:
-    """Render one user message with the model's chat template, ready for the completion."""
-    return tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-    )
 
 
 def decode(policy: Policy, texts: Sequence[str], keys: Sequence[str], settings: SamplingSettings) -> list[Completion]:
@@ -84,27 +80,82 @@ def decode(policy: Policy, texts: Sequence[str], keys: Sequence[str], settings: 
         processors.append(inverse_transform(settings.temperature, uniforms, width))
     with torch.inference_mode(), start_once(policy.model):
         # Greedy search picks the only token that the processor leaves: this is exact sampling (see inverse_transform).
-        output = policy.model.generate(
-            **batch, max_new_tokens=settings.max_new_tokens, do_sample=False, temperature=None, top_p=None, top_k=None,
-            logits_processor=processors, pad_token_id=policy.tokenizer.pad_token_id,
-        )  # fmt: skip
-    ends = _end_tokens(policy)
-    return [_completion(row, policy.tokenizer, ends) for row in output[:, width:].tolist()]
+        output = policy.model.generate(**batch, generation_config=greedy(policy, settings), logits_processor=processors)
+    ends = set(_ends(policy))
+    rows = zip(output[:, width:].tolist(), texts, strict=True)
+    return [_completion(row, policy.tokenizer, ends, text) for row, text in rows]
 
 
-def _end_tokens(policy: Policy) -> set[int]:
-    ends = policy.model.generation_config.eos_token_id
-    return {policy.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+def greedy(policy: Policy, settings: SamplingSettings) -> Any:
+    """Return the complete generation settings of a greedy search; nothing is left for a model's directory to fill in.
 
+    Args:
+        policy: its special tokens are used.
+        settings: gives the length limit.
+    """
+    from transformers import GenerationConfig
 
-def _completion(row: list[int], tokenizer: Any, ends: set[int]) -> Completion:
-    stop = next((i for i, token in enumerate(row) if token in ends), None)
-    kept = row if stop is None else row[:stop]
-    return Completion(
-        tokenizer.decode(kept, skip_special_tokens=True).strip(),
-        len(row) if stop is None else stop + 1,
-        stop is not None,
+    return GenerationConfig(
+        max_new_tokens=settings.max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        use_cache=True,
+        pad_token_id=policy.tokenizer.pad_token_id,
+        bos_token_id=policy.tokenizer.bos_token_id,
+        eos_token_id=_ends(policy),
     )
+
+
+def _ends(policy: Policy) -> list[int]:
+    return end_tokens(policy.tokenizer, {"eos_token_id": policy.model.generation_config.eos_token_id})
+
+
+def _completion(row: list[int], tokenizer: Any, ends: set[int], prompt: str) -> Completion:
+    stop = next((i for i, token in enumerate(row) if token in ends), None)
+    text = completion_text(tokenizer, row if stop is None else row[:stop], prompt)
+    return Completion(text, len(row) if stop is None else stop + 1, stop is not None)
+
+
+def completion_text(tokenizer: Any, tokens: Sequence[int], prompt: str = "") -> str:
+    """Decode a completion without special tokens, but with the marks of its thoughts, so that they can be cut.
+
+    Args:
+        tokenizer: of the policy.
+        tokens: of the completion; special tokens among them are left out.
+        prompt: the rendered prompt; the mark of a thought that it leaves open is put in front.
+    """
+    marks = {
+        number: token.content
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special and token.content in MARKERS
+    }
+    tags = opened_by(prompt)
+    return (tags[0] if tags else "") + _with_marks(tokenizer, list(tokens), marks).strip()
+
+
+def _with_marks(tokenizer: Any, tokens: list[int], marks: Mapping[int, str]) -> str:
+    """Decode tokens, and put the marks among the special ones where they were."""
+    pieces, begin = [], 0
+    for place in [i for i, token in enumerate(tokens) if token in marks]:
+        pieces += [tokenizer.decode(tokens[begin:place], skip_special_tokens=True), marks[tokens[place]]]
+        begin = place + 1
+    return "".join([*pieces, tokenizer.decode(tokens[begin:], skip_special_tokens=True)])
+
+
+def reader_of_completions(tokenizer: Any) -> Callable[[Sequence[int]], str] | None:
+    """Return what decodes completions where a trainer's own decoding loses the marks of thoughts.
+
+    Args:
+        tokenizer: of the policy.
+
+    Returns:
+        A function of the tokens; None where no mark is a special token and no thought is opened by the template.
+    """
+    prompt = chat_text(tokenizer, PROBE)
+    special = any(token.special and token.content in MARKERS for token in tokenizer.added_tokens_decoder.values())
+    return functools.partial(completion_text, tokenizer, prompt=prompt) if special or opened_by(prompt) else None
 
 
 def inverse_transform(temperature: float, uniforms: torch.Tensor, prompt_width: int) -> Any:

@@ -1,16 +1,23 @@
-"""Completions of prompts, stored per row: a row that was sampled before is read from the cache."""
+"""Completions of prompts, stored per row: a row that was sampled before is read from the cache.
+
+A row is kept under the prompt as the policy reads it, rendered by its chat template, so that nothing that a template
+adds (a date, a switch for thinking) can mix with what was sampled without it.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from drirl_core.config import ModelsConfig
-from drirl_core.models.loading import Policy, load_policy, policy_key
-from drirl_core.models.sampling.decode import Completion, SamplingSettings, chat_text, decode
+from drirl_core.models.context import require_room
+from drirl_core.models.loading import Policy, kept_tokenizer, load_policy, policy_key
+from drirl_core.models.sampling.decode import Completion, SamplingSettings, decode
+from drirl_core.models.templates import chat_text
 from drirl_core.reporting import Reporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.rowcache import RowCache, content_key
@@ -41,24 +48,36 @@ def sample(
         N lists of K completions, in the order of `prompts`.
 
     Raises:
+        DataError: a prompt and its completion are longer than the policy can read.
+        ModelError: the chat template cannot render a prompt.
         TrainingError: the policy returned logits that are not finite.
     """
+    if not prompts:
+        return []
     cache = RowCache(store.cache_path("completions"))
     weights = policy.key if isinstance(policy, Policy) else policy_key(policy, models)
+    tokenizer = policy.tokenizer if isinstance(policy, Policy) else kept_tokenizer(policy, models, weights)
+    texts = {prompt: chat_text(tokenizer, prompt) for prompt in prompts}
     key_parts = [weights, settings.max_new_tokens, settings.temperature, settings.seed]
-    keys = [[content_key(*key_parts, prompt, copy) for copy in range(copies)] for prompt in prompts]
-    flat = {key: prompt for row, prompt in zip(keys, prompts, strict=True) for key in row}
+    rows = {
+        (prompt, copy): _Row(prompt, *_keys(key_parts, prompt, copy, text))
+        for prompt, text in texts.items()
+        for copy in range(copies)
+    }
+    flat = {row.key: row for row in rows.values()}
     found = cache.get_many(flat)
-    missing = [(key, prompt) for key, prompt in flat.items() if key not in found]
+    missing = [row for key, row in flat.items() if key not in found]
     if found and missing:
         reporter.log(f"{len(found)} of {len(flat)} completions are reused; sampling {len(missing)}")
     if missing:
-        loaded = policy if isinstance(policy, Policy) else kept_policy(policy, models, weights)
-        for part in _decode_all(loaded, missing, settings, reporter):
+        loaded = policy if isinstance(policy, Policy) else open_policy(policy, models, weights, reporter)
+        own = {row.prompt: texts[row.prompt] for row in missing}
+        require_room(loaded.tokenizer, own, settings.max_new_tokens, loaded.context)
+        for part in _decode_all(loaded, missing, texts, settings, reporter):
             fresh = {key: json.dumps([c.text, c.tokens, c.finished]).encode() for key, c in part.items()}
             cache.put_many(fresh)
             found.update(fresh)
-    return [[Completion(*json.loads(found[key])) for key in row] for row in keys]
+    return [[Completion(*json.loads(found[rows[prompt, copy].key])) for copy in range(copies)] for prompt in prompts]
 
 
 @functools.lru_cache(maxsize=2)
@@ -67,17 +86,51 @@ def kept_policy(policy: str | Path, models: ModelsConfig, _key: str) -> Policy:
     return load_policy(policy, models)
 
 
+def open_policy(policy: str | Path, models: ModelsConfig, key: str, reporter: Reporter | None) -> Policy:
+    """Return a kept policy; what was set aside when it was loaded is logged once.
+
+    Args:
+        policy: model reference or checkpoint directory.
+        models: how to load it.
+        key: digest of its files, see `policy_key`.
+        reporter: receives the lines.
+    """
+    before = kept_policy.cache_info().misses
+    loaded = kept_policy(policy, models, key)
+    if reporter is not None and kept_policy.cache_info().misses > before:
+        for note in loaded.notes:
+            reporter.log(note)
+    return loaded
+
+
+class _Row(NamedTuple):
+    """A row to sample.
+
+    Args:
+        prompt: the user message.
+        seed: its random numbers come from this; the same as before rows were kept by the rendered prompt.
+        key: under which it is kept.
+    """
+
+    prompt: str
+    seed: str
+    key: str
+
+
+def _keys(parts: Sequence[object], prompt: str, copy: int, rendered: str) -> tuple[str, str]:
+    return content_key(*parts, prompt, copy), content_key(*parts, prompt, copy, rendered)
+
+
 def _decode_all(
-    policy: Policy, rows: list[tuple[str, str]], settings: SamplingSettings, reporter: Reporter
+    policy: Policy, rows: Sequence[_Row], texts: Mapping[str, str], settings: SamplingSettings, reporter: Reporter
 ) -> Iterator[dict[str, Completion]]:
-    texts = {prompt: chat_text(policy.tokenizer, prompt) for _, prompt in rows}
-    ordered = sorted(rows, key=lambda row: len(texts[row[1]]))
+    ordered = sorted(rows, key=lambda row: len(texts[row.prompt]))
     tokens, started = 0, time.monotonic()
     for start in range(0, len(ordered), settings.batch_size):
         part = ordered[start : start + settings.batch_size]
-        completions = decode(policy, [texts[prompt] for _, prompt in part], [key for key, _ in part], settings)
+        completions = decode(policy, [texts[row.prompt] for row in part], [row.seed for row in part], settings)
         tokens += sum(c.tokens for c in completions)
-        yield {key: completion for (key, _), completion in zip(part, completions, strict=True)}
+        yield {row.key: completion for row, completion in zip(part, completions, strict=True)}
         reporter.progress("completions", start + len(part), len(ordered))
     reporter.log(
         f"sampled {len(ordered)} completions, {tokens} tokens, {tokens / (time.monotonic() - started):.0f} tokens/s"

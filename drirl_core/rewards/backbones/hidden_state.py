@@ -155,7 +155,7 @@ class HiddenStateRewardModel(nn.Module):
         Raises:
             ModelError: it is another policy.
         """
-        if source.digest != self.shape.digest:
+        if self.shape.digest not in (source.digest, *getattr(source, "former_digests", ())):
             raise ModelError(
                 f"the reward model of {self.category} was learned on the hidden states of {self.shape.policy} "
                 f"({self.shape.digest}), but {source.reference} ({source.digest}) is another policy; "

@@ -316,3 +316,22 @@ def test_a_missing_or_broken_file_fails_the_rule_and_says_so(demo, tmp_path):
     broken = verdict(demo, tmp_path, "benchmark", "babble")
     assert not broken.passed
     assert "must hold an object" in broken.description
+
+
+@pytest.mark.parametrize(("cut", "dropped", "passed"), [(0, 0, True), (3, 2, True), (4, 2, False), (0, 100, False)])
+def test_few_rows_may_be_too_long_for_sft(demo, tmp_path, cut, dropped, passed):
+    """100 rows, of which 5 % may be cut or left out."""
+    named = {"first_cut": "insult/1a"} if cut else {}
+    metrics = {"rows": 100 - dropped, "rows_cut": cut, "rows_dropped": dropped, **named}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    found = verdict(demo, tmp_path, "sft_checkpoint", "rows_complete")
+    assert found.passed is passed
+    assert f"{cut} of 100 rows lost their end and {dropped} were left out" in found.description
+    assert ("insult/1a" in found.description) is bool(cut)
+    assert verdict(load({"checks.max_cut_rows": 1.0}), tmp_path, "sft_checkpoint", "rows_complete").passed
+    assert not {rule.name: rule.blocking for rule in rules_of("sft_checkpoint")}["rows_complete"]
+
+
+def test_rows_that_an_earlier_version_did_not_count_break_nothing(demo, tmp_path):
+    (tmp_path / "metrics.json").write_text("{}")
+    assert verdict(demo, tmp_path, "sft_checkpoint", "rows_complete").passed

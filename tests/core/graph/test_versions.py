@@ -59,6 +59,11 @@ def _changed(before: Config, after: Config) -> set[str]:
             {"models.dtype": "float32"},
             {"sft_checkpoint", "completion_pool", "reward_model", "policy_checkpoint", *EXAMINATION},
         ),
+        (
+            {"models.thinking": True},
+            {"sft_checkpoint", "completion_pool", "reward_model", "policy_checkpoint", *EXAMINATION},
+        ),
+        ({"models.thinking": False}, set()),
         ({"prompts.router_confidence": 0.1}, {"prompt_pool"}),
         ({"models.encoder": "hf:b/encoder"}, {"prompt_pool", "hardness", "policy_checkpoint"}),
         (
@@ -88,7 +93,7 @@ def test_bounds_of_checks_and_the_interval_of_checkpoints_make_nothing_stale(tmp
         "checks.max_resampled_fraction": 0.5, "demonstrations.demonstrator.api_key_env": "KEY", "checks.min_accuracy": 0.6,
         "checks.max_kl": 9.0, "policy.save_steps": 1, "checks.max_over_refusal": 0.5, "checks.min_refusal": 0.1,
         "checks.promotion_level": 0.2,
-        "checks.report_only": ["embedded"], "checks.min_within_group": 0.1,
+        "checks.report_only": ["embedded"], "checks.min_within_group": 0.1, "checks.max_cut_rows": 0.9,
     }  # fmt: skip
     assert _changed(_config(tmp_path), _config(tmp_path, bounds)) == set()
 
@@ -138,8 +143,9 @@ def test_no_stage_reads_the_bounds_of_checks(tmp_path: Path) -> None:
 
 def test_a_model_that_writes_demonstrations_decides_them_by_its_type_as_well(tmp_path: Path) -> None:
     written = {"demonstrations.demonstrator": {"kind": "model", "model": "hf:a/writer"}}
-    after = _config(tmp_path, {**written, "models.dtype": "bfloat16"})
-    assert "dataset" in _changed(_config(tmp_path, written), after)
+    for change in ({"models.dtype": "bfloat16"}, {"models.thinking": True}):
+        after = _config(tmp_path, {**written, **change})
+        assert "dataset" in _changed(_config(tmp_path, written), after)
 
 
 def test_the_seed_decides_whatever_draws(tmp_path: Path) -> None:

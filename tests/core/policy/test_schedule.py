@@ -15,7 +15,7 @@ from drirl_core.config import PolicyConfig
 from drirl_core.demonstrations.publish import ROWS
 from drirl_core.errors import DataError
 from drirl_core.policy.grpo import grpo_arguments
-from drirl_core.policy.schedule import schedule, training_prompts
+from drirl_core.policy.schedule import schedule, training_prompts, with_room
 from drirl_core.store.tables import write_table
 
 
@@ -142,3 +142,27 @@ def test_settings_are_translated_to_trl(tmp_path: Path) -> None:
     assert (made.beta, made.num_iterations, made.scale_rewards, made.shuffle_dataset) == (0.1, 2, "group", False)
     undivided = grpo_arguments(PolicyConfig(prompts_per_step=6, num_generations=4), common)
     assert (undivided.per_device_train_batch_size, undivided.gradient_accumulation_steps) == (24, 1)
+
+
+def test_prompts_that_leave_no_room_are_left_out_and_named() -> None:
+    """One token per character and none from the template: 10 of them and 2 new ones fill 12."""
+
+    class Characters:
+        def apply_chat_template(self, messages: list[dict[str, str]], **_: object) -> str:
+            return messages[-1]["content"]
+
+        def __call__(self, text: str, **_: object) -> dict[str, list[str]]:
+            return {"input_ids": list(text)}
+
+    def row(text: str, name: str) -> dict[str, object]:
+        return {"prompt": [{"role": "user", "content": text}], "prompt_id": name}
+
+    prompts = {"insult": [row("x" * 10, "fits"), row("x" * 11, "long")], "helpful": [row("x", "short")]}
+    kept, left_out = with_room(prompts, Characters(), 2, 12)
+    assert [one["prompt_id"] for one in kept["insult"]] == ["fits"]
+    assert left_out == ["insult/long"]
+    assert with_room(prompts, Characters(), 2, None) == (prompts, [])
+    with pytest.raises(
+        DataError, match=r"all 2 training prompts of insult leave no room .* with 3 new tokens .*first: fits"
+    ):
+        with_room(prompts, Characters(), 3, 12)

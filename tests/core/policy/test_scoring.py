@@ -310,3 +310,18 @@ def test_damaged_constants_are_named(contexts: Any, tmp_path: Path, content: str
         DataError, match=r"constants\.json cannot be read .*; materialize the hardness of this category again"
     ):
         load_scorer(context)
+
+
+def test_thoughts_are_cut_and_unfinished_ones_are_counted() -> None:
+    """Rewards by the length of the answer: the thought does not count, and an unfinished one leaves none."""
+    router, logged = Router(), {}
+    texts = ["<think>long, long</think>xx", "<think>never done", "yy"]
+    rewards = _make(router=router).reward(
+        [row["prompt"] for row in ROWS[:3]],
+        [[{"role": "assistant", "content": text}] for text in texts],
+        category=["insult"] * 3,
+        log_metric=logged.__setitem__,
+    )
+    assert rewards == [2.0, 0.0, 2.0]
+    assert [row[1] for row in router.asked] == ["xx", "", "yy"]
+    assert logged == {"completions/unfinished_thoughts": 1 / 3}

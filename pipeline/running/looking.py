@@ -1,0 +1,58 @@
+"""Look at models, adapters and lengths before a run starts, in a process of its own: this one never holds torch."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Collection
+
+from drirl_core.config import Config, resolved
+from drirl_core.errors import ModelError
+from drirl_core.graph.build import FIRST_STAGE
+from drirl_core.models.references import resolve
+from drirl_core.preflight import POLICY_STAGES, refuse
+from drirl_core.project import Project
+from pipeline.instance.settings import ROOT
+
+
+def look_before(project: Project, names: Collection[str]) -> None:
+    """Refuse a run that would fail later, when it is about to load a policy.
+
+    A run that begins with the prompt pool is looked at by that stage itself, in its worker.
+
+    Args:
+        project: the configuration and its graph.
+        names: the assets that will run.
+
+    Raises:
+        ConfigError: there are problems; the message names all of them.
+        ModelError: the models cannot be looked at.
+    """
+    stages = {project.graph.nodes[name].stage for name in names}
+    if FIRST_STAGE in stages or not stages & POLICY_STAGES or not _is_here(project.config):
+        return
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-m", "drirl_core.preflight"],
+        input=json.dumps(resolved(project.config)),
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ModelError(
+            f"the models of this run cannot be looked at ({last}); try `drirl doctor --debug` for the complete message"
+        )
+    refuse(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def _is_here(config: Config) -> bool:
+    """Return whether the policy is on this machine; one that is not is looked at when it has been fetched."""
+    try:
+        resolve(config.models.policy, config.models, fetch=False)
+    except ModelError:
+        return False
+    return True

@@ -1,0 +1,126 @@
+"""Models, adapters and lengths are looked at before a run, and by `drirl doctor`."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from drirl_core.config import Config
+from drirl_core.errors import ConfigError, DataError, ModelError
+from drirl_core.project import Project
+from drirl_core.testing import tiny_config
+from pipeline.cli import chat
+from pipeline.cli.main import app
+from pipeline.running import looking
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("looking")
+    tiny_config(found)
+    return found
+
+
+def _wrong(folder: Path) -> Config:
+    return tiny_config(folder, {"sft.lora": {"rank": 2, "targets": ["c_attn"]}})
+
+
+def test_a_run_that_would_fail_later_is_refused_in_a_process_of_its_own(folder: Path) -> None:
+    before = {name for name in sys.modules if name.partition(".")[0] == "torch"}
+    with pytest.raises(ConfigError, match=r"sft\.lora\.targets: c_attn names no layer"):
+        looking.look_before(Project(_wrong(folder)), ["sft_checkpoint"])
+    looking.look_before(Project(tiny_config(folder)), ["sft_checkpoint"])
+    assert {name for name in sys.modules if name.partition(".")[0] == "torch"} == before
+
+
+@pytest.mark.parametrize("names", [["prompt_pool", "sft_checkpoint"], ["balance_report"], []])
+def test_nothing_is_looked_at_that_the_first_stage_looks_at_or_no_stage_loads(
+    folder: Path, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looking.subprocess, "run", lambda *_, **__: pytest.fail("a process was started"))
+    looking.look_before(Project(_wrong(folder)), names)
+
+
+def test_a_model_that_is_elsewhere_is_looked_at_later(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looking.subprocess, "run", lambda *_, **__: pytest.fail("a process was started"))
+    looking.look_before(Project(tiny_config(folder, {"models.policy": "hf:stub/none"})), ["sft_checkpoint"])
+
+
+def test_a_look_that_breaks_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looking.sys, "executable", str(folder / "broken"))
+    (folder / "broken").write_text("#!/bin/sh\necho 'MemoryError: no room' >&2\nexit 3\n")
+    (folder / "broken").chmod(0o755)
+    with pytest.raises(ModelError, match=r"cannot be looked at \(MemoryError: no room\)"):
+        looking.look_before(Project(tiny_config(folder)), ["sft_checkpoint"])
+
+
+# --------------------------------------------------------------------------------------------------------------- doctor
+
+
+def _doctor(file: Path, monkeypatch: pytest.MonkeyPatch, home: Path) -> dict[str, str]:
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    shown = CliRunner().invoke(app, ["doctor", str(file)])
+    lines = [line for line in shown.output.splitlines() if line[:4] in ("ok  ", "warn", "fail")]
+    return {line[6:].partition(": ")[0]: f"{line[:4]} {line[6:].partition(': ')[2]}" for line in lines}
+
+
+def test_doctor_looks_into_the_models(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = _doctor(folder / "smoke.yaml", monkeypatch, tmp_path)
+    assert found["policy tokens and template"].startswith("ok   a turn renders as ")
+    assert "ends with <|end|>; reads 512 tokens" in found["policy tokens and template"]
+    assert found["adapters"].startswith("ok")
+    assert found["lengths"].startswith("ok")
+    assert "embeds the first 128 tokens of a text in 32 dimensions" in found["encoder on a long text"]
+
+
+def test_doctor_finds_what_would_fail_after_the_stages_of_data(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mine.yaml"
+    changes: dict[str, Any] = {"extends": str(folder / "smoke.yaml"), "benchmarks": {"max_new_tokens": 500}}
+    changes["policy"] = {"lora": {"targets": ["c_attn"]}}
+    file.write_text(json.dumps(changes))
+    found = _doctor(file, monkeypatch, tmp_path)
+    assert found["adapters"].startswith("fail policy.lora.targets: c_attn names no layer")
+    assert "q_proj (2)" in found["adapters"]
+    assert found["lengths"].startswith("fail benchmark suite embedded, group unsafe, prompt_id ")
+
+
+def test_doctor_shows_a_template_that_cannot_render(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    model = Path(shutil.copytree(folder / "policy", tmp_path / "model"))
+    (model / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor")
+    file = tmp_path / "mine.yaml"
+    file.write_text(json.dumps({"extends": str(folder / "smoke.yaml"), "models": {"policy": f"path:{model}"}}))
+    found = _doctor(file, monkeypatch, tmp_path)
+    assert "cannot render one user message (TemplateSyntaxError" in found["policy tokens and template"]
+    assert "adapters" not in found
+
+
+# ----------------------------------------------------------------------------------------------------------------- chat
+
+
+def test_a_conversation_goes_on_after_a_prompt_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Policies:
+        def answers(self, prompt: str) -> dict[str, str]:
+            if prompt == "long":
+                raise DataError("the prompt 'long' has 999 tokens")
+            return {"base": "fine"}
+
+    asked = iter(["long", "short", ""])
+    console = Console(file=io.StringIO(), width=80)
+    monkeypatch.setattr(console, "input", lambda _: next(asked))
+    chat.converse(Policies(), console)  # type: ignore[arg-type]
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "Error: the prompt 'long' has 999 tokens" in shown
+    assert "fine" in shown
