@@ -52,6 +52,11 @@ class Context:
     suite: str | None = None
     graph: Graph = field(default_factory=Graph)
 
+    @property
+    def project(self) -> Project:
+        """The configuration with this context's own graph and store, for code that takes a project."""
+        return Project.of(self.config, self.graph, self.store)
+
     def named(self, prefix: str) -> dict[str, Path]:
         """Return the inputs whose name is `prefix` or starts with `prefix_`, keyed by what follows."""
         return {

@@ -374,7 +374,7 @@ STAGES: dict[str, Stage] = {
     ),
     "report": Stage(
         "drirl_core.report.stage:build_report",
-        "2",
+        "3",
         ("name", "prompts.taxonomy"),
         "report",
         volatile=frozenset({"report.html", "summary.json"}),

@@ -89,6 +89,7 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
         {"loss": "loss", "mean_token_accuracy": "token accuracy"},
         context.out / "curves.png",
         "Supervised fine-tuning",
+        "sft",
     )
     tokens = round(sum(row.get(STEP_TOKENS, 0.0) for row in log))
     return {**metrics, "tokens": tokens, "curves": Plot(context.out / "curves.png", "Loss and token accuracy by step")}
