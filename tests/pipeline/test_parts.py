@@ -21,6 +21,7 @@ from pipeline.instance import home as home_module
 from pipeline.instance.home import chosen_home, prepare_home
 from pipeline.running.launcher import HealthCheckedLauncher
 from pipeline.running.messages import LineReader
+from pipeline.running.origin import LOCATION, MODULE
 from pipeline.running.owner import OWNER_TAG, owner_is_gone, owner_tag
 from pipeline.wiring.display import finite, markdown_table, pipes_metadata
 
@@ -201,6 +202,14 @@ def test_the_launcher_notices_a_dead_command_line_run():
     assert _health(**{OWNER_TAG.replace("/", "__"): dead}) == "FAILED"
 
 
+def test_a_run_that_took_over_the_tags_of_a_dead_one_counts_as_running():
+    """Started again from the web page, it has the tags of the first run and another process."""
+    dead = {**json.loads(owner_tag()), "started": "1"}
+
+    assert _health(drirl__owner=json.dumps({**dead, "run": "r"})) == "FAILED"  # _health's own run is called r
+    assert _health(drirl__owner=json.dumps({**dead, "run": "another"})) == "RUNNING"
+
+
 def test_the_committed_instance_settings_load_with_the_launcher(home):
     with dg.DagsterInstance.from_config(str(home)) as instance:
         assert type(instance.run_launcher).__name__ == "HealthCheckedLauncher"
@@ -218,7 +227,7 @@ def test_the_workspace_names_the_code_location_as_pyproject_does():
     entry = yaml.safe_load((ROOT / "workspace.yaml").read_text())["load_from"][0]["python_module"]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text()).get("tool", {}).get("dg", {}).get("project", {})
 
-    assert entry["module_name"] == "pipeline.definitions"
+    assert (entry["location_name"], entry["module_name"]) == (LOCATION, MODULE) == ("drirl", "pipeline.definitions")
     assert entry["location_name"] == project.get("code_location_name", entry["location_name"])
 
 
