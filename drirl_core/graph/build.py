@@ -114,6 +114,7 @@ def build(
         plain = {name: value for name, value in shown.items() if isinstance(value, int | float | str)}
         details = {
             "metadata": {**plain, "seconds": seconds},
+            "plots": _plots(shown, workspace.out),
             "inputs": inputs,
             "code_version": code,
             "contents": named,
@@ -189,6 +190,15 @@ def _refuse(node: Node, graph: Graph, changed: Mapping[str, str]) -> None:
     if changed:
         listed = ", ".join(f"{name} ({graph.sources[name]})" if name in graph.sources else name for name in changed)
         raise DataError(f"{node.name} is not kept, because {listed} changed while it was read; run again")
+
+
+def _plots(shown: Mapping[str, Any], folder: Path) -> dict[str, list[str]]:
+    """Return file and caption of each picture, so that they are shown in the same way when the artifact is reused."""
+    return {
+        name: [value.path.relative_to(folder).as_posix(), value.caption]
+        for name, value in shown.items()
+        if isinstance(value, Plot)
+    }
 
 
 def _moved(shown: Mapping[str, Any], before: Path, now: Path) -> dict[str, Any]:
