@@ -122,7 +122,8 @@ def _of_backbone(config: Config) -> tuple[str, ...]:
     return ("models.policy", "models.dtype") if reads_policy else ("models.encoder",)
 
 
-TIMES = frozenset({"times.jsonl"})
+BESIDE_WEIGHTS = frozenset({"times.jsonl", "README.md"})
+"""Files of a checkpoint that do not decide its version: what it cost, and a README that names the run."""
 
 STAGES: dict[str, Stage] = {
     "prompt_pool": Stage(
@@ -211,7 +212,7 @@ STAGES: dict[str, Stage] = {
         ("sft", "models.policy", "models.dtype", "seed"),
         "policy",
         heavy=True,
-        volatile=TIMES,
+        volatile=BESIDE_WEIGHTS,
         inputs=("dataset",),
         description="The policy after supervised fine-tuning on demonstrations and helpful answers.",
         when=_starts_from_sft,
@@ -303,7 +304,7 @@ STAGES: dict[str, Stage] = {
         ("policy", "hardness", "models.policy", "models.encoder", "models.dtype", "seed"),
         "policy",
         heavy=True,
-        volatile=TIMES,
+        volatile=BESIDE_WEIGHTS,
         unread=("policy.save_steps",),
         inputs=("dataset", "reward_model", "hardness", "sft_checkpoint"),
         description="The policy aligned by GRPO with dynamic reward scaling.",

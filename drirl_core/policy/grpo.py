@@ -13,6 +13,7 @@ from drirl_core.config import PolicyConfig
 from drirl_core.graph import build as stages
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.policy.plots import curve_plot
+from drirl_core.policy.readme import write_readme
 from drirl_core.policy.schedule import schedule, training_prompts
 from drirl_core.policy.scoring import load_scorer
 from drirl_core.policy.trainer import DynamicRewardScalingTrainer
@@ -138,6 +139,7 @@ def _finish(context: stages.Context, policy: Policy, trainer: Any, log: list[dic
         "alpha_max": max(row["alpha/max"] for row in log if "alpha/max" in row),
     }
     write_log(context.out, log, metrics)
+    write_readme(context, "policy_checkpoint", metrics)
     curve_plot(log, _CURVES, context.out / "curves.png", "GRPO with dynamic reward scaling")
     phases = {
         f"{name}_seconds": round(sum(row.get(f"time/{name}_s", 0.0) for row in log), 1)

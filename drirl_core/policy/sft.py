@@ -17,6 +17,7 @@ from drirl_core.graph import build as stages
 from drirl_core.graph.layout import dataset_name
 from drirl_core.models.loading import load_policy
 from drirl_core.policy.plots import curve_plot
+from drirl_core.policy.readme import write_readme
 from drirl_core.policy.training import (
     STEP_TOKENS,
     TrainingStream,
@@ -84,6 +85,7 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
         "token_accuracy": log[-1].get("mean_token_accuracy", float("nan")),
     }
     write_log(context.out, log, metrics)
+    write_readme(context, "sft_checkpoint", metrics)
     curve_plot(
         log,
         {"loss": "loss", "mean_token_accuracy": "token accuracy"},
