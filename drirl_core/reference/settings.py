@@ -30,6 +30,10 @@ _EXAMPLE = Config(
 """Defaults and a drop folder, so that every stage and every condition on what it reads is there."""
 
 
+_FILLED_IN = ("base",)
+"""Sections that a configuration fills in about itself, so that nobody sets them."""
+
+
 def settings_page() -> str:
     """Return the page as Markdown."""
     return "\n".join([MADE, "", _INTRO, *_sections()]).rstrip() + "\n"
@@ -41,7 +45,7 @@ def _sections() -> Iterator[str]:
     yield from _table("", [setting for setting in top if setting.section is None])
     seen: dict[type, str] = {}
     for setting in top:
-        if setting.section is not None:
+        if setting.section is not None and setting.name not in _FILLED_IN:
             yield from _section(setting.name, setting.section, setting.help, seen)
 
 

@@ -19,6 +19,8 @@ DEMO = Path(drirl_core.__file__).parents[1] / "configs" / "demo.yaml"
 
 _PLACES = ("root", "mirror", "name", "models.cache", "models.device", "models.threads")
 """Settings that say where a run is and what it is called, not what it does."""
+_FILLED_IN = "base"
+"""A section that a configuration fills in about itself has nothing that a user set."""
 _LONGEST = 160
 
 
@@ -49,7 +51,8 @@ def changed_settings(before: Config, now: Config) -> list[tuple[str, str, str]]:
         now: the configuration of the run.
     """
     old, new = resolved(before), resolved(now)
-    found = [row for section in new for row in differences(old[section], new[section], section)]
+    sections = [section for section in new if section != _FILLED_IN]
+    found = [row for section in sections for row in differences(old[section], new[section], section)]
     return [
         (name, *(_written(hidden(name, value)) for value in values)) for name, *values in found if name not in _PLACES
     ]  # type: ignore[misc]
