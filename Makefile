@@ -9,7 +9,7 @@ PIP_ARGS ?=
 # For dagster, dagster.yaml switches telemetry off; dg reads only the dagster.yaml of DAGSTER_HOME
 export DAGSTER_DISABLE_TELEMETRY := yes
 
-.PHONY: demo dev test test-slow check check-defs bench clean help
+.PHONY: demo dev test test-slow check check-defs docs bench clean help
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -35,13 +35,18 @@ check-defs: $(STAMP)  ## what Dagster itself checks: the project file, and that 
 	$(BIN)/dg check defs
 	$(BIN)/dg list defs
 
+docs: $(STAMP)   ## the documentation as a site in site/, after making its reference from the code
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt -e ".[docs]"
+	$(BIN)/python -m drirl_core.reference
+	$(BIN)/mkdocs build --strict --quiet
+
 bench: $(STAMP)  ## speed measurements; writes benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.sampling_speed
 	$(BIN)/python -m benchmarks.training_speed
 	$(BIN)/python -m benchmarks.load_time
 
 clean:           ## remove the environment and everything that was built (artifacts, history, models)
-	rm -rf $(VENV) .drirl build *.egg-info
+	rm -rf $(VENV) .drirl build site *.egg-info
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

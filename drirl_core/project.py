@@ -36,6 +36,19 @@ class Project:
         """
         return cls(load_config(path, overrides))
 
+    @classmethod
+    def of(cls, config: Config, graph: Graph, store: ArtifactStore) -> Project:
+        """Return a project with a graph and a store that were made before.
+
+        Args:
+            config: the configuration.
+            graph: its graph.
+            store: its store.
+        """
+        project = cls(config)
+        vars(project).update(graph=graph, store=store)  # where `cached_property` keeps what it made
+        return project
+
     @functools.cached_property
     def graph(self) -> Graph:
         """All assets of the configuration.

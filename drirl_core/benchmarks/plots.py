@@ -8,8 +8,8 @@ from typing import Any
 
 from drirl_core.benchmarks.measure import ALL
 from drirl_core.benchmarks.render import POLICY_NAMES
+from drirl_core.pictures.palette import key_of, on_white
 
-_COLOURS = ("#999999", "#E69F00", "#0072B2", "#009E73", "#CC79A7")  # Okabe-Ito, safe for colour-blind readers
 _MARKERS = "osD^v"
 
 
@@ -42,7 +42,7 @@ def refusal_bars(results: Mapping[str, Any], file: Path, group: str = "unsafe") 
             height,
             xerr=errors,
             label=POLICY_NAMES.get(policy, policy),
-            color=_COLOURS[number % len(_COLOURS)],
+            color=on_white(key_of(policy, policies)),
             error_kw={"elinewidth": 0.8, "capsize": 1.5},
         )
     axis.set_yticks(range(len(categories)), [category.replace("_", " ") for category in categories], fontsize=8)
@@ -79,7 +79,7 @@ def balance_scatter(results: Mapping[str, Any], file: Path) -> bool:
             xerr=[[max(0.0, x - row["over_refusal_low"])], [max(0.0, row["over_refusal_high"] - x)]],
             yerr=[[max(0.0, y - row["refusal_low"])], [max(0.0, row["refusal_high"] - y)]],
             fmt=_MARKERS[number % len(_MARKERS)],
-            color=_COLOURS[number % len(_COLOURS)],
+            color=on_white(key_of(row["policy"], results["policies"])),
             capsize=2,
             elinewidth=0.9,
             label=POLICY_NAMES.get(row["policy"], row["policy"]),
@@ -116,7 +116,7 @@ def roc_curves(results: Mapping[str, Any], file: Path) -> bool:
         x, y = zip(*curves[row["name"]], strict=True)
         reference = row["kind"] == "reference"
         number = 0 if reference else results["policies"].index(row["name"])
-        colour = "black" if reference else _COLOURS[number % len(_COLOURS)]  # a policy has one colour in all pictures
+        colour = on_white(key_of(row["name"], results["policies"]))
         name = f"{POLICY_NAMES.get(row['name'], row['name'])}, AUC {row['auc']:.3f}"
         dash = {"floor": ":", "ceiling": "--"}.get(row["name"], "-")
         axis.plot(x, y, color=colour, linewidth=1.2, linestyle=dash, label=name)

@@ -177,29 +177,37 @@ def _dataset_rows_usable(path: Path, project: Project, node: Node) -> Verdict:
 
 
 PROMPT_POOL: tuple[Rule, ...] = (
-    Rule("not_empty", "There are prompts.", _pool_not_empty),
-    Rule("nothing_lost", "Every prompt that was read is kept once or quarantined with a reason.", _pool_nothing_lost),
+    Rule("not_empty", "There are prompts.", _pool_not_empty, measures=("prompts",)),
+    Rule(
+        "nothing_lost",
+        "Every prompt that was read is kept once or quarantined with a reason.",
+        _pool_nothing_lost,
+        measures=("kept", "quarantined"),
+    ),
     Rule(
         "rows_usable",
         "No source loses more than a share of its rows to quarantine.",
         _pool_rows_usable,
         bounds=("checks.max_lost_fraction",),
+        measures=("worst_share",),
     ),
 )
 
 DATASET: tuple[Rule, ...] = (
-    Rule("schema", "Columns, splits and texts are as others expect them.", _dataset_schema),
+    Rule("schema", "Columns, splits and texts are as others expect them.", _dataset_schema, measures=("rows",)),
     Rule("no_split_leakage", "No near-duplicate group and no prompt stands in two splits.", _dataset_no_leakage),
     Rule(
         "class_balance",
         "The category has its quota, with little resampling.",
         _dataset_balance,
         bounds=("checks.max_resampled_fraction",),
+        measures=("resampled_share",),
     ),
     Rule(
         "rows_usable",
         "No file of demonstrations, harmless prompts or refusals loses more than a share of its rows.",
         _dataset_rows_usable,
         bounds=("checks.max_lost_fraction",),
+        measures=("lost_share",),
     ),
 )

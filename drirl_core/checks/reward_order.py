@@ -42,8 +42,15 @@ REWARD_ORDER: tuple[Rule, ...] = (
         "Within groups of the policy's own samples the right completion is ahead.",
         within_group,
         bounds=("checks.min_within_group",),
+        measures=("within_group_accuracy",),
     ),
-    Rule("within_group_pairs", "There are enough pairs within groups to judge that.", enough_pairs, blocking=False),
+    Rule(
+        "within_group_pairs",
+        "There are enough pairs within groups to judge that.",
+        enough_pairs,
+        blocking=False,
+        measures=("within_group_pairs",),
+    ),
 )
 
 

@@ -129,8 +129,9 @@ REWARD_MODEL: tuple[Rule, ...] = (
         "Held-out demonstrations are rewarded above completions.",
         _reward_accuracy,
         bounds=("checks.min_accuracy",),
+        measures=("accuracy",),
     ),
-    Rule("reward_spread", "Rewards are finite and not constant.", _reward_spread),
+    Rule("reward_spread", "Rewards are finite and not constant.", _reward_spread, measures=("standard_deviation",)),
 )
 
 SFT_CHECKPOINT: tuple[Rule, ...] = (
@@ -141,10 +142,11 @@ SFT_CHECKPOINT: tuple[Rule, ...] = (
         rows_complete,
         blocking=False,
         bounds=("checks.max_cut_rows",),
+        measures=("share",),
     ),
 )
 
 POLICY_CHECKPOINT: tuple[Rule, ...] = (
     Rule("finite", "Losses, rewards and metrics are finite.", _training_finite),
-    Rule("kl_bound", "The policy stays near its reference.", policy_kl, bounds=("checks.max_kl",)),
+    Rule("kl_bound", "The policy stays near its reference.", policy_kl, bounds=("checks.max_kl",), measures=("kl",)),
 )

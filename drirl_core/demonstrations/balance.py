@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from drirl_core import taxonomy
 from drirl_core.errors import DataError
+from drirl_core.pictures.palette import on_white
 from drirl_core.reporting import Plot, Table
 from drirl_core.store.tables import read_table
 
@@ -159,10 +160,14 @@ def _plot(before: Mapping[str, int], after: Mapping[str, int], report: Mapping[s
     figure = Figure(figsize=(7.2, 1.3 + 0.5 * len(names)), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.add_subplot()
-    for counts, shift, colour, label in ((before, 0.2, "#999999", "before"), (after, -0.2, "#0072B2", "after")):
+    for counts, shift, colour, label in ((before, 0.2, "pale", "before"), (after, -0.2, "accent", "after")):
         legend = f"{label} (max/min: {_shown(report[label]['imbalance_ratio'], 2)})"
         bars = axis.barh(
-            [y + shift for y in range(len(names))], [counts[name] for name in names], 0.38, color=colour, label=legend
+            [y + shift for y in range(len(names))],
+            [counts[name] for name in names],
+            0.38,
+            color=on_white(colour),
+            label=legend,
         )
         axis.bar_label(bars, padding=3, fontsize=8)
     axis.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=9)

@@ -55,6 +55,11 @@ class Context:
     suite: str | None = None
     graph: Graph = field(default_factory=Graph)
 
+    @property
+    def project(self) -> Project:
+        """The configuration with this context's own graph and store, for code that takes a project."""
+        return Project.of(self.config, self.graph, self.store)
+
     def named(self, prefix: str) -> dict[str, Path]:
         """Return the inputs whose name is `prefix` or starts with `prefix_`, keyed by what follows."""
         return {
@@ -115,6 +120,7 @@ def build(
         plain = {name: value for name, value in shown.items() if isinstance(value, int | float | str)}
         details = {
             "metadata": {**plain, "seconds": seconds},
+            "plots": _plots(shown, workspace.out),
             "inputs": inputs,
             "code_version": code,
             "contents": named,
@@ -197,6 +203,15 @@ def _refuse(node: Node, graph: Graph, changed: Mapping[str, str]) -> None:
     if changed:
         listed = ", ".join(f"{name} ({graph.sources[name]})" if name in graph.sources else name for name in changed)
         raise DataError(f"{node.name} is not kept, because {listed} changed while it was read; run again")
+
+
+def _plots(shown: Mapping[str, Any], folder: Path) -> dict[str, list[str]]:
+    """Return file and caption of each picture, so that they are shown in the same way when the artifact is reused."""
+    return {
+        name: [value.path.relative_to(folder).as_posix(), value.caption]
+        for name, value in shown.items()
+        if isinstance(value, Plot)
+    }
 
 
 def _moved(shown: Mapping[str, Any], before: Path, now: Path) -> dict[str, Any]:

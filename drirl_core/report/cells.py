@@ -8,15 +8,25 @@ from typing import Any
 
 Cell = dict[str, Any]
 
-EMPTY: Cell = {"value": None, "shown": "", "interval": ""}
+EMPTY: Cell = {"value": None, "shown": "", "interval": "", "n": ""}
 
 
-def share(record: Mapping[str, Any] | None) -> Cell:
-    """Show a rate record (`rate`, `low`, `high`, `n`) in per cent, with its interval and n."""
+def share(record: Mapping[str, Any] | None, digits: int = 1) -> Cell:
+    """Show a rate record (`rate`, `low`, `high`, `n`) in per cent, with its interval and n.
+
+    Args:
+        record: the rate; None for an empty cell.
+        digits: decimals of the ends of the interval.
+    """
     if record is None or record["rate"] is None:
         return dict(EMPTY)
-    interval = f"[{100 * record['low']:.1f}, {100 * record['high']:.1f}] n {record['n']}"
-    return {"value": record["rate"], "shown": f"{100 * record['rate']:.1f} %", "interval": interval}
+    interval = f"[{100 * record['low']:.{digits}f}, {100 * record['high']:.{digits}f}]"
+    return {
+        "value": record["rate"],
+        "shown": f"{100 * record['rate']:.1f} %",
+        "interval": interval,
+        "n": f"n {record['n']}",
+    }
 
 
 def number(value: float | None, low: float | None = None, high: float | None = None, digits: int = 3) -> Cell:
@@ -24,7 +34,7 @@ def number(value: float | None, low: float | None = None, high: float | None = N
     if value is None or not math.isfinite(value):
         return dict(EMPTY)
     interval = f"[{low:.{digits}f}, {high:.{digits}f}]" if low is not None and high is not None else ""
-    return {"value": value, "shown": f"{value:.{digits}f}", "interval": interval}
+    return {"value": value, "shown": f"{value:.{digits}f}", "interval": interval, "n": ""}
 
 
 def category_name(name: str) -> str:

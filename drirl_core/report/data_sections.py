@@ -15,7 +15,8 @@ from drirl_core.config import Config, PolicyConfig
 from drirl_core.graph.layout import Graph
 from drirl_core.redaction import redact_text
 from drirl_core.report.cells import category_name
-from drirl_core.report.plots import Series, horizontal_bars
+from drirl_core.report.drawing import Series
+from drirl_core.report.plots import horizontal_bars
 from drirl_core.report.reading import read_json
 
 PACKAGES = (
@@ -60,8 +61,8 @@ def balance_section(folder: Path, order: Sequence[str]) -> dict[str, Any]:
     }
     before, after = found["before"], found["after"]
     series = [
-        Series(label, [float(row[key]) for row in categories.values()])
-        for key, label in (("raw", "before"), ("rows", "after"))
+        Series(label, [float(row[key]) for row in categories.values()], colour=colour)
+        for key, label, colour in (("raw", "before", "pale"), ("rows", "after", "accent"))
     ]
     text = (
         f"Largest category over smallest: {_ratio(before['imbalance_ratio'])} before, "

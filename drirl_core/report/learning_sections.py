@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from drirl_core import taxonomy
-from drirl_core.report.cells import EMPTY, Cell, category_name, number
-from drirl_core.report.plots import Series, histogram, horizontal_bars, lines
+from drirl_core.benchmarks.measure import ALIGNED
+from drirl_core.report.category_curves import category_section, number_at
+from drirl_core.report.cells import EMPTY, Cell, category_name, number, share
+from drirl_core.report.drawing import Series
+from drirl_core.report.plots import histogram, horizontal_bars, lines
 from drirl_core.report.reading import read_json, read_lines, read_rows
 from drirl_core.stats import bootstrap_mean, pair_calibration
 
@@ -54,51 +56,16 @@ def training_section(policy: Path, sft: Path | None) -> dict[str, Any]:
     text += "Gap: reward of the demonstration minus reward of the completion."
     steps = [float(row["step"]) for row in log]
     drawn = [_curve(log, steps, *curve) for curve in _CURVES if any(curve[0] in row for row in log)]
-    return {"text": text, "charts": drawn, "by_category": _category_curves(log, steps), "metrics": metrics}
+    return {"text": text, "charts": drawn, "by_category": category_section(log, steps), "metrics": metrics}
 
 
 def _curve(
     log: Sequence[Mapping[str, Any]], steps: Sequence[float], key: str, title: str, unit: str, zero: bool
 ) -> Any:
-    values = [_value(row, key) for row in log]
-    return lines(title, steps, [Series(title, values)], x_label="step", y_label=unit, cover=(0.0,) if zero else ())
-
-
-def _category_curves(log: Sequence[Mapping[str, Any]], steps: Sequence[float]) -> list[Any]:
-    """Draw, for each category, its reward (where logged), its reward gap and its alpha, each kind on one scale."""
-    drawn = []
-    for measure, title in (("reward", "Reward"), ("gap", "Reward gap"), ("alpha", "Alpha")):
-        parts = {key: key.split("/") for row in log for key in row}
-        names = sorted(
-            part[1] for part in parts.values() if len(part) == 3 and part[0] == measure and part[2] == "mean"
-        )
-        curves = {name: [_value(row, f"{measure}/{name}/mean") for row in log] for name in names}
-        ends = [value for curve in curves.values() for value in curve if math.isfinite(value)]
-        for name, curve in curves.items():
-            series = [Series(category_name(name), bridged(curve))]
-            drawn.append(
-                lines(
-                    f"{title}: {category_name(name)}", steps, series, x_label="step", y_label=title.lower(), cover=ends
-                )
-            )
-    return drawn
-
-
-def bridged(values: Sequence[float]) -> list[float]:
-    """Fill gaps between known values by straight lines: a category is not in every batch.
-
-    Args:
-        values: numbers at even steps, NaN where unknown.
-
-    Returns:
-        The same; NaN is left before the first and after the last known value.
-    """
-    known = [i for i, value in enumerate(values) if math.isfinite(value)]
-    filled = list(values)
-    for left, right in itertools.pairwise(known):
-        for i in range(left + 1, right):
-            filled[i] = values[left] + (values[right] - values[left]) * (i - left) / (right - left)
-    return filled
+    values = [number_at(row, key) for row in log]
+    return lines(
+        title, steps, [Series(title, values, colour=ALIGNED)], axes=("step", unit), cover=(0.0,) if zero else ()
+    )
 
 
 def reward_section(models: Mapping[str, Path]) -> dict[str, Any]:
@@ -169,8 +136,7 @@ def _within_group(folder: Path, name: str) -> dict[str, Any]:
 def _within_group_cell(row: Mapping[str, Any] | None) -> Cell:
     if not row or row["accuracy"] is None:
         return dict(EMPTY)
-    interval = f"[{100 * row['low']:.0f}, {100 * row['high']:.0f}] n {row['pairs']} / {row['groups']}"
-    return {"value": row["accuracy"], "shown": f"{100 * row['accuracy']:.1f} %", "interval": interval}
+    return share({**row, "rate": row["accuracy"], "n": f"{row['pairs']} / {row['groups']}"}, digits=0)
 
 
 def probe_rows(models: Mapping[str, Path]) -> list[list[Any]]:
@@ -239,12 +205,12 @@ def _accuracy_cell(pairs: Sequence[tuple[str, str, float]]) -> Cell:
     if not pairs:
         return dict(EMPTY)
     rate, low, high, n = accuracy_of(pairs)
-    return {"value": rate, "shown": f"{100 * rate:.1f} %", "interval": f"[{100 * low:.0f}, {100 * high:.0f}] n {n}"}
+    return share({"rate": rate, "low": low, "high": high, "n": n}, digits=0)
 
 
 def _accuracy_chart(pairs: Mapping[str, Sequence[tuple[str, str, float]]]) -> Any:
     series = []
-    for title, sampled in (("against samples", True), ("against contrast", False)):
+    for title, sampled, colour in (("against samples", True, "accent"), ("against contrast", False, "pale")):
         found = [accuracy_of([x for x in own if (x[1] in SAMPLED) == sampled]) for own in pairs.values()]
         if any(n for *_, n in found):
             series.append(
@@ -253,6 +219,7 @@ def _accuracy_chart(pairs: Mapping[str, Sequence[tuple[str, str, float]]]) -> An
                     [f[0] for f in found],
                     [f[1] if f[3] else math.nan for f in found],
                     [f[2] if f[3] else math.nan for f in found],
+                    colour,
                 )
             )
     return horizontal_bars(
@@ -265,13 +232,15 @@ def _accuracy_chart(pairs: Mapping[str, Sequence[tuple[str, str, float]]]) -> An
 
 def _calibration_chart(bins: Sequence[Mapping[str, float]], error: float) -> Any:
     x = [row["confidence"] for row in bins]
-    series = [Series("perfect", x), Series("measured", [row["accuracy"] for row in bins])]
+    series = [
+        Series("measured", [row["accuracy"] for row in bins], colour="accent"),
+        Series("perfect", x, colour="pale"),
+    ]
     return lines(
         f"Calibration (expected error {error:.3f})",
         x,
         series,
-        x_label="confidence: sigmoid of the reward difference",
-        y_label="share right",
+        axes=("confidence: sigmoid of the reward difference", "share right"),
     )
 
 
@@ -340,8 +309,3 @@ def in_order(found: Mapping[str, Path], categories: Sequence[str]) -> dict[str, 
     """Return artifacts by category in the order of the taxonomy, `helpful` last."""
     order = [*categories, taxonomy.HELPFUL]
     return {name: found[name] for name in order if name in found}
-
-
-def _value(row: Mapping[str, Any], key: str) -> float:
-    value = row.get(key)
-    return float(value) if isinstance(value, int | float) else math.nan

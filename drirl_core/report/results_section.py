@@ -8,16 +8,21 @@ from typing import Any
 from drirl_core.benchmarks.measure import ALIGNED, ALL
 from drirl_core.benchmarks.render import EXAMINATION, POLICY_NAMES, Column, score_line
 from drirl_core.benchmarks.suites import PAIRED
+from drirl_core.pictures.palette import key_of
 from drirl_core.report.cells import Cell, category_name, number, share
+from drirl_core.report.drawing import Series
 from drirl_core.report.headline import group_rate, p_value, paired_interval, points, start_policy, verdict
-from drirl_core.report.plots import Curve, Point, Series, horizontal_bars, roc, scatter
+from drirl_core.report.plots import horizontal_bars
 from drirl_core.report.samples import Sample, choose_samples
+from drirl_core.report.share_plots import Curve, Point, roc, scatter
 from drirl_core.text.chain_of_draft import cut_draft
 
 HARMLESS = frozenset({"safe_look_alike", "helpful"})
 """Groups of prompts that should be answered."""
 
 _MOST_CATEGORIES = 16
+_DASHES = {"floor": "2 3", "ceiling": "6 3"}
+"""Lines of the references, which have one colour; those of policies are solid."""
 _HEADLINES = (
     ("unsafe", "rates", "refusal of unsafe"),
     ("safe_look_alike", "rates", "over-refusal"),
@@ -158,7 +163,7 @@ def _difference_rows(results: Mapping[str, Any]) -> list[list[Any]]:
 
 
 def _points(value: float, low: float, high: float) -> Cell:
-    return {"value": value, "shown": points(value), "interval": f"[{points(low)}, {points(high)}]"}
+    return {"value": value, "shown": points(value), "interval": f"[{points(low)}, {points(high)}]", "n": ""}
 
 
 def _pair_rows(results: Mapping[str, Any]) -> list[list[Any]]:
@@ -192,8 +197,8 @@ def _roc(results: Mapping[str, Any]) -> Any:
             _name(row["name"]),
             [(x, y) for x, y in results["roc"][row["name"]]],
             (row["over_refusal"], row["refusal"]),
-            _colour(results, row["name"]),
-            dashed=row["kind"] == "reference",
+            key_of(row["name"], results["policies"]),
+            _DASHES.get(row["name"], ""),
         )
         for row in results["examination"]
         if row["name"] in results["roc"]
@@ -208,11 +213,6 @@ def _roc(results: Mapping[str, Any]) -> Any:
     )
 
 
-def _colour(results: Mapping[str, Any], name: str) -> int:
-    """Give a policy its colour of the other charts, and floor and ceiling the last two of the palette."""
-    return results["policies"].index(name) if name in results["policies"] else {"floor": 6}.get(name, 7)
-
-
 def _bars(results: Mapping[str, Any], group: str) -> Any:
     """Draw refusal per category, or nothing when there is one category or too many for a chart."""
     rates = {(r["category"], r["policy"]): r for r in results["rates"] if r["group"] == group}
@@ -222,7 +222,8 @@ def _bars(results: Mapping[str, Any], group: str) -> Any:
     series = []
     for policy in results["policies"]:
         own = [rates[c, policy] for c in categories]
-        series.append(Series(_name(policy), *([_number(r[key]) for r in own] for key in ("rate", "low", "high"))))
+        numbers = ([_number(r[key]) for r in own] for key in ("rate", "low", "high"))
+        series.append(Series(_name(policy), *numbers, key_of(policy, results["policies"])))
     labels = [f"{category_name(c)} (n {rates[c, results['policies'][0]]['n']})" for c in categories]
     what = "Refusal of unsafe prompts" if group == "unsafe" else "Over-refusal of safe look-alikes"
     return horizontal_bars(f"{what} by category", labels, series, axis="share refused, with 95 % intervals")
@@ -235,7 +236,7 @@ def _balance(results: Mapping[str, Any]) -> Any:
         if over is None or refusal is None or over["rate"] is None or refusal["rate"] is None:
             return None
         x, y = ((r["rate"], r["low"], r["high"]) for r in (over, refusal))
-        found.append(Point(_name(policy), x, y))
+        found.append(Point(_name(policy), x, y, key_of(policy, results["policies"])))
     return scatter(
         "Refusal against over-refusal (top left is best)",
         found,

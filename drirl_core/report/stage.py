@@ -18,8 +18,9 @@ from drirl_core.benchmarks.measure import ALIGNED
 from drirl_core.config import resolved
 from drirl_core.errors import ArtifactError
 from drirl_core.graph.build import Context
+from drirl_core.pictures.palette import PALETTE
 from drirl_core.redaction import redact
-from drirl_core.report import data_sections, learning_sections, results_section
+from drirl_core.report import data_sections, differences_section, gates_section, learning_sections, results_section
 from drirl_core.report.headline import Verdict, group_rate, verdict
 from drirl_core.report.reading import manifests, read_json, read_rows
 from drirl_core.report.samples import CUT_CHARS
@@ -107,6 +108,7 @@ def _compose(context: Context, results: Sequence[dict[str, Any]]) -> tuple[dict[
     balance = data_sections.balance_section(_needed(context, "balance_report"), categories)
     page = {
         "title": f"DR-IRL report: {config.name}",
+        "palette": list(PALETTE.items()),
         "verdict": found,
         "tiles": results_section.tiles(results[0]),
         "suites": [results_section.suite_section(one) for one in results],
@@ -117,6 +119,8 @@ def _compose(context: Context, results: Sequence[dict[str, Any]]) -> tuple[dict[
         "time": data_sections.time_section(made, context.graph),
         "samples": [sample for one in results for sample in _samples(context, one)],
         "cut": CUT_CHARS,
+        "gates": gates_section.gates_section(context),
+        "differences": differences_section.differences_section(config),
         "setting": data_sections.setting_rows(config, results, made),
         "software": data_sections.software_rows(),
         "config": yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=110),

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from drirl_core.pictures.palette import key_of, on_white
 from drirl_core.rewards.fit import Epoch
 
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
+_MAIN, _SECOND, _THIRD, _PALE = (on_white(key) for key in ("accent", "k1", "k2", "pale"))
 
 
 def plot_curve(curve: Sequence[Epoch], best: int, file: Path, title: str) -> None:
@@ -16,16 +17,16 @@ def plot_curve(curve: Sequence[Epoch], best: int, file: Path, title: str) -> Non
     epochs = [point.epoch for point in curve]
 
     def draw(axis: Any) -> None:
-        axis.plot(epochs, [point.train_loss for point in curve], color=_BLUE, label="training loss")
-        axis.plot(epochs, [point.validation_loss for point in curve], color=_ORANGE, label="validation loss")
-        axis.axvline(best, color=_GREY, linestyle="--", linewidth=1, label=f"kept: epoch {best}")
+        axis.plot(epochs, [point.train_loss for point in curve], color=_MAIN, label="training loss")
+        axis.plot(epochs, [point.validation_loss for point in curve], color=_SECOND, label="validation loss")
+        axis.axvline(best, color=_PALE, linestyle="--", linewidth=1, label=f"kept: epoch {best}")
         axis.set_xlabel("epoch")
         axis.set_ylabel("loss")
         other = axis.twinx()
         other.plot(
             epochs,
             [point.validation_accuracy for point in curve],
-            color=_GREEN,
+            color=_THIRD,
             linestyle=":",
             label="validation accuracy",
         )
@@ -52,6 +53,7 @@ def plot_rewards(rewards: Mapping[str, Sequence[float]], file: Path, title: str)
                 density=True,
                 histtype="step",
                 linewidth=2.0 if name == "demonstration" else 1.2,
+                color=on_white(key_of(name, list(rewards))),
                 label=f"{name} ({len(group)})",
             )
         axis.set_xlabel("reward (standard deviations of the training pool)")
@@ -69,9 +71,9 @@ def plot_accuracy(rows: Mapping[str, Mapping[str, float]], file: Path, title: st
         shares = [rows[name]["accuracy"] for name in names]
         below = [max(0.0, rows[name]["accuracy"] - rows[name]["low"]) for name in names]
         above = [max(0.0, rows[name]["high"] - rows[name]["accuracy"]) for name in names]
-        axis.barh(range(len(names)), shares, color=_BLUE, xerr=[below, above], ecolor="black", capsize=2)
+        axis.barh(range(len(names)), shares, color=_MAIN, xerr=[below, above], ecolor="black", capsize=2)
         axis.set_yticks(range(len(names)), [f"{name} (n={rows[name]['n']})" for name in names], fontsize=7)
-        axis.axvline(0.5, color=_GREY, linestyle="--", linewidth=1)
+        axis.axvline(0.5, color=_PALE, linestyle="--", linewidth=1)
         axis.set_xlim(0, 1)
         axis.set_xlabel("share of pairs won, Wilson 95 %")
 
@@ -83,12 +85,12 @@ def plot_calibration(reliability: Sequence[Mapping[str, float]], ece: float, fil
 
     def draw(axis: Any) -> None:
         most = max((row["n"] for row in reliability), default=1)
-        axis.plot([0.5, 1], [0.5, 1], color=_GREY, linestyle="--", linewidth=1)
+        axis.plot([0.5, 1], [0.5, 1], color=_PALE, linestyle="--", linewidth=1)
         axis.scatter(
             [row["confidence"] for row in reliability],
             [row["accuracy"] for row in reliability],
             s=[20 + 120 * row["n"] / most for row in reliability],
-            color=_BLUE,
+            color=_MAIN,
         )
         axis.set_xlim(0.48, 1.02)
         axis.set_ylim(-0.02, 1.05)

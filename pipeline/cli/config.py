@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import importlib
-import inspect
-import pkgutil
 import textwrap
 import typing
 from collections.abc import Iterator, Mapping
-from functools import cache
 from typing import Any, Literal
 
 import yaml
 
 from drirl_core import config as configuration
 from drirl_core.config import Config
+from drirl_core.config.explain import field_help
 from drirl_core.redaction import redact
-
-
-@cache
-def field_help() -> Mapping[tuple[str, str], str]:
-    """Return the string literal under each dataclass field of `drirl_core.config`, by class and field name."""
-    found: dict[tuple[str, str], str] = {}
-    modules = (
-        importlib.import_module(f"{configuration.__name__}.{part.name}")
-        for part in pkgutil.iter_modules(configuration.__path__)
-    )
-    sources = (inspect.getsource(module) for module in (configuration, *modules))
-    for node in (node for source in sources for node in ast.parse(source).body):
-        if not isinstance(node, ast.ClassDef):
-            continue
-        for statement, following in zip(node.body, node.body[1:], strict=False):
-            is_field = isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
-            if is_field and isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-                found[node.name, statement.target.id] = " ".join(str(following.value.value).split())
-    return found
 
 
 def plain_yaml(config: Config) -> str:

@@ -14,6 +14,7 @@ import dagster as dg
 
 from drirl_core.project import Project
 from pipeline.running.launch import QUIET_TAG, stop_run
+from pipeline.running.origin import record_in_location
 from pipeline.running.owner import OWNER_TAG, owner_tag
 from pipeline.wiring.factories import all_definitions
 
@@ -35,13 +36,14 @@ class Execution:
         # With a retry policy, Dagster would treat an interrupt as a failure and start the step again.
         # This run promotes nothing, so a failed gate is only a warning.
         self._job = all_definitions(project, retry=None, gates_block=False).resolve_implicit_global_asset_job_def()
+        record_in_location(instance, self._job.name)
         self._settings: dict[str, Any] = {
             "asset_selection": [dg.AssetKey(name) for name in names],
             "run_config": {
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}
             },  # the listener reports failures
             "tags": {
-                OWNER_TAG: owner_tag(),
+                OWNER_TAG: owner_tag(self.run_id),
                 QUIET_TAG: "true",
                 "dagster/max_retries": "0",
                 "drirl/config": project.config.name,

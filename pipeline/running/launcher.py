@@ -10,7 +10,7 @@ import socket
 
 import dagster as dg
 
-from pipeline.running.owner import OWNER_TAG, owner_is_gone
+from pipeline.running.owner import own_tag, owner_is_gone
 from pipeline.wiring.private import CheckRunHealthResult, WorkerStatus
 
 _CODE_SERVER_TAG = ".dagster/grpc_info"
@@ -31,7 +31,7 @@ class HealthCheckedLauncher(dg.DefaultRunLauncher):
         Args:
             run: a run that is recorded as started.
         """
-        if owner_is_gone(run.tags.get(OWNER_TAG)):
+        if owner_is_gone(own_tag(run)):
             return CheckRunHealthResult(WorkerStatus.FAILED, "the process that ran this run is gone")
         path = json.loads(run.tags.get(_CODE_SERVER_TAG, "{}")).get("socket")
         if path and _nobody_listens(path):

@@ -5,13 +5,26 @@ import os
 import socket
 from pathlib import Path
 
+import dagster as dg
+
 OWNER_TAG = "drirl/owner"
 """Tag of runs without a code server: JSON with host, process id and start time of the process."""
 
 
-def owner_tag() -> str:
-    """Describe this process for `OWNER_TAG`."""
-    return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())})
+def owner_tag(run_id: str = "") -> str:
+    """Describe this process for `OWNER_TAG`.
+
+    Args:
+        run_id: the run that it owns; a run that is started again from the web page takes over the tags of the first.
+    """
+    owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+    return json.dumps({**owner, "run": run_id} if run_id else owner)
+
+
+def own_tag(run: dg.DagsterRun) -> str | None:
+    """Return the owner's tag of a run, unless it was taken over from another run."""
+    tag = run.tags.get(OWNER_TAG)
+    return tag if tag and json.loads(tag).get("run", run.run_id) == run.run_id else None
 
 
 def owner_is_gone(tag: str | None) -> bool:

@@ -1,7 +1,6 @@
 """Make Dagster's asset checks from the rules in `drirl_core.checks`, one step per stage."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import dagster as dg
 
@@ -12,7 +11,7 @@ from drirl_core.graph.layout import Node
 from drirl_core.project import Project
 from pipeline.executors.gpu_spec import GpuSpec, op_tags
 from pipeline.wiring.conditions import BOUNDS, recheck
-from pipeline.wiring.display import finite
+from pipeline.wiring.display import check_metadata
 from pipeline.wiring.resolve import artifact_of
 
 
@@ -62,7 +61,7 @@ def _verdict(instance: dg.DagsterInstance, node: Node, rule: Rule, project: Proj
 
 
 def _result(node: Node, rule: Rule, verdict: Verdict, project: Project, blocking: bool) -> dg.AssetCheckResult:
-    metadata: dict[str, Any] = {name: finite(value) for name, value in verdict.metadata.items()}
+    metadata = check_metadata(rule, verdict)
     if rule.bounds:
         metadata[BOUNDS] = rule.bounds_of(project.config)
     return dg.AssetCheckResult(

@@ -1,4 +1,8 @@
-"""How the metadata of a stage is shown in Dagster: numbers that are plotted over time, pictures, tables."""
+"""How the metadata of a stage is shown in Dagster: key figures in words, pictures and tables, then every raw number.
+
+Dagster shows metadata in the order in which it was reported, and short Markdown at once; longer Markdown, such as a
+picture, behind a button. Numbers are plotted over time.
+"""
 
 import base64
 import json
@@ -7,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from drirl_core.checks.verdicts import Rule, Verdict
+from drirl_core.graph.figures import key_figures, rounded
 from drirl_core.graph.stages import STAGES
 from drirl_core.reporting import Plot, Table
 from drirl_core.store.artifacts import Artifact
 
+KEY_FIGURES = "key figures"
 _LARGEST_PICTURE = 400_000
 _MOST_PICTURES = 8
 
@@ -27,16 +34,23 @@ def pipes_metadata(stage: str, artifact: Artifact, shown: Mapping[str, Any], reu
         reused: whether the artifact was reused instead of built.
 
     Returns:
-        Typed metadata values by name.
+        Typed metadata values by name: key figures, pictures and tables first.
     """
-    metadata: dict[str, Value] = {
+    reported = _stored(artifact) if reused else shown
+    metadata: dict[str, Value] = {}
+    figures = key_figures(reported)
+    if figures:
+        metadata[KEY_FIGURES] = {"type": "md", "raw_value": figure_table(figures)}
+    for kind in (Plot, Table):
+        metadata |= {name: _value(value) for name, value in reported.items() if isinstance(value, kind)}
+    metadata |= {
         "version": _value(artifact.version),
         "path": {"type": "path", "raw_value": str(artifact.path)},
         "reused": _value(reused),
     }
     if artifact.uri:
         metadata["uri"] = _value(artifact.uri)
-    for name, value in (_stored(artifact) if reused else shown).items():
+    for name, value in reported.items():
         metadata.setdefault(name, _value(value))
     table = STAGES[stage].table
     if table and (artifact.path / table.file).is_file():
@@ -44,10 +58,52 @@ def pipes_metadata(stage: str, artifact: Artifact, shown: Mapping[str, Any], reu
     return metadata
 
 
+def check_metadata(rule: Rule, verdict: Verdict) -> dict[str, Any]:
+    """Return what Dagster shows for a check: what it measured as numbers, which are plotted, all else as text.
+
+    A plot of a bound or of a count that never changes would be a straight line, or one point.
+
+    Args:
+        rule: the rule; it names what it measures.
+        verdict: its verdict with all numbers.
+    """
+    found = verdict.metadata
+    measured = {name: finite(value) for name, value in found.items() if rule.measured(name)}
+    bounds = {bound.rpartition(".")[2] for bound in rule.bounds}
+    others = {name: _as_text(value, name in bounds) for name, value in found.items() if name not in measured}
+    return {**measured, **others}
+
+
+def _as_text(value: Any, exact: bool) -> Any:
+    """Write a number as text, rounded unless it is a bound; other values stay."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return str(value) if exact else rounded(value)
+
+
+def figure_table(figures: Sequence[tuple[str, str]]) -> str:
+    """Return key figures as a Markdown table without a heading, short enough for Dagster to show it at once."""
+    rows = [f"| {_cell(words)} | **{_cell(value)}** |" for words, value in figures]
+    return "\n".join(["| | |", "| --- | ---: |", *rows])
+
+
 def _stored(artifact: Artifact) -> dict[str, Any]:
-    pictures = sorted(name for name in artifact.manifest["files"] if name.endswith(".png"))[:_MOST_PICTURES]
-    plots = {Path(name).stem: Plot(artifact.path / name, Path(name).stem.replace("_", " ")) for name in pictures}
-    return {**artifact.metadata, **plots}
+    """Return numbers and pictures of an artifact as its stage reported them.
+
+    Manifests of earlier versions do not list the pictures; they are named by their files then, unless a number has that
+    name.
+    """
+    numbers, files = artifact.metadata, artifact.manifest["files"]
+    listed = artifact.manifest.get("plots")
+    if listed is not None:
+        plots = {name: Plot(artifact.path / file, caption) for name, (file, caption) in listed.items()}
+    else:
+        pictures = {Path(name).stem: name for name in sorted(files) if name.endswith(".png")}
+        plots = {
+            f"{stem}_picture" if stem in numbers else stem: Plot(artifact.path / name, stem.replace("_", " "))
+            for stem, name in pictures.items()
+        }
+    return {**dict(list(plots.items())[:_MOST_PICTURES]), **numbers}
 
 
 def _value(value: Any) -> Value:

@@ -6,6 +6,7 @@ import dagster as dg
 
 from drirl_core.config import Config
 from pipeline.running.events import RunEvent, events_of, problem
+from pipeline.running.owner import own_tag
 from pipeline.wiring.alerts import Alert, Hook, send
 
 _TELLING = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.ASSET_CHECK_EVALUATION}
@@ -14,7 +15,8 @@ _TELLING = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.ASSET_CHECK_EV
 def failure_sensor(config: Config, hooks: Sequence[Hook] = ()) -> dg.SensorDefinition:
     """Return the sensor that raises an alert for each failed run of this code location.
 
-    Runs of `drirl run` are left out: whoever started one sees on the same screen why it failed.
+    Failed steps of `drirl run` are left out: whoever started it sees on the same screen why it failed. A run whose
+    process was killed is reported in any case.
 
     Args:
         config: lists the hooks.
@@ -27,12 +29,10 @@ def failure_sensor(config: Config, hooks: Sequence[Hook] = ()) -> dg.SensorDefin
         description="Raises an alert that says which step of a run failed and why.",
     )
     def alert_on_failed_runs(context: dg.RunFailureSensorContext) -> None:
-        send(
-            failure_alert(context.instance, context.dagster_run, context.failure_event),
-            config.operations.alerts,
-            context.log,
-            hooks,
-        )
+        run = context.dagster_run
+        alert = failure_alert(context.instance, run, context.failure_event)
+        if own_tag(run) is None or not alert.facts["steps"]:
+            send(alert, config.operations.alerts, context.log, hooks)
 
     return alert_on_failed_runs
 

@@ -66,7 +66,7 @@ _EVERY_MORNING = (
 def _result(instance: dg.DagsterInstance, source: dg.AssetKey, hours: float) -> dg.AssetCheckResult:
     name = source.to_user_string()
     records = instance.fetch_observations(source, limit=1).records
-    metadata: dict[str, Any] = {"at_most_hours": hours}
+    metadata: dict[str, Any] = {"at_most_hours": f"{hours:g}"}  # a bound: as a number it would be plotted
     if records:
         age = (time.time() - records[0].timestamp) / 3600
         passed = age <= hours

@@ -13,7 +13,7 @@ from drirl_core.graph.plan import Plan, PlannedAsset, plan
 from drirl_core.project import Project
 from drirl_core.reporting import amount, duration
 from pipeline.wiring.code_references import code_references
-from pipeline.wiring.display import markdown_table
+from pipeline.wiring.display import KEY_FIGURES, figure_table, markdown_table
 
 PANEL, GROUP = "retraining_plan", "operations"
 
@@ -62,12 +62,18 @@ def observation(found: Plan, costs: Mapping[str, Estimate]) -> dict[str, Any]:
         costs: the estimates of its assets.
 
     Returns:
-        The table, the totals as text, and counts as numbers, which Dagster plots over time.
+        Key figures, the table and the totals as text, then counts as numbers, which Dagster plots over time.
     """
     cost = totals(found, costs)
     states = [asset.state for asset in found.assets.values()]
     rows = [_row(asset, costs[asset.name]) for asset in found.assets.values()]
+    figures = [
+        ("assets that are up to date", f"{states.count('up_to_date')} of {len(states)}"),
+        ("assets that would run", str(states.count("will_run"))),
+        ("assets that run only if an input turns out different", str(states.count("may_run"))),
+    ]
     return {
+        KEY_FIGURES: dg.MetadataValue.md(figure_table(figures)),
         "plan": dg.MetadataValue.md(markdown_table(rows)),
         "cost": "nothing to do" if found.up_to_date else str(cost),
         "up_to_date": states.count("up_to_date"),

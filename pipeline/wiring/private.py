@@ -1,8 +1,8 @@
 """All private names of Dagster that are used, in this one file: it shows what an upgrade may break.
 
-Staleness by data version and the health of a run's process have no public interface in Dagster 1.13. The tests of
-`pipeline.wiring.conditions` and of `pipeline.running.launcher` check what the names do; this file checks that they
-exist.
+Staleness by data version, the health of a run's process and the code location that a run belongs to have no public
+interface in Dagster 1.13. The tests of `pipeline.wiring.conditions`, `pipeline.running.launcher` and
+`pipeline.running.origin` check what the names do; this file checks that they exist.
 """
 
 import dagster as dg
@@ -12,7 +12,13 @@ TESTED_VERSION = "1.13.27"
 try:
     from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
     from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
+    from dagster._core.remote_origin import (
+        ManagedGrpcPythonEnvCodeLocationOrigin,
+        RemoteJobOrigin,
+        RemoteRepositoryOrigin,
+    )
     from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
+    from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 except ImportError as error:
     raise ImportError(
         f"drirl uses private names of Dagster and was tested with {TESTED_VERSION}; {dg.__version__} does not "
@@ -25,6 +31,10 @@ __all__ = [
     "TESTED_VERSION",
     "CachingStaleStatusResolver",
     "CheckRunHealthResult",
+    "LoadableTargetOrigin",
+    "ManagedGrpcPythonEnvCodeLocationOrigin",
+    "RemoteJobOrigin",
+    "RemoteRepositoryOrigin",
     "StaleStatus",
     "WorkerStatus",
 ]

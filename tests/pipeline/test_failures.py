@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import uuid
 
 import dagster as dg
 import pytest
@@ -38,12 +39,12 @@ class Watch:
         self.sensor = failure_sensor(_with_alerts(config, quiet), [self.alerts.append])
         self.tick()  # a new sensor begins with the runs after it
 
-    def run(self, *names, behaviour="stub"):
+    def run(self, *names, behaviour="stub", **settings):
         job = all_definitions(
             load(stub_stages.write_settings(self.folder, name=behaviour)), retry=None
         ).resolve_implicit_global_asset_job_def()
         keys = [dg.AssetKey(name) for name in names]
-        return job.execute_in_process(instance=self.instance, asset_selection=keys, raise_on_error=False)
+        return job.execute_in_process(instance=self.instance, asset_selection=keys, raise_on_error=False, **settings)
 
     def made_before(self, *names):
         stub_stages.build_and_record(self.instance, load(stub_stages.write_settings(self.folder)), *names)
@@ -115,6 +116,16 @@ def test_a_blocking_check_is_reported_with_its_finding(watch):
     assert not failed.success
     assert alert.title == f"run {failed.run_id[:8]} failed at reward_model_insult (accuracy_floor)"
     assert alert.text.startswith("reward_model_insult accuracy_floor: ")
+
+
+def test_a_failed_step_of_the_command_line_is_on_its_screen_and_raises_no_alert(watch):
+    """A run that the web page starts again from it takes over its tags, but has no screen."""
+    run_id = str(uuid.uuid4())
+    tags = {OWNER_TAG: owner_tag(run_id)}
+    assert not watch.run("prompt_pool", behaviour="fail=prompt_pool", run_id=run_id, tags=tags).success
+    assert watch.tick() == []
+    again = watch.run("prompt_pool", behaviour="fail=prompt_pool", tags=tags)
+    assert [alert.facts["run_id"] for alert in watch.tick()] == [again.run_id]
 
 
 def test_a_run_whose_process_died_is_reported_without_a_step(watch):

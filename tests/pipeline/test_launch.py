@@ -86,6 +86,7 @@ def test_pictures_and_tables_are_shown_in_place(run):
         picture
         == f"![Loss by epoch](data:image/png;base64,{base64.b64encode(stub_stages.PICTURE).decode()})\n\nLoss by epoch"
     )
+    assert list(run.latest("reward_model_insult").metadata)[:3] == ["key figures", "curve", "version"]
     assert table == "| prompt | reward |\n| --- | --- |\n| a\\|b | 0.1235 |"
 
 
@@ -98,6 +99,7 @@ def test_a_second_run_reuses_the_artifact_and_shows_its_numbers_again(run):
     assert again.metadata["reused"].value is True
     assert again.tags["dagster/data_version"] == first.tags["dagster/data_version"]
     assert again.metadata["prompts"].value == 2
+    assert list(again.metadata)[0] == "key figures"
     assert any("is reused" in line for line in run.lines(result))
 
 

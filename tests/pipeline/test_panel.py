@@ -38,6 +38,10 @@ def test_the_plan_is_shown_and_counted(project, instance, tmp_path):
         "stale": 5,
         "unknown_cost": 0,
     }
+    assert list(shown)[:2] == ["key figures", "plan"]
+    assert f"| assets that are up to date | **{len(project.graph.nodes) - 5} of {len(project.graph.nodes)}** |" in (
+        shown["key figures"].splitlines()
+    )
     assert (shown["seconds"], shown["tokens"]) == (120.0, 3000)
     assert shown["cost"] == "about 2 min 00 s and 3.0k tokens"
     assert (

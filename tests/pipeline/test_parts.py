@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paths import ROOT
 
+from drirl_core.checks.verdicts import Rule, Verdict
 from drirl_core.errors import ConfigError
 from drirl_core.reporting import Plot, Table
 from drirl_core.store.artifacts import ArtifactStore
@@ -21,8 +22,9 @@ from pipeline.instance import home as home_module
 from pipeline.instance.home import chosen_home, prepare_home
 from pipeline.running.launcher import HealthCheckedLauncher
 from pipeline.running.messages import LineReader
+from pipeline.running.origin import LOCATION, MODULE
 from pipeline.running.owner import OWNER_TAG, owner_is_gone, owner_tag
-from pipeline.wiring.display import finite, markdown_table, pipes_metadata
+from pipeline.wiring.display import check_metadata, finite, markdown_table, pipes_metadata
 
 
 class Handler:
@@ -88,6 +90,55 @@ def test_a_reused_artifact_shows_its_stored_numbers_and_pictures(tmp_path):
 
     assert metadata["loss"] == {"type": "float", "raw_value": 0.25}
     assert metadata["loss_curve"]["raw_value"] == "![loss curve](data:image/png;base64,cG5n)\n\nloss curve"
+
+
+def test_key_figures_pictures_and_tables_come_before_the_raw_numbers(tmp_path):
+    """Dagster keeps the order and shows Markdown of fewer than 1000 characters at once."""
+    artifact = _artifact(tmp_path, {"curves.png": b"png"})
+    shown = {
+        "first_reward": 0.5, "last_reward": 1.23456, "kl": 0.0815, "entropy": 2.0, "rows": Table([{"a": 1}]),
+        "curves": Plot(artifact.path / "curves.png", "Curves"),
+    }  # fmt: skip
+    metadata = pipes_metadata("report", artifact, shown, reused=False)
+
+    assert list(metadata) == [
+        "key figures", "curves", "rows", "version", "path", "reused", "first_reward", "last_reward", "kl", "entropy",
+    ]  # fmt: skip
+    figures = metadata["key figures"]
+    assert figures["type"] == "md"
+    assert len(figures["raw_value"]) < 1000
+    assert "| mean reward in the last fifth of the steps | **1.23** |" in figures["raw_value"].splitlines()
+    assert metadata["last_reward"] == {"type": "float", "raw_value": 1.23456}
+
+
+def test_a_reused_artifact_shows_pictures_under_the_names_and_captions_of_its_stage(tmp_path):
+    """A picture file called like a number, which earlier manifests do not list, does not hide the number."""
+    store = ArtifactStore(tmp_path)
+    with store.building("asset", "f") as workspace:
+        (workspace.out / "accuracy.png").write_bytes(b"png")
+        details = {"metadata": {"accuracy": 0.9}, "plots": {"accuracy_plot": ["accuracy.png", "Pairs won"]}}
+        listed = store.publish("asset", "f", workspace, details=details)
+    metadata = pipes_metadata("report", listed, {}, reused=True)
+    assert metadata["accuracy"]["raw_value"] == 0.9
+    assert metadata["accuracy_plot"]["raw_value"].endswith("Pairs won")
+
+    with store.building("other", "f") as workspace:
+        (workspace.out / "accuracy.png").write_bytes(b"png")
+        older = store.publish("other", "f", workspace, details={"metadata": {"accuracy": 0.9}})
+    metadata = pipes_metadata("report", older, {}, reused=True)
+    assert metadata["accuracy"]["raw_value"] == 0.9
+    assert metadata["accuracy_picture"]["type"] == "md"
+
+
+def test_of_a_check_only_what_it_measures_is_a_number():
+    """Numbers are plotted over time; a bound or a count that is always 0 would be one straight line."""
+    rule = Rule("r", "", lambda *_: None, bounds=("checks.max_kl",), measures=("kl", "refusal"))
+    found = {"max_kl": 0.0012345, "kl": 0.5, "not_finite": 0, "suite/refusal": 0.9, "share": 0.123456, "why": "x"}
+
+    assert check_metadata(rule, Verdict(True, "", found)) == {
+        "kl": 0.5, "suite/refusal": 0.9, "max_kl": "0.0012345", "not_finite": "0", "share": "0.123", "why": "x",
+    }  # fmt: skip
+    assert check_metadata(rule, Verdict(True, "", {"kl": float("nan")})) == {"kl": "nan"}
 
 
 def test_a_picture_that_is_too_large_or_gone_is_named_instead(tmp_path):
@@ -201,6 +252,14 @@ def test_the_launcher_notices_a_dead_command_line_run():
     assert _health(**{OWNER_TAG.replace("/", "__"): dead}) == "FAILED"
 
 
+def test_a_run_that_took_over_the_tags_of_a_dead_one_counts_as_running():
+    """Started again from the web page, it has the tags of the first run and another process."""
+    dead = {**json.loads(owner_tag()), "started": "1"}
+
+    assert _health(drirl__owner=json.dumps({**dead, "run": "r"})) == "FAILED"  # _health's own run is called r
+    assert _health(drirl__owner=json.dumps({**dead, "run": "another"})) == "RUNNING"
+
+
 def test_the_committed_instance_settings_load_with_the_launcher(home):
     with dg.DagsterInstance.from_config(str(home)) as instance:
         assert type(instance.run_launcher).__name__ == "HealthCheckedLauncher"
@@ -218,7 +277,7 @@ def test_the_workspace_names_the_code_location_as_pyproject_does():
     entry = yaml.safe_load((ROOT / "workspace.yaml").read_text())["load_from"][0]["python_module"]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text()).get("tool", {}).get("dg", {}).get("project", {})
 
-    assert entry["module_name"] == "pipeline.definitions"
+    assert (entry["location_name"], entry["module_name"]) == (LOCATION, MODULE) == ("drirl", "pipeline.definitions")
     assert entry["location_name"] == project.get("code_location_name", entry["location_name"])
 
 

@@ -173,7 +173,7 @@ def test_a_bound_repeats_its_checks_and_recomputes_nothing(deployment):
         asked = deployment.instance.event_log_storage.get_latest_asset_check_execution_by_key([KL_BOUND])[
             KL_BOUND
         ].evaluation
-        assert (asked.passed, asked.metadata["max_kl"].value) == (passes, bound)
+        assert (asked.passed, asked.metadata["max_kl"].value) == (passes, str(bound))
         assert deployment.changed_since(before) == set()
 
 

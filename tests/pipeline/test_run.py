@@ -52,6 +52,20 @@ def runner(stubbed, home, tmp_path):
     return Runner(home, tmp_path)
 
 
+def test_a_run_belongs_to_the_code_location_so_that_the_overview_lists_it(runner):
+    """The overview leaves out a run without an origin; this one is named as a run from the web page would be."""
+    outcome = runner("prompt_pool")
+    with runner.instance() as instance:
+        run = instance.get_run_by_id(outcome.run_id)
+        listed = instance.get_runs(dg.RunsFilter(tags={".dagster/repository": "__repository__@drirl"}))
+    origin = run.remote_job_origin
+
+    assert [one.run_id for one in listed] == [outcome.run_id]
+    assert (origin.location_name, origin.repository_origin.repository_name) == ("drirl", "__repository__")
+    assert origin.job_name == run.job_name == "__ASSET_JOB"
+    assert run.status is dg.DagsterRunStatus.SUCCESS
+
+
 def test_what_was_built_is_not_built_again(runner):
     first = runner("balance_report")
     second = runner("balance_report")

@@ -12,6 +12,7 @@ from drirl_core.checks.asking import rules_of
 from drirl_core.checks.data import DATASET_COLUMNS
 from drirl_core.checks.verdicts import Verdict, judge
 from drirl_core.graph.layout import Node
+from drirl_core.graph.stages import STAGES
 from drirl_core.project import Project
 from drirl_core.store.tables import write_table
 
@@ -335,3 +336,18 @@ def test_few_rows_may_be_too_long_for_sft(demo, tmp_path, cut, dropped, passed):
 def test_rows_that_an_earlier_version_did_not_count_break_nothing(demo, tmp_path):
     (tmp_path / "metrics.json").write_text("{}")
     assert verdict(demo, tmp_path, "sft_checkpoint", "rows_complete").passed
+
+
+def test_bounds_and_counts_that_are_zero_whenever_a_rule_passes_are_not_plotted():
+    rules = {(stage, rule.name): rule for stage in STAGES for rule in rules_of(stage)}
+    without = {key for key, rule in rules.items() if not rule.measures}
+    assert without == {("dataset", "no_split_leakage"), ("sft_checkpoint", "finite"), ("policy_checkpoint", "finite")}
+    for key, rule in rules.items():
+        assert not [bound for bound in rule.bounds if rule.measured(bound.rpartition(".")[2])], key
+
+
+def test_the_number_that_decides_is_among_what_a_rule_measures(demo, tmp_path):
+    (tmp_path / "metrics.json").write_text(json.dumps({"kl": 0.3}))
+    kl = next(rule for rule in rules_of("policy_checkpoint") if rule.name == "kl_bound")
+    numbers = judge(kl, tmp_path, demo, Node("policy_checkpoint", "policy_checkpoint", None, (), "")).metadata
+    assert {name: kl.measured(name) for name in numbers} == {"kl": True, "max_kl": False}

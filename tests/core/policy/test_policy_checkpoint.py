@@ -33,6 +33,7 @@ def test_the_files_and_metadata_of_the_stage(contexts: Any, capsys: pytest.Captu
         "training_log.jsonl",
         "metrics.json",
         "curves.png",
+        "README.md",
     } <= names
     log = read_log(context.out / "training_log.jsonl")
     assert [row["step"] for row in log] == [1, 2, 3, 4]

@@ -111,9 +111,9 @@ def test_the_policy_learns_its_rows(contexts: Any, capsys: pytest.CaptureFixture
     log = read_log(context.out / "training_log.jsonl")
     assert [row["step"] for row in log] == list(range(1, 13))
     assert not any(is_time(key) for row in log for key in row)
-    assert {"config.json", "model.safetensors", "tokenizer.json", "metrics.json", "times.jsonl", "curves.png"} <= {
-        p.name for p in context.out.iterdir()
-    }
+    names = {p.name for p in context.out.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "metrics.json", "times.jsonl", "curves.png"} <= names
+    assert "supervised fine-tuning" in (context.out / "README.md").read_text(encoding="utf-8")
     load_policy(context.out, context.config.models)
     assert capsys.readouterr().out == ""
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from report_inputs import ReportFolders
 
 from drirl_core.errors import ArtifactError
+from drirl_core.report.category_curves import bridged, smoothed
 from drirl_core.report.headline import paired_interval, start_policy, verdict
-from drirl_core.report.learning_sections import accuracy_of, bridged
+from drirl_core.report.learning_sections import accuracy_of
 
 
 def results_of(folder: Path, refuses: dict[str, tuple[int, int]]) -> dict[str, Any]:
@@ -103,3 +104,12 @@ def test_gaps_in_a_curve_are_bridged_but_not_its_ends() -> None:
     assert found[1:5] == [1.0, 2.0, 3.0, 4.0]
     assert math.isnan(found[0])
     assert math.isnan(found[5])
+
+
+def test_a_smoothed_line_is_the_mean_of_the_known_values_around_each_step() -> None:
+    """Window 3: ends have one neighbour, an unknown value stays unknown and counts for nobody."""
+    nan = math.nan
+    assert smoothed([1.0, 2.0, 6.0], 3) == [1.5, 3.0, 4.0]
+    found = smoothed([1.0, nan, 3.0, 5.0], 3)
+    assert found[0] == 1.0 and math.isnan(found[1]) and found[2:] == [4.0, 4.0]
+    assert smoothed([1.0, 7.0], 1) == [1.0, 7.0]

