@@ -8,9 +8,10 @@ from typing import Any, Literal
 from drirl_core.config import Config, resolved
 from drirl_core.config.checks import MOVED
 from drirl_core.config.slices import ABSENT, slice_of
-from drirl_core.graph.layout import Graph, Node
+from drirl_core.graph.exclusion import EXCLUDED, deciding_inputs, suites_left_out
+from drirl_core.graph.layout import Node
 from drirl_core.graph.stages import STAGES
-from drirl_core.graph.versions import TAXONOMY, code_version, contents, deciding
+from drirl_core.graph.versions import TAXONOMY, code_version, deciding, named_contents, own_view
 from drirl_core.project import Project
 from drirl_core.redaction import redact
 
@@ -20,6 +21,7 @@ Kind = Literal[
     "not_made",
     "gone",
     "source",
+    "excluded",
     "input",
     "new_input",
     "dropped_input",
@@ -36,10 +38,10 @@ class Cause:
     """One reason to recompute an asset.
 
     Args:
-        kind: `not_made`, `gone` (its artifact), `source` (a file's content), `input` (an upstream artifact),
-            `new_input`, `dropped_input`, `algorithm` (its version), `setting`, `content` (what a file holds that a
-            setting names), `settings` where the old ones are not known, or `unknown` where nothing is known of the last
-            build.
+        kind: `not_made`, `gone` (its artifact), `source` (a file's content), `excluded` (the prompts that the suites
+            keep out of it), `input` (an upstream artifact), `new_input`, `dropped_input`, `algorithm` (its version),
+            `setting`, `content` (what a file holds that a setting names), `settings` where the old ones are not known,
+            or `unknown` where nothing is known of the last build.
         what: name of the input or of the content, or dotted name of the setting.
         before: version or value that gave the last artifact; secrets are hidden.
         now: present version or value.
@@ -62,6 +64,7 @@ class Cause:
             "not_made": "not made yet",
             "gone": "its artifact was removed or damaged",
             "source": f"{self.what} changed: {self.path}",
+            "excluded": "the benchmark suites keep other prompts out of it than before",
             "input": f"{self.what} changed",
             "new_input": f"{self.what} is a new input",
             "dropped_input": f"{self.what} is no input any more",
@@ -88,15 +91,15 @@ def causes(node: Node, last: Mapping[str, Any], inputs: Mapping[str, str], proje
     if "inputs" not in last or "code_version" not in last:
         return [Cause("unknown")]
     config = project.config
-    found = [*_input_causes(node, last["inputs"], inputs, project.graph)]
+    found = [*_input_causes(node, last["inputs"], inputs, project)]
     old_algorithm, _, old_slice = str(last["code_version"]).partition("-")
     algorithm, _, own_slice = code_version(node, config).partition("-")
     if old_algorithm != algorithm:
         found.append(Cause("algorithm", node.stage, old_algorithm, algorithm))
     if old_slice != own_slice:
-        sections = deciding(node, config)
-        changed = setting_causes(last.get("config"), config, sections, STAGES[node.stage].unread)
-        found += changed + content_causes(last.get("contents", {}), contents(config, sections)) or [Cause("settings")]
+        before, now = _own_suite(node, last.get("config")), own_view(node, config)
+        changed = setting_causes(before, now, deciding(node, config), STAGES[node.stage].unread)
+        found += changed + content_causes(last.get("contents", {}), named_contents(node, config)) or [Cause("settings")]
     return found
 
 
@@ -161,15 +164,28 @@ def differences(before: Any, now: Any, where: str) -> Iterator[tuple[str, Any, A
         yield where, before, now
 
 
-def _input_causes(node: Node, before: Mapping[str, str], inputs: Mapping[str, str], graph: Graph) -> Iterator[Cause]:
-    for name in node.inputs:
+def _own_suite(node: Node, config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return a former configuration as it decided a node: without the other suites for an asset of one suite."""
+    if config is None or node.suite is None or "benchmarks" not in config:
+        return config
+    suites = [suite for suite in config["benchmarks"].get("suites", []) if suite.get("name") == node.suite]
+    return {**config, "benchmarks": {**config["benchmarks"], "suites": suites}}
+
+
+def _input_causes(
+    node: Node, before: Mapping[str, str], inputs: Mapping[str, str], project: Project
+) -> Iterator[Cause]:
+    now, sources = deciding_inputs(node, inputs, project), project.graph.sources
+    left_out = suites_left_out(node, project.config)
+    for name in (*(name for name in node.inputs if name not in left_out), *([EXCLUDED] if EXCLUDED in now else [])):
         if name not in before:
             yield Cause("new_input", name)
-        elif name in inputs and before[name] != inputs[name]:
-            path = graph.sources.get(name)
-            yield Cause("source" if path else "input", name, before[name], inputs[name], _shown(path) if path else None)
+        elif name in now and before[name] != now[name]:
+            path = sources.get(name)
+            kind: Kind = "excluded" if name == EXCLUDED else "source" if path else "input"
+            yield Cause(kind, name, before[name], now[name], _shown(path) if path else None)
     for name in before:
-        if name not in node.inputs:
+        if name not in node.inputs and name != EXCLUDED:
             yield Cause("dropped_input", name)
 
 

@@ -13,6 +13,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from drirl_core.config import from_resolved, load_config, resolved
+from drirl_core.graph.exclusion import deciding_inputs
 from drirl_core.graph.versions import code_version, source_version
 from drirl_core.store.artifacts import Artifact, fingerprint
 from pipeline.cli.main import app
@@ -67,6 +68,7 @@ def publish(config: Path, name: str, files: dict[str, str], **details: Any) -> A
     versions = {
         n: source_version(graph.sources[n]) if n in graph.sources else store.latest(n).version for n in node.inputs
     }  # type: ignore[union-attr]
+    versions = deciding_inputs(node, versions, project)
     key = fingerprint(name, code_version(node, settings), versions)
     with store.building(name, key) as workspace:
         for file, text in files.items():
