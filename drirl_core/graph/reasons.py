@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drirl_core.config import Config, resolved
+from drirl_core.config.base import differences
 from drirl_core.config.checks import MOVED
-from drirl_core.config.slices import ABSENT, slice_of
+from drirl_core.config.slices import slice_of
 from drirl_core.graph.exclusion import EXCLUDED, deciding_inputs, suites_left_out
 from drirl_core.graph.layout import Node
 from drirl_core.graph.stages import STAGES
@@ -145,25 +146,6 @@ def setting_causes(
     return [Cause("setting", name, *(hidden(name, value) for value in values)) for name, *values in shown]
 
 
-def differences(before: Any, now: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
-    """Walk two values side by side and yield dotted name, old value and new value of each leaf that differs.
-
-    Args:
-        before: plain data.
-        now: plain data.
-        where: dotted name of both; rows of a list that have a `name` are identified by it.
-    """
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        for key in {**before, **now}:
-            yield from differences(before.get(key, ABSENT), now.get(key, ABSENT), f"{where}.{key}")
-    elif _named(before) and _named(now):
-        rows_before, rows_now = ({row["name"]: row for row in rows} for rows in (before, now))
-        for name in {**rows_before, **rows_now}:
-            yield from differences(rows_before.get(name, ABSENT), rows_now.get(name, ABSENT), f"{where}[{name}]")
-    elif before != now:
-        yield where, before, now
-
-
 def _own_suite(node: Node, config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """Return a former configuration as it decided a node: without the other suites for an asset of one suite."""
     if config is None or node.suite is None or "benchmarks" not in config:
@@ -199,10 +181,6 @@ def _categories_changed(before: Sequence[str], now: Sequence[str]) -> str:
     gained, lost = [name for name in now if name not in before], [name for name in before if name not in now]
     changes = [f"{', '.join(names)} {what}" for names, what in ((gained, "added"), (lost, "removed")) if names]
     return "; ".join(changes) or "other order of the categories"
-
-
-def _named(rows: Any) -> bool:
-    return isinstance(rows, list) and bool(rows) and all(isinstance(row, Mapping) and "name" in row for row in rows)
 
 
 def hidden(name: str, value: Any) -> Any:

@@ -67,6 +67,12 @@ def observation(found: Plan, costs: Mapping[str, Estimate]) -> dict[str, Any]:
     cost = totals(found, costs)
     states = [asset.state for asset in found.assets.values()]
     rows = [_row(asset, costs[asset.name]) for asset in found.assets.values()]
+    numbers = {
+        "seconds": cost.seconds,
+        "most_seconds": cost.most_seconds,
+        "tokens": None if cost.tokens is None else round(cost.tokens),
+        "most_tokens": None if cost.most_tokens is None else round(cost.most_tokens),
+    }
     return {
         "plan": dg.MetadataValue.md(markdown_table(rows)),
         "cost": "nothing to do" if found.up_to_date else str(cost),
@@ -75,10 +81,7 @@ def observation(found: Plan, costs: Mapping[str, Estimate]) -> dict[str, Any]:
         "may_run": states.count("may_run"),
         "stale": sum(asset.stale for asset in found.assets.values()),
         "unknown_cost": len(cost.never_ran) + len(cost.not_comparable),
-        "seconds": cost.seconds,
-        "most_seconds": cost.most_seconds,
-        "tokens": round(cost.tokens),
-        "most_tokens": round(cost.most_tokens),
+        **{name: number for name, number in numbers.items() if number is not None},  # unknown costs are not 0
     }
 
 
