@@ -75,10 +75,14 @@ def _values(kind: Any) -> list[str]:
 
 
 def _project(ctx: click.Context) -> Any:
+    """Return the project of the configuration on the command line.
+
+    An option whose value is being typed ends the reading of the line, so that the file may be among the words left.
+    """
     from pipeline.cli.common import DEFAULT_CONFIG, read_project
 
-    file = ctx.params.get("old") or ctx.params.get("config") or DEFAULT_CONFIG
-    return read_project(Path(file))
+    file = ctx.params.get("old") or next((word for word in ctx.args if word.endswith((".yaml", ".yml"))), None)
+    return read_project(Path(file or ctx.params.get("config") or DEFAULT_CONFIG), ctx.params.get("changes"))
 
 
 def _starting(incomplete: str, names: Callable[[], list[str]]) -> list[str]:
