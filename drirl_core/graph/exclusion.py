@@ -44,16 +44,36 @@ def deciding_inputs(node: Node, versions: Mapping[str, str], project: Project) -
     Raises:
         DataError: a source or a suite cannot be read.
     """
-    own = {name: versions[name] for name in node.inputs if name in versions}
-    suites = suites_left_out(node, project.config)
-    if not suites:
-        return own
-    rest = {name: version for name, version in own.items() if name not in suites}
+    rest = plain_inputs(node, versions, project.config)
     sources = [name for name in node.inputs if name in project.graph.sources]
-    if any(name not in own for name in sources):
+    if not suites_left_out(node, project.config) or any(name not in versions for name in sources):
         return rest
-    found = _excluded(node, {name: own[name] for name in sources}, project)
+    found = _excluded(node, {name: versions[name] for name in sources}, project)
     return {**rest, EXCLUDED: found} if found else rest
+
+
+def plain_inputs(node: Node, versions: Mapping[str, str], config: Config) -> dict[str, str]:
+    """Return the known versions of those inputs of a node that count by themselves."""
+    suites = suites_left_out(node, config)
+    return {name: versions[name] for name in node.inputs if name in versions and name not in suites}
+
+
+def may_be_there(node: Node, code: str, versions: Mapping[str, str], project: Project) -> bool:
+    """Tell whether an artifact can exist of a node, before its suites are read: only suites may have changed.
+
+    Args:
+        node: the asset.
+        code: its present code version.
+        versions: versions of all its inputs.
+        project: the configuration, its graph and its store.
+    """
+    if not suites_left_out(node, project.config):
+        return True
+    now = plain_inputs(node, versions, project.config)
+    return any(
+        record.get("code_version") == code and {**record.get("inputs", {}), EXCLUDED: ""} == {**now, EXCLUDED: ""}
+        for record in project.store.records(node.name)
+    )
 
 
 def suites_left_out(node: Node, config: Config) -> tuple[str, ...]:

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from drirl_core.errors import ConfigError, nearest
-from drirl_core.graph.exclusion import deciding_inputs, suites_left_out, unchanged_by
+from drirl_core.graph.exclusion import deciding_inputs, may_be_there, suites_left_out, unchanged_by
 from drirl_core.graph.layout import Graph, Node, suite_source
 from drirl_core.graph.reasons import Cause, causes
-from drirl_core.graph.stages import STAGES
 from drirl_core.graph.versions import code_version, source_version
 from drirl_core.project import Project
 from drirl_core.store.artifacts import fingerprint
@@ -114,11 +113,12 @@ def _walk(project: Project, nodes: Iterable[Node]) -> tuple[dict[str, PlannedAss
     unchanged: dict[str, set[str]] = {}
     for node in nodes:
         found, key = None, ""
-        # Suites are read and compared with the prompts only where there is something that may stay as it is.
-        comparable = not STAGES[node.stage].excluded or project.store.was_made(node.name)
-        if comparable and all(name in versions for name in node.inputs):
-            key = fingerprint(node.name, code_version(node, project.config), deciding_inputs(node, versions, project))
-            found = project.store.find(node.name, key, fetch=False)
+        if all(name in versions for name in node.inputs):
+            code = code_version(node, project.config)
+            # To compare suites with many prompts takes time, so it is done only where it decides.
+            if may_be_there(node, code, versions, project):
+                key = fingerprint(node.name, code, deciding_inputs(node, versions, project))
+                found = project.store.find(node.name, key, fetch=False)
         if found:
             unchanged[node.name] = set(unchanged_by(node, key, versions, project))
             versions[node.name] = found.version

@@ -101,7 +101,7 @@ def causes(node: Node, last: Mapping[str, Any], inputs: Mapping[str, str], proje
         before, now = _own_suite(node, last.get("config")), own_view(node, config)
         changed = setting_causes(before, now, deciding(node, config), STAGES[node.stage].unread)
         found += changed + content_causes(last.get("contents", {}), named_contents(node, config)) or [Cause("settings")]
-    return found
+    return found or [*_excluded_causes(node, last["inputs"], inputs, project)]
 
 
 def content_causes(before: Mapping[str, str], now: Mapping[str, str]) -> list[Cause]:
@@ -157,18 +157,25 @@ def _own_suite(node: Node, config: Mapping[str, Any] | None) -> Mapping[str, Any
 def _input_causes(
     node: Node, before: Mapping[str, str], inputs: Mapping[str, str], project: Project
 ) -> Iterator[Cause]:
-    now, sources = deciding_inputs(node, inputs, project), project.graph.sources
     left_out = suites_left_out(node, project.config)
-    for name in (*(name for name in node.inputs if name not in left_out), *([EXCLUDED] if EXCLUDED in now else [])):
+    for name in (name for name in node.inputs if name not in left_out):
         if name not in before:
             yield Cause("new_input", name)
-        elif name in now and before[name] != now[name]:
-            path = sources.get(name)
-            kind: Kind = "excluded" if name == EXCLUDED else "source" if path else "input"
-            yield Cause(kind, name, before[name], now[name], _shown(path) if path else None)
+        elif name in inputs and before[name] != inputs[name]:
+            path = project.graph.sources.get(name)
+            yield Cause("source" if path else "input", name, before[name], inputs[name], _shown(path) if path else None)
     for name in before:
         if name not in node.inputs and name != EXCLUDED:
             yield Cause("dropped_input", name)
+
+
+def _excluded_causes(
+    node: Node, before: Mapping[str, str], inputs: Mapping[str, str], project: Project
+) -> Iterator[Cause]:
+    """Compare what the suites keep out, where nothing else differs: that takes time with many prompts."""
+    now = deciding_inputs(node, inputs, project)
+    if EXCLUDED in now and now[EXCLUDED] != before.get(EXCLUDED):
+        yield Cause("excluded", EXCLUDED, before.get(EXCLUDED), now[EXCLUDED])
 
 
 def _shown(path: Path) -> str:

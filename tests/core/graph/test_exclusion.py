@@ -187,6 +187,20 @@ def test_a_suite_that_cannot_be_read_is_named_before_anything_is_built(tmp_path:
         plan(Project(config), ["prompt_pool"])
 
 
+def test_suites_are_read_only_where_nothing_else_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many prompts the comparison takes time; a pool whose source changed is built again in any case."""
+    suite = _suite(tmp_path / "one", OTHER)
+    project = Project(_config(tmp_path, suite))
+    versions = {name: source_version(path) for name, path in project.graph.sources.items()}
+    build(project.graph.nodes["prompt_pool"], project, versions, SilentReporter())
+    monkeypatch.setattr(exclusion, "_excluded", None)
+    settings = plan(Project(_config(tmp_path, suite, seed=1)), ["prompt_pool"]).assets["prompt_pool"]
+    assert settings.why == "seed: 0 -> 1"
+    _jsonl(tmp_path / "mine.jsonl", [{"prompt": PROMPTS[0], "category": "insult"}])
+    source = plan(Project(load_config(tmp_path / "run.yaml", {"benchmarks.suites": [suite]})), ["prompt_pool"])
+    assert [cause.kind for cause in source.assets["prompt_pool"].causes] == ["source"]
+
+
 def test_an_empty_store_is_planned_without_reading_a_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exclusion, "_excluded", None)
     planned = plan(Project(_config(tmp_path, _suite(tmp_path / "one", PROMPTS[0]))))

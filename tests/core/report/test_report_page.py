@@ -9,10 +9,12 @@ import pytest
 from report_inputs import ANSWER, LOOP, ReportFolders
 
 from drirl_core.config import (
+    BaseConfig,
     BenchmarksConfig,
     CompletionsConfig,
     DemonstrationsConfig,
     DemonstratorConfig,
+    DifferenceConfig,
     PolicyConfig,
     SuiteConfig,
 )
