@@ -166,14 +166,13 @@ def test_another_model_or_length_is_another_evaluation(project: Project, tmp_pat
     import dataclasses
 
     suites = find_suites(["twins"], project)
-    base = evaluate(find_subject("base", Named(project)), suites, project, RecordingReporter())["twins"]
+    evaluate(find_subject("base", Named(project)), suites, project, RecordingReporter())
     other = make_tiny_policy(tmp_path / "other", seed=9)
-    changed = evaluate(find_subject(str(other), Named(project)), suites, project, RecordingReporter())["twins"]
+    evaluate(find_subject(str(other), Named(project)), suites, project, RecordingReporter())
     benchmarks = dataclasses.replace(project.config.benchmarks, max_new_tokens=5)
     longer = Project(dataclasses.replace(project.config, benchmarks=benchmarks))
-    long = evaluate(find_subject("base", Named(longer)), suites, longer, RecordingReporter())["twins"]
-    keys = {found.manifest["fingerprint"] for found in (base, changed, long)}
-    assert len(keys) == 3
+    evaluate(find_subject("base", Named(longer)), suites, longer, RecordingReporter())
+    assert len({record["fingerprint"] for record in project.store.records("evaluation_twins")}) == 3
 
 
 def test_what_cannot_be_used_is_named_before_a_model_loads(
