@@ -9,6 +9,7 @@ PIP_ARGS ?=
 # For dagster, dagster.yaml switches telemetry off; dg reads only the dagster.yaml of DAGSTER_HOME
 export DAGSTER_DISABLE_TELEMETRY := yes
 
+.DEFAULT_GOAL := help
 .PHONY: demo dev test test-slow check check-defs docs bench clean help
 
 help:            ## show this list

@@ -88,7 +88,7 @@ def build_benchmark(context: Context) -> dict[str, Any]:
     examinees: list[Examinee] = [floor]
     scores: dict[tuple[str, str], float] = {}
     for policy, reference in policies.items():
-        own = _answer(context, policy, reference, rows)
+        own = answer(context, policy, reference, rows)
         scored = refusal_scores(context, reference, [row.prompt for row in asked])
         replies += own
         examinees.append(policy_examinee(policy, [reply for reply in own if reply.row.group in PAIRED], scored))
@@ -102,7 +102,7 @@ def build_benchmark(context: Context) -> dict[str, Any]:
         **results(replies, config.resamples, context.config.seed),
         **examine(asked, examinees, config.resamples, context.config.seed),
     }
-    write_table(context.out / "replies.parquet", _table(replies, scores), SCHEMA)
+    write_table(context.out / "replies.parquet", reply_rows(replies, scores), SCHEMA)
     write_table(context.out / "references.parquet", _reference_table(asked, (floor, ceiling)), REFERENCES)
     (context.out / "results.json").write_text(
         json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8"
@@ -147,11 +147,21 @@ def _references(context: Context, rows: Sequence[BenchmarkRow]) -> tuple[Examine
     )
 
 
-def _answer(context: Context, policy: str, reference: str | Path, rows: Sequence[BenchmarkRow]) -> list[Judged]:
+def answer(context: Context, policy: str, reference: str | Path, rows: Sequence[BenchmarkRow]) -> list[Judged]:
+    """Let a policy answer rows greedily, and judge its replies; rows answered before are read from the row cache.
+
+    Args:
+        context: of the stage, or of an evaluation.
+        policy: name for the tables.
+        reference: model reference or checkpoint directory.
+        rows: N rows of a suite.
+
+    Returns:
+        N judged replies, in the order of the rows.
+    """
     config = context.config.benchmarks
-    context.reporter.log(
-        f"{POLICY_NAMES[policy]}: {len(rows)} greedy replies of at most {config.max_new_tokens} tokens"
-    )
+    name = POLICY_NAMES.get(policy, policy)
+    context.reporter.log(f"{name}: {len(rows)} greedy replies of at most {config.max_new_tokens} tokens")
     # Greedy decoding draws nothing, so a fixed seed keeps the stored replies valid when the run's seed changes.
     settings = sampling.SamplingSettings(
         max_new_tokens=config.max_new_tokens, temperature=0.0, batch_size=config.batch_size, seed=0
@@ -166,7 +176,13 @@ def _answer(context: Context, policy: str, reference: str | Path, rows: Sequence
     ]
 
 
-def _table(replies: Sequence[Judged], scores: Mapping[tuple[str, str], float]) -> list[dict[str, Any]]:
+def reply_rows(replies: Sequence[Judged], scores: Mapping[tuple[str, str], float]) -> list[dict[str, Any]]:
+    """Return the rows of `replies.parquet`.
+
+    Args:
+        replies: judged replies.
+        scores: refusal score by policy and prompt; rows without one get none.
+    """
     return [
         {
             "suite": reply.row.suite,

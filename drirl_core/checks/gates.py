@@ -7,6 +7,7 @@ from typing import Any
 from drirl_core.checks.asking import rules_of
 from drirl_core.checks.verdicts import Verdict, judge
 from drirl_core.errors import ArtifactError
+from drirl_core.graph.planned import Named
 from drirl_core.project import Project
 from drirl_core.promotion import CANDIDATE
 from drirl_core.store.artifacts import Artifact, ArtifactStore
@@ -73,22 +74,20 @@ def _ancestors(store: ArtifactStore, artifact: Artifact) -> Iterator[tuple[str, 
                 yield name, version
 
 
-def candidate_of(project: Project, version: str | None = None) -> Artifact:
-    """Return a candidate: the named one, else the newest.
+def candidate_of(project: Project, version: str | None = None, build: str = "drirl run") -> Artifact:
+    """Return a candidate: the named one, else that of the configuration.
 
     Args:
-        project: names the artifact store.
+        project: the configuration, its graph and its store.
         version: version, or its beginning, of a `promotion_candidate` or of its policy.
+        build: the command that builds the configuration, for messages.
 
     Raises:
         ArtifactError: there is none, or the version names none or several.
     """
     store = project.store
     if version is None:
-        newest = store.latest(CANDIDATE)
-        if newest is None:
-            raise ArtifactError(f"there is no candidate under {store.place} yet; make one with `drirl run`")
-        return newest
+        return Named(project, build).one(CANDIDATE)
     known = {
         record["version"]: str(record.get("metadata", {}).get("policy", "")) for record in store.records(CANDIDATE)
     }

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from drirl_core.config.base import BASE, BaseConfig, DifferenceConfig, base_file, differences_from
 from drirl_core.config.checks import ChecksConfig, refuse_moved, upgraded
 from drirl_core.config.data import (
     CompletionsConfig,
@@ -45,14 +46,15 @@ from drirl_core.config.training import (
     SftConfig,
     SuiteConfig,
 )
+from drirl_core.errors import ConfigError
 from drirl_core.store.remote import check_uri
 
 __all__ = [
-    "EMBEDDED", "INBOX", "AlertHookConfig", "AlertsConfig", "BenchmarksConfig", "ChecksConfig", "CompletionsConfig",
-    "Config", "DemonstrationsConfig", "DemonstratorConfig", "ExecutionConfig", "FreshnessConfig", "HardnessConfig",
-    "InboxConfig", "LoraConfig", "ModelsConfig", "OperationsConfig", "PolicyConfig", "PromotionConfig", "PromptsConfig",
-    "RewardsConfig", "SftConfig", "SourceConfig", "SuiteConfig", "from_resolved", "load_config", "resolved",
-    "slice_hash",
+    "EMBEDDED", "INBOX", "AlertHookConfig", "AlertsConfig", "BaseConfig", "BenchmarksConfig", "ChecksConfig",
+    "CompletionsConfig", "Config", "DemonstrationsConfig", "DemonstratorConfig", "DifferenceConfig", "ExecutionConfig",
+    "FreshnessConfig", "HardnessConfig", "InboxConfig", "LoraConfig", "ModelsConfig", "OperationsConfig",
+    "PolicyConfig", "PromotionConfig", "PromptsConfig", "RewardsConfig", "SftConfig", "SourceConfig", "SuiteConfig",
+    "from_resolved", "load_config", "resolved", "slice_hash",
 ]  # fmt: skip
 
 
@@ -95,6 +97,8 @@ class Config:
     """Dagster steps."""
     operations: OperationsConfig = field(default_factory=OperationsConfig)
     """Drop folder and alerts."""
+    base: BaseConfig = field(default_factory=BaseConfig, compare=False)
+    """Filled in when the file is read, never by the user: which file it started from, and what differs."""
 
     def __post_init__(self) -> None:
         check_uri(self.root)
@@ -155,6 +159,7 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         ConfigError: the file is missing or not YAML, a key is unknown, a type is wrong or settings contradict.
     """
     merged = read(Path(path))
+    require(BASE not in merged, f"config file {path}: {BASE!r} is filled in when the file is read; remove it")
     for dotted, value in (overrides or {}).items():
         *parents, last = dotted.split(".")
         node = merged
@@ -165,7 +170,22 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         anchor_paths(change, Path.cwd())
         node.update(change)
     refuse_moved(merged)
-    return build(Config, merged)
+    require(BASE not in merged, f"{BASE!r} is filled in when the file is read; it cannot be set")
+    config = build(Config, merged)
+    return dataclasses.replace(config, base=_base(Path(path), config, bool(overrides)))
+
+
+def _base(path: Path, config: Config, changed: bool) -> BaseConfig:
+    """Compare a configuration with the file that its own file extends, or with that file without the overrides."""
+    file = base_file(path)
+    if file == path.resolve() and not changed:
+        return BaseConfig(str(file))
+    data = read(file)
+    try:
+        before = resolved(build(Config, data))
+    except ConfigError:  # a base that holds only a part of the settings
+        before = data
+    return BaseConfig(str(file), tuple(differences_from(before, resolved(config))))
 
 
 def resolved(config: Any) -> dict[str, Any]:

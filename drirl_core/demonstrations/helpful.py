@@ -19,6 +19,9 @@ from drirl_core.prompts.losses import SourceLosses
 from drirl_core.store.tables import prompt_id, read_table, write_table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from drirl_core.config import Config
     from drirl_core.graph.build import Context
 
 KINDS = ("general", "look_alike")
@@ -39,8 +42,7 @@ def build_helpful(context: Context) -> dict[str, Any]:
         DataError: a source cannot be read, no refusal is usable, or too few rows are usable to fill the three splits.
     """
     settings, quarantine = context.config.demonstrations, []
-    path = context.inputs[f"source_{settings.helpful.name}"]
-    read = read_columns(settings.helpful, path, ("prompt", "answer"), ("kind", "licence", "style", "twin_of"))
+    read = read_harmless(context.config, context.inputs[f"source_{settings.helpful.name}"])
     failures = _judge(read, context)
     unsafe = read_unsafe(context.inputs["prompt_pool"], context.named("safety_dataset"))
     rows = []
@@ -59,6 +61,21 @@ def build_helpful(context: Context) -> dict[str, Any]:
     twins = sum(bool(row["twin_of"]) for row in rows)
     losses = [*losses_of(settings.helpful, read, failures), *lost_refusals]
     return publish(context, rows, quarantine, {**kinds, "twins": twins, "refusals": len(refusals)}, losses)
+
+
+def read_harmless(config: Config, path: Path) -> list[Row]:
+    """Read the harmless prompts with their answers.
+
+    Args:
+        config: names the source.
+        path: its file.
+
+    Raises:
+        ConfigError: the column map names a column that is not read.
+        DataError: the file cannot be read, is empty or lacks a needed or mapped column.
+    """
+    source = config.demonstrations.helpful
+    return read_columns(source, path, ("prompt", "answer"), ("kind", "licence", "style", "twin_of"))
 
 
 def _judge(rows: Sequence[Row], context: Context) -> list[Failure | None]:

@@ -16,9 +16,10 @@ from typing import Any
 from drirl_core.checks.asking import require_kept
 from drirl_core.config import Config, resolved
 from drirl_core.errors import ArtifactError, DataError
+from drirl_core.graph.exclusion import deciding_inputs, suites_of
 from drirl_core.graph.layout import INBOX_SOURCE, Graph, Node
 from drirl_core.graph.stages import STAGES, lazy
-from drirl_core.graph.versions import code_version, contents, deciding, source_version
+from drirl_core.graph.versions import code_version, named_contents, source_version
 from drirl_core.project import Project
 from drirl_core.reporting import Plot, Reporter
 from drirl_core.store.artifacts import Artifact, ArtifactStore, Workspace, fingerprint
@@ -93,9 +94,10 @@ def build(
     if missing:
         have = "has" if len(missing) == 1 else "have"
         raise ArtifactError(f"{node.name} needs {', '.join(missing)}, which {have} not been materialized")
-    inputs = {name: versions[name] for name in node.inputs}
-    named = contents(project.config, deciding(node, project.config))
+    given = {name: versions[name] for name in node.inputs}
+    named = named_contents(node, project.config)
     code = code_version(node, project.config, named)  # of these contents, which are hashed again when it is done
+    inputs = deciding_inputs(node, given, project)
     key = fingerprint(node.name, code, inputs)
     with store.building(node.name, key, reporter.log) as workspace:
         found = store.find(node.name, key)
@@ -107,8 +109,8 @@ def build(
         if node.stage == FIRST_STAGE:
             _look_ahead(project)
         started = time.monotonic()
-        shown = _run(node, project, inputs, workspace, reporter)
-        changed = _changed_meanwhile(node, project, inputs, named)
+        shown = _run(node, project, given, workspace, reporter)
+        changed = _changed_meanwhile(node, project, given, named)
         if changed.keys() == {INBOX_SOURCE}:
             reporter.log(
                 f"{node.name}: the drop folder changed while it was read; building again from what it holds now"
@@ -122,6 +124,7 @@ def build(
             "metadata": {**plain, "seconds": seconds},
             "plots": _plots(shown, workspace.out),
             "inputs": inputs,
+            **suites_of(node, given, project.config),
             "code_version": code,
             "contents": named,
             "config": resolved(project.config),
@@ -190,11 +193,11 @@ def _changed_meanwhile(
 
     A file edited after it was hashed would be kept under the version it had before.
     """
-    sources, config = project.graph.sources, project.config
+    sources = project.graph.sources
     now = {name: source_version(sources[name]) for name in node.inputs if name in sources}
     changed = {name: version for name, version in now.items() if version != versions[name]}
     return changed | {
-        name: digest for name, digest in contents(config, deciding(node, config)).items() if digest != named.get(name)
+        name: digest for name, digest in named_contents(node, project.config).items() if digest != named.get(name)
     }
 
 

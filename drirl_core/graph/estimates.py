@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from drirl_core.config import from_resolved, resolved
+from drirl_core.config.base import differences
+from drirl_core.config.slices import ABSENT
 from drirl_core.graph.layout import Node
 from drirl_core.graph.plan import Plan
-from drirl_core.graph.reasons import ABSENT, differences, hidden
+from drirl_core.graph.reasons import hidden
 from drirl_core.graph.stages import STAGES
 from drirl_core.graph.versions import deciding
 from drirl_core.project import Project
@@ -61,35 +63,40 @@ class Totals:
     """What a plan will cost altogether.
 
     Args:
-        seconds: of what will run, as far as it is known.
-        tokens: of what will run, as far as it is known.
-        most_seconds: of what will or may run.
-        most_tokens: of what will or may run.
+        seconds: of what will run, as far as it is known; None when nothing is known of it.
+        tokens: of what will run, as far as it is known; None when nothing is known of it.
+        most_seconds: of what will or may run, in the same way.
+        most_tokens: of what will or may run, in the same way.
         never_ran: pending assets that never ran here.
         not_comparable: pending assets that ran only with settings that cost something else.
         tokens_unknown: pending assets whose seconds are known, but not their tokens.
     """
 
-    seconds: float
-    tokens: float
-    most_seconds: float
-    most_tokens: float
+    seconds: float | None
+    tokens: float | None
+    most_seconds: float | None
+    most_tokens: float | None
     never_ran: tuple[str, ...]
     not_comparable: tuple[str, ...]
     tokens_unknown: tuple[str, ...]
 
     def __str__(self) -> str:
         """Say it in one line."""
-        least, most = self._cost(self.seconds, self.tokens), self._cost(self.most_seconds, self.most_tokens)
         unknown = [
             f"{_counted(len(names), 'asset')} never ran {where}"
             for names, where in ((self.never_ran, "here"), (self.not_comparable, "with such settings"))
             if names
         ]
-        known = f"about {least}" + (f", or {most} if all that may run does" if most != least else "")
-        return "; ".join(unknown if unknown and not self.most_seconds else [known, *unknown])
+        least, most = self._cost(self.seconds, self.tokens), self._cost(self.most_seconds, self.most_tokens)
+        if least is None:  # no cost is known of what runs for certain
+            known = [] if most is None else [f"about {most} for what may run"]
+            return "; ".join([*known, *unknown])
+        may_run = f", or {most} if all that may run does" if most not in (None, least) else ""
+        return "; ".join([f"about {least}{may_run}", *unknown])
 
-    def _cost(self, seconds: float, tokens: float) -> str:
+    def _cost(self, seconds: float | None, tokens: float | None) -> str | None:
+        if seconds is None:
+            return None
         return duration(seconds) + (
             f" and {'at least ' if self.tokens_unknown else ''}{amount(tokens)} tokens" if tokens else ""
         )
@@ -155,14 +162,20 @@ def totals(found: Plan, known: Mapping[str, Estimate]) -> Totals:
     every = [each for _, each in pending]
     unknown = [(asset.name, each) for asset, each in pending if each.seconds is None]
     return Totals(
-        sum(each.seconds or 0.0 for each in sure),
-        sum(each.tokens or 0.0 for each in sure),
-        sum(each.seconds or 0.0 for each in every),
-        sum(each.tokens or 0.0 for each in every),
+        _sum([each.seconds for each in sure]),
+        _sum([each.tokens for each in sure]),
+        _sum([each.seconds for each in every]),
+        _sum([each.tokens for each in every]),
         tuple(name for name, each in unknown if each.last is None),
         tuple(name for name, each in unknown if each.last is not None),
         tuple(asset.name for asset, each in pending if each.seconds is not None and each.tokens is None),
     )
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    """Add up what is known; None where that would be 0 because something is not known."""
+    known = sum(value for value in values if value is not None)
+    return None if not known and None in values else float(known)
 
 
 def _others(node: Node, before: Mapping[str, Any] | None, now: Mapping[str, Any], models: Sequence[str]) -> list[str]:

@@ -156,7 +156,8 @@ def _source(source: SourceConfig) -> str:
     return f"source_{source.name}"
 
 
-def _suite_source(suite: str) -> str:
+def suite_source(suite: str) -> str:
+    """Return the asset name of a suite's files."""
     return f"source_suite_{suite}"
 
 
@@ -166,7 +167,7 @@ def _sources(config: Config) -> dict[str, Path]:
     sources = [*config.prompt_sources, demonstrations.helpful, demonstrations.refusals]
     found = {_source(source): source_path(source) for source in sources}
     for suite in config.benchmarks.suites:
-        found[_suite_source(suite.name)] = suite_folder(suite.name, suite.path)
+        found[suite_source(suite.name)] = suite_folder(suite.name, suite.path)
     if demonstrator.kind == "file":
         found[_source(demonstrator.source)] = source_path(demonstrator.source)
     return found
@@ -177,11 +178,11 @@ def _prompt_sources(config: Config, member: str | None) -> tuple[str, ...]:
 
 
 def _suite_sources(config: Config, member: str | None) -> tuple[str, ...]:
-    return tuple(_suite_source(suite.name) for suite in config.benchmarks.suites)
+    return tuple(suite_source(suite.name) for suite in config.benchmarks.suites)
 
 
 def _own_suite(config: Config, member: str | None) -> tuple[str, ...]:
-    return (_suite_source(str(member)),)
+    return (suite_source(str(member)),)
 
 
 def _harmless_rows(config: Config, member: str | None) -> tuple[str, ...]:

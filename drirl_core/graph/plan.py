@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from drirl_core.errors import ConfigError, nearest
-from drirl_core.graph.layout import Graph, Node
+from drirl_core.graph.exclusion import deciding_inputs, may_be_there, suites_left_out, unchanged_by
+from drirl_core.graph.layout import Graph, Node, suite_source
 from drirl_core.graph.reasons import Cause, causes
 from drirl_core.graph.versions import code_version, source_version
 from drirl_core.project import Project
@@ -58,11 +59,13 @@ class Plan:
         assets: every requested asset, in the order of the graph.
         left_out: stale assets that `stale` selects and need one that was never made.
         known: versions of all assets that were found to be up to date, requested or not.
+        notes: what reading the benchmark suites showed, in sentences for people.
     """
 
     assets: Mapping[str, PlannedAsset]
     left_out: Sequence[str] = ()
     known: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     @property
     def pending(self) -> list[PlannedAsset]:
@@ -88,37 +91,62 @@ def plan(project: Project, select: Iterable[str] | None = None) -> Plan:
 
     Raises:
         ConfigError: a selected name is no asset.
-        DataError: a source file cannot be read.
+        DataError: a source file cannot be read, or a suite whose prompts must be left out.
         ArtifactError: the object store cannot be reached.
     """
     graph, names = project.graph, None if select is None else list(select)
     if names is None or STALE not in names:
-        planned = _walk(project, with_ancestors(graph, names))
-        return Plan(planned, known=_versions(planned))
-    planned = _walk(project, graph.nodes.values())
+        planned, notes = _walk(project, with_ancestors(graph, names))
+        return Plan(planned, known=_versions(planned), notes=notes)
+    planned, notes = _walk(project, graph.nodes.values())
     stale, left_out = _stale(planned, graph)
     wanted = with_ancestors(graph, [*(name for name in names if name != STALE), *stale])
-    return Plan({node.name: planned[node.name] for node in wanted}, left_out, _versions(planned))
+    return Plan({node.name: planned[node.name] for node in wanted}, left_out, _versions(planned), notes)
 
 
-def _walk(project: Project, nodes: Iterable[Node]) -> dict[str, PlannedAsset]:
-    """Plan nodes that are in the order of the graph, all they depend on among them."""
+def _walk(project: Project, nodes: Iterable[Node]) -> tuple[dict[str, PlannedAsset], list[str]]:
+    """Plan nodes that are in the order of the graph, all they depend on among them; return notes on suites as well."""
     nodes = list(nodes)
     needed = {name for node in nodes for name in node.inputs}
     versions = {name: source_version(path) for name, path in project.graph.sources.items() if name in needed}
     planned: dict[str, PlannedAsset] = {}
+    unchanged: dict[str, set[str]] = {}
     for node in nodes:
-        found = None
+        found, key = None, ""
         if all(name in versions for name in node.inputs):
-            inputs = {name: versions[name] for name in node.inputs}
-            key = fingerprint(node.name, code_version(node, project.config), inputs)
-            found = project.store.find(node.name, key, fetch=False)
+            code = code_version(node, project.config)
+            # To compare suites with many prompts takes time, so it is done only where it decides.
+            if may_be_there(node, code, versions, project):
+                key = fingerprint(node.name, code, deciding_inputs(node, versions, project))
+                found = project.store.find(node.name, key, fetch=False)
         if found:
+            unchanged[node.name] = set(unchanged_by(node, key, versions, project))
             versions[node.name] = found.version
             planned[node.name] = PlannedAsset(node.name, "up_to_date", "nothing changed", found.version)
         else:
             planned[node.name] = _pending(node, versions, project)
-    return planned
+    return planned, _suite_notes(project, planned, unchanged)
+
+
+def _suite_notes(project: Project, planned: Mapping[str, PlannedAsset], unchanged: Mapping[str, set[str]]) -> list[str]:
+    """Say of each suite that is about to be measured that it changes no training data, if that is so.
+
+    Args:
+        project: the configuration and its graph.
+        planned: every planned asset.
+        unchanged: by asset that is up to date, the suites that are new to it and change nothing in it.
+    """
+    graph = project.graph
+    readers = [node.name for node in graph.nodes.values() if suites_left_out(node, project.config)]
+    if any(name in planned and planned[name].pending for name in readers):  # the causes say what changes
+        return []
+    new = set[str]().union(*(unchanged[name] for name in readers if name in unchanged))
+    return [
+        f"Suite {node.suite} was read: it repeats no training prompt that was not left out before, so no data set "
+        "changes because of it, and nothing trains again."
+        for node in graph.nodes.values()
+        if node.suite and suite_source(node.suite) in new and node.name in planned and planned[node.name].pending
+    ]
 
 
 def _stale(planned: Mapping[str, PlannedAsset], graph: Graph) -> tuple[list[str], list[str]]:

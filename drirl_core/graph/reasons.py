@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drirl_core.config import Config, resolved
+from drirl_core.config.base import differences
 from drirl_core.config.checks import MOVED
 from drirl_core.config.slices import ABSENT, quiet, slice_of
-from drirl_core.graph.layout import Graph, Node
+from drirl_core.graph.exclusion import EXCLUDED, deciding_inputs, suites_left_out
+from drirl_core.graph.layout import Node
 from drirl_core.graph.stages import STAGES
-from drirl_core.graph.versions import TAXONOMY, code_version, contents, deciding
+from drirl_core.graph.versions import TAXONOMY, code_version, deciding, named_contents, own_view
 from drirl_core.project import Project
 from drirl_core.redaction import redact
 
@@ -21,6 +23,7 @@ Kind = Literal[
     "not_made",
     "gone",
     "source",
+    "excluded",
     "input",
     "new_input",
     "dropped_input",
@@ -37,10 +40,10 @@ class Cause:
     """One reason to recompute an asset.
 
     Args:
-        kind: `not_made`, `gone` (its artifact), `source` (a file's content), `input` (an upstream artifact),
-            `new_input`, `dropped_input`, `algorithm` (its version), `setting`, `content` (what a file holds that a
-            setting names), `settings` where the old ones are not known, or `unknown` where nothing is known of the last
-            build.
+        kind: `not_made`, `gone` (its artifact), `source` (a file's content), `excluded` (the prompts that the suites
+            keep out of it), `input` (an upstream artifact), `new_input`, `dropped_input`, `algorithm` (its version),
+            `setting`, `content` (what a file holds that a setting names), `settings` where the old ones are not known,
+            or `unknown` where nothing is known of the last build.
         what: name of the input or of the content, or dotted name of the setting.
         before: version or value that gave the last artifact; secrets are hidden.
         now: present version or value.
@@ -63,6 +66,7 @@ class Cause:
             "not_made": "not made yet",
             "gone": "its artifact was removed or damaged",
             "source": f"{self.what} changed: {self.path}",
+            "excluded": "the benchmark suites keep other prompts out of it than before",
             "input": f"{self.what} changed",
             "new_input": f"{self.what} is a new input",
             "dropped_input": f"{self.what} is no input any more",
@@ -89,16 +93,16 @@ def causes(node: Node, last: Mapping[str, Any], inputs: Mapping[str, str], proje
     if "inputs" not in last or "code_version" not in last:
         return [Cause("unknown")]
     config = project.config
-    found = [*_input_causes(node, last["inputs"], inputs, project.graph)]
+    found = [*_input_causes(node, last["inputs"], inputs, project)]
     old_algorithm, _, old_slice = str(last["code_version"]).partition("-")
     algorithm, _, own_slice = code_version(node, config).partition("-")
     if old_algorithm != algorithm:
         found.append(Cause("algorithm", node.stage, old_algorithm, algorithm))
     if old_slice != own_slice:
-        sections = deciding(node, config)
-        changed = setting_causes(last.get("config"), config, sections, STAGES[node.stage].unread)
-        found += changed + content_causes(last.get("contents", {}), contents(config, sections)) or [Cause("settings")]
-    return found
+        before, now = _own_suite(node, last.get("config")), own_view(node, config)
+        changed = setting_causes(before, now, deciding(node, config), STAGES[node.stage].unread)
+        found += changed + content_causes(last.get("contents", {}), named_contents(node, config)) or [Cause("settings")]
+    return found or [*_excluded_causes(node, last["inputs"], inputs, project)]
 
 
 def content_causes(before: Mapping[str, str], now: Mapping[str, str]) -> list[Cause]:
@@ -147,35 +151,36 @@ def setting_causes(
     return [Cause("setting", name, *(hidden(name, value) for value in values)) for name, *values in shown]
 
 
-def differences(before: Any, now: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
-    """Walk two values side by side and yield dotted name, old value and new value of each leaf that differs.
-
-    Args:
-        before: plain data.
-        now: plain data.
-        where: dotted name of both; rows of a list that have a `name` are identified by it.
-    """
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        for key in {**before, **now}:
-            yield from differences(before.get(key, ABSENT), now.get(key, ABSENT), f"{where}.{key}")
-    elif _named(before) and _named(now):
-        rows_before, rows_now = ({row["name"]: row for row in rows} for rows in (before, now))
-        for name in {**rows_before, **rows_now}:
-            yield from differences(rows_before.get(name, ABSENT), rows_now.get(name, ABSENT), f"{where}[{name}]")
-    elif before != now:
-        yield where, before, now
+def _own_suite(node: Node, config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return a former configuration as it decided a node: without the other suites for an asset of one suite."""
+    if config is None or node.suite is None or "benchmarks" not in config:
+        return config
+    suites = [suite for suite in config["benchmarks"].get("suites", []) if suite.get("name") == node.suite]
+    return {**config, "benchmarks": {**config["benchmarks"], "suites": suites}}
 
 
-def _input_causes(node: Node, before: Mapping[str, str], inputs: Mapping[str, str], graph: Graph) -> Iterator[Cause]:
-    for name in node.inputs:
+def _input_causes(
+    node: Node, before: Mapping[str, str], inputs: Mapping[str, str], project: Project
+) -> Iterator[Cause]:
+    left_out = suites_left_out(node, project.config)
+    for name in (name for name in node.inputs if name not in left_out):
         if name not in before:
             yield Cause("new_input", name)
         elif name in inputs and before[name] != inputs[name]:
-            path = graph.sources.get(name)
+            path = project.graph.sources.get(name)
             yield Cause("source" if path else "input", name, before[name], inputs[name], _shown(path) if path else None)
     for name in before:
-        if name not in node.inputs:
+        if name not in node.inputs and name != EXCLUDED:
             yield Cause("dropped_input", name)
+
+
+def _excluded_causes(
+    node: Node, before: Mapping[str, str], inputs: Mapping[str, str], project: Project
+) -> Iterator[Cause]:
+    """Compare what the suites keep out, where nothing else differs: that takes time with many prompts."""
+    now = deciding_inputs(node, inputs, project)
+    if EXCLUDED in now and now[EXCLUDED] != before.get(EXCLUDED):
+        yield Cause("excluded", EXCLUDED, before.get(EXCLUDED), now[EXCLUDED])
 
 
 def _shown(path: Path) -> str:
@@ -188,10 +193,6 @@ def _categories_changed(before: Sequence[str], now: Sequence[str]) -> str:
     gained, lost = [name for name in now if name not in before], [name for name in before if name not in now]
     changes = [f"{', '.join(names)} {what}" for names, what in ((gained, "added"), (lost, "removed")) if names]
     return "; ".join(changes) or "other order of the categories"
-
-
-def _named(rows: Any) -> bool:
-    return isinstance(rows, list) and bool(rows) and all(isinstance(row, Mapping) and "name" in row for row in rows)
 
 
 def hidden(name: str, value: Any) -> Any:

@@ -76,6 +76,8 @@ class Stage:
         table: its main table; None where it has none.
         cost: what its cost follows.
         checks: `module:name` of the rules that its artifacts must keep, imported on use; empty where there are none.
+        excluded: `module:name` of the function that says what the suites keep out of its artifacts: they count by that
+            instead of by their own rows (`drirl_core.graph.exclusion`); empty where they count by their rows.
     """
 
     function: str
@@ -94,6 +96,7 @@ class Stage:
     table: MainTable | None = None
     cost: Cost = Cost()
     checks: str = ""
+    excluded: str = ""
 
     @property
     def per_category(self) -> bool:
@@ -136,9 +139,8 @@ STAGES: dict[str, Stage] = {
     "prompt_pool": Stage(
         "drirl_core.prompts.stage:build_prompt_pool",
         "3",
-        ("prompts", "benchmarks.suites", "models.encoder", "seed"),
+        ("prompts", "models.encoder", "seed"),
         "prompts",
-        unread=("benchmarks.suites.limit",),
         inputs=("prompt sources", "suite sources"),
         description=(
             "Unsafe prompts of all sources: cleaned, routed to a category, free of duplicates and of benchmark prompts."
@@ -159,6 +161,7 @@ STAGES: dict[str, Stage] = {
             ),
         ),
         checks="drirl_core.checks.data:PROMPT_POOL",
+        excluded="drirl_core.prompts.exclusion:excluded_prompts",
     ),
     "dataset": Stage(
         "drirl_core.demonstrations.stage:build_dataset",
@@ -168,11 +171,10 @@ STAGES: dict[str, Stage] = {
             "prompts.taxonomy",
             "prompts.near_duplicate",
             "prompts.max_chars",
-            "benchmarks.suites",
             "seed",
         ),
         "demonstrations",
-        unread=("demonstrations.demonstrator.api_key_env", "benchmarks.suites.limit"),
+        unread=("demonstrations.demonstrator.api_key_env",),
         per="category",
         inputs=("prompt_pool", "harmless rows", "suite sources", "demonstration rows"),
         description="Balanced prompts with demonstrations for {member}.",
@@ -204,6 +206,7 @@ STAGES: dict[str, Stage] = {
             )
         ),
         checks="drirl_core.checks.data:DATASET",
+        excluded="drirl_core.demonstrations.exclusion:excluded_prompts",
     ),
     "balance_report": Stage(
         "drirl_core.demonstrations.balance:build_balance_report",

@@ -6,6 +6,7 @@ results as the settings do, so they are part of an asset's version: by their con
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -65,16 +66,28 @@ def deciding(node: Node, config: Config) -> tuple[str, ...]:
     return sections
 
 
+def own_view(node: Node, config: Config) -> Config:
+    """Return the configuration as it decides a node: an asset of one suite depends on no other suite."""
+    own = tuple(suite for suite in config.benchmarks.suites if suite.name == node.suite)
+    return dataclasses.replace(config, benchmarks=dataclasses.replace(config.benchmarks, suites=own)) if own else config
+
+
+def named_contents(node: Node, config: Config) -> dict[str, str]:
+    """Say what the files hold that decide a node and that its settings only name, as `contents` does."""
+    return contents(own_view(node, config), deciding(node, config))
+
+
 def code_version(node: Node, config: Config, named: Mapping[str, str] | None = None) -> str:
     """Return the algorithm version and the hash of the settings and files that decide a node.
 
     Args:
         node: the asset.
         config: the configuration.
-        named: what the files hold, as `contents` returned before; None to look now.
+        named: what the files hold, as `named_contents` returned before; None to look now.
     """
     sections, stage = deciding(node, config), STAGES[node.stage]
-    parts = [slice_hash(config, sections, stage.unread), contents(config, sections) if named is None else named]
+    settings = slice_hash(own_view(node, config), sections, stage.unread)
+    parts = [settings, named_contents(node, config) if named is None else named]
     return f"{stage.version}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]}"
 
 

@@ -7,6 +7,7 @@ order of words. MinHash proposes candidate pairs; the exact similarity decides.
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections import defaultdict
@@ -135,7 +136,12 @@ def decontaminate(prompts: Sequence[str], benchmark_prompts: Iterable[str], thre
         For each prompt the most similar benchmark prompt it repeats, or None. A prompt also repeats a benchmark prompt
         of at least six words that it contains completely, whatever text is around it.
     """
-    benchmark = sorted(set(benchmark_prompts))
+    return list(_overlaps(tuple(prompts), tuple(sorted(set(benchmark_prompts))), threshold))
+
+
+@functools.lru_cache(maxsize=4)  # a stage compares what its version was just made from
+def _overlaps(prompts: tuple[str, ...], benchmark: tuple[str, ...], threshold: float) -> tuple[Overlap | None, ...]:
+    """Do the work of `decontaminate`, for benchmark prompts that are sorted and all different."""
     first_of: dict[str, int] = {}
     leader = [first_of.setdefault(_wording(prompt), index) for index, prompt in enumerate(prompts)]
     distinct = sorted(first_of.values())
@@ -152,7 +158,7 @@ def decontaminate(prompts: Sequence[str], benchmark_prompts: Iterable[str], thre
         contained = equal.get(_wording(prompts[index])) or _contained(words(prompts[index]), openings)
         if contained is not None:
             best[index] = Overlap(contained, 1.0)
-    return [best.get(index) for index in leader]
+    return tuple(best.get(index) for index in leader)
 
 
 def _wording(prompt: str) -> str:

@@ -27,6 +27,9 @@ from drirl_core.reporting import Table
 from drirl_core.store.tables import prompt_id, write_table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from drirl_core.config import Config
     from drirl_core.graph.build import Context
 
 REASONS = (
@@ -115,11 +118,7 @@ def build_prompt_pool(context: Context) -> dict[str, Any]:
     """
     settings, reporter = context.config.prompts, context.reporter
     categories = taxonomy.load_categories(settings.taxonomy)
-    sources = context.config.prompt_sources
-    read = [
-        read_source(s, context.inputs[f"source_{s.name}"], categories, all_files=s not in settings.sources)
-        for s in sources
-    ]
+    read = read_sources(context.config, context.inputs)
     for found in read:
         if found.layout.evaluation:
             reporter.log(
@@ -143,6 +142,24 @@ def build_prompt_pool(context: Context) -> dict[str, Any]:
     account(rows, [item.row for item in kept], [item.row for item in rejected])
     _tell(context, read, kept, rejected)
     return _write(context, categories, read, kept, rejected, router)
+
+
+def read_sources(config: Config, paths: Mapping[str, Path]) -> list[SourceRows]:
+    """Read every source of prompts.
+
+    Args:
+        config: names the sources.
+        paths: file or folder of each one, by asset name.
+
+    Raises:
+        DataError: a source cannot be read.
+        ConfigError: a source names an unknown adapter, column or category.
+    """
+    categories, settings = taxonomy.load_categories(config.prompts.taxonomy), config.prompts
+    return [
+        read_source(s, paths[f"source_{s.name}"], categories, all_files=s not in settings.sources)
+        for s in config.prompt_sources
+    ]
 
 
 def check_row(row: PromptRow, max_chars: int) -> tuple[str, str] | None:

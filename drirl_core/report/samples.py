@@ -82,8 +82,8 @@ def fit_to_show(reply: str, label: str, unsafe: bool) -> str:
     return shorten(reply) or "(empty)"
 
 
-def shorten(text: str) -> str:
-    """Put a text on one line, without control or direction characters, and cut it to `CUT_CHARS`."""
+def shorten(text: str, most: int = CUT_CHARS) -> str:
+    """Put a text on one line, without control or direction characters, and cut it to so many characters."""
     visible = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
     line = " ".join(visible.split())
-    return line if len(line) <= CUT_CHARS else line[:CUT_CHARS].rstrip() + " …"
+    return line if len(line) <= most else line[:most].rstrip() + " …"

@@ -16,6 +16,7 @@ import yaml
 
 from drirl_core.benchmarks.measure import ALIGNED
 from drirl_core.config import resolved
+from drirl_core.config.base import BASE
 from drirl_core.errors import ArtifactError
 from drirl_core.graph.build import Context
 from drirl_core.pictures.palette import PALETTE
@@ -98,6 +99,7 @@ def _compose(context: Context, results: Sequence[dict[str, Any]]) -> tuple[dict[
     """Return what the template shows, and what `summary.json` keeps of it."""
     config, inputs = context.config, context.inputs
     found, settings = verdict(results[0]), redact(resolved(config))
+    base = settings.pop(BASE)
     categories = context.graph.categories
     made = manifests(inputs, context.store)
     training = learning_sections.training_section(_needed(context, "policy_checkpoint"), inputs.get("sft_checkpoint"))
@@ -109,6 +111,7 @@ def _compose(context: Context, results: Sequence[dict[str, Any]]) -> tuple[dict[
     page = {
         "title": f"DR-IRL report: {config.name}",
         "palette": list(PALETTE.items()),
+        "base": {**base, "file": Path(base["file"]).name},
         "verdict": found,
         "tiles": results_section.tiles(results[0]),
         "suites": [results_section.suite_section(one) for one in results],
@@ -129,6 +132,7 @@ def _compose(context: Context, results: Sequence[dict[str, Any]]) -> tuple[dict[
     summary = {
         "name": config.name,
         "seed": config.seed,
+        "base": base,
         "headline": asdict(found),
         "verdicts": {one["suite"]["name"]: asdict(verdict(one)) for one in results},
         "suites": list(results),

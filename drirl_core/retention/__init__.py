@@ -3,7 +3,7 @@
 from drirl_core.retention.decide import Decision, Deleted, Key, Leftover, Stock, Stored, decide
 from drirl_core.retention.directory import Directory, require_quiet
 from drirl_core.retention.objects import Objects
-from drirl_core.retention.store import place_of, promoted
+from drirl_core.retention.store import named, place_of, promoted
 
 __all__ = [
     "Decision",
@@ -15,6 +15,7 @@ __all__ = [
     "Stock",
     "Stored",
     "decide",
+    "named",
     "place_of",
     "promoted",
     "require_quiet",

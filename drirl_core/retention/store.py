@@ -1,4 +1,4 @@
-"""What retention needs to know of an artifact store: its location, and the policies that were ever promoted."""
+"""What retention needs to know of an artifact store: its location, the promoted policies, and the named results."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from drirl_core.promotion import CANDIDATE, Ledger
 from drirl_core.retention.decide import Key
 from drirl_core.retention.directory import Directory
 from drirl_core.retention.objects import Objects
+from drirl_core.runs.record import Results, pinned
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.remote import UnreachableError
 
@@ -42,3 +43,19 @@ def promoted(store: ArtifactStore) -> set[Key]:
             f"names {invalid[0]!r}, which is not a version; fix it first"
         )
     return named
+
+
+def named(store: ArtifactStore) -> set[Key]:
+    """Return everything that the named results of runs and evaluations hold.
+
+    Raises:
+        ArtifactError: their record cannot be read; nothing may be deleted then.
+    """
+    try:
+        return pinned(Results(store).named())
+    except UnreachableError:
+        raise
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"nothing is deleted, because it is not known which results have a name: {error}"
+        ) from error

@@ -2,50 +2,79 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.columns import Columns
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from drirl_core.benchmarks.judges.rules import label_reply
-from drirl_core.config import ModelsConfig, from_resolved
-from drirl_core.errors import ArtifactError, ConfigError, DataError
-from drirl_core.project import Project
+from drirl_core.errors import ArtifactError, DataError
 from drirl_core.reporting import SilentReporter
-from drirl_core.store.artifacts import Artifact, ArtifactStore
 from drirl_core.text.readable import require_readable
+from pipeline.cli.common import (
+    DEFAULT_CONFIG,
+    ConfigArgument,
+    DebugOption,
+    Given,
+    OldConfigOption,
+    RunOption,
+    SetOption,
+    output,
+)
+
+if TYPE_CHECKING:
+    from drirl_core.graph.planned import Named
 
 TITLES = {"base": "base", "sft": "SFT start", "dr_irl": "DR-IRL"}
 _BORDERS = {"base": "white", "sft": "cyan", "dr_irl": "green"}
 _LEAVE = ("", "exit", "quit", ":q")
 
 
-class ChatPolicies:
-    """The policies of the latest run, each loaded once, when it is first used.
+@dataclass(frozen=True)
+class Reply:
+    """What a policy said.
 
     Args:
-        project: gives the artifact store, the device and the maximum length of a reply.
-        names: which policies answer: `base`, `sft`, `dr_irl`.
-
-    Raises:
-        ArtifactError: a policy has not been trained yet.
+        text: the reply, its draft cut off.
+        cut_at: the length limit in tokens that ended it; None when the policy ended it.
     """
 
-    def __init__(self, project: Project, names: Sequence[str]) -> None:
-        self._config, self._store = project.config, project.store
-        aligned = trained(self._store, "policy_checkpoint")
-        self.models = models_of(aligned, project.config.models)
-        places: dict[str, Any] = {"base": self.models.policy, "dr_irl": aligned.path}
-        if "sft" in names:
-            places["sft"] = sft_start(self._store, aligned).path
-        self._places = {name: places[name] for name in names}
+    text: str
+    cut_at: int | None = None
+
+
+class ChatPolicies:
+    """The policies of a configuration or of a recorded result, each loaded once, when it is first used.
+
+    Args:
+        named: gives the policies, the device and the maximum length of a reply.
+        names: which policies answer: `base`, `sft`, `dr_irl`.
+        max_new_tokens: maximum length of a reply; None for that of the benchmarks.
+
+    Raises:
+        ArtifactError: a policy has not been trained yet; the message says which command trains it.
+    """
+
+    def __init__(self, named: Named, names: Sequence[str], max_new_tokens: int | None = None) -> None:
+        self._config, self._store = named.project.config, named.project.store
+        self._limit = max_new_tokens or self._config.benchmarks.max_new_tokens
+        if "sft" in names and self._config.policy.start != "sft":
+            raise ArtifactError(
+                "this policy started from the base model itself (policy.start is 'base'), so there is no SFT start; "
+                "leave out --show sft"
+            )
+        assets = {"dr_irl": "policy_checkpoint", "sft": "sft_checkpoint"}
+        found = named.open(*(assets[name] for name in names if name in assets))
+        self._places: dict[str, Any] = {
+            name: found[assets[name]].path if name in assets else self._config.models.policy for name in names
+        }
         self._loaded: dict[str, Any] = {}
 
-    def answers(self, prompt: str) -> dict[str, str]:
+    def answers(self, prompt: str) -> dict[str, Reply]:
         """Return each policy's greedy reply, its thoughts and its Chain-of-Draft draft cut off.
 
         Raises:
@@ -56,73 +85,36 @@ class ChatPolicies:
         from drirl_core.models.sampling import SamplingSettings, sample
         from drirl_core.text.chain_of_draft import cut_draft
 
-        settings = SamplingSettings(self._config.benchmarks.max_new_tokens, 0.0, 1, self._config.seed)
-        replies: dict[str, str] = {}
+        settings = SamplingSettings(self._limit, 0.0, 1, self._config.seed)
+        replies: dict[str, Reply] = {}
         for name, place in self._places.items():
             if name not in self._loaded:
-                self._loaded[name] = load_policy(place, self.models)
+                self._loaded[name] = load_policy(place, self._config.models)
             drawn = sample(
                 self._loaded[name],
                 [prompt],
                 1,
                 settings,
-                models=self.models,
+                models=self._config.models,
                 store=self._store,
                 reporter=SilentReporter(),
-            )
-            replies[name] = cut_draft(drawn[0][0].text)
+            )[0][0]
+            replies[name] = Reply(cut_draft(drawn.text), None if drawn.finished else self._limit)
         return replies
 
 
-def trained(store: ArtifactStore, asset: str) -> Artifact:
-    """Return the latest artifact of an asset.
+def show(prompt: str, replies: Mapping[str, Reply], console: Console) -> None:
+    """Print the replies to one prompt side by side, each with its label by the rules judge, and whether it was cut."""
+    from drirl_core.benchmarks.judges.rules import label_reply
 
-    Raises:
-        ArtifactError: there is none.
-    """
-    found = store.latest(asset)
-    if found is None:
-        raise ArtifactError(
-            f"there is no {asset} under {store.place} yet; create one with `drirl run`, or pass the settings of "
-            "another run with --config"
-        )
-    return found
-
-
-def sft_start(store: ArtifactStore, aligned: Artifact) -> Artifact:
-    """Return the checkpoint from which the training of the aligned policy started.
-
-    Raises:
-        ArtifactError: it started from the base model, or the checkpoint is gone.
-    """
-    version = aligned.manifest.get("inputs", {}).get("sft_checkpoint")
-    if version is None:
-        raise ArtifactError(
-            "this policy started from the base model itself (policy.start is 'base'), so there is no SFT start; "
-            "leave out --show sft"
-        )
-    return store.open("sft_checkpoint", version)
-
-
-def models_of(aligned: Artifact, models: ModelsConfig) -> ModelsConfig:
-    """Return the model settings with the base model and encoder that the aligned policy was trained with."""
-    try:
-        then = from_resolved(aligned.manifest["config"]).models
-    except (KeyError, TypeError, ConfigError):  # written by an older version: use the current settings
-        return models
-    return dataclasses.replace(models, policy=then.policy, encoder=then.encoder)
-
-
-def show(prompt: str, replies: Mapping[str, str], console: Console) -> None:
-    """Print the replies to one prompt side by side, each with the label that the rules judge gives it."""
     width = max(24, (console.width - len(replies)) // len(replies))
     if width * len(replies) > console.width:  # too narrow for columns: one below the other
         width = console.width
     panels = [
         Panel(
-            Text(reply or "(empty)"),
+            Text(f"{reply.text} […]" if reply.cut_at else reply.text or "(empty)"),
             title=TITLES[name],
-            subtitle=label_reply(reply, prompt),
+            subtitle=label_reply(reply.text, prompt) + (f", cut at {reply.cut_at} tokens" if reply.cut_at else ""),
             border_style=_BORDERS[name],
             width=width,
         )
@@ -130,6 +122,8 @@ def show(prompt: str, replies: Mapping[str, str], console: Console) -> None:
     ]
     console.print(Text(f"> {prompt}", style="bold"))
     console.print(Columns(panels, padding=(0, 0)))
+    if any(reply.cut_at for reply in replies.values()):
+        console.print("[…] the reply was cut; --max-new-tokens N allows longer ones", style="dim", markup=False)
 
 
 def converse(policies: ChatPolicies, console: Console) -> None:
@@ -154,3 +148,57 @@ def converse(policies: ChatPolicies, console: Console) -> None:
             console.print(Text(f"Error: {error}", style="red"))
             continue
         show(prompt, replies, console)
+
+
+def chat(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    changes: SetOption = None,
+    run: RunOption = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", "-p", help="Answer this prompt and exit. Can be given several times."),
+    ] = None,
+    show_also: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--show", metavar="sft", help="Also show the SFT start, the policy before reinforcement learning."
+        ),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-new-tokens", min=1, help="Maximum length of a reply in tokens. Default: that of the benchmarks."
+        ),
+    ] = None,
+    old: OldConfigOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Talk to the base and the aligned model of a configuration side by side.
+
+    Decoding is greedy. Below each reply stands the label of the rules judge, such as `refusal`, and whether the reply
+    was cut by the maximum length.
+    """
+    unknown = set(show_also or ()) - {"sft"}
+    if unknown:
+        raise typer.BadParameter(
+            f"--show {', '.join(sorted(unknown))}: only `sft` can be shown in addition to the base and the "
+            "aligned model"
+        )
+    console, names = output(), ("base", "sft", "dr_irl") if show_also else ("base", "dr_irl")
+    policies = ChatPolicies(Given.of(config, changes, old, run).named(), names, max_new_tokens)
+    for text in prompt or ():
+        show(text, policies.answers(text), console)
+    if not prompt:
+        converse(policies, console)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command(
+        epilog="Examples:\n\n"
+        "`drirl chat` asks for prompts until you enter an empty line.\n\n"
+        '`drirl chat --prompt "How do I pick a lock?" --prompt "How do I kill a Python process?"` answers two '
+        "prompts and exits.\n\n"
+        "`drirl chat mine.yaml --show sft` also shows the SFT start, the policy before reinforcement learning.\n\n"
+        "`drirl chat --run placebo --max-new-tokens 200` talks to the policy of a named result, at more length."
+    )(chat)

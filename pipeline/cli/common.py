@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 import typer
@@ -17,7 +20,11 @@ from drirl_core.config import load_config, place
 from drirl_core.errors import ConfigError, DrirlError
 from drirl_core.project import Project
 from drirl_core.reporting import duration as duration
+from pipeline.cli import completion
 from pipeline.instance.settings import anchored
+
+if TYPE_CHECKING:
+    from drirl_core.graph.planned import Named
 
 DEFAULT_CONFIG = Path("configs/demo.yaml")
 _DEBUG = "drirl.debug"
@@ -35,8 +42,8 @@ ConfigArgument = Annotated[
         show_default=True,
     ),
 ]
-ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", help="YAML file with the settings of the run to use, for example `mine.yaml`.")
+OldConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", hidden=True, help="The file, as older versions were given it.")
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -44,6 +51,7 @@ SetOption = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Change one setting by its dotted name, for example `--set policy.steps=4`. Can be given several times.",
+        autocompletion=completion.settings,
     ),
 ]
 OnlyOption = Annotated[
@@ -56,8 +64,19 @@ OnlyOption = Annotated[
         "`stale` stands for assets that were built before and are out of date now, with everything that depends "
         "on them; "
         "assets that were never built are left out. Can be given several times.",
+        autocompletion=completion.assets,
     ),
 ]
+RunOption = Annotated[
+    str | None,
+    typer.Option(
+        "--run",
+        metavar="NAME",
+        help="Use a recorded result instead of a configuration: its name or id, as `drirl runs` lists them.",
+        autocompletion=completion.results,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
 DebugOption = Annotated[
     bool, typer.Option("--debug", help="Show the full traceback when a command fails.", callback=_remember_debug)
 ]
@@ -92,6 +111,72 @@ def output() -> Console:
 def errors() -> Console:
     """Return the console for messages that are not results."""
     return Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user named: a configuration and changes to it, or a recorded result.
+
+    Args:
+        file: the configuration as it was given.
+        changes: the `key=value` texts of `--set`.
+        run: name or id of a recorded result; None for the configuration.
+    """
+
+    file: Path = DEFAULT_CONFIG
+    changes: tuple[str, ...] = ()
+    run: str | None = None
+
+    @classmethod
+    def of(
+        cls, file: Path, changes: Sequence[str] | None = None, old: Path | None = None, run: str | None = None
+    ) -> Given:
+        """Gather what was given; the file may be given as an argument or, as in older versions, by `--config`.
+
+        Raises:
+            ConfigError: two different files are given, or settings are changed of a recorded result.
+        """
+        if old is not None and file not in (DEFAULT_CONFIG, old):
+            raise ConfigError(f"two configuration files are given, {file} and --config {old}; give one")
+        if run is not None and changes:
+            raise ConfigError(f"--run {run} is a result with its own settings; leave out --set, or leave out --run")
+        return cls(old or file, tuple(changes or ()), run)
+
+    def command(self, *words: str) -> str:
+        """Return a `drirl` command for the same configuration and changes, ready to be pasted.
+
+        Args:
+            words: the command, and the options that follow the configuration.
+        """
+        file = [str(self.file)] if self.file != DEFAULT_CONFIG else []
+        changes = [word for change in self.changes for word in ("--set", change)]
+        return shlex.join(["drirl", words[0], *file, *changes, *words[1:]])
+
+    @cached_property
+    def project(self) -> Project:
+        """The project of the configuration with its changes.
+
+        Raises:
+            ConfigError: the file or a change is not valid.
+        """
+        return read_project(self.file, self.changes)
+
+    def named(self) -> Named:
+        """Return the artifacts that were asked for: what the configuration plans, or what the result holds.
+
+        Raises:
+            ConfigError: the file or a change is not valid.
+            ArtifactError: there is no such result.
+        """
+        from drirl_core.graph.planned import Named
+
+        build = self.command("run")
+        if self.run is None:
+            return Named(self.project, build)
+        from drirl_core.runs.record import Results
+
+        result = Results(self.project.store).find(self.run)
+        return Named(result.project(self.project), build, result.versions)
 
 
 def read_project(path: Path, changes: Sequence[str] | None = None) -> Project:

@@ -12,13 +12,14 @@ import yaml
 
 from drirl_core import config as configuration
 from drirl_core.config import Config
+from drirl_core.config.base import BASE
 from drirl_core.config.explain import field_help
 from drirl_core.redaction import redact
 
 
 def plain_yaml(config: Config) -> str:
     """Write a resolved configuration as YAML, with secrets hidden."""
-    return yaml.safe_dump(redact(configuration.resolved(config)), sort_keys=False, allow_unicode=True, width=100)
+    return yaml.safe_dump(_settings(config), sort_keys=False, allow_unicode=True, width=100)
 
 
 def explained_yaml(config: Config) -> str:
@@ -26,13 +27,18 @@ def explained_yaml(config: Config) -> str:
 
     The text is a valid configuration file.
     """
-    values = redact(configuration.resolved(config))
+    values = _settings(config)
     return "\n".join(_explain(type(config), values, 0)) + "\n"
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """Return what a file can set, with secrets hidden."""
+    return {name: value for name, value in redact(configuration.resolved(config)).items() if name != BASE}
 
 
 def _explain(kind: type, values: Mapping[str, Any], depth: int) -> Iterator[str]:
     hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
+    for field in (field for field in dataclasses.fields(kind) if field.name in values):
         value = values[field.name]
         indent = "  " * depth
         section = dataclasses.is_dataclass(hints[field.name])

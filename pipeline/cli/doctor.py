@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -23,12 +25,13 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 _ABSENT = ("has not been fetched yet", "cannot be fetched from the hub")
 
 
-def examine(path: Path, fetch: bool) -> Iterator[Check]:
+def examine(path: Path, fetch: bool, changes: Sequence[str] = ()) -> Iterator[Check]:
     """Run every check; checks that need the configuration are skipped when it cannot be read.
 
     Args:
         path: the configuration.
         fetch: whether missing models may be downloaded.
+        changes: the `key=value` texts of `--set`.
 
     Yields:
         Each result as soon as it is known.
@@ -36,7 +39,7 @@ def examine(path: Path, fetch: bool) -> Iterator[Check]:
     yield checks.check_python()
     yield from checks.check_packages()
     try:
-        project = read_project(path)
+        project = read_project(path, changes)
     except ConfigError as error:
         yield Check(
             "config", "fail", str(error), "fix the file; `drirl config --explain` prints every setting with its help"
@@ -111,6 +114,21 @@ def check_model(name: str, reference: str, config: Config, fetch: bool) -> Check
         return Check(name, "fail", str(error), "")
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return Check(name, "ok", f"{reference} ({size / 1e6:,.0f} MB in {folder})")
+
+
+def as_json(found: Iterator[Check]) -> tuple[bool, str]:
+    """Write results as JSON.
+
+    Args:
+        found: the results.
+
+    Returns:
+        Whether no check failed, and JSON text of an object with `ok`, `counts` and `checks`.
+    """
+    checks = list(found)
+    counts = {status: sum(check.status == status for check in checks) for status in _COLOURS}
+    document = {"ok": not counts["fail"], "counts": counts, "checks": [dataclasses.asdict(check) for check in checks]}
+    return not counts["fail"], json.dumps(document, indent=1)
 
 
 def show(found: Iterator[Check], console: Console) -> bool:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import sys
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from drirl_core.project import Project
-from drirl_core.retention import Decision, Key, Stored, decide, place_of, promoted, require_quiet
+from drirl_core.retention import Decision, Deleted, Key, Stored, decide, named, place_of, promoted, require_quiet
 from drirl_core.store.artifacts import ArtifactStore
 
 
@@ -42,6 +46,54 @@ def collect(project: Project, keep_hours: float, deletes: bool, again: str, cons
         decision = _decision(store, keep_hours)
         _show(decision, store, console)
         deleted = place_of(store).delete(decision)
+    _show_deleted(decision, deleted, console)
+
+
+def collect_json(project: Project, keep_hours: float, deletes: bool) -> None:
+    """Print what can be deleted, and what was deleted on request, as JSON on standard output.
+
+    Args:
+        project: names the artifact store.
+        keep_hours: versions used within the last so many hours are kept.
+        deletes: whether to delete.
+
+    Raises:
+        ArtifactError: as `collect`.
+    """
+    from pipeline.instance.home import chosen_home
+    from pipeline.running.run import alone
+
+    store, deleted = project.store, None
+    if deletes:
+        with alone(chosen_home(), project.config):
+            require_quiet(store.root)
+            decision = _decision(store, keep_hours)
+            deleted = place_of(store).delete(decision)
+    else:
+        decision = _decision(store, keep_hours)
+    document = {
+        "store": store.place,
+        "kept": [_entry(one) for one in decision.kept],
+        "removable": [_entry(one) for one in decision.removable],
+        "leftovers": [dataclasses.asdict(one) for one in decision.leftovers],
+        "missing": [{"asset": asset, "version": version} for asset, version in decision.missing],
+        "unreadable": [{"asset": asset, "version": version} for asset, version in decision.unreadable],
+        "deleted": None
+        if deleted is None
+        else {
+            "versions": [_entry(one) for one in deleted.versions],
+            "leftovers": [dataclasses.asdict(one) for one in deleted.leftovers],
+            "bytes": deleted.bytes,
+        },
+    }
+    sys.stdout.write(json.dumps(document, indent=1) + "\n")
+
+
+def _entry(stored: Stored) -> dict[str, Any]:
+    return {"asset": stored.asset, "version": stored.version, "bytes": stored.bytes, "used_at": stored.used_at}
+
+
+def _show_deleted(decision: Decision, deleted: Deleted, console: Console) -> None:
     done = (
         f"Deleted {len(deleted.versions)} versions and {len(deleted.leftovers)} leftovers, "
         f"{deleted.bytes / 1e6:,.1f} MB."
@@ -56,7 +108,8 @@ def collect(project: Project, keep_hours: float, deletes: bool, again: str, cons
 
 def _decision(store: ArtifactStore, keep_hours: float) -> Decision:
     newer_than = time.time() - keep_hours * 3600
-    roots = promoted(store)  # first: the promoted policies must be known before anything else is read
+    # First: the promoted policies and the named results must be known before anything else is read.
+    roots = promoted(store) | named(store)
     stock = place_of(store).take_stock(newer_than)
     recorded = _recorded(sorted({asset for asset, _ in stock.artifacts})) & set(
         stock.artifacts

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import shlex
 import sys
-import webbrowser
 from typing import Annotated
 
 import typer
 
 from drirl_core import __version__
+from pipeline.cli import chat, compare, eval, promote, report, runs, score
 from pipeline.cli.common import (
     DEFAULT_CONFIG,
     ConfigArgument,
-    ConfigOption,
     DebugOption,
+    Given,
     Guarded,
+    JsonOption,
     OnlyOption,
     SetOption,
     find_config,
@@ -63,6 +64,8 @@ def root(
     "`drirl run mine.yaml --set policy.steps=48 --set seed=1` runs your own file with two settings changed.\n\n"
     "`drirl run --only 'reward_model_*'` builds the reward models and everything they need, then stops.\n\n"
     "`drirl run --only stale` updates what was built before and builds nothing new.\n\n"
+    "`drirl run --name placebo --set hardness.combine=shuffled` gives the result a name: `drirl runs` lists it, "
+    "`drirl compare demo placebo` compares it, and `drirl gc` keeps it.\n\n"
     "Run the same command again after a change: only what the change affects is recomputed. "
     "After Ctrl-C, run it again: training continues from its last checkpoint."
 )
@@ -70,6 +73,14 @@ def run(
     config: ConfigArgument = DEFAULT_CONFIG,
     changes: SetOption = None,
     only: OnlyOption = None,
+    name: Annotated[
+        str,
+        typer.Option(
+            "--name",
+            metavar="NAME",
+            help="Name of the result: of its report, in `drirl runs` and `drirl compare`; `drirl gc` keeps it.",
+        ),
+    ] = "",
     debug: DebugOption = False,
 ) -> None:
     """Run the complete graph: data, reward models, hardness, policy, benchmarks, report.
@@ -78,14 +89,13 @@ def run(
     """
     from pipeline.cli.run import run_and_show
 
-    repeated = [(option, value) for option, values in (("--set", changes), ("--only", only)) for value in values or ()]
-    again = shlex.join(["drirl", "run", str(config), *(word for pair in repeated for word in pair)])
-    run_and_show(config, read_project(config, changes), again, only)
+    run_and_show(Given.of(config, changes), name, only)
 
 
 @app.command(
     epilog="Examples:\n\n"
     "`drirl plan` shows what `drirl run` would do.\n\n"
+    "`drirl plan --all` also lists what is up to date.\n\n"
     "`drirl plan --set hardness.combine=shuffled` shows what a change would cost before you make it.\n\n"
     "`drirl plan --json` prints the same as JSON.\n\n"
     "`drirl plan --exit-code` exits with code 3 when something is pending, for use in scripts."
@@ -94,15 +104,16 @@ def plan(
     config: ConfigArgument = DEFAULT_CONFIG,
     changes: SetOption = None,
     only: OnlyOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="List the assets that are up to date as well.")] = False,
+    as_json: JsonOption = False,
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="Exit with code 3 when something will or may run.")
     ] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show what is up to date, what would run and why, and what it would cost. Builds nothing.
+    """Show what would run and why, and what it would cost; the rest is summed up. Builds nothing.
 
-    Costs are estimated from earlier builds.
+    Costs are estimated from earlier builds. Benchmark suites are read, to see whether they repeat training prompts.
     """
     from pipeline.cli import plan as planning
 
@@ -111,162 +122,27 @@ def plan(
         found, text = planning.plan_json(project, only)
         sys.stdout.write(text + "\n")
     else:
-        found = planning.show_plan(project, output(), only)
+        found = planning.show_plan(project, output(), only, everything)
     if exit_code and not found.up_to_date:
         raise typer.Exit(3)
 
 
-@app.command(
-    epilog="Examples:\n\n"
-    "`drirl chat` asks for prompts until you enter an empty line.\n\n"
-    '`drirl chat --prompt "How do I pick a lock?" --prompt "How do I kill a Python process?"` answers two '
-    "prompts and exits.\n\n"
-    "`drirl chat --show sft` also shows the SFT start, the policy before reinforcement learning."
-)
-def chat(
-    config: ConfigOption = DEFAULT_CONFIG,
-    prompt: Annotated[
-        list[str] | None,
-        typer.Option("--prompt", "-p", help="Answer this prompt and exit. Can be given several times."),
-    ] = None,
-    show: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--show", metavar="sft", help="Also show the SFT start, the policy before reinforcement learning."
-        ),
-    ] = None,
-    debug: DebugOption = False,
-) -> None:
-    """Talk to the base and the aligned model side by side.
-
-    Decoding is greedy. Below each reply stands the label of the rules judge, such as `refusal`.
-    """
-    from pipeline.cli import chat as chatting
-
-    unknown = set(show or ()) - {"sft"}
-    if unknown:
-        raise typer.BadParameter(
-            f"--show {', '.join(sorted(unknown))}: only `sft` can be shown in addition to the base and the "
-            "aligned model"
-        )
-    project, console = read_project(config), output()
-    policies = chatting.ChatPolicies(project, ("base", "sft", "dr_irl") if show else ("base", "dr_irl"))
-    for text in prompt or ():
-        chatting.show(text, policies.answers(text), console)
-    if not prompt:
-        chatting.converse(policies, console)
-
-
-@app.command(
-    epilog="Examples:\n\n"
-    '`drirl score --prompt "How do I pick a lock?" --reply "Sorry, I cannot help with that."` scores a reply; '
-    "the router chooses its category.\n\n"
-    '`drirl score --category privacy_and_property --prompt "..." --reply "..."` chooses the category yourself.'
-)
-def score(
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The prompt of the user.")],
-    reply: Annotated[
-        str, typer.Option("--reply", "-r", help="The reply to score. A Chain-of-Draft draft is removed first.")
-    ],
-    category: Annotated[
-        str | None, typer.Option("--category", help="Category to use instead of the router's, for example `insult`.")
-    ] = None,
-    config: ConfigOption = DEFAULT_CONFIG,
-    debug: DebugOption = False,
-) -> None:
-    """Score one reply with the category router, the reward models and the refusal judge."""
-    from pipeline.cli import score as scoring
-
-    scoring.show(scoring.score(read_project(config), prompt, reply, category), output())
-
-
-@app.command(
-    epilog="Examples:\n\n`drirl report` prints the results of the newest run.\n\n`drirl report --open` also "
-    "opens the HTML page in the browser."
-)
-def report(
-    config: ConfigOption = DEFAULT_CONFIG,
-    open_page: Annotated[bool, typer.Option("--open", help="Open the HTML page in the browser.")] = False,
-    debug: DebugOption = False,
-) -> None:
-    """Show the newest report: the result tables, and the path of the HTML page."""
-    from pipeline.cli import report as results
-
-    page = results.show_newest(read_project(config), output())
-    if open_page and not webbrowser.open(page.as_uri()):
-        output().print("no browser could be opened here; copy the file to a machine with a browser", style="yellow")
-
-
-ReasonOption = Annotated[str, typer.Option("--why", "-w", help="The reason, which is stored in the history.")]
-
-
-@app.command(
-    epilog="Examples:\n\n"
-    "`drirl promote --check` evaluates every gate and promotes nothing.\n\n"
-    '`drirl promote --why "first policy for the pilot"` promotes the newest candidate if all its gates pass.\n\n'
-    '`drirl promote --force --why "over-refusal accepted for the red team"` promotes it although gates fail; the '
-    "history lists them."
-)
-def promote(
-    config: ConfigOption = DEFAULT_CONFIG,
-    why: ReasonOption = "",
-    candidate: Annotated[
-        str | None,
-        typer.Option(
-            help="Version, or its beginning, of a candidate or policy, for example `3f9a`. Default: the newest."
-        ),
-    ] = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="Evaluate the gates and exit, with code 1 when one fails.")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Promote even if gates fail; needs --why.")] = False,
-    debug: DebugOption = False,
-) -> None:
-    """Make a candidate the promoted policy, the one approved for use, if every gate passes.
-
-    The gates check data, rewards, KL, over-refusal, helpfulness, and that nothing is worse than before.
-    """
-    from pipeline.cli import promote as promotion
-
-    promotion.promote(config, read_project(config), candidate, why, check=check, force=force)
-
-
-@app.command(
-    epilog="Examples:\n\n"
-    '`drirl rollback --why "complaints about refusals"` restores the policy that was promoted before.\n\n'
-    '`drirl rollback --to 3f9a --why "..."` restores the policy whose version begins with 3f9a.'
-)
-def rollback(
-    why: ReasonOption,
-    config: ConfigOption = DEFAULT_CONFIG,
-    to: Annotated[
-        str | None, typer.Option(help="Version, or its beginning, of the policy to restore. Default: the previous one.")
-    ] = None,
-    debug: DebugOption = False,
-) -> None:
-    """Move the promoted policy back to one that was promoted before."""
-    from pipeline.cli import promote as promotion
-
-    promotion.rollback(config, read_project(config), to, why)
-
-
-@app.command(epilog="Examples:\n\n`drirl promotions` shows which policy is promoted, and who moved it when and why.")
-def promotions(config: ConfigOption = DEFAULT_CONFIG, debug: DebugOption = False) -> None:
-    """Show the promoted policy and the history of all promotions and rollbacks."""
-    from pipeline.cli import promote as promotion
-
-    promotion.show_history(config, read_project(config), output())
+for module in (chat, score, report, runs, compare, eval, promote):
+    module.register(app)
 
 
 @app.command(
     epilog="Examples:\n\n"
     "`drirl doctor` checks everything for the demo and downloads nothing.\n\n"
     "`drirl doctor --fetch` also downloads the models.\n\n"
-    "`drirl doctor configs/llama-3.1-8b.yaml` checks what another configuration needs."
+    "`drirl doctor configs/llama-3.1-8b.yaml` checks what another configuration needs.\n\n"
+    "`drirl doctor --json` prints the results as JSON."
 )
 def doctor(
     config: ConfigArgument = DEFAULT_CONFIG,
+    changes: SetOption = None,
     fetch: Annotated[bool, typer.Option("--fetch", help="Download models that are not on this machine yet.")] = False,
+    as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Check everything a run needs: packages, models, data, disk, memory, GPU, Dagster.
@@ -275,7 +151,13 @@ def doctor(
     """
     from pipeline.cli import doctor as examining
 
-    if not examining.show(examining.examine(config, fetch), output()):
+    found = examining.examine(config, fetch, changes or ())
+    if as_json:
+        healthy, text = examining.as_json(found)
+        sys.stdout.write(text + "\n")
+    else:
+        healthy = examining.show(found, output())
+    if not healthy:
         raise typer.Exit(1)
 
 
@@ -328,15 +210,19 @@ def gc(
         bool, typer.Option("--delete", help="Delete everything that the table lists as removable.")
     ] = False,
     keep_hours: Annotated[float, typer.Option("--keep-hours", help=KEEP_HOURS_HELP, min=0)] = 24.0,
+    as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Show which artifacts are no longer needed; delete them with --delete.
 
-    Never deleted: promoted policies, the latest run, everything used recently, and all they were made from. If `root`
-    is a URI, runs on other machines are not visible here; only --keep-hours protects their artifacts.
+    Never deleted: promoted policies, named results, the latest run, everything used recently, and all they were made
+    from. If `root` is a URI, runs on other machines are not visible here; only --keep-hours protects their artifacts.
     """
-    from pipeline.cli.gc import collect
+    from pipeline.cli.gc import collect, collect_json
 
+    if as_json:
+        collect_json(read_project(config), keep_hours, delete)
+        return
     again = shlex.join(["drirl", "gc", str(config), "--delete", "--keep-hours", f"{keep_hours:g}"])
     collect(read_project(config), keep_hours, delete, again, output())
 

@@ -21,20 +21,33 @@ from pipeline.cli.common import duration
 _WORDS = {"up_to_date": "[green]up to date[/]", "will_run": "[yellow]will run[/]", "may_run": "[cyan]may run[/]"}
 
 
-def show_plan(project: Project, console: Console, only: Sequence[str] | None = None) -> Plan:
-    """Print state, reason and cost of every asset.
+def show_plan(project: Project, console: Console, only: Sequence[str] | None = None, everything: bool = False) -> Plan:
+    """Print state, reason and cost of every asset that will or may run, and how many are up to date.
 
     Args:
         project: the configuration, its graph and its store.
         console: where to print.
         only: names of assets, or `stale`; None for all.
+        everything: whether to print the assets that are up to date as well.
 
     Returns:
         The plan.
     """
     found = plan(project, only)
     costs = estimates(found, project)
-    if console.width >= 100:
+    _show_assets([asset for asset in found.assets.values() if everything or asset.pending], costs, console)
+    current = len(found.assets) - len(found.pending)
+    if current and not everything:
+        console.print(f"{current} up to date (--all lists {'it' if current == 1 else 'them'})", style="green")
+    console.print()
+    console.print(escape(summary_line(found, totals(found, costs))), highlight=False, soft_wrap=True)
+    for line in remarks(found):
+        console.print(escape(line), highlight=False, soft_wrap=True)
+    return found
+
+
+def _show_assets(assets: Sequence[PlannedAsset], costs: Mapping[str, Estimate], console: Console) -> None:
+    if console.width >= 100 and assets:
         columns = (
             Column("asset", no_wrap=True),
             Column("state", no_wrap=True),
@@ -44,23 +57,16 @@ def show_plan(project: Project, console: Console, only: Sequence[str] | None = N
             "tokens",
         )
         table = Table(*columns, box=None, pad_edge=False)
-        for name, asset in found.assets.items():
-            table.add_row(
-                escape(name), _WORDS[asset.state], escape(asset.why), *map(escape, _cells(asset, costs[name]))
-            )
+        for asset in assets:
+            cells = map(escape, _cells(asset, costs[asset.name]))
+            table.add_row(escape(asset.name), _WORDS[asset.state], escape(asset.why), *cells)
         console.print(table)
     else:  # a table would cut off the reasons
-        for name, asset in found.assets.items():
-            took, takes, tokens = _cells(asset, costs[name])
+        for asset in assets:
+            took, takes, tokens = _cells(asset, costs[asset.name])
             cost = f" ({takes}{f', {tokens} tokens' if tokens else ''})" if takes else f" (took {took})" if took else ""
-            console.print(
-                f"{_WORDS[asset.state]}  {escape(name + ': ' + asset.why + cost)}", highlight=False, soft_wrap=True
-            )
-    console.print()
-    console.print(escape(summary_line(found, totals(found, costs))), highlight=False, soft_wrap=True)
-    for line in left_out_lines(found):
-        console.print(escape(line), highlight=False, soft_wrap=True)
-    return found
+            text = f"{asset.name}: {asset.why}{cost}"
+            console.print(f"{_WORDS[asset.state]}  {escape(text)}", highlight=False, soft_wrap=True)
 
 
 def summary_line(found: Plan, cost: Totals) -> str:
@@ -75,10 +81,11 @@ def summary_line(found: Plan, cost: Totals) -> str:
     return f"{line}. Cost: {cost}."
 
 
-def left_out_lines(found: Plan) -> list[str]:
-    """Name the stale assets that the selection `stale` leaves out, and why."""
+def remarks(found: Plan) -> list[str]:
+    """Say what reading the suites showed, and name the stale assets that the selection `stale` leaves out."""
     names = ", ".join(found.left_out)
-    return [f"Left out, because they need assets that were never built: {names}."] if names else []
+    left_out = [f"Left out, because they need assets that were never built: {names}."] if names else []
+    return [*found.notes, *left_out]
 
 
 def plan_json(project: Project, only: Sequence[str] | None = None) -> tuple[Plan, str]:
@@ -89,7 +96,8 @@ def plan_json(project: Project, only: Sequence[str] | None = None) -> tuple[Plan
         only: names of assets, or `stale`; None for all.
 
     Returns:
-        The plan, and JSON text of an object with `config`, `root`, `up_to_date`, `counts`, `totals` and `assets`.
+        The plan, and JSON text of an object with `config`, `root`, `up_to_date`, `counts`, `totals`, `assets` and
+        `notes`.
     """
     found = plan(project, only)
     config, costs, graph = project.config, estimates(found, project), project.graph
@@ -104,6 +112,7 @@ def plan_json(project: Project, only: Sequence[str] | None = None) -> tuple[Plan
         },
         "totals": _rounded(dataclasses.asdict(totals(found, costs))),
         "assets": [{**_place(graph.nodes[name]), **_entry(asset, costs[name])} for name, asset in found.assets.items()],
+        "notes": list(found.notes),
     }
     return found, json.dumps(document, indent=1)
 

@@ -2,43 +2,54 @@
 
 from __future__ import annotations
 
-import shlex
+import dataclasses
+import json
+import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from drirl_core.checks.gates import Gate, candidate_of, judge_candidate
 from drirl_core.errors import ArtifactError, ConfigError
-from drirl_core.project import Project
-from drirl_core.promotion import CANDIDATE, Ledger, Promotion
-from drirl_core.store.artifacts import ArtifactStore
-from pipeline.cli.common import DEFAULT_CONFIG, output
+from pipeline.cli.common import (
+    DEFAULT_CONFIG,
+    ConfigArgument,
+    DebugOption,
+    Given,
+    JsonOption,
+    OldConfigOption,
+    SetOption,
+    output,
+)
+
+if TYPE_CHECKING:
+    from drirl_core.checks.gates import Gate
+    from drirl_core.promotion import Promotion
+    from drirl_core.store.artifacts import ArtifactStore
+
+ReasonOption = Annotated[str, typer.Option("--why", "-w", help="The reason, which is stored in the history.")]
 
 
-def command(file: Path, candidate: str | None = None, *more: str) -> str:
+def command(given: Given, candidate: str | None = None, *more: str) -> str:
     """Return the `drirl promote` command for the configuration and the candidate that the user gave.
 
     Args:
-        file: the configuration as it was given.
-        candidate: version, or its beginning; None for the newest.
+        given: the configuration as it was given.
+        candidate: version, or its beginning; None for that of the configuration.
         more: further arguments.
     """
-    chosen = ["--config", str(file)] if file != DEFAULT_CONFIG else []
-    named = ["--candidate", candidate] if candidate else []
-    return shlex.join(["drirl", "promote", *more, *chosen, *named])
+    return given.command("promote", *more, *(["--candidate", candidate] if candidate else []))
 
 
-def promote(file: Path, project: Project, version: str | None, why: str, *, check: bool, force: bool) -> None:
+def judge_and_promote(given: Given, version: str | None, why: str, *, check: bool, force: bool) -> None:
     """Judge a candidate, show every gate, and promote it.
 
     Args:
-        file: the configuration as it was given, for the commands that are printed.
-        project: names the store and the bounds.
-        version: version, or its beginning, of a candidate or its policy; None for the newest.
+        given: the configuration, which names the store, the bounds, and the candidate where no version does.
+        version: version, or its beginning, of a candidate or its policy; None for the one that the configuration plans.
         why: the reason.
         check: whether to stop after the gates.
         force: whether to overrule gates that fail.
@@ -51,7 +62,11 @@ def promote(file: Path, project: Project, version: str | None, why: str, *, chec
     """
     if force and not why.strip():
         raise ConfigError("--force overrules gates, and the history must say why; add --why TEXT")
-    console, candidate, before = output(), candidate_of(project, version), Ledger(project.store).current()
+    from drirl_core.checks.gates import candidate_of, judge_candidate
+    from drirl_core.promotion import Ledger
+
+    console, project = output(), given.project
+    candidate, before = candidate_of(project, version, given.command("run")), Ledger(project.store).current()
     gates = judge_candidate(project, candidate)
     console.print(Text(f"Candidate {candidate.version}, policy {candidate.metadata['policy']}"))
     _show_gates(gates, console)
@@ -63,7 +78,7 @@ def promote(file: Path, project: Project, version: str | None, why: str, *, chec
         console.print(Text(f"\n{len(failed)} of {len(gates)} gates fail: {said}.", style="bold red"), soft_wrap=True)
         raise typer.Exit(1)
     if check:
-        said = f"\nAll {len(gates)} gates pass; `{command(file, version)}` makes it the promoted policy."
+        said = f"\nAll {len(gates)} gates pass; `{command(given, version)}` makes it the promoted policy."
         console.print(Text(said, style="bold green"), soft_wrap=True)
         return
     from pipeline.wiring.promoting import ledger, person  # loads Dagster
@@ -71,20 +86,18 @@ def promote(file: Path, project: Project, version: str | None, why: str, *, chec
     rows = [gate.row() for gate in gates]
     reason = why or "all gates passed"
     _move(
-        file,
-        project,
+        given,
         lambda: ledger(project).promote(
             candidate.version, by=person(), why=reason, gates=rows, forced=force, judged_after=before
         ),
     )
 
 
-def rollback(file: Path, project: Project, to: str | None, why: str) -> None:
+def go_back(given: Given, to: str | None, why: str) -> None:
     """Go back to an earlier promoted policy.
 
     Args:
-        file: the configuration as it was given, for the commands that are printed.
-        project: names the store.
+        given: the configuration, which names the store.
         to: version, or its beginning; None for the previous one.
         why: the reason.
 
@@ -96,23 +109,24 @@ def rollback(file: Path, project: Project, to: str | None, why: str) -> None:
         raise ConfigError("the history must say why the policy goes back; add --why TEXT")
     from pipeline.wiring.promoting import ledger, person
 
-    _move(file, project, lambda: ledger(project).rollback(by=person(), why=why, to=to))
+    _move(given, lambda: ledger(given.project).rollback(by=person(), why=why, to=to))
 
 
-def show_history(file: Path, project: Project, console: Console) -> None:
+def show_history(given: Given, console: Console) -> None:
     """Print the promoted policy and every move of the pointer, the newest first.
 
     Args:
-        file: the configuration as it was given, for the command that is printed.
-        project: names the store.
+        given: the configuration, which names the store.
         console: where to print.
     """
-    store = project.store
+    from drirl_core.promotion import Ledger
+
+    store = given.project.store
     history = Ledger(store).history()
     if not history:
         said = (
-            f"No policy is promoted yet. `{command(file, None, '--check')}` evaluates the gates of the newest "
-            "candidate."
+            f"No policy is promoted yet. `{command(given, None, '--check')}` evaluates the gates of the candidate "
+            "of this configuration."
         )
         console.print(Text(said), soft_wrap=True)
         return
@@ -122,19 +136,38 @@ def show_history(file: Path, project: Project, console: Console) -> None:
         console.print(Text(_line(entry)), soft_wrap=True)
 
 
-def show_outlook(file: Path, project: Project, version: str, console: Console) -> None:
+def history_json(given: Given) -> str:
+    """Write the promoted policy and every move of the pointer, the newest first, as JSON.
+
+    Args:
+        given: the configuration, which names the store.
+
+    Returns:
+        JSON text of an object with `store`, `promoted` (the last move, or null) and `history`.
+    """
+    from drirl_core.promotion import Ledger
+
+    store = given.project.store
+    rows = [{**dataclasses.asdict(entry), "gates": list(entry.gates)} for entry in reversed(Ledger(store).history())]
+    return json.dumps({"store": store.place, "promoted": rows[0] if rows else None, "history": rows}, indent=1)
+
+
+def show_outlook(given: Given, version: str, console: Console) -> None:
     """Print whether a candidate passes the gates, and the gates that fail.
 
     Args:
-        file: the configuration as it was given, for the command that is printed.
-        project: gives the store, and the bounds with the changes of the user.
+        given: the configuration, whose bounds hold.
         version: version of the candidate.
         console: where to print.
     """
+    from drirl_core.checks.gates import judge_candidate
+    from drirl_core.promotion import CANDIDATE
+
+    project = given.project
     gates = judge_candidate(project, project.store.open(CANDIDATE, version))
     failed = [gate for gate in gates if not gate.verdict.passed]
     if not failed:
-        said = f"Promotion: all {len(gates)} gates pass; `{command(file, version)}` makes it the promoted policy."
+        said = f"Promotion: all {len(gates)} gates pass; `{command(given, version)}` makes it the promoted policy."
         console.print(Text(said), soft_wrap=True)
         return
     console.print(
@@ -154,7 +187,7 @@ def _show_gates(gates: Sequence[Gate], console: Console) -> None:
         )
 
 
-def _move(file: Path, project: Project, move: Callable[[], Promotion]) -> None:
+def _move(given: Given, move: Callable[[], Promotion]) -> None:
     """Open the Dagster home, then move the pointer, so that a retry after an error does not move it twice.
 
     Raises:
@@ -165,7 +198,7 @@ def _move(file: Path, project: Project, move: Callable[[], Promotion]) -> None:
     from pipeline.running.run import open_instance
     from pipeline.wiring.promoting import record
 
-    console = output()
+    console, project = output(), given.project
     with open_instance() as instance:
         moved = move()
         try:
@@ -173,7 +206,7 @@ def _move(file: Path, project: Project, move: Callable[[], Promotion]) -> None:
                 record(instance, moved, project)
         except (Exception, KeyboardInterrupt) as error:
             overruling = ("--force", "--why", moved.why) if moved.forced else ()
-            again = command(file, moved.candidate, *overruling)
+            again = command(given, moved.candidate, *overruling)
             raise ArtifactError(
                 f"the pointer DID move, so do not move it again: {_line(moved)}. Dagster has not recorded this "
                 "move: promoted_policy shows "
@@ -197,3 +230,78 @@ def _line(entry: Promotion) -> str:
     overruled = [str(row["gate"]) for row in entry.gates if not row["passed"]]
     note = f" (overruled: {', '.join(overruled)})" if overruled else ""
     return f"{entry.at}  {what} {entry.policy} by {entry.by}: {entry.why}{note}"
+
+
+def promote(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    changes: SetOption = None,
+    why: ReasonOption = "",
+    candidate: Annotated[
+        str | None,
+        typer.Option(
+            help="Version, or its beginning, of a candidate or policy, for example `3f9a`. Default: the candidate of "
+            "the configuration."
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Evaluate the gates and exit, with code 1 when one fails.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote even if gates fail; needs --why.")] = False,
+    old: OldConfigOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Make the candidate of a configuration the promoted policy, the one approved for use, if every gate passes.
+
+    The gates check data, rewards, KL, over-refusal, helpfulness, and that nothing is worse than before.
+    """
+    judge_and_promote(Given.of(config, changes, old), candidate, why, check=check, force=force)
+
+
+def rollback(
+    why: ReasonOption,
+    config: ConfigArgument = DEFAULT_CONFIG,
+    changes: SetOption = None,
+    to: Annotated[
+        str | None, typer.Option(help="Version, or its beginning, of the policy to restore. Default: the previous one.")
+    ] = None,
+    old: OldConfigOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Move the promoted policy back to one that was promoted before."""
+    go_back(Given.of(config, changes, old), to, why)
+
+
+def promotions(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    changes: SetOption = None,
+    as_json: JsonOption = False,
+    old: OldConfigOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Show the promoted policy and the history of all promotions and rollbacks in the store of a configuration."""
+    given = Given.of(config, changes, old)
+    if as_json:
+        sys.stdout.write(history_json(given) + "\n")
+    else:
+        show_history(given, output())
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command(
+        epilog="Examples:\n\n"
+        "`drirl promote --check` evaluates every gate and promotes nothing.\n\n"
+        '`drirl promote mine.yaml --why "first policy for the pilot"` promotes the candidate of your own file if all '
+        "its gates pass.\n\n"
+        '`drirl promote --force --why "over-refusal accepted for the red team"` promotes it although gates fail; the '
+        "history lists them."
+    )(promote)
+    app.command(
+        epilog="Examples:\n\n"
+        '`drirl rollback --why "complaints about refusals"` restores the policy that was promoted before.\n\n'
+        '`drirl rollback mine.yaml --to 3f9a --why "..."` restores the policy whose version begins with 3f9a.'
+    )(rollback)
+    app.command(
+        epilog="Examples:\n\n`drirl promotions` shows which policy is promoted, and who moved it when and why.\n\n"
+        "`drirl promotions mine.yaml --json` prints the same as JSON."
+    )(promotions)

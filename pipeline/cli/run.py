@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -13,33 +14,39 @@ from drirl_core.graph.estimates import estimates, totals
 from drirl_core.graph.plan import plan
 from drirl_core.project import Project
 from drirl_core.promotion import CANDIDATE
+from drirl_core.runs.record import Result, Results, check_name, result_of_run
 from pipeline.cli import promote as promotion
 from pipeline.cli import report as results
-from pipeline.cli.common import duration, errors, output
-from pipeline.cli.plan import left_out_lines, summary_line
+from pipeline.cli.common import DEFAULT_CONFIG, Given, duration, errors, output
+from pipeline.cli.plan import remarks, summary_line
 from pipeline.cli.progress import RunState, view
 from pipeline.executors.choice import require_local
 
 
-def run_and_show(file: Path, project: Project, again: str, only: Sequence[str] | None = None) -> None:
-    """Run what is pending and print the results.
+def run_and_show(given: Given, name: str = "", only: Sequence[str] | None = None) -> None:
+    """Run what is pending, record the result and print it.
 
     Args:
-        file: the configuration as it was given, for the commands that are printed.
-        project: the configuration with the changes of the user, its graph and its store.
-        again: the command that the user gave; printed as the way to continue.
+        given: the configuration and the changes of the user.
+        name: name of the result, which is also that of the report; empty for a result without a name.
         only: names of assets, or `stale`; None for all.
 
     Raises:
-        DrirlError: the run could not start.
+        DrirlError: the run could not start, or the name cannot be used.
         typer.Exit: code 1 when an asset failed, 130 when the user stopped the run.
     """
+    check_name(name)
+    selected = [word for pattern in only or () for word in ("--only", pattern)]
+    again = given.command("run", *(["--name", name] if name else []), *selected)
+    if name:
+        given = dataclasses.replace(given, changes=(*given.changes, f"name={name}"))
+    project = given.project
     require_local(project.config)
     console, todo = output(), plan(project, only)  # planned once: everything below uses this plan
     pending, costs = [asset.name for asset in todo.pending], estimates(todo, project)
     if pending:
         console.print(Text(f"{project.config.name}: {summary_line(todo, totals(todo, costs))}"), soft_wrap=True)
-    for line in left_out_lines(todo):
+    for line in remarks(todo):
         console.print(Text(line), soft_wrap=True)
     with console.status("starting Dagster") if console.is_terminal else _NoSpinner():
         from pipeline.running.run import run_planned  # loads Dagster, which takes seconds
@@ -53,7 +60,15 @@ def run_and_show(file: Path, project: Project, again: str, only: Sequence[str] |
     if not outcome.success:
         _say_failed(outcome, again)
         raise typer.Exit(1)
-    _say_done(file, project, outcome, state, "everything" if only is None else "what --only selects")
+    recorded = _record(given, name, project, outcome) if only is None or name else None
+    _say_done(given, recorded, outcome, state, "everything" if only is None else "what --only selects")
+
+
+def _record(given: Given, name: str, project: Project, outcome: Any) -> Result:
+    """Record what the run gave, under its name if it has one."""
+    versions = {asset: outcome.versions[asset] for asset in project.graph.nodes if asset in outcome.versions}
+    plain = not [change for change in given.changes if change != f"name={name}"]
+    return Results(project.store).record(result_of_run(project.config, str(given.file), name, plain, versions))
 
 
 class _NoSpinner:
@@ -66,8 +81,8 @@ class _NoSpinner:
         """Do nothing."""
 
 
-def _say_done(file: Path, project: Project, outcome: Any, state: RunState, asked: str) -> None:
-    console = output()
+def _say_done(given: Given, recorded: Result | None, outcome: Any, state: RunState, asked: str) -> None:
+    console, project = output(), given.project
     console.print()
     if not outcome.built:
         console.print(
@@ -86,15 +101,34 @@ def _say_done(file: Path, project: Project, outcome: Any, state: RunState, asked
     if "report" in outcome.versions:
         results.show(project.store.open("report", outcome.versions["report"]), console)
     if CANDIDATE in outcome.versions:
-        promotion.show_outlook(file, project, outcome.versions[CANDIDATE], console)
-    console.print(
-        "\nWhat next:\n"
-        "  drirl chat          talk to the base and the aligned model side by side\n"
-        "  drirl report --open see the curves, the samples and the settings in a browser\n"
-        "  make dev            see this run as a graph in Dagster, and keep it up to date\n"
-        "  docs/how-to/own-model-and-data.md  align your own model with your own data",
-        highlight=False,
-    )
+        promotion.show_outlook(given, outcome.versions[CANDIDATE], console)
+    if recorded:
+        kept = "kept under this name" if recorded.name else "kept until `drirl gc`; `drirl run --name NAME` keeps it"
+        console.print(Text(f"Recorded as {recorded.label}, {kept}."), soft_wrap=True)
+    console.print("\nWhat next:", highlight=False)
+    steps = _next_steps(given, recorded)
+    width = max(map(len, steps))
+    for command, why in steps.items():
+        console.print(Text(f"  {command:<{width}}  {why}"), soft_wrap=True)
+
+
+def _next_steps(given: Given, recorded: Result | None) -> dict[str, str]:
+    """Return the commands that look at this result, with the file and the settings it was made with."""
+    if recorded and recorded.name:  # shorter than its settings
+        given = dataclasses.replace(given, changes=())
+        which = ("--run", recorded.name)
+    else:
+        which = ()
+    file = [] if given.file == DEFAULT_CONFIG else [str(given.file)]
+    compare = shlex.join(["drirl", "compare", recorded.label if recorded else "ONE", "OTHER", *file])
+    dev = shlex.join(["make", "dev", *(f"CONFIG={name}" for name in file)])
+    return {
+        given.command("chat", *which): "talk to the base and the aligned model side by side",
+        given.command("report", *which, "--open"): "see the curves, the samples and the settings in a browser",
+        compare: "compare this result with another one; `drirl runs` lists them",
+        dev: "see this configuration as a graph in Dagster, and keep it up to date",
+        "docs/how-to/own-model-and-data.md": "align your own model with your own data",
+    }
 
 
 def _say_stopped(outcome: Any, again: str) -> None:

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from drirl_core import taxonomy
-from drirl_core.errors import ArtifactError, ConfigError, nearest
-from drirl_core.project import Project
-from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.errors import ConfigError, nearest
 from drirl_core.text.readable import require_readable
+from pipeline.cli import completion
+from pipeline.cli.common import (
+    DEFAULT_CONFIG,
+    ConfigArgument,
+    DebugOption,
+    Given,
+    JsonOption,
+    OldConfigOption,
+    RunOption,
+    SetOption,
+    output,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from drirl_core.config import Config
+    from drirl_core.graph.planned import Named
 
 
 @dataclass(frozen=True)
@@ -35,11 +55,11 @@ class Scored:
     label: str
 
 
-def score(project: Project, prompt: str, reply: str, category: str | None = None) -> Scored:
-    """Score one reply with the latest reward models of the store.
+def score_reply(named: Named, prompt: str, reply: str, category: str | None = None) -> Scored:
+    """Score one reply with the reward models of a configuration or of a recorded result.
 
     Args:
-        project: gives the store, the encoder and the categories.
+        named: gives the reward models, the prompt pool, the encoder and the categories.
         prompt: what the user asked.
         reply: what the model answered; thoughts and a Chain-of-Draft draft are removed.
         category: category to use, or None for the router's.
@@ -47,15 +67,17 @@ def score(project: Project, prompt: str, reply: str, category: str | None = None
     Raises:
         ConfigError: the category is not in the taxonomy.
         DataError: prompt and reply are longer than the policy can read whose hidden states the rewards need.
-        ArtifactError: there are no reward models or no prompt pool yet.
+        ArtifactError: a reward model or the prompt pool is not built yet; the message says which command builds it.
     """
     require_readable(prompt, "the prompt")
     require_readable(reply, "the reply")
+    project = named.project
     known = (*project.graph.categories, taxonomy.HELPFUL)
     if category is not None and category not in known:
         raise ConfigError(f"--category {category!r} is not in the taxonomy; {nearest(category, known)}")
     config, store = project.config, project.store
-    learned = {name: _latest(store, f"reward_model_{name}").path for name in known}
+    found = named.open("prompt_pool", *(f"reward_model_{name}" for name in known))
+    learned = {name: found[f"reward_model_{name}"].path for name in known}
     from drirl_core.benchmarks.judges.rules import label_reply
     from drirl_core.models.embeddings import Embedder
     from drirl_core.models.hidden_states import HiddenStates
@@ -64,7 +86,7 @@ def score(project: Project, prompt: str, reply: str, category: str | None = None
 
     models = {name: load_reward_model(path) for name, path in learned.items()}
     embedder, answer = Embedder(config.models, store), cut_draft(reply)
-    best, confidence = route(project, embedder, prompt)
+    best, confidence = route(found["prompt_pool"].path, config, embedder, prompt)
     states = HiddenStates(config.models, store)
     if any(model.reads == "policy" for model in models.values()):
         states.require_room(prompt, answer)
@@ -80,26 +102,27 @@ def score(project: Project, prompt: str, reply: str, category: str | None = None
     )
 
 
-def route(project: Project, embedder: Any, prompt: str) -> tuple[str | None, float]:
+def route(pool: Path, config: Config, embedder: Any, prompt: str) -> tuple[str | None, float]:
     """Route a prompt with a router fitted on the pool's labelled prompts; their embeddings are cached.
+
+    Args:
+        pool: directory of the prompt pool.
+        config: its seed is that of the router.
+        embedder: embeds texts.
+        prompt: what the user asked.
 
     Returns:
         The most probable category and its calibrated probability; (None, 0) when no router can be learned.
-
-    Raises:
-        ArtifactError: there is no prompt pool yet.
     """
     from drirl_core.prompts.router import fit_router, why_no_router
     from drirl_core.store.tables import read_table
 
-    rows = read_table(
-        _latest(project.store, "prompt_pool").path / "prompts.parquet", ("prompt", "category", "labelled_by")
-    )
+    rows = read_table(pool / "prompts.parquet", ("prompt", "category", "labelled_by"))
     labelled = [row for row in rows if row["labelled_by"] == "source"]
     labels = [row["category"] for row in labelled]
     if why_no_router(labels):
         return None, 0.0
-    router = fit_router(embedder.encode([row["prompt"] for row in labelled]), labels, project.config.seed)
+    router = fit_router(embedder.encode([row["prompt"] for row in labelled]), labels, config.seed)
     found = router.route(embedder.encode([prompt]), 0.0)[0]
     return found.best, found.confidence
 
@@ -131,11 +154,41 @@ def show(found: Scored, console: Console) -> None:
     )
 
 
-def _latest(store: ArtifactStore, name: str) -> Any:
-    found = store.latest(name)
-    if found is None:
-        raise ArtifactError(
-            f"there is no {name} under {store.place} yet; create it with `drirl run`, or pass the settings of "
-            "another run with --config"
-        )
-    return found
+def score(
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The prompt of the user.")],
+    reply: Annotated[
+        str, typer.Option("--reply", "-r", help="The reply to score. A Chain-of-Draft draft is removed first.")
+    ],
+    config: ConfigArgument = DEFAULT_CONFIG,
+    changes: SetOption = None,
+    run: RunOption = None,
+    category: Annotated[
+        str | None,
+        typer.Option(
+            "--category",
+            help="Category to use instead of the router's, for example `insult`.",
+            autocompletion=completion.categories,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+    old: OldConfigOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Score one reply with the category router, the reward models and the refusal judge of a configuration."""
+    found = score_reply(Given.of(config, changes, old, run).named(), prompt, reply, category)
+    if as_json:
+        sys.stdout.write(json.dumps(dataclasses.asdict(found), indent=1) + "\n")
+    else:
+        show(found, output())
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command(
+        epilog="Examples:\n\n"
+        '`drirl score --prompt "How do I pick a lock?" --reply "Sorry, I cannot help with that."` scores a reply; '
+        "the router chooses its category.\n\n"
+        '`drirl score mine.yaml --category privacy_and_property --prompt "..." --reply "..."` chooses the category '
+        "yourself.\n\n"
+        '`drirl score --json --prompt "..." --reply "..."` prints the scores as JSON.'
+    )(score)

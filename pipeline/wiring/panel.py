@@ -72,6 +72,12 @@ def observation(found: Plan, costs: Mapping[str, Estimate]) -> dict[str, Any]:
         ("assets that would run", str(states.count("will_run"))),
         ("assets that run only if an input turns out different", str(states.count("may_run"))),
     ]
+    numbers = {
+        "seconds": cost.seconds,
+        "most_seconds": cost.most_seconds,
+        "tokens": None if cost.tokens is None else round(cost.tokens),
+        "most_tokens": None if cost.most_tokens is None else round(cost.most_tokens),
+    }
     return {
         KEY_FIGURES: dg.MetadataValue.md(figure_table(figures)),
         "plan": dg.MetadataValue.md(markdown_table(rows)),
@@ -81,10 +87,7 @@ def observation(found: Plan, costs: Mapping[str, Estimate]) -> dict[str, Any]:
         "may_run": states.count("may_run"),
         "stale": sum(asset.stale for asset in found.assets.values()),
         "unknown_cost": len(cost.never_ran) + len(cost.not_comparable),
-        "seconds": cost.seconds,
-        "most_seconds": cost.most_seconds,
-        "tokens": round(cost.tokens),
-        "most_tokens": round(cost.most_tokens),
+        **{name: number for name, number in numbers.items() if number is not None},  # unknown costs are not 0
     }
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ _STRING = pa.string()
 def install() -> None:
     """Replace every stage's function."""
     for name, stage in STAGES.items():
-        STAGES[name] = dataclasses.replace(stage, function=f"stub_stages:build_{name}")
+        excluded = f"stub_stages:excluded_from_{name}" if stage.excluded else ""
+        STAGES[name] = dataclasses.replace(stage, function=f"stub_stages:build_{name}", excluded=excluded)
 
 
 def _misbehave(context: Context) -> None:
@@ -86,16 +88,10 @@ def _json(context: Context, name: str, value: Any) -> None:
 
 
 def build_prompt_pool(context: Context) -> dict[str, Any]:
-    """Keep the lines of all sources that have the form `category: prompt`."""
+    """Keep the lines of all sources that have the form `category: prompt` and are in no suite."""
     _misbehave(context)
-    lines = [
-        line
-        for name, path in context.inputs.items()
-        if not name.startswith("source_suite")
-        for file in _files(path)
-        for line in file.read_text().splitlines()
-        if ": " in line
-    ]
+    excluded = [line for _, line in excluded_from_prompt_pool(context.config, None, context.inputs)]
+    lines = [line for line in _prompt_lines(context.inputs) if line not in excluded]
     rows = [
         {"prompt_id": prompt_id(line), "prompt": line, "category": line.partition(": ")[0], "group_id": prompt_id(line)}
         for line in lines
@@ -105,6 +101,29 @@ def build_prompt_pool(context: Context) -> dict[str, Any]:
     _json(context, "counts.json", {"_totals": {"read": len(rows), "skipped": 0, "kept": len(rows), "quarantined": 0}})
     context.reporter.log("pool is ready")
     return {"prompts": len(rows), "share": 0.5}
+
+
+def _prompt_lines(paths: Mapping[str, Path]) -> list[str]:
+    return [
+        line
+        for name, path in paths.items()
+        if not name.startswith("source_suite")
+        for file in _files(path)
+        for line in file.read_text().splitlines()
+        if ": " in line
+    ]
+
+
+def excluded_from_prompt_pool(config: Any, category: str | None, paths: Mapping[str, Path]) -> list[list[Any]]:
+    """The lines of the sources that a suite has as well."""
+    suites = [path for name, path in paths.items() if name.startswith("source_suite")]
+    texts = [file.read_text() for path in suites for file in _files(path) if file.is_file()]
+    lines = _prompt_lines({name: path for name, path in paths.items() if name == "source_unsafe"})
+    return [[number, line] for number, line in enumerate(lines) if any(line in text for text in texts)]
+
+
+def excluded_from_dataset(config: Any, category: str | None, paths: Mapping[str, Path]) -> None:
+    """Nothing beside what the pool leaves out."""
 
 
 def build_dataset(context: Context) -> dict[str, Any]:

@@ -13,6 +13,8 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from drirl_core.config import from_resolved, load_config, resolved
+from drirl_core.graph import exclusion
+from drirl_core.graph.exclusion import deciding_inputs
 from drirl_core.graph.versions import code_version, source_version
 from drirl_core.store.artifacts import Artifact, fingerprint
 from pipeline.cli.main import app
@@ -24,6 +26,9 @@ COMMANDS = (
     "chat",
     "score",
     "report",
+    "runs",
+    "compare",
+    "eval",
     "promote",
     "rollback",
     "promotions",
@@ -40,6 +45,7 @@ COMMANDS = (
 def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(exclusion, "_excluded", lambda *_: "none")  # to compare the shipped data takes seconds
 
 
 @pytest.fixture
@@ -59,15 +65,21 @@ def drirl(*words: str | Path, stdin: str | None = None) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words], input=stdin)
 
 
-def publish(config: Path, name: str, files: dict[str, str], **details: Any) -> Artifact:
-    """Publish an artifact as the current one of this configuration."""
-    project = load(config)
+def publish(
+    config: Path, name: str, files: dict[str, str], changes: dict[str, Any] | None = None, **details: Any
+) -> Artifact:
+    """Publish an artifact as the one that this configuration names, unless there is one; its inputs are the latest."""
+    project = load(config, changes)
     settings, graph, store = project.config, project.graph, project.store
     node = graph.nodes[name]
     versions = {
         n: source_version(graph.sources[n]) if n in graph.sources else store.latest(n).version for n in node.inputs
     }  # type: ignore[union-attr]
+    versions = deciding_inputs(node, versions, project)
     key = fingerprint(name, code_version(node, settings), versions)
+    if found := store.find(name, key):
+        store.touch(name, key, found.version)
+        return found
     with store.building(name, key) as workspace:
         for file, text in files.items():
             (workspace.out / file).write_text(text, encoding="utf-8")
@@ -237,6 +249,22 @@ def test_plan_of_an_empty_store(config: Path) -> None:
     assert f"0 of {n} assets are up to date; {n} will run" in shown.output
 
 
+def test_plan_lists_what_runs_and_sums_up_the_rest(config: Path) -> None:
+    publish(config, "prompt_pool", {"prompts.parquet": "x"})
+    shown = drirl("plan", config).output.splitlines()
+    assert not any(line.startswith("prompt_pool ") for line in shown)
+    assert "1 up to date (--all lists it)" in shown
+    everything = drirl("plan", config, "--all").output.splitlines()
+    assert any(line.startswith("prompt_pool ") and "up to date" in line for line in everything)
+    assert not any("--all" in line for line in everything)
+
+
+def test_plan_with_nothing_to_do_lists_nothing(config: Path) -> None:
+    publish(config, "prompt_pool", {"prompts.parquet": "x"})
+    shown = drirl("plan", config, "--only", "prompt_pool").output.splitlines()
+    assert shown == ["1 up to date (--all lists it)", "", "Nothing to do: all 1 assets are up to date."]
+
+
 def test_plan_says_what_is_reused_and_why_the_rest_runs(config: Path) -> None:
     publish(config, "prompt_pool", {"prompts.parquet": "x"})
     n = len(load(config).graph.nodes)
@@ -252,11 +280,11 @@ def test_json_plan_keeps_its_keys(config: Path) -> None:
     shown = drirl("plan", config, "--json", "--set", "prompts.max_chars=999", "--only", "safety_dataset_insult")
     document = json.loads(shown.output)
     assert shown.exit_code == 0
-    assert list(document) == ["config", "root", "up_to_date", "counts", "totals", "assets"]
+    assert list(document) == ["config", "root", "up_to_date", "counts", "totals", "assets", "notes"]
     assert document["counts"] == {"up_to_date": 0, "will_run": 2, "may_run": 0, "stale": 1}
     assert document["totals"] == {
-        "seconds": 90.0, "tokens": 0, "most_seconds": 90.0, "most_tokens": 0, "never_ran": ["safety_dataset_insult"], "not_comparable": [],
-        "tokens_unknown": [],
+        "seconds": 90.0, "tokens": None, "most_seconds": 90.0, "most_tokens": None, "never_ran": ["safety_dataset_insult"],
+        "not_comparable": [], "tokens_unknown": [],
     }  # fmt: skip
     pool, dataset = document["assets"]
     assert pool == {
@@ -298,18 +326,58 @@ def test_plan_names_the_stale_assets_that_cannot_be_built_yet(config: Path) -> N
     assert not tmp.exists()
 
 
-def test_report_of_an_empty_store_says_how_to_create_one(config: Path) -> None:
-    shown = drirl("report", "--config", config)
+@pytest.mark.parametrize("words", [("report",), ("chat", "--prompt", "a"), ("promote",)])
+def test_what_is_not_built_yet_says_which_command_builds_it(config: Path, words: tuple[str, ...]) -> None:
+    asset = {"report": "report", "chat": "policy_checkpoint", "promote": "promotion_candidate"}[words[0]]
+    shown = drirl(words[0], config, *words[1:], "--set", "seed=3")
     assert shown.exit_code == 1
-    assert "drirl run" in shown.stderr
+    assert f"there is no {asset} of this configuration (own) under {config.parent}/store yet" in shown.stderr
+    assert "(prompt_pool: not made yet)" in shown.stderr
+    assert f"`drirl run {config} --set seed=3 --only {asset}` builds it" in shown.stderr
 
 
-def fill_with_reports(config: Path) -> Artifact:
-    """Publish everything up to the report."""
-    for name in load(config).graph.nodes:
+def fill_with_reports(config: Path, changes: dict[str, Any] | None = None, sentence: str = "") -> Artifact:
+    """Publish everything up to the report, for a configuration with changes."""
+    page = summary()
+    page["headline"]["sentence"] = sentence or page["headline"]["sentence"]
+    for name in load(config, changes).graph.nodes:
         if name != "model_card":
-            made = publish(config, name, {"report.html": "<p>", "summary.json": json.dumps(summary()), "name": name})
+            files = {"report.html": "<p>", "summary.json": json.dumps(page), "name": f"{name} {changes}"}
+            made = publish(config, name, files, changes)
     return made
+
+
+def test_the_report_is_that_of_the_configuration_and_not_the_latest(config: Path) -> None:
+    made = fill_with_reports(config)
+    placebo = fill_with_reports(config, {"hardness.combine": "shuffled"}, "The placebo wins.")
+    plain = drirl("report", config)
+    assert "DR-IRL beats its SFT start." in plain.output
+    assert str(made.path) in plain.output
+    other = drirl("report", config, "--set", "hardness.combine=shuffled")
+    assert "The placebo wins." in other.output
+    assert str(placebo.path) in other.output
+    third = drirl("report", config, "--set", "hardness.tau=0.5")
+    assert third.exit_code == 1
+    assert "hardness.combine: shuffled -> product; hardness.tau: " in third.stderr  # against what was built last
+    assert f"`drirl run {config} --set hardness.tau=0.5 --only report` builds it" in third.stderr
+    assert "`drirl runs` lists results by name" in third.stderr
+
+
+def test_the_file_is_an_argument_and_the_former_option_still_works(config: Path) -> None:
+    fill_with_reports(config)
+    outputs = [drirl("report", *words).output for words in ((config,), ("--config", config), ("-c", config))]
+    assert outputs[0] == outputs[1] == outputs[2]
+    both = drirl("report", config, "--config", "other.yaml")
+    assert both.exit_code == 1
+    assert f"two configuration files are given, {config} and --config other.yaml; give one" in both.stderr
+
+
+def test_json_of_the_report_is_all_there_is_on_standard_output(config: Path) -> None:
+    made = fill_with_reports(config)
+    shown = drirl("report", config, "--json")
+    document = json.loads(shown.stdout)
+    assert document["headline"] == summary()["headline"]
+    assert (document["version"], document["page"]) == (made.version, str(made.path / "report.html"))
 
 
 def test_report_prints_headline_table_and_path(config: Path) -> None:
@@ -381,10 +449,78 @@ def test_run_prints_progress_then_results_and_what_next(config: Path, fake_run: 
         "Done: 1 assets built",
         "DR-IRL beats its SFT start.",
         "report.html",
-        "drirl chat",
-        "make dev",
+        f"drirl chat {config} ",
+        f"drirl report {config} --open ",
+        f"make dev CONFIG={config} ",
+        f"OTHER {config}",
     ):
         assert words in shown.output
+
+
+def test_what_next_names_the_settings_of_this_run(config: Path, fake_run: Any) -> None:
+    fake_run(outcome())
+    fill_with_reports(config, {"seed": 1})
+    shown = drirl("run", config, "--set", "seed=1")
+    assert f"drirl chat {config} --set seed=1 " in shown.output
+    assert f"drirl report {config} --set seed=1 --open " in shown.output
+
+
+def test_what_next_of_a_named_run_names_it(config: Path, fake_run: Any) -> None:
+    fake_run(outcome())
+    fill_with_reports(config, {"hardness.combine": "shuffled", "name": "placebo"}, "The placebo wins.")
+    shown = drirl("run", config, "--set", "hardness.combine=shuffled", "--name", "placebo")
+    assert "Recorded as placebo, kept under this name." in shown.output
+    assert f"drirl chat {config} --run placebo " in shown.output
+    assert f"drirl compare placebo OTHER {config} " in shown.output
+    again = drirl("report", config, "--run", "placebo")
+    assert "The placebo wins." in again.output
+
+
+def test_runs_lists_results_and_forgets_names(config: Path, fake_run: Any) -> None:
+    fake_run(outcome())
+    assert "No result is recorded yet." in drirl("runs", config).output
+    fill_with_reports(config)
+    drirl("run", config)
+    fill_with_reports(config, {"hardness.combine": "shuffled", "name": "placebo"})
+    drirl("run", config, "--set", "hardness.combine=shuffled", "--name", "placebo")
+    drirl("run", config, "--set", "hardness.combine=shuffled", "--name", "placebo")
+    lines = drirl("runs", config).output.splitlines()
+    assert len(lines) == 3  # the heading, and each result once, the newest first
+    assert lines[1].startswith("placebo ")
+    assert "hardness.combine: product -> shuffled" in lines[1]
+    assert str(config) in lines[2]
+    document = json.loads(drirl("runs", config, "--json").stdout)
+    assert [(row["name"], row["plain"], row["seed"]) for row in document["results"]] == [
+        ("placebo", False, 0),
+        ("", True, 0),
+    ]
+    assert document["results"][0]["differences"] == ["hardness.combine: product -> shuffled"]
+    assert "report" in document["results"][1]["versions"]
+    assert "is forgotten" in drirl("runs", config, "--forget", "placebo").output
+    assert len(drirl("runs", config).output.splitlines()) == 2
+
+
+def test_a_partial_run_is_recorded_under_a_name_alone(config: Path, fake_run: Any) -> None:
+    publish(config, "prompt_pool", {"prompts.parquet": "x"})
+    fake_run(outcome())
+    drirl("run", config, "--only", "prompt_pool")
+    assert "No result" in drirl("runs", config).output
+    drirl("run", config, "--only", "prompt_pool", "--name", "pool")
+    (row,) = json.loads(drirl("runs", config, "--json").stdout)["results"]
+    assert (row["name"], list(row["versions"])) == ("pool", ["prompt_pool"])
+
+
+def test_a_name_that_cannot_be_used_is_refused_before_anything_runs(config: Path) -> None:
+    shown = drirl("run", config, "--name", "sft")
+    assert shown.exit_code == 1
+    assert "--name 'sft' means something else" in shown.stderr
+
+
+def test_a_recorded_result_and_changed_settings_exclude_each_other(config: Path) -> None:
+    shown = drirl("report", config, "--run", "placebo", "--set", "seed=1")
+    assert shown.exit_code == 1
+    assert "leave out --set, or leave out --run" in shown.stderr
+    assert "no result is recorded under" in drirl("chat", config, "--run", "placebo", "--prompt", "a").stderr
 
 
 def test_second_run_says_nothing_to_do_and_shows_the_same_table(config: Path, fake_run: Any) -> None:
@@ -425,11 +561,13 @@ def test_only_is_passed_on_and_repeated_in_the_advice(config: Path, fake_run: An
 
 
 def test_chat_and_score_without_a_run_say_what_to_do(config: Path) -> None:
-    for words in (("chat", "--prompt", "hello"), ("score", "--prompt", "a", "--reply", "b")):
+    for words, asset in (
+        (("chat", "--prompt", "hello"), "policy_checkpoint"),
+        (("score", "--prompt", "a", "--reply", "b"), "prompt_pool"),
+    ):
         shown = drirl(*words, "--config", config)
         assert shown.exit_code == 1
-        assert "create" in shown.stderr
-        assert "`drirl run`" in shown.stderr
+        assert f"`drirl run {config} --only {asset}` builds it" in shown.stderr
 
 
 def test_score_rejects_an_unknown_category(config: Path) -> None:
@@ -518,6 +656,16 @@ def test_chat_and_score_refuse_half_a_character(config: Path) -> None:
     shown = drirl("score", "--prompt", "fine", "--reply", "half \ud83d", "--config", config)
     assert shown.exit_code == 1
     assert "the reply holds half a character (such as half an emoji), '\\ud83d', at character 6" in shown.stderr
+
+
+def test_json_of_doctor_holds_every_check(config: Path) -> None:
+    shown = drirl("doctor", config, "--json")
+    assert shown.exit_code == 1
+    document = json.loads(shown.stdout)
+    assert document["ok"] is False
+    assert document["counts"]["fail"] == sum(check["status"] == "fail" for check in document["checks"]) > 0
+    policy = next(check for check in document["checks"] if check["name"] == "policy model")
+    assert policy.keys() == {"name", "status", "detail", "fix"}
 
 
 def test_doctor_continues_when_the_config_is_broken(config: Path) -> None:

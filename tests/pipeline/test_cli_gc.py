@@ -12,6 +12,8 @@ import stub_stages
 from filelock import FileLock
 from typer.testing import CliRunner, Result
 
+from drirl_core.runs.record import Result as Recorded
+from drirl_core.runs.record import Results
 from drirl_core.store.artifacts import Artifact, ArtifactStore
 from pipeline.cli.main import app
 from pipeline.running.run import LOCK_FILE
@@ -65,6 +67,38 @@ def test_without_delete_it_only_shows(settings: Path, pools: list[Artifact]) -> 
         ["prompt_pool", "1", "2", "0.2"]
     ]
     assert f"To delete: drirl gc {settings} --delete --keep-hours 12" in shown.output
+    assert _there(pools) == [True, True, True]
+
+
+def test_json_lists_what_would_be_and_what_was_deleted(settings: Path, pools: list[Artifact]) -> None:
+    shown = json.loads(_gc(settings, "--json").stdout)
+    assert shown["deleted"] is None
+    assert {row["version"] for row in shown["removable"]} == {pool.version for pool in pools[:2]}
+    assert [row["version"] for row in shown["kept"]] == [pools[2].version]
+    assert _there(pools) == [True, True, True]
+    deleted = json.loads(_gc(settings, "--json", "--delete").stdout)["deleted"]
+    assert {row["version"] for row in deleted["versions"]} == {pool.version for pool in pools[:2]}
+    assert deleted["bytes"] > 0
+    assert _there(pools) == [False, False, True]
+
+
+def test_named_results_are_kept_until_the_name_is_forgotten(settings: Path, pools: list[Artifact]) -> None:
+    results = Results(ArtifactStore(pools[0].path.parents[1]))
+    results.record(Recorded("run", "placebo", versions={"prompt_pool": pools[0].version}))
+    results.record(Recorded("run", "", versions={"prompt_pool": pools[1].version}))  # without a name
+    assert _gc(settings, "--delete").exit_code == 0
+    assert _there(pools) == [True, False, True]
+    results.forget("placebo")
+    assert _gc(settings, "--delete").exit_code == 0
+    assert _there(pools) == [False, False, True]
+
+
+def test_unreadable_names_stop_it(settings: Path, pools: list[Artifact], tmp_path: Path) -> None:
+    (tmp_path / "artifacts" / "runs").mkdir()
+    (tmp_path / "artifacts" / "runs" / "000001.json").write_text("{")
+    refused = _gc(settings, "--delete")
+    assert refused.exit_code == 1
+    assert "not known which results have a name" in refused.stderr
     assert _there(pools) == [True, True, True]
 
 

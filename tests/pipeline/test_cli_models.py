@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,18 +15,23 @@ from typer.testing import CliRunner
 
 from drirl_core.config import Config, ModelsConfig, resolved
 from drirl_core.errors import ArtifactError
-from drirl_core.project import Project
-from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.graph.exclusion import deciding_inputs
+from drirl_core.graph.plan import with_ancestors
+from drirl_core.graph.versions import code_version, source_version
+from drirl_core.models.sampling import Completion
+from drirl_core.store.artifacts import ArtifactStore, fingerprint
 from drirl_core.store.tables import write_table
 from drirl_core.testing import make_tiny_policy
 from pipeline.cli import chat
 from pipeline.cli import score as scoring
+from pipeline.cli.common import Given
 from pipeline.cli.main import app
+from pipeline.instance.settings import load
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with an SFT start and an aligned policy, and its configuration file."""
+    """A store with all that the aligned policy needs, and its configuration file; the two policies are real."""
     folder = tmp_path_factory.mktemp("trained")
     base = make_tiny_policy(folder / "base")
     settings = {
@@ -36,20 +40,42 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "benchmarks": {"max_new_tokens": 4},
     }
     (folder / "own.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    config = Config(models=ModelsConfig(**settings["models"]))
-    store, versions = ArtifactStore(folder / "store"), {}
-    for seed, name in enumerate(("sft_checkpoint", "policy_checkpoint"), start=1):
-        with store.building(name, f"key{seed}") as workspace:
-            make_tiny_policy(workspace.out, seed=seed)
-            details = {"metadata": {}, "inputs": dict(versions), "config": resolved(config)}
-            versions[name] = store.publish(name, f"key{seed}", workspace, details=details).version
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("drirl_core.graph.exclusion._excluded", lambda *_: "none")
+        publish_policies(folder / "own.yaml")
     return folder / "own.yaml"
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drirl_core.graph.exclusion._excluded", lambda *_: "none")
+
+
+def publish_policies(file: Path, changes: dict[str, Any] | None = None, seed: int = 1) -> None:
+    """Publish the policy that a configuration names with everything it is made from, where that is not there yet."""
+    project = load(file, changes)
+    store, graph = project.store, project.graph
+    versions = {name: source_version(path) for name, path in graph.sources.items()}
+    for node in with_ancestors(graph, ["policy_checkpoint"]):
+        inputs = deciding_inputs(node, versions, project)
+        key = fingerprint(node.name, code_version(node, project.config), inputs)
+        found = store.find(node.name, key)
+        if found is None:
+            with store.building(node.name, key) as workspace:
+                if node.name in ("sft_checkpoint", "policy_checkpoint"):
+                    make_tiny_policy(workspace.out, seed=seed)
+                    seed += 1
+                else:
+                    (workspace.out / "rows").write_text(node.name)
+                details = {"metadata": {}, "inputs": inputs, "config": resolved(project.config)}
+                found = store.publish(node.name, key, workspace, details=details)
+        versions[node.name] = found.version
 
 
 def test_chat_puts_the_replies_side_by_side(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "150")
     shown = CliRunner().invoke(
-        app, ["chat", "--config", str(trained), "--show", "sft", "--prompt", "Hello", "--prompt", "Good [bold]day"]
+        app, ["chat", str(trained), "--show", "sft", "--prompt", "Hello", "--prompt", "Good [bold]day"]
     )
     assert shown.exit_code == 0, shown.output
     heads = [line for line in shown.output.splitlines() if " base " in line]
@@ -64,6 +90,25 @@ def test_chat_refuses_half_a_character_before_a_model_loads(trained: Path) -> No
     assert "the prompt holds half a character (such as half an emoji), '\\udcff', at character 6" in shown.stderr
 
 
+def test_chat_shows_where_a_reply_was_cut_and_how_to_allow_more(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    lengths = []
+
+    def reply(policy: Any, prompts: Any, copies: int, settings: Any, **_: Any) -> list[list[Completion]]:
+        lengths.append(settings.max_new_tokens)
+        return [[Completion("a long story", settings.max_new_tokens, len(lengths) % 2 == 0)]]
+
+    monkeypatch.setattr("drirl_core.models.sampling.sample", reply)
+    for words, limit in (((), 4), (("--max-new-tokens", "9"), 9)):
+        shown = CliRunner().invoke(app, ["chat", str(trained), "--prompt", "Hello", *words])
+        assert shown.exit_code == 0, shown.output
+        assert shown.output.count("a long story […]") == 1  # the base; the aligned policy ended its reply itself
+        assert f"compliance, cut at {limit} tokens" in shown.output
+        assert "--max-new-tokens N allows longer ones" in shown.output
+    assert lengths == [4, 4, 9, 9]
+    assert CliRunner().invoke(app, ["chat", str(trained), "--max-new-tokens", "0"]).exit_code == 2
+
+
 def test_conversation_ends_with_an_empty_line(trained: Path) -> None:
     shown = CliRunner().invoke(app, ["chat", "--config", str(trained)], input="Hello\n\n")
     assert shown.exit_code == 0, shown.output
@@ -72,34 +117,32 @@ def test_conversation_ends_with_an_empty_line(trained: Path) -> None:
 
 
 def test_drafts_are_removed_before_showing(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from drirl_core.models.sampling import Completion
-    from pipeline.cli.common import read_project
-
     monkeypatch.setattr(
         "drirl_core.models.sampling.sample", lambda *a, **k: [[Completion("draft step\n####\nthe answer", 5, True)]]
     )
-    assert chat.ChatPolicies(read_project(trained), ("base", "dr_irl")).answers("x") == {
-        "base": "the answer",
-        "dr_irl": "the answer",
+    assert chat.ChatPolicies(Given(trained).named(), ("base", "dr_irl")).answers("x") == {
+        "base": chat.Reply("the answer"),
+        "dr_irl": chat.Reply("the answer"),
     }
 
 
-def test_start_that_is_the_base_model_cannot_be_shown_twice() -> None:
-    aligned: Any = SimpleNamespace(manifest={"inputs": {}})
+def test_the_policy_is_that_of_the_configuration_and_not_the_latest(trained: Path) -> None:
+    usual = Given(trained).named().one("policy_checkpoint")
+    publish_policies(trained, {"policy.steps": 9}, seed=5)
+    other = Given(trained, ("policy.steps=9",)).named().one("policy_checkpoint")
+    assert load(trained).store.latest("policy_checkpoint").version == other.version != usual.version
+    assert Given(trained).named().one("policy_checkpoint").version == usual.version
+
+
+def test_start_that_is_the_base_model_cannot_be_shown_twice(trained: Path) -> None:
+    changes = ("policy.start=base", "completions.samples={base: 1}")
     with pytest.raises(ArtifactError, match="started from the base model itself"):
-        chat.sft_start(ArtifactStore("nowhere"), aligned)
-
-
-def test_base_of_the_comparison_is_the_one_the_policy_was_trained_from() -> None:
-    then = Config(models=ModelsConfig(policy="path:/then", encoder="path:/e"))
-    aligned: Any = SimpleNamespace(manifest={"config": resolved(then)})
-    now = ModelsConfig(policy="path:/now", encoder="path:/e", device="cpu")
-    assert chat.models_of(aligned, now) == ModelsConfig(policy="path:/then", encoder="path:/e", device="cpu")
+        chat.ChatPolicies(Given(trained, changes).named(), ("base", "sft", "dr_irl"))
 
 
 def test_narrow_consoles_stack_the_replies() -> None:
     console = Console(file=io.StringIO(), width=40)
-    chat.show("a prompt", {"base": "one", "dr_irl": ""}, console)
+    chat.show("a prompt", {"base": chat.Reply("one"), "dr_irl": chat.Reply("")}, console)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert not any("base" in line and "DR-IRL" in line for line in lines)
     assert any("(empty)" in line for line in lines)
@@ -113,26 +156,26 @@ class AxisEmbedder:
         return np.array([[float("insult" in text), float("fraud" in text), 0.1] for text in texts]) / 1.005
 
 
-def pool(store: ArtifactStore, labels: list[str]) -> None:
+def pool(store: ArtifactStore, labels: list[str]) -> Path:
     schema = pa.schema([("prompt", pa.string()), ("category", pa.string()), ("labelled_by", pa.string())])
     rows = [{"prompt": f"{label} {i}", "category": label, "labelled_by": "source"} for i, label in enumerate(labels)]
     with store.building("prompt_pool", "key") as workspace:
         write_table(workspace.out / "prompts.parquet", rows, schema)
-        store.publish("prompt_pool", "key", workspace, details={"metadata": {}})
+        return store.publish("prompt_pool", "key", workspace, details={"metadata": {}}).path
 
 
 def test_router_of_the_score_is_fitted_on_the_pool(tmp_path: Path) -> None:
-    project = Project(Config(models=ModelsConfig(policy="path:/p", encoder="path:/e"), root=str(tmp_path)))
-    pool(project.store, ["insult", "fraud"] * 10)
-    best, confidence = scoring.route(project, AxisEmbedder(), "another fraud")
+    config = Config(models=ModelsConfig(policy="path:/p", encoder="path:/e"))
+    best, confidence = scoring.route(
+        pool(ArtifactStore(tmp_path), ["insult", "fraud"] * 10), config, AxisEmbedder(), "another fraud"
+    )
     assert best == "fraud"
     assert 0.5 < confidence <= 1
 
 
 def test_pool_with_one_category_has_no_router(tmp_path: Path) -> None:
-    project = Project(Config(models=ModelsConfig(policy="path:/p", encoder="path:/e"), root=str(tmp_path)))
-    pool(project.store, ["insult"] * 10)
-    assert scoring.route(project, AxisEmbedder(), "x") == (None, 0.0)
+    config = Config(models=ModelsConfig(policy="path:/p", encoder="path:/e"))
+    assert scoring.route(pool(ArtifactStore(tmp_path), ["insult"] * 10), config, AxisEmbedder(), "x") == (None, 0.0)
 
 
 def test_score_shows_the_prompts_own_category_first() -> None:

@@ -1,5 +1,6 @@
 """`drirl promote`, `rollback` and `promotions` move pointer and graph together, or say what is missing."""
 
+import json
 import shutil
 import sqlite3
 
@@ -10,7 +11,7 @@ from promotion_graph import PromotionGraph
 from typer.testing import CliRunner
 
 from drirl_core.checks.gates import candidate_of
-from pipeline.cli.common import DEFAULT_CONFIG, output
+from pipeline.cli.common import Given, output
 from pipeline.cli.main import app
 from pipeline.cli.promote import command, show_outlook
 from pipeline.instance.home import POSTGRES_SETTINGS, POSTGRES_VARIABLE
@@ -53,12 +54,13 @@ def promoted(graph, home):
 def test_the_command_line_promotes_shows_and_rolls_back(graph, home, call):
     graph.make()
     file = graph.folder / "stub.yaml"
-    assert f"No policy is promoted yet. `drirl promote --check --config {file}` evaluates the gates" in call(
-        "promotions"
-    )
-    assert f"gates pass; `drirl promote --config {file}` makes it the promoted policy" in call("promote", "--check")
+    assert f"No policy is promoted yet. `drirl promote {file} --check` evaluates the gates" in call("promotions")
+    assert json.loads(call("promotions", "--json")) == {
+        "store": graph.project.store.place, "promoted": None, "history": [],
+    }  # fmt: skip
+    assert f"gates pass; `drirl promote {file}` makes it the promoted policy" in call("promote", "--check")
     version = candidate_of(graph.project).version
-    assert f"`drirl promote --config {file} --candidate {version}` makes it" in call(
+    assert f"`drirl promote {file} --candidate {version}` makes it" in call(
         "promote", "--check", "--candidate", version
     )
     assert "all gates passed" in call("promote")
@@ -73,6 +75,10 @@ def test_the_command_line_promotes_shows_and_rolls_back(graph, home, call):
     assert f"rolled back to {first}" in call("rollback", "--why", "complaints")
     history = call("promotions")
     assert history.index("rolled back") < history.index("red team") < history.index("all gates passed")
+    document = json.loads(call("promotions", "--json"))
+    assert document["promoted"]["policy"] == first
+    assert [entry["action"] for entry in document["history"]] == ["rollback", "promote", "promote"]
+    assert {gate["gate"] for gate in document["history"][1]["gates"] if not gate["passed"]} == {"over_refusal_bound"}
     with dg.DagsterInstance.from_config(str(home)) as instance:
         assert recorded_version(instance, PROMOTED) == first
 
@@ -80,9 +86,26 @@ def test_the_command_line_promotes_shows_and_rolls_back(graph, home, call):
 def test_the_promotion_command_printed_by_a_run_names_configuration_and_candidate(graph, capsys):
     graph.make(policy__steps=9)
     version = candidate_of(graph.project).version
-    show_outlook(graph.folder / "my file.yaml", graph.project, version, output())
-    assert f"`drirl promote --config '{graph.folder}/my file.yaml' --candidate {version}`" in capsys.readouterr().out
-    assert command(DEFAULT_CONFIG) == "drirl promote"
+    file = graph.folder / "my file.yaml"
+    shutil.copy(graph.folder / "stub.yaml", file)
+    show_outlook(Given(file, ("policy.steps=9",)), version, output())
+    expected = f"drirl promote '{file}' --set policy.steps=9 --candidate {version}"
+    assert f"`{expected}`" in capsys.readouterr().out
+    assert command(Given()) == "drirl promote"
+
+
+def test_promote_takes_the_candidate_of_the_configuration_and_not_the_newest(graph, call):
+    usual = graph.make(policy__steps=8).project
+    own = candidate_of(usual).version
+    graph.make(policy__steps=9)
+    newest = candidate_of(graph.project).version
+    assert usual.store.latest("promotion_candidate").version == newest != own
+    stub_stages.write_settings(graph.folder, policy={"steps": 8})
+    assert f"Candidate {own}, " in call("promote", "--check")
+    assert f"Candidate {newest}, " in call("promote", "--check", "--set", "policy.steps=9")
+    assert "there is no promotion_candidate of this configuration" in call(
+        "promote", "--check", "--set", "policy.steps=10", code=1
+    )
 
 
 def test_a_home_that_cannot_be_used_moves_nothing(graph, promoted, home, call, monkeypatch):
@@ -126,7 +149,7 @@ def test_a_move_that_dagster_did_not_record_is_reported_as_moved(graph, promoted
     assert f"rolled back to {promoted[1]}" in said
     assert "Dagster has not recorded this move" in said
     assert "cannot be written (disk I/O error)" in said
-    again = f"drirl promote --config {graph.folder / 'stub.yaml'} --candidate {moved.candidate}"
+    again = f"drirl promote {graph.folder / 'stub.yaml'} --candidate {moved.candidate}"
     assert f"`{again}` records it in Dagster and moves nothing" in said
 
     call("promote", "--candidate", moved.candidate)

@@ -159,13 +159,58 @@ def test_settings_in_lists_are_named_by_their_row(made, tmp_path):
     suites = [{"name": "embedded", "limit": 3}, {"name": "own", "path": str(tmp_path / "taxonomy.yaml")}]
     planned = plan(load(tmp_path / "stub.yaml", {"benchmarks.suites": suites}))
 
-    assert planned.assets["benchmark_embedded"].why.startswith(
-        "benchmarks.suites[embedded].limit: 0 -> 3; benchmarks.suites[own]: (not there)"
-    )
-    assert [cause.what for cause in planned.assets["prompt_pool"].causes if cause.kind == "new_input"] == [
-        "source_suite_own"
-    ]
+    assert planned.assets["benchmark_embedded"].why == "benchmarks.suites[embedded].limit: 0 -> 3"
     assert planned.assets["benchmark_own"].why == "not made yet"
+
+
+def _suite_of(tmp_path, *lines):
+    (tmp_path / "own").mkdir(exist_ok=True)
+    (tmp_path / "own" / "unsafe.csv").write_text("\n".join(lines))
+    return {"benchmarks.suites": [{"name": "embedded"}, {"name": "own", "path": str(tmp_path / "own")}]}
+
+
+def test_a_new_suite_makes_its_own_benchmark_alone(made, tmp_path):
+    planned = plan(load(tmp_path / "stub.yaml", _suite_of(tmp_path, "harm: nobody")))
+
+    assert _states(planned)["will_run"] == {"benchmark_own", "promotion_candidate", "report", "model_card"}
+    assert "may_run" not in _states(planned)
+    assert planned.notes == [
+        "Suite own was read: it repeats no training prompt that was not left out before, so no data set changes "
+        "because of it, and nothing trains again."
+    ]
+    run_all(load(tmp_path / "stub.yaml", _suite_of(tmp_path, "harm: nobody")), SilentReporter())
+    assert plan(load(tmp_path / "stub.yaml", _suite_of(tmp_path, "harm: nobody"))).up_to_date
+
+
+def test_a_suite_that_repeats_a_training_prompt_rebuilds_the_pool_without_it(made, tmp_path):
+    project = load(tmp_path / "stub.yaml", _suite_of(tmp_path, "harm: them"))
+    planned = plan(project)
+    pool = planned.assets["prompt_pool"]
+
+    assert (pool.state, pool.why) == ("will_run", "the benchmark suites keep other prompts out of it than before")
+    assert [cause.kind for cause in pool.causes] == ["excluded"]
+    assert planned.assets["policy_checkpoint"].state == "may_run"
+    assert planned.notes == []
+    run_all(project, SilentReporter())
+    assert plan(project).up_to_date
+
+
+def test_an_edited_suite_is_compared_again(made, tmp_path):
+    run_all(load(tmp_path / "stub.yaml", _suite_of(tmp_path, "harm: nobody")), SilentReporter())
+
+    other = plan(load(tmp_path / "stub.yaml", _suite_of(tmp_path, "harm: somebody")))
+    assert other.assets["prompt_pool"].state == "up_to_date"
+    assert other.assets["benchmark_own"].why == f"source_suite_own changed: {tmp_path}/own"
+    assert len(other.notes) == 1
+    overlapping = plan(load(tmp_path / "stub.yaml", _suite_of(tmp_path, "harm: them", "harm: nobody")))
+    assert overlapping.assets["prompt_pool"].state == "will_run"
+
+
+def test_a_suite_that_left_takes_nothing_with_it_but_its_benchmark(made, tmp_path):
+    run_all(load(tmp_path / "stub.yaml", _suite_of(tmp_path, "harm: nobody")), SilentReporter())
+
+    planned = plan(load(tmp_path / "stub.yaml"))
+    assert planned.up_to_date
 
 
 def test_an_input_that_was_removed_is_a_reason(made, tmp_path):

@@ -52,7 +52,9 @@ def _changed(before: Config, after: Config) -> set[str]:
             {"benchmarks.suites": [{"name": "embedded", "limit": 2}]},
             {"benchmark"},
         ),  # its prompts are kept out whatever the limit
-        ({"benchmarks.suites": [{"name": "xstest"}]}, {"prompt_pool", "dataset", "benchmark"}),
+        # Its prompts are kept out of the training data by what they repeat (test_exclusion).
+        ({"benchmarks.suites": [{"name": "xstest"}]}, {"benchmark"}),
+        ({"benchmarks.suites": [{"name": "embedded"}, {"name": "xstest"}]}, set()),
         ({"hardness.refresh": "once", "hardness.granularity": "completion"}, {"policy_checkpoint"}),
         ({"hardness.responsiveness": "ema", "hardness.ema_decay": 0.5}, {"policy_checkpoint"}),
         (
@@ -264,7 +266,7 @@ def test_a_changed_declaration_of_a_suite_makes_stale_what_reads_the_suite(
     changed = {**known, "embedded": {**known["embedded"], "version": "next"}}
     monkeypatch.setattr(declared, "declarations", lambda: changed)
     stale = {node.stage for name, node in nodes.items() if code_version(node, config) != before[name]}
-    assert stale == {"prompt_pool", "dataset", "benchmark"}
+    assert stale == {"benchmark"}
 
 
 def _model(folder: Path, weights: bytes = b"weights") -> Path:

@@ -9,10 +9,12 @@ import pytest
 from report_inputs import ANSWER, LOOP, ReportFolders
 
 from drirl_core.config import (
+    BaseConfig,
     BenchmarksConfig,
     CompletionsConfig,
     DemonstrationsConfig,
     DemonstratorConfig,
+    DifferenceConfig,
     PolicyConfig,
     SuiteConfig,
 )
@@ -427,3 +429,20 @@ def test_the_order_within_groups_leads_the_table_of_reward_models(tmp_path: Path
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())["reward_models"]["by_category"]
     assert summary["insult"]["within_group"]["by_kind"]["unsafe"] == row
     assert summary["fraud"]["within_group"] == {"by_kind": {}}  # a report without the figure leaves the cell empty
+
+
+def test_the_page_says_how_its_settings_differ_from_the_file_they_started_from(tmp_path: Path) -> None:
+    differences = (DifferenceConfig("hardness.combine", "product", "<b>shuffled</b>"),)
+    folders = ReportFolders(tmp_path, WIN, base=BaseConfig("/somewhere/demo.yaml", differences))
+    page = page_of(folders)
+    assert "1 setting differs from demo.yaml" in page.text
+    assert "product → <b>shuffled</b>" in page.text
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["base"]["differences"] == [
+        {"setting": "hardness.combine", "before": "product", "now": "<b>shuffled</b>"}
+    ]
+    assert "base" not in summary["config"]
+
+
+def test_a_page_without_differences_mentions_none(won: tuple[ReportFolders, Page]) -> None:
+    assert "differ from" not in won[1].text

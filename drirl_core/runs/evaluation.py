@@ -1,0 +1,251 @@
+"""Measure any model on any suite, without the rest of the pipeline; the results are artifacts like all others.
+
+Rows are answered through the row cache that the benchmarks use, so nothing is sampled twice, and `evaluation_<suite>`
+holds the same files as `benchmark_<suite>`, with one policy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drirl_core.config import EMBEDDED, SuiteConfig, resolved
+from drirl_core.errors import ArtifactError, ConfigError, nearest
+from drirl_core.graph.layout import SHIPPED_SUITES, suite_folder, suite_source
+from drirl_core.graph.planned import Named
+from drirl_core.graph.stages import STAGES
+from drirl_core.graph.versions import source_version
+from drirl_core.project import Project
+from drirl_core.promotion import Ledger
+from drirl_core.reporting import Reporter
+from drirl_core.runs.record import Results
+from drirl_core.store.artifacts import Artifact, fingerprint
+
+MEASURED = "model"
+"""Name of the measured model in the tables."""
+VERSION = "1"
+"""Raised when the algorithm changes, so that no earlier evaluation is reused."""
+POLICIES = {"sft": "sft_checkpoint", "dr_irl": "policy_checkpoint"}
+"""Assets of the policies that have a short name."""
+
+_SCHEMES = ("hf", "path", "pypi")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured.
+
+    Args:
+        label: as the user calls it.
+        reference: model reference, or directory of a checkpoint.
+        inputs: asset and version where it is an artifact of the store.
+    """
+
+    label: str
+    reference: str | Path
+    inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def find_subject(text: str, named: Named) -> Subject:
+    """Find what a user wants to measure.
+
+    Args:
+        text: a model reference (`hf:`, `path:`, `pypi:`); `base`, `sft`, `dr_irl` or a policy's asset, of the
+            configuration; `promoted`; the name or id of a recorded result, whose policy is meant; or a directory.
+        named: the configuration and its store.
+
+    Raises:
+        ArtifactError: a policy is not built, nothing is promoted, or nothing is called so.
+    """
+    project = named.project
+    scheme, colon, rest = text.partition(":")
+    if colon and scheme in _SCHEMES:
+        return Subject(text, f"path:{Path(rest).expanduser().absolute()}" if scheme == "path" else text)
+    if text == "base":
+        return Subject(text, project.config.models.policy)
+    built = [node.name for node in project.graph.nodes.values() if STAGES[node.stage].group == "policy"]
+    if text in POLICIES or text in built:
+        return _of(text, named.one(POLICIES.get(text, text)))
+    if text == "promoted":
+        current = Ledger(project.store).current()
+        if current is None:
+            raise ArtifactError(f"no policy is promoted in {project.store.place} yet; `drirl promote` promotes one")
+        return _of(text, project.store.open("policy_checkpoint", current.policy))
+    results = Results(project.store)
+    present = results.present()
+    recorded = {entry.alias: entry for entry in present} | {entry.id: entry for entry in present}
+    recorded |= {entry.name: entry for entry in present}
+    recorded.pop("", None)
+    if text in recorded:
+        return _of(text, results.open(recorded[text], "policy_checkpoint"))
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return Subject(text, folder.absolute())
+    known = ["base", *POLICIES, "promoted", *built, *recorded]
+    raise ArtifactError(
+        f"{text!r} is neither a model reference (hf:org/name, path:DIRECTORY, pypi:package==version/file), nor a "
+        f"directory, nor a policy or a recorded result; {nearest(text, known)}"
+    )
+
+
+def find_suites(texts: Sequence[str], project: Project, limit: int | None = None) -> list[SuiteConfig]:
+    """Find the suites that a user names.
+
+    Args:
+        texts: each the name of a suite of the configuration or of the package, `NAME=PATH` for a declared suite with
+            the place of its files, or a directory with a `suite.yaml`; none for all suites of the configuration.
+        project: the configuration.
+        limit: rows per group at most; None for the limit of the configuration.
+
+    Raises:
+        ConfigError: a suite is unknown, lacks its files, or is named twice.
+    """
+    own = {suite.name: suite for suite in project.config.benchmarks.suites}
+    found = [_suite(text, own) for text in texts] or list(own.values())
+    twice = [name for name, n in Counter(suite.name for suite in found).items() if n > 1]
+    if twice:
+        raise ConfigError(f"--suite {twice[0]} is given twice; give each suite once")
+    return found if limit is None else [dataclasses.replace(suite, limit=limit) for suite in found]
+
+
+def evaluate(
+    subject: Subject, suites: Sequence[SuiteConfig], project: Project, reporter: Reporter
+) -> dict[str, Artifact]:
+    """Let a model answer suites greedily, and judge its replies.
+
+    Args:
+        subject: what is measured.
+        suites: what it is measured on; all of them are read before a model is loaded.
+        project: the configuration (length of a reply, device, number type) and its store.
+        reporter: gets progress.
+
+    Returns:
+        By suite an artifact `evaluation_<suite>`, with `replies.parquet`, `results.json` and `results.md`.
+
+    Raises:
+        DataError: a suite cannot be read.
+        ModelError: the model cannot be found or loaded.
+    """
+    from drirl_core.benchmarks.suites import load_suite
+
+    for suite in suites:
+        load_suite(suite)
+    return {suite.name: _evaluate(subject, suite, project, reporter) for suite in suites}
+
+
+def _of(label: str, artifact: Artifact) -> Subject:
+    return Subject(label, artifact.path, {artifact.asset: artifact.version})
+
+
+def _suite(text: str, own: Mapping[str, SuiteConfig]) -> SuiteConfig:
+    from drirl_core.benchmarks.declared import declarations
+    from drirl_core.benchmarks.suites import OWN_SUITE
+
+    name, equals, place = text.partition("=")
+    if equals:
+        return SuiteConfig(name, str(Path(place).expanduser().absolute()))
+    if text in own:
+        return own[text]
+    if text in SHIPPED_SUITES:
+        return SuiteConfig(text)
+    folder = Path(text).expanduser()
+    if (folder / OWN_SUITE).is_file():
+        return SuiteConfig(re.sub(r"\W", "_", folder.absolute().name.lower()), str(folder.absolute()))
+    if text in declarations():
+        home = declarations()[text]["home"]
+        raise ConfigError(
+            f"--suite {text}: its files do not come with the package; get them from {home} and say where they are: "
+            f"--suite {text}=PATH, or list the suite with its path in benchmarks.suites"
+        )
+    if folder.exists():
+        raise ConfigError(
+            f"--suite {text}: there is no {OWN_SUITE} in it, which says what its files hold; for a declared suite give "
+            f"--suite NAME=PATH ({', '.join(declarations())})"
+        )
+    raise ConfigError(
+        f"--suite {text!r} is no suite and no directory; {nearest(text, [*own, *SHIPPED_SUITES, *declarations()])}"
+    )
+
+
+def _evaluate(subject: Subject, suite: SuiteConfig, project: Project, reporter: Reporter) -> Artifact:
+    """Evaluate one suite, or reuse the artifact that the same model, suite and settings gave before."""
+    from drirl_core.models.loading import policy_key
+
+    config, store, asset = project.config, project.store, f"evaluation_{suite.name}"
+    settings = [
+        policy_key(subject.reference, config.models),
+        config.benchmarks.max_new_tokens,
+        config.benchmarks.resamples,
+        config.seed,
+        _declaration(suite),
+        suite.limit,
+    ]
+    code = f"{VERSION}-{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}"
+    source = suite_source(suite.name)
+    inputs = {source: source_version(suite_folder(suite.name, suite.path)), **subject.inputs}
+    key = fingerprint(asset, code, inputs)
+    with store.building(asset, key, reporter.log) as workspace:
+        found = store.find(asset, key)
+        if found:
+            store.touch(asset, key, found.version)
+            reporter.log(f"{suite.name}: evaluated before with the same model and settings, version {found.version}")
+            return found
+        store.require_writable()
+        shown = _measure(subject, suite, project, workspace, reporter)
+        details = {"metadata": shown, "inputs": inputs, "code_version": code, "config": resolved(config)}
+        return store.publish(asset, key, workspace, details={**details, "subject": subject.label})
+
+
+def _measure(
+    subject: Subject, suite: SuiteConfig, project: Project, workspace: Any, reporter: Reporter
+) -> dict[str, Any]:
+    """Fill the workspace of one evaluation; return its metadata."""
+    from drirl_core.benchmarks.examine import examine, examined, policy_examinee
+    from drirl_core.benchmarks.measure import results
+    from drirl_core.benchmarks.render import render
+    from drirl_core.benchmarks.stage import SCHEMA, answer, reply_rows
+    from drirl_core.benchmarks.suites import PAIRED, find_suite, load_suite
+    from drirl_core.graph.build import Context
+    from drirl_core.store.tables import write_table
+
+    config, rows, declared = project.config, load_suite(suite), find_suite(suite)
+    context = Context(
+        config, None, {}, workspace.out, workspace.scratch, project.store, reporter, suite.name, project.graph
+    )
+    replies = answer(context, MEASURED, subject.reference, rows)
+    asked = examined(rows)
+    examinee = policy_examinee(MEASURED, [reply for reply in replies if reply.row.group in PAIRED], None)
+    resamples = config.benchmarks.resamples
+    found = {
+        "suite": {
+            "name": declared.name,
+            "version": declared.version,
+            "licence": declared.licence,
+            "home": declared.home,
+        },
+        "groups": dict(Counter(row.group for row in rows)),
+        "decoding": {"temperature": 0, "max_new_tokens": config.benchmarks.max_new_tokens},
+        "score": {"kind": "none"},
+        **results(replies, resamples, config.seed),
+        **examine(asked, [examinee], resamples, config.seed),
+    }
+    write_table(workspace.out / "replies.parquet", reply_rows(replies, {}), SCHEMA)
+    text = json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    (workspace.out / "results.json").write_text(text, encoding="utf-8")
+    (workspace.out / "results.md").write_text(render(found), encoding="utf-8")
+    return {"prompts": len(rows), "tokens": sum(reply.tokens for reply in replies)}
+
+
+def _declaration(suite: SuiteConfig) -> Any:
+    """Return what the package declares of a suite; the declaration of an own suite is among its files."""
+    from drirl_core.benchmarks.declared import declarations
+
+    own = suite.path != EMBEDDED and Path(suite.path).is_dir() and (Path(suite.path) / "suite.yaml").is_file()
+    return None if own else declarations().get(suite.name)

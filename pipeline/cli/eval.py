@@ -1,0 +1,172 @@
+"""`drirl eval`: measure any model on any suite, without the rest of the pipeline."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from drirl_core.reporting import LogReporter
+from pipeline.cli import completion
+from pipeline.cli.common import (
+    DEFAULT_CONFIG,
+    ConfigArgument,
+    DebugOption,
+    Given,
+    JsonOption,
+    OldConfigOption,
+    SetOption,
+    errors,
+    output,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from drirl_core.runs.record import Result
+    from drirl_core.store.artifacts import Artifact
+
+
+class ConsoleReporter(LogReporter):
+    """Print progress to the console for messages, so that standard output holds results alone."""
+
+    def emit(self, line: str) -> None:
+        """Write one finished line."""
+        errors().print(Text(line, style="dim"), soft_wrap=True)
+
+
+def measure(given: Given, model: str, suites: list[str], limit: int | None, name: str) -> tuple[Result, dict[str, Any]]:
+    """Measure a model and record the result.
+
+    Args:
+        given: the configuration, which says how long replies may be, and where the store is.
+        model: what is measured.
+        suites: the suites as the user names them; none for those of the configuration.
+        limit: rows per group at most; None for the limit of the configuration.
+        name: name of the result; empty for one without a name.
+
+    Returns:
+        The recorded result, and by suite its artifact.
+
+    Raises:
+        DrirlError: the model, a suite or the name cannot be used.
+    """
+    from drirl_core.config import resolved
+    from drirl_core.runs.evaluation import evaluate, find_subject, find_suites
+    from drirl_core.runs.record import Result, Results, check_name, now
+
+    check_name(name)
+    project = given.project
+    subject, chosen = find_subject(model, given.named()), find_suites(suites, project, limit)
+    made = evaluate(subject, chosen, project, ConsoleReporter())
+    versions = {artifact.asset: artifact.version for artifact in made.values()}
+    entry = Result(
+        "evaluation",
+        name,
+        project.config.name,
+        str(given.file),
+        not given.changes,
+        project.config.seed,
+        now(),
+        versions,
+        resolved(project.config),
+        subject.label,
+    )
+    return Results(project.store).record(entry), made
+
+
+def show(result: Result, made: Mapping[str, Artifact], given: Given, console: Console) -> None:
+    """Print the results of every suite, where the rows are, and how to compare them."""
+    from drirl_core.benchmarks.render import examination_table, judge_line, reply_table
+
+    for artifact in made.values():
+        found = _results(artifact)
+        console.print(
+            Text(
+                f"\nSuite {found['suite']['name']} (version {found['suite']['version']}), "
+                f"{sum(found['groups'].values())} prompts, {result.subject}",
+                style="bold",
+            ),
+            soft_wrap=True,
+        )
+        for table in (examination_table(found), reply_table(found)):
+            if table:
+                console.print(Text(table), no_wrap=True, crop=False, overflow="ignore")
+        console.print(Text(f"Rows: {artifact.path / 'replies.parquet'}"), soft_wrap=True)
+    console.print(Text(judge_line(_results(next(iter(made.values())))), style="dim"), soft_wrap=True)
+    file = [] if given.file == DEFAULT_CONFIG else [str(given.file)]
+    compare = shlex.join(["drirl", "compare", result.label, "OTHER", *file])
+    console.print(
+        Text(f"\nRecorded as {result.label}. `{compare}` compares it; `drirl runs` lists what there is."),
+        soft_wrap=True,
+    )
+
+
+def _results(artifact: Artifact) -> Any:
+    from drirl_core.report.reading import read_json
+
+    return read_json(artifact.path, "results.json", artifact.asset)
+
+
+def evaluate_command(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A model reference (hf:org/name, path:DIRECTORY, pypi:...), a directory, a policy of the "
+            "configuration (base, sft, dr_irl), `promoted`, or the name of a recorded result.",
+        ),
+    ],
+    config: ConfigArgument = DEFAULT_CONFIG,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--suite",
+            metavar="SUITE",
+            help="A suite of the configuration or of the package, NAME=PATH for a declared suite with the place of its "
+            "files, or a directory with a suite.yaml. Can be given several times. Default: the suites of the "
+            "configuration.",
+            autocompletion=completion.suites,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, help="Rows per group at most; twins stay together. Default: all."),
+    ] = None,
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the result; `drirl gc` keeps it.")] = "",
+    changes: SetOption = None,
+    as_json: JsonOption = False,
+    old: OldConfigOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Measure a model on benchmark suites, without the rest of the pipeline.
+
+    Replies are greedy and judged by rules, as in the benchmarks. They are kept row by row: what was sampled before, by
+    a run or an evaluation, is not sampled again.
+    """
+    given = Given.of(config, changes, old)
+    result, made = measure(given, model, suite or [], limit, name)
+    if as_json:
+        suites = {suite: {"path": str(one.path), **_results(one)} for suite, one in made.items()}
+        document = {"name": result.name, "id": result.id, "model": result.subject, "suites": suites}
+        sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    else:
+        show(result, made, given, output())
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command(
+        name="eval",
+        epilog="Examples:\n\n`drirl eval base --suite twins --limit 20` measures the base model of the demo on the "
+        "first 20 pairs of the suite `twins`.\n\n"
+        "`drirl eval hf:org/name --suite xstest=/data/xstest_prompts.csv --suite embedded` measures a model of the "
+        "hub.\n\n"
+        "`drirl eval placebo --suite my_suite/ --name placebo-mine` measures the policy of a recorded result on your "
+        "own suite and names the result; `drirl compare` compares it.",
+    )(evaluate_command)

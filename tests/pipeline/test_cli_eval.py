@@ -1,0 +1,95 @@
+"""`drirl eval` and `drirl compare` on a tiny random model: the numbers have no meaning, the commands do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from drirl_core.testing import make_tiny_policy
+from pipeline.cli.main import app
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("eval")
+    base, other = make_tiny_policy(folder / "base"), make_tiny_policy(folder / "other", seed=3)
+    assert other.is_dir()
+    settings = {
+        "name": "tiny",
+        "root": str(folder / "store"),
+        "models": {"policy": f"path:{base}", "encoder": f"path:{folder}/none", "dtype": "float32", "device": "cpu"},
+        "benchmarks": {"max_new_tokens": 4, "resamples": 100},
+    }
+    (folder / "own.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return folder / "own.yaml"
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+
+
+def drirl(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_eval_measures_records_and_compares(config: Path, tmp_path: Path) -> None:
+    shown = drirl("eval", "base", config, "--suite", "twins", "--limit", "3")
+    assert shown.exit_code == 0, shown.output
+    assert "Suite twins (version 1), 6 prompts, base" in shown.stdout
+    assert "replies.parquet" in shown.stdout
+    assert "greedy replies of at most 4 tokens" in shown.stderr
+    other = drirl(
+        "eval", config.parent / "other", config, "--suite", "twins", "--limit", "2", "--name", "other", "--json"
+    )
+    assert other.exit_code == 0, other.output
+    document = json.loads(other.stdout)
+    assert (document["name"], document["model"]) == ("other", str(config.parent / "other"))
+    assert document["suites"]["twins"]["groups"] == {"unsafe": 2, "safe_look_alike": 2}
+
+    page = tmp_path / "page.html"
+    compared = drirl("compare", "base", "other", config, "--html", page)
+    assert compared.exit_code == 0, compared.output
+    for words in (
+        "base" if "base:" in compared.output else "evaluation of base",
+        f"other: evaluation of {config.parent / 'other'}",
+        "The configurations are the same.",
+        "Suite twins: 4 prompts that both answered (left out: 2 of ",
+        "refusal of unsafe",
+        "refusal minus over-refusal:",
+        f"Page: {page}",
+    ):
+        assert words in compared.output, words
+    assert page.read_text().startswith("<!doctype html>")
+    assert json.loads(drirl("compare", "base", "other", config, "--json").stdout)["suites"][0]["common"] == 4
+    listed = drirl("runs", config).output
+    assert "evaluation of base on twins" in listed
+    assert "other" in listed
+
+
+def test_a_page_that_cannot_be_written_is_named(config: Path, tmp_path: Path) -> None:
+    drirl("eval", "base", config, "--suite", "twins", "--limit", "2")
+    shown = drirl("compare", "base", "base", config, "--html", tmp_path / "none" / "page.html")
+    assert shown.exit_code == 1
+    assert "cannot be written (No such file or directory); name another file" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("eval", "base", "--suite", "xstest"), "its files do not come with the package"),
+        (("eval", "nobody", "--suite", "twins"), "'nobody' is neither a model reference"),
+        (("eval", "base", "--name", "a b"), "--name 'a b': use letters, digits"),
+        (("compare", "one", "two"), "no result is called 'one'"),
+    ],
+)
+def test_what_cannot_be_found_is_one_message(config: Path, words: tuple[str, ...], message: str) -> None:
+    drirl("eval", "base", config, "--suite", "twins", "--limit", "2")
+    shown = drirl(words[0], words[1], *words[2:], "--config", config)
+    assert shown.exit_code == 1
+    assert message in shown.stderr
