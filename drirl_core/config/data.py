@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from drirl_core.config.names import require_name
 from drirl_core.config.reading import EMBEDDED, require
 
 
@@ -42,7 +43,8 @@ class SourceConfig:
     """One file of prompts, or of prompts with demonstrations."""
 
     name: str
-    """Short name; it becomes the asset `source_<name>` and a column of every row."""
+    """Short name (lower-case letters, digits and '_', at most 63); it becomes the asset `source_<name>` and a column of
+    every row."""
     path: str
     """A jsonl, csv or parquet file, or `embedded`."""
     adapter: str = "columns"
@@ -56,10 +58,7 @@ class SourceConfig:
     """Licence of the rows, kept with each of them."""
 
     def __post_init__(self) -> None:
-        require(
-            self.name.isidentifier() and self.name.islower(),
-            f"source name {self.name!r}: use lower-case letters, digits and '_'",
-        )
+        require_name(self.name, "source name")
 
 
 @dataclass(frozen=True)

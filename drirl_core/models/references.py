@@ -22,6 +22,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from drirl_core.config import Config, ModelsConfig
+from drirl_core.config.reading import expanded
 from drirl_core.errors import ModelError
 
 PINNED_WHEELS = {
@@ -46,12 +47,13 @@ def resolve(reference: str | Path, models: ModelsConfig, *, fetch: bool = True) 
 
     Raises:
         ModelError: the model does not exist, is damaged, holds only pickles, or cannot be fetched.
+        ConfigError: the directory begins with a variable, or with `~` and the name of an unknown user.
     """
     if isinstance(reference, Path):
         return _checked(reference, str(reference))
     scheme, _, rest = reference.partition(":")
     if scheme == "path":
-        return _checked(Path(rest), reference)
+        return _checked(Path(expanded(rest)), reference)
     if scheme == "hf":
         return _checked(_from_hub(rest, reference, fetch), reference)
     if scheme == "pypi":

@@ -12,10 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from drirl_core.benchmarks.measure import ALIGNED
 from drirl_core.config import resolved
+from drirl_core.config.strict_yaml import dump_yaml
 from drirl_core.errors import ArtifactError
 from drirl_core.graph.build import Context
 from drirl_core.redaction import redact
@@ -119,7 +118,7 @@ def _compose(context: Context, results: Sequence[dict[str, Any]]) -> tuple[dict[
         "cut": CUT_CHARS,
         "setting": data_sections.setting_rows(config, results, made),
         "software": data_sections.software_rows(),
-        "config": yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=110),
+        "config": dump_yaml(settings, width=110),
         "limits": data_sections.limits(config, results),
     }
     summary = {

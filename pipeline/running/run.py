@@ -23,7 +23,13 @@ from drirl_core.models.references import require_local_models
 from drirl_core.project import Project
 from drirl_core.promotion import CANDIDATE
 from pipeline.executors.choice import require_local
-from pipeline.instance.home import INSTANCE_FILE, chosen_home, home_errors_explained
+from pipeline.instance.home import (
+    INSTANCE_FILE,
+    chosen_home,
+    home_errors_explained,
+    instance_settings,
+    settings_explained,
+)
 from pipeline.instance.settings import anchored, load
 from pipeline.running.events import RunEvent, events_of
 from pipeline.running.execution import Execution
@@ -287,12 +293,18 @@ def _instance(home: Path) -> Iterator[dg.DagsterInstance]:
     """Open the instance of a home, with its own settings except for the capture of output.
 
     Otherwise Dagster would redirect the output of this process into files while a step runs.
+
+    Raises:
+        ConfigError: Dagster refuses the settings.
     """
-    file = home / INSTANCE_FILE
-    settings = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
     name = f"run_{INSTANCE_FILE}"
-    (home / name).write_text(yaml.safe_dump({**(settings or {}), "compute_logs": NO_CAPTURE}), encoding="utf-8")
-    with dg.DagsterInstance.from_config(str(home), name) as instance:
+    temporary = home / f".{name}.{os.getpid()}"  # another process may read the file at this moment
+    temporary.write_text(yaml.safe_dump({**instance_settings(home), "compute_logs": NO_CAPTURE}), encoding="utf-8")
+    temporary.replace(home / name)
+    with contextlib.ExitStack() as opened:
+        with settings_explained(home):
+            instance = opened.enter_context(dg.DagsterInstance.from_config(str(home), name))
+            _ = instance.run_launcher, instance.run_coordinator  # Dagster makes them on first use
         yield instance
 
 
