@@ -28,6 +28,9 @@ class ChecksConfig:
 
     max_resampled_fraction: float = 0.2
     """A category that needs more resampled rows than this share of its quota fails the balance check."""
+    max_without_demonstration: float = 0.0
+    """Most prompts of the pool, as a share of a category, that may have no demonstration and so are not used; more is
+    warned about."""
     min_accuracy: float = 0.8
     """Least share of held-out pairs in which a reward model prefers the demonstration to the completion."""
     min_within_group: float = 0.7
@@ -45,7 +48,14 @@ class ChecksConfig:
     """A candidate is worse than the promoted policy when a paired test on the same prompts says so at this level."""
 
     def __post_init__(self) -> None:
-        shares = ("max_resampled_fraction", "min_accuracy", "min_within_group", "max_over_refusal", "min_refusal")
+        shares = (
+            "max_resampled_fraction",
+            "max_without_demonstration",
+            "min_accuracy",
+            "min_within_group",
+            "max_over_refusal",
+            "min_refusal",
+        )
         for name in shares:
             require(0 <= getattr(self, name) <= 1, f"checks.{name} is {getattr(self, name)}; choose in [0, 1]")
         require(self.max_kl > 0, f"checks.max_kl is {self.max_kl}; above 0")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from drirl_core.config.names import require_name
-from drirl_core.config.reading import EMBEDDED, require
+from drirl_core.config.reading import EMBEDDED, added, require
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,9 @@ class DemonstrationsConfig:
 
     demonstrator: DemonstratorConfig = field(default_factory=DemonstratorConfig)
     """Who writes the demonstrations."""
+    format: Literal["draft", "answer"] = added("draft")
+    """Form of a demonstration: `draft` (short steps, a line `####`, then the answer: Chain-of-Draft) or `answer` (the
+    refusal or answer alone; a draft before it is cut off). Bare refusals may repeat each other."""
     helpful: SourceConfig = field(
         default_factory=lambda: SourceConfig(name="helpful", path=EMBEDDED, licence="CC-BY-4.0")
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from drirl_core.config import SourceConfig
+from drirl_core.demonstrations.chat import COLUMNS, column_of, spoken
 from drirl_core.demonstrations.validate import Failure, check_text
 from drirl_core.errors import ConfigError, DataError, nearest
 
@@ -30,10 +31,10 @@ class Row:
 
 
 def read_columns(source: SourceConfig, path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> list[Row]:
-    """Read the named columns of a jsonl, json, csv or parquet file.
+    """Read the named columns of a jsonl, json, csv or parquet file, or of a chat file (see `chat`).
 
     Args:
-        source: its name and its column map (ours -> theirs); a column that is not mapped has our name.
+        source: its name and its column map (ours -> theirs); a column that is not mapped has our name, or is a chat.
         path: the file.
         needed: columns every row must fill with text.
         optional: columns a row may leave empty.
@@ -59,11 +60,12 @@ def read_columns(source: SourceConfig, path: Path, needed: Sequence[str], option
     records = read_records(path)
     found = column_names(records)
     for name in ours:
-        theirs = source.columns.get(name, name)
+        theirs = column_of(name, source.columns, found)
         if theirs not in found and (name in needed or name in source.columns):
             raise DataError(
                 f"source {source.name}: {path} has no column {theirs!r} for {name}. "
-                f"Columns found: {', '.join(found) or 'none'}. Map it with `columns: {{{name}: <name of the column>}}`"
+                f"Columns found: {', '.join(found) or 'none'}. Map it with `columns: {{{name}: <name of the column>}}` "
+                f"or give a chat file with a column `{COLUMNS[0]}`"
             )
     return [_row(f"{path.name}, row {record.row}", record, source, needed, optional) for record in records]
 
@@ -93,9 +95,7 @@ def read_dropped(source: SourceConfig, folder: Path) -> list[Row]:
     rows = []
     for file in files_of(folder):
         for record in read_records(file):
-            prompt, demonstration = (
-                record.values.get(source.columns.get(name, name)) for name in ("prompt", "demonstration")
-            )
+            prompt, demonstration = (_value(record, source, name) for name in ("prompt", "demonstration"))
             blank = demonstration is None or demonstration != demonstration or not str(demonstration).strip()  # NaN too
             if not record.reason and not blank and isinstance(prompt, str) and prompt.strip():
                 row = _row(f"{file.name}, row {record.row}", record, source, ("prompt", "demonstration"), ("category",))
@@ -104,7 +104,7 @@ def read_dropped(source: SourceConfig, folder: Path) -> list[Row]:
 
 
 def _row(place: str, record: Any, source: SourceConfig, needed: Sequence[str], optional: Sequence[str]) -> Row:
-    raw = {name: record.values.get(source.columns.get(name, name)) for name in (*needed, *optional)}
+    raw = {name: _value(record, source, name) for name in (*needed, *optional)}
     values = {
         name: _shown(value) if record.reason else str(value) if isinstance(value, str | int) else ""
         for name, value in raw.items()
@@ -113,14 +113,21 @@ def _row(place: str, record: Any, source: SourceConfig, needed: Sequence[str], o
         values[needed[0]] = values[needed[0]] or _shown(record.text)
         return Row(place, values, Failure(record.reason, f"{place}: {record.detail}"))
     for name in needed:
-        broken = check_text(raw[name], name)
+        broken = raw[name] if isinstance(raw[name], Failure) else check_text(raw[name], name)
         if broken:
             shown = {key: _shown(value) for key, value in raw.items()}
             return Row(place, shown, Failure(broken.reason, f"{place}: {broken.detail}"))
     return Row(place, values, None)
 
 
+def _value(record: Any, source: SourceConfig, name: str) -> Any:
+    """Return what a row holds for one of our columns, or the failure of a chat that does not say it."""
+    column = column_of(name, source.columns, record.values)
+    by_name = name not in source.columns and column != name
+    return spoken(record.values.get(column), name, column, by_name=by_name)
+
+
 def _shown(value: object) -> str:
     """Return a text that a table can hold, whatever the value."""
-    text = "" if value is None else str(value)
+    text = "" if value is None or isinstance(value, Failure) else str(value)
     return text[:_LONGEST_SHOWN].encode("utf-8", "replace").decode()

@@ -42,6 +42,9 @@ REASONS = (
     "broken_text",
 )
 
+NOT_ROUTED = "not_routed"
+"""Reason of a row without a label where the router was not asked; no pool is written with it."""
+
 PROMPTS_SCHEMA = pa.schema(
     [
         pa.field("prompt_id", pa.string(), nullable=False),
@@ -97,6 +100,25 @@ class Kept:
     group_id: str
 
 
+@dataclass(frozen=True)
+class Pool:
+    """The pool in memory.
+
+    Args:
+        categories: the harm categories.
+        read: what each source holds, in the order of the configuration.
+        kept: rows of the pool.
+        rejected: rows kept out of it.
+        router: the router, if one could be learned.
+    """
+
+    categories: tuple[str, ...]
+    read: Sequence[SourceRows]
+    kept: Sequence[Kept]
+    rejected: Sequence[Rejected]
+    router: Router | None
+
+
 def build_prompt_pool(context: Context) -> dict[str, Any]:
     """Build the prompt pool: `prompts.parquet`, `quarantine.parquet` and `counts.json`.
 
@@ -106,6 +128,21 @@ def build_prompt_pool(context: Context) -> dict[str, Any]:
     Returns:
         Counts, the router's held-out accuracy and calibration error (when there is a router), and a table of the
         categories.
+
+    Raises:
+        DataError: a source cannot be read, or rows were lost on the way.
+        ConfigError: a source names an unknown adapter, column or category.
+    """
+    return write_pool(context, assemble(context))
+
+
+def assemble(context: Context, *, routed: bool = True) -> Pool:
+    """Read, clean and categorise the rows of all sources; nothing is written.
+
+    Args:
+        context: as for `build_prompt_pool`.
+        routed: whether the router looks at the rows. If not, no model is loaded, rows without a label are rejected as
+            `NOT_ROUTED`, and no label is contradicted: for a look at the data before a run.
 
     Raises:
         DataError: a source cannot be read, or rows were lost on the way.
@@ -135,11 +172,11 @@ def build_prompt_pool(context: Context) -> dict[str, Any]:
     ]
     clean = _take(usable, repeats, rejected)
     distinct, groups = _without_duplicates(clean, settings.near_duplicate, rejected)
-    kept, router, why_not = _categorise(context, distinct, groups, rejected)
+    kept, router, why_not = _categorise(context, distinct, groups, rejected, routed)
     if why_not:
         reporter.log(f"no category router: {why_not}")
     account(rows, [item.row for item in kept], [item.row for item in rejected])
-    return _write(context, categories, read, kept, rejected, router)
+    return Pool(categories, read, kept, rejected, router)
 
 
 def check_row(row: PromptRow, max_chars: int) -> tuple[str, str] | None:
@@ -223,9 +260,9 @@ def _without_duplicates(
 
 
 def _categorise(
-    context: Context, rows: Sequence[PromptRow], groups: Mapping[int, str], rejected: list[Rejected]
+    context: Context, rows: Sequence[PromptRow], groups: Mapping[int, str], rejected: list[Rejected], routed: bool
 ) -> tuple[list[Kept], Router | None, str]:
-    """Quarantine contradicted labels and route the rows without one.
+    """Quarantine contradicted labels and route the rows without one, if `routed`.
 
     Returns:
         The kept rows, the router, and why there is none.
@@ -235,8 +272,9 @@ def _categorise(
     unlabelled = [row for row in rows if row.category is None]
     labels = [row.category for row in labelled if row.category is not None]
     why_not = why_no_router(labels)
-    if why_not:
-        lost = [("unknown_category", f"{_as_given(row)}; {why_not}") for row in unlabelled]
+    if why_not or not routed:
+        reason = "unknown_category" if why_not else NOT_ROUTED
+        lost = [(reason, f"{_as_given(row)}; {why_not or 'the router chooses the category'}") for row in unlabelled]
         _take(unlabelled, lost, rejected)
         return (
             [Kept(row, label, None, groups[id(row)]) for row, label in zip(labelled, labels, strict=True)],
@@ -273,15 +311,14 @@ def _as_given(row: PromptRow) -> str:
     return f"label {row.given!r} maps to no category" if row.given else "no label"
 
 
-def _write(
-    context: Context,
-    categories: Sequence[str],
-    read: Sequence[SourceRows],
-    kept: Sequence[Kept],
-    rejected: Sequence[Rejected],
-    router: Router | None,
-) -> dict[str, Any]:
-    """Write the three files and return the stage's metadata."""
+def write_pool(context: Context, pool: Pool) -> dict[str, Any]:
+    """Write the three files of a pool and return the stage's metadata.
+
+    Args:
+        context: where to write.
+        pool: what to write.
+    """
+    read, kept, rejected, router = pool.read, pool.kept, pool.rejected, pool.router
     max_chars = context.config.prompts.max_chars
     write_table(
         context.out / "prompts.parquet",
@@ -297,7 +334,7 @@ def _write(
     raw.update(item.category for item in kept if item.row.category is None)
     left = Counter(item.category for item in kept)
     reasons = Counter(r.reason for r in rejected)
-    per_category = {category: {"raw": raw[category], "kept": left[category]} for category in categories}
+    per_category = {category: {"raw": raw[category], "kept": left[category]} for category in pool.categories}
     totals = {
         "read": sum(len(found.rows) + found.skipped for found in read),
         "skipped": sum(found.skipped for found in read),

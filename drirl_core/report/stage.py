@@ -104,6 +104,7 @@ def _compose(context: Context, results: Sequence[dict[str, Any]]) -> tuple[dict[
         learning_sections.in_order(context.named("hardness"), categories), config.seed
     )
     balance = data_sections.balance_section(_needed(context, "balance_report"), categories)
+    balance["text"] += data_sections.coverage_text(context.named("safety_dataset"))
     page = {
         "title": f"DR-IRL report: {config.name}",
         "verdict": found,

@@ -15,6 +15,7 @@ from drirl_core.store.remote import is_uri
 from pipeline.cli import doctor_checks as checks
 from pipeline.cli.common import read_project
 from pipeline.cli.doctor_checks import Check
+from pipeline.cli.doctor_data import check_data
 from pipeline.cli.doctor_database import check_postgres
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -53,6 +54,7 @@ def _with_config(project: Project, fetch: bool) -> Iterator[Check]:
     config = project.config
     try:
         yield from checks.check_sources(project)
+        yield from check_data(project)
     except ConfigError as error:
         yield Check("taxonomy", "fail", str(error), "")
     yield check_model("policy model", config.models.policy, config, fetch)

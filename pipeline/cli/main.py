@@ -22,6 +22,7 @@ from pipeline.cli.common import (
     output,
     read_project,
 )
+from pipeline.cli.data import DATA_EXAMPLES, data
 
 KEEP_HOURS_HELP = (
     "Keep everything used within the last so many hours. If `root` is a URI, choose more than the longest run takes."
@@ -277,6 +278,9 @@ def doctor(
 
     if not examining.show(examining.examine(config, fetch), output()):
         raise typer.Exit(1)
+
+
+app.command(epilog=DATA_EXAMPLES)(data)
 
 
 @app.command(

@@ -16,9 +16,10 @@ from drirl_core.promotion import CANDIDATE
 from pipeline.cli import promote as promotion
 from pipeline.cli import report as results
 from pipeline.cli.common import duration, errors, output
-from pipeline.cli.plan import left_out_lines, summary_line
+from pipeline.cli.plan import data_warnings, left_out_lines, summary_line
 from pipeline.cli.progress import RunState, view
 from pipeline.executors.choice import require_local
+from pipeline.running.problems import once
 
 
 def run_and_show(file: Path, project: Project, again: str, only: Sequence[str] | None = None) -> None:
@@ -41,6 +42,8 @@ def run_and_show(file: Path, project: Project, again: str, only: Sequence[str] |
         console.print(Text(f"{project.config.name}: {summary_line(todo, totals(todo, costs))}"), soft_wrap=True)
     for line in left_out_lines(todo):
         console.print(Text(line), soft_wrap=True)
+    for line in data_warnings(project, todo) if pending else ():
+        console.print(Text(f"Warning: {line}", style="yellow"), soft_wrap=True)
     with console.status("starting Dagster") if console.is_terminal else _NoSpinner():
         from pipeline.running.run import run_planned  # loads Dagster, which takes seconds
 
@@ -78,9 +81,8 @@ def _say_done(file: Path, project: Project, outcome: Any, state: RunState, asked
             f"Done: {len(outcome.built)} assets built, {len(outcome.reused)} reused, in {duration(outcome.seconds)}.",
             style="bold green",
         )
-    for warning in (
-        warning for warning in state.warnings if not warning.startswith(f"{CANDIDATE} ")
-    ):  # the gates are reported below
+    # The gates are reported below.
+    for warning in once(warning for warning in state.warnings if not warning.startswith(f"{CANDIDATE} ")):
         console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
     console.print()
     if "report" in outcome.versions:

@@ -34,6 +34,7 @@ from pipeline.instance.settings import anchored, load
 from pipeline.running.events import RunEvent, events_of
 from pipeline.running.execution import Execution
 from pipeline.running.launcher import HealthCheckedLauncher
+from pipeline.running.problems import once
 from pipeline.wiring.private import NO_CAPTURE
 from pipeline.wiring.resolve import VERSION_TAG, observed_version, stale_records
 
@@ -59,7 +60,7 @@ class RunOutcome:
         plan: what had to be done.
         built: assets that were built.
         reused: assets whose artifact existed and was reused.
-        failures: what went wrong, one message each.
+        failures: what went wrong, one message each; what went wrong in the same way in several assets is one message.
         cancelled: whether the user stopped it.
         seconds: time it took.
         versions: version of each asset that is known to be up to date at the end.
@@ -139,7 +140,7 @@ def run_planned(project: Project, todo: Plan, on_event: Callable[[RunEvent], Non
         ]
         if not names:
             seconds = time.monotonic() - started
-            return RunOutcome(not untouched, None, todo, failures=untouched, seconds=seconds, versions=todo.known)
+            return RunOutcome(not untouched, None, todo, failures=once(untouched), seconds=seconds, versions=todo.known)
         require_local_models(project.config)
         _observe(instance, graph, todo)
         record, run = _Record(on_event), Execution(instance, project, names)
@@ -150,7 +151,7 @@ def run_planned(project: Project, todo: Plan, on_event: Callable[[RunEvent], Non
         todo,
         record.built,
         record.reused,
-        [*record.failures, *untouched],
+        once([*record.failures, *untouched]),
         stopped,
         time.monotonic() - started,
         {**todo.known, **record.versions},
