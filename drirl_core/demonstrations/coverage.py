@@ -6,7 +6,7 @@ prompts would take their place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +99,7 @@ def demonstrations_of(config: Config, categories: tuple[str, ...]) -> FileDemons
     return FileDemonstrator(demonstrator, source_path(demonstrator.source), categories, dropped)
 
 
-def warnings(config: Config, found: list[Coverage]) -> list[str]:
+def warnings(config: Config, found: Sequence[Coverage]) -> list[str]:
     """Say which sources hold prompts that no demonstration covers; nothing for a source that is covered completely.
 
     Args:

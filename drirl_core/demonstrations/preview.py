@@ -15,7 +15,7 @@ from typing import Any
 
 from drirl_core import taxonomy
 from drirl_core.benchmarks.suites import suite_prompts
-from drirl_core.demonstrations.coverage import demonstrations_of
+from drirl_core.demonstrations.coverage import Coverage, demonstrations_of, warnings
 from drirl_core.demonstrations.demonstrators import FileDemonstrator
 from drirl_core.demonstrations.helpful import build_helpful
 from drirl_core.demonstrations.publish import publish
@@ -145,6 +145,7 @@ class Preview:
         prompts: the sources of prompts.
         others: the other files.
         categories: the harm categories.
+        warnings: what a run would do without stopping, and a user hardly wants.
         problems: what would stop a run.
         notes: what the preview could not look at.
     """
@@ -152,6 +153,7 @@ class Preview:
     prompts: tuple[PromptFile, ...]
     others: tuple[OtherFile, ...]
     categories: tuple[Category, ...]
+    warnings: tuple[str, ...]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -202,7 +204,19 @@ class _Preview:
             who = self._config.demonstrations.demonstrator.model
             notes.append(f"{who} writes the demonstrations during the run, so they are not looked at here")
         files = tuple(self._prompt_files(pool, demonstrator))
-        return Preview(files, (*others, *self._harmless()), tuple(built), tuple(self._problems), tuple(notes))
+        covered = [
+            Coverage(file.name, file.path, file.covered + file.uncovered, file.uncovered, file.first_uncovered)
+            for file in files
+            if file.covered is not None
+        ]
+        return Preview(
+            files,
+            (*others, *self._harmless()),
+            tuple(built),
+            tuple(warnings(self._config, covered)),
+            tuple(self._problems),
+            tuple(notes),
+        )
 
     def _assemble(self, routed: bool) -> tuple[Pool, list[str]]:
         """Return the pool, without the router when it is not wanted or its encoder is not there; say so in a note."""

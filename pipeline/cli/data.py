@@ -121,6 +121,8 @@ def show(found: Preview, console: Console) -> None:
     _categories(found, console)
     for note in found.notes:
         console.print(Text(f"note: {note}"), soft_wrap=True)
+    for warning in found.warnings:
+        console.print(Text.assemble(("warning: ", "bold yellow"), warning), soft_wrap=True)
     for problem in once(found.problems):
         console.print(Text.assemble(("a run would stop: ", "bold red"), problem), soft_wrap=True)
     if not found.problems:
@@ -151,7 +153,8 @@ def _of_prompts(file: PromptFile) -> Iterator[str]:
 def _of_rows(file: OtherFile) -> Iterator[str]:
     lost = sum(reason.rows for reason in file.quarantined)
     rest = file.read - file.used - lost
-    spared = f", {rest} not needed (the pool has no such prompt, or no room for it)" if rest > 0 else ""
+    why = " (the pool has no such prompt, or no room for it)" if file.role == "demonstrations" else ""
+    spared = f", {rest} not needed{why}" if rest > 0 else ""
     yield f"{file.read} rows read: {file.used} used, {lost} in quarantine{spared}"
 
 

@@ -77,6 +77,7 @@ def test_data_prints_each_file_the_categories_and_what_is_missing(config: Path) 
     assert "demonstrations: 16 prompts have one, 4 have none and are not used; the first: " in shown.output
     assert "bare (demonstrations): " in shown.output and "16 rows read: 16 used, 0 in quarantine" in shown.output
     assert "insult: 2 more rows: write demonstrations of its prompts that have none (2)" in shown.output
+    assert "warning: 4 of the 20 prompts of mine have no demonstration in bare (" in shown.output
     assert "Nothing here would stop a run." in shown.output
     assert not (config.parent / "store" / "prompt_pool").exists()
 
@@ -85,7 +86,10 @@ def test_data_as_json_says_the_same(config: Path) -> None:
     shown = drirl("data", config, "--quick", "--json")
     found = json.loads(shown.stdout)
     assert shown.exit_code == 0
-    assert set(found) == {"prompts", "others", "categories", "problems", "notes"}
+    assert set(found) == {"prompts", "others", "categories", "warnings", "problems", "notes"}
+    assert [line.partition(" in ")[0] for line in found["warnings"]] == [
+        "4 of the 20 prompts of mine have no demonstration"
+    ]
     (mine,) = found["prompts"]
     assert (mine["read"], mine["kept"], mine["covered"], mine["uncovered"]) == (20, 20, 16, 4)
     assert [(c["name"], c["demonstrated"], c["missing"]) for c in found["categories"]] == [
