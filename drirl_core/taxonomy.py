@@ -27,9 +27,12 @@ SEVEN_CATEGORIES: tuple[str, ...] = (
 )
 """The seven typical scenarios of Safety-Prompts, which the DR-IRL paper uses."""
 
+ALL = "all"
+"""Name of the sum of all categories in tables of results."""
+
 RESERVED: Mapping[str, str] = {
-    HELPFUL: "which names the harmless set",
-    "all": "which names the sum of all categories in every table",
+    HELPFUL: "of the harmless set",
+    ALL: "of the sum of all categories in every table",
 }
 """Names that no category may have, and why."""
 

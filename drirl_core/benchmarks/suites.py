@@ -23,6 +23,7 @@ from drirl_core.config.strict_yaml import read_yaml
 from drirl_core.errors import ConfigError, DataError, nearest
 from drirl_core.graph.layout import SHIPPED_SUITES, suite_folder
 from drirl_core.store.tables import prompt_id, read_table
+from drirl_core.taxonomy import ALL
 
 GROUPS = ("unsafe", "safe_look_alike", "helpful")
 """Groups in the order tables show them."""
@@ -193,6 +194,10 @@ def _read_group(suite: Suite, config: SuiteConfig, group: str) -> list[tuple[Ben
         context = str(record.get(columns.get("context", "")) or "").strip()
         prompt = f"{context}\n\n{bare}" if context else bare
         category = _text(record, columns["category"], place) if "category" in columns else group
+        if category == ALL:
+            raise DataError(
+                f"{place}: the category is {ALL!r}, the name of the sum of all rows in every table; rename it"
+            )
         accept = _patterns(record.get(columns["accept"]), place) if "accept" in columns else ()
         linked = record.get(columns.get("pair", ""))
         pair = "" if linked is None else str(linked).strip()

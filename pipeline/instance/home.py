@@ -60,6 +60,7 @@ def prepare_home(root: Path) -> Path:
     home = root.absolute() / ".drirl" / "dagster_home"
     _require_plain(home)
     committed = root / INSTANCE_FILE if (root / INSTANCE_FILE).is_file() else ROOT / INSTANCE_FILE
+    _settings(committed)  # the file to correct, rather than its copy
     try:
         home.mkdir(parents=True, exist_ok=True)
         text, target = committed.read_text(encoding="utf-8"), home / INSTANCE_FILE
@@ -80,7 +81,6 @@ def prepare_home(root: Path) -> Path:
             f"the Dagster home {home} cannot be set up ({error}); correct its permissions, or set "
             f"{HOME_VARIABLE} to another absolute path"
         ) from error
-    instance_settings(home)
     return home
 
 

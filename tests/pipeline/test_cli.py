@@ -32,6 +32,7 @@ COMMANDS = (
     "home",
     "gc",
     "ingest",
+    "data",
     "config",
 )
 

@@ -121,7 +121,10 @@ def test_the_projects_own_home_is_held_to_the_same(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="has '\\?' in its path"):
         prepare_home(tmp_path / "project?")
     (tmp_path / "dagster.yaml").write_text("a: 1\na: 2\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"dagster\.yaml, line 2: the key 'a' is already in line 1"):
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/dagster\.yaml, line 2: the key 'a' is already in line 1"):
+        prepare_home(tmp_path)
+    (tmp_path / "dagster.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="save it as UTF-8"):
         prepare_home(tmp_path)
 
 
