@@ -65,7 +65,10 @@ def load_categories(path: str | Path | None) -> tuple[str, ...]:
             f"taxonomy file {path}: the key {unknown[0]!r} is not read; the file holds `categories` alone"
         )
     for name in names:
-        if problem := name_problem(name, RESERVED):
+        problem = name_problem(name, RESERVED)
+        if not problem and name != "_".join(filter(None, name.split("_"))):
+            problem = "write one '_' between two words and none at the end: labels are compared without regard to them"
+        if problem:
             raise ConfigError(f"taxonomy file {path}: {name!r} cannot name a category; {problem}")
     if len(set(names)) != len(names):
         raise ConfigError(f"taxonomy file {path}: category names repeat: {names}")

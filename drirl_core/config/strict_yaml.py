@@ -1,7 +1,8 @@
 """The one reader of YAML: what YAML would take silently for something else is refused, with its line.
 
-YAML keeps the last of two equal keys, reads `010` as 8, `1:30` as 90 and `no` as false, and other readers of YAML
-disagree with it. None of that is ever meant, so each is an error that says what to write instead. Dates stay texts.
+YAML keeps the last of two equal keys, reads `010` as 8, `1:30` as 90, `no` as false and `~` as nothing, and other
+readers of YAML disagree with it. None of that is ever meant, so each is an error that says what to write instead.
+Dates stay texts.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ _UNCLEAR = "!unclear"
 _OCTAL = re.compile(r"[-+]?0[0-9_]+|[-+]?0[oO][0-7_]+")
 _SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
 _SWITCH = re.compile(r"(?:yes|no|on|off)", re.IGNORECASE)
-_UNCLEAR_WORDS = re.compile(rf"(?:{_OCTAL.pattern}|{_SEXAGESIMAL.pattern}|{_SWITCH.pattern})\Z", re.IGNORECASE)
+_UNCLEAR_WORDS = re.compile(rf"(?:~|{_OCTAL.pattern}|{_SEXAGESIMAL.pattern}|{_SWITCH.pattern})\Z", re.IGNORECASE)
 _MARKS = str.maketrans("", "", "+-_oO")
-_FIRST = list("-+0123456789yYnNoO")
+_FIRST = list("~-+0123456789yYnNoO")
 _TIMESTAMP, _MERGE, _TEXT = (f"tag:yaml.org,2002:{name}" for name in ("timestamp", "merge", "str"))
 
 
@@ -68,6 +69,10 @@ def _refusal(node: yaml.Node) -> _Unreadable:
     if _SWITCH.fullmatch(text):
         means = "true" if text.casefold() in ("yes", "on") else "false"
         advice = f"is read as {means} by some and as a text by others; write {means} for a switch, '{text}' for a text"
+    elif text == "~":
+        advice = (
+            "is read as nothing, although a path means the home directory by it; write null for nothing, '~' for a path"
+        )
     elif _OCTAL.fullmatch(text):
         sign, digits = "-" if text.startswith("-") else "", text.translate(_MARKS).lstrip("0") or "0"
         octal = not set(digits) & {"8", "9"} and int(digits, 8) != int(digits)
@@ -85,6 +90,15 @@ def _refusal(node: yaml.Node) -> _Unreadable:
             f"'{text}' for a text"
         )
     return _Unreadable(node.start_mark.line + 1, f"`{text}` {advice}")
+
+
+def _refuse_circles(node: Any, above: tuple[int, ...]) -> None:
+    """Refuse an anchor that holds itself, which no setting means and no other code expects."""
+    if isinstance(node, dict | list):
+        if id(node) in above:
+            raise yaml.YAMLError("an anchor (&) holds itself (*)")
+        for part in node.values() if isinstance(node, dict) else node:
+            _refuse_circles(part, (*above, id(node)))
 
 
 def _refuse(loader: _Loader, node: yaml.Node) -> Any:
@@ -120,7 +134,9 @@ def load_yaml(text: str, where: str, *, lines: bool = True) -> Any:
         return f"{where}, line {line}" if lines else where
 
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader
+        loaded = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader
+        _refuse_circles(loaded, ())
+        return loaded
     except _Unreadable as error:
         raise ConfigError(f"{at(error.line)}: {error}") from error
     except yaml.MarkedYAMLError as error:

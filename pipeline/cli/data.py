@@ -98,6 +98,8 @@ def look(project: Project, reporter: Reporter, *, quick: bool = False) -> Previe
     """
     from drirl_core.demonstrations.preview import preview
 
+    if not quick:
+        reporter.log("reading the files; the category router loads the sentence encoder (--quick does without it)")
     with tempfile.TemporaryDirectory(prefix="drirl-data-") as folder:
         return preview(project, reporter, Path(folder), routed=not quick)
 

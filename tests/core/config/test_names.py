@@ -114,6 +114,8 @@ def test_a_name_of_63_characters_is_taken(tmp_path: Path, make: Any) -> None:
         (["_totals"], "beginning with a letter"),
         ([""], "'' cannot name a category"),
         (["a", "A"], "'A' cannot name a category"),
+        (["a_b", "a__b"], "'a__b' cannot name a category; write one '_' between two words"),
+        (["a", "a_"], "'a_' cannot name a category; write one '_'"),
         ([None], "None cannot name a category"),
     ],
 )

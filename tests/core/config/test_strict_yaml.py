@@ -52,6 +52,7 @@ def test_a_repeated_key_is_refused_with_both_lines(text: str, message: str) -> N
         ("No", "write false for a switch, 'No' for a text"),
         ("ON", "write true for a switch, 'ON' for a text"),
         ("off", "write false for a switch, 'off' for a text"),
+        ("~", "write null for nothing, '~' for a path"),
     ],
 )
 @pytest.mark.parametrize("place", ["seed: 1\nb: {}", "seed: 1\nb: [a, {}]", "seed: 1\n{}: b", "seed: 1\nb: {{c: {}}}"])
@@ -74,7 +75,8 @@ def test_an_unclear_value_is_refused_with_its_line_and_what_to_write(value: str,
         ("a: 0", 0),
         ("a: true", True),
         ("a: ~/data", "~/data"),
-        ("a: ~", None),
+        ("a: null", None),
+        ("a:", None),
         ("a: 1e5", "1e5"),
         ("a: |\n  010\n  no\n", "010\nno\n"),
         ("base: &b {a: 1}\na: {<<: *b, a: 2}", {"a": 2}),  # what is merged in may be replaced
@@ -92,7 +94,7 @@ def test_a_key_that_is_no_text_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a: [", "a: b: c", "--- 1\n--- 2", "a: !!python/object:os.system x", "a: 0b_", "[" * 5000]
+    "text", ["a: [", "a: b: c", "--- 1\n--- 2", "a: !!python/object:os.system x", "a: 0b_", "[" * 5000, "a: &b [*b]"]
 )
 def test_what_is_no_yaml_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"x.*cannot be read as YAML"):
