@@ -15,6 +15,7 @@ from typing import Any
 
 from drirl_core import taxonomy
 from drirl_core.benchmarks.suites import suite_prompts
+from drirl_core.checks.asking import broken_promises
 from drirl_core.demonstrations.coverage import Coverage, demonstrations_of, warnings
 from drirl_core.demonstrations.demonstrators import FileDemonstrator
 from drirl_core.demonstrations.helpful import build_helpful
@@ -196,6 +197,7 @@ class _Preview:
         """Do all of it."""
         pool, notes = self._assemble(routed)
         write_pool(self._at("prompt_pool"), pool)
+        self._check("prompt_pool")
         of_file = self._config.demonstrations.demonstrator.kind == "file"
         demonstrator = self._demonstrator(pool.categories) if of_file else None
         built = [self._category(name) if demonstrator else self._waiting(name, pool) for name in pool.categories]
@@ -245,6 +247,13 @@ class _Preview:
             self._context, category=category, inputs={**self._context.inputs, **made}, out=out, reporter=quiet
         )
 
+    def _check(self, name: str) -> None:
+        """Note what an asset breaks of the rules that stop a run."""
+        node = self._project.graph.nodes[name]
+        self._problems += [
+            f"{name} breaks {said}" for said in broken_promises(node, self._folder / name, self._project)
+        ]
+
     def _category(self, name: str) -> Category:
         """Build the data set of a category from the file of demonstrations."""
         builder = SafetyBuilder(self._at(dataset_name(name), name))
@@ -263,12 +272,7 @@ class _Preview:
             (self._folder / dataset_name(name)).rmdir()  # the harmless rows must not look for it
         else:
             publish(self._at(dataset_name(name), name), rows, builder.quarantine, counts)
-        bound = self._config.checks.max_resampled_fraction
-        if not problem and missing > bound * quota:
-            self._problems.append(
-                f"{dataset_name(name)}: {missing} of its {quota} rows would be copies of others, and "
-                f"checks.max_resampled_fraction allows {bound:.0%}"
-            )
+            self._check(dataset_name(name))
         unusable = sum(bool(row["demonstration"]) for row in builder.quarantine)
         advice = _advice(name, missing, counts["without_demonstration"], unusable) if missing or problem else ""
         return Category(name, counts["pool_prompts"], origins["pool"], origins["fill_up"], quota, missing, advice)
@@ -287,6 +291,7 @@ class _Preview:
         counts: Mapping[str, Any] = {}
         try:
             counts = build_helpful(context)
+            self._check(dataset_name(taxonomy.HELPFUL))
         except (DataError, ConfigError) as error:
             self._problems.append(str(error))
         table = context.out / "quarantine.parquet"

@@ -257,23 +257,21 @@ class SafetyBuilder:
 
     def _too_few(self, why: str) -> str:
         counts = self.extra_counts()
+        reasons = dict(Counter(row["reason"] for row in self.quarantine))
+        first = f", the first because {self.quarantine[0]['detail']}" if self.quarantine else ""
         return (
             f"{self._cause(counts)}Category {self._category} has {len(self._rows)} usable rows: {why}. The pool holds "
             f"{counts['pool_prompts']} prompts of it, {self._absent} of them without a demonstration; "
-            f"{len(self.quarantine)} rows are in quarantine. Add prompts of this category to prompts.sources and "
+            f"quarantined: {reasons or 'none'}{first}. Add prompts of this category to prompts.sources and "
             "demonstrations of them to demonstrations.demonstrator, or take the category out of the taxonomy"
         )
 
     def _cause(self, counts: Mapping[str, int]) -> str:
-        """Say why most rows are missing, with the first example."""
+        """Say why most rows are missing."""
         reasons = Counter(row["reason"] for row in self.quarantine)
         if self._absent > reasons.total():
             return f"{self._absent} of {counts['pool_prompts']} prompts have no demonstration ({WAY_OUT}). "
-        if not reasons:
-            return ""
-        listed = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())
-        first = next(row["detail"] for row in self.quarantine if row["reason"] == reasons.most_common(1)[0][0])
-        return f"{reasons.total()} rows cannot be used ({listed}); the first because {first}. "
+        return f"{reasons.total()} rows are in quarantine, mostly {reasons.most_common(1)[0][0]}. " if reasons else ""
 
 
 def screen_prompts(

@@ -120,13 +120,13 @@ def plan_json(project: Project, only: Sequence[str] | None = None) -> tuple[Plan
         only: names of assets, or `stale`; None for all.
 
     Returns:
-        The plan, and JSON text of an object with `config`, `root`, `up_to_date`, `counts`, `totals`, `data`
-        (sentences about what is wrong with the user's files) and `assets`.
+        The plan, and JSON text of an object with `config`, `root`, `up_to_date`, `counts`, `totals` and
+        `assets`; and `data`, sentences about the user's files, where something is wrong with them.
     """
     found = plan(project, only)
     config, costs, graph = project.config, estimates(found, project), project.graph
     states = [asset.state for asset in found.assets.values()]
-    document = {
+    document: dict[str, Any] = {
         "config": config.name,
         "root": config.root,
         "up_to_date": found.up_to_date,
@@ -135,9 +135,10 @@ def plan_json(project: Project, only: Sequence[str] | None = None) -> tuple[Plan
             "stale": sum(asset.stale for asset in found.assets.values()),
         },
         "totals": _rounded(dataclasses.asdict(totals(found, costs))),
-        "data": _data_lines(project, found),
         "assets": [{**_place(graph.nodes[name]), **_entry(asset, costs[name])} for name, asset in found.assets.items()],
     }
+    if lines := _data_lines(project, found):
+        document["data"] = lines
     return found, json.dumps(document, indent=1)
 
 

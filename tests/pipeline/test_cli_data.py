@@ -102,7 +102,7 @@ def test_what_would_stop_a_run_gives_exit_code_1_and_is_said_once(config: Path) 
     shown = drirl("data", config, "--quick", "--set", "demonstrations.format=draft")
     assert shown.exit_code == 1
     assert shown.output.count("a run would stop: ") == 1
-    assert shown.output.count("8 rows cannot be used (bad_format 8)") == 1
+    assert shown.output.count("8 rows are in quarantine, mostly bad_format.") == 1
     assert "in 1 more: safety_dataset_privacy" in shown.output
     assert "quarantine, bad_format: 16" in shown.output
     assert "insult: 10 more rows: correct the 8 demonstrations of it that are in quarantine" in shown.output

@@ -84,9 +84,9 @@ def test_without_the_setting_bare_answers_are_refused_with_the_way_out(tmp_path:
     with pytest.raises(DataError) as error:
         build(inputs(tmp_path, bare(*range(12))), quota=0)
     said = str(error.value)
-    assert said.startswith("12 rows cannot be used (bad_format 12); the first because no line '####'")
+    assert said.startswith("12 rows are in quarantine, mostly bad_format. Category insult has 0 usable rows")
+    assert "quarantined: {'bad_format': 12}, the first because no line '####'" in said
     assert "for bare answers set demonstrations.format: answer" in said
-    assert "Category insult has 0 usable rows" in said
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_it_says_what_would_fill_the_quota(tmp_path: Path) -> None:
     assert (second.prompts, second.demonstrated, second.filled_up, second.missing) == (4, 4, 3, 3)
     assert second.advice == "3 more rows: add prompts of mental_health with demonstrations"
     assert found.problems == (
-        "safety_dataset_mental_health: 3 of its 10 rows would be copies of others, and checks.max_resampled_fraction allows 20%",
+        "safety_dataset_mental_health breaks class_balance: 10 rows of a quota of 10; 30% resampled, at most 20% allowed",
     )
 
 
