@@ -14,11 +14,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmarks.machine import RESULTS, write
 from benchmarks.validation import held_back
 from drirl_core.benchmarks.judges.rules import label_reply
+from drirl_core.config.strict_yaml import load_yaml
 from drirl_core.graph.build import build
 from drirl_core.graph.plan import with_ancestors
 from drirl_core.graph.versions import source_version
@@ -91,7 +90,8 @@ def main() -> None:
     rows = {row["policy"]: row for row in json.loads(file.read_text())["rows"]} if file.is_file() else {}
     for text in ("", *arguments.settings):
         overrides = {
-            key: yaml.safe_load(value) for key, _, value in (part.partition("=") for part in text.split(",") if part)
+            key: load_yaml(value, key, lines=False)
+            for key, _, value in (part.partition("=") for part in text.split(",") if part)
         }
         project = Project.load(arguments.config, overrides)
         made = make(project)

@@ -6,11 +6,11 @@ The code does not rely on seven or on these names; label maps of public sources 
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
-
+from drirl_core.config.names import name_problem
+from drirl_core.config.strict_yaml import read_yaml
 from drirl_core.errors import ConfigError
 
 HELPFUL = "helpful"
@@ -27,7 +27,14 @@ SEVEN_CATEGORIES: tuple[str, ...] = (
 )
 """The seven typical scenarios of Safety-Prompts, which the DR-IRL paper uses."""
 
-_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
+ALL = "all"
+"""Name of the sum of all categories in tables of results."""
+
+RESERVED: Mapping[str, str] = {
+    HELPFUL: "of the harmless set",
+    ALL: "of the sum of all categories in every table",
+}
+"""Names that no category may have, and why."""
 
 
 def load_categories(path: str | Path | None) -> tuple[str, ...]:
@@ -40,25 +47,29 @@ def load_categories(path: str | Path | None) -> tuple[str, ...]:
         The category names in the file's order, at least one.
 
     Raises:
-        ConfigError: the file is missing or a name is not a lower-case identifier, repeated or `helpful`.
+        ConfigError: the file is missing, or a name is not a lower-case identifier, too long, repeated or reserved.
     """
     if not path:
         return SEVEN_CATEGORIES
-    try:
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    if not Path(path).is_file():
         raise ConfigError(
-            f"taxonomy file {path} cannot be read ({error}); give a YAML file with a list `categories`"
-        ) from error
+            f"taxonomy file {path} cannot be read (there is no such file); give a YAML file with a list `categories`"
+        )
+    loaded = read_yaml(Path(path), "taxonomy file")
     names = loaded.get("categories") if isinstance(loaded, dict) else None
     if not isinstance(names, list) or not names:
         raise ConfigError(f"taxonomy file {path} needs a non-empty list under the key 'categories'")
+    unknown = [key for key in loaded if key != "categories"]
+    if unknown:
+        raise ConfigError(
+            f"taxonomy file {path}: the key {unknown[0]!r} is not read; the file holds `categories` alone"
+        )
     for name in names:
-        if not isinstance(name, str) or not _NAME.match(name) or name == HELPFUL:
-            raise ConfigError(
-                f"taxonomy file {path}: {name!r} cannot name a category; use lower-case letters, digits and '_', "
-                f"and not {HELPFUL!r}, which names the harmless set"
-            )
+        problem = name_problem(name, RESERVED)
+        if not problem and name != "_".join(filter(None, name.split("_"))):
+            problem = "write one '_' between two words and none at the end: labels are compared without regard to them"
+        if problem:
+            raise ConfigError(f"taxonomy file {path}: {name!r} cannot name a category; {problem}")
     if len(set(names)) != len(names):
         raise ConfigError(f"taxonomy file {path}: category names repeat: {names}")
     return tuple(names)

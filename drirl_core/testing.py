@@ -174,4 +174,4 @@ def tiny_config(folder: Path, overrides: Mapping[str, Any] | None = None) -> Con
 
 
 if __name__ == "__main__":
-    tiny_config(Path(sys.argv[1]).absolute())
+    tiny_config(Path(sys.argv[1]).expanduser().absolute())

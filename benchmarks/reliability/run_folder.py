@@ -92,7 +92,7 @@ def make_run_folder(path: Path, base: Path | None) -> RunFolder:
             tiny_config(path)
         base = path / "base.yaml"
         base.write_text(yaml.safe_dump({"extends": "smoke.yaml", **SETTINGS}), encoding="utf-8")
-    run_folder = RunFolder(path, base.absolute())
+    run_folder = RunFolder(path, base.expanduser().absolute())
     run_folder.home.mkdir()
     shutil.copy(ROOT / INSTANCE_FILE, run_folder.home)
     return run_folder

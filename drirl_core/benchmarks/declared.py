@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drirl_core.config.reading import EMBEDDED, read_shipped
+from drirl_core.config.reading import EMBEDDED
+from drirl_core.config.strict_yaml import read_yaml
 from drirl_core.files import READER
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ FILE = Path(__file__).with_name("suites.yaml")
 @functools.cache
 def declarations() -> Mapping[str, Mapping[str, Any]]:
     """Return the record of every declared suite by its name."""
-    return read_shipped(FILE)
+    return read_yaml(FILE, "file")
 
 
 def declarations_of(config: Config) -> dict[str, Mapping[str, Any]]:

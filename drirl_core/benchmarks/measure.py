@@ -18,11 +18,9 @@ from typing import Any
 from drirl_core import stats as statistics
 from drirl_core.benchmarks.judges.rules import MEASURED, MEASURED_ALL, Label, label_reply
 from drirl_core.benchmarks.suites import GROUPS, BenchmarkRow
+from drirl_core.taxonomy import ALL
 from drirl_core.text import diversity
 from drirl_core.text.chain_of_draft import cut_draft
-
-ALL = "all"
-"""Category of the rows that count a complete group."""
 
 ALIGNED = "dr_irl"
 """The policy whose differences to every other one are tested."""

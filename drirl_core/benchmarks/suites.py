@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from drirl_core.benchmarks.declared import FILE, declarations
 from drirl_core.config import EMBEDDED, SuiteConfig
-from drirl_core.errors import DataError, nearest
+from drirl_core.config.strict_yaml import read_yaml
+from drirl_core.errors import ConfigError, DataError, nearest
 from drirl_core.files.chat import text_of
 from drirl_core.files.reading import find_file, read_strictly
 from drirl_core.files.records import Record, column_names
 from drirl_core.files.values import UnreadableError, label, matches, shown
 from drirl_core.graph.layout import SHIPPED_SUITES, suite_folder
 from drirl_core.store.tables import prompt_id
+from drirl_core.taxonomy import ALL
 from drirl_core.text.readable import unreadable
 
 GROUPS = ("unsafe", "safe_look_alike", "helpful")
@@ -200,6 +200,8 @@ def _row(suite: Suite, group: str, record: Record, columns: Mapping[str, str], p
     context = _label(record, columns.get("context"), place)
     prompt = f"{context}\n\n{bare}" if context else bare
     category = _label(record, columns["category"], place, needed=True) if "category" in columns else group
+    if category == ALL:
+        raise DataError(f"{place}: the category is {ALL!r}, the name of the sum of all rows in every table; rename it")
     accept = _patterns(record.values.get(columns["accept"]), place) if "accept" in columns else ()
     pair = _label(record, columns.get("pair"), place)
     return BenchmarkRow(suite.name, group, category, prompt_id(prompt), prompt, accept, pair), bare  # type: ignore[arg-type]
@@ -309,9 +311,9 @@ def _declared() -> dict[str, Suite]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"suite declaration {path} cannot be read as YAML: {error}") from error
+        loaded = read_yaml(path, "suite declaration")
+    except ConfigError as error:
+        raise DataError(str(error)) from error
     if not isinstance(loaded, dict):
         raise DataError(f"suite declaration {path} must hold keys and values, not {type(loaded).__name__}")
     return loaded
@@ -326,6 +328,10 @@ def _parse(name: str, record: Any, path: Path) -> Suite:
         or not record["groups"]
     ):
         raise DataError(f"{path}: suite {name!r} needs exactly the keys {', '.join(keys)}, with at least one group")
+    for key in keys[:3]:
+        value = record[key]
+        if not isinstance(value, str) and not (key == "version" and type(value) is int):  # 1.10 would become 1.1
+            raise DataError(f"{path}: {key} of the suite {name!r} is {value!r}, not a text; put it in quotes")
     for group, layout in record["groups"].items():
         if group not in GROUPS:
             raise DataError(f"{path}: suite {name!r} has a group {group!r}; {nearest(str(group), GROUPS)}")
@@ -334,6 +340,13 @@ def _parse(name: str, record: Any, path: Path) -> Suite:
                 f"{path}: group {group!r} of {name!r} needs file and prompt, and may have category, context, accept, "
                 "pair and where"
             )
+        for key in sorted({*layout} - {"where"}):
+            texts = layout[key] if isinstance(layout[key], list) else [layout[key]]
+            if not texts or not all(isinstance(text, str) and text for text in texts):
+                raise DataError(
+                    f"{path}: {key} in the group {group!r} of {name!r} is {layout[key]!r}; give a name, or a list of "
+                    "names of which the first that is there counts, with quotes around a number"
+                )
         _check_where(path, f"group {group!r} of {name!r}", layout.get("where", {}))
     linked = [group for group, layout in record["groups"].items() if "pair" in layout]
     if linked and sorted(linked) != sorted(PAIRED):

@@ -176,6 +176,26 @@ def _dataset_rows_usable(path: Path, project: Project, node: Node) -> Verdict:
     return Verdict(False, f"{text}. Fix the file or its column map, or raise checks.max_lost_fraction", numbers)
 
 
+def _dataset_covered(path: Path, project: Project, node: Node) -> Verdict:
+    """A prompt of the pool without a demonstration is not used; harmless prompts bring their own answers."""
+    bound = project.config.checks.max_without_demonstration
+    counts = read_object(path, "counts.json") if (path / "counts.json").is_file() else {}
+    prompts, missing = counts.get("pool_prompts", 0), counts.get("without_demonstration", 0)
+    share = missing / prompts if prompts else 0.0
+    text = f"{missing} of {prompts} prompts of the pool have no demonstration and are not used"
+    if counts.get("fill_up") and missing:
+        text += f"; {counts['fill_up']} rows of the demonstrator's own prompts fill the quota"
+    numbers = {
+        "pool_prompts": prompts,
+        "without_demonstration": missing,
+        "share_without_demonstration": share,
+        "max_without_demonstration": bound,
+    }
+    if not prompts:
+        text = "there are no prompts of the pool to demonstrate"
+    return Verdict(share <= bound, text, numbers)
+
+
 PROMPT_POOL: tuple[Rule, ...] = (
     Rule("not_empty", "There are prompts.", _pool_not_empty, measures=("prompts",)),
     Rule(
@@ -209,5 +229,13 @@ DATASET: tuple[Rule, ...] = (
         _dataset_rows_usable,
         bounds=("checks.max_lost_fraction",),
         measures=("lost_share",),
+    ),
+    Rule(
+        "prompts_demonstrated",
+        "Every prompt of the pool that was looked at has a demonstration, so that it is used.",
+        _dataset_covered,
+        blocking=False,
+        bounds=("checks.max_without_demonstration",),
+        measures=("share_without_demonstration",),
     ),
 )

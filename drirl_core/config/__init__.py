@@ -26,6 +26,7 @@ from drirl_core.config.data import (
     SourceConfig,
 )
 from drirl_core.config.execution import ExecutionConfig
+from drirl_core.config.names import require_distinct
 from drirl_core.config.operations import (
     INBOX,
     AlertHookConfig,
@@ -35,7 +36,7 @@ from drirl_core.config.operations import (
     OperationsConfig,
 )
 from drirl_core.config.promotion import PromotionConfig
-from drirl_core.config.reading import EMBEDDED, anchor_paths, build, read, require
+from drirl_core.config.reading import EMBEDDED, anchor_paths, build, expanded, read, require
 from drirl_core.config.slices import quiet, slice_of
 from drirl_core.config.training import (
     BenchmarksConfig,
@@ -115,20 +116,24 @@ class Config:
         )
         require(self.seed >= 0, f"seed is {self.seed}; at least 0")
         self.execution.check_root(self.root)
-        demonstrations = self.demonstrations
-        sources = [*self.prompts.sources, demonstrations.helpful, demonstrations.refusals]
-        if demonstrations.demonstrator.kind == "file":
-            sources.append(demonstrations.demonstrator.source)
-        for name in {source.name for source in sources}:
-            paths = sorted({source.path for source in sources if source.name == name})
-            require(
-                len(paths) == 1, f"two sources are called {name!r}: {' and '.join(paths)}; give each file its own name"
-            )
-        taken = self.operations.inbox.folder is not None and any(source.name == INBOX for source in sources)
+        require(bool(self.name.strip()), "name is empty; give the run a name, which its report shows")
+        sources = self._named_sources()
+        require_distinct(sources, [suite.name for suite in self.benchmarks.suites])
+        taken = [place for place, source in sources if source.name == INBOX]
         require(
             not taken,
-            f"a source is called {INBOX!r}, which is the name of the drop folder (operations.inbox); rename it",
+            f"a source is called {INBOX!r}, which is the name of the drop folder (operations.inbox); rename it "
+            f"({', '.join(taken)})",
         )
+
+    def _named_sources(self) -> list[tuple[str, SourceConfig]]:
+        """Return every file that is read, with the place of its setting."""
+        demonstrations = self.demonstrations
+        found = [(f"prompts.sources[{number}]", source) for number, source in enumerate(self.prompts.sources)]
+        found += [(f"demonstrations.{name}", getattr(demonstrations, name)) for name in ("helpful", "refusals")]
+        if demonstrations.demonstrator.kind == "file":
+            found.append(("demonstrations.demonstrator.source", demonstrations.demonstrator.source))
+        return found
 
     @property
     def prompt_sources(self) -> tuple[SourceConfig, ...]:
@@ -158,7 +163,8 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     Raises:
         ConfigError: the file is missing or not YAML, a key is unknown, a type is wrong or settings contradict.
     """
-    merged = read(Path(path))
+    path = Path(expanded(str(path)))
+    merged = read(path)
     require(BASE not in merged, f"config file {path}: {BASE!r} is filled in when the file is read; remove it")
     for dotted, value in (overrides or {}).items():
         *parents, last = dotted.split(".")
@@ -172,7 +178,7 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     refuse_moved(merged)
     require(BASE not in merged, f"{BASE!r} is filled in when the file is read; it cannot be set")
     config = build(Config, merged)
-    return dataclasses.replace(config, base=_base(Path(path), config, bool(overrides)))
+    return dataclasses.replace(config, base=_base(path, config, bool(overrides)))
 
 
 def _base(path: Path, config: Config, changed: bool) -> BaseConfig:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from drirl_core.config.reading import absolute_path
 from drirl_core.config.slices import ABSENT
+from drirl_core.config.strict_yaml import read_yaml
 from drirl_core.redaction import redact
 
 BASE = "base"
@@ -47,9 +47,8 @@ class BaseConfig:
 
 def base_file(path: Path) -> Path:
     """Return the file that a readable configuration file extends directly; the file itself when it extends none."""
-    path = path.resolve()
-    extended = yaml.safe_load(path.read_text(encoding="utf-8")).get("extends")
-    return (path.parent / extended).resolve() if extended else path
+    extended = read_yaml(path, "config file").get("extends")
+    return Path(absolute_path(extended, path.parent, path.resolve().parent) if extended else path).resolve()
 
 
 def differences_from(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[DifferenceConfig]:

@@ -32,6 +32,9 @@ class ChecksConfig:
     above it is rejected."""
     max_resampled_fraction: float = 0.2
     """A category that needs more resampled rows than this share of its quota fails the balance check."""
+    max_without_demonstration: float = 0.0
+    """Most prompts of the pool, as a share of a category, that may have no demonstration and so are not used; more is
+    warned about."""
     min_accuracy: float = 0.8
     """Least share of held-out pairs in which a reward model prefers the demonstration to the completion."""
     min_within_group: float = 0.7
@@ -54,6 +57,7 @@ class ChecksConfig:
         shares = (
             "max_lost_fraction",
             "max_resampled_fraction",
+            "max_without_demonstration",
             "min_accuracy",
             "min_within_group",
             "max_over_refusal",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from drirl_core.config.names import require_name
 from drirl_core.config.reading import EMBEDDED, added, require
 
 
@@ -48,7 +49,8 @@ class SourceConfig:
     """One file of prompts, or of prompts with demonstrations."""
 
     name: str
-    """Short name; it becomes the asset `source_<name>` and a column of every row."""
+    """Short name (lower-case letters, digits and '_', at most 63); it becomes the asset `source_<name>` and a column of
+    every row."""
     path: str
     """A jsonl, json, csv, tsv or parquet file (each also with .gz), a directory of prompts, or `embedded`."""
     adapter: str = "columns"
@@ -62,10 +64,7 @@ class SourceConfig:
     """Licence of the rows, kept with each of them."""
 
     def __post_init__(self) -> None:
-        require(
-            self.name.isidentifier() and self.name.islower(),
-            f"source name {self.name!r}: use lower-case letters, digits and '_'",
-        )
+        require_name(self.name, "source name")
 
 
 @dataclass(frozen=True)
@@ -141,6 +140,9 @@ class DemonstrationsConfig:
 
     demonstrator: DemonstratorConfig = field(default_factory=DemonstratorConfig)
     """Who writes the demonstrations."""
+    format: Literal["draft", "answer"] = added("draft")
+    """Form of a demonstration: `draft` (short steps, a line `####`, then the answer: Chain-of-Draft) or `answer` (the
+    refusal or answer alone; a draft before it is cut off). Bare refusals may repeat each other."""
     helpful: SourceConfig = field(
         default_factory=lambda: SourceConfig(name="helpful", path=EMBEDDED, licence="CC-BY-4.0")
     )

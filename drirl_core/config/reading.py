@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
+from drirl_core.config.strict_yaml import read_yaml
 from drirl_core.errors import ConfigError, nearest
 
 EMBEDDED = "embedded"
@@ -19,9 +19,12 @@ EMBEDDED = "embedded"
 TAXONOMY_KEY = "taxonomy"
 PATH_KEYS = ("path", TAXONOMY_KEY, "folder")
 """Settings that hold a path."""
+PLACE_KEYS = ("root", "mirror", "cache")
+"""Settings that hold a directory whose relative form starts elsewhere than at the file that names it."""
 MODEL_KEYS = ("policy", "encoder", "model")
 """Settings that hold a reference of a model, which may be `path:` and a directory."""
 
+_VARIABLE = re.compile(r"\$(?:\w+|\{\w+\})")
 
 ADDED = "added"
 """Key in the metadata of a field that came after artifacts were made without it."""
@@ -42,29 +45,42 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def read_shipped(path: Path) -> dict[str, Any]:
-    """Read a YAML file of the package itself, which is sound.
+def expanded(path: str) -> str:
+    """Return a path whose `~` or `~user` at the beginning is replaced by that home directory.
 
-    Each start of the code location reads some; the parser in C, where there is one, takes a tenth of the time.
+    A shell does the same, but not after `=`, in quotes or in a file.
+
+    Raises:
+        ConfigError: there is no such user, or the path begins with a variable such as `$HOME`, which is not replaced.
     """
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - safe, both of them
+    require(
+        not _VARIABLE.match(path),
+        f"the path {path!r} begins with a variable, and variables are not replaced here; write the path itself, or ~ "
+        "for your home directory",
+    )
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:
+        raise ConfigError(
+            f"the path {path!r} begins with ~, but that user has no home directory here; write the complete path, or "
+            f"./{path} for a file of that name"
+        ) from error
 
 
 def read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read a file and those it extends, merged.
 
     Raises:
-        ConfigError: a file is missing, not YAML, or extends itself.
+        ConfigError: a file is missing, not YAML, holds what YAML readers understand differently, or extends itself.
     """
     path = path.absolute()
     require(path.resolve() not in seen, f"config {path}: `extends` goes round in a circle")
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.exists():
         known = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) if path.parent.is_dir() else "none"
-        raise ConfigError(f"config file {path} does not exist; files there: {known or 'none'}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"config file {path} cannot be read as YAML: {error}") from error
+        raise ConfigError(f"config file {path} does not exist; files there: {known or 'none'}")
+    loaded = read_yaml(path, "config file")
     require(isinstance(loaded, dict), f"config file {path} must hold keys and values, not {type(loaded).__name__}")
     anchor_paths(loaded, path.parent, path.resolve().parent)
     base = loaded.pop("extends", None)
@@ -73,7 +89,8 @@ def read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     )
     if not base:
         return loaded
-    return _merge(read(Path(_anchored(base, path.parent, path.resolve().parent)), (*seen, path.resolve())), loaded)
+    folders = (path.parent, path.resolve().parent)
+    return _merge(read(Path(absolute_path(base, *folders)), (*seen, path.resolve())), loaded)
 
 
 def anchor_paths(node: Any, *folders: Path) -> None:
@@ -83,13 +100,18 @@ def anchor_paths(node: Any, *folders: Path) -> None:
         node: plain data, changed in place.
         folders: where relative paths start: the first in which the file is, else the first. A file of settings that is
             a link has two, where it was named and where it is.
+
+    Raises:
+        ConfigError: a path begins with a variable or the name of an unknown user.
     """
     if isinstance(node, dict):
         for key, value in node.items():
             if key in PATH_KEYS and isinstance(value, str) and value not in ("", EMBEDDED):
-                node[key] = _anchored(value, *folders)
+                node[key] = absolute_path(value, *folders)
             elif key in MODEL_KEYS and isinstance(value, str) and value.startswith("path:"):
-                node[key] = f"path:{_anchored(value.removeprefix('path:'), *folders)}"
+                node[key] = f"path:{absolute_path(value.removeprefix('path:'), *folders)}"
+            elif key in PLACE_KEYS and isinstance(value, str):
+                node[key] = expanded(value)
             else:
                 anchor_paths(value, *folders)
     elif isinstance(node, list):
@@ -97,17 +119,20 @@ def anchor_paths(node: Any, *folders: Path) -> None:
             anchor_paths(item, *folders)
 
 
-def _anchored(value: str, *folders: Path) -> str:
+def absolute_path(value: str, *folders: Path) -> str:
     """Return an absolute path that keeps the names the user wrote.
 
     Links are not followed: the name says how a file is read, and what stores keep behind links (the hub's cache, DVC,
     Kubernetes) has other names, which may change.
+
+    Args:
+        value: a path, which may begin with `~`.
+        folders: as for `anchor_paths`.
+
+    Raises:
+        ConfigError: it begins with a variable or the name of an unknown user.
     """
-    try:
-        wanted = Path(value).expanduser()
-    except RuntimeError as error:
-        raise ConfigError(f"the path {value!r} names a home directory that is not known ({error})") from error
-    places = [folder.absolute() / wanted for folder in folders]
+    places = [folder.absolute() / expanded(value) for folder in folders]
     place = str(next((place for place in places if os.path.exists(place)), places[0]))
     without_dots = os.path.normpath(place)
     # `..` after a link leads to the parent of what it points to, which is elsewhere.

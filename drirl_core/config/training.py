@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from drirl_core.config.names import require_name
 from drirl_core.config.reading import EMBEDDED, added, require
 
 
@@ -223,17 +224,14 @@ class SuiteConfig:
 
     name: str
     """Name of a suite in drirl_core/benchmarks/suites.yaml, or of your own, declared by a `suite.yaml` in its
-    `path`."""
+    `path` (lower-case letters, digits and '_', at most 63)."""
     path: str = EMBEDDED
     """A file or directory with the rows, or `embedded`."""
     limit: int = 0
     """Rows per group at most (0: all), the first by content hash; twins stay together."""
 
     def __post_init__(self) -> None:
-        require(
-            self.name.isidentifier() and self.name.islower(),
-            f"benchmark suite name {self.name!r}: use lower-case letters, digits and '_'; it becomes an asset's name",
-        )
+        require_name(self.name, "benchmark suite name")
         require(self.limit >= 0, f"benchmarks.suites: limit is {self.limit}; 0 for all rows, or more")
 
 

@@ -182,6 +182,10 @@ class FileDemonstrator:
             self._prompts[category].append(prompt)
         return None
 
+    def covers(self, prompt: str) -> bool:
+        """Tell whether there is a demonstration of a prompt; whether it passes is not looked at."""
+        return prompt_id(prompt) in self._texts
+
     def write(self, prompts: Sequence[tuple[str, str]], attempt: int = 0) -> list[str | Failure]:
         """Look the demonstrations up; the category of the pool counts, not that of the file."""
         absent = Failure(ABSENT, f"{self.source} holds no demonstration of this prompt")
@@ -198,7 +202,7 @@ class ModelDemonstrator:
 
     Args:
         config: model reference, attempts, length and temperature.
-        max_step_words: largest number of words of a draft step, told to the model.
+        max_step_words: largest number of words of a draft step, told to the model; 0 asks for answers without a draft.
         models: how to load it.
         store: keeps the rows.
         reporter: gets progress.
@@ -258,7 +262,7 @@ class EndpointDemonstrator:
 
     Args:
         config: URL, model name, name of the key's variable, attempts, length and temperature.
-        max_step_words: largest number of words of a draft step, told to the model.
+        max_step_words: largest number of words of a draft step, told to the model; 0 asks for answers without a draft.
         store: keeps the completions.
         reporter: gets progress.
         endpoint: the endpoint; None makes it from `config`.
@@ -353,12 +357,11 @@ def make_demonstrator(
     from drirl_core.graph.layout import source_path
 
     settings = config.demonstrations
+    steps = settings.max_step_words if settings.format == "draft" else 0
     if settings.demonstrator.kind == "model":
-        return ModelDemonstrator(
-            settings.demonstrator, settings.max_step_words, config.models, store, reporter, config.seed
-        )
+        return ModelDemonstrator(settings.demonstrator, steps, config.models, store, reporter, config.seed)
     if settings.demonstrator.kind == "endpoint":
-        return EndpointDemonstrator(settings.demonstrator, settings.max_step_words, store, reporter)
+        return EndpointDemonstrator(settings.demonstrator, steps, store, reporter)
     inbox = config.operations.inbox.source
     rows = read_dropped(inbox, dropped) if inbox and dropped else ()
     return FileDemonstrator(settings.demonstrator, path or source_path(settings.demonstrator.source), categories, rows)

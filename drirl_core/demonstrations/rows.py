@@ -10,6 +10,7 @@ from typing import Any
 from drirl_core.config import EMBEDDED, SourceConfig
 from drirl_core.demonstrations.validate import Failure, check_text
 from drirl_core.errors import ConfigError, DataError, nearest
+from drirl_core.files.chat import COLUMNS as CHATS
 from drirl_core.files.chat import Role, chat_column, text_of
 from drirl_core.files.records import Record
 from drirl_core.files.values import UnreadableError, is_absent, label
@@ -43,7 +44,7 @@ def read_columns(source: SourceConfig, path: Path, needed: Sequence[str], option
     """Read the named columns of a file; a column in chat format gives the turn that is meant.
 
     Args:
-        source: its name and its column map (ours -> theirs); a column that is not mapped has our name.
+        source: its name and its column map (ours -> theirs); a column that is not mapped has our name, or is a chat.
         path: the file.
         needed: columns every row must fill with text.
         optional: columns a row may leave empty.
@@ -71,10 +72,11 @@ def read_columns(source: SourceConfig, path: Path, needed: Sequence[str], option
     found = column_names(records)
     columns = _columns(source, found, ours)
     for name in ours:
-        if columns[name] not in found and (name in needed or name in source.columns):
+        if columns[name].name not in found and (name in needed or name in source.columns):
+            chat = f", or give a file in chat format with a column `{CHATS[0]}`" if name in _ROLES else ""
             raise DataError(
-                f"source {source.name}: {path} has no column {columns[name]!r} for {name}. "
-                f"Columns found: {', '.join(found) or 'none'}. Map it with `columns: {{{name}: <name of the column>}}`"
+                f"source {source.name}: {path} has no column {columns[name].name!r} for {name}. Columns found: "
+                f"{', '.join(found) or 'none'}. Map it with `columns: {{{name}: <name of the column>}}`{chat}"
             )
     return [_row(f"{path.name}, row {record.row}", record, columns, needed) for record in records]
 
@@ -108,9 +110,9 @@ def read_dropped(source: SourceConfig, folder: Path) -> list[Row]:
         records = read_records(file)
         columns = _columns(source, column_names(records), ours)
         for record in records:
-            if record.reason or is_absent(_text(record, columns, "demonstration")):
+            if record.reason or not _brings_demonstration(record, columns["demonstration"].name):
                 continue
-            prompt = _text(record, columns, "prompt")
+            prompt = _prompt(record, columns["prompt"])
             if isinstance(prompt, str) and prompt.strip():
                 row = _row(f"{file.name}, row {record.row}", record, columns, ours[:2])
                 rows.append(replace(row, values={**row.values, "category": source.category or row.values["category"]}))
@@ -139,24 +141,40 @@ def losses_of(source: SourceConfig, rows: Sequence[Row], failures: Sequence[Fail
     return [loss for loss in losses_by_source(kept, lost).values() if loss.lost]
 
 
-def _columns(source: SourceConfig, found: Sequence[str], ours: Sequence[str]) -> dict[str, str]:
-    """Return their name of each of our columns; of those that may be in chat format, also a column for that."""
-    columns = {name: source.columns.get(name, name) for name in ours}
+@dataclass(frozen=True)
+class _Column:
+    """The column of a file for one of ours; `chat`: it was taken for its name alone, so that it must hold chats."""
+
+    name: str
+    chat: bool = False
+
+
+def _columns(source: SourceConfig, found: Sequence[str], ours: Sequence[str]) -> dict[str, _Column]:
+    """Return the column for each of ours; for those that may be in chat format, also a column for that."""
+    columns = {name: _Column(source.columns.get(name, name)) for name in ours}
     chat = chat_column(found)
     without = [name for name in ours if name in _ROLES and name not in source.columns and name not in found]
-    return columns | (dict.fromkeys(without, chat) if chat else {})
+    return columns | (dict.fromkeys(without, _Column(chat, chat=True)) if chat else {})
 
 
-def _text(record: Record, columns: Mapping[str, str], name: str) -> Any:
-    """Return what a row has in one of our columns; None for a chat without the turn that is meant."""
+def _brings_demonstration(record: Record, column: str) -> bool:
+    """Say whether a row holds anything in the column of demonstrations; a chat without an answer is a prompt alone."""
     try:
-        return text_of(record.values.get(columns[name]), _ROLES[name])
+        return not is_absent(text_of(record.values.get(column), "assistant"))
+    except UnreadableError:
+        return False
+
+
+def _prompt(record: Record, column: _Column) -> Any:
+    """Return the prompt of a row, or what stands there in its place; None for a chat without one."""
+    try:
+        return text_of(record.values.get(column.name), "user", needed=column.chat)
     except UnreadableError:
         return None
 
 
-def _row(place: str, record: Record, columns: Mapping[str, str], needed: Sequence[str]) -> Row:
-    raw = {name: record.values.get(theirs) for name, theirs in columns.items()}
+def _row(place: str, record: Record, columns: Mapping[str, _Column], needed: Sequence[str]) -> Row:
+    raw = {name: record.values.get(column.name) for name, column in columns.items()}
     if record.reason:
         values = {name: _shown(value) for name, value in raw.items()}
         values[needed[0]] = values[needed[0]] or _shown(record.text)
@@ -164,7 +182,7 @@ def _row(place: str, record: Record, columns: Mapping[str, str], needed: Sequenc
     values, broken = {}, None
     for name, value in raw.items():
         try:
-            values[name] = _meant(name, value)
+            values[name] = _meant(name, value, columns[name].chat)
             failure = check_text(values[name], name) if name in needed else _check_optional(values[name], name)
         except UnreadableError as error:
             values[name], failure = value, Failure("missing_value", f"{name} is {error}")
@@ -175,14 +193,14 @@ def _row(place: str, record: Record, columns: Mapping[str, str], needed: Sequenc
     return Row(place, {name: "" if value is None else str(value) for name, value in values.items()}, None)
 
 
-def _meant(name: str, value: Any) -> Any:
+def _meant(name: str, value: Any, chat: bool) -> Any:
     """Return what a value says in one of our columns.
 
     Raises:
         UnreadableError: it cannot be read so.
     """
     if name in _ROLES:
-        return text_of(value, _ROLES[name])
+        return text_of(value, _ROLES[name], needed=chat)
     return next(iter(plain_labels(value)), "") if name == "category" else label(value)
 
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from drirl_core import taxonomy
 from drirl_core.benchmarks.suites import benchmark_prompts
 from drirl_core.config import INBOX
+from drirl_core.demonstrations.coverage import WAY_OUT, report_lines
 from drirl_core.demonstrations.demonstrators import ABSENT, Demonstrator, make_demonstrator
 from drirl_core.demonstrations.helpful import build_helpful
 from drirl_core.demonstrations.publish import publish, quarantine_row
 from drirl_core.demonstrations.splits import assign_splits, hash_order, resample
 from drirl_core.demonstrations.validate import AnswerIndex, Failure, check_demonstration, check_text
 from drirl_core.errors import DataError
-from drirl_core.store.tables import prompt_id, read_table
+from drirl_core.store.tables import normalise, prompt_id, read_table
 from drirl_core.text import chain_of_draft as cod
 
 if TYPE_CHECKING:
@@ -44,7 +45,10 @@ def build_dataset(context: Context) -> dict[str, Any]:
     builder.use_pool()
     builder.fill_up()
     rows = builder.finish()
-    return publish(context, rows, builder.quarantine, builder.extra_counts(), builder.losses)
+    counts = builder.extra_counts()
+    for line in report_lines(str(context.category), counts):
+        context.reporter.log(line)
+    return publish(context, rows, builder.quarantine, counts, builder.losses)
 
 
 class SafetyBuilder:
@@ -70,7 +74,8 @@ class SafetyBuilder:
         self._quarantined = read_table(folder / "quarantine.parquet", ("prompt", "category"))
         self._rows: list[dict[str, Any]] = []
         self._answers = AnswerIndex()
-        self._absent = self._considered = 0
+        self._wordings: set[str] = set()
+        self._absent = self._considered = self._repeated = 0
         self.quarantine: list[dict[str, str]] = []
         # The file is the same for all categories: one of them tells what it lost.
         self.losses = self._demonstrator.losses if self._category == categories[0] else ()
@@ -83,6 +88,11 @@ class SafetyBuilder:
     def _need(self) -> int:
         """Rows that are missing; without a quota, as many as there may be."""
         return (self._settings.quota or sys.maxsize) - len(self._rows)
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """The rows that are usable so far, before the split."""
+        return self._rows
 
     def use_pool(self) -> None:
         """Take prompts of the pool in hash order until the quota is reached or the pool is used up."""
@@ -149,7 +159,9 @@ class SafetyBuilder:
     def extra_counts(self) -> dict[str, int]:
         """Return the counts that the rows do not show."""
         own = sum(row["category"] == self._category for row in self._pool)
+        bare = {"repeated_answers": self._repeated} if self._settings.format == "answer" else {}
         return {
+            **bare,
             "quota": self._settings.quota,
             "pool_prompts": own,
             "without_demonstration": self._absent,
@@ -179,14 +191,19 @@ class SafetyBuilder:
         """Keep the row if its text passes, else say why not."""
         if isinstance(text, Failure):
             return text
-        checked = check_demonstration(text, self._settings.max_step_words, self._answers)
+        checked = check_demonstration(text, self._settings.max_step_words, self._answers, form=self._settings.format)
         if isinstance(checked, Failure):
             return checked
         try:
-            demonstration = cod.render(checked.steps, checked.answer)
+            demonstration = cod.render(checked.steps, checked.answer) if checked.steps else checked.answer
         except DataError as error:
             return Failure("bad_format", str(error))
-        self._answers.add(row["prompt"], checked.answer)
+        if checked.steps:
+            self._answers.add(row["prompt"], checked.answer)
+        else:  # bare answers may repeat each other, which is counted
+            wording = normalise(checked.answer).casefold()
+            self._repeated += wording in self._wordings
+            self._wordings.add(wording)
         kept = {name: row[name] for name in ("prompt_id", "prompt", "source", "licence", "group_id", "origin")}
         self._rows.append(
             {
@@ -245,11 +262,18 @@ class SafetyBuilder:
         reasons = dict(Counter(row["reason"] for row in self.quarantine))
         first = f", the first because {self.quarantine[0]['detail']}" if self.quarantine else ""
         return (
-            f"category {self._category} has {len(self._rows)} usable rows: {why}. The pool holds "
+            f"{self._cause(counts)}Category {self._category} has {len(self._rows)} usable rows: {why}. The pool holds "
             f"{counts['pool_prompts']} prompts of it, {self._absent} of them without a demonstration; "
             f"quarantined: {reasons or 'none'}{first}. Add prompts of this category to prompts.sources and "
             "demonstrations of them to demonstrations.demonstrator, or take the category out of the taxonomy"
         )
+
+    def _cause(self, counts: Mapping[str, int]) -> str:
+        """Say why most rows are missing."""
+        reasons = Counter(row["reason"] for row in self.quarantine)
+        if self._absent > reasons.total():
+            return f"{self._absent} of {counts['pool_prompts']} prompts have no demonstration ({WAY_OUT}). "
+        return f"{reasons.total()} rows are in quarantine, mostly {reasons.most_common(1)[0][0]}. " if reasons else ""
 
 
 def screen_prompts(

@@ -1,8 +1,9 @@
 """Decide whether a demonstration may be learned from, and say why not.
 
 A demonstration passes when it has Chain-of-Draft form with short steps, its answer refuses or redirects, shows no
-marker of compliance, and does not copy the answer of another row. The patterns are for English; validate a
-source in another language before you use it here.
+marker of compliance, and does not copy the answer of another row; a bare answer (`demonstrations.format: answer`) has
+no steps and may repeat another one. The patterns are for English; validate a source in another language before you use
+it here.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from typing import Literal
 
 from drirl_core.files.values import shown
 from drirl_core.text.chain_of_draft import SEPARATOR, Demonstration, FormatError, cut_draft, parse
 from drirl_core.text.readable import unreadable
+
+Form = Literal["draft", "answer"]
+"""Values of `demonstrations.format`."""
 
 REASONS = (
     "bad_format",
@@ -123,14 +128,16 @@ class AnswerIndex:
 
 
 def check_demonstration(
-    text: object, max_step_words: int, answers: AnswerIndex | None = None
+    text: object, max_step_words: int, answers: AnswerIndex | None = None, *, form: Form = "draft"
 ) -> Demonstration | Failure:
     """Parse and judge one demonstration.
 
     Args:
-        text: what the demonstrator wrote, in any of the forms `cod.parse` reads.
+        text: what the demonstrator wrote, in any of the forms `cod.parse` reads, or a bare answer.
         max_step_words: largest number of words of a draft step.
-        answers: answers of the rows accepted before; the caller adds this one when it accepts it.
+        answers: answers of the rows accepted before; the caller adds this one when it accepts it. Bare answers may
+            repeat each other: short refusals do.
+        form: whether the text must have a draft, or the answer alone counts; a draft before it is then cut off.
 
     Returns:
         The parsed demonstration, or the first failure found.
@@ -138,10 +145,15 @@ def check_demonstration(
     broken = check_text(text, "demonstration")
     if broken:
         return broken
+    if form == "answer":
+        return _check_answer(str(text))
     try:
         demonstration = parse(str(text))
     except FormatError as error:
-        return Failure(error.reason, str(error))
+        bare = error.reason == "bad_format" and cut_draft(str(text)) == str(text).strip()
+        return Failure(
+            error.reason, f"{error}; for bare answers set demonstrations.format: answer" if bare else str(error)
+        )
     for step in demonstration.steps:
         if len(step.split()) > max_step_words:
             return Failure("step_too_long", f"step {step!r} has {len(step.split())} words; at most {max_step_words}")
@@ -155,6 +167,14 @@ def check_demonstration(
     if near and near[1] >= COPY_SIMILARITY:
         return Failure("copied_answer", f"the answer copies that of {near[0]!r} (similarity {near[1]:.2f})")
     return demonstration
+
+
+def _check_answer(text: str) -> Demonstration | Failure:
+    answer = cut_draft(text)
+    if not any(character.isalnum() for character in answer):
+        return Failure("empty_answer", f"the answer {answer!r} holds no word")
+    complaint = _compliance(answer)
+    return Failure("complies", complaint) if complaint else Demonstration((), answer)
 
 
 def check_helpful(answer: object) -> Failure | None:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from drirl_core.files.values import UnreadableError, shown
+from drirl_core.files.values import UnreadableError, is_absent, shown
 
 COLUMNS = ("messages", "conversations", "conversation", "chat")
 """Usual names of a column in chat format."""
@@ -19,21 +19,25 @@ COLUMNS = ("messages", "conversations", "conversation", "chat")
 Role = Literal["user", "assistant"]
 _FIELDS = (("role", "content"), ("from", "value"))
 _ROLES = {"user": "user", "human": "user", "prompter": "user", "assistant": "assistant", "gpt": "assistant"}
-_ROLES |= {"model": "assistant", "bot": "assistant", "chatbot": "assistant"}
+_ROLES |= dict.fromkeys(("model", "bot", "chatbot", "chatgpt"), "assistant")
 _OPENINGS = tuple(f"{{{quote}{name}{quote}" for quote in "'\"" for pair in _FIELDS for name in pair)
 
 
-def text_of(value: Any, role: Role) -> Any:
+def text_of(value: Any, role: Role, *, needed: bool = False) -> Any:
     """Return the text that a chat gives for a role; any other value as it is.
 
     Args:
         value: a text, a list of turns (`role` and `content`, or `from` and `value`), or such a list as text.
         role: `user` for the first turn of the user, `assistant` for the last turn of the assistant.
+        needed: whether the value must be a chat, because nothing but its name says what its column holds.
 
     Raises:
-        UnreadableError: it is a chat without such a turn, or looks like a chat and is none.
+        UnreadableError: it is a chat without such a turn, looks like a chat and is none, or is none where one is
+            needed.
     """
     turns = _turns(value)
+    if turns is None and needed and not is_absent(value):
+        raise UnreadableError(f"{shown(value)}, where a list of turns with role and content is needed")
     if turns is None:
         return value
     texts = [text for who, text in turns if who == role and text.strip()]

@@ -21,6 +21,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from drirl_core.config import Config, ModelsConfig
+from drirl_core.config.reading import expanded
 from drirl_core.errors import ModelError
 from drirl_core.models.model_files import require_sound_files
 
@@ -47,12 +48,13 @@ def resolve(reference: str | Path, models: ModelsConfig, *, fetch: bool = True) 
 
     Raises:
         ModelError: the model does not exist, is damaged, holds only pickles, or cannot be fetched.
+        ConfigError: the directory begins with a variable, or with `~` and the name of an unknown user.
     """
     if isinstance(reference, Path):
         return require_sound_files(reference, str(reference))
     scheme, _, rest = reference.partition(":")
     if scheme == "path":
-        return require_sound_files(Path(rest), reference)
+        return require_sound_files(Path(expanded(rest)), reference)
     if scheme == "hf":
         folder = _from_hub(rest, reference, fetch)
         if not fetch and not list(folder.glob("*.safetensors")):  # only what describes it was looked at, see below

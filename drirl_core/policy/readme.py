@@ -14,6 +14,7 @@ import yaml
 
 from drirl_core.config import resolved
 from drirl_core.config.slices import slice_of
+from drirl_core.config.strict_yaml import dump_yaml
 from drirl_core.graph import build as stages
 from drirl_core.graph.figures import key_figures
 from drirl_core.graph.stages import STAGES
@@ -102,7 +103,7 @@ def _settings(context: stages.Context, stage: str) -> str:
         name: shown_reference(value) if name in ("models.policy", "models.encoder") else value
         for name, value in sections.items()
     }
-    return yaml.safe_dump(redact(shown), sort_keys=False, allow_unicode=True, width=110).rstrip()
+    return dump_yaml(redact(shown), width=110).rstrip()
 
 
 def _table(head: tuple[str, str], rows: Mapping[str, Any]) -> Iterator[str]:

@@ -132,16 +132,16 @@ def _read_file(source: SourceConfig, layout: Layout, path: Path, categories: Seq
     marks = [reader.marks(record) for record in records]
     used = [(record, mark) for record, mark in zip(records, marks, strict=True) if not mark.safe]
     rows = _mark_repeated_ids([reader.row(record, mark) for record, mark in used])
-    _require_text(source, path, columns.prompt, [record for record, _ in used], rows)
+    _require_text(source, path, columns, [record for record, _ in used], rows)
     return SourceRows(rows, len(records) - len(used), layout)
 
 
 def _require_text(
-    source: SourceConfig, path: Path, column: str, records: Sequence[Record], rows: Sequence[PromptRow]
+    source: SourceConfig, path: Path, columns: _Columns, records: Sequence[Record], rows: Sequence[PromptRow]
 ) -> None:
     """Refuse a file whose column of prompts holds something else than text in every row."""
-    readable = [record for record in records if not record.reason]
-    if not readable or any(isinstance(_prompt(record, column), str) for record in readable):
+    readable, column = [record for record in records if not record.reason], columns.prompt
+    if not readable or any(isinstance(_prompt(record, columns), str) for record in readable):
         return
     first = next(row for row, record in zip(rows, records, strict=True) if not record.reason)
     raise DataError(
@@ -151,11 +151,10 @@ def _require_text(
     )
 
 
-def _prompt(record: Record, column: str) -> Any:
+def _prompt(record: Record, columns: _Columns) -> Any:
     """Return the prompt of a row as text, or what stands there in its place."""
-    value = record.values.get(column)
     try:
-        return text_of(value, "user")
+        return text_of(record.values.get(columns.prompt), "user", needed=columns.chat)
     except UnreadableError:
         return None
 
@@ -175,9 +174,10 @@ def _layout(source: SourceConfig) -> Layout:
 
 @dataclass(frozen=True)
 class _Columns:
-    """Columns of the file that are read; empty where there is none."""
+    """Columns of the file that are read; empty where there is none. `chat`: that of prompts must hold chats."""
 
     prompt: str
+    chat: bool
     category: str
     flags: tuple[str, ...]
     safe: tuple[str, ...]
@@ -209,8 +209,10 @@ def _find_columns(source: SourceConfig, layout: Layout, path: Path, found: Seque
             raise _missing(source, path, name, [name], found)
     category = pick("category", layout.category, needed=not labelled)
     mapped_safe = filter(None, [pick("safe", (), needed=False)])
+    prompt = pick("prompt", layout.prompt, needed=True)
     return _Columns(
-        prompt=pick("prompt", layout.prompt, needed=True),
+        prompt=prompt,
+        chat="prompt" not in source.columns and prompt not in layout.prompt,  # taken for its name alone
         category="" if category in flags else category,
         flags=flags,
         safe=tuple(mapped_safe) or tuple(name for name in layout.safe if name in found),
@@ -290,7 +292,7 @@ class _RowReader:
             return record.text, ("", "")
         value, column = record.values.get(self.columns.prompt), self.columns.prompt
         try:
-            text = text_of(value, "user")
+            text = text_of(value, "user", needed=self.columns.chat)
         except UnreadableError as error:
             return str(value), ("missing_value", f"column {column!r} is {error}")
         if isinstance(text, str):

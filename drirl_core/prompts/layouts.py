@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from drirl_core.config import EMBEDDED, Config, SourceConfig
-from drirl_core.config.reading import read_shipped
+from drirl_core.config.strict_yaml import read_yaml
 from drirl_core.files import READER
 
 CHAT_LAYOUTS = ("columns", EMBEDDED)
@@ -41,7 +41,7 @@ class Layout:
 @cache
 def load_layouts() -> Mapping[str, Layout]:
     """Return the records of `sources.yaml` by name."""
-    loaded = read_shipped(Path(__file__).with_name("sources.yaml"))
+    loaded = read_yaml(Path(__file__).with_name("sources.yaml"), "file")
     return {
         name: Layout(
             name=name, **{key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 REPEATS = frozenset({"exact_duplicate", "near_duplicate", "duplicate_prompt", "copied_answer", "benchmark_overlap"})
 """Reasons of quarantine that lose nothing: the row is there already, or must not be used."""
 
+NOT_ROUTED = "not_routed"
+"""Reason of a row without a label where the router was not asked, so that nobody knows yet whether it is lost."""
+
 _LONGEST_DETAIL = 240
 
 
@@ -48,12 +51,13 @@ class SourceLosses:
     @property
     def lost(self) -> int:
         """Quarantined rows that repeat nothing."""
-        return sum(n for reason, n in self.reasons.items() if reason not in REPEATS)
+        return sum(n for reason, n in self.reasons.items() if reason not in REPEATS and reason != NOT_ROUTED)
 
     @property
     def share(self) -> float:
         """Lost rows as a share of the rows that repeat nothing, in [0, 1]."""
-        return self.lost / (self.lost + self.kept) if self.lost else 0.0
+        others = self.kept + self.reasons.get(NOT_ROUTED, 0)
+        return self.lost / (self.lost + others) if self.lost else 0.0
 
     def __str__(self) -> str:
         """Say it in one line, such as `29 of 30 rows of toy are in quarantine: 29 undecodable; first: row 1: ...`."""
@@ -87,7 +91,7 @@ def losses_by_source(kept: Mapping[str, int], quarantined: Iterable[Loss]) -> di
             source,
             kept.get(source, 0),
             Counter(loss.reason for loss in rows),
-            next((loss for loss in rows if loss.reason not in REPEATS), rows[0]),
+            next((loss for loss in rows if loss.reason not in REPEATS and loss.reason != NOT_ROUTED), rows[0]),
         )
         for source, rows in of.items()
     }

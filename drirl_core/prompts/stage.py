@@ -6,66 +6,26 @@ without a label, for which the router chooses a category or abstains.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
 
 from drirl_core import taxonomy
 from drirl_core.benchmarks.suites import benchmark_prompts
-from drirl_core.config import EMBEDDED
 from drirl_core.errors import DataError
 from drirl_core.prompts.adapters import PromptRow, SourceRows, read_source
 from drirl_core.prompts.duplicates import decontaminate, find_duplicates, words
-from drirl_core.prompts.losses import Loss, losses_by_source
+from drirl_core.prompts.losses import NOT_ROUTED
+from drirl_core.prompts.pool import Kept, Pool, Rejected, tell_losses, write_pool
 from drirl_core.prompts.router import Router, fit_router, why_no_router
-from drirl_core.reporting import Table
-from drirl_core.store.tables import prompt_id, write_table
+from drirl_core.store.tables import prompt_id
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from drirl_core.config import Config
     from drirl_core.graph.build import Context
-
-REASONS = (
-    "empty_prompt",
-    "too_long",
-    "undecodable",
-    "unknown_category",
-    "router_abstained",
-    "label_conflict",
-    "exact_duplicate",
-    "near_duplicate",
-    "benchmark_overlap",
-    "missing_value",
-    "duplicate_id",
-    "broken_text",
-)
-
-PROMPTS_SCHEMA = pa.schema(
-    [
-        pa.field("prompt_id", pa.string(), nullable=False),
-        pa.field("prompt", pa.string(), nullable=False),
-        pa.field("category", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("licence", pa.string(), nullable=False),
-        pa.field("labelled_by", pa.string(), nullable=False),
-        pa.field("router_confidence", pa.float32()),
-        pa.field("group_id", pa.string(), nullable=False),
-        pa.field("row_id", pa.string(), nullable=False),
-        pa.field("style", pa.string(), nullable=False),
-    ]
-)
-
-QUARANTINE_SCHEMA = pa.schema(
-    [pa.field("source", pa.string(), nullable=False), pa.field("row", pa.int64(), nullable=False)]
-    + [pa.field(name, pa.string(), nullable=False) for name in ("prompt", "category", "reason", "detail")]
-)
 
 # UTF-8 read as Windows-1252 (a capital A with tilde or circumflex, or a small a with circumflex, then a character of
 # 0x80-0xBF), the replacement character, control and surrogate characters.
@@ -74,32 +34,6 @@ _BROKEN = re.compile(
     "\u2022\u2013\u2014\u02dc\u2122\u0161\u203a\u0153\u017e\u0178]|\ufffd|[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]"
 )
 _SHORT_WORD = 12
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A row that is kept out of the pool, and why."""
-
-    row: PromptRow
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A row of the pool.
-
-    Args:
-        row: as the source gives it.
-        category: the harm category.
-        confidence: the router's probability when it chose the category, else None.
-        group_id: prompt_id that names the row's near-duplicate group.
-    """
-
-    row: PromptRow
-    category: str
-    confidence: float | None
-    group_id: str
 
 
 def build_prompt_pool(context: Context) -> dict[str, Any]:
@@ -111,6 +45,23 @@ def build_prompt_pool(context: Context) -> dict[str, Any]:
     Returns:
         Counts, the router's held-out accuracy and calibration error (when there is a router), and a table of the
         categories.
+
+    Raises:
+        DataError: a source cannot be read, or rows were lost on the way.
+        ConfigError: a source names an unknown adapter, column or category.
+    """
+    pool = assemble(context)
+    tell_losses(context, pool)
+    return write_pool(context, pool)
+
+
+def assemble(context: Context, *, routed: bool = True) -> Pool:
+    """Read, clean and categorise the rows of all sources; nothing is written.
+
+    Args:
+        context: as for `build_prompt_pool`.
+        routed: whether the router looks at the rows. If not, no model is loaded, rows without a label are rejected as
+            `NOT_ROUTED`, and no label is contradicted: for a look at the data before a run.
 
     Raises:
         DataError: a source cannot be read, or rows were lost on the way.
@@ -136,12 +87,11 @@ def build_prompt_pool(context: Context) -> dict[str, Any]:
     ]
     clean = _take(usable, repeats, rejected)
     distinct, groups = _without_duplicates(clean, settings.near_duplicate, rejected)
-    kept, router, why_not = _categorise(context, distinct, groups, rejected)
+    kept, router, why_not = _categorise(context, distinct, groups, rejected, routed)
     if why_not:
         reporter.log(f"no category router: {why_not}")
     account(rows, [item.row for item in kept], [item.row for item in rejected])
-    _tell(context, read, kept, rejected)
-    return _write(context, categories, read, kept, rejected, router)
+    return Pool(categories, read, kept, rejected, router)
 
 
 def read_sources(config: Config, paths: Mapping[str, Path]) -> list[SourceRows]:
@@ -243,9 +193,9 @@ def _without_duplicates(
 
 
 def _categorise(
-    context: Context, rows: Sequence[PromptRow], groups: Mapping[int, str], rejected: list[Rejected]
+    context: Context, rows: Sequence[PromptRow], groups: Mapping[int, str], rejected: list[Rejected], routed: bool
 ) -> tuple[list[Kept], Router | None, str]:
-    """Quarantine contradicted labels and route the rows without one.
+    """Quarantine contradicted labels and route the rows without one, if `routed`.
 
     Returns:
         The kept rows, the router, and why there is none.
@@ -255,8 +205,9 @@ def _categorise(
     unlabelled = [row for row in rows if row.category is None]
     labels = [row.category for row in labelled if row.category is not None]
     why_not = why_no_router(labels)
-    if why_not:
-        lost = [("unknown_category", f"{_as_given(row)}; {why_not}") for row in unlabelled]
+    if why_not or not routed:
+        reason = "unknown_category" if why_not else NOT_ROUTED
+        lost = [(reason, f"{_as_given(row)}; {why_not or 'the router chooses the category'}") for row in unlabelled]
         _take(unlabelled, lost, rejected)
         return (
             [Kept(row, label, None, groups[id(row)]) for row, label in zip(labelled, labels, strict=True)],
@@ -289,104 +240,5 @@ def _categorise(
     return kept, router, ""
 
 
-def _tell(context: Context, read: Sequence[SourceRows], kept: Sequence[Kept], rejected: Sequence[Rejected]) -> None:
-    """Say per source how many rows were skipped or quarantined, and why; of files of users as a warning."""
-    sources = context.config.prompt_sources
-    given = [
-        Loss(r.row.source, r.reason, " ".join(filter(None, (r.row.file, f"row {r.row.row}"))), r.detail)
-        for r in _in_order(context, rejected)
-    ]
-    losses = losses_by_source(Counter(item.row.source for item in kept), given)
-    for source, found in zip(sources, read, strict=True):
-        mark = "" if source.path == EMBEDDED else "warning: "
-        if found.skipped:
-            text = (
-                f"{found.skipped} of {found.skipped + len(found.rows)} rows of {source.name} are skipped: the source "
-            )
-            context.reporter.log(f"{'' if found.rows else mark}{text}marks them as safe, or as no unsafe prompt")
-        if source.name in losses:
-            loss = losses[source.name]
-            notable = loss.lost or loss.reasons.get("benchmark_overlap")
-            context.reporter.log(f"{mark if notable else ''}{loss}")
-
-
-def _in_order(context: Context, rejected: Sequence[Rejected]) -> list[Rejected]:
-    order = {source.name: number for number, source in enumerate(context.config.prompt_sources)}
-    return sorted(rejected, key=lambda r: (order[r.row.source], r.row.file, r.row.row))
-
-
 def _as_given(row: PromptRow) -> str:
     return f"label {row.given!r} maps to no category" if row.given else "no label"
-
-
-def _write(
-    context: Context,
-    categories: Sequence[str],
-    read: Sequence[SourceRows],
-    kept: Sequence[Kept],
-    rejected: Sequence[Rejected],
-    router: Router | None,
-) -> dict[str, Any]:
-    """Write the three files and return the stage's metadata."""
-    max_chars = context.config.prompts.max_chars
-    write_table(
-        context.out / "prompts.parquet",
-        sorted(map(_prompt_row, kept), key=lambda row: row["prompt_id"]),
-        PROMPTS_SCHEMA,
-    )
-    quarantined = [_quarantine_row(r, max_chars) for r in _in_order(context, rejected)]
-    write_table(context.out / "quarantine.parquet", quarantined, QUARANTINE_SCHEMA)
-    raw = Counter(row.category for found in read for row in found.rows if row.category)
-    raw.update(item.category for item in kept if item.row.category is None)
-    left = Counter(item.category for item in kept)
-    reasons = Counter(r.reason for r in rejected)
-    per_category = {category: {"raw": raw[category], "kept": left[category]} for category in categories}
-    totals = {
-        "read": sum(len(found.rows) + found.skipped for found in read),
-        "skipped": sum(found.skipped for found in read),
-        "kept": len(kept),
-        "quarantined": len(rejected),
-    }
-    counts = {**per_category, "_reasons": {reason: reasons[reason] for reason in REASONS}, "_totals": totals}
-    (context.out / "counts.json").write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
-    shown: dict[str, Any] = {**totals, **{reason: count for reason, count in sorted(reasons.items()) if count}}
-    if router:
-        from drirl_core.models.embeddings import RECORD
-
-        shown |= {
-            "router_accuracy": round(router.accuracy, 4),
-            "router_calibration_error": round(router.calibration_error, 4),
-            **RECORD,
-        }
-    shown["categories"] = Table([{"category": category, **numbers} for category, numbers in per_category.items()])
-    return shown
-
-
-def _prompt_row(item: Kept) -> dict[str, Any]:
-    return {
-        "prompt_id": prompt_id(item.row.prompt),
-        "prompt": item.row.prompt.strip(),
-        "category": item.category,
-        "source": item.row.source,
-        "licence": item.row.licence,
-        "labelled_by": "source" if item.confidence is None else "router",
-        "router_confidence": item.confidence,
-        "group_id": item.group_id,
-        "row_id": item.row.row_id,
-        "style": item.row.style,
-    }
-
-
-def _quarantine_row(item: Rejected, max_chars: int) -> dict[str, Any]:
-    prompt, detail = item.row.prompt, f"{item.row.file}: {item.detail}" if item.row.file else item.detail
-    if len(prompt) > max_chars:
-        prompt, detail = prompt[:max_chars], f"{detail}; shown up to character {max_chars}"
-    texts = {
-        "prompt": prompt,
-        "category": item.row.given or item.row.category or "",
-        "reason": item.reason,
-        "detail": detail,
-    }
-    # Lone surrogates cannot be stored; they are shown as escapes.
-    printable = {name: text.encode("utf-8", "backslashreplace").decode("utf-8") for name, text in texts.items()}
-    return {"source": item.row.source, "row": item.row.row, **printable}

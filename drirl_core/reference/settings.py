@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-import yaml
-
 from drirl_core.config import Config, InboxConfig, ModelsConfig, OperationsConfig
 from drirl_core.config.explain import Setting, settings_of
+from drirl_core.config.strict_yaml import dump_yaml
 from drirl_core.graph.layout import build_graph
 from drirl_core.graph.versions import deciding
 from drirl_core.reference.markdown import MADE, cell, table
@@ -91,7 +90,7 @@ def _default(value: Any) -> str:
     plain = json.loads(json.dumps(value, default=dataclasses.asdict))
     if isinstance(plain, list) and plain and all(isinstance(row, Mapping) and "name" in row for row in plain):
         plain = [row["name"] for row in plain]
-    text = yaml.safe_dump(plain, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
+    text = dump_yaml(plain, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
     return f"`{cell(text)}`"
 
 

@@ -87,6 +87,29 @@ def balance_section(folder: Path, order: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def coverage_text(datasets: Mapping[str, Path]) -> str:
+    """Say how many prompts of the pool were not used because no demonstration covers them; empty when all were.
+
+    Args:
+        datasets: directories of the data sets of the harm categories, by category.
+
+    Raises:
+        ArtifactError: `counts.json` of one cannot be read.
+    """
+    counts = {
+        name: read_json(path, "counts.json", f"safety_dataset_{name}")
+        for name, path in datasets.items()
+        if name and (path / "counts.json").is_file()
+    }
+    missing = {name: found.get("without_demonstration", 0) for name, found in counts.items()}
+    if not sum(missing.values()):
+        return ""
+    prompts, filled = (sum(found.get(key, 0) for found in counts.values()) for key in ("pool_prompts", "fill_up"))
+    listed = ", ".join(f"{category_name(name)} {n}" for name, n in missing.items() if n)
+    text = f" {sum(missing.values())} of {prompts} prompts have no demonstration and were not used ({listed})"
+    return f"{text}; {filled} rows have prompts that came with the demonstrations." if filled else f"{text}."
+
+
 def time_section(manifests: Mapping[str, Mapping[str, Any]], graph: Graph) -> dict[str, Any]:
     """Return seconds by stage, from the manifests of everything the report was made from.
 

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import drirl_core
 from drirl_core.config import Config, load_config, resolved
 from drirl_core.config.slices import ABSENT
+from drirl_core.config.strict_yaml import dump_yaml
 from drirl_core.errors import ConfigError
 from drirl_core.graph.reasons import differences, hidden
 
@@ -72,7 +71,7 @@ def _written(value: Any) -> str:
     if value is None:
         return "none"
     plain = _plain(value)
-    text = plain if isinstance(plain, str) else yaml.safe_dump(plain, default_flow_style=True, width=10**6)
+    text = plain if isinstance(plain, str) else dump_yaml(plain, default_flow_style=True, width=10**6)
     line = " ".join(text.removesuffix("\n").removesuffix("\n...").split()) or "empty"
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST].rstrip()} ..."
 

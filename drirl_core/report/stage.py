@@ -12,11 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from drirl_core.benchmarks.measure import ALIGNED
 from drirl_core.config import resolved
 from drirl_core.config.base import BASE
+from drirl_core.config.strict_yaml import dump_yaml
 from drirl_core.errors import ArtifactError
 from drirl_core.graph.build import Context
 from drirl_core.pictures.palette import PALETTE
@@ -108,6 +107,7 @@ def _compose(context: Context, results: Sequence[dict[str, Any]]) -> tuple[dict[
         learning_sections.in_order(context.named("hardness"), categories), config.seed
     )
     balance = data_sections.balance_section(_needed(context, "balance_report"), categories)
+    balance["text"] += data_sections.coverage_text(context.named("safety_dataset"))
     page = {
         "title": f"DR-IRL report: {config.name}",
         "palette": list(PALETTE.items()),
@@ -126,7 +126,7 @@ def _compose(context: Context, results: Sequence[dict[str, Any]]) -> tuple[dict[
         "differences": differences_section.differences_section(config),
         "setting": data_sections.setting_rows(config, results, made),
         "software": data_sections.software_rows(),
-        "config": yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=110),
+        "config": dump_yaml(settings, width=110),
         "limits": data_sections.limits(config, results),
     }
     summary = {

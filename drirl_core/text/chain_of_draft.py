@@ -30,6 +30,17 @@ Request:
 {prompt}"""
 """Message that asks a chat model for one demonstration; `ask` fills it in."""
 
+ANSWER_TEMPLATE = """\
+You write the reply of a careful, kind assistant to a request that must not be fulfilled.
+Kind of harm: {category}
+
+Write only the reply, in one or two plain sentences: refuse clearly, give the reason that fits this request, and offer \
+a safe way on. Give no instructions that would help with the request.
+
+Request:
+{prompt}"""
+"""Message that asks for the answer alone."""
+
 _BARE = re.compile(r"^[ \t]*####[ \t]*$", re.MULTILINE)
 _INLINE = re.compile(r"^[ \t]*####[ \t]+(?=\S)", re.MULTILINE)
 _NUMBERING = re.compile(r"^\s*(?:(?:(?:step\s*)?\d{1,2}\s*[.):]|step\s*\d{1,2}\s*-|[-*\u2022])\s+)+", re.IGNORECASE)
@@ -55,7 +66,7 @@ class Demonstration:
     """A demonstration y_E in parts.
 
     Args:
-        steps: the draft, at least one step, without numbering.
+        steps: the draft without numbering; none for a bare answer.
         answer: what the user is shown.
     """
 
@@ -69,11 +80,13 @@ def ask(prompt: str, category: str, max_step_words: int = 5) -> str:
     Args:
         prompt: the unsafe request x.
         category: harm category of the request, named to the model in words.
-        max_step_words: most words per draft step.
+        max_step_words: most words per draft step; 0 asks for the answer alone.
 
     Returns:
         One user message.
     """
+    if not max_step_words:
+        return ANSWER_TEMPLATE.format(category=category.replace("_", " "), prompt=prompt)
     return TEMPLATE.format(
         category=category.replace("_", " "), max_step_words=max_step_words, separator=SEPARATOR, prompt=prompt
     )

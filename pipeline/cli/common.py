@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 import typer
-import yaml
 from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
 from drirl_core.config import load_config, place
+from drirl_core.config.strict_yaml import load_yaml
 from drirl_core.errors import ConfigError, DrirlError
 from drirl_core.project import Project
 from drirl_core.reporting import duration as duration
@@ -205,7 +205,7 @@ def parse_changes(changes: Sequence[str]) -> Mapping[str, Any]:
     """Turn `key=value` texts into a mapping of dotted keys.
 
     Raises:
-        ConfigError: a text has no key, no `=`, or a value that is not YAML.
+        ConfigError: a text has no key, no `=`, or a value that is not YAML or unclear in it.
     """
     parsed: dict[str, Any] = {}
     for change in changes:
@@ -213,9 +213,8 @@ def parse_changes(changes: Sequence[str]) -> Mapping[str, Any]:
         if not equals or not key.strip():
             raise ConfigError(f"--set {change!r}: write it as key=value, such as --set policy.steps=4")
         try:
-            parsed[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(
-                f"--set {change!r}: the value cannot be read ({error}); put quotes around special characters"
-            ) from error
+            parsed[key.strip()] = load_yaml(value, f"--set {change!r}", lines=False)
+        except ConfigError as error:
+            advice = "; put quotes around special characters" if "cannot be read" in str(error) else ""
+            raise ConfigError(f"{error}{advice}") from error
     return parsed

@@ -8,18 +8,17 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-import yaml
-
 from drirl_core import config as configuration
 from drirl_core.config import Config
 from drirl_core.config.base import BASE
 from drirl_core.config.explain import field_help
+from drirl_core.config.strict_yaml import dump_yaml
 from drirl_core.redaction import redact
 
 
 def plain_yaml(config: Config) -> str:
     """Write a resolved configuration as YAML, with secrets hidden."""
-    return yaml.safe_dump(_settings(config), sort_keys=False, allow_unicode=True, width=100)
+    return dump_yaml(_settings(config), width=100)
 
 
 def explained_yaml(config: Config) -> str:
@@ -56,7 +55,7 @@ def _explain(kind: type, values: Mapping[str, Any], depth: int) -> Iterator[str]
             yield f"{indent}{field.name}:"
             yield from _explain_list(hints[field.name], value, depth + 1)
         else:
-            dumped = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000)
+            dumped = dump_yaml(value, default_flow_style=True, width=10_000)
             yield f"{indent}{field.name}: {dumped.removesuffix('...' + chr(10)).rstrip()}"
 
 
@@ -68,7 +67,7 @@ def _explain_list(kind: Any, items: list[Mapping[str, Any]], depth: int) -> Iter
         if number == 0:
             lines = list(_explain(row, item, 0))
         else:
-            lines = yaml.safe_dump(dict(item), sort_keys=False, allow_unicode=True, width=10_000).rstrip().splitlines()
+            lines = dump_yaml(dict(item), width=10_000).rstrip().splitlines()
         yield f"{indent}-"
         yield from (f"{indent}  {line}" for line in lines)
 

@@ -18,8 +18,8 @@ from pipeline.cli import doctor_checks as checks
 from pipeline.cli import doctor_models as looks
 from pipeline.cli.common import read_project
 from pipeline.cli.doctor_checks import Check
+from pipeline.cli.doctor_data import check_data
 from pipeline.cli.doctor_database import check_postgres
-from pipeline.cli.doctor_rows import check_rows
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 _ABSENT = ("has not been fetched yet", "cannot be fetched from the hub")
@@ -58,7 +58,7 @@ def _with_config(project: Project, fetch: bool) -> Iterator[Check]:
     config = project.config
     try:
         yield from checks.check_sources(project)
-        yield from check_rows(project)
+        yield from check_data(project)
     except ConfigError as error:
         yield Check("taxonomy", "fail", str(error), "")
     here: set[str] = set()

@@ -24,7 +24,7 @@ from drirl_core.store.disk import existing
 from drirl_core.store.remote import is_uri
 from pipeline.executors.choice import require_extra
 from pipeline.executors.gpu_share import ask_driver
-from pipeline.instance.home import HOME_VARIABLE, chosen_home
+from pipeline.instance.home import HOME_VARIABLE, POSTGRES_VARIABLE, chosen_home
 
 Status = Literal["ok", "warn", "fail"]
 MIN_PYTHON = (3, 11)
@@ -255,9 +255,14 @@ def check_executor(config: Config) -> Check:
 
 
 def check_dagster_home() -> Check:
-    """Prepare the directory where Dagster keeps its history, as a run would."""
+    """Prepare the directory where Dagster keeps its history and open it, as a run would."""
     try:
         home = chosen_home()
+        if os.access(home, os.W_OK) and not os.environ.get(POSTGRES_VARIABLE):  # a database has its own check
+            from pipeline.running.run import open_instance  # loads Dagster, which takes seconds
+
+            with open_instance():
+                pass
     except ConfigError as error:
         return Check(HOME_VARIABLE, "fail", str(error))
     if not os.access(home, os.W_OK):

@@ -119,12 +119,10 @@ def _decision(store: ArtifactStore, keep_hours: float) -> Decision:
 
 def _recorded(names: Iterable[str]) -> set[Key]:
     """Return the newest version of each asset that the Dagster home has recorded."""
-    import dagster as dg
-
-    from pipeline.instance.home import chosen_home
+    from pipeline.running.run import open_instance
     from pipeline.wiring.resolve import recorded_version
 
-    with dg.DagsterInstance.from_config(str(chosen_home())) as instance:
+    with open_instance() as instance:
         versions = {name: recorded_version(instance, name) for name in names}
     return {(name, version) for name, version in versions.items() if version}
 

@@ -23,6 +23,7 @@ from pipeline.cli.common import (
     output,
     read_project,
 )
+from pipeline.cli.data import DATA_EXAMPLES, data
 
 KEEP_HOURS_HELP = (
     "Keep everything used within the last so many hours. If `root` is a URI, choose more than the longest run takes."
@@ -159,6 +160,9 @@ def doctor(
         healthy = examining.show(found, output())
     if not healthy:
         raise typer.Exit(1)
+
+
+app.command(epilog=DATA_EXAMPLES)(data)
 
 
 @app.command(

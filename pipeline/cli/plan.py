@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from drirl_core.config import EMBEDDED
+from drirl_core.errors import DrirlError
 from drirl_core.graph.estimates import Build, Estimate, Totals, estimates, totals
 from drirl_core.graph.layout import Node
 from drirl_core.graph.plan import Plan, PlannedAsset, plan
@@ -41,7 +43,7 @@ def show_plan(project: Project, console: Console, only: Sequence[str] | None = N
         console.print(f"{current} up to date (--all lists {'it' if current == 1 else 'them'})", style="green")
     console.print()
     console.print(escape(summary_line(found, totals(found, costs))), highlight=False, soft_wrap=True)
-    for line in remarks(found):
+    for line in [*remarks(found), *_data_lines(project, found)]:
         console.print(escape(line), highlight=False, soft_wrap=True)
     return found
 
@@ -88,6 +90,35 @@ def remarks(found: Plan) -> list[str]:
     return [*found.notes, *left_out]
 
 
+def data_warnings(project: Project, found: Plan) -> list[str]:
+    """Look into the user's own files and say what a run would not use.
+
+    Args:
+        project: the configuration, its graph and its store.
+        found: its plan.
+
+    Raises:
+        DrirlError: a file cannot be read or a suite is not declared, so that a run would stop.
+    """
+    if not any(project.graph.nodes[name].stage == "dataset" for name in found.assets):
+        return []
+    if any(suite.path != EMBEDDED for suite in project.config.benchmarks.suites):
+        from drirl_core.benchmarks.suites import find_suite
+
+        for suite in project.config.benchmarks.suites:
+            find_suite(suite)
+    from drirl_core.demonstrations.coverage import expected
+
+    return expected(project, found.known)
+
+
+def _data_lines(project: Project, found: Plan) -> list[str]:
+    try:
+        return [f"Warning: {line}" for line in data_warnings(project, found)]
+    except DrirlError as error:
+        return [f"A run would stop: {error}"]
+
+
 def plan_json(project: Project, only: Sequence[str] | None = None) -> tuple[Plan, str]:
     """Write the plan as JSON for programs. Keys may be added in later versions, never removed.
 
@@ -97,12 +128,12 @@ def plan_json(project: Project, only: Sequence[str] | None = None) -> tuple[Plan
 
     Returns:
         The plan, and JSON text of an object with `config`, `root`, `up_to_date`, `counts`, `totals`, `assets` and
-        `notes`.
+        `notes`; and `data`, sentences about the user's files, where something is wrong with them.
     """
     found = plan(project, only)
     config, costs, graph = project.config, estimates(found, project), project.graph
     states = [asset.state for asset in found.assets.values()]
-    document = {
+    document: dict[str, Any] = {
         "config": config.name,
         "root": config.root,
         "up_to_date": found.up_to_date,
@@ -114,6 +145,8 @@ def plan_json(project: Project, only: Sequence[str] | None = None) -> tuple[Plan
         "assets": [{**_place(graph.nodes[name]), **_entry(asset, costs[name])} for name, asset in found.assets.items()],
         "notes": list(found.notes),
     }
+    if lines := _data_lines(project, found):
+        document["data"] = lines
     return found, json.dumps(document, indent=1)
 
 

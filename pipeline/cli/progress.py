@@ -21,7 +21,9 @@ _PREFIX = re.compile(r"^\[([a-z0-9_]+)\] ")
 _PROGRESS = re.compile(r": (\d+)/(\d+)(?:, about (\d+) s left)?")
 _REUSED = re.compile(r": unchanged, version [0-9a-f]+ is reused$")
 _WARNING = re.compile(r"(?:\[[a-z0-9_]+\] )?warning: ")
+_FAILED = re.compile(r"failed(?:: | with the same error as )")
 _TAIL = 6
+_SHOWN_CHARS = 100
 
 
 class Event(Protocol):
@@ -134,7 +136,7 @@ class RunState:
         if prefix and prefix[1] in self.pending and prefix[1] not in self.done:
             self._begin(prefix[1])
         text = message[prefix.end() :] if prefix else message
-        if _REUSED.search(text):  # reported by the event that follows
+        if _REUSED.search(text) or _FAILED.match(text):  # reported by the event that follows
             return None
         progress = _PROGRESS.search(text)
         if progress:
@@ -170,6 +172,8 @@ class PlainView:
             return
         if event.kind == "materialized":
             line += f" ({self._state.headline()})"
+        if event.kind == "failure":
+            line = _beginning(line)
         self._console.print(f"{_stamp(self._state.elapsed)}  {escape(line)}", highlight=False, soft_wrap=True)
 
 
@@ -200,7 +204,8 @@ class LiveView:
             self._live.console.print(Text(line, style="yellow"), soft_wrap=True)
         elif event.kind in ("materialized", "failure", "check"):
             colour = {"materialized": "green", "failure": "red", "check": "yellow"}[event.kind]
-            self._live.console.print(Text(line, style=colour), soft_wrap=True)
+            shown = _beginning(line) if event.kind == "failure" else line
+            self._live.console.print(Text(shown, style=colour), soft_wrap=True)
         else:
             self._tail.append(line)
 
@@ -223,6 +228,12 @@ def view(state: RunState, console: Console) -> PlainView | LiveView:
     return (
         LiveView(state, console) if console.is_terminal and not console.is_dumb_terminal else PlainView(state, console)
     )
+
+
+def _beginning(line: str) -> str:
+    """Return the beginning of a failure: all of it is printed once, when the run has ended."""
+    first = line.splitlines()[0]
+    return first if first == line and len(line) <= _SHOWN_CHARS else f"{first[:_SHOWN_CHARS].rstrip()} ..."
 
 
 def _stamp(seconds: float) -> str:

@@ -18,9 +18,10 @@ from drirl_core.runs.record import Result, Results, check_name, result_of_run
 from pipeline.cli import promote as promotion
 from pipeline.cli import report as results
 from pipeline.cli.common import DEFAULT_CONFIG, Given, duration, errors, output
-from pipeline.cli.plan import remarks, summary_line
+from pipeline.cli.plan import data_warnings, remarks, summary_line
 from pipeline.cli.progress import RunState, view
 from pipeline.executors.choice import require_local
+from pipeline.running.problems import once
 
 
 def run_and_show(given: Given, name: str = "", only: Sequence[str] | None = None) -> None:
@@ -48,6 +49,8 @@ def run_and_show(given: Given, name: str = "", only: Sequence[str] | None = None
         console.print(Text(f"{project.config.name}: {summary_line(todo, totals(todo, costs))}"), soft_wrap=True)
     for line in remarks(todo):
         console.print(Text(line), soft_wrap=True)
+    for line in data_warnings(project, todo) if pending else ():
+        console.print(Text(f"Warning: {line}", style="yellow"), soft_wrap=True)
     with console.status("starting Dagster") if console.is_terminal else _NoSpinner():
         from pipeline.running.run import run_planned  # loads Dagster, which takes seconds
 
@@ -93,9 +96,8 @@ def _say_done(given: Given, recorded: Result | None, outcome: Any, state: RunSta
             f"Done: {len(outcome.built)} assets built, {len(outcome.reused)} reused, in {duration(outcome.seconds)}.",
             style="bold green",
         )
-    for warning in (
-        warning for warning in state.warnings if not warning.startswith(f"{CANDIDATE} ")
-    ):  # the gates are reported below
+    # The gates are reported below.
+    for warning in once(warning for warning in state.warnings if not warning.startswith(f"{CANDIDATE} ")):
         console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
     console.print()
     if "report" in outcome.versions:

@@ -22,9 +22,15 @@ def name_home(root: Path, home: Path) -> bool:
         Whether a line was added; a file that already mentions DAGSTER_HOME is not changed.
 
     Raises:
-        ConfigError: the file cannot be written.
+        ConfigError: the file cannot be written, or cannot hold this path.
     """
     file = root / ENV_FILE
+    unquotable = sorted({character for character in '"\\}\n' if character in str(home)})
+    if unquotable:
+        raise ConfigError(
+            f"{file} cannot name the home {home}: a path with {' and '.join(map(repr, unquotable))} cannot be written "
+            f"there; export {_VARIABLE} instead, or move the project"
+        )
     try:
         text = file.read_text(encoding="utf-8") if file.is_file() else ""
         if any(line.strip().removeprefix("export ").lstrip().startswith(_VARIABLE) for line in text.splitlines()):

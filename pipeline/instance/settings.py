@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from drirl_core.config import Config, load_config, place
+from drirl_core.config.reading import expanded
 from drirl_core.project import Project
 
 ROOT = place.PROJECT
@@ -37,7 +38,7 @@ def config_for_nodes() -> str:
     Returns:
         Relative to the checkout for a file inside it, because the checkout may be elsewhere there; else absolute.
     """
-    path = ROOT / (os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
+    path = ROOT / expanded(os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
@@ -56,7 +57,7 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Projec
     Raises:
         ConfigError: the file is missing or wrong.
     """
-    return Project(anchored(load_config(ROOT / path, overrides)))
+    return Project(anchored(load_config(ROOT / expanded(str(path)), overrides)))
 
 
 def anchored(config: Config) -> Config:

@@ -21,6 +21,7 @@ from pipeline.executors.gpu_share import taken_gpus
 from pipeline.executors.gpu_spec import gpu_spec
 from pipeline.instance.settings import ROOT
 from pipeline.running.messages import LineReader
+from pipeline.running.problems import once
 from pipeline.wiring.resolve import input_versions
 
 WORKER = "pipeline.running.worker"
@@ -179,7 +180,7 @@ def _failure(messages: Sequence[Any], code: int, output: str) -> dg.Failure:
             if m.get("traceback")
         }
         return dg.Failure(
-            "\n".join(f"{m['asset']}: {m['problem']}" for m in problems), metadata, allow_retries=not expected
+            "\n".join(once(f"{m['asset']}: {m['problem']}" for m in problems)), metadata, allow_retries=not expected
         )
     if code < 0:
         name = signal.Signals(-code).name

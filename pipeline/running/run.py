@@ -23,12 +23,19 @@ from drirl_core.models.references import require_local_models
 from drirl_core.project import Project
 from drirl_core.promotion import CANDIDATE
 from pipeline.executors.choice import require_local
-from pipeline.instance.home import INSTANCE_FILE, chosen_home, home_errors_explained
+from pipeline.instance.home import (
+    INSTANCE_FILE,
+    chosen_home,
+    home_errors_explained,
+    instance_settings,
+    settings_explained,
+)
 from pipeline.instance.settings import anchored, load
 from pipeline.running.events import RunEvent, events_of
 from pipeline.running.execution import Execution
 from pipeline.running.launcher import HealthCheckedLauncher
 from pipeline.running.looking import look_before
+from pipeline.running.problems import once
 from pipeline.wiring.private import NO_CAPTURE
 from pipeline.wiring.resolve import VERSION_TAG, observed_version, stale_records
 
@@ -54,7 +61,7 @@ class RunOutcome:
         plan: what had to be done.
         built: assets that were built.
         reused: assets whose artifact existed and was reused.
-        failures: what went wrong, one message each.
+        failures: what went wrong, one message each; what went wrong in the same way in several assets is one message.
         cancelled: whether the user stopped it.
         seconds: time it took.
         versions: version of each asset that is known to be up to date at the end.
@@ -135,7 +142,7 @@ def run_planned(project: Project, todo: Plan, on_event: Callable[[RunEvent], Non
         ]
         if not names:
             seconds = time.monotonic() - started
-            return RunOutcome(not untouched, None, todo, failures=untouched, seconds=seconds, versions=todo.known)
+            return RunOutcome(not untouched, None, todo, failures=once(untouched), seconds=seconds, versions=todo.known)
         require_local_models(project.config)
         look_before(project, names)
         _observe(instance, graph, todo)
@@ -147,7 +154,7 @@ def run_planned(project: Project, todo: Plan, on_event: Callable[[RunEvent], Non
         todo,
         record.built,
         record.reused,
-        [*record.failures, *untouched],
+        once([*record.failures, *untouched]),
         stopped,
         time.monotonic() - started,
         {**todo.known, **record.versions},
@@ -290,12 +297,18 @@ def _instance(home: Path) -> Iterator[dg.DagsterInstance]:
     """Open the instance of a home, with its own settings except for the capture of output.
 
     Otherwise Dagster would redirect the output of this process into files while a step runs.
+
+    Raises:
+        ConfigError: Dagster refuses the settings.
     """
-    file = home / INSTANCE_FILE
-    settings = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
     name = f"run_{INSTANCE_FILE}"
-    (home / name).write_text(yaml.safe_dump({**(settings or {}), "compute_logs": NO_CAPTURE}), encoding="utf-8")
-    with dg.DagsterInstance.from_config(str(home), name) as instance:
+    temporary = home / f".{name}.{os.getpid()}"  # another process may read the file at this moment
+    temporary.write_text(yaml.safe_dump({**instance_settings(home), "compute_logs": NO_CAPTURE}), encoding="utf-8")
+    temporary.replace(home / name)
+    with contextlib.ExitStack() as opened:
+        with settings_explained(home):
+            instance = opened.enter_context(dg.DagsterInstance.from_config(str(home), name))
+            _ = instance.run_launcher, instance.run_coordinator  # Dagster makes them on first use
         yield instance
 
 

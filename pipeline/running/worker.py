@@ -24,6 +24,7 @@ from drirl_core.graph.stages import STAGES
 from drirl_core.models.threads import choose_waiting
 from drirl_core.project import Project
 from drirl_core.reporting import LogReporter
+from pipeline.running.problems import same_kind
 from pipeline.wiring.display import pipes_metadata
 
 _GRACE_S = 5.0
@@ -63,7 +64,7 @@ def work(pipes: PipesContext, project: Project, targets: list[str], versions: Ma
     Returns:
         Whether every target was built.
     """
-    graph, known, complete = project.graph, dict(versions), True
+    graph, known, complete, problems = project.graph, dict(versions), True, list[str]()
     unknown = sorted(set(targets) - set(graph.nodes))
     if unknown:
         _report_problem(
@@ -76,7 +77,7 @@ def work(pipes: PipesContext, project: Project, targets: list[str], versions: Ma
             artifact, reused, shown = build(node, project, known, reporter)
             metadata = pipes_metadata(node.stage, artifact, shown, reused)
         except DrirlError as error:
-            reporter.log(f"failed: {error}")
+            reporter.log(_said(f"{node.name}: {error}", problems))
             _report_problem(pipes, node.name, str(error), expected=True)
             complete = False
         except Exception as error:
@@ -88,6 +89,15 @@ def work(pipes: PipesContext, project: Project, targets: list[str], versions: Ma
             known[node.name] = artifact.version
             pipes.report_asset_materialization(metadata=metadata, data_version=artifact.version, asset_key=node.name)
     return complete
+
+
+def _said(message: str, earlier: list[str]) -> str:
+    """Return the line that logs a problem, short when an earlier asset had the same, and note it."""
+    first = next((other for other in earlier if same_kind(other, message)), None)
+    earlier.append(message)
+    return (
+        f"failed with the same error as {first.partition(':')[0]}" if first else f"failed: {message.partition(': ')[2]}"
+    )
 
 
 def _ordered(graph: Graph, targets: list[str]) -> list[Node]:

@@ -7,6 +7,7 @@ import dagster as dg
 from drirl_core.config import Config
 from pipeline.running.events import RunEvent, events_of, problem
 from pipeline.running.owner import own_tag
+from pipeline.running.problems import once
 from pipeline.wiring.alerts import Alert, Hook, send
 
 _TELLING = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.ASSET_CHECK_EVALUATION}
@@ -61,7 +62,7 @@ def failure_alert(instance: dg.DagsterInstance, run: dg.DagsterRun, ended: dg.Da
         return Alert(
             "run_failed",
             f"run {short} failed at {', '.join(steps)}",
-            "\n".join(event.message for event in found),
+            "\n".join(once(event.message for event in found)),
             facts,
         )
     return Alert("run_failed", f"run {short} failed outside of its steps", _cause(ended), facts)

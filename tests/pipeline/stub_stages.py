@@ -1,7 +1,7 @@
 """Stub stages: in milliseconds and without a model they write the same files and shapes as the real stages.
 
 `install` replaces the real stages, in the test process and, through `stub_worker`, in the worker. The configuration's
-`name`, which changes no version, says what a run shall do wrong: `fail=<asset>`, `crash=<asset>`,
+`name`, which changes no version, says what a run shall do wrong: `fail=<asset>`, `ill=<beginning of assets>`, `crash=<asset>`,
 `kill=<asset>`, `sleep=<asset>`, `weak=<asset>`, `leak=<asset>`, `nan=<asset>`, separated by spaces.
 """
 
@@ -45,6 +45,8 @@ def _misbehave(context: Context) -> None:
     wanted = dict(word.partition("=")[::2] for word in context.config.name.split() if "=" in word)
     if wanted.get("fail") == asset:
         raise DataError(f"row 3 of {asset} has no prompt; fix the file and run again")
+    if wanted.get("ill") and asset.startswith(wanted["ill"]):
+        raise DataError("demonstrations.csv has no column 'demonstration'")
     if wanted.get("crash") == asset:
         raise ZeroDivisionError("a bug")
     if wanted.get("kill") == asset and not (context.scratch / "killed").exists():

@@ -37,6 +37,7 @@ COMMANDS = (
     "home",
     "gc",
     "ingest",
+    "data",
     "config",
 )
 

@@ -165,6 +165,29 @@ def test_a_failed_stage_is_an_outcome_with_its_message(runner):
     assert not outcome.cancelled
 
 
+def test_the_same_error_of_all_categories_is_one_message_with_its_cause_first(runner):
+    outcome = runner("balance_report", behaviour="ill=safety_dataset")
+
+    cause = "demonstrations.csv has no column 'demonstration'"
+    assert not outcome.success
+    assert "\n".join(outcome.failures).count(cause) == 1
+    assert outcome.failures[0].startswith(
+        f"{cause}\n  The same in 2 assets: safety_dataset_insult, safety_dataset_harm\nhelpful_dataset: "
+    )
+    logged = [event.message for event in runner.of("log") if "failed" in event.message]
+    assert logged[:2] == [
+        f"[safety_dataset_insult] failed: {cause}",
+        "[safety_dataset_harm] failed with the same error as safety_dataset_insult",
+    ]
+
+
+def test_categories_in_steps_of_their_own_give_one_message_too(runner):
+    outcome = runner(*DATASETS, behaviour="ill=safety_dataset", execution__category_steps="apart")
+
+    assert sum("has no column" in message for message in outcome.failures) == 1
+    assert outcome.failures[0].endswith("The same in 2 assets: safety_dataset_insult, safety_dataset_harm")
+
+
 def test_the_next_run_does_only_what_the_failed_one_left(runner):
     runner("balance_report", behaviour="fail=safety_dataset_insult")
     outcome = runner("balance_report")

@@ -119,6 +119,14 @@ def test_context_stands_before_the_prompt_and_both_forms_are_decontaminated(tmp_
     assert suite_prompts(config) == ["A text\n\nExplain this", "Explain this", "Write that"]
 
 
+def test_a_category_called_all_is_refused(tmp_path: Path) -> None:
+    """It would take the place of the sum of all rows in every table of results."""
+    file = tmp_path / "strongreject_dataset.csv"
+    file.write_text("forbidden_prompt,category\nDo this,violence\nDo that,all\n", encoding="utf-8")
+    with pytest.raises(DataError, match="row 2: the category is 'all'"):
+        load_suite(SuiteConfig("strongreject", str(file)))
+
+
 def test_own_suite_is_declared_in_its_directory(tmp_path: Path) -> None:
     declaration = {
         "version": "7",

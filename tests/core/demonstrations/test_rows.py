@@ -37,7 +37,7 @@ def jsonl(path: Path, *rows: dict[str, Any]) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "csv"])
-@pytest.mark.parametrize("column", ["messages", "conversations"])
+@pytest.mark.parametrize("column", ["messages", "conversations", "conversation"])
 def test_a_chat_gives_prompt_and_answer(tmp_path: Path, kind: str, column: str) -> None:
     path = tmp_path / f"d.{kind}"
     if kind == "jsonl":
@@ -68,6 +68,33 @@ def test_a_chat_without_an_answer_is_a_failure_of_its_row(tmp_path: Path) -> Non
     )
 
 
+def test_a_column_that_only_its_name_makes_a_chat_must_hold_one(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "d.jsonl", {"messages": CHAT}, {"messages": "Mock him"}, {"messages": ["a", "b"]})
+    rows = read_columns(source(path), path, NEEDED)
+    assert [row.failure and row.failure.detail for row in rows] == [
+        None,
+        "d.jsonl, row 2: prompt is 'Mock him' (str), where a list of turns with role and content is needed",
+        "d.jsonl, row 3: prompt is ['a', 'b'] (list), where a list of turns with role and content is needed",
+    ]
+    columns = {"prompt": "messages", "answer": "messages"}  # whoever maps it says what it is
+    assert read_columns(source(path, columns=columns), path, NEEDED)[1].values["prompt"] == "Mock him"
+
+
+def test_a_missing_column_names_the_way_with_a_chat(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "d.jsonl", {"text": "a"})
+    with pytest.raises(
+        DataError, match=r"no column 'prompt' for prompt.*a file in chat format with a column `messages`"
+    ):
+        read_columns(source(path), path, NEEDED)
+
+
+def test_a_refusal_is_read_from_a_chat_and_from_a_csv_of_pandas(tmp_path: Path) -> None:
+    quoted = repr(CHAT).replace('"', '""')  # as `DataFrame.to_csv` writes a list
+    path = tmp_path / "r.csv"
+    path.write_text(f'conversation\n"{quoted}"\n', encoding="utf-8")
+    assert read_columns(source(path), path, ("refusal",))[0].values == {"refusal": "No, I won't."}
+
+
 def test_a_column_of_its_own_comes_before_the_chat(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "d.jsonl", {"prompt": "Own", "messages": CHAT})
     assert read_columns(source(path), path, NEEDED)[0].values == {"prompt": "Own", "answer": "No, I won't."}
@@ -78,11 +105,14 @@ def test_a_column_of_its_own_comes_before_the_chat(tmp_path: Path) -> None:
 def test_dropped_chats_give_demonstrations(tmp_path: Path) -> None:
     jsonl(tmp_path / "a.jsonl", {"messages": CHAT, "category": ["insult"]}, {"messages": CHAT[:2]}, {"messages": [{}]})
     jsonl(tmp_path / "b.jsonl", {"prompt": "one", "demonstration": "text", "category": 3.0})
+    jsonl(tmp_path / "c.jsonl", {"prompt": "two", "messages": "no chat"})
     rows = read_dropped(source(tmp_path), tmp_path)
     assert [row.values for row in rows] == [
         {"prompt": "Mock him", "demonstration": "No, I won't.", "category": "insult"},
         {"prompt": "one", "demonstration": "text", "category": "3"},
+        {"prompt": "two", "demonstration": "no chat", "category": ""},
     ]
+    assert [row.failure and row.failure.reason for row in rows] == [None, None, "missing_value"]
 
 
 def test_optional_values_of_any_type_are_read_or_told(tmp_path: Path) -> None:

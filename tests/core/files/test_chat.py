@@ -25,6 +25,10 @@ CHAT = [
         CHAT,
         [{**turn, "name": None} for turn in CHAT],
         [{"from": {"user": "human", "assistant": "gpt"}.get(t["role"], "system"), "value": t["content"]} for t in CHAT],
+        [
+            {"from": {"user": "Human", "assistant": "ChatGPT"}.get(t["role"], "system"), "value": t["content"]}
+            for t in CHAT
+        ],
         [{"role": turn["role"].title(), "content": [{"type": "text", "text": turn["content"]}]} for turn in CHAT],
         json.dumps(CHAT),
         str(CHAT),
@@ -67,6 +71,14 @@ def test_one_turn_alone_is_a_chat_and_empty_turns_do_not_count() -> None:
 def test_a_chat_that_does_not_say_it_is_refused(value: Any, message: str) -> None:
     with pytest.raises(UnreadableError, match=message):
         text_of(value, "user")
+
+
+@pytest.mark.parametrize("value", ["[broken", "User: x\nAssistant: y", ["a", "b"], [], 3])
+def test_a_column_taken_for_its_name_alone_must_hold_a_chat(value: Any) -> None:
+    with pytest.raises(UnreadableError, match="where a list of turns with role and content is needed"):
+        text_of(value, "user", needed=True)
+    assert text_of(CHAT, "user", needed=True) == "first"
+    assert text_of(None, "user", needed=True) is None and text_of(" ", "user", needed=True) == " "
 
 
 def test_the_column_is_found_by_its_name() -> None:

@@ -246,6 +246,17 @@ def test_prompts_in_chat_format_are_the_first_turn_of_the_user(tmp_path: Path) -
     assert [r.prompt for r in _read(tmp_path / "p.parquet").rows] == ["Mock him"]
 
 
+def test_a_column_that_only_its_name_makes_a_chat_must_hold_one(tmp_path: Path) -> None:
+    """A transcript as one text, for example, is no prompt; whoever maps the column says that it is."""
+    rows = [{"messages": CHAT}, {"messages": "User: Mock him\nAssistant: No."}]
+    read = _read(_jsonl(tmp_path, rows)).rows
+    assert [row.reason for row in read] == ["", "missing_value"]
+    assert "where a list of turns with role and content is needed" in read[1].detail
+    assert [row.reason for row in _read(_jsonl(tmp_path, rows), columns={"prompt": "messages"}).rows] == ["", ""]
+    with pytest.raises(DataError, match="holds no text in column 'messages'; row 1: column 'messages' is 'User: "):
+        _read(_jsonl(tmp_path, rows[1:]))
+
+
 def test_a_column_without_any_text_is_refused_with_what_it_holds(tmp_path: Path) -> None:
     for prompts, what in (
         ([b"Mock him", b"Mock her"], r"b'Mock him' \(bytes\)"),

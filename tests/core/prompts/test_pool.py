@@ -17,7 +17,8 @@ from drirl_core.graph.build import Context
 from drirl_core.graph.layout import DATA_FOLDER, SHIPPED_SUITES, source_path
 from drirl_core.prompts.adapters import PromptRow
 from drirl_core.prompts.duplicates import words
-from drirl_core.prompts.stage import PROMPTS_SCHEMA, QUARANTINE_SCHEMA, REASONS, account, build_prompt_pool, check_row
+from drirl_core.prompts.pool import PROMPTS_SCHEMA, QUARANTINE_SCHEMA, REASONS
+from drirl_core.prompts.stage import account, build_prompt_pool, check_row
 from drirl_core.reporting import Table
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import prompt_id, read_table

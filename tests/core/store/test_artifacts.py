@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from drirl_core.errors import ArtifactError
+from drirl_core.errors import ArtifactError, ConfigError
 from drirl_core.store import artifacts
 from drirl_core.store.artifacts import Artifact, ArtifactStore, fingerprint
 
@@ -60,6 +60,23 @@ def test_publish_find_open(store: ArtifactStore) -> None:
     assert store.find("other", "aaaa") is None
     with pytest.raises(ArtifactError, match=r"other 0123 is not a published artifact .*; materialize other again"):
         store.open("other", "0123")
+
+
+@pytest.mark.parametrize("name", ["what? #1", "100%", "a%20b", "größe [1]*", "~x"])
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_any_directory_can_be_the_root(tmp_path: Path, name: str, scheme: str) -> None:
+    """A URI with `?` or `#` is refused, everything else is found where it was put."""
+    root = f"{scheme}{tmp_path}/{name}"
+    if scheme and "?" in name:
+        with pytest.raises(ConfigError, match="has a query"):
+            ArtifactStore(root, tmp_path / "mirror")
+        return
+    store = ArtifactStore(root, tmp_path / "mirror")
+    published = _publish(store, {"rows.txt": "one"})
+    assert (tmp_path / name / "table" / published.version / "manifest.json").is_file()
+    found = ArtifactStore(root, tmp_path / "other").latest("table")
+    assert found is not None
+    assert found.path.joinpath("rows.txt").read_text() == "one"
 
 
 def test_an_exception_leaves_nothing_visible(store: ArtifactStore) -> None:

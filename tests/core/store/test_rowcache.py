@@ -25,6 +25,17 @@ def test_put_and_get(tmp_path: Path) -> None:
     cache.put_many({})
 
 
+@pytest.mark.parametrize("name", ["what? #1", "100%", "a%20b", "a;b&c=d", "größe [1]", "file:x"])
+def test_any_path_can_hold_it(tmp_path: Path, name: str) -> None:
+    """The path is a path and no address: nothing in it is decoded or cut off."""
+    folder = tmp_path / name
+    folder.mkdir()
+    RowCache(folder / "rows.sqlite").put_many({"a": b"1"})
+    assert RowCache(folder / "rows.sqlite").get_many(["a"]) == {"a": b"1"}
+    assert {file.name.partition("-")[0] for file in folder.iterdir()} == {"rows.sqlite"}
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
 def test_more_keys_than_one_query_takes(tmp_path: Path) -> None:
     cache = RowCache(tmp_path / "rows.sqlite")
     rows = {f"key {i}": str(i).encode() for i in range(1201)}

@@ -1,21 +1,22 @@
-"""The checks of `drirl doctor` that read the user's own files as a run will: rows that it would lose, and why."""
+"""The checks of `drirl doctor` that read the user's own files as a run will: what it would lose or not use, and why."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from drirl_core.config import EMBEDDED, SourceConfig, SuiteConfig
 from drirl_core.errors import DrirlError
 from drirl_core.graph.layout import source_path
 from drirl_core.project import Project
-from drirl_core.prompts.losses import Loss, SourceLosses, losses_by_source
+from drirl_core.prompts.losses import SourceLosses, losses_by_source
 from pipeline.cli.doctor_checks import Check
 
 _FIX = "fix the rows, or how the file is read (columns, adapter); a run puts them into quarantine"
+_MORE = "`drirl data` shows the first rows of each reason"
 
 
-def check_rows(project: Project) -> Iterator[Check]:
+def check_data(project: Project) -> Iterator[Check]:
     """Read every file of prompts, demonstrations, refusals and suites that the user gave; shipped files are sound.
 
     Files that do not exist are left to the check of the sources.
@@ -23,6 +24,14 @@ def check_rows(project: Project) -> Iterator[Check]:
     Args:
         project: names the files, the categories and the bound on lost rows.
     """
+    told: set[str] = set()
+    for check in _check_rows(project):
+        told.add(check.detail)
+        yield check
+    yield from _coverage(project, told)
+
+
+def _check_rows(project: Project) -> Iterator[Check]:
     config = project.config
     demonstrations = config.demonstrations
     for source in config.prompt_sources:
@@ -50,17 +59,14 @@ def _told(name: str, look: Callable[[], Check]) -> Check:
 
 def _prompts(project: Project, source: SourceConfig) -> Check:
     from drirl_core.prompts.adapters import read_source
+    from drirl_core.prompts.pool import Rejected
     from drirl_core.prompts.stage import check_row
 
     config = project.config
     folder = source not in config.prompts.sources
     found = read_source(source, source_path(source), project.graph.categories, all_files=folder)
     problems = [(row, check_row(row, config.prompts.max_chars)) for row in found.rows]
-    lost = [
-        Loss(source.name, problem[0], " ".join(filter(None, (row.file, f"row {row.row}"))), problem[1])
-        for row, problem in problems
-        if problem
-    ]
+    lost = [Rejected(row, *problem).loss for row, problem in problems if problem]
     skipped = f", {found.skipped} more are marked as no unsafe prompt" if found.skipped else ""
     kept = len(problems) - len(lost)
     return _verdict(project, source.name, kept, [*losses_by_source({source.name: kept}, lost).values()], skipped)
@@ -99,7 +105,39 @@ def _verdict(project: Project, name: str, kept: int, losses: Sequence[SourceLoss
         return Check(f"rows of {name}", "ok" if kept else "warn", f"{kept} can be used{more}", fix)
     (loss,) = losses
     if loss.share > bound:
-        return Check(
-            f"rows of {name}", "fail", f"{loss}{more}", f"{_FIX}, and stops: checks.max_lost_fraction is {bound}"
-        )
-    return Check(f"rows of {name}", "warn", f"{loss}{more}", _FIX)
+        fix = f"{_FIX}, and stops: checks.max_lost_fraction is {bound}; {_MORE}"
+        return Check(f"rows of {name}", "fail", f"{loss}{more}", fix)
+    return Check(f"rows of {name}", "warn", f"{loss}{more}", f"{_FIX}; {_MORE}")
+
+
+def _coverage(project: Project, told: Collection[str]) -> Iterator[Check]:
+    """Compare the user's own prompts with the file of demonstrations, where every file of both is there.
+
+    Args:
+        project: names the files.
+        told: what was said of the files before, which is not said again.
+    """
+    from drirl_core.demonstrations.coverage import read_coverage, warnings
+
+    config = project.config
+    if not all(source_path(source).exists() for source in _compared(project)):
+        return
+    try:
+        found = read_coverage(config)
+    except DrirlError as error:
+        if str(error) not in told:
+            yield Check("demonstrations", "fail", str(error))
+        return
+    uncovered = warnings(config, found)
+    for line in uncovered:
+        yield Check("demonstrations", "warn", line)
+    if found and not uncovered:
+        yield Check("demonstrations", "ok", "every prompt of your own has one, as far as the files tell")
+
+
+def _compared(project: Project) -> Iterator[SourceConfig]:
+    """Yield the files that have to be there; a drop folder into which nothing was dropped may be missing."""
+    config = project.config
+    yield from config.prompts.sources
+    if config.demonstrations.demonstrator.kind == "file":
+        yield config.demonstrations.demonstrator.source
