@@ -24,7 +24,6 @@ WAY_OUT = (
     "(demonstrations.demonstrator.kind: model or endpoint)"
 )
 
-
 _SENTENCE = f"{WAY_OUT[0].upper()}{WAY_OUT[1:]}; `drirl data` shows which."
 
 
@@ -149,6 +148,8 @@ def expected(project: Project, known: Mapping[str, str]) -> list[str]:
 def report_lines(category: str, counts: Mapping[str, Any]) -> list[str]:
     """Say in the log of a data set which prompts of the pool it does not use.
 
+    These are no warnings: the run said so for all categories before it started, and the check of the data set says it.
+
     Args:
         category: its category.
         counts: its counts, by the names of `counts.json`.
@@ -156,7 +157,7 @@ def report_lines(category: str, counts: Mapping[str, Any]) -> list[str]:
     lines = []
     if missing := counts.get("without_demonstration", 0):
         lines.append(
-            f"warning: {missing} of {counts['pool_prompts']} {category} prompts of the pool have no demonstration and "
+            f"{missing} of {counts['pool_prompts']} {category} prompts of the pool have no demonstration and "
             f"are not used; {WAY_OUT}"
         )
     if repeated := counts.get("repeated_answers", 0):

@@ -123,7 +123,7 @@ def test_a_category_called_all_is_refused(tmp_path: Path) -> None:
     """It would take the place of the sum of all rows in every table of results."""
     file = tmp_path / "strongreject_dataset.csv"
     file.write_text("forbidden_prompt,category\nDo this,violence\nDo that,all\n", encoding="utf-8")
-    with pytest.raises(DataError, match="row 2: the category is 'all'"):
+    with pytest.raises(DataError, match=r"row 2 \(line 3\): the category is 'all'"):
         load_suite(SuiteConfig("strongreject", str(file)))
 
 

@@ -288,14 +288,6 @@ def test_settings_behind_a_link_find_the_files_beside_either_of_their_places(tmp
     ]
 
 
-def test_a_path_may_start_at_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "me"))
-    config = _load(tmp_path, {"prompts": {"sources": [{"name": "a", "path": "~/a.csv"}]}})
-    assert config.prompts.sources[0].path == f"{tmp_path}/me/a.csv"
-    with pytest.raises(ConfigError, match=r"'~nobody-here/a\.csv' names a home directory that is not known"):
-        _load(tmp_path, {"prompts": {"sources": [{"name": "a", "path": "~nobody-here/a.csv"}]}})
-
-
 def test_a_missing_file_lists_its_neighbours(tmp_path: Path) -> None:
     _write(tmp_path, {}, "demo.yaml")
     _write(tmp_path, {}, "smoke.yaml")

@@ -83,7 +83,7 @@ def test_a_file_of_demonstrations_that_cannot_be_read_is_an_error(tmp_path: Path
 def test_the_log_of_a_data_set_names_them() -> None:
     counts = {"without_demonstration": 3, "pool_prompts": 12, "repeated_answers": 2}
     missing, repeated = report_lines("insult", counts)
-    assert missing.startswith("warning: 3 of 12 insult prompts of the pool have no demonstration and are not used")
+    assert missing.startswith("3 of 12 insult prompts of the pool have no demonstration and are not used")
     assert repeated == "insult: 2 answers repeat another one word for word"
     assert report_lines("insult", {"without_demonstration": 0, "pool_prompts": 12}) == []
 

@@ -108,6 +108,27 @@ def test_the_other_files_are_counted_with_their_reasons(tmp_path: Path) -> None:
     assert (refusals.read, refusals.used, _reasons(refusals)) == (2, 1, {"complies": 1})
 
 
+def test_a_file_that_loses_most_of_its_rows_is_a_problem(tmp_path: Path) -> None:
+    """As in the run: of the rows that repeat nothing, more than `checks.max_lost_fraction` are lost."""
+    rows = [*_prompts("insult", 6), *_prompts("mental_health", 6), *[{"prompt": "", "category": "insult"}] * 13]
+    written = [*_written("insult", *range(6)), *_written("mental_health", *range(6))]
+    broken = [{**row, "demonstration": None} for row in _written("insult", *range(20, 33))]
+    found = _look(_project(tmp_path, rows, [*broken, *written]), tmp_path)
+    pool, dataset = found.problems
+    assert pool.startswith("prompt_pool breaks rows_usable: 13 of 25 rows of mine are in quarantine: 13 empty_prompt")
+    assert dataset.startswith("safety_dataset_insult breaks rows_usable: 52% of the rows of written are lost")
+
+
+def test_rows_that_were_not_routed_are_not_lost(tmp_path: Path) -> None:
+    """Twelve rows with a label, twenty without, one of which is empty."""
+    stray = [{"prompt": prompt(("stray", key)), "category": ""} for key in range(19)]
+    rows = [*_prompts("insult", 6), *_prompts("mental_health", 6), *stray, {"prompt": "", "category": ""}]
+    written = [*_written("insult", *range(6)), *_written("mental_health", *range(6))]
+    found = _look(_project(tmp_path, rows, written), tmp_path)
+    assert _reasons(found.prompts[0]) == {"not_routed": 19, "empty_prompt": 1}
+    assert found.problems == ()
+
+
 def test_it_says_what_would_fill_the_quota(tmp_path: Path) -> None:
     """Quota 10. insult: 9 of its 12 prompts have a demonstration, one copy is missing and allowed. mental_health: 4 of 4,
     3 more in the file, so 3 rows are missing, more than a fifth."""
