@@ -72,14 +72,16 @@ def test_a_container_is_no_target(llama: Any) -> None:
 
 
 def test_a_target_outside_the_numbered_layers(llama: Any) -> None:
-    targets = ("q_proj", "lm_head")
+    targets = ("q_proj", "embed_tokens")
     assert adapters_of(LoraConfig(targets=targets), llama, "sft.lora", "path:x")
     with pytest.raises(
         ConfigError,
-        match=r"sft\.lora\.first_layer is 0\.5, which adapts the layers 2 to 3 of 4, but lm_head is in none of them, as far as "
-        r"a name such as lm_head tells; set sft\.lora\.first_layer to 0, or leave lm_head out",
+        match=r"sft\.lora\.first_layer is 0\.5, which adapts the layers 2 to 3 of 4, but embed_tokens is in none of them, as "
+        r"far as a name such as model\.embed_tokens tells; set sft\.lora\.first_layer to 0, or leave embed_tokens out",
     ):
         adapters_of(LoraConfig(targets=targets, first_layer=0.5), llama, "sft.lora", "path:x")
+    whole = LoraConfig(targets=("q_proj", "lm_head"), first_layer=0.5)  # PEFT adapts what is named completely
+    assert adapters_of(whole, llama, "sft.lora", "path:x")
 
 
 def test_layers_whose_names_have_no_number(llama: Any) -> None:
