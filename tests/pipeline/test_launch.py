@@ -99,7 +99,7 @@ def test_a_second_run_reuses_the_artifact_and_shows_its_numbers_again(run):
     assert again.metadata["reused"].value is True
     assert again.tags["dagster/data_version"] == first.tags["dagster/data_version"]
     assert again.metadata["prompts"].value == 2
-    assert list(again.metadata)[0] == "key figures"
+    assert next(iter(again.metadata)) == "key figures"
     assert any("is reused" in line for line in run.lines(result))
 
 
