@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,8 +43,10 @@ def gates_section(context: Context) -> dict[str, Any]:
     node = context.graph.nodes.get(CANDIDATE, Node(CANDIDATE, CANDIDATE, None, (), ""))
     with _candidate(context) as folder:
         found = [(rule, _judged(rule, folder, context, node)) for rule in rules_of(CANDIDATE) if rule.gate]
+    suites = "|".join(re.escape(suite.name) for suite in context.config.benchmarks.suites)
+    per_suite = re.compile(rf"; (?=(?:{suites}|every suite): )")
     rows = [
-        {"rule": rule.description, "passed": verdict.passed, "found": verdict.description.split("; ")}
+        {"rule": rule.description, "passed": verdict.passed, "found": per_suite.split(verdict.description)}
         for rule, verdict in found
     ]
     failed = sum(not row["passed"] for row in rows)

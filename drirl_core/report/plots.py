@@ -81,7 +81,7 @@ def lines(
         legend: whether several lines are named in the chart; `keys` names them once for several charts.
     """
     named, rows = legend_of(series, 30) if legend and len(series) > 1 else (Markup(""), 0)
-    left, right, top, bottom = 46, 12, 32 + LEGEND_LINE * rows, 40
+    left, right, top, bottom = 54, 12, 32 + LEGEND_LINE * rows, 40
     height = top + 132 + bottom
     every = [v for s in series for v in (*s.values, *(s.low or ()), *(s.high or ())) if finite(v)] + list(cover)
     marks = ticks(min(every, default=0.0), max(every, default=1.0))

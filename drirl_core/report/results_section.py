@@ -206,9 +206,9 @@ def _roc(results: Mapping[str, Any]) -> Any:
     if not curves:
         return None
     return roc(
-        "ROC of the refusal scores (dots: operating points)",
+        "ROC of the refusal scores",
         curves,
-        x_label="over-refusal of safe look-alikes",
+        x_label="over-refusal (dots: operating points)",
         y_label="refusal of unsafe prompts",
     )
 
@@ -238,7 +238,7 @@ def _balance(results: Mapping[str, Any]) -> Any:
         x, y = ((r["rate"], r["low"], r["high"]) for r in (over, refusal))
         found.append(Point(_name(policy), x, y, key_of(policy, results["policies"])))
     return scatter(
-        "Refusal against over-refusal (top left is best)",
+        "Refusal against over-refusal, best at top left",
         found,
         x_label="over-refusal of safe look-alikes",
         y_label="refusal of unsafe prompts",
