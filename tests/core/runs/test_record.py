@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from drirl_core.config import load_config, resolved
 from drirl_core.errors import ArtifactError, ConfigError
 from drirl_core.graph.layout import build_graph
-from drirl_core.retention import named
+from drirl_core.retention import named, place_of
 from drirl_core.runs.record import RUNS, Result, Results, check_name, pinned, result_of_run
 from drirl_core.store.artifacts import ArtifactStore
 
@@ -126,6 +127,15 @@ def test_an_entry_is_complete_or_not_there(results: Results, store: ArtifactStor
     results.record(_result("a"))
     assert [file.name for file in (store.root / RUNS).iterdir()] == ["000001.json"]
     assert json.loads((store.root / RUNS / "000001.json").read_text())["name"] == "a"
+
+
+def test_machines_that_share_a_store_share_its_names(host: Callable[[str], ArtifactStore]) -> None:
+    Results(host("a")).record(_result("placebo", "1"))
+    Results(host("b")).record(_result("placebo", "2"))
+    assert Results(host("a")).find("placebo").versions == {"report": "2"}
+    assert named(host("c")) == {("report", "2")}
+    assert place_of(host("a")).take_stock(0.0).artifacts == {}  # the record is no artifact, and no leftover
+    assert place_of(host("a")).take_stock(0.0).leftovers == ()
 
 
 def test_a_lost_artifact_of_a_result_says_what_keeps_results(results: Results, store: ArtifactStore) -> None:
