@@ -185,7 +185,10 @@ def test_categories_in_steps_of_their_own_give_one_message_too(runner):
     outcome = runner(*DATASETS, behaviour="ill=safety_dataset", execution__category_steps="apart")
 
     assert sum("has no column" in message for message in outcome.failures) == 1
-    assert outcome.failures[0].endswith("The same in 2 assets: safety_dataset_insult, safety_dataset_harm")
+    cause, assets = outcome.failures[0].splitlines()
+    assert cause == "demonstrations.csv has no column 'demonstration'"
+    assert assets.startswith("  The same in 2 assets: ")
+    assert set(assets.partition(": ")[2].split(", ")) == {"safety_dataset_insult", "safety_dataset_harm"}
 
 
 def test_the_next_run_does_only_what_the_failed_one_left(runner):
