@@ -111,7 +111,7 @@ def _compose(context: Context, results: Sequence[dict[str, Any]]) -> tuple[dict[
     page = {
         "title": f"DR-IRL report: {config.name}",
         "palette": list(PALETTE.items()),
-        "base": {**base, "file": Path(base["file"]).name},
+        "base": _shown_base(base),
         "verdict": found,
         "tiles": results_section.tiles(results[0]),
         "suites": [results_section.suite_section(one) for one in results],
@@ -143,6 +143,13 @@ def _compose(context: Context, results: Sequence[dict[str, Any]]) -> tuple[dict[
         "config": settings,
     }
     return page, summary
+
+
+def _shown_base(base: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the head of the page says of the base file; differences from the demo have a section of their own."""
+    file = Path(base["file"])
+    listed_below = file == differences_section.DEMO.resolve()
+    return {"file": file.name, "differences": [] if listed_below else base["differences"]}
 
 
 def _samples(context: Context, results: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -183,7 +183,7 @@ def test_a_suite_that_cannot_be_read_is_named_before_anything_is_built(tmp_path:
     versions = {name: source_version(path) for name, path in project.graph.sources.items()}
     build(project.graph.nodes["prompt_pool"], project, versions, SilentReporter())
     (tmp_path / "one" / "rows.jsonl").write_text('{"prompt": ""}\n')
-    with pytest.raises(DataError, match=r"rows.jsonl, row 1: column 'prompt' is ''"):
+    with pytest.raises(DataError, match=r"rows.jsonl, line 1: column 'prompt' is ''"):
         plan(Project(config), ["prompt_pool"])
 
 

@@ -16,7 +16,7 @@ from drirl_core.config import Config, load_config, resolved
 from drirl_core.config.slices import covers, slice_of
 from drirl_core.graph.layout import build_graph
 from drirl_core.graph.stages import STAGES
-from drirl_core.graph.versions import code_version, source_version
+from drirl_core.graph.versions import code_version, contents, source_version
 from drirl_core.prompts import layouts
 from drirl_core.taxonomy import SEVEN_CATEGORIES
 
@@ -236,9 +236,24 @@ def test_a_new_reader_makes_stale_what_is_made_from_files_of_users_alone(
         "drop folder": {"prompt_pool", "dataset"},
         "demonstrations": {"dataset"},
         "helpful": {"dataset"},
-        "declared suite": {"prompt_pool", "dataset", "benchmark"},
-        "own suite": {"prompt_pool", "dataset", "benchmark"},
+        "declared suite": {"benchmark"},  # the training data depend on what the suite keeps out of them
+        "own suite": {"benchmark"},
         "shipped": set(),
+    }
+
+
+def test_what_a_suite_keeps_out_is_worked_out_again_by_a_new_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key under which the answer is kept holds these contents."""
+    suites = [{"name": "mine", "path": "/x/mine"}, {"name": "xstest", "path": "/x/xstest"}, {"name": "embedded"}]
+    config = _config(tmp_path, {"benchmarks.suites": suites})
+    before = contents(config, ("benchmarks.suites",))
+    monkeypatch.setattr("drirl_core.benchmarks.declared.READER", "next")
+    after = contents(config, ("benchmarks.suites",))
+    assert {name for name in before if before[name] != after[name]} == {
+        "reader of suite mine",
+        "declaration of suite xstest",
     }
 
 

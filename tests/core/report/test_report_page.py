@@ -19,6 +19,7 @@ from drirl_core.config import (
     SuiteConfig,
 )
 from drirl_core.errors import ArtifactError
+from drirl_core.report.differences_section import DEMO
 from drirl_core.report.samples import CUT_CHARS, DEGENERATE, WITHHELD
 from drirl_core.report.stage import build_report
 
@@ -444,5 +445,12 @@ def test_the_page_says_how_its_settings_differ_from_the_file_they_started_from(t
     assert "base" not in summary["config"]
 
 
-def test_a_page_without_differences_mentions_none(won: tuple[ReportFolders, Page]) -> None:
-    assert "differ from" not in won[1].text
+def test_the_head_of_a_page_without_differences_mentions_none(won: tuple[ReportFolders, Page]) -> None:
+    assert "differ" not in won[1].text.partition("\nResults\n")[0]
+
+
+def test_differences_from_the_demo_are_listed_once(tmp_path: Path) -> None:
+    differences = (DifferenceConfig("hardness.combine", "product", "mean"),)
+    page = page_of(ReportFolders(tmp_path, WIN, base=BaseConfig(str(DEMO.resolve()), differences)))
+    assert "differ" not in page.text.partition("\nResults\n")[0]
+    assert "settings differ from the demo" in page.text
