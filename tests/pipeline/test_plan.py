@@ -95,7 +95,8 @@ def test_categories_that_came_and_went_are_named(made, tmp_path):
     assert planned_for("# as it was\ncategories: [insult, harm]\n").up_to_date
 
 
-def test_replaced_weights_are_named_by_their_setting(stubbed, tmp_path):
+def test_replaced_weights_are_named_by_their_setting(stubbed, tmp_path, monkeypatch):
+    monkeypatch.setattr("drirl_core.preflight.require_sound", lambda project: None)  # stand-ins for weights are not
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_text("weights")
     project = load(stub_stages.write_settings(tmp_path), {"models.policy": f"path:{tmp_path}/model"})
