@@ -112,10 +112,10 @@ def test_doctor_shows_a_template_that_cannot_render(
 
 def test_a_conversation_goes_on_after_a_prompt_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     class Policies:
-        def answers(self, prompt: str) -> dict[str, str]:
+        def answers(self, prompt: str) -> dict[str, chat.Reply]:
             if prompt == "long":
                 raise DataError("the prompt 'long' has 999 tokens")
-            return {"base": "fine"}
+            return {"base": chat.Reply("fine")}
 
     asked = iter(["long", "short", ""])
     console = Console(file=io.StringIO(), width=80)
