@@ -39,7 +39,7 @@ check-defs: $(STAMP)  ## what Dagster itself checks: the project file, and that 
 docs: $(STAMP)   ## the documentation as a site in site/, after making its reference from the code
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt -e ".[docs]"
 	$(BIN)/python -m drirl_core.reference
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(STAMP)  ## speed measurements; writes benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.sampling_speed
