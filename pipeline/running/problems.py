@@ -1,7 +1,5 @@
 """Say each problem once: the same error of seven categories is one message, with its cause first."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
