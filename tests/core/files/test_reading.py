@@ -41,7 +41,7 @@ def written(name: str, rows: list[dict[str, str]]) -> bytes:
     else:
         mark = "\t" if kind == "tsv" else ","
         data = "\n".join(mark.join(line) for line in [rows[0].keys(), *(row.values() for row in rows)]).encode()
-    return gzip.compress(data) if name.lower().endswith(".gz") else data
+    return gzip.compress(data, mtime=0) if name.lower().endswith(".gz") else data
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl", "ndjson", "parquet"])
@@ -153,12 +153,12 @@ def test_parquet_columns_that_repeat_are_refused(tmp_path: Path) -> None:
         ("p.xlsx", b"PK", r"'\.xlsx' are not read"),
         ("p.txt", b"x", r"'\.txt' are not read"),
         ("p.csv", b"PK\x03\x04rest", "a zip archive or a spreadsheet"),
-        ("p.csv", gzip.compress(b"prompt\nx\n"), r"is gzipped; let its name end in \.gz"),
+        ("p.csv", gzip.compress(b"prompt\nx\n", mtime=0), r"is gzipped; let its name end in \.gz"),
         ("p.csv", b"PAR1rest", "is a parquet file"),
         ("p.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
         ("p.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
         ("p.jsonl", b"<!DOCTYPE html>\n<html></html>", "is a web page"),
-        ("p.jsonl.gz", gzip.compress(b'{"prompt": "x"}')[:-6], "not a complete gzip file"),
+        ("p.jsonl.gz", gzip.compress(b'{"prompt": "x"}', mtime=0)[:-6], "not a complete gzip file"),
         ("p.parquet", b"PAR1", "damaged"),
     ],
 )

@@ -157,7 +157,7 @@ def test_hidden_and_unfinished_names_are_none_of_it(config: Config, drop: Path, 
         ),
         ("a.csv", b"prompt,prompt\na,b\n", r"column names repeat"),
         ("a.csv", b'prompt,category\n"Mock him,insult\n', r"^a\.csv, line 2: the quote that opens here never closes"),
-        ("a.CSV.GZ", gzip.compress(b"prompt\n\n"), r"holds no rows"),
+        ("a.CSV.GZ", gzip.compress(b"prompt\n\n", mtime=0), r"holds no rows"),
         ("a.json", b"[[1]]", r"none of its 1 rows can be read"),
     ],
 )
@@ -176,7 +176,9 @@ def test_every_kind_of_file_is_read(config: Config, drop: Path) -> None:
     (drop / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (drop / "b.json").write_text(json.dumps(rows))
     (drop / "c.tsv").write_text("prompt\tcategory\nMock him now please\tinsult\nMock her now please\tinsult\n")
-    (drop / "d.csv.gz").write_bytes(gzip.compress(GOOD.encode()) + gzip.compress(b"And mock the teacher too,insult\n"))
+    (drop / "d.csv.gz").write_bytes(
+        gzip.compress(GOOD.encode(), mtime=0) + gzip.compress(b"And mock the teacher too,insult\n")
+    )
     write_table(drop / "e.parquet", rows, pa.schema([("prompt", pa.string()), ("category", pa.string())]))
     swept = look(config)
     assert swept.rejected == []
@@ -243,7 +245,7 @@ def test_odd_names_are_made_plain_and_keep_their_ending(config: Config, drop: Pa
     }
     for number, name in enumerate(dropped):
         data = json.dumps({"prompt": f"Mock the baker number {number} in rude lines."}).encode()
-        (drop / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+        (drop / name).write_bytes(gzip.compress(data, mtime=0) if name.endswith("gz") else data)
     swept = look(config)
     assert swept.rejected == []
     assert sorted(a.name for a in swept.accepted) == sorted(dropped.values())
