@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from drirl_core.config import load_config
-from drirl_core.graph.layout import build_graph
+from drirl_core.project import Project
 from drirl_core.reference.picture import graph_picture
 from drirl_core.reference.settings import settings_page
 from drirl_core.reference.tables import tables_page
@@ -20,9 +19,9 @@ def pages(root: Path) -> dict[str, str]:
     Raises:
         ConfigError: that file cannot be used.
     """
-    demo = load_config(root / "configs" / "demo.yaml")
+    demo = Project.load(root / "configs" / "demo.yaml")
     return {
         "docs/reference/settings.md": settings_page(),
         "docs/reference/tables.md": tables_page(),
-        "docs/images/graph.svg": graph_picture(build_graph(demo)),
+        "docs/images/graph.svg": graph_picture(demo.graph),
     }

@@ -11,8 +11,8 @@ from typing import Any
 from drirl_core.config import Config, InboxConfig, ModelsConfig, OperationsConfig
 from drirl_core.config.explain import Setting, settings_of
 from drirl_core.config.strict_yaml import dump_yaml
-from drirl_core.graph.layout import build_graph
 from drirl_core.graph.versions import deciding
+from drirl_core.project import Project
 from drirl_core.reference.markdown import MADE, cell, table
 
 _INTRO = """# Settings
@@ -70,7 +70,7 @@ def _section(name: str, cls: type, text: str, seen: dict[type, str]) -> Iterator
 @cache
 def _readers(section: str) -> tuple[str, ...]:
     """Name the stages whose results a section decides, at least in part."""
-    nodes = build_graph(_EXAMPLE).nodes.values()
+    nodes = Project(_EXAMPLE).graph.nodes.values()
     found = [
         node.stage for node in nodes if any(f"{named}.".startswith(f"{section}.") for named in deciding(node, _EXAMPLE))
     ]

@@ -40,7 +40,7 @@ def test_another_machine_reuses_what_one_machine_built(stubbed, home, empty_home
 def test_a_root_that_cannot_be_used_stops_the_run_before_it_starts(stubbed, home, tmp_path):
     (tmp_path / "shared").write_text("a file where the directory should be")
     project = load(stub_stages.write_settings(tmp_path, root=f"file://{tmp_path}/shared", mirror=str(tmp_path / "a")))
-    with pytest.raises(ArtifactError, match=r"shared cannot be read \(NotADirectoryError"):
+    with pytest.raises(ArtifactError, match=r"shared cannot be listed \(NotADirectoryError"):
         run_pipeline(project, on_event=lambda _: None)
 
 
