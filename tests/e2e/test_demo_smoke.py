@@ -27,6 +27,7 @@ REDUCED = {
     "policy.prompts_per_step": "4",
     "policy.max_new_tokens": "12",
     "policy.lora.rank": "4",
+    "policy.validation_prompts": "4",
     "benchmarks.max_new_tokens": "16",
     "benchmarks.suites": "[{name: embedded, limit: 6}]",
 }

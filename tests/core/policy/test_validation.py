@@ -101,6 +101,17 @@ def test_the_best_point_is_published(with_look_alikes: Any, refusals: list[list[
 
 
 @pytest.mark.usefixtures("no_curves")
+def test_validation_with_real_replies(with_look_alikes: Any) -> None:
+    """The start and both checkpoints are measured by the policy's own greedy replies."""
+    context = with_look_alikes.make("real", SETTINGS)
+    shown = build_policy_checkpoint(context)
+    record = json.loads((context.out / "validation.json").read_text())
+    assert [point["step"] for point in record["points"]] == [0, 2, 4]
+    assert record["chosen"] == shown["chosen_step"] in (0, 2, 4)
+    assert sum("validation after step" in line for line in context.reporter.lines) == 3
+
+
+@pytest.mark.usefixtures("no_curves")
 def test_a_resumed_run_keeps_its_points_and_its_best_weights(with_look_alikes: Any, refusals: list[list[bool]]) -> None:
     refusals += [[True, True], [True, False], [True, True]]
     uninterrupted = with_look_alikes.make("uninterrupted", SETTINGS)
