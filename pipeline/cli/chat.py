@@ -185,7 +185,7 @@ def chat(
             "aligned model"
         )
     console, names = output(), ("base", "sft", "dr_irl") if show_also else ("base", "dr_irl")
-    policies = ChatPolicies(Given.of(config, changes, old, run).named(), names, max_new_tokens)
+    policies = ChatPolicies(Given.of(config, changes, old, run).before_models().named(), names, max_new_tokens)
     for text in prompt or ():
         show(text, policies.answers(text), console)
     if not prompt:

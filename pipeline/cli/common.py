@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from drirl_core.config import load_config, place
 from drirl_core.config.strict_yaml import load_yaml
 from drirl_core.errors import ConfigError, DrirlError
+from drirl_core.models.threads import choose_waiting
 from drirl_core.project import Project
 from drirl_core.reporting import duration as duration
 from pipeline.cli import completion
@@ -160,6 +161,17 @@ class Given:
             ConfigError: the file or a change is not valid.
         """
         return read_project(self.file, self.changes)
+
+    def before_models(self) -> Given:
+        """Choose how CPU threads wait, by the load of the machine, before a command loads models; return itself.
+
+        Raises:
+            ConfigError: the file or a change is not valid.
+        """
+        chosen = choose_waiting(self.project.config.models)
+        if chosen:
+            errors().print(chosen, style="dim", highlight=False, soft_wrap=True)
+        return self
 
     def named(self) -> Named:
         """Return the artifacts that were asked for: what the configuration plans, or what the result holds.

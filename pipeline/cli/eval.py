@@ -149,7 +149,7 @@ def evaluate_command(
     Replies are greedy and judged by rules, as in the benchmarks. They are kept row by row: what was sampled before, by
     a run or an evaluation, is not sampled again.
     """
-    given = Given.of(config, changes, old)
+    given = Given.of(config, changes, old).before_models()
     result, made = measure(given, model, suite or [], limit, name)
     if as_json:
         suites = {suite: {"path": str(one.path), **_results(one)} for suite, one in made.items()}

@@ -175,7 +175,7 @@ def score(
     debug: DebugOption = False,
 ) -> None:
     """Score one reply with the category router, the reward models and the refusal judge of a configuration."""
-    found = score_reply(Given.of(config, changes, old, run).named(), prompt, reply, category)
+    found = score_reply(Given.of(config, changes, old, run).before_models().named(), prompt, reply, category)
     if as_json:
         sys.stdout.write(json.dumps(dataclasses.asdict(found), indent=1) + "\n")
     else:
