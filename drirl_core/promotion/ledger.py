@@ -7,7 +7,6 @@ pointer and history can never disagree.
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,7 @@ from typing import Any, Literal
 from drirl_core.errors import ArtifactError
 from drirl_core.promotion.candidate import CANDIDATE
 from drirl_core.store.artifacts import ArtifactStore
-from drirl_core.store.journal import Journal
-from drirl_core.store.remote import UnreachableError
+from drirl_core.store.journal import Journal, now
 
 PROMOTIONS = "promotions"
 """Folder of the ledger below the root of the artifacts."""
@@ -68,16 +66,7 @@ class Ledger:
         Raises:
             ArtifactError: the ledger cannot be read; an unreadable ledger never counts as empty.
         """
-        try:
-            rows = [json.loads(text) for text in self._journal.read()]
-            return [Promotion(**{**row, "gates": tuple(row["gates"])}) for row in rows]
-        except UnreachableError:
-            raise
-        except (OSError, ArtifactError, ValueError, LookupError, TypeError) as error:
-            raise ArtifactError(
-                f"{self._journal.place} cannot be read ({error}); restore it from a backup, or move it away to start "
-                "with an empty one"
-            ) from error
+        return self._journal.entries(lambda row: Promotion(**{**row, "gates": tuple(row["gates"])}))
 
     def current(self) -> Promotion | None:
         """Return the move that set the promoted policy, or None when no policy was promoted yet."""
@@ -127,7 +116,7 @@ class Ledger:
                     f"{since}; evaluate them again"
                 )
             return Promotion(
-                "promote", candidate, policy, _now(), by, why, tuple(dict(row) for row in gates), bool(failed)
+                "promote", candidate, policy, now(), by, why, tuple(dict(row) for row in gates), bool(failed)
             )
 
         return self._move(next_move)
@@ -150,7 +139,7 @@ class Ledger:
         def next_move(history: Sequence[Promotion]) -> Promotion:
             target = rollback_target(history, to)
             policy_of(self._store, target.candidate)
-            return Promotion("rollback", target.candidate, target.policy, _now(), by, why)
+            return Promotion("rollback", target.candidate, target.policy, now(), by, why)
 
         return self._move(next_move)
 
@@ -247,7 +236,3 @@ def _replay(history: Sequence[Promotion]) -> tuple[list[Promotion], dict[str, Pr
             stack.append(entry)
         left.pop(entry.policy, None)
     return stack, left
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -7,11 +7,10 @@ has it, so that pointer and history can never disagree; an entry that forgets a 
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ from drirl_core.errors import ArtifactError, ConfigError, nearest
 from drirl_core.graph.stages import STAGES
 from drirl_core.project import Project
 from drirl_core.store.artifacts import Artifact, ArtifactStore
-from drirl_core.store.journal import Journal
+from drirl_core.store.journal import Journal, now
 from drirl_core.store.remote import UnreachableError
 
 RUNS = "runs"
@@ -119,28 +118,15 @@ class Results:
         Raises:
             ArtifactError: the record cannot be read; an unreadable record never counts as empty.
         """
-        try:
-            return [Result(**json.loads(text)) for text in self._journal.read()]
-        except UnreachableError:
-            raise
-        except (OSError, ArtifactError, ValueError, LookupError, TypeError) as error:
-            raise ArtifactError(
-                f"{self._journal.place} cannot be read ({error}); restore it from a backup, or move it away to start "
-                "with an empty one (the artifacts stay, their names are lost)"
-            ) from error
+        loss = " (the artifacts stay, their names are lost)"
+        return self._journal.entries(lambda row: Result(**row), loss)
 
     def present(self) -> list[Result]:
         """Return the results that can still be asked for, the oldest first.
 
         Of each name the last one counts; a result that was recorded again without a name counts once.
         """
-        found: dict[tuple[str, str], Result] = {}
-        for entry in self.history():
-            key = ("name", entry.name) if entry.name else ("id", entry.id)
-            found.pop(key, None)
-            if entry.kind != "forget":
-                found[key] = entry
-        return list(found.values())
+        return _present(self.history())
 
     def named(self) -> list[Result]:
         """Return the result that each name points to."""
@@ -160,14 +146,12 @@ class Results:
             ArtifactError: the record cannot be read or written.
         """
         check_name(result.name)
-        for _ in range(_MOST_ATTEMPTS):
-            history = self.history()
-            same = next((entry for entry in self.present() if _equal(entry, result)), None)
-            if same:
-                return same
-            if self._journal.write(len(history) + 1, json.dumps(dataclasses.asdict(result), indent=1)):
-                return result
-        raise ArtifactError(f"{self._journal.place} is written by other processes all the time; run again")
+
+        def entry_after(history: Sequence[Result]) -> Result:
+            same = (entry for entry in _present(history) if _equal(entry, result))
+            return next(same, result)
+
+        return self._append(entry_after)
 
     def forget(self, name: str) -> Result:
         """Release a name: its artifacts are no longer kept because of it.
@@ -178,10 +162,17 @@ class Results:
         known = {entry.name: entry for entry in self.named()}
         if name not in known:
             raise ArtifactError(f"no result is called {name!r}; {nearest(name, known)}")
+        self._append(lambda _: Result("forget", name, at=now()))
+        return known[name]
+
+    def _append(self, entry_after: Callable[[Sequence[Result]], Result]) -> Result:
+        """Append the entry that follows from the history, unless it is in it; when another writer was first, again."""
         for _ in range(_MOST_ATTEMPTS):
-            entry = Result("forget", name, at=now())
-            if self._journal.write(len(self.history()) + 1, json.dumps(dataclasses.asdict(entry), indent=1)):
-                return known[name]
+            history = self.history()
+            entry = entry_after(history)
+            known = any(entry is old for old in history)
+            if known or self._journal.write(len(history) + 1, json.dumps(dataclasses.asdict(entry), indent=1)):
+                return entry
         raise ArtifactError(f"{self._journal.place} is written by other processes all the time; run again")
 
     def find(self, text: str) -> Result:
@@ -269,14 +260,20 @@ def result_of_run(config: Config, file: str, name: str, plain: bool, versions: M
     return Result("run", name, config.name, file, plain, config.seed, now(), dict(versions), resolved(config))
 
 
-def now() -> str:
-    """Return the present time in UTC, ISO 8601."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
 def pinned(results: Sequence[Result]) -> set[tuple[str, str]]:
     """Return asset and version of everything that named results hold."""
     return {(asset, version) for entry in results if entry.name for asset, version in entry.versions.items()}
+
+
+def _present(history: Sequence[Result]) -> list[Result]:
+    """Return the results of a history that can still be asked for; see `Results.present`."""
+    found: dict[tuple[str, str], Result] = {}
+    for entry in history:
+        key = ("name", entry.name) if entry.name else ("id", entry.id)
+        found.pop(key, None)
+        if entry.kind != "forget":
+            found[key] = entry
+    return list(found.values())
 
 
 def _equal(one: Result, other: Result) -> bool:

@@ -7,16 +7,23 @@ and Azure can). So an entry is never visible in part and never overwritten, and 
 
 from __future__ import annotations
 
+import datetime
+import json
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from drirl_core.errors import ArtifactError
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.disk import create_synced, disk_errors_explained
+from drirl_core.store.remote import UnreachableError
 
 _NUMBERED = re.compile(r"^(\d{6})\.json$")
+
+Entry = TypeVar("Entry")
 
 
 class Journal:
@@ -50,6 +57,26 @@ class Journal:
         read = remote.read_all([f"{self._name}/{name}" for name in names])
         return [read[f"{self._name}/{name}"] for name in names]
 
+    def entries(self, make: Callable[[dict[str, Any]], Entry], loss: str = "") -> list[Entry]:
+        """Return every entry as a record, the oldest first.
+
+        Args:
+            make: makes a record from the JSON object of an entry.
+            loss: what is lost with the entries, in parentheses, for the message.
+
+        Raises:
+            ArtifactError: the journal cannot be read; an unreadable journal never counts as empty.
+        """
+        try:
+            return [make(json.loads(text)) for text in self.read()]
+        except UnreachableError:
+            raise
+        except (OSError, ArtifactError, ValueError, LookupError, TypeError) as error:
+            raise ArtifactError(
+                f"{self.place} cannot be read ({error}); restore it from a backup, or move it away to start with an "
+                f"empty one{loss}"
+            ) from error
+
     def write(self, number: int, text: str) -> bool:
         """Write an entry, unless there is one with this number.
 
@@ -73,6 +100,11 @@ class Journal:
         with disk_errors_explained(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             return create_synced(target, text)
+
+
+def now() -> str:
+    """Return the present time in UTC, ISO 8601, as entries carry it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _file(number: int) -> str:

@@ -58,7 +58,8 @@ def measure(given: Given, model: str, suites: list[str], limit: int | None, name
     """
     from drirl_core.config import resolved
     from drirl_core.runs.evaluation import evaluate, find_subject, find_suites
-    from drirl_core.runs.record import Result, Results, check_name, now
+    from drirl_core.runs.record import Result, Results, check_name
+    from drirl_core.store.journal import now
 
     check_name(name)
     project = given.project
