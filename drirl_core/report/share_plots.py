@@ -41,12 +41,7 @@ class Curve:
 
 def scatter(title: str, points: Sequence[Point], *, x_label: str, y_label: str) -> Markup:
     """Draw named shares against each other with their intervals, both axes from 0 to 100 %."""
-    legend, rows = legend_of([Series(p.name, (), colour=p.colour) for p in points], 30)
-    left, right, top, bottom = 46, 16, 32 + LEGEND_LINE * rows, 42
-    height = top + 210 + bottom
-    marks = [0.0, 0.25, 0.5, 0.75, 1.0]
-    along, up = Scale(0, 1, left, WIDTH - right), Scale(0, 1, height - bottom, top)
-    parts = [legend, *frame(along, up, marks, (top, height - bottom), (x_label, y_label), percent=True)]
+    along, up, height, parts = _shares(points, 210, (x_label, y_label))
     for point in points:
         (x, x0, x1), (y, y0, y1) = point.x, point.y
         error = Markup('<line class="error" x1="{}" x2="{}" y1="{}" y2="{}"/>')
@@ -62,12 +57,7 @@ def scatter(title: str, points: Sequence[Point], *, x_label: str, y_label: str) 
 
 def roc(title: str, curves: Sequence[Curve], *, x_label: str, y_label: str) -> Markup:
     """Draw ROC curves with their operating points, both axes from 0 to 100 %."""
-    legend, rows = legend_of([Series(curve.name, (), colour=curve.colour) for curve in curves], 30)
-    left, right, top, bottom = 46, 16, 32 + LEGEND_LINE * rows, 42
-    height = top + 214 + bottom
-    marks = [0.0, 0.25, 0.5, 0.75, 1.0]
-    along, up = Scale(0, 1, left, WIDTH - right), Scale(0, 1, height - bottom, top)
-    parts = [legend, *frame(along, up, marks, (top, height - bottom), (x_label, y_label), percent=True)]
+    along, up, height, parts = _shares(curves, 214, (x_label, y_label))
     for curve in curves:
         places = " L".join(f"{rounded(along(x))} {rounded(up(y))}" for x, y in curve.points)
         parts.append(
@@ -79,3 +69,21 @@ def roc(title: str, curves: Sequence[Curve], *, x_label: str, y_label: str) -> M
             )
         )
     return picture(title, height, parts)
+
+
+def _shares(
+    named: Sequence[Point] | Sequence[Curve], inner: int, labels: tuple[str, str]
+) -> tuple[Scale, Scale, int, list[Markup]]:
+    """Return both scales from 0 to 100 %, the height of the picture, and its legend and frame.
+
+    Args:
+        named: what the legend names.
+        inner: height of the area inside the frame, in pixels.
+        labels: of the horizontal and the vertical axis.
+    """
+    legend, rows = legend_of([Series(one.name, (), colour=one.colour) for one in named], 30)
+    left, right, top, bottom = 46, 16, 32 + LEGEND_LINE * rows, 42
+    height = top + inner + bottom
+    along, up = Scale(0, 1, left, WIDTH - right), Scale(0, 1, height - bottom, top)
+    marks = [0.0, 0.25, 0.5, 0.75, 1.0]
+    return along, up, height, [legend, *frame(along, up, marks, (top, height - bottom), labels, percent=True)]

@@ -149,9 +149,13 @@ class Given:
         Args:
             words: the command, and the options that follow the configuration.
         """
-        file = [str(self.file)] if self.file != DEFAULT_CONFIG else []
         changes = [word for change in self.changes for word in ("--set", change)]
-        return shlex.join(["drirl", words[0], *file, *changes, *words[1:]])
+        return shlex.join(["drirl", words[0], *self.file_words, *changes, *words[1:]])
+
+    @property
+    def file_words(self) -> list[str]:
+        """The configuration file as a word of a command; none for the default."""
+        return [str(self.file)] if self.file != DEFAULT_CONFIG else []
 
     @cached_property
     def project(self) -> Project:

@@ -100,8 +100,7 @@ def show(result: Result, made: Mapping[str, Artifact], given: Given, console: Co
                 console.print(Text(table), no_wrap=True, crop=False, overflow="ignore")
         console.print(Text(f"Rows: {artifact.path / 'replies.parquet'}"), soft_wrap=True)
     console.print(Text(judge_line(_results(next(iter(made.values())))), style="dim"), soft_wrap=True)
-    file = [] if given.file == DEFAULT_CONFIG else [str(given.file)]
-    compare = shlex.join(["drirl", "compare", result.label, "OTHER", *file])
+    compare = shlex.join(["drirl", "compare", result.label, "OTHER", *given.file_words])
     console.print(
         Text(f"\nRecorded as {result.label}. `{compare}` compares it; `drirl runs` lists what there is."),
         soft_wrap=True,

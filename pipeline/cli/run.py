@@ -17,7 +17,7 @@ from drirl_core.promotion import CANDIDATE
 from drirl_core.runs.record import Result, Results, check_name, result_of_run
 from pipeline.cli import promote as promotion
 from pipeline.cli import report as results
-from pipeline.cli.common import DEFAULT_CONFIG, Given, duration, errors, output
+from pipeline.cli.common import Given, duration, errors, output
 from pipeline.cli.plan import data_warnings, remarks, summary_line
 from pipeline.cli.progress import RunState, view
 from pipeline.executors.choice import require_local
@@ -121,9 +121,8 @@ def _next_steps(given: Given, recorded: Result | None) -> dict[str, str]:
         which = ("--run", recorded.name)
     else:
         which = ()
-    file = [] if given.file == DEFAULT_CONFIG else [str(given.file)]
-    compare = shlex.join(["drirl", "compare", recorded.label if recorded else "ONE", "OTHER", *file])
-    dev = shlex.join(["make", "dev", *(f"CONFIG={name}" for name in file)])
+    compare = shlex.join(["drirl", "compare", recorded.label if recorded else "ONE", "OTHER", *given.file_words])
+    dev = shlex.join(["make", "dev", *(f"CONFIG={name}" for name in given.file_words)])
     return {
         given.command("chat", *which): "talk to the base and the aligned model side by side",
         given.command("report", *which, "--open"): "see the curves, the samples and the settings in a browser",
