@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 from drirl_core import taxonomy
 from drirl_core.config import CompletionsConfig
+from drirl_core.store.tables import first_by_hash
 
 _HELD_OUT_SHARE = 0.25
 """Validation prompts, and test prompts, per training prompt."""
@@ -35,5 +35,5 @@ def completed_rows(rows: Sequence[dict[str, Any]], settings: CompletionsConfig, 
     chosen: set[str] = set()
     for split, ids in by_split.items():
         number = most if split == "train" else max(1, round(most * _HELD_OUT_SHARE))
-        chosen |= set(sorted(ids, key=lambda name: hashlib.sha256(name.encode()).digest())[:number])
+        chosen |= set(first_by_hash(ids, number))
     return [row for row in originals if row["prompt_id"] in chosen]

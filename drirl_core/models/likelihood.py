@@ -12,6 +12,7 @@ from drirl_core.errors import DataError, TrainingError
 from drirl_core.models.context import require_room
 from drirl_core.models.loading import Policy, kept_tokenizer, policy_key
 from drirl_core.models.sampling import open_policy
+from drirl_core.models.sampling.decode import by_length
 from drirl_core.models.shared_prompts import start_once
 from drirl_core.models.templates import answer_text
 from drirl_core.reporting import Reporter
@@ -83,15 +84,13 @@ def _all_rows(
     empty = [text for text, ids in zip(continuations, tokens, strict=True) if not ids]
     if empty:
         raise DataError(f"the continuation {empty[0]!r} has no token; give a text")
-    # Sorted by length, so that a batch is padded little.
-    ordered = sorted(rows, key=lambda row: len(row[1]))
-    size = max(1, batch_size // len(continuations))
-    for start in range(0, len(ordered), size):
-        part = ordered[start : start + size]
+    done = 0
+    for part in by_length(rows, lambda row: row[1], max(1, batch_size // len(continuations))):
         values = _batch(policy, [text for _, text in part], tokens)
         # Rounded, because the last bits depend on which rows share the batch.
         yield {key: [round(value, 5) for value in row] for (key, _), row in zip(part, values.tolist(), strict=True)}
-        reporter.progress("scoring prompts", start + len(part), len(ordered))
+        done += len(part)
+        reporter.progress("scoring prompts", done, len(rows))
 
 
 def _batch(policy: Policy, texts: list[str], tokens: list[list[int]]) -> torch.Tensor:

@@ -18,16 +18,24 @@ from drirl_core.models.templates import chat_text
 from drirl_core.store.tables import read_table
 
 
+def dataset_rows(context: stages.Context, split: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of a split of every data set that has a reward model, by category in alphabetical order."""
+    return {
+        category: [
+            row for row in read_table(context.inputs[dataset_name(category)] / "rows.parquet") if row["split"] == split
+        ]
+        for category in sorted(context.named("reward_model"))
+    }
+
+
 def training_prompts(context: stages.Context) -> dict[str, list[dict[str, Any]]]:
     """Return the training prompts with their demonstrations, by category.
 
     Raises:
         DataError: a category has no training prompt.
     """
-    categories = [name.removeprefix("reward_model_") for name in context.inputs if name.startswith("reward_model_")]
     prompts: dict[str, list[dict[str, Any]]] = {}
-    for category in sorted(categories):
-        rows = read_table(context.inputs[dataset_name(category)] / "rows.parquet")
+    for category, rows in dataset_rows(context, "train").items():
         prompts[category] = [
             {
                 "prompt": [{"role": "user", "content": row["prompt"]}],
@@ -37,7 +45,6 @@ def training_prompts(context: stages.Context) -> dict[str, list[dict[str, Any]]]
                 "kind": row["kind"],
             }
             for row in rows
-            if row["split"] == "train"
         ]
         if not prompts[category]:
             raise DataError(f"{dataset_name(category)} has no training rows; raise demonstrations.quota or add prompts")

@@ -6,7 +6,6 @@ read here. The composite is the refused share of unsafe prompts minus that of lo
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,16 +16,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from drirl_core import taxonomy
 from drirl_core.benchmarks.judges.rules import label_reply
 from drirl_core.errors import DataError
 from drirl_core.graph import build as stages
-from drirl_core.graph.layout import dataset_name
 from drirl_core.models.loading import Policy
 from drirl_core.models.sampling import SamplingSettings, chat_text
-from drirl_core.models.sampling.decode import decode, ready_to_decode
+from drirl_core.models.sampling.decode import by_length, decode, ready_to_decode
+from drirl_core.policy.schedule import dataset_rows
 from drirl_core.reporting import Reporter
-from drirl_core.store.tables import read_table
+from drirl_core.store.tables import first_by_hash
 from drirl_core.text.chain_of_draft import cut_draft
 
 _BATCH = 64
@@ -66,23 +64,18 @@ def validation_prompts(context: stages.Context, count: int) -> dict[str, list[st
     Raises:
         DataError: a kind has no validation prompt.
     """
-    names = [name.removeprefix("reward_model_") for name in context.inputs if name.startswith("reward_model_")]
     found: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
-    for category in names:
-        for row in read_table(context.inputs[dataset_name(category)] / "rows.parquet"):
-            kind = "unsafe" if category != taxonomy.HELPFUL else row["kind"]
-            if row["split"] == "validation" and kind in found:
-                found[kind][row["prompt_id"]] = row["prompt"]
+    for rows in dataset_rows(context, "validation").values():
+        for row in rows:
+            if row["kind"] in found:
+                found[row["kind"]][row["prompt_id"]] = row["prompt"]
     for kind, prompts in found.items():
         if not prompts:
             raise DataError(
                 f"policy.validation_prompts is {count}, but no data set has a validation prompt of the kind {kind}; "
                 "raise demonstrations.quota and helpful_quota, or set policy.validation_prompts to 0"
             )
-    return {
-        kind: [prompts[name] for name in sorted(prompts, key=lambda i: hashlib.sha256(i.encode()).digest())[:count]]
-        for kind, prompts in found.items()
-    }
+    return {kind: [prompts[name] for name in first_by_hash(prompts, count)] for kind, prompts in found.items()}
 
 
 class CheckpointChoice(TrainerCallback):
@@ -158,10 +151,8 @@ class CheckpointChoice(TrainerCallback):
     def _refused(self, model: Any, prompts: Sequence[str]) -> float:
         policy = replace(self._policy, model=model)
         texts = {prompt: chat_text(policy.tokenizer, prompt) for prompt in prompts}
-        ordered = sorted(prompts, key=lambda prompt: len(texts[prompt]))
         refused = 0
-        for start in range(0, len(ordered), _BATCH):
-            part = ordered[start : start + _BATCH]
+        for part in by_length(prompts, texts.__getitem__, _BATCH):
             replies = decode(policy, [texts[prompt] for prompt in part], ["0" * 16] * len(part), self._settings)
             answers = [cut_draft(reply.text) for reply in replies]
             refused += sum(label_reply(answer, asked) == "refusal" for answer, asked in zip(answers, part, strict=True))

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,11 @@ def normalise(prompt: str) -> str:
 def prompt_id(prompt: str) -> str:
     """Return sixteen hexadecimal digits that identify a prompt independently of its spacing and Unicode form."""
     return hashlib.sha256(normalise(prompt).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def first_by_hash(names: Iterable[str], count: int) -> list[str]:
+    """Choose `count` names by their hash, so that one more name moves one at most; all where there are fewer."""
+    return sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:count]
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:

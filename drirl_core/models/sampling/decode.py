@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from drirl_core.errors import TrainingError
 from drirl_core.models.generation import end_tokens
@@ -16,6 +16,8 @@ from drirl_core.text.thoughts import MARKERS, opened_by
 
 if TYPE_CHECKING:
     import torch
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,19 @@ class Completion:
     text: str
     tokens: int
     finished: bool
+
+
+def by_length(rows: Iterable[Row], text: Callable[[Row], str], size: int) -> Iterator[list[Row]]:
+    """Yield batches of rows whose rendered texts are about equally long, so that little is padded.
+
+    Args:
+        rows: the rows.
+        text: gives the rendered text of a row.
+        size: rows per batch, at least 1.
+    """
+    ordered = sorted(rows, key=lambda row: len(text(row)))
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]
 
 
 def decode(policy: Policy, texts: Sequence[str], keys: Sequence[str], settings: SamplingSettings) -> list[Completion]:

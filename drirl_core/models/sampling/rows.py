@@ -16,7 +16,7 @@ from typing import NamedTuple
 from drirl_core.config import ModelsConfig
 from drirl_core.models.context import require_room
 from drirl_core.models.loading import Policy, kept_tokenizer, load_policy, policy_key
-from drirl_core.models.sampling.decode import Completion, SamplingSettings, decode
+from drirl_core.models.sampling.decode import Completion, SamplingSettings, by_length, decode
 from drirl_core.models.templates import chat_text
 from drirl_core.reporting import Reporter
 from drirl_core.store.artifacts import ArtifactStore
@@ -124,14 +124,13 @@ def _keys(parts: Sequence[object], prompt: str, copy: int, rendered: str) -> tup
 def _decode_all(
     policy: Policy, rows: Sequence[_Row], texts: Mapping[str, str], settings: SamplingSettings, reporter: Reporter
 ) -> Iterator[dict[str, Completion]]:
-    ordered = sorted(rows, key=lambda row: len(texts[row.prompt]))
-    tokens, started = 0, time.monotonic()
-    for start in range(0, len(ordered), settings.batch_size):
-        part = ordered[start : start + settings.batch_size]
+    tokens, done, started = 0, 0, time.monotonic()
+    for part in by_length(rows, lambda row: texts[row.prompt], settings.batch_size):
         completions = decode(policy, [texts[row.prompt] for row in part], [row.seed for row in part], settings)
         tokens += sum(c.tokens for c in completions)
         yield {row.key: completion for row, completion in zip(part, completions, strict=True)}
-        reporter.progress("completions", start + len(part), len(ordered))
+        done += len(part)
+        reporter.progress("completions", done, len(rows))
     reporter.log(
-        f"sampled {len(ordered)} completions, {tokens} tokens, {tokens / (time.monotonic() - started):.0f} tokens/s"
+        f"sampled {len(rows)} completions, {tokens} tokens, {tokens / (time.monotonic() - started):.0f} tokens/s"
     )

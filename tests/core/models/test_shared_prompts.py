@@ -42,15 +42,22 @@ def _hidden_and_gradients(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> 
     return hidden.detach(), [weight.grad.clone() for weight in model.model.parameters() if weight.grad is not None]
 
 
-def test_hidden_states_and_gradients_are_those_of_complete_rows(
-    model: Any, rows: tuple[torch.Tensor, torch.Tensor]
-) -> None:
-    hidden, gradients = _hidden_and_gradients(model, *rows)
-    with prompts_once(model, WIDTH):
-        shared_hidden, shared_gradients = _hidden_and_gradients(model, *rows)
+def _require_the_same(model: Any, batch: tuple[torch.Tensor, torch.Tensor], *blocks: Any) -> None:
+    """Compare hidden states and gradients of a batch without and within the blocks."""
+    hidden, gradients = _hidden_and_gradients(model, *batch)
+    with contextlib.ExitStack() as stack:
+        for block in blocks:
+            stack.enter_context(block)
+        shared_hidden, shared_gradients = _hidden_and_gradients(model, *batch)
     torch.testing.assert_close(shared_hidden, hidden, rtol=1e-4, atol=1e-5)
     for ours, theirs in zip(shared_gradients, gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+
+
+def test_hidden_states_and_gradients_are_those_of_complete_rows(
+    model: Any, rows: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    _require_the_same(model, rows, prompts_once(model, WIDTH))
 
 
 def test_fewer_tokens_go_through_the_decoder(model: Any, rows: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -102,12 +109,7 @@ def batch(request: pytest.FixtureRequest) -> tuple[torch.Tensor, torch.Tensor]:
 def test_a_shared_start_changes_no_hidden_state_and_no_gradient(
     model: Any, batch: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
-    hidden, gradients = _hidden_and_gradients(model, *batch)
-    with start_once(model):
-        shared_hidden, shared_gradients = _hidden_and_gradients(model, *batch)
-    torch.testing.assert_close(shared_hidden, hidden, rtol=1e-4, atol=1e-5)
-    for ours, theirs in zip(shared_gradients, gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+    _require_the_same(model, batch, start_once(model))
 
 
 def test_a_shared_start_goes_through_the_decoder_once(model: Any, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -139,15 +141,11 @@ def test_shared_start_and_shared_prompts_work_together(model: Any, batch: tuple[
     completions = torch.randint(5, 50, (8, 3), generator=torch.Generator().manual_seed(2))
     ids = torch.cat([batch[0].repeat_interleave(2, 0), completions], 1)
     mask = torch.cat([batch[1].repeat_interleave(2, 0), torch.ones_like(completions)], 1)
-    hidden, gradients = _hidden_and_gradients(model, ids, mask)
     sizes: list[int] = []
     model.model.layers[0].register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[:2].numel()))
-    with start_once(model), prompts_once(model, NARROW):
-        shared_hidden, shared_gradients = _hidden_and_gradients(model, ids, mask)
-    assert sum(sizes) == 9 + 28 + 24
-    torch.testing.assert_close(shared_hidden, hidden, rtol=1e-4, atol=1e-5)
-    for ours, theirs in zip(shared_gradients, gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+    _require_the_same(model, (ids, mask), start_once(model), prompts_once(model, NARROW))
+    assert sizes[0] == 8 * (NARROW + 3)  # without sharing
+    assert sum(sizes[1:]) == 9 + 28 + 24
 
 
 def test_rows_without_a_shared_start_are_unchanged(model: Any, rows: tuple[torch.Tensor, torch.Tensor]) -> None:
