@@ -120,16 +120,9 @@ def _of_demonstrator(config: Config) -> tuple[str, ...]:
 
 
 def _of_backbone(config: Config) -> tuple[str, ...]:
-    """The model that the reward heads read, and the limits on their prompts."""
+    """The model that the reward heads read."""
     reads_policy = config.rewards.backbone == "hidden_state"
-    model = ("models.policy", "models.dtype", "models.thinking") if reads_policy else ("models.encoder",)
-    return (*model, *_of_limits(config))
-
-
-def _of_limits(config: Config) -> tuple[str, ...]:
-    """The limits on the prompts with completions, where there are any."""
-    limits = {f"completions.{name}": getattr(config.completions, name) for name in ("prompts", "helpful_prompts")}
-    return tuple(name for name, limit in limits.items() if limit)
+    return ("models.policy", "models.dtype", "models.thinking") if reads_policy else ("models.encoder",)
 
 
 BESIDE_WEIGHTS = frozenset({"times.jsonl", "README.md"})
@@ -267,7 +260,7 @@ STAGES: dict[str, Stage] = {
     "reward_model": Stage(
         "drirl_core.rewards.stage:build_reward_model",
         "4",
-        ("rewards", "seed"),
+        ("rewards", "completions.prompts", "completions.helpful_prompts", "seed"),
         "rewards",
         heavy=True,
         per="category",
@@ -291,7 +284,7 @@ STAGES: dict[str, Stage] = {
     "hardness": Stage(
         "drirl_core.hardness.stage:build_hardness",
         "2",
-        ("hardness", "models.encoder", "seed"),
+        ("hardness", "completions.prompts", "completions.helpful_prompts", "models.encoder", "seed"),
         "hardness",
         heavy=True,
         unread=(
@@ -302,7 +295,6 @@ STAGES: dict[str, Stage] = {
         ),  # of the policy alone
         per="harm_category",
         inputs=("dataset", "completion_pool", "reward_model"),
-        config_when=_of_limits,
         description="Data hardness, model responsiveness and alpha of the {member} prompts.",
         table=MainTable(
             "hardness.parquet",
