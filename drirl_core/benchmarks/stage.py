@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,19 @@ REFERENCES = pa.schema(
 """Columns of `references.parquet`: what floor and ceiling decide."""
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """Refusal scores of the policies.
+
+    Args:
+        described: what the score is, for the tables.
+        scores: score by policy and prompt; rows without one get none.
+    """
+
+    described: Mapping[str, Any]
+    scores: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+
 def build_benchmark(context: Context) -> dict[str, Any]:
     """Let each policy answer a suite greedily, judge and score, and compare the policies with floor and ceiling.
 
@@ -94,26 +108,51 @@ def build_benchmark(context: Context) -> dict[str, Any]:
         examinees.append(policy_examinee(policy, [reply for reply in own if reply.row.group in PAIRED], scored))
         scores.update(((policy, row.prompt_id), score) for row, score in zip(asked, scored or (), strict=False))
     examinees.append(ceiling)
-    found = {
-        "suite": {"name": suite.name, "version": suite.version, "licence": suite.licence, "home": suite.home},
-        "groups": dict(Counter(row.group for row in rows)),
-        "decoding": {"temperature": 0, "max_new_tokens": config.max_new_tokens},
-        "score": describe(context),
-        **results(replies, config.resamples, context.config.seed),
-        **examine(asked, examinees, config.resamples, context.config.seed),
-    }
-    write_table(context.out / "replies.parquet", reply_rows(replies, scores), SCHEMA)
+    found = write_results(context, suite, rows, replies, examinees, Scoring(describe(context), scores))
     write_table(context.out / "references.parquet", _reference_table(asked, (floor, ceiling)), REFERENCES)
-    (context.out / "results.json").write_text(
-        json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8"
-    )
-    (context.out / "results.md").write_text(render(found), encoding="utf-8")
     return {
         **_numbers(found),
         **_shown(context.out, suite, found),
         "tokens": sum(reply.tokens for reply in replies),
         "unfinished_thoughts": sum(is_unfinished(reply.reply) for reply in replies),
     }
+
+
+def write_results(
+    context: Context,
+    suite: Suite,
+    rows: Sequence[BenchmarkRow],
+    replies: Sequence[Judged],
+    examinees: Sequence[Examinee],
+    scoring: Scoring,
+) -> dict[str, Any]:
+    """Write `replies.parquet`, `results.json` and `results.md` of a suite.
+
+    Args:
+        context: of the stage, or of an evaluation.
+        suite: what was measured on.
+        rows: its rows.
+        replies: judged replies of every policy.
+        examinees: policies, floor and ceiling with their scores.
+        scoring: the refusal scores.
+
+    Returns:
+        The content of `results.json`.
+    """
+    config = context.config.benchmarks
+    found = {
+        "suite": {"name": suite.name, "version": suite.version, "licence": suite.licence, "home": suite.home},
+        "groups": dict(Counter(row.group for row in rows)),
+        "decoding": {"temperature": 0, "max_new_tokens": config.max_new_tokens},
+        "score": scoring.described,
+        **results(replies, config.resamples, context.config.seed),
+        **examine(examined(rows), examinees, config.resamples, context.config.seed),
+    }
+    write_table(context.out / "replies.parquet", reply_rows(replies, scoring.scores), SCHEMA)
+    text = json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    (context.out / "results.json").write_text(text, encoding="utf-8")
+    (context.out / "results.md").write_text(render(found), encoding="utf-8")
+    return found
 
 
 def _policies(context: Context) -> dict[str, str | Path]:

@@ -207,39 +207,18 @@ def _measure(
     subject: Subject, suite: SuiteConfig, project: Project, workspace: Any, reporter: Reporter
 ) -> dict[str, Any]:
     """Fill the workspace of one evaluation; return its metadata."""
-    from drirl_core.benchmarks.examine import examine, examined, policy_examinee
-    from drirl_core.benchmarks.measure import results
-    from drirl_core.benchmarks.render import render
-    from drirl_core.benchmarks.stage import SCHEMA, answer, reply_rows
+    from drirl_core.benchmarks.examine import policy_examinee
+    from drirl_core.benchmarks.stage import Scoring, answer, write_results
     from drirl_core.benchmarks.suites import PAIRED, find_suite, load_suite
     from drirl_core.graph.build import Context
-    from drirl_core.store.tables import write_table
 
-    config, rows, declared = project.config, load_suite(suite), find_suite(suite)
+    config, rows = project.config, load_suite(suite)
     context = Context(
         config, None, {}, workspace.out, workspace.scratch, project.store, reporter, suite.name, project.graph
     )
     replies = answer(context, MEASURED, subject.reference, rows)
-    asked = examined(rows)
     examinee = policy_examinee(MEASURED, [reply for reply in replies if reply.row.group in PAIRED], None)
-    resamples = config.benchmarks.resamples
-    found = {
-        "suite": {
-            "name": declared.name,
-            "version": declared.version,
-            "licence": declared.licence,
-            "home": declared.home,
-        },
-        "groups": dict(Counter(row.group for row in rows)),
-        "decoding": {"temperature": 0, "max_new_tokens": config.benchmarks.max_new_tokens},
-        "score": {"kind": "none"},
-        **results(replies, resamples, config.seed),
-        **examine(asked, [examinee], resamples, config.seed),
-    }
-    write_table(workspace.out / "replies.parquet", reply_rows(replies, {}), SCHEMA)
-    text = json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    (workspace.out / "results.json").write_text(text, encoding="utf-8")
-    (workspace.out / "results.md").write_text(render(found), encoding="utf-8")
+    write_results(context, find_suite(suite), rows, replies, [examinee], Scoring({"kind": "none"}))
     return {"prompts": len(rows), "tokens": sum(reply.tokens for reply in replies)}
 
 
