@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -46,12 +46,21 @@ def examine(path: Path, fetch: bool, changes: Sequence[str] = ()) -> Iterator[Ch
         )
     else:
         yield Check("config", "ok", f"{path} ({project.config.name})")
-        yield from _with_config(project, fetch)
+        yield from _said_once(_with_config(project, fetch))
     yield checks.check_memory()
     yield checks.check_cpu()
     yield checks.check_dagster_home()
     yield check_postgres()
     yield checks.check_port()
+
+
+def _said_once(found: Iterable[Check]) -> Iterator[Check]:
+    """Leave out failed checks that say what a check before them said, such as a file that two of them cannot read."""
+    told: set[str] = set()
+    for check in found:
+        if check.status != "fail" or check.detail not in told:
+            yield check
+        told.add(check.detail)
 
 
 def _with_config(project: Project, fetch: bool) -> Iterator[Check]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from drirl_core.config import EMBEDDED, SourceConfig, SuiteConfig
@@ -24,14 +24,6 @@ def check_data(project: Project) -> Iterator[Check]:
     Args:
         project: names the files, the categories and the bound on lost rows.
     """
-    told: set[str] = set()
-    for check in _check_rows(project):
-        told.add(check.detail)
-        yield check
-    yield from _coverage(project, told)
-
-
-def _check_rows(project: Project) -> Iterator[Check]:
     config = project.config
     demonstrations = config.demonstrations
     for source in config.prompt_sources:
@@ -43,6 +35,7 @@ def _check_rows(project: Project) -> Iterator[Check]:
     for suite in config.benchmarks.suites:
         if suite.path != EMBEDDED and Path(suite.path).exists():
             yield _told(f"rows of suite {suite.name}", lambda suite=suite: _suite(suite))
+    yield from _coverage(project)
 
 
 def _checked(source: SourceConfig, look: Callable[[], Check]) -> Iterator[Check]:
@@ -110,13 +103,8 @@ def _verdict(project: Project, name: str, kept: int, losses: Sequence[SourceLoss
     return Check(f"rows of {name}", "warn", f"{loss}{more}", f"{_FIX}; {_MORE}")
 
 
-def _coverage(project: Project, told: Collection[str]) -> Iterator[Check]:
-    """Compare the user's own prompts with the file of demonstrations, where every file of both is there.
-
-    Args:
-        project: names the files.
-        told: what was said of the files before, which is not said again.
-    """
+def _coverage(project: Project) -> Iterator[Check]:
+    """Compare the user's own prompts with the file of demonstrations, where every file of both is there."""
     from drirl_core.demonstrations.coverage import read_coverage, warnings
 
     config = project.config
@@ -125,8 +113,7 @@ def _coverage(project: Project, told: Collection[str]) -> Iterator[Check]:
     try:
         found = read_coverage(config)
     except DrirlError as error:
-        if str(error) not in told:
-            yield Check("demonstrations", "fail", str(error))
+        yield Check("demonstrations", "fail", str(error))
         return
     uncovered = warnings(config, found)
     for line in uncovered:
