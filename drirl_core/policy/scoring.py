@@ -74,35 +74,41 @@ class RolloutScorer:
 
     def coefficients(self, batch: RolloutBatch, processes: Processes) -> RolloutCoefficients:
         """Return alpha for the rows of `batch`, with statistics overall and per category; see `CoefficientSource`."""
+        rows = processes.gather(self._scored(batch))  # alpha is normalised over the generation batch of all processes
+        categories, kinds, refused = ([row[name] for row in rows] for name in ("category", "kind", "refused"))
+        similarities, gaps, rewards = (
+            np.array([row[name] for row in rows]) for name in ("similarity", "gap", "reward")
+        )
+        found = self._coefficients.compute(similarities, gaps, categories, [row["prompt_id"] for row in rows])
+        metrics = {**_describe(categories, gaps, rewards, found), **_refused_shares(kinds, refused)}
+        weighted = found.alpha
+        if self._bound is not None:
+            weighted = weighted * self._bound.weights(kinds, refused)
+            weighted /= weighted.mean()
+            metrics["over_refusal/log_multiplier"] = self._bound.log_multiplier
+        start = processes.index * len(batch)
+        return RolloutCoefficients(weighted[start : start + len(batch)], metrics)
+
+    def _scored(self, batch: RolloutBatch) -> list[dict[str, Any]]:
+        """Return what the coefficients need of each row of this process, as plain data that can be sent."""
         harm, similarities = np.flatnonzero(batch.harm), np.ones(len(batch))
         answers = [cut_draft(completion) for completion in batch.completions]
         if len(harm):
             demonstrations = [batch.demonstrations[i] for i in harm]
             similarities[harm] = self._similarity.similarity(demonstrations, [answers[i] for i in harm])
-        refused = [
-            label_reply(answer, prompt) == "refusal" for answer, prompt in zip(answers, batch.prompts, strict=True)
-        ]
         gaps = self._expert_rewards(batch) - batch.rewards
-        local = [
-            (category, prompt_id, float(similarity), float(gap), float(reward), kind, said_no)
-            for category, prompt_id, similarity, gap, reward, kind, said_no in zip(
-                batch.categories, batch.prompt_ids, similarities, gaps, batch.rewards, batch.kinds, refused, strict=True
-            )
+        return [
+            {
+                "category": batch.categories[i],
+                "kind": batch.kinds[i],
+                "prompt_id": batch.prompt_ids[i],
+                "similarity": float(similarities[i]),
+                "gap": float(gaps[i]),
+                "reward": float(batch.rewards[i]),
+                "refused": label_reply(answers[i], batch.prompts[i]) == "refusal",
+            }
+            for i in range(len(batch))
         ]
-        everyone = processes.gather(local)  # alpha is normalised over the generation batch of all processes
-        categories, groups, all_similarities, all_gaps, all_rewards, kinds, refusals = map(
-            list, zip(*everyone, strict=True)
-        )
-        found = self._coefficients.compute(np.array(all_similarities), np.array(all_gaps), categories, groups)
-        start = processes.index * len(batch)
-        metrics = _describe(categories, np.array(all_gaps), np.array(all_rewards), found)
-        metrics |= _refused_shares(kinds, refusals)
-        weighted = found.alpha
-        if self._bound is not None:
-            weighted = weighted * self._bound.weights(kinds, refusals)
-            weighted /= weighted.mean()
-            metrics["over_refusal/log_multiplier"] = self._bound.log_multiplier
-        return RolloutCoefficients(weighted[start : start + len(batch)], metrics)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that an interrupted run needs, as JSON data.
