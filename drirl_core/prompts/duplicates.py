@@ -13,6 +13,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 # In scripts written without blanks every letter counts as one word.
 _WORD = re.compile(
@@ -107,7 +108,7 @@ def find_duplicates(prompts: Sequence[str], threshold: float) -> DuplicateReport
     sets = [shingles(prompts[index]) for index in distinct]
     neighbours: dict[int, list[tuple[int, float]]] = defaultdict(list)
     union = UnionFind(len(prompts))
-    for a, b, similarity in _similar(sets, sets, threshold):
+    for a, b, similarity in _Index(sets, threshold).similar(sets):
         if a < b:
             neighbours[distinct[b]].append((distinct[a], similarity))
             union.join(distinct[a], distinct[b])
@@ -146,9 +147,8 @@ def _overlaps(prompts: tuple[str, ...], benchmark: tuple[str, ...], threshold: f
     leader = [first_of.setdefault(_wording(prompt), index) for index, prompt in enumerate(prompts)]
     distinct = sorted(first_of.values())
     best: dict[int, Overlap] = {}
-    for a, b, similarity in _similar(
-        [shingles(prompts[i]) for i in distinct], [shingles(p) for p in benchmark], threshold
-    ):
+    index_of_suites = _benchmark_index(benchmark, threshold)
+    for a, b, similarity in index_of_suites.similar([shingles(prompts[i]) for i in distinct]):
         index = distinct[a]
         if index not in best or similarity > best[index].similarity:
             best[index] = Overlap(benchmark[b], similarity)
@@ -183,33 +183,47 @@ def _contained(split: list[str], openings: dict[tuple[str, ...], list[tuple[list
     return None
 
 
-def _similar(
-    first: Sequence[frozenset[str]], second: Sequence[frozenset[str]], threshold: float
-) -> list[tuple[int, int, float]]:
-    """Return all pairs (index in first, index in second, similarity) at or above the threshold, sorted.
+class _Index:
+    """Finds those of a collection of shingle sets that are similar to others.
 
-    `first is second` gives every pair of one collection in both orders, and each with itself.
+    Args:
+        sets: the collection.
+        threshold: similarity in (0, 1] from which two sets are similar.
     """
-    from datasketch import MinHash, MinHashLSH
 
-    rows = _rows_per_band(threshold)
-    index = MinHashLSH(num_perm=_PERMUTATIONS, params=(_PERMUTATIONS // rows, rows))
-    sketches = MinHash.bulk(
-        [[text.encode("utf-8", "surrogatepass") for text in one] for one in second], num_perm=_PERMUTATIONS
-    )
-    for number, sketch in enumerate(sketches):
-        if second[number]:
-            index.insert(number, sketch, check_duplication=False)
-    if first is not second:
-        sketches = MinHash.bulk(
-            [[text.encode("utf-8", "surrogatepass") for text in one] for one in first], num_perm=_PERMUTATIONS
-        )
-    pairs: list[tuple[int, int, float]] = []
-    for a, sketch in enumerate(sketches):
-        candidates = index.query(sketch) if first[a] else ()
-        scored = ((a, b, jaccard(first[a], second[b])) for b in candidates)
-        pairs.extend(pair for pair in scored if pair[2] >= threshold)
-    return sorted(pairs)
+    def __init__(self, sets: Sequence[frozenset[str]], threshold: float) -> None:
+        from datasketch import MinHashLSH
+
+        rows = _rows_per_band(threshold)
+        self._sets, self._threshold, self._sketches = sets, threshold, _sketches(sets)
+        self._index = MinHashLSH(num_perm=_PERMUTATIONS, params=(_PERMUTATIONS // rows, rows))
+        for number, sketch in enumerate(self._sketches):
+            if sets[number]:
+                self._index.insert(number, sketch, check_duplication=False)
+
+    def similar(self, others: Sequence[frozenset[str]]) -> list[tuple[int, int, float]]:
+        """Return all pairs (index in others, index in the collection, similarity) at or above the threshold, sorted.
+
+        The collection itself as `others` gives every pair in both orders, and each set with itself.
+        """
+        pairs: list[tuple[int, int, float]] = []
+        for a, sketch in enumerate(self._sketches if others is self._sets else _sketches(others)):
+            candidates = self._index.query(sketch) if others[a] else ()
+            scored = ((a, b, jaccard(others[a], self._sets[b])) for b in candidates)
+            pairs.extend(pair for pair in scored if pair[2] >= self._threshold)
+        return sorted(pairs)
+
+
+@functools.lru_cache(maxsize=2)  # every data set is compared with the same suites
+def _benchmark_index(benchmark: tuple[str, ...], threshold: float) -> _Index:
+    return _Index([shingles(prompt) for prompt in benchmark], threshold)
+
+
+def _sketches(sets: Sequence[frozenset[str]]) -> list[Any]:
+    from datasketch import MinHash
+
+    encoded = [[text.encode("utf-8", "surrogatepass") for text in one] for one in sets]
+    return list(MinHash.bulk(encoded, num_perm=_PERMUTATIONS))
 
 
 def _rows_per_band(threshold: float) -> int:

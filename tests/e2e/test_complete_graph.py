@@ -46,6 +46,7 @@ def versions(config: Config) -> dict[str, str]:
     return {name: artifact.version for name, artifact in run_all(Project(config), SilentReporter()).items()}
 
 
+@pytest.mark.slow  # the complete graph twice
 def test_two_runs_in_fresh_roots_give_the_same_versions(base_folder: Path, versions: dict[str, str]) -> None:
     again = run_all(Project(tiny_config(base_folder, {"root": str(base_folder / "again")})), SilentReporter())
     assert {name: artifact.version for name, artifact in again.items()} == versions
@@ -180,9 +181,11 @@ def test_rows_of_one_category_change_only_its_branch_and_only_they_are_sampled(b
 
 
 def test_a_killed_training_resumes_from_its_checkpoint_with_the_same_result(
-    base_folder: Path, versions: dict[str, str]
+    base_folder: Path, config: Config, versions: dict[str, str]
 ) -> None:
     overrides = {"policy.steps": 12, "root": str(base_folder / "killed")}
+    for root in ("killed", "undisturbed"):  # all up to the policy is reused
+        shutil.copytree(config.root, base_folder / root)
     file = base_folder / "killed.json"
     file.write_text(json.dumps(overrides), encoding="utf-8")
     program = (
@@ -202,7 +205,8 @@ def test_a_killed_training_resumes_from_its_checkpoint_with_the_same_result(
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     store = ArtifactStore(base_folder / "killed")
-    assert store.latest("policy_checkpoint") is None, "a half-built artifact was published"
+    published = store.latest("policy_checkpoint")
+    assert published and published.version == versions["policy_checkpoint"], "a half-built artifact was published"
 
     class Listening(SilentReporter):
         lines: list[str] = []  # noqa: RUF012
