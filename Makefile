@@ -10,7 +10,7 @@ PIP_ARGS ?=
 export DAGSTER_DISABLE_TELEMETRY := yes
 
 .DEFAULT_GOAL := help
-.PHONY: demo dev test test-slow check check-defs docs bench clean help
+.PHONY: demo dev test test-long test-slow check check-defs docs bench clean help
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -21,8 +21,11 @@ demo: $(STAMP)   ## align the embedded 135M model on this machine (CONFIG=... fo
 dev: $(STAMP)    ## open the Dagster UI on http://127.0.0.1:3000
 	$(BIN)/drirl dev $(CONFIG)
 
-test: $(STAMP)   ## all tests that need no GPU and no large model
+test: $(STAMP)   ## all tests that need no GPU, no large model and little time
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+test-long: $(STAMP)  ## the tests that take longer: whole graphs on tiny models, kills, real processes
+	$(BIN)/python -m pytest -m "long and not slow" -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(STAMP)  ## the tests on the real 135M model
 	$(BIN)/python -m pytest -m slow

@@ -46,7 +46,7 @@ def versions(config: Config) -> dict[str, str]:
     return {name: artifact.version for name, artifact in run_all(Project(config), SilentReporter()).items()}
 
 
-@pytest.mark.slow  # the complete graph twice
+@pytest.mark.long
 def test_two_runs_in_fresh_roots_give_the_same_versions(base_folder: Path, versions: dict[str, str]) -> None:
     again = run_all(Project(tiny_config(base_folder, {"root": str(base_folder / "again")})), SilentReporter())
     assert {name: artifact.version for name, artifact in again.items()} == versions
@@ -102,6 +102,7 @@ def test_at_a_uri_versions_are_the_same_and_another_machine_builds_nothing(
         Project(second).store.verify(artifact)
 
 
+@pytest.mark.long
 def test_a_changed_reward_setting_rebuilds_from_the_reward_models_on(
     base_folder: Path, versions: dict[str, str]
 ) -> None:
@@ -157,6 +158,7 @@ def _up_to_hardness(config: Config, reporter: RecordingReporter) -> dict[str, st
     return versions
 
 
+@pytest.mark.long
 def test_rows_of_one_category_change_only_its_branch_and_only_they_are_sampled(base_folder: Path) -> None:
     folder = base_folder / "targeted"
     folder.mkdir()
@@ -180,6 +182,7 @@ def test_rows_of_one_category_change_only_its_branch_and_only_they_are_sampled(b
     ]
 
 
+@pytest.mark.long
 def test_a_killed_training_resumes_from_its_checkpoint_with_the_same_result(
     base_folder: Path, config: Config, versions: dict[str, str]
 ) -> None:

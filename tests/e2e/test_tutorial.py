@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from drirl_core.config import load_config
 from drirl_core.graph.build import run_all
 from drirl_core.project import Project
@@ -26,6 +28,7 @@ TINY = {
 """A random model tests that the files fit together; no quality is required of it."""
 
 
+@pytest.mark.long
 def test_the_files_of_the_tutorial_run_end_to_end(tmp_path: Path) -> None:
     tiny_config(tmp_path)
     places = {

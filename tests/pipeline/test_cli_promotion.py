@@ -122,6 +122,7 @@ def test_a_home_that_cannot_be_used_moves_nothing(graph, promoted, home, call, m
     assert f"rolled back to {promoted[1]}" in call("rollback", "--why", "complaints")
 
 
+@pytest.mark.long
 def test_a_database_that_is_down_moves_nothing(graph, promoted, home, call, monkeypatch):
     pytest.importorskip("dagster_postgres")
     pytest.importorskip("psycopg2")

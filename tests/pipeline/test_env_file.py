@@ -39,6 +39,7 @@ def _home_of_dagster(project, **variables: str) -> str:
     return next(line.partition(": ")[2] for line in done.stdout.splitlines() if line.startswith("$DAGSTER_HOME"))
 
 
+@pytest.mark.long
 def test_dagster_finds_the_home_unless_another_is_exported(project, tmp_path):
     home = prepare_home(project)
     assert name_home(project, home)

@@ -32,6 +32,7 @@ def _wrong(folder: Path) -> Config:
     return tiny_config(folder, {"sft.lora": {"rank": 2, "targets": ["c_attn"]}})
 
 
+@pytest.mark.long
 def test_a_run_that_would_fail_later_is_refused_in_a_process_of_its_own(folder: Path) -> None:
     before = {name for name in sys.modules if name.partition(".")[0] == "torch"}
     with pytest.raises(ConfigError, match=r"sft\.lora\.targets: c_attn names no layer"):

@@ -199,6 +199,7 @@ def test_doctor_does_not_repeat_an_address_that_it_cannot_read(monkeypatch, url)
     assert check.fix.startswith("write it as postgresql://USER:PASSWORD@HOST:5432/DATABASE")
 
 
+@pytest.mark.long
 def test_a_run_without_its_server_is_one_message(home, stubbed, tmp_path, monkeypatch):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -186,6 +186,7 @@ def test_settings_with_the_same_result_do_not_make_a_policy_an_experiment(graph)
     assert other_settings(usual, candidate_of(usual)) == []
 
 
+@pytest.mark.long
 def test_automation_starts_no_run_for_an_experiment(graph, monkeypatch):
     usual = graph.make().project
     monkeypatch.setattr(

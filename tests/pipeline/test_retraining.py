@@ -144,6 +144,7 @@ def test_a_row_that_changes_no_result_recomputes_only_the_pool(deployment):
     assert deployment.changed_since(before) == set()
 
 
+@pytest.mark.long
 def test_a_setting_of_the_rewards_recomputes_everything_after_them(deployment):
     deployment.deploy(rewards__epochs=7)
     rewards = {"reward_model_insult", "reward_model_harm", "reward_model_helpful"}
@@ -151,12 +152,14 @@ def test_a_setting_of_the_rewards_recomputes_everything_after_them(deployment):
     assert deployment.settle() == Counter(rewards | {"hardness_insult", "hardness_harm"} | AFTER_POLICY)
 
 
+@pytest.mark.long
 def test_a_setting_of_the_policy_recomputes_the_policy(deployment):
     deployment.deploy(policy__steps=48)
 
     assert deployment.settle() == Counter(AFTER_POLICY)
 
 
+@pytest.mark.long
 def test_a_new_algorithm_recomputes_its_stage_and_what_depends_on_it(deployment):
     STAGES["hardness"] = dataclasses.replace(STAGES["hardness"], version="next")  # until the fixture ends
     deployment.deploy()
@@ -164,6 +167,7 @@ def test_a_new_algorithm_recomputes_its_stage_and_what_depends_on_it(deployment)
     assert deployment.settle() == Counter({"hardness_insult", "hardness_harm"} | AFTER_POLICY)
 
 
+@pytest.mark.long
 def test_a_bound_repeats_its_checks_and_recomputes_nothing(deployment):
     before = deployment.versions()
     for bound, passes in ((0.001, False), (2.0, True)):

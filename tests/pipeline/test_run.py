@@ -82,6 +82,7 @@ def test_what_was_built_is_not_built_again(runner):
         assert recorded_version(instance, "balance_report") == second.plan.assets["balance_report"].version
 
 
+@pytest.mark.long
 def test_only_stale_refreshes_what_exists_and_builds_nothing_new(runner):
     runner("safety_dataset_insult")
     nothing = runner("stale")
@@ -93,6 +94,7 @@ def test_only_stale_refreshes_what_exists_and_builds_nothing_new(runner):
     assert outcome.built == ["prompt_pool", "safety_dataset_insult"]
 
 
+@pytest.mark.long
 def test_a_changed_bound_repeats_the_check_without_a_build(runner):
     weak = "weak=reward_model_harm"
     failed = runner("reward_model_harm", behaviour=weak)
@@ -191,6 +193,7 @@ def test_categories_in_steps_of_their_own_give_one_message_too(runner):
     assert set(assets.partition(": ")[2].split(", ")) == {"safety_dataset_insult", "safety_dataset_harm"}
 
 
+@pytest.mark.long
 def test_the_next_run_does_only_what_the_failed_one_left(runner):
     runner("balance_report", behaviour="fail=safety_dataset_insult")
     outcome = runner("balance_report")
@@ -199,6 +202,7 @@ def test_the_next_run_does_only_what_the_failed_one_left(runner):
     assert set(outcome.built) == {"safety_dataset_insult", "helpful_dataset", "balance_report"}
 
 
+@pytest.mark.long
 def test_a_failed_blocking_check_stops_the_next_run_as_well(runner):
     """The artifact exists, so it is reused; its check runs again, and what depends on it still waits."""
     project = _weak(runner)
@@ -227,6 +231,7 @@ def test_a_failed_check_with_nothing_left_to_do_is_a_failure_without_a_run(runne
     assert outcome.failures[0].startswith("reward_model_insult breaks accuracy_floor: the demonstration wins 0.0%")
 
 
+@pytest.mark.long
 def test_going_back_to_former_data_records_the_former_version(runner):
     """Both results are in the store, so nothing is built; the graph must show the current one."""
     runner("prompt_pool")
@@ -325,6 +330,7 @@ def test_a_listener_that_fails_stops_the_run(runner):
         assert [run.status.value for run in instance.get_runs()] == ["CANCELED"]
 
 
+@pytest.mark.long
 def test_ctrl_c_stops_the_worker_and_counts_as_cancelled(home, tmp_path):
     settings = stub_stages.write_settings(tmp_path, name="sleep=prompt_pool")
     code = f"""

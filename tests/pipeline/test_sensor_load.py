@@ -15,6 +15,7 @@ def _without_violations(folder, ticks, files, seed):
     return figures
 
 
+@pytest.mark.long
 def test_forty_ticks_and_eight_files_lose_and_double_nothing(tmp_path):
     figures = _without_violations(tmp_path, ticks=40, files=8, seed=1)
 

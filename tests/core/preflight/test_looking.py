@@ -141,6 +141,7 @@ def test_the_model_that_writes_demonstrations_is_looked_at(make: Make, folder: P
     assert "cannot render one user message (TemplateError: not me)" in problem
 
 
+@pytest.mark.long
 def test_a_process_of_its_own_writes_the_problems(make: Make) -> None:
     config = make(sft__lora={"rank": 2, "targets": ["c_attn"]})
     done = subprocess.run(

@@ -76,6 +76,7 @@ def test_planted_duplicates_are_found_and_nothing_else() -> None:
     assert found == planted
 
 
+@pytest.mark.long
 def test_distinct_rows_stay_well_below_the_threshold() -> None:
     """The most similar distinct rows of the pool are under 0.40; a threshold of 0.45 would still merge none of them."""
     defects = {d["id"] for d in _rows("planted_defects.jsonl")}
@@ -126,6 +127,7 @@ def test_every_prompt_with_a_word_overlaps_with_itself(prompts: list[str]) -> No
     assert [o is not None for o in decontaminate(prompts, prompts, 0.65)] == [bool(words(p)) for p in prompts]
 
 
+@pytest.mark.long
 def test_held_out_prompts_overlap_with_nothing_we_train_on() -> None:
     files = sorted(DATA.glob("heldout*/*.jsonl"))
     assert len(files) >= 3
