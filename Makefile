@@ -9,6 +9,9 @@ PIP_ARGS ?=
 # For dagster, dagster.yaml switches telemetry off; dg reads only the dagster.yaml of DAGSTER_HOME
 export DAGSTER_DISABLE_TELEMETRY := yes
 
+# Tests and runs start many processes: without kept bytecode each of them compiles every module again
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: demo dev test test-long test-slow check check-defs docs bench clean help
 

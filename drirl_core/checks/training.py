@@ -18,14 +18,20 @@ _EXAMPLES = 5
 
 
 def _reward_accuracy(path: Path, project: Project, node: Node) -> Verdict:
-    """On held-out prompts the demonstration must be rewarded above the completions of its pool."""
+    """On held-out prompts the demonstration must be rewarded above the completions of its pool.
+
+    The objective `classifier` sets demonstrations and right samples equal, so that only the completions count that were
+    made to be wrong; how it orders samples is judged within groups.
+    """
+    config = project.config
+    left_out = set(config.completions.samples) if config.rewards.objective == "classifier" else set()
     demonstrations: dict[str, float] = {}
     completions: list[tuple[str, str, float]] = []
     for row in read_rows(path, "rewards.parquet"):
         if row["split"] != "train":
             if row["policy"] == "demonstration":
                 demonstrations[row["prompt_id"]] = row["reward"]
-            else:
+            elif row["policy"] not in left_out:
                 completions.append((row["prompt_id"], row["policy"], row["reward"]))
     won: dict[str, list[bool]] = defaultdict(list)
     for prompt, policy, reward in completions:
@@ -33,7 +39,7 @@ def _reward_accuracy(path: Path, project: Project, node: Node) -> Verdict:
             won[policy].append(demonstrations[prompt] > reward)
     pairs = sum(map(len, won.values()))
     accuracy = sum(map(sum, won.values())) / pairs if pairs else 0.0
-    floor = project.config.checks.min_accuracy
+    floor = config.checks.min_accuracy
     numbers = {
         "accuracy": accuracy,
         "min_accuracy": floor,

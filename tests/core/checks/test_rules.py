@@ -16,6 +16,7 @@ from drirl_core.graph.stages import STAGES
 from drirl_core.project import Project
 from drirl_core.store.tables import write_table
 
+MAXENT = {"rewards.objective": "maxent"}
 _TYPES = {str: pa.string(), float: pa.float64(), int: pa.int32(), type(None): pa.string()}
 
 
@@ -27,7 +28,7 @@ def load(overrides: dict | None = None) -> Project:
 @pytest.fixture(scope="module")
 def demo():
     """The demo's project, with small numbers to count by hand."""
-    return load({"demonstrations.quota": 4, "checks.min_accuracy": 0.75, "checks.max_kl": 0.5})
+    return load({**MAXENT, "demonstrations.quota": 4, "checks.min_accuracy": 0.75, "checks.max_kl": 0.5})
 
 
 def table(folder: Path, name: str, rows: list[dict], columns: tuple[str, ...] = ()) -> None:
@@ -227,7 +228,21 @@ def test_accuracy_counts_held_out_pairs_that_the_demonstration_wins(demo, tmp_pa
 
     assert (found.passed, found.metadata["accuracy"], found.metadata["pairs"]) == (False, 0.5, 4)
     assert (found.metadata["accuracy/base"], found.metadata["accuracy/sft"]) == (pytest.approx(2 / 3), 0.0)
-    assert verdict(load({"checks.min_accuracy": 0.5}), tmp_path, "reward_model", "accuracy_floor").passed
+    assert verdict(load({**MAXENT, "checks.min_accuracy": 0.5}), tmp_path, "reward_model", "accuracy_floor").passed
+
+
+def test_a_classifier_of_right_and_wrong_need_not_prefer_demonstrations_to_samples(tmp_path):
+    rewards(
+        tmp_path,
+        ("a", "test", "demonstration", 1.0),
+        ("a", "test", "sft", 2.0),  # may be as right as the demonstration
+        ("a", "test", "compliance", 0.0),
+        ("b", "test", "demonstration", 1.0),
+        ("b", "test", "refusal", 3.0),
+    )
+    found = verdict(load({"rewards.objective": "classifier"}), tmp_path, "reward_model", "accuracy_floor")
+    assert (found.passed, found.metadata["accuracy"], found.metadata["pairs"]) == (False, 0.5, 2)
+    assert verdict(load(MAXENT), tmp_path, "reward_model", "accuracy_floor").metadata["pairs"] == 3
 
 
 @pytest.mark.parametrize(("other", "passed"), [(0.0, True), (1.0, False), (float("nan"), False), (float("inf"), False)])

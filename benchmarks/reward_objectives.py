@@ -1,0 +1,100 @@
+"""Which objective orders completions best within a group: `python -m benchmarks.reward_objectives [CONFIG]`.
+
+Four-fold cross-validation over the prompts of the completion pools of a finished run: each reward model is fitted on
+three quarters of its category's prompts and judged on the rest, all harm categories together. No held-out suite is
+touched. What the policy read of the pools is in the store, so that a fit takes a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import write
+from drirl_core.completions.choice import completed_rows
+from drirl_core.config import RewardsConfig, load_config
+from drirl_core.graph.layout import dataset_name
+from drirl_core.models.hidden_states import HiddenStates
+from drirl_core.project import Project
+from drirl_core.reporting import SilentReporter
+from drirl_core.rewards.evaluate import score_pool
+from drirl_core.rewards.fit import fit
+from drirl_core.rewards.pairs import PoolPrompt, join_pool
+from drirl_core.rewards.stage import COLUMNS
+from drirl_core.rewards.within_groups import Group, group_of, summary
+from drirl_core.store.tables import read_table
+
+FOLDS, SEED = 4, 0
+VALIDATION_SHARE = 0.2
+"""Share of the fitting prompts that chooses the epoch."""
+VARIANTS: dict[str, dict[str, Any]] = {
+    "maxent": {},
+    "bradley_terry": {"objective": "bradley_terry"},
+    "classifier": {"objective": "classifier"},
+    "classifier, completion alone": {"objective": "classifier", "features": "completion"},
+    "classifier, linear head": {"objective": "classifier", "hidden": 0},
+    "maxent, linear head": {"hidden": 0},
+    "maxent, 5 heads": {"ensemble": 5, "ensemble_penalty": 0.0},
+    "classifier, 5 heads": {"objective": "classifier", "ensemble": 5, "ensemble_penalty": 0.0},
+}
+
+
+def pools_of(project: Project, category: str) -> list[PoolPrompt]:
+    """Return the prompts of a category's latest data set with their latest completion pool."""
+    folders = [project.store.latest(name) for name in (dataset_name(category), f"completion_pool_{category}")]
+    if None in folders:
+        raise SystemExit(f"{category} has no completion pool in {project.store.root}; run `drirl run` first")
+    dataset, pool = (folder.path for folder in folders if folder)
+    rows = completed_rows(read_table(dataset / "rows.parquet", COLUMNS), project.config.completions, category)
+    read = read_table(pool / "completions.parquet", ("prompt_id", "policy", "sample", "answer"))
+    return join_pool(rows, read, category)
+
+
+def folds(prompts: Sequence[PoolPrompt]) -> Iterator[tuple[list[PoolPrompt], list[PoolPrompt]]]:
+    """Yield the prompts to fit on, with their splits, and those to judge on."""
+    shuffled = random.Random(SEED).sample(list(prompts), len(prompts))
+    for fold in range(FOLDS):
+        rest = [prompt for i, prompt in enumerate(shuffled) if i % FOLDS != fold]
+        choosing = round(len(rest) * VALIDATION_SHARE)
+        splits = ["validation"] * choosing + ["train"] * (len(rest) - choosing)
+        fitting = [dataclasses.replace(prompt, split=split) for prompt, split in zip(rest, splits, strict=True)]
+        yield fitting, shuffled[fold::FOLDS]
+
+
+def measure(pools: dict[str, list[PoolPrompt]], source: HiddenStates, settings: RewardsConfig) -> dict[str, Any]:
+    """Return the share of pairs won, over the groups of all samples and of the samples of the SFT start."""
+    every: list[Group] = []
+    start: list[Group] = []
+    for category, prompts in pools.items():
+        for fitting, held in folds(prompts):
+            model = fit(category, fitting, source, settings, SEED, SilentReporter()).model
+            for one in score_pool(model, held):
+                every.append(group_of(one.prompt, one.reply_rewards))
+                start.append(group_of(one.prompt, one.reply_rewards, ("sft",)))
+    return {"all samples": _rounded(summary(every)), "samples of the SFT start": _rounded(summary(start))}
+
+
+def _rounded(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: round(value, 3) if isinstance(value, float) else value for name, value in found.items()}
+
+
+def main() -> None:
+    """Measure and write benchmarks/results/reward_objectives.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", nargs="?", default="configs/demo.yaml", type=Path)
+    project = Project(load_config(parser.parse_args().config))
+    pools = {category: pools_of(project, category) for category in project.graph.categories}
+    source = HiddenStates(project.config.models, project.store)
+    settings = dataclasses.replace(project.config.rewards, epochs=200, objective="maxent")
+    found = {
+        name: measure(pools, source, dataclasses.replace(settings, **changes)) for name, changes in VARIANTS.items()
+    }
+    write("reward_objectives", {"prompts": sum(map(len, pools.values())), "categories": len(pools), **found})
+
+
+if __name__ == "__main__":
+    main()
