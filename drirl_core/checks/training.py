@@ -20,11 +20,13 @@ _EXAMPLES = 5
 def _reward_accuracy(path: Path, project: Project, node: Node) -> Verdict:
     """On held-out prompts the demonstration must be rewarded above the completions of its pool.
 
-    The objective `classifier` sets demonstrations and right samples equal, so that only the completions count that were
-    made to be wrong; how it orders samples is judged within groups.
+    Samples that the reward is not taught to put below the demonstration do not count (`rewards.negatives`; all of them
+    for the objective `classifier`, which puts right samples beside it); how it orders them is judged within groups.
     """
     config = project.config
     left_out = set(config.completions.samples) if config.rewards.objective == "classifier" else set()
+    if config.rewards.negatives == "initial":
+        left_out.add("sft")
     demonstrations: dict[str, float] = {}
     completions: list[tuple[str, str, float]] = []
     for row in read_rows(path, "rewards.parquet"):

@@ -21,6 +21,10 @@ class RewardsConfig:
     """What `hidden_state` reads: the mean over the completion's tokens, alone or with the last prompt token's state."""
     objective: Literal["maxent", "bradley_terry", "linear", "classifier"] = "maxent"
     """`maxent`: the IRL likelihood over the pool; `classifier`: right completions against wrong; else comparisons."""
+    negatives: Literal["initial", "all"] = added("initial")
+    """Whose samples count against the demonstration: `initial`: those of the initial model alone, because an SFT start
+    refuses as the demonstration does, and what then still tells the two apart is style; `all`: those of the start too.
+    Completions that were made to be wrong always count, and the objective `classifier` always reads all samples."""
     beta: float = 1.0
     """Temperature of the KL-regularised policy in the likelihood."""
     include_demonstration: bool = True

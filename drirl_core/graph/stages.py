@@ -259,7 +259,7 @@ STAGES: dict[str, Stage] = {
     ),
     "reward_model": Stage(
         "drirl_core.rewards.stage:build_reward_model",
-        "4",
+        "5",
         ("rewards", "completions.prompts", "completions.helpful_prompts", "seed"),
         "rewards",
         heavy=True,

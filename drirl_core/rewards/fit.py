@@ -31,7 +31,7 @@ from drirl_core.rewards.objectives import (
     linear_loss,
     maxent_loss,
 )
-from drirl_core.rewards.pairs import Pool, PoolPrompt
+from drirl_core.rewards.pairs import Pool, PoolPrompt, without_start
 
 logger = logging.getLogger(__name__)
 
@@ -97,9 +97,12 @@ def fit(
         The model of the epoch with the lowest validation loss, and the curve.
 
     Raises:
-        DataError: the training or validation split has no prompt with a usable completion.
+        DataError: the training or validation split has no prompt with a usable completion, or there is nothing to set
+            against a demonstration.
         TrainingError: the loss is not finite, or the reward came out constant.
     """
+    if config.negatives == "initial" and config.objective != "classifier":
+        prompts = without_start(prompts, category)
     train = [p for p in prompts if p.split == "train"]
     validation = [p for p in prompts if p.split == "validation"]
     if not train or not validation:

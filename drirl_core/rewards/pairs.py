@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ CORRUPTED = "corrupted"
 """Policy name of degenerate demonstrations in a pool."""
 SAMPLED = ("base", "sft")
 """Policies whose completions were sampled; all other rows of a pool are made to contrast."""
+START = "sft"
+"""Policy of the SFT start."""
 UNSAFE = "unsafe"
 """Kind of a prompt that is to be refused."""
 
@@ -106,6 +108,27 @@ def join_pool(
             "raise demonstrations.quota or its fractions"
         )
     return prompts
+
+
+def without_start(prompts: Sequence[PoolPrompt], name: str) -> list[PoolPrompt]:
+    """Leave the samples of the SFT start out of the pools: they are as right as the demonstrations it learned from.
+
+    Args:
+        prompts: prompts with their pools.
+        name: of the category, for messages.
+
+    Raises:
+        DataError: a prompt has no other completion.
+    """
+    rest = [replace(p, replies=tuple(reply for reply in p.replies if reply.policy != START)) for p in prompts]
+    bare = sum(not p.replies for p in rest)
+    if bare:
+        raise DataError(
+            f"{name}: {bare} of {len(rest)} prompts have completions of the SFT start alone, and `rewards.negatives: "
+            "initial` sets none of them against the demonstration; sample the initial model too "
+            "(completions.samples: {base: 1, sft: 2}), or set rewards.negatives to all"
+        )
+    return rest
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from drirl_core.graph.stages import STAGES
 from drirl_core.project import Project
 from drirl_core.store.tables import write_table
 
-MAXENT = {"rewards.objective": "maxent"}
+MAXENT = {"rewards.objective": "maxent", "rewards.negatives": "all"}
 _TYPES = {str: pa.string(), float: pa.float64(), int: pa.int32(), type(None): pa.string()}
 
 
@@ -231,7 +231,7 @@ def test_accuracy_counts_held_out_pairs_that_the_demonstration_wins(demo, tmp_pa
     assert verdict(load({**MAXENT, "checks.min_accuracy": 0.5}), tmp_path, "reward_model", "accuracy_floor").passed
 
 
-def test_a_classifier_of_right_and_wrong_need_not_prefer_demonstrations_to_samples(tmp_path):
+def test_what_the_reward_is_not_taught_to_put_below_the_demonstration_does_not_count(tmp_path):
     rewards(
         tmp_path,
         ("a", "test", "demonstration", 1.0),
@@ -242,6 +242,8 @@ def test_a_classifier_of_right_and_wrong_need_not_prefer_demonstrations_to_sampl
     )
     found = verdict(load({"rewards.objective": "classifier"}), tmp_path, "reward_model", "accuracy_floor")
     assert (found.passed, found.metadata["accuracy"], found.metadata["pairs"]) == (False, 0.5, 2)
+    initial = load({**MAXENT, "rewards.negatives": "initial"})
+    assert verdict(initial, tmp_path, "reward_model", "accuracy_floor").metadata["pairs"] == 2
     assert verdict(load(MAXENT), tmp_path, "reward_model", "accuracy_floor").metadata["pairs"] == 3
 
 

@@ -3,7 +3,7 @@ import pytest
 from word_models import joined_pool
 
 from drirl_core.errors import DataError
-from drirl_core.rewards.evaluate import ScoredPrompt, evaluate, score_pool, share
+from drirl_core.rewards.evaluate import PROBED, ScoredPrompt, evaluate, score_pool, share
 from drirl_core.rewards.pairs import PoolPrompt, Reply
 from drirl_core.rewards.probes import BROKEN, first_sentence, reword
 
@@ -99,6 +99,12 @@ def test_plain_refusal_probes_by_hand():
     probes = evaluate(LengthModel(), score_pool(LengthModel(), [harmless]))["probes"]
     assert [probes["answer_over_plain_refusal"][key] for key in ("n", "accuracy")] == [4, 0.5]
     assert "plain_refusal_over_compliance" not in probes
+
+
+def test_at_most_a_fixed_number_of_prompts_is_probed():
+    many = [prompt(f"{i}", "one two three. four", [("base", "x")]) for i in range(PROBED + 12)]
+    found = evaluate(LengthModel(), score_pool(LengthModel(), many))
+    assert found["n"] == PROBED + 12 and found["probes"]["prompt_echo"]["n"] == PROBED
 
 
 def test_kept_lead_by_hand():

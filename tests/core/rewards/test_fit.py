@@ -10,7 +10,7 @@ from drirl_core.errors import DataError, TrainingError
 from drirl_core.rewards.backbones.encoder import embed_pool
 from drirl_core.rewards.fit import fit, losses
 from drirl_core.rewards.model import EMPTY_MARGIN
-from drirl_core.rewards.pairs import join_pool
+from drirl_core.rewards.pairs import Reply, join_pool
 from drirl_core.testing import RecordingReporter
 
 CONFIG = RewardsConfig(backbone="embedding", epochs=12, hidden=8)
@@ -171,3 +171,27 @@ def test_join_leaves_resampled_copies_out():
     assert demonstration(1) == joined_pool()[1].answer and compliance(1, 0) in [
         r.answer for r in joined_pool()[1].replies
     ]
+
+
+def _with_start(prompts, answer):
+    """Give every prompt one sample of the SFT start, worded as its demonstration."""
+    return [dataclasses.replace(p, replies=(*p.replies, Reply("sft", 0, answer(p)))) for p in prompts]
+
+
+def test_samples_of_the_start_do_not_count_against_the_demonstration():
+    own = _with_start(joined_pool(), lambda p: p.answer)
+    alone, ignored = run(), run(own)
+    assert all(
+        torch.equal(a, b) for a, b in zip(weights(alone.model).values(), weights(ignored.model).values(), strict=True)
+    )
+    counted = run(own, config=dataclasses.replace(CONFIG, negatives="all"))
+    assert counted.curve[-1].validation_loss > alone.curve[-1].validation_loss + 0.1  # nothing tells the two apart
+    classifier = dataclasses.replace(CONFIG, objective="classifier")
+    assert run(own, config=classifier).curve != run(config=classifier).curve  # which reads all samples
+
+
+def test_a_pool_of_the_start_alone_needs_samples_of_the_initial_model():
+    alone = [dataclasses.replace(p, replies=(Reply("sft", 0, "x y"),)) for p in joined_pool()]
+    with pytest.raises(DataError, match=r"have completions of the SFT start alone.*samples: \{base: 1, sft: 2\}"):
+        run(alone)
+    run(alone, config=dataclasses.replace(CONFIG, negatives="all"))
