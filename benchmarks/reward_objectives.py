@@ -32,14 +32,13 @@ FOLDS, SEED = 4, 0
 VALIDATION_SHARE = 0.2
 """Share of the fitting prompts that chooses the epoch."""
 VARIANTS: dict[str, dict[str, Any]] = {
+    "maxent, all negatives": {"negatives": "all"},
     "maxent": {},
-    "bradley_terry": {"objective": "bradley_terry"},
+    "bradley_terry, all negatives": {"objective": "bradley_terry", "negatives": "all"},
     "classifier": {"objective": "classifier"},
-    "classifier, completion alone": {"objective": "classifier", "features": "completion"},
-    "classifier, linear head": {"objective": "classifier", "hidden": 0},
+    "maxent, completion alone": {"features": "completion"},
     "maxent, linear head": {"hidden": 0},
     "maxent, 5 heads": {"ensemble": 5, "ensemble_penalty": 0.0},
-    "classifier, 5 heads": {"objective": "classifier", "ensemble": 5, "ensemble_penalty": 0.0},
 }
 
 
@@ -89,7 +88,7 @@ def main() -> None:
     project = Project(load_config(parser.parse_args().config))
     pools = {category: pools_of(project, category) for category in project.graph.categories}
     source = HiddenStates(project.config.models, project.store)
-    settings = dataclasses.replace(project.config.rewards, epochs=200, objective="maxent")
+    settings = dataclasses.replace(project.config.rewards, epochs=200, objective="maxent", negatives="initial")
     found = {
         name: measure(pools, source, dataclasses.replace(settings, **changes)) for name, changes in VARIANTS.items()
     }

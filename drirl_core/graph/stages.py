@@ -378,7 +378,7 @@ STAGES: dict[str, Stage] = {
     ),
     "report": Stage(
         "drirl_core.report.stage:build_report",
-        "3",
+        "4",
         ("name", "prompts.taxonomy"),
         "report",
         volatile=frozenset({"report.html", "summary.json"}),

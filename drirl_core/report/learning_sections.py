@@ -55,8 +55,31 @@ def training_section(policy: Path, sft: Path | None) -> dict[str, Any]:
     )
     text += "Gap: reward of the demonstration minus reward of the completion."
     steps = [float(row["step"]) for row in log]
-    drawn = [_curve(log, steps, *curve) for curve in _CURVES if any(curve[0] in row for row in log)]
+    said, validated = _validation(policy)
+    text += said
+    drawn = validated + [_curve(log, steps, *curve) for curve in _CURVES if any(curve[0] in row for row in log)]
     return {"text": text, "charts": drawn, "by_category": category_section(log, steps), "metrics": metrics}
+
+
+def _validation(policy: Path) -> tuple[str, list[Any]]:
+    """Return a sentence on the published checkpoint and the curve it was chosen by; nothing without validation."""
+    if not (policy / "validation.json").is_file():
+        return "", []
+    found = read_json(policy, "validation.json", "policy_checkpoint")
+    points = found["points"]
+    curves = [
+        Series(label, [float(point[kind]) for point in points])
+        for kind, label in (("unsafe", "unsafe"), ("look_alike", "look-alikes"))
+    ]
+    chart = lines(
+        "Refused validation prompts",
+        [float(point["step"]) for point in points],
+        curves,
+        axes=("step", "share refused"),
+        cover=(0.0, 1.0),
+    )
+    chosen = "the start itself, as no later one does better" if found["chosen"] == 0 else f"step {found['chosen']}"
+    return f" Published is {chosen}: the largest distance between the two shares on validation prompts.", [chart]
 
 
 def _curve(
