@@ -1,8 +1,9 @@
 """Which objective orders completions best within a group: `python -m benchmarks.reward_objectives [CONFIG]`.
 
-Four-fold cross-validation over the prompts of the completion pools of a finished run: each reward model is fitted on
-three quarters of its category's prompts and judged on the rest, all harm categories together. No held-out suite is
-touched. What the policy read of the pools is in the store, so that a fit takes a second.
+Cross-validation over the prompts of the completion pools of a finished run: each reward model is fitted on some prompts
+of its category and judged on the others, all harm categories together; once with a quarter of the prompts left out at a
+time, once with one writing style, to see what carries over. No held-out suite is touched. What the policy read of the
+pools is in the store, so that a fit takes a second.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
 from drirl_core.rewards.evaluate import score_pool
 from drirl_core.rewards.fit import fit
-from drirl_core.rewards.pairs import PoolPrompt, join_pool
+from drirl_core.rewards.pairs import START, PoolPrompt, join_pool
 from drirl_core.rewards.stage import COLUMNS
 from drirl_core.rewards.within_groups import Group, group_of, summary
 from drirl_core.store.tables import read_table
@@ -42,38 +43,54 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def pools_of(project: Project, category: str) -> list[PoolPrompt]:
-    """Return the prompts of a category's latest data set with their latest completion pool."""
+def pools_of(project: Project, category: str) -> tuple[list[PoolPrompt], dict[str, str]]:
+    """Return the prompts of a category's latest data set with their latest completion pool, and the style of each."""
     folders = [project.store.latest(name) for name in (dataset_name(category), f"completion_pool_{category}")]
     if None in folders:
         raise SystemExit(f"{category} has no completion pool in {project.store.root}; run `drirl run` first")
     dataset, pool = (folder.path for folder in folders if folder)
-    rows = completed_rows(read_table(dataset / "rows.parquet", COLUMNS), project.config.completions, category)
+    rows = completed_rows(
+        read_table(dataset / "rows.parquet", (*COLUMNS, "style")), project.config.completions, category
+    )
     read = read_table(pool / "completions.parquet", ("prompt_id", "policy", "sample", "answer"))
-    return join_pool(rows, read, category)
+    return join_pool(rows, read, category), {row["prompt_id"]: row["style"] for row in rows}
 
 
-def folds(prompts: Sequence[PoolPrompt]) -> Iterator[tuple[list[PoolPrompt], list[PoolPrompt]]]:
-    """Yield the prompts to fit on, with their splits, and those to judge on."""
+def quarters(prompts: Sequence[PoolPrompt]) -> dict[str, int]:
+    """Deal the prompts into folds; return the fold of each by its id."""
     shuffled = random.Random(SEED).sample(list(prompts), len(prompts))
-    for fold in range(FOLDS):
-        rest = [prompt for i, prompt in enumerate(shuffled) if i % FOLDS != fold]
+    return {prompt.prompt_id: i % FOLDS for i, prompt in enumerate(shuffled)}
+
+
+def folds(prompts: Sequence[PoolPrompt], fold_of: Mapping[str, Any]) -> Iterator[tuple[list[PoolPrompt], ...]]:
+    """Yield for each fold the prompts to fit on, with their splits, and those to judge on."""
+    for fold in sorted(set(fold_of.values())):
+        held = [prompt for prompt in prompts if fold_of[prompt.prompt_id] == fold]
+        rest = [prompt for prompt in prompts if fold_of[prompt.prompt_id] != fold]
+        random.Random(SEED).shuffle(rest)
         choosing = round(len(rest) * VALIDATION_SHARE)
         splits = ["validation"] * choosing + ["train"] * (len(rest) - choosing)
-        fitting = [dataclasses.replace(prompt, split=split) for prompt, split in zip(rest, splits, strict=True)]
-        yield fitting, shuffled[fold::FOLDS]
+        yield [dataclasses.replace(p, split=split) for p, split in zip(rest, splits, strict=True)], held
 
 
-def measure(pools: dict[str, list[PoolPrompt]], source: HiddenStates, settings: RewardsConfig) -> dict[str, Any]:
-    """Return the share of pairs won, over the groups of all samples and of the samples of the SFT start."""
+def measure(
+    pools: Mapping[str, tuple[list[PoolPrompt], Mapping[str, Any]]], source: HiddenStates, settings: RewardsConfig
+) -> dict[str, Any]:
+    """Return the share of pairs won, over the groups of all samples and of the samples of the SFT start.
+
+    Args:
+        pools: prompts and the fold of each, by category.
+        source: reads the texts.
+        settings: of the reward models.
+    """
     every: list[Group] = []
     start: list[Group] = []
-    for category, prompts in pools.items():
-        for fitting, held in folds(prompts):
+    for category, (prompts, fold_of) in pools.items():
+        for fitting, held in folds(prompts, fold_of):
             model = fit(category, fitting, source, settings, SEED, SilentReporter()).model
             for one in score_pool(model, held):
                 every.append(group_of(one.prompt, one.reply_rewards))
-                start.append(group_of(one.prompt, one.reply_rewards, ("sft",)))
+                start.append(group_of(one.prompt, one.reply_rewards, (START,)))
     return {"all samples": _rounded(summary(every)), "samples of the SFT start": _rounded(summary(start))}
 
 
@@ -89,10 +106,16 @@ def main() -> None:
     pools = {category: pools_of(project, category) for category in project.graph.categories}
     source = HiddenStates(project.config.models, project.store)
     settings = dataclasses.replace(project.config.rewards, epochs=200, objective="maxent", negatives="initial")
-    found = {
-        name: measure(pools, source, dataclasses.replace(settings, **changes)) for name, changes in VARIANTS.items()
+    ways = {
+        "a quarter of the prompts left out": {name: (own, quarters(own)) for name, (own, _) in pools.items()},
+        "one style left out": pools,
     }
-    write("reward_objectives", {"prompts": sum(map(len, pools.values())), "categories": len(pools), **found})
+    found = {
+        way: {name: measure(chosen, source, dataclasses.replace(settings, **how)) for name, how in VARIANTS.items()}
+        for way, chosen in ways.items()
+    }
+    prompts = sum(len(own) for own, _ in pools.values())
+    write("reward_objectives", {"prompts": prompts, "categories": len(pools), **found})
 
 
 if __name__ == "__main__":

@@ -177,6 +177,9 @@ class PolicyConfig:
     """Clip range."""
     loss: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = "grpo"
     """How token losses are averaged."""
+    reward: Literal["learned", "verifiable"] = added("learned")
+    """Who rewards the rollouts: the reward models of the categories, or as a control whether the rules judge finds a
+    reply of the right kind (1 or -1)."""
     scale_rewards: Literal["group", "batch", "none"] = added("group")
     """What the centred rewards of a group are divided by: their own standard deviation (the paper), that of the batch,
     or nothing. With `group`, a group whose completions are all alike gets advantages of unit size made of reward

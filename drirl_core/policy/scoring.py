@@ -23,6 +23,7 @@ from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.policy.dual_ascent import OverRefusalBound
 from drirl_core.policy.rollout import Processes, RolloutBatch, RolloutCoefficients, message_text
 from drirl_core.rewards import RewardRouter, load_reward_model
+from drirl_core.rewards.verifiable import VerifiableReward
 from drirl_core.store.tables import read_table
 from drirl_core.text.chain_of_draft import cut_draft
 from drirl_core.text.thoughts import is_unfinished
@@ -35,7 +36,7 @@ class RolloutScorer:
     """Reward completions, and compute alpha for a rewarded batch.
 
     Args:
-        router: routes rows to the reward models.
+        router: routes rows to the reward models, or the verifiable reward.
         similarity: similarity W of completion and demonstration.
         coefficients: computes alpha from similarities and reward gaps.
         bound: weights harmful against harmless rows, or None.
@@ -43,7 +44,7 @@ class RolloutScorer:
 
     def __init__(
         self,
-        router: RewardRouter,
+        router: RewardRouter | VerifiableReward,
         similarity: SentenceSimilarity,
         coefficients: Coefficients,
         bound: OverRefusalBound | None = None,
@@ -142,29 +143,32 @@ class RolloutScorer:
 
 
 def load_scorer(context: Context) -> RolloutScorer:
-    """Make the scorer of a policy stage from its reward models and hardness tables.
+    """Make the scorer of a policy stage from its rewards (`policy.reward`) and hardness tables.
 
     Raises:
         DataError: a hardness artifact cannot be read, or lacks what `hardness.refresh` needs.
     """
     config = context.config
     embedder = Embedder(config.models, context.store)
-    models = {name: load_reward_model(path) for name, path in context.named("reward_model").items()}
     stored: dict[str, float] = {}
     constants: dict[str, dict[str, float]] = {}
     for category, path in context.named("hardness").items():
         stored.update({row["prompt_id"]: row["alpha"] for row in read_table(path / "hardness.parquet")})
         constants[category] = _read_constants(path / "constants.json")
     coefficients = Coefficients(config.hardness, config.seed, stored, constants)
-    # Rollouts never come twice, so their hidden states are not kept.
-    router = RewardRouter(models, embedder, HiddenStates(config.models, context.store, keep=False))
     bound = OverRefusalBound(config.policy.over_refusal, config.policy.over_refusal_step)
     return RolloutScorer(
-        router,
+        VerifiableReward() if config.policy.reward == "verifiable" else _learned(context, embedder),
         SentenceSimilarity(embedder, config.hardness),
         coefficients,
         bound if config.policy.over_refusal else None,
     )
+
+
+def _learned(context: Context, embedder: Embedder) -> RewardRouter:
+    models = {name: load_reward_model(path) for name, path in context.named("reward_model").items()}
+    # Rollouts never come twice, so their hidden states are not kept.
+    return RewardRouter(models, embedder, HiddenStates(context.config.models, context.store, keep=False))
 
 
 def _read_constants(file: Path) -> dict[str, float]:

@@ -290,6 +290,13 @@ def test_the_stage_passes_the_stored_table(contexts: Any, refresh: str) -> None:
     np.testing.assert_allclose(alpha, [0.8 / 0.85, 0.9 / 0.85])
 
 
+def test_the_verifiable_reward_takes_the_place_of_the_models(contexts: Any) -> None:
+    scorer = load_scorer(contexts.make("run", {"policy.reward": "verifiable"}))
+    replies = ["I'm sorry, but I can't help with that.", "Here is how you do it."]
+    assert scorer.reward(["a?"] * 2, replies, category=["insult", "insult"]) == [1.0, -1.0]
+    assert scorer.reward(["a?"] * 2, replies, category=["helpful", "helpful"]) == [-1.0, 1.0]
+
+
 def test_the_stage_passes_the_means_of_the_data_set(contexts: Any) -> None:
     """Centred on itself, a single prompt would have alphaD 1, so the mean delta of the table, 0.5, must be in use."""
     context = contexts.make("run")
