@@ -134,6 +134,9 @@ class SftConfig:
     """Rows per step."""
     max_length: int = 256
     """Longest prompt and answer together, in tokens."""
+    validation_prompts: int = added(0)
+    """Validation prompts, unsafe ones and look-alikes each, that are answered twice per epoch; the checkpoint with the
+    best difference of refused shares is published. 0 publishes the last step."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Adapters."""
 
@@ -143,6 +146,7 @@ class SftConfig:
         require(self.rows_per_category >= 0, f"sft.rows_per_category is {self.rows_per_category}; 0 (all rows) or more")
         require(self.learning_rate > 0, f"sft.learning_rate is {self.learning_rate}; above 0")
         require(self.max_length >= 8, f"sft.max_length is {self.max_length}; at least 8 tokens")
+        require(self.validation_prompts >= 0, f"sft.validation_prompts is {self.validation_prompts}; at least 0")
 
 
 @dataclass(frozen=True)

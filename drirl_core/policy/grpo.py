@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from drirl_core.policy.training import (
     write_log,
 )
 from drirl_core.policy.validation import CheckpointChoice, validation_prompts
-from drirl_core.reporting import Plot, Reporter, Table
+from drirl_core.reporting import Plot, Reporter
 
 _CURVES = {
     "reward": "reward",
@@ -75,7 +74,7 @@ def build_policy_checkpoint(context: stages.Context) -> dict[str, Any]:
     stream = TrainingStream("GRPO", log_file, context.reporter, scorer.state_dict)
     choice = None
     if config.policy.validation_prompts:
-        held_out = validation_prompts(context, config.policy.validation_prompts)
+        held_out = validation_prompts(context, config.policy.validation_prompts, "policy.validation_prompts")
         choice = CheckpointChoice(policy, held_out, config.policy.max_new_tokens, context.scratch, context.reporter)
     arguments = grpo_arguments(config.policy, common_arguments(config.seed, context.scratch, policy))
     trainer = DynamicRewardScalingTrainer(
@@ -95,20 +94,9 @@ def build_policy_checkpoint(context: stages.Context) -> dict[str, Any]:
         context.reporter.log(f"GRPO resumes from {checkpoint.name}")
         scorer.load_state_dict(checkpoint_state(checkpoint))
     run(trainer, checkpoint)
-    found = _publish_choice(choice, trainer.model, context) if choice else {}
+    found = choice.publish(trainer.model, context.out) if choice else {}
     shown = _finish(context, policy, trainer, read_log(log_file))
     return {**shown, **policy.rendering, **RECORD, **_record(left_out), **found}
-
-
-def _publish_choice(choice: CheckpointChoice, model: Any, context: stages.Context) -> dict[str, Any]:
-    """Take the weights of the best validation point, and write all points."""
-    choice.restore_best(model)
-    best, points = choice.best, choice.points
-    rows = [{**vars(point), "composite": round(point.composite, 4)} for point in points]
-    text = json.dumps({"chosen": best.step, "points": rows}, indent=1, sort_keys=True)
-    (context.out / "validation.json").write_text(text, encoding="utf-8")
-    context.reporter.log(f"step {best.step} is published: the best of {len(points)} on validation prompts")
-    return {"chosen_step": best.step, "validation": Table(rows)}
 
 
 def _say(reporter: Reporter, policy: Policy, left_out: Sequence[str]) -> None:

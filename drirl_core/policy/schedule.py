@@ -19,12 +19,13 @@ from drirl_core.store.tables import read_table
 
 
 def dataset_rows(context: stages.Context, split: str) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of a split of every data set that has a reward model, by category in alphabetical order."""
+    """Return the rows of a split of every data set among the inputs, by category in alphabetical order."""
+    folders = context.named("safety_dataset")
+    if dataset_name(taxonomy.HELPFUL) in context.inputs:
+        folders[taxonomy.HELPFUL] = context.inputs[dataset_name(taxonomy.HELPFUL)]
     return {
-        category: [
-            row for row in read_table(context.inputs[dataset_name(category)] / "rows.parquet") if row["split"] == split
-        ]
-        for category in sorted(context.named("reward_model"))
+        category: [row for row in read_table(folders[category] / "rows.parquet") if row["split"] == split]
+        for category in sorted(folders)
     }
 
 

@@ -34,8 +34,12 @@ from drirl_core.policy.training import (
     save_merged,
     write_log,
 )
+from drirl_core.policy.validation import CheckpointChoice, validation_prompts
 from drirl_core.reporting import Plot, Reporter
 from drirl_core.store.tables import read_table
+
+_REPLY_TOKENS = 24
+"""Longest reply to a validation prompt: whether it refuses shows in its first tokens."""
 
 
 def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
@@ -61,6 +65,10 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     read = _read(chosen, policy, settings, context.reporter)
     log_file = context.scratch / "training_log.jsonl"
     stream = TrainingStream("SFT", log_file, context.reporter)
+    choice = None
+    if settings.validation_prompts:
+        held_out = validation_prompts(context, settings.validation_prompts, "sft.validation_prompts")
+        choice = CheckpointChoice(policy, held_out, _REPLY_TOKENS, context.scratch, context.reporter)
     arguments = sft_arguments(settings, read, common_arguments(seed, context.scratch, policy))
     trainer = SFTTrainer(
         model=policy.model,
@@ -68,7 +76,7 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
         train_dataset=Dataset.from_list(read.rows),
         processing_class=policy.tokenizer,
         peft_config=adapters,
-        callbacks=[stream],
+        callbacks=[stream] if choice is None else [choice, stream],
     )
     if len(trainer.train_dataset) != len(read.rows):
         raise TrainingError(
@@ -79,6 +87,7 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     if checkpoint:
         context.reporter.log(f"SFT resumes from {checkpoint.name}")
     run(trainer, checkpoint)
+    found = choice.publish(trainer.model, context.out) if choice else {}
     log = read_log(log_file)
     save_merged(trainer.model, policy, context.out)
     metrics = {
@@ -100,7 +109,7 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     )
     tokens = round(sum(row.get(STEP_TOKENS, 0.0) for row in log))
     curves = Plot(context.out / "curves.png", "Loss and token accuracy by step")
-    return {**metrics, **policy.rendering, "tokens": tokens, "curves": curves}
+    return {**metrics, **policy.rendering, "tokens": tokens, "curves": curves, **found}
 
 
 def sft_arguments(settings: SftConfig, read: TokenRows, common: Mapping[str, Any]) -> TrlSftConfig:

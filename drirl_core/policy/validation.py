@@ -1,4 +1,4 @@
-"""Validation during reinforcement learning: refusals on held-out prompts of the pool, and the best checkpoint by them.
+"""Validation during training: refusals on held-out prompts of the pool, and the best checkpoint by them.
 
 Greedy replies to validation prompts show when a run has learned and when it begins to lose; a benchmark suite is never
 read here. The composite is the refused share of unsafe prompts minus that of look-alikes.
@@ -23,7 +23,7 @@ from drirl_core.models.loading import Policy
 from drirl_core.models.sampling import SamplingSettings, chat_text
 from drirl_core.models.sampling.decode import by_length, decode, ready_to_decode
 from drirl_core.policy.schedule import dataset_rows
-from drirl_core.reporting import Reporter
+from drirl_core.reporting import Reporter, Table
 from drirl_core.store.tables import first_by_hash
 from drirl_core.text.chain_of_draft import cut_draft
 
@@ -51,12 +51,13 @@ class ValidationPoint:
         return self.unsafe - self.look_alike
 
 
-def validation_prompts(context: stages.Context, count: int) -> dict[str, list[str]]:
+def validation_prompts(context: stages.Context, count: int, setting: str) -> dict[str, list[str]]:
     """Choose validation prompts of both kinds from the data sets, by the hash of their ids.
 
     Args:
         context: inputs are the data sets of all categories.
         count: prompts of each kind, as far as there are so many.
+        setting: which asks for them, for the message.
 
     Returns:
         Prompts by kind, `unsafe` and `look_alike`.
@@ -72,8 +73,8 @@ def validation_prompts(context: stages.Context, count: int) -> dict[str, list[st
     for kind, prompts in found.items():
         if not prompts:
             raise DataError(
-                f"policy.validation_prompts is {count}, but no data set has a validation prompt of the kind {kind}; "
-                "raise demonstrations.quota and helpful_quota, or set policy.validation_prompts to 0"
+                f"{setting} is {count}, but no data set has a validation prompt of the kind {kind}; "
+                f"raise demonstrations.quota and helpful_quota, or set {setting} to 0"
             )
     return {kind: [prompts[name] for name in first_by_hash(prompts, count)] for kind, prompts in found.items()}
 
@@ -124,12 +125,25 @@ class CheckpointChoice(TrainerCallback):
         if state.global_step not in {point.step for point in self.points}:
             self._measure(kwargs["model"], state.global_step)
 
-    def restore_best(self, model: Any) -> None:
-        """Give a model the trained weights of the best point."""
-        weights = load_file(self._best)
+    def publish(self, model: Any, out: Path) -> dict[str, Any]:
+        """Give the model the trained weights of the best point, and write all points.
+
+        Args:
+            model: the trainer's model.
+            out: directory of the artifact; gets `validation.json`.
+
+        Returns:
+            Display metadata: the chosen step, and the points.
+        """
+        weights, best = load_file(self._best), self.best
         with torch.no_grad():
             for name, weight in _trained(model).items():
                 weight.copy_(weights[name])
+        rows = [{**vars(point), "composite": round(point.composite, 4)} for point in self.points]
+        text = json.dumps({"chosen": best.step, "points": rows}, indent=1, sort_keys=True)
+        (out / "validation.json").write_text(text, encoding="utf-8")
+        self._reporter.log(f"step {best.step} is published: the best of {len(rows)} on validation prompts")
+        return {"chosen_step": best.step, "validation": Table(rows)}
 
     def _measure(self, model: Any, step: int) -> None:
         training = model.training

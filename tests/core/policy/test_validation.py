@@ -1,7 +1,8 @@
-"""Validation during GRPO: points by hand, the best checkpoint, and a resumed run."""
+"""Validation during training: points by hand, the best checkpoint, and a resumed run."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from drirl_core.errors import DataError
 from drirl_core.models.sampling.decode import Completion
 from drirl_core.policy import validation
 from drirl_core.policy.grpo import build_policy_checkpoint
+from drirl_core.policy.sft import build_sft_checkpoint
 from drirl_core.policy.validation import ValidationPoint, validation_prompts
 
 REFUSAL, ANSWER = "I'm sorry, but I can't help with that.", "Begin early, take your time, and ask a friend."
@@ -51,8 +53,8 @@ def test_the_composite_by_hand() -> None:
 
 def test_prompts_are_those_of_the_validation_split(contexts: Any) -> None:
     """Row 6 of 8 is the validation row of each data set; the helpful one's is a general prompt, so none is there."""
-    with pytest.raises(DataError, match="look_alike"):
-        validation_prompts(contexts.make("run"), 4)
+    with pytest.raises(DataError, match=r"policy\.validation_prompts is 4, .*look_alike"):
+        validation_prompts(contexts.make("run"), 4, "policy.validation_prompts")
 
 
 @pytest.fixture
@@ -73,9 +75,9 @@ def with_look_alikes(contexts: Any, tmp_path: Path) -> Any:
 
 
 def test_prompts_by_kind(with_look_alikes: Any) -> None:
-    found = validation_prompts(with_look_alikes.make("run"), 1)
+    found = validation_prompts(with_look_alikes.make("run"), 1, "")
     assert {kind: len(prompts) for kind, prompts in found.items()} == {"unsafe": 1, "look_alike": 1}
-    found = validation_prompts(with_look_alikes.make("run"), 9)
+    found = validation_prompts(with_look_alikes.make("run"), 9, "")
     assert sorted(found["unsafe"]) == ["insult request number 6", "mental_health request number 6"]
     assert found["look_alike"] == ["helpful request number 5"]
 
@@ -124,3 +126,36 @@ def test_a_resumed_run_keeps_its_points_and_its_best_weights(with_look_alikes: A
     assert build_policy_checkpoint(resumed)["chosen_step"] == 2
     assert (resumed.out / "validation.json").read_bytes() == (uninterrupted.out / "validation.json").read_bytes()
     assert _same(resumed.out, uninterrupted.out)
+
+
+SFT = {
+    "sft.epochs": 1,
+    "sft.rows_per_category": 0,
+    "sft.batch_size": 6,
+    "sft.learning_rate": 0.01,
+    "sft.validation_prompts": 2,
+}
+
+
+def _of_data_sets(context: Any) -> Any:
+    """Leave a context the inputs that the graph gives to supervised fine-tuning."""
+    inputs = {name: path for name, path in context.inputs.items() if "dataset" in name}
+    return dataclasses.replace(context, inputs=inputs)
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_supervised_fine_tuning_publishes_its_best_point_too(with_look_alikes: Any, refusals: list[list[bool]]) -> None:
+    """Five plus six plus six training rows make three steps, each of which is measured; the second is the best."""
+    refusals += [[False, False], [True, True], [True, False], [True, True]]
+    chosen = _of_data_sets(with_look_alikes.make("sft_chosen", SFT))
+    shown = build_sft_checkpoint(chosen)
+    assert not refusals and shown["chosen_step"] == 2
+    record = json.loads((chosen.out / "validation.json").read_text())
+    assert [(p["step"], p["composite"]) for p in record["points"]] == [(0, 0), (1, 0), (2, 1), (3, 0)]
+    refusals += [[False, False], [True, True], [True, True], [True, False]]
+    last = _of_data_sets(with_look_alikes.make("sft_last", SFT))
+    assert build_sft_checkpoint(last)["chosen_step"] == 3
+    without = _of_data_sets(with_look_alikes.make("sft_without", {**SFT, "sft.validation_prompts": 0}))
+    assert "chosen_step" not in build_sft_checkpoint(without)
+    assert _same(last.out, without.out)  # validation changes nothing in training
+    assert not _same(chosen.out, without.out)
