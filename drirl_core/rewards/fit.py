@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 PATIENCE = 20
 """Epochs without a better validation loss after which fitting stops."""
+_SAID_EVERY = 10
+"""Epochs from one report of the curve to the next: an epoch takes milliseconds, and the artifact has all of them."""
 _SEED_STEP = 1009
 """Distance of the seeds of two runs that both fit ensembles."""
 
@@ -91,7 +93,7 @@ def fit(
         config: backbone, objective, optimiser and ensemble.
         seed: of initial weights, order, dropout and bootstrap; the global generator and thread count are left as they
             were.
-        reporter: gets the curve.
+        reporter: gets every tenth point of the curve.
 
     Returns:
         The model of the epoch with the lowest validation loss, and the curve.
@@ -175,7 +177,7 @@ def _train(
     for number in range(1, config.epochs + 1):
         point = Epoch(number, _epoch(model, train, optimiser, config), *_validate(model, validation, config))
         curve.append(point)
-        if streams:
+        if streams and (number == 1 or number % _SAID_EVERY == 0):
             reporter.metrics(number, {k: v for k, v in dataclasses.asdict(point).items() if k != "epoch"})
         if not (math.isfinite(point.train_loss) and math.isfinite(point.validation_loss)):
             raise TrainingError(

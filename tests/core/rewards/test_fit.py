@@ -125,7 +125,8 @@ def test_a_corrupted_row_counts_as_it_will_be_scored(fitted):
 def test_the_curve_is_reported():
     reporter = RecordingReporter()
     result = run(reporter=reporter)
-    assert [step for step, _ in reporter.steps] == [point.epoch for point in result.curve]
+    assert [step for step, _ in reporter.steps] == [1, 10]
+    assert [point.epoch for point in result.curve] == list(range(1, 13))
     assert set(reporter.steps[0][1]) == {"train_loss", "validation_loss", "validation_accuracy"}
     assert any(f"epoch {result.best_epoch}" in line for line in reporter.lines)
 
