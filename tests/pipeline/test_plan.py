@@ -139,14 +139,17 @@ def test_the_path_of_a_file_is_not_listed_beside_a_real_reason(made, tmp_path):
 def test_several_reasons_are_all_listed(made, tmp_path, monkeypatch):
     import dataclasses
 
+    before = STAGES["reward_model"].version
     monkeypatch.setitem(STAGES, "reward_model", dataclasses.replace(STAGES["reward_model"], version="next"))
     (tmp_path / "unsafe.jsonl").write_text("insult: you\nharm: them\nharm: us\n")
     planned = plan(load(tmp_path / "stub.yaml", {"rewards.epochs": 7, "seed": 1}))
     causes = planned.assets["reward_model_harm"].causes
 
-    assert planned.assets["reward_model_harm"].why == "algorithm 4 -> next; rewards.epochs: 60 -> 7; seed: 0 -> 1"
+    assert planned.assets["reward_model_harm"].why == (
+        f"algorithm {before} -> next; rewards.epochs: 60 -> 7; seed: 0 -> 1"
+    )
     assert [(cause.kind, cause.what, cause.before, cause.now) for cause in causes] == [
-        ("algorithm", "reward_model", "4", "next"),
+        ("algorithm", "reward_model", before, "next"),
         ("setting", "rewards.epochs", 60, 7),
         ("setting", "seed", 0, 1),
     ]
