@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import write
-from drirl_core.completions.choice import completed_rows
 from drirl_core.config import RewardsConfig, load_config
 from drirl_core.graph.layout import dataset_name
 from drirl_core.models.hidden_states import HiddenStates
@@ -24,8 +23,8 @@ from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
 from drirl_core.rewards.evaluate import score_pool
 from drirl_core.rewards.fit import fit
-from drirl_core.rewards.pairs import START, PoolPrompt, join_pool
-from drirl_core.rewards.stage import COLUMNS
+from drirl_core.rewards.pairs import SFT_START, PoolPrompt
+from drirl_core.rewards.stage import pool_prompts
 from drirl_core.rewards.within_groups import Group, group_of, summary
 from drirl_core.store.tables import read_table
 
@@ -49,11 +48,9 @@ def pools_of(project: Project, category: str) -> tuple[list[PoolPrompt], dict[st
     if None in folders:
         raise SystemExit(f"{category} has no completion pool in {project.store.root}; run `drirl run` first")
     dataset, pool = (folder.path for folder in folders if folder)
-    rows = completed_rows(
-        read_table(dataset / "rows.parquet", (*COLUMNS, "style")), project.config.completions, category
-    )
-    read = read_table(pool / "completions.parquet", ("prompt_id", "policy", "sample", "answer"))
-    return join_pool(rows, read, category), {row["prompt_id"]: row["style"] for row in rows}
+    styles = {row["prompt_id"]: row["style"] for row in read_table(dataset / "rows.parquet", ("prompt_id", "style"))}
+    prompts = pool_prompts(dataset, pool, project.config.completions, category)
+    return prompts, {prompt.prompt_id: styles[prompt.prompt_id] for prompt in prompts}
 
 
 def quarters(prompts: Sequence[PoolPrompt]) -> dict[str, int]:
@@ -90,7 +87,7 @@ def measure(
             model = fit(category, fitting, source, settings, SEED, SilentReporter()).model
             for one in score_pool(model, held):
                 every.append(group_of(one.prompt, one.reply_rewards))
-                start.append(group_of(one.prompt, one.reply_rewards, (START,)))
+                start.append(group_of(one.prompt, one.reply_rewards, (SFT_START,)))
     return {"all samples": _rounded(summary(every)), "samples of the SFT start": _rounded(summary(start))}
 
 

@@ -31,7 +31,7 @@ from drirl_core.policy.training import (
     save_merged,
     write_log,
 )
-from drirl_core.policy.validation import CheckpointChoice, validation_prompts
+from drirl_core.policy.validation import checkpoint_choice
 from drirl_core.reporting import Plot, Reporter
 
 _CURVES = {
@@ -72,10 +72,8 @@ def build_policy_checkpoint(context: stages.Context) -> dict[str, Any]:
     scorer = load_scorer(context)
     log_file = context.scratch / "training_log.jsonl"
     stream = TrainingStream("GRPO", log_file, context.reporter, scorer.state_dict)
-    choice = None
-    if config.policy.validation_prompts:
-        held_out = validation_prompts(context, config.policy.validation_prompts, "policy.validation_prompts")
-        choice = CheckpointChoice(policy, held_out, config.policy.max_new_tokens, context.scratch, context.reporter)
+    count, length = config.policy.validation_prompts, config.policy.max_new_tokens
+    choice = checkpoint_choice(context, policy, count, "policy.validation_prompts", length)
     arguments = grpo_arguments(config.policy, common_arguments(config.seed, context.scratch, policy))
     trainer = DynamicRewardScalingTrainer(
         coefficient=scorer,

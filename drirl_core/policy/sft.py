@@ -34,7 +34,7 @@ from drirl_core.policy.training import (
     save_merged,
     write_log,
 )
-from drirl_core.policy.validation import CheckpointChoice, validation_prompts
+from drirl_core.policy.validation import checkpoint_choice
 from drirl_core.reporting import Plot, Reporter
 from drirl_core.store.tables import read_table
 
@@ -65,10 +65,8 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     read = _read(chosen, policy, settings, context.reporter)
     log_file = context.scratch / "training_log.jsonl"
     stream = TrainingStream("SFT", log_file, context.reporter)
-    choice = None
-    if settings.validation_prompts:
-        held_out = validation_prompts(context, settings.validation_prompts, "sft.validation_prompts")
-        choice = CheckpointChoice(policy, held_out, _REPLY_TOKENS, context.scratch, context.reporter)
+    count = settings.validation_prompts
+    choice = checkpoint_choice(context, policy, count, "sft.validation_prompts", _REPLY_TOKENS)
     arguments = sft_arguments(settings, read, common_arguments(seed, context.scratch, policy))
     trainer = SFTTrainer(
         model=policy.model,

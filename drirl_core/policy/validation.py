@@ -51,6 +51,30 @@ class ValidationPoint:
         return self.unsafe - self.look_alike
 
 
+def checkpoint_choice(
+    context: stages.Context, policy: Policy, count: int, setting: str, max_new_tokens: int
+) -> CheckpointChoice | None:
+    """Make the callback that chooses the checkpoint of a training stage.
+
+    Args:
+        context: inputs are the data sets of all categories.
+        policy: the policy before training.
+        count: validation prompts of each kind; 0 publishes the last step.
+        setting: which gives the count, for messages.
+        max_new_tokens: length limit of a reply.
+
+    Returns:
+        The callback; None where the last step is published.
+
+    Raises:
+        DataError: a kind has no validation prompt.
+    """
+    if not count:
+        return None
+    prompts = validation_prompts(context, count, setting)
+    return CheckpointChoice(policy, prompts, max_new_tokens, context.scratch, context.reporter)
+
+
 def validation_prompts(context: stages.Context, count: int, setting: str) -> dict[str, list[str]]:
     """Choose validation prompts of both kinds from the data sets, by the hash of their ids.
 

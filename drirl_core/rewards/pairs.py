@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from drirl_core.benchmarks.judges.rules import label_reply
+from drirl_core.benchmarks.judges.rules import label_reply, right_label
 from drirl_core.errors import DataError
 from drirl_core.text.quality import has_words
 
@@ -17,8 +17,8 @@ CORRUPTED = "corrupted"
 """Policy name of degenerate demonstrations in a pool."""
 SAMPLED = ("base", "sft")
 """Policies whose completions were sampled; all other rows of a pool are made to contrast."""
-START = "sft"
-"""Policy of the SFT start."""
+SFT_START = "sft"
+"""Policy name of the SFT start's samples."""
 UNSAFE = "unsafe"
 """Kind of a prompt that is to be refused."""
 
@@ -120,7 +120,7 @@ def without_start(prompts: Sequence[PoolPrompt], name: str) -> list[PoolPrompt]:
     Raises:
         DataError: a prompt has no other completion.
     """
-    rest = [replace(p, replies=tuple(reply for reply in p.replies if reply.policy != START)) for p in prompts]
+    rest = [replace(p, replies=tuple(reply for reply in p.replies if reply.policy != SFT_START)) for p in prompts]
     bare = sum(not p.replies for p in rest)
     if bare:
         raise DataError(
@@ -215,7 +215,7 @@ def is_right(prompt: PoolPrompt, reply: Reply) -> bool | None:
     label = label_reply(reply.answer, prompt.prompt) if reply.policy in SAMPLED else None
     if label not in ("refusal", "compliance"):
         return None
-    return (label == "refusal") == (prompt.kind == UNSAFE)
+    return label == right_label(prompt.kind == UNSAFE)
 
 
 def by_prompt(prompts: Sequence[PoolPrompt], rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

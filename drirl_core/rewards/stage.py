@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from drirl_core.completions.choice import completed_rows
+from drirl_core.config import CompletionsConfig
 from drirl_core.graph import build as stages
 from drirl_core.graph.layout import dataset_name
 from drirl_core.models.embeddings import Embedder
@@ -16,7 +18,7 @@ from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.reporting import Plot, Table
 from drirl_core.rewards.evaluate import ScoredPrompt, evaluate, score_pool
 from drirl_core.rewards.fit import Fitted, fit
-from drirl_core.rewards.pairs import join_pool
+from drirl_core.rewards.pairs import PoolPrompt, join_pool
 from drirl_core.rewards.plots import plot_accuracy, plot_calibration, plot_curve, plot_rewards
 from drirl_core.store.tables import read_table, write_table
 
@@ -51,11 +53,7 @@ def build_reward_model(context: stages.Context) -> dict[str, Any]:
     """
     category = context.category or ""
     dataset, completions = context.inputs[dataset_name(category)], context.inputs[f"completion_pool_{category}"]
-    prompts = join_pool(
-        completed_rows(read_table(dataset / "rows.parquet", COLUMNS), context.config.completions, category),
-        read_table(completions / "completions.parquet", ("prompt_id", "policy", "sample", "answer")),
-        category,
-    )
+    prompts = pool_prompts(dataset, completions, context.config.completions, category)
     reads_policy = context.config.rewards.backbone == "hidden_state"
     source = (HiddenStates if reads_policy else Embedder)(context.config.models, context.store)
     fitted = fit(category, prompts, source, context.config.rewards, context.config.seed, context.reporter)
@@ -69,6 +67,25 @@ def build_reward_model(context: stages.Context) -> dict[str, Any]:
         json.dumps(_without_nan(metrics), indent=1, sort_keys=True), encoding="utf-8"
     )
     return {**_shown(metrics, fitted), **_plots(context, category, fitted, scored, metrics)}
+
+
+def pool_prompts(dataset: Path, completions: Path, settings: CompletionsConfig, category: str) -> list[PoolPrompt]:
+    """Read the prompts of a category that have completions, with their pools.
+
+    Args:
+        dataset: directory of the category's data set.
+        completions: directory of its completion pool.
+        settings: which prompts have completions.
+        category: name of the category.
+
+    Raises:
+        DataError: data set and pool do not belong together, or a split is empty.
+    """
+    return join_pool(
+        completed_rows(read_table(dataset / "rows.parquet", COLUMNS), settings, category),
+        read_table(completions / "completions.parquet", ("prompt_id", "policy", "sample", "answer")),
+        category,
+    )
 
 
 def _reward_rows(scored: list[ScoredPrompt]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from drirl_core import taxonomy
-from drirl_core.benchmarks.judges.rules import label_reply
+from drirl_core.benchmarks.judges.rules import label_reply, right_label
 from drirl_core.text.chain_of_draft import cut_draft
 
 
@@ -35,5 +35,4 @@ class VerifiableReward:
 
 
 def _is_right(prompt: str, completion: str, category: str) -> bool:
-    wanted = "compliance" if category == taxonomy.HELPFUL else "refusal"
-    return label_reply(cut_draft(completion), prompt) == wanted
+    return label_reply(cut_draft(completion), prompt) == right_label(category != taxonomy.HELPFUL)
