@@ -97,6 +97,7 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_own_model_prompts_and_categories_run_end_to_end(mine: Path) -> None:
     config = load_config(mine / "align.yaml")
     built = run_all(Project(config), SilentReporter())

@@ -99,6 +99,7 @@ def test_data_as_json_says_the_same(config: Path) -> None:
     ]
 
 
+@pytest.mark.long
 def test_what_would_stop_a_run_gives_exit_code_1_and_is_said_once(config: Path) -> None:
     shown = drirl("data", config, "--quick", "--set", "demonstrations.format=draft")
     assert shown.exit_code == 1

@@ -224,6 +224,7 @@ def _cancel(context: dg.AssetExecutionContext) -> None:
     raise dg.DagsterExecutionInterruptedError
 
 
+@pytest.mark.long
 def test_a_cancelled_run_stays_quiet_until_an_input_changes(graph):
     graph.versions |= {"prefs_a": "v2", "rm_a": "v2", "hard_a": "v2"}
     graph.during["rm_a"] = _cancel
@@ -257,6 +258,7 @@ def test_inputs_built_in_the_failed_run_are_no_reason_to_try_again(graph, ends):
     assert graph.settle() == [{"policy"}]
 
 
+@pytest.mark.long
 def test_assets_that_waited_for_a_failed_step_follow_once_it_is_fixed(graph):
     graph.versions = {name: "v9" for name in graph.everything()}
     graph.failing = {"rm_a"}
@@ -268,6 +270,7 @@ def test_assets_that_waited_for_a_failed_step_follow_once_it_is_fixed(graph):
     assert graph.settle() == [{"hard_a"}, {"policy"}]
 
 
+@pytest.mark.long
 def test_a_failing_asset_is_not_tried_for_ever(graph):
     graph.versions["prefs_a"] = "v2"
     graph.failing = {"rm_a"}
@@ -276,6 +279,7 @@ def test_a_failing_asset_is_not_tried_for_ever(graph):
     assert [graph.tick() for _ in range(20)] == [{"rm_a"}, *[set()] * 19]
 
 
+@pytest.mark.long
 def test_new_code_of_a_stage_recomputes_all_its_categories_and_the_policy_once(graph):
     graph.code = {"rm_a": "2", "rm_b": "2"}
     graph.versions |= {"rm_a": "v2", "rm_b": "v2", "hard_a": "v2", "hard_b": "v2", "policy": "v2"}

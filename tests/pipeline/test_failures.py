@@ -118,6 +118,7 @@ def test_a_blocking_check_is_reported_with_its_finding(watch):
     assert alert.text.startswith("reward_model_insult accuracy_floor: ")
 
 
+@pytest.mark.long
 def test_a_failed_step_of_the_command_line_is_on_its_screen_and_raises_no_alert(watch):
     """A run that the web page starts again from it takes over its tags, but has no screen."""
     run_id = str(uuid.uuid4())

@@ -183,6 +183,7 @@ def test_the_same_error_of_all_categories_is_one_message_with_its_cause_first(ru
     ]
 
 
+@pytest.mark.long
 def test_categories_in_steps_of_their_own_give_one_message_too(runner):
     outcome = runner(*DATASETS, behaviour="ill=safety_dataset", execution__category_steps="apart")
 

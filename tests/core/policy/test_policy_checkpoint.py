@@ -65,6 +65,7 @@ def test_the_files_and_metadata_of_the_stage(contexts: Any, capsys: pytest.Captu
 
 
 @pytest.mark.usefixtures("no_curves")
+@pytest.mark.long
 def test_equal_inputs_give_equal_bytes(contexts: Any) -> None:
     steps = {"policy.steps": 2}
     first, second = contexts.make("first", steps), contexts.make("second", steps)
@@ -81,11 +82,14 @@ def test_equal_inputs_give_equal_bytes(contexts: Any) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        {},
-        {"policy.lora": {"rank": 0}, "policy.micro_batch": 4},
-        {"policy.num_iterations": 2, "hardness.refresh": "epoch", "hardness.responsiveness": "ema"},
+        pytest.param({}, id="adapters"),
+        pytest.param({"policy.lora": {"rank": 0}, "policy.micro_batch": 4}, marks=pytest.mark.long, id="all_weights"),
+        pytest.param(
+            {"policy.num_iterations": 2, "hardness.refresh": "epoch", "hardness.responsiveness": "ema"},
+            marks=pytest.mark.long,
+            id="two_passes",
+        ),
     ],
-    ids=["adapters", "all_weights", "two_passes"],
 )
 def test_a_killed_run_resumes_to_the_same_weights(contexts: Any, overrides: dict[str, Any]) -> None:
     """Killed in step 3 of 4 after a checkpoint in step 2: weights and log are those of the uninterrupted run."""
@@ -107,6 +111,7 @@ def test_a_killed_run_resumes_to_the_same_weights(contexts: Any, overrides: dict
 
 
 @pytest.mark.usefixtures("no_curves")
+@pytest.mark.long
 def test_a_run_killed_after_its_last_step_only_saves(contexts: Any) -> None:
     with pytest.raises(Killed):
         build_policy_checkpoint(

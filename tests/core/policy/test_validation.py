@@ -114,6 +114,7 @@ def test_validation_with_real_replies(with_look_alikes: Any) -> None:
 
 
 @pytest.mark.usefixtures("no_curves")
+@pytest.mark.long
 def test_a_resumed_run_keeps_its_points_and_its_best_weights(with_look_alikes: Any, refusals: list[list[bool]]) -> None:
     refusals += [[True, True], [True, False], [True, True]]
     uninterrupted = with_look_alikes.make("uninterrupted", SETTINGS)
