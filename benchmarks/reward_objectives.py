@@ -23,7 +23,8 @@ from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
 from drirl_core.rewards.evaluate import score_pool
 from drirl_core.rewards.fit import fit
-from drirl_core.rewards.pairs import SFT_START, PoolPrompt
+from drirl_core.rewards.negatives import SFT_START
+from drirl_core.rewards.pairs import PoolPrompt
 from drirl_core.rewards.stage import pool_prompts
 from drirl_core.rewards.within_groups import Group, group_of, summary
 from drirl_core.store.tables import read_table
@@ -102,7 +103,7 @@ def main() -> None:
     project = Project(load_config(parser.parse_args().config))
     pools = {category: pools_of(project, category) for category in project.graph.categories}
     source = HiddenStates(project.config.models, project.store)
-    settings = dataclasses.replace(project.config.rewards, epochs=200, objective="maxent", negatives="initial")
+    settings = dataclasses.replace(project.config.rewards, epochs=200, objective="maxent", negatives="likely_wrong")
     ways = {
         "a quarter of the prompts left out": {name: (own, quarters(own)) for name, (own, _) in pools.items()},
         "one style left out": pools,

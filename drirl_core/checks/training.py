@@ -11,6 +11,7 @@ from drirl_core.checks.reward_order import REWARD_ORDER
 from drirl_core.checks.verdicts import Rule, Verdict
 from drirl_core.graph.layout import Node
 from drirl_core.project import Project
+from drirl_core.rewards.negatives import likely_right
 
 _TRAINING_NUMBERS = ("loss", "grad_norm", "reward", "kl")
 _MIN_REWARD_SPREAD = 1e-6
@@ -25,8 +26,8 @@ def _reward_accuracy(path: Path, project: Project, node: Node) -> Verdict:
     """
     config = project.config
     left_out = set(config.completions.samples) if config.rewards.objective == "classifier" else set()
-    if config.rewards.negatives == "initial":
-        left_out.add("sft")
+    if config.rewards.negatives == "likely_wrong":
+        left_out.add(likely_right(str(node.category)))
     demonstrations: dict[str, float] = {}
     completions: list[tuple[str, str, float]] = []
     for row in read_rows(path, "rewards.parquet"):

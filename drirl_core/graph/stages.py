@@ -211,7 +211,7 @@ STAGES: dict[str, Stage] = {
     ),
     "sft_checkpoint": Stage(
         "drirl_core.policy.sft:build_sft_checkpoint",
-        "1",
+        "2",
         ("sft", "models.policy", "models.dtype", "models.thinking", "seed"),
         "policy",
         heavy=True,
@@ -226,6 +226,7 @@ STAGES: dict[str, Stage] = {
                 "sft.target",
                 "sft.batch_size",
                 "sft.max_length",
+                "sft.answer_tokens",
                 "sft.lora.rank",
                 "sft.lora.first_layer",
             ),
@@ -259,7 +260,7 @@ STAGES: dict[str, Stage] = {
     ),
     "reward_model": Stage(
         "drirl_core.rewards.stage:build_reward_model",
-        "5",
+        "6",
         ("rewards", "completions.prompts", "completions.helpful_prompts", "seed"),
         "rewards",
         heavy=True,

@@ -23,7 +23,7 @@ from drirl_core.models.templates import chat_text
 from drirl_core.policy.adapters import adapters_of
 from drirl_core.policy.plots import curve_plot
 from drirl_core.policy.readme import write_readme
-from drirl_core.policy.sft_rows import TokenRows, tokenised
+from drirl_core.policy.sft_rows import TokenRows, in_batches_of_one_length, tokenised
 from drirl_core.policy.training import (
     STEP_TOKENS,
     TrainingStream,
@@ -34,6 +34,7 @@ from drirl_core.policy.training import (
     save_merged,
     write_log,
 )
+from drirl_core.policy.twins import MATCHED, TwinCollator, TwinTrainer, units_of
 from drirl_core.policy.validation import checkpoint_choice
 from drirl_core.reporting import Plot, Reporter
 from drirl_core.store.tables import read_table
@@ -68,10 +69,12 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     count = settings.validation_prompts
     choice = checkpoint_choice(context, policy, count, "sft.validation_prompts", _REPLY_TOKENS)
     arguments = sft_arguments(settings, read, common_arguments(seed, context.scratch, policy))
-    trainer = SFTTrainer(
+    trainer = _trainer(
+        settings,
+        read,
+        {row["prompt_id"]: row["twin_of"] for row in chosen if row["twin_of"]},
         model=policy.model,
         args=arguments,
-        train_dataset=Dataset.from_list(read.rows),
         processing_class=policy.tokenizer,
         peft_config=adapters,
         callbacks=[stream] if choice is None else [choice, stream],
@@ -100,7 +103,7 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     write_readme(context, "sft_checkpoint", metrics)
     curve_plot(
         log,
-        {"loss": "loss", "mean_token_accuracy": "token accuracy"},
+        {"loss": "loss", "mean_token_accuracy": "token accuracy", MATCHED: "twins matched"},
         context.out / "curves.png",
         "Supervised fine-tuning",
         "sft",
@@ -108,6 +111,21 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     tokens = round(sum(row.get(STEP_TOKENS, 0.0) for row in log))
     curves = Plot(context.out / "curves.png", "Loss and token accuracy by step")
     return {**metrics, **policy.rendering, "tokens": tokens, "curves": curves, **found}
+
+
+def _trainer(settings: SftConfig, read: TokenRows, twin_of: Mapping[str, str], **arguments: Any) -> SFTTrainer:
+    """Return the trainer: TRL's, or ours where twins are compared."""
+    seed, size = arguments["args"].seed, settings.batch_size
+    if not settings.contrast:
+        rows = in_batches_of_one_length([[row] for row in read.rows], size, seed)
+        return SFTTrainer(train_dataset=Dataset.from_list(rows), **arguments)
+    rows = in_batches_of_one_length(units_of(read, twin_of), size, seed)
+    return TwinTrainer(
+        contrast=settings.contrast,
+        train_dataset=Dataset.from_list(rows),
+        data_collator=TwinCollator(arguments["processing_class"].pad_token_id, read.limit),
+        **arguments,
+    )
 
 
 def sft_arguments(settings: SftConfig, read: TokenRows, common: Mapping[str, Any]) -> TrlSftConfig:
@@ -127,6 +145,8 @@ def sft_arguments(settings: SftConfig, read: TokenRows, common: Mapping[str, Any
         lr_scheduler_type="linear",
         warmup_steps=max(1, steps_per_epoch // 10),
         save_steps=max(1, steps_per_epoch // 2),
+        train_sampling_strategy="sequential",  # the rows come in the order of their batches
+        remove_unused_columns=not settings.contrast,
         max_length=read.limit,
         completion_only_loss=True,
     )
@@ -136,7 +156,8 @@ def _read(rows: Sequence[Mapping[str, Any]], policy: Policy, settings: SftConfig
     """Tokenise the rows, and say what was set aside and what does not fit."""
     for note in policy.notes:
         reporter.log(note)
-    read = tokenised(policy.tokenizer, rows, min(settings.max_length, policy.context or settings.max_length))
+    limit = min(settings.max_length, policy.context or settings.max_length)
+    read = tokenised(policy.tokenizer, rows, limit, settings.answer_tokens)
     if read.said():
         reporter.log(f"SFT: {read.said()}")
     return read
@@ -197,6 +218,7 @@ def training_rows(context: stages.Context, settings: SftConfig, seed: int) -> li
             ],
             "prompt_id": row["prompt_id"],
             "category": row["category"],
+            "twin_of": row["twin_of"],
         }
         for row in chosen
     ]

@@ -6,6 +6,7 @@ is done here, before the trainer sees the rows, so that every row that loses som
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from typing import Any
 from drirl_core.errors import DataError
 from drirl_core.models.templates import chat_text
 from drirl_core.text.thoughts import opened_by
+
+TokenRow = dict[str, Any]
+"""`input_ids` and `completion_mask` of a row."""
 
 NAMED = 5
 """Rows that are named in logs and metadata."""
@@ -24,13 +28,15 @@ class TokenRows:
     """Rows ready for training.
 
     Args:
-        rows: `input_ids` and `completion_mask` of each row that is trained on.
+        rows: each row that is trained on.
+        names: prompt_id of each of them.
         cut: ids of the rows that lost their end.
         dropped: ids of the rows that had no room for their completion, and are not trained on.
         limit: tokens per row at most.
     """
 
-    rows: list[dict[str, list[int]]]
+    rows: list[TokenRow]
+    names: tuple[str, ...]
     cut: tuple[str, ...]
     dropped: tuple[str, ...]
     limit: int
@@ -53,18 +59,37 @@ class TokenRows:
         return counts | {name: text for name, text in named.items() if text}
 
 
+def in_batches_of_one_length(units: Sequence[Sequence[TokenRow]], batch_size: int, seed: int) -> list[TokenRow]:
+    """Order rows so that each batch holds rows of similar length, and the batches come in random order.
+
+    A batch is as long as its longest row: in random batches two of five tokens of short rows are padding.
+
+    Args:
+        units: rows that stay together in a batch: pairs where `batch_size` is even, or single rows.
+        batch_size: rows per batch; a batch that is not full comes last.
+        seed: of the order of the batches.
+    """
+    by_length = sorted(units, key=lambda unit: (-len(unit), max(len(row["input_ids"]) for row in unit)))
+    order = [row for unit in by_length for row in unit]
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    rest = [batches.pop()] if len(batches[-1]) < batch_size else []
+    random.Random(seed).shuffle(batches)  # noqa: S311 - reproducible order, not security
+    return [row for batch in (*batches, *rest) for row in batch]
+
+
 def first(names: Sequence[str]) -> str:
     """Return the first names of a list, and that there are more."""
     return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
-def tokenised(tokenizer: Any, rows: Sequence[Mapping[str, Any]], limit: int) -> TokenRows:
+def tokenised(tokenizer: Any, rows: Sequence[Mapping[str, Any]], limit: int, answer_tokens: int = 0) -> TokenRows:
     """Tokenise rows as TRL does, cut them at the limit, and leave out those without a token to learn.
 
     Args:
         tokenizer: of the policy.
         rows: `prompt` and `completion` as messages, with `prompt_id` and `category`.
         limit: tokens per row at most, prompt and completion together.
+        answer_tokens: first tokens of each completion that are kept; 0 keeps all. What goes here is not `cut`.
 
     Returns:
         The rows, in order.
@@ -72,17 +97,19 @@ def tokenised(tokenizer: Any, rows: Sequence[Mapping[str, Any]], limit: int) -> 
     Raises:
         DataError: a category loses all its rows.
     """
-    kept: list[dict[str, list[int]]] = []
-    cut, dropped = [], []
+    kept: list[TokenRow] = []
+    names, cut, dropped = [], [], []
     for row in rows:
         ids, start = _tokens(tokenizer, row["prompt"], row["completion"])
         name = f"{row['category']}/{row['prompt_id']}"
+        ids = ids[: start + answer_tokens] if answer_tokens else ids
         if min(len(ids), limit) <= start:
             dropped.append(name)
             continue
         if len(ids) > limit:
             cut.append(name)
         ids = ids[:limit]
+        names.append(str(row["prompt_id"]))
         kept.append({"input_ids": ids, "completion_mask": [0] * start + [1] * (len(ids) - start)})
     total, lost = Counter(row["category"] for row in rows), Counter(name.partition("/")[0] for name in dropped)
     empty = [category for category in total if lost[category] == total[category]]
@@ -93,7 +120,7 @@ def tokenised(tokenizer: Any, rows: Sequence[Mapping[str, Any]], limit: int) -> 
             f"SFT would learn nothing of them ({named}); raise sft.max_length, up to what the model can read, or "
             "shorten the prompts"
         )
-    return TokenRows(kept, tuple(cut), tuple(dropped), limit)
+    return TokenRows(kept, tuple(names), tuple(cut), tuple(dropped), limit)
 
 
 def _tokens(tokenizer: Any, prompt: list[Any], completion: list[Any]) -> tuple[list[int], int]:

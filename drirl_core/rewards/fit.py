@@ -31,7 +31,7 @@ from drirl_core.rewards.objectives import (
     linear_loss,
     maxent_loss,
 )
-from drirl_core.rewards.pairs import Pool, PoolPrompt, without_start
+from drirl_core.rewards.pairs import Pool, PoolPrompt, without_likely_right
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +103,8 @@ def fit(
             against a demonstration.
         TrainingError: the loss is not finite, or the reward came out constant.
     """
-    if config.negatives == "initial" and config.objective != "classifier":
-        prompts = without_start(prompts, category)
+    if config.negatives == "likely_wrong" and config.objective != "classifier":
+        prompts = without_likely_right(prompts, category)
     train = [p for p in prompts if p.split == "train"]
     validation = [p for p in prompts if p.split == "validation"]
     if not train or not validation:

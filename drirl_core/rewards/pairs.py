@@ -11,14 +11,11 @@ import torch
 
 from drirl_core.benchmarks.judges.rules import label_reply, right_label
 from drirl_core.errors import DataError
+from drirl_core.rewards.negatives import SAMPLED, likely_right
 from drirl_core.text.quality import has_words
 
 CORRUPTED = "corrupted"
 """Policy name of degenerate demonstrations in a pool."""
-SAMPLED = ("base", "sft")
-"""Policies whose completions were sampled; all other rows of a pool are made to contrast."""
-SFT_START = "sft"
-"""Policy name of the SFT start's samples."""
 UNSAFE = "unsafe"
 """Kind of a prompt that is to be refused."""
 
@@ -110,22 +107,23 @@ def join_pool(
     return prompts
 
 
-def without_start(prompts: Sequence[PoolPrompt], name: str) -> list[PoolPrompt]:
-    """Leave the samples of the SFT start out of the pools: they are as right as the demonstrations it learned from.
+def without_likely_right(prompts: Sequence[PoolPrompt], category: str) -> list[PoolPrompt]:
+    """Leave the samples that are likely to be right out of the pools; see `likely_right`.
 
     Args:
         prompts: prompts with their pools.
-        name: of the category, for messages.
+        category: whose prompts they are.
 
     Raises:
         DataError: a prompt has no other completion.
     """
-    rest = [replace(p, replies=tuple(reply for reply in p.replies if reply.policy != SFT_START)) for p in prompts]
+    policy = likely_right(category)
+    rest = [replace(p, replies=tuple(reply for reply in p.replies if reply.policy != policy)) for p in prompts]
     bare = sum(not p.replies for p in rest)
     if bare:
         raise DataError(
-            f"{name}: {bare} of {len(rest)} prompts have completions of the SFT start alone, and `rewards.negatives: "
-            "initial` sets none of them against the demonstration; sample the initial model too "
+            f"{category}: {bare} of {len(rest)} prompts have completions of the policy {policy} alone, and "
+            "`rewards.negatives: likely_wrong` sets none of them against the demonstration; sample both policies "
             "(completions.samples: {base: 1, sft: 2}), or set rewards.negatives to all"
         )
     return rest

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 from trl import SFTConfig as TrlSftConfig
 from trl import SFTTrainer
 
-from drirl_core.config import ModelsConfig
+from drirl_core.config import ModelsConfig, SftConfig
 from drirl_core.errors import ConfigError, DataError
 from drirl_core.models.loading import load_policy, load_tokenizer
 from drirl_core.policy.sft import build_sft_checkpoint, training_rows
-from drirl_core.policy.sft_rows import first, tokenised
+from drirl_core.policy.sft_rows import first, in_batches_of_one_length, tokenised
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 
@@ -56,6 +59,46 @@ def test_rows_by_hand(tokenizer: Any) -> None:
     assert read.record() == {
         "rows_cut": 1, "rows_dropped": 1, "first_cut": "insult/cut", "first_dropped": "insult/gone",
     }  # fmt: skip
+
+
+def test_only_the_first_tokens_of_an_answer_are_learned(tokenizer: Any) -> None:
+    """A prompt of 4 has 7 tokens; of an answer of 5 with its end, 3 are kept, of one of 1, both. None is called cut."""
+    read = tokenised(tokenizer, [row("abcd", "12345"), row("abcd", "1")], 99, answer_tokens=3)
+    texts = [tokenizer.decode(found["input_ids"]) for found in read.rows]
+    assert texts == ["<|user|>abcd<|end|><|assistant|>123", "<|user|>abcd<|end|><|assistant|>1<|end|>"]
+    assert [sum(found["completion_mask"]) for found in read.rows] == [3, 2]
+    assert (read.cut, read.dropped) == ((), ())
+    short = tokenised(tokenizer, [row("abcd", "12345", "short")], 9, answer_tokens=3)  # the limit still counts
+    assert (len(short.rows[0]["input_ids"]), short.cut) == (9, ("insult/short",))
+
+
+def test_the_target_of_first_tokens_is_the_answer() -> None:
+    with pytest.raises(ConfigError, match=r"sft.answer_tokens is 8 with the target demonstration.*the draft"):
+        SftConfig(answer_tokens=8, target="demonstration")
+    with pytest.raises(ConfigError, match=r"sft.answer_tokens is -1; 0 \(all\)"):
+        SftConfig(answer_tokens=-1)
+
+
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=40), size=st.integers(1, 8), seed=st.integers(0, 9))
+def test_batches_hold_rows_of_similar_length(lengths: list[int], size: int, seed: int) -> None:
+    """Every row comes once; as few tokens as any way to deal the rows into such batches; the rest comes last."""
+    rows = [{"input_ids": [place] * length} for place, length in enumerate(lengths)]
+    ordered = in_batches_of_one_length([[row] for row in rows], size, seed)
+    assert sorted(row["input_ids"][0] for row in ordered) == list(range(len(rows)))
+    batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    spans = sorted((min(map(len, found)), max(map(len, found))) for found in map(_ids, batches))
+    assert all(one[1] <= other[0] for one, other in itertools.pairwise(spans))
+
+
+def _ids(batch: list[dict[str, list[int]]]) -> list[list[int]]:
+    return [row["input_ids"] for row in batch]
+
+
+def test_batches_come_in_an_order_of_the_seed() -> None:
+    """Eight batches of two: sorted by length they would begin with the shortest."""
+    rows = [{"input_ids": [1] * length} for length in range(1, 17)]
+    orders = {tuple(map(len, _ids(in_batches_of_one_length([[row] for row in rows], 2, seed)))) for seed in range(5)}
+    assert len(orders) == 5
 
 
 def test_a_category_that_loses_all_its_rows_is_an_error(tokenizer: Any) -> None:

@@ -16,9 +16,9 @@ from drirl_core.testing import RecordingReporter
 CONFIG = RewardsConfig(backbone="embedding", epochs=12, hidden=8)
 
 
-def run(prompts=None, config=CONFIG, seed=0, reporter=None):
+def run(prompts=None, config=CONFIG, seed=0, reporter=None, category="insult"):
     return fit(
-        "insult",
+        category,
         joined_pool() if prompts is None else prompts,
         WordEncoder(),
         config,
@@ -191,8 +191,22 @@ def test_samples_of_the_start_do_not_count_against_the_demonstration():
     assert run(own, config=classifier).curve != run(config=classifier).curve  # which reads all samples
 
 
+def test_in_the_helpful_set_those_of_the_initial_model_do_not_count():
+    """It answers harmless prompts as the demonstrations do; the start may have begun to refuse them."""
+    pool = joined_pool()
+    without = [
+        dataclasses.replace(p, replies=tuple(reply for reply in p.replies if reply.policy != "base")) for p in pool
+    ]
+    ours, theirs = (weights(run(own, category="helpful").model) for own in (pool, without))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    refusing = _with_start(pool, lambda p: "no no no")
+    assert run(refusing, category="helpful").curve != run(pool, category="helpful").curve
+    both = run(pool, config=dataclasses.replace(CONFIG, negatives="all"), category="helpful")
+    assert both.curve != run(pool, category="helpful").curve
+
+
 def test_a_pool_of_the_start_alone_needs_samples_of_the_initial_model():
     alone = [dataclasses.replace(p, replies=(Reply("sft", 0, "x y"),)) for p in joined_pool()]
-    with pytest.raises(DataError, match=r"have completions of the SFT start alone.*samples: \{base: 1, sft: 2\}"):
+    with pytest.raises(DataError, match=r"have completions of the policy sft alone.*samples: \{base: 1, sft: 2\}"):
         run(alone)
     run(alone, config=dataclasses.replace(CONFIG, negatives="all"))

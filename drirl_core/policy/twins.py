@@ -1,0 +1,186 @@
+"""Supervised fine-tuning that compares twins: which of two answers belongs to which of two prompts.
+
+An unsafe prompt and its safe twin differ in a few words. Likelihood alone spends its gradient on the wording of the
+answers, and learns slowly which words of the prompt make the difference. The comparison leaves the wording out. For the
+prompts u and s with the answers r and a,
+
+    loss = -log sigmoid( B [ log pi(r|u) + log pi(a|s) - log pi(a|u) - log pi(r|s) ] )
+
+is that of a choice between the right assignment and the crossed one. How likely an answer is by itself cancels out, so
+that no reference policy is needed, as it is in DPO.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.nn.functional import logsigmoid
+from trl import SFTTrainer
+
+from drirl_core.errors import DataError
+from drirl_core.models.shared_prompts import prompts_once
+from drirl_core.policy.sft_rows import TokenRow, TokenRows
+
+BETA = 0.5
+"""B of the loss; a log-probability is the sum over the learned tokens of an answer."""
+MATCHED = "twins/matched"
+"""Logged share of twins for whom the right assignment is likelier than the crossed one."""
+_IGNORED = -100
+
+
+def units_of(read: TokenRows, twin_of: Mapping[str, str]) -> list[list[TokenRow]]:
+    """Put each unsafe row together with its twin; `pair` numbers the pairs, and is -1 in rows without a twin.
+
+    Args:
+        read: the rows, with their names.
+        twin_of: name of a harmless row to the name of its unsafe twin. Of several with one twin the first counts.
+
+    Raises:
+        DataError: no row has its twin among the rows.
+    """
+    place: dict[str, int] = {}
+    for number, name in enumerate(read.names):
+        place.setdefault(name, number)  # a resampled copy of a row stays alone
+    partner: dict[int, int] = {}  # of an unsafe row
+    for safe, unsafe in twin_of.items():
+        if safe in place and unsafe in place:
+            partner.setdefault(place[unsafe], place[safe])
+    if not partner:
+        raise DataError(
+            "sft.contrast compares twins, but no training row has its twin among the training rows; give harmless rows "
+            "a column twin_of with the id of their unsafe prompt, or set sft.contrast to 0"
+        )
+    pairs = [
+        [{**read.rows[unsafe], "pair": number}, {**read.rows[safe], "pair": number}]
+        for number, (unsafe, safe) in enumerate(sorted(partner.items()))
+    ]
+    paired = {*partner, *partner.values()}
+    return pairs + [[{**row, "pair": -1}] for number, row in enumerate(read.rows) if number not in paired]
+
+
+class TwinCollator:
+    """Make a batch of rows, behind which the crossed rows of its pairs stand.
+
+    Prompts are padded on the left and answers on the right, so that the rows of one prompt have equal columns before
+    the answer.
+
+    Args:
+        padding: id of the padding token.
+        limit: tokens per row at most; a crossed answer that does not fit is cut.
+    """
+
+    def __init__(self, padding: int, limit: int) -> None:
+        self._padding, self._limit = padding, limit
+
+    def __call__(self, rows: Sequence[TokenRow]) -> dict[str, Any]:
+        """Return the batch of N rows and 2 M crossed ones.
+
+        Returns:
+            `input_ids`, `attention_mask`, `position_ids` and `labels`, int64, (N + 2 M, T); `pairs`, rows of the M
+            pairs, int64, (M, 2): row N + m is the first's prompt with the second's answer, row N + M + m the reverse;
+            and `prompt_width`, columns before the answers.
+        """
+        parts = [_split(row) for row in rows]
+        members: dict[int, list[int]] = {}
+        for place, row in enumerate(rows):
+            members.setdefault(row["pair"], []).append(place)
+        pairs = [tuple(places) for pair, places in members.items() if pair >= 0 and len(places) == 2]
+        crossed = [(parts[one][0], parts[other][1]) for one, other in pairs]
+        crossed += [(parts[other][0], parts[one][1]) for one, other in pairs]
+        parts += [(prompt, answer[: max(1, self._limit - len(prompt))]) for prompt, answer in crossed]
+        width = max(len(prompt) for prompt, _ in parts)
+        shape = (len(parts), width + max(len(answer) for _, answer in parts))
+        ids, mask = torch.full(shape, self._padding), torch.zeros(shape, dtype=torch.long)
+        labels = torch.full(shape, _IGNORED)
+        for place, (prompt, answer) in enumerate(parts):
+            columns = slice(width - len(prompt), width + len(answer))
+            ids[place, columns] = torch.tensor([*prompt, *answer])
+            mask[place, columns] = 1
+            labels[place, width : width + len(answer)] = torch.tensor(answer)
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0),
+            "labels": labels,
+            "pairs": torch.tensor(pairs, dtype=torch.long).reshape(-1, 2),
+            "prompt_width": width,
+        }
+
+
+def _split(row: TokenRow) -> tuple[list[int], list[int]]:
+    start = next(place for place, label in enumerate(row["labels"]) if label != _IGNORED)
+    return row["input_ids"][:start], row["input_ids"][start:]
+
+
+class TwinTrainer(SFTTrainer):
+    """Add the comparison of twins to the likelihood; the batches are those of `TwinCollator`.
+
+    Args:
+        contrast: weight of the comparison.
+        **arguments: other arguments of `SFTTrainer`.
+    """
+
+    def __init__(self, *, contrast: float, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._contrast = contrast
+        self._matched: list[float] = []
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return TRL's loss of the rows, plus the weighted loss of the pairs; see `SFTTrainer.compute_loss`."""
+        pairs, width = inputs["pairs"], int(inputs["prompt_width"])
+        complete = {name: value for name, value in inputs.items() if name not in ("pairs", "prompt_width")}
+        count = len(complete["labels"]) - 2 * len(pairs)
+        scored: list[torch.Tensor] = []
+
+        def of_the_rows(**asked: Any) -> Any:
+            """Run the model on all rows; show TRL the outputs of those that are not crossed."""
+            outputs = model(**{**asked, **complete})
+            scored.append(outputs.log_probs.sum(dim=1))  # (N + 2 M,)
+            shown = copy.copy(outputs)
+            for name in ("log_probs", "label_mask", "entropy", "is_top1"):
+                setattr(shown, name, getattr(outputs, name)[:count])
+            return shown
+
+        once = (
+            prompts_once(self.accelerator.unwrap_model(model), width)
+            if complete["labels"].device.type == "cpu"
+            else contextlib.nullcontext()
+        )
+        with once:
+            loss = super().compute_loss(of_the_rows, {name: value[:count] for name, value in complete.items()})
+        if len(pairs):
+            margins = matching_margins(scored[0], pairs)
+            self._matched.append((margins > 0).float().mean().item())
+            loss = loss + self._contrast * matching_loss(margins)
+        return (loss, None) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log TRL's metrics, and the share of twins that were matched since the last time."""
+        if self._matched and "loss" in logs:
+            logs = {**logs, MATCHED: sum(self._matched) / len(self._matched)}
+            self._matched.clear()
+        super().log(logs, start_time)
+
+
+def matching_margins(log_probs: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+    """Return by how much the right assignment of each pair is likelier than the crossed one, in nats, (M,).
+
+    Args:
+        log_probs: of N answers, then of the M crossed answers of the pairs' first prompts, then of the second ones',
+            (N + 2 M,).
+        pairs: rows of each pair, (M, 2).
+    """
+    own = log_probs[pairs].sum(dim=1)
+    first, second = log_probs[len(log_probs) - 2 * len(pairs) :].chunk(2)
+    return own - first - second
+
+
+def matching_loss(margins: torch.Tensor) -> torch.Tensor:
+    """Return the mean of -log sigmoid(B m) over the margins m, (M,)."""
+    return -logsigmoid(BETA * margins).mean()
