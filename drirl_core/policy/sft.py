@@ -23,7 +23,7 @@ from drirl_core.models.templates import chat_text
 from drirl_core.policy.adapters import adapters_of
 from drirl_core.policy.plots import curve_plot
 from drirl_core.policy.readme import write_readme
-from drirl_core.policy.sft_rows import TokenRows, in_batches_of_one_length, tokenised
+from drirl_core.policy.sft_rows import TokenRow, TokenRows, in_batches_of_one_length, tokenised
 from drirl_core.policy.training import (
     STEP_TOKENS,
     TrainingStream,
@@ -69,10 +69,11 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     count = settings.validation_prompts
     choice = checkpoint_choice(context, policy, count, "sft.validation_prompts", _REPLY_TOKENS)
     arguments = sft_arguments(settings, read, common_arguments(seed, context.scratch, policy))
+    units = _units(settings, read, chosen, context.reporter)
     trainer = _trainer(
         settings,
-        read,
-        {row["prompt_id"]: row["twin_of"] for row in chosen if row["twin_of"]},
+        units,
+        read.limit,
         model=policy.model,
         args=arguments,
         processing_class=policy.tokenizer,
@@ -93,6 +94,7 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     save_merged(trainer.model, policy, context.out)
     metrics = {
         "rows": len(read.rows),
+        **({"twin_pairs": _pairs(units)} if settings.contrast else {}),
         **read.record(),
         "steps": int(trainer.state.global_step),
         "first_loss": log[0]["loss"],
@@ -113,19 +115,32 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     return {**metrics, **policy.rendering, "tokens": tokens, "curves": curves, **found}
 
 
-def _trainer(settings: SftConfig, read: TokenRows, twin_of: Mapping[str, str], **arguments: Any) -> SFTTrainer:
-    """Return the trainer: TRL's, or ours where twins are compared."""
-    seed, size = arguments["args"].seed, settings.batch_size
+def _units(
+    settings: SftConfig, read: TokenRows, chosen: Sequence[Mapping[str, Any]], reporter: Reporter
+) -> list[list[TokenRow]]:
+    """Return the rows that stay together in a batch: twins where they are compared, else every row by itself."""
     if not settings.contrast:
-        rows = in_batches_of_one_length([[row] for row in read.rows], size, seed)
-        return SFTTrainer(train_dataset=Dataset.from_list(rows), **arguments)
-    rows = in_batches_of_one_length(units_of(read, twin_of), size, seed)
-    return TwinTrainer(
-        contrast=settings.contrast,
-        train_dataset=Dataset.from_list(rows),
-        data_collator=TwinCollator(arguments["processing_class"].pad_token_id, read.limit),
-        **arguments,
-    )
+        return [[row] for row in read.rows]
+    units = units_of(read, {row["prompt_id"]: row["twin_of"] for row in chosen if row["twin_of"]})
+    if not _pairs(units):
+        reporter.log(
+            "SFT: sft.contrast compares twins, but no training row has its twin among the training rows; the start "
+            "learns by likelihood alone (a column twin_of of harmless rows names the id of their unsafe prompt)"
+        )
+    return units
+
+
+def _pairs(units: Sequence[Sequence[TokenRow]]) -> int:
+    return sum(len(unit) == 2 for unit in units)
+
+
+def _trainer(settings: SftConfig, units: Sequence[Sequence[TokenRow]], limit: int, **arguments: Any) -> SFTTrainer:
+    """Return the trainer: TRL's, or ours where there are twins to compare."""
+    rows = Dataset.from_list(in_batches_of_one_length(units, settings.batch_size, arguments["args"].seed))
+    if not settings.contrast:
+        return SFTTrainer(train_dataset=rows, **arguments)
+    collator = TwinCollator(arguments["processing_class"].pad_token_id, limit)
+    return TwinTrainer(contrast=settings.contrast, train_dataset=rows, data_collator=collator, **arguments)
 
 
 def sft_arguments(settings: SftConfig, read: TokenRows, common: Mapping[str, Any]) -> TrlSftConfig:

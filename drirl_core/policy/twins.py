@@ -21,7 +21,6 @@ import torch
 from torch.nn.functional import logsigmoid
 from trl import SFTTrainer
 
-from drirl_core.errors import DataError
 from drirl_core.models.shared_prompts import prompts_once
 from drirl_core.policy.sft_rows import TokenRow, TokenRows
 
@@ -39,8 +38,8 @@ def units_of(read: TokenRows, twin_of: Mapping[str, str]) -> list[list[TokenRow]
         read: the rows, with their names.
         twin_of: name of a harmless row to the name of its unsafe twin. Of several with one twin the first counts.
 
-    Raises:
-        DataError: no row has its twin among the rows.
+    Returns:
+        Pairs, then single rows.
     """
     place: dict[str, int] = {}
     for number, name in enumerate(read.names):
@@ -49,11 +48,6 @@ def units_of(read: TokenRows, twin_of: Mapping[str, str]) -> list[list[TokenRow]
     for safe, unsafe in twin_of.items():
         if safe in place and unsafe in place:
             partner.setdefault(place[unsafe], place[safe])
-    if not partner:
-        raise DataError(
-            "sft.contrast compares twins, but no training row has its twin among the training rows; give harmless rows "
-            "a column twin_of with the id of their unsafe prompt, or set sft.contrast to 0"
-        )
     pairs = [
         [{**read.rows[unsafe], "pair": number}, {**read.rows[safe], "pair": number}]
         for number, (unsafe, safe) in enumerate(sorted(partner.items()))

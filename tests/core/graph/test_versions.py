@@ -111,7 +111,7 @@ def test_settings_that_no_build_reads_are_there_and_below_what_their_stage_reads
 
 
 CHANGED_SINCE_0_1 = {
-    "prompt_pool", "dataset", "reward_model", "hardness", "policy_checkpoint", "benchmark", "report", "model_card",
+    "prompt_pool", "dataset", "sft_checkpoint", "reward_model", "hardness", "policy_checkpoint", "benchmark", "report", "model_card",
 }  # fmt: skip
 """Stages whose algorithm was raised since 0.1, because their results changed; CHANGELOG.md says why."""
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from drirl_core.config import SftConfig
 from drirl_core.demonstrations.publish import ROWS
-from drirl_core.errors import ConfigError, DataError
+from drirl_core.errors import ConfigError
 from drirl_core.policy import twins as twins_module
 from drirl_core.policy.sft import build_sft_checkpoint
 from drirl_core.policy.sft_rows import TokenRows, in_batches_of_one_length
@@ -30,6 +30,7 @@ SETTINGS = {
     "sft.epochs": 4,
     "sft.learning_rate": 5e-3,
     "sft.answer_tokens": 6,
+    "sft.rows_per_category": 0,
 }
 
 
@@ -49,11 +50,6 @@ def test_pairs_come_first_and_each_row_once() -> None:
     assert [[row["pair"] for row in unit] for unit in units] == [[0, 0], [1, 1], [-1], [-1], [-1], [-1]]
     lengths = [[row["input_ids"][0] for row in unit] for unit in units]
     assert lengths == [[2, 2], [2, 2], [5], [3], [4], [2]]  # of the names: the copy of u1 stays alone
-
-
-def test_no_twin_among_the_rows_is_an_error() -> None:
-    with pytest.raises(DataError, match=r"no training row has its twin.*twin_of.*sft\.contrast to 0"):
-        units_of(rows_named("u1", "s1"), {"s1": "gone"})
 
 
 def test_pairs_stay_in_one_batch() -> None:
@@ -128,7 +124,7 @@ def with_twins(contexts: Any, tmp_path: Path) -> Any:
 
 def test_twins_are_learned_to_be_told_apart(with_twins: Any) -> None:
     context = with_twins.make("twins", SETTINGS)
-    build_sft_checkpoint(context)
+    assert build_sft_checkpoint(context)["twin_pairs"] == 6
     matched = [row[MATCHED] for row in read_log(context.out / "training_log.jsonl") if MATCHED in row]
     assert len(matched) >= 4
     assert matched[-1] == 1.0
@@ -144,6 +140,17 @@ def test_a_prompt_computed_once_for_both_answers_trains_the_same_weights(
     build_sft_checkpoint(apart)
     one, other = (load_file(context.out / "model.safetensors") for context in (shared, apart))
     assert all(torch.allclose(one[name], other[name], atol=2e-4) for name in one)
+
+
+def test_without_a_twin_the_start_learns_by_likelihood_alone_and_says_so(contexts: Any) -> None:
+    losses, settings = [], {**SETTINGS, "sft.epochs": 1, "sft.batch_size": 18}
+    for name, contrast in (("stock", 0.0), ("ours", 1.0)):
+        context = contexts.make(name, {**settings, "sft.contrast": contrast})
+        shown = build_sft_checkpoint(context)
+        losses.append(shown["first_loss"])
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    assert shown["twin_pairs"] == 0
+    assert any("no training row has its twin" in line for line in context.reporter.lines)
 
 
 def test_weight_zero_is_stock_fine_tuning(with_twins: Any) -> None:
