@@ -170,7 +170,7 @@ def build_reward_model(context: Context) -> dict[str, Any]:
     weak = _wanted(context, "weak")
     rows = [
         {"prompt_id": "p", "split": "test", "policy": policy, "sample": 0, "reward": reward}
-        for policy, reward in (("demonstration", -1.0 if weak else 1.0), ("base", 0.0))
+        for policy, reward in (("demonstration", -1.0 if weak else 1.0), ("corrupted", 0.0))
     ]
     _write(context, "rewards.parquet", rows, sample=pa.int32(), reward=pa.float64())
     order = {"accuracy": 1.0, "low": 0.9, "high": 1.0, "pairs": 40, "groups": 20}
