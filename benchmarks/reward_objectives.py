@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import write
+from drirl_core.completions.policies import SFT_START
 from drirl_core.config import RewardsConfig, load_config
 from drirl_core.graph.layout import dataset_name
 from drirl_core.models.hidden_states import HiddenStates
@@ -23,7 +24,6 @@ from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
 from drirl_core.rewards.evaluate import score_pool
 from drirl_core.rewards.fit import fit
-from drirl_core.rewards.negatives import SFT_START
 from drirl_core.rewards.pairs import PoolPrompt
 from drirl_core.rewards.stage import pool_prompts
 from drirl_core.rewards.within_groups import Group, group_of, summary

@@ -9,9 +9,9 @@ from typing import Any
 from drirl_core.checks.reading import read_object, read_rows
 from drirl_core.checks.reward_order import REWARD_ORDER
 from drirl_core.checks.verdicts import Rule, Verdict
+from drirl_core.completions.policies import likely_right
 from drirl_core.graph.layout import Node
 from drirl_core.project import Project
-from drirl_core.rewards.negatives import likely_right
 
 _TRAINING_NUMBERS = ("loss", "grad_norm", "reward", "kl")
 _MIN_REWARD_SPREAD = 1e-6

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from drirl_core.completions.policies import SAMPLED
 from drirl_core.errors import DataError
 from drirl_core.rewards.model import RewardModel, require_finite
-from drirl_core.rewards.negatives import SAMPLED
 from drirl_core.rewards.pairs import UNSAFE, PoolPrompt, is_right
 from drirl_core.rewards.probes import BROKEN, PLAIN_REFUSALS, SAME_MEANING
 from drirl_core.rewards.within_groups import within_groups

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from drirl_core.benchmarks.judges.rules import label_reply, right_label
+from drirl_core.completions.policies import SAMPLED, likely_right
 from drirl_core.errors import DataError
-from drirl_core.rewards.negatives import SAMPLED, likely_right
 from drirl_core.text.quality import has_words
 
 CORRUPTED = "corrupted"

@@ -1,4 +1,4 @@
-"""Whose samples are set against the demonstrations of a category."""
+"""The policies whose completions are in a pool, and whose are likely to be right."""
 
 from __future__ import annotations
 
