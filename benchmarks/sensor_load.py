@@ -32,6 +32,7 @@ from pipeline.wiring.alerts import Alert
 from pipeline.wiring.conditions import RETRAIN
 from pipeline.wiring.failures import failure_sensor
 from pipeline.wiring.ingest import inbox_sensor
+from pipeline.wiring.private import NO_CAPTURE
 from pipeline.wiring.resolve import VERSION_TAG, recorded_version
 
 ASSETS = ("prompt_pool", "dataset")
@@ -40,6 +41,8 @@ ACTIONS = {"good": 0.5, "bad": 0.14, "again": 0.12, "in_parts": 0.12, "overwritt
 LOST, FAILING = 0.05, 0.15
 LONGEST_RUN = 12
 """Ticks that a run takes at most."""
+_INSTANCE = {"telemetry": {"enabled": False}, "compute_logs": NO_CAPTURE}
+"""Runs in threads share the output of one process, which each of them would redirect."""
 
 
 @dataclass
@@ -225,7 +228,7 @@ def run_load(folder: Path, ticks: int, files: int, seed: int) -> dict[str, Any]:
         The figures; `violations` judges them.
     """
     with (
-        dg.DagsterInstance.local_temp(str(folder), overrides={"telemetry": {"enabled": False}}) as instance,
+        dg.DagsterInstance.local_temp(str(folder), overrides=_INSTANCE) as instance,
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", dg.BetaWarning)
