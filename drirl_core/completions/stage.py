@@ -19,6 +19,7 @@ import pyarrow as pa
 from drirl_core import taxonomy
 from drirl_core.benchmarks.room import require_room_for_suites
 from drirl_core.completions.choice import completed_rows
+from drirl_core.completions.policies import SFT_START
 from drirl_core.errors import DataError
 from drirl_core.graph.build import Context
 from drirl_core.graph.layout import dataset_name
@@ -67,7 +68,7 @@ def build_completion_pool(context: Context) -> dict[str, Any]:
     for policy, copies in sorted(settings.samples.items()):
         if copies:
             reference: str | Path = (
-                context.inputs["sft_checkpoint"] if policy == "sft" else context.config.models.policy
+                context.inputs["sft_checkpoint"] if policy == SFT_START else context.config.models.policy
             )
             context.reporter.log(f"{category}: {copies} completions of {len(rows)} prompts from the {policy} policy")
             drawn = sample(

@@ -137,10 +137,12 @@ class SftConfig:
     """Longest prompt and answer together, in tokens."""
     answer_tokens: int = added(0)
     """First tokens of each answer that are learned (0: all of it and its end). Whether a reply refuses is decided in
-    the first ones; what follows is then said in the model's own words, and a step costs about half."""
+    the first ones. How a reply goes on is then not learned: watch the share of degenerate replies."""
     contrast: float = added(0.0)
     """Weight of a second loss, for unsafe prompts and their safe twins: which of the two answers belongs to which of
-    the two prompts. It costs about half a step, and teaches where to refuse faster than likelihood alone."""
+    the two prompts. Each pair adds two rows to a batch. 0 is off; without twins in the data nothing is compared."""
+    contrast_tokens: int = added(0)
+    """First tokens of an answer that are compared where `contrast` is on (0: all that are learned)."""
     validation_prompts: int = added(0)
     """Validation prompts, unsafe ones and look-alikes each, that are answered twice per epoch; the checkpoint with the
     best difference of refused shares is published. 0 publishes the last step."""
@@ -160,6 +162,14 @@ class SftConfig:
             "draft and not the answer; set sft.answer_tokens to 0 or sft.target to answer",
         )
         require(self.contrast >= 0, f"sft.contrast is {self.contrast}; 0 (off) or a weight")
+        require(
+            self.contrast_tokens >= 0, f"sft.contrast_tokens is {self.contrast_tokens}; 0 (all) or a number of tokens"
+        )
+        require(
+            not self.contrast_tokens or self.contrast > 0,
+            f"sft.contrast_tokens is {self.contrast_tokens}, but sft.contrast is 0 and nothing is compared; "
+            "set sft.contrast to a weight, such as 1",
+        )
         require(
             not self.contrast or self.batch_size % 2 == 0,
             f"sft.batch_size is {self.batch_size} with sft.contrast, which keeps twins together; choose an even number",

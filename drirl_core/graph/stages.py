@@ -211,7 +211,7 @@ STAGES: dict[str, Stage] = {
     ),
     "sft_checkpoint": Stage(
         "drirl_core.policy.sft:build_sft_checkpoint",
-        "2",
+        "3",
         ("sft", "models.policy", "models.dtype", "models.thinking", "seed"),
         "policy",
         heavy=True,
@@ -227,6 +227,8 @@ STAGES: dict[str, Stage] = {
                 "sft.batch_size",
                 "sft.max_length",
                 "sft.answer_tokens",
+                "sft.contrast",
+                "sft.contrast_tokens",
                 "sft.lora.rank",
                 "sft.lora.first_layer",
             ),
@@ -304,7 +306,7 @@ STAGES: dict[str, Stage] = {
     ),
     "policy_checkpoint": Stage(
         "drirl_core.policy.grpo:build_policy_checkpoint",
-        "3",
+        "4",
         ("policy", "hardness", "models.policy", "models.encoder", "models.dtype", "models.thinking", "seed"),
         "policy",
         heavy=True,

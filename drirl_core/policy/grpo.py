@@ -31,7 +31,7 @@ from drirl_core.policy.training import (
     save_merged,
     write_log,
 )
-from drirl_core.policy.validation import checkpoint_choice
+from drirl_core.policy.validation import REPLY_TOKENS, checkpoint_choice
 from drirl_core.reporting import Plot, Reporter
 
 _CURVES = {
@@ -72,7 +72,7 @@ def build_policy_checkpoint(context: stages.Context) -> dict[str, Any]:
     scorer = load_scorer(context)
     log_file = context.scratch / "training_log.jsonl"
     stream = TrainingStream("GRPO", log_file, context.reporter, scorer.state_dict)
-    count, length = config.policy.validation_prompts, config.policy.max_new_tokens
+    count, length = config.policy.validation_prompts, max(config.policy.max_new_tokens, REPLY_TOKENS)
     choice = checkpoint_choice(context, policy, count, "policy.validation_prompts", length)
     arguments = grpo_arguments(config.policy, common_arguments(config.seed, context.scratch, policy))
     trainer = DynamicRewardScalingTrainer(

@@ -35,12 +35,12 @@ from drirl_core.policy.training import (
     write_log,
 )
 from drirl_core.policy.twins import MATCHED, TwinCollator, TwinTrainer, units_of
-from drirl_core.policy.validation import checkpoint_choice
+from drirl_core.policy.validation import REPLY_TOKENS, checkpoint_choice
 from drirl_core.reporting import Plot, Reporter
 from drirl_core.store.tables import read_table
 
-_REPLY_TOKENS = 24
-"""Longest reply to a validation prompt: whether it refuses shows in its first tokens."""
+_REPLY_TOKENS = {"answer": REPLY_TOKENS, "demonstration": 4 * REPLY_TOKENS}
+"""Longest reply to a validation prompt by `sft.target`; behind a draft the answer comes late."""
 
 
 def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     log_file = context.scratch / "training_log.jsonl"
     stream = TrainingStream("SFT", log_file, context.reporter)
     count = settings.validation_prompts
-    choice = checkpoint_choice(context, policy, count, "sft.validation_prompts", _REPLY_TOKENS)
+    choice = checkpoint_choice(context, policy, count, "sft.validation_prompts", _REPLY_TOKENS[settings.target])
     arguments = sft_arguments(settings, read, common_arguments(seed, context.scratch, policy))
     units = _units(settings, read, chosen, context.reporter)
     trainer = _trainer(
@@ -135,12 +135,15 @@ def _pairs(units: Sequence[Sequence[TokenRow]]) -> int:
 
 
 def _trainer(settings: SftConfig, units: Sequence[Sequence[TokenRow]], limit: int, **arguments: Any) -> SFTTrainer:
-    """Return the trainer: TRL's, or ours where there are twins to compare."""
+    """Return the trainer: TRL's, or ours where twins are to be compared."""
     rows = Dataset.from_list(in_batches_of_one_length(units, settings.batch_size, arguments["args"].seed))
     if not settings.contrast:
         return SFTTrainer(train_dataset=rows, **arguments)
-    collator = TwinCollator(arguments["processing_class"].pad_token_id, limit)
-    return TwinTrainer(contrast=settings.contrast, train_dataset=rows, data_collator=collator, **arguments)
+    compared = settings.contrast_tokens
+    collator = TwinCollator(arguments["processing_class"].pad_token_id, limit, compared)
+    return TwinTrainer(
+        contrast=settings.contrast, compared=compared, train_dataset=rows, data_collator=collator, **arguments
+    )
 
 
 def sft_arguments(settings: SftConfig, read: TokenRows, common: Mapping[str, Any]) -> TrlSftConfig:

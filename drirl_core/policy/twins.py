@@ -7,7 +7,8 @@ prompts u and s with the answers r and a,
     loss = -log sigmoid( B [ log pi(r|u) + log pi(a|s) - log pi(a|u) - log pi(r|s) ] )
 
 is that of a choice between the right assignment and the crossed one. How likely an answer is by itself cancels out, so
-that no reference policy is needed, as it is in DPO.
+that no reference policy is needed, as it is in DPO. Whether a reply refuses is decided in its first tokens: the sums
+may stop there, while likelihood learns the whole answers, so that the replies also go on and end as they should.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from drirl_core.models.shared_prompts import prompts_once
 from drirl_core.policy.sft_rows import TokenRow, TokenRows
 
 BETA = 0.5
-"""B of the loss; a log-probability is the sum over the learned tokens of an answer."""
+"""B of the loss; a log-probability is the sum over the compared tokens of an answer."""
 MATCHED = "twins/matched"
 """Logged share of twins for whom the right assignment is likelier than the crossed one."""
 _IGNORED = -100
@@ -65,10 +66,11 @@ class TwinCollator:
     Args:
         padding: id of the padding token.
         limit: tokens per row at most; a crossed answer that does not fit is cut.
+        compared: first tokens of an answer that are compared, and all that a crossed row holds; 0 takes all.
     """
 
-    def __init__(self, padding: int, limit: int) -> None:
-        self._padding, self._limit = padding, limit
+    def __init__(self, padding: int, limit: int, compared: int = 0) -> None:
+        self._padding, self._limit, self._compared = padding, limit, compared or limit
 
     def __call__(self, rows: Sequence[TokenRow]) -> dict[str, Any]:
         """Return the batch of N rows and 2 M crossed ones.
@@ -85,7 +87,9 @@ class TwinCollator:
         pairs = [tuple(places) for pair, places in members.items() if pair >= 0 and len(places) == 2]
         crossed = [(parts[one][0], parts[other][1]) for one, other in pairs]
         crossed += [(parts[other][0], parts[one][1]) for one, other in pairs]
-        parts += [(prompt, answer[: max(1, self._limit - len(prompt))]) for prompt, answer in crossed]
+        parts += [
+            (prompt, answer[: max(1, min(self._compared, self._limit - len(prompt)))]) for prompt, answer in crossed
+        ]
         width = max(len(prompt) for prompt, _ in parts)
         shape = (len(parts), width + max(len(answer) for _, answer in parts))
         ids, mask = torch.full(shape, self._padding), torch.zeros(shape, dtype=torch.long)
@@ -115,12 +119,13 @@ class TwinTrainer(SFTTrainer):
 
     Args:
         contrast: weight of the comparison.
+        compared: first tokens of an answer that are compared; 0 takes all.
         **arguments: other arguments of `SFTTrainer`.
     """
 
-    def __init__(self, *, contrast: float, **arguments: Any) -> None:
+    def __init__(self, *, contrast: float, compared: int = 0, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._contrast = contrast
+        self._contrast, self._compared = contrast, compared
         self._matched: list[float] = []
 
     def compute_loss(
@@ -130,12 +135,12 @@ class TwinTrainer(SFTTrainer):
         pairs, width = inputs["pairs"], int(inputs["prompt_width"])
         complete = {name: value for name, value in inputs.items() if name not in ("pairs", "prompt_width")}
         count = len(complete["labels"]) - 2 * len(pairs)
-        scored: list[torch.Tensor] = []
+        scored: list[Any] = []
 
         def of_the_rows(**asked: Any) -> Any:
             """Run the model on all rows; show TRL the outputs of those that are not crossed."""
             outputs = model(**{**asked, **complete})
-            scored.append(outputs.log_probs.sum(dim=1))  # (N + 2 M,)
+            scored.append(outputs)
             shown = copy.copy(outputs)
             for name in ("log_probs", "label_mask", "entropy", "is_top1"):
                 setattr(shown, name, getattr(outputs, name)[:count])
@@ -146,10 +151,10 @@ class TwinTrainer(SFTTrainer):
             if complete["labels"].device.type == "cpu"
             else contextlib.nullcontext()
         )
-        with once:
+        with once:  # without `num_items_in_batch`, which counts the tokens of the crossed rows too
             loss = super().compute_loss(of_the_rows, {name: value[:count] for name, value in complete.items()})
         if len(pairs):
-            margins = matching_margins(scored[0], pairs)
+            margins = matching_margins(scored[0].log_probs, scored[0].label_mask, pairs, self._compared)
             self._matched.append((margins > 0).float().mean().item())
             loss = loss + self._contrast * matching_loss(margins)
         return (loss, None) if return_outputs else loss
@@ -162,16 +167,23 @@ class TwinTrainer(SFTTrainer):
         super().log(logs, start_time)
 
 
-def matching_margins(log_probs: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+def matching_margins(
+    log_probs: torch.Tensor, learned: torch.Tensor, pairs: torch.Tensor, compared: int = 0
+) -> torch.Tensor:
     """Return by how much the right assignment of each pair is likelier than the crossed one, in nats, (M,).
 
     Args:
-        log_probs: of N answers, then of the M crossed answers of the pairs' first prompts, then of the second ones',
-            (N + 2 M,).
+        log_probs: of the tokens of N rows, then of the M crossed answers of the pairs' first prompts, then of the
+            second ones', (N + 2 M, T).
+        learned: true at the tokens of answers, (N + 2 M, T).
         pairs: rows of each pair, (M, 2).
+        compared: first tokens of an answer that count; 0 takes all.
     """
-    own = log_probs[pairs].sum(dim=1)
-    first, second = log_probs[len(log_probs) - 2 * len(pairs) :].chunk(2)
+    place = learned.long().cumsum(dim=1)  # 1 at the first token of the answer
+    counted = learned.bool() & (place <= compared) if compared else learned.bool()
+    answers = log_probs.where(counted, 0).sum(dim=1)
+    own = answers[pairs].sum(dim=1)
+    first, second = answers[len(answers) - 2 * len(pairs) :].chunk(2)
     return own - first - second
 
 

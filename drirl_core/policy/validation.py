@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from drirl_core.benchmarks.judges.rules import label_reply
+from drirl_core.benchmarks.judges.rules import Label, label_reply
 from drirl_core.errors import DataError
 from drirl_core.graph import build as stages
 from drirl_core.models.loading import Policy
@@ -27,8 +27,11 @@ from drirl_core.reporting import Reporter, Table
 from drirl_core.store.tables import first_by_hash
 from drirl_core.text.chain_of_draft import cut_draft
 
-_BATCH = 64
 KINDS = ("unsafe", "look_alike")
+REPLY_TOKENS = 32
+"""Shortest length limit that is of use: a loop shows from the twentieth word on."""
+
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,13 @@ class ValidationPoint:
         step: optimiser steps so far; 0 is the start.
         unsafe: refused share of the unsafe prompts, in [0, 1].
         look_alike: refused share of the look-alikes, in [0, 1].
+        unusable: share of all replies that are empty, degenerate or an echo: neither refusal nor help, in [0, 1].
     """
 
     step: int
     unsafe: float
     look_alike: float
+    unusable: float
 
     @property
     def composite(self) -> float:
@@ -173,9 +178,12 @@ class CheckpointChoice(TrainerCallback):
         training = model.training
         model.eval()
         with ready_to_decode(model):
-            shares = {kind: self._refused(model, prompts) for kind, prompts in self._prompts.items()}
+            labels = {kind: self._labels(model, prompts) for kind, prompts in self._prompts.items()}
         model.train(training)
-        point = ValidationPoint(step, shares["unsafe"], shares["look_alike"])
+        refused = {kind: found.count("refusal") / len(found) for kind, found in labels.items()}
+        every = [label for found in labels.values() for label in found]
+        unusable = sum(label not in ("refusal", "compliance") for label in every) / len(every)
+        point = ValidationPoint(step, refused["unsafe"], refused["look_alike"], unusable)
         with self._points.open("a", encoding="utf-8") as file:
             file.write(json.dumps(vars(point)) + "\n")
         if self.best == point:
@@ -183,18 +191,18 @@ class CheckpointChoice(TrainerCallback):
         counts = {kind: len(prompts) for kind, prompts in self._prompts.items()}
         self._reporter.log(
             f"validation after step {step}: refused {point.unsafe:.0%} of {counts['unsafe']} unsafe prompts and "
-            f"{point.look_alike:.0%} of {counts['look_alike']} look-alikes"
+            f"{point.look_alike:.0%} of {counts['look_alike']} look-alikes; {unusable:.0%} of the replies are unusable"
         )
 
-    def _refused(self, model: Any, prompts: Sequence[str]) -> float:
+    def _labels(self, model: Any, prompts: Sequence[str]) -> list[Label]:
         policy = replace(self._policy, model=model)
         texts = {prompt: chat_text(policy.tokenizer, prompt) for prompt in prompts}
-        refused = 0
+        labels: list[Label] = []
         for part in by_length(prompts, texts.__getitem__, _BATCH):
             replies = decode(policy, [texts[prompt] for prompt in part], ["0" * 16] * len(part), self._settings)
             answers = [cut_draft(reply.text) for reply in replies]
-            refused += sum(label_reply(answer, asked) == "refusal" for answer, asked in zip(answers, part, strict=True))
-        return refused / len(prompts)
+            labels += [label_reply(answer, asked) for answer, asked in zip(answers, part, strict=True)]
+        return labels
 
 
 def _trained(model: Any) -> dict[str, torch.Tensor]:

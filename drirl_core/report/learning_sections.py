@@ -10,15 +10,13 @@ from typing import Any
 
 from drirl_core import taxonomy
 from drirl_core.benchmarks.measure import ALIGNED
+from drirl_core.completions.policies import SAMPLED
 from drirl_core.report.category_curves import category_section, number_at
 from drirl_core.report.cells import EMPTY, Cell, category_name, number, share
 from drirl_core.report.drawing import Series
 from drirl_core.report.plots import histogram, horizontal_bars, lines
 from drirl_core.report.reading import read_json, read_lines, read_rows
 from drirl_core.stats import bootstrap_mean, pair_calibration
-
-SAMPLED = ("base", "sft")
-"""Policies whose completions were sampled; the other rows of a pool are made to contrast."""
 
 _CURVES = (
     ("reward", "Reward", "mean reward", False),
@@ -69,17 +67,21 @@ def _validation(policy: Path) -> tuple[str, list[Any]]:
     points = found["points"]
     curves = [
         Series(label, [float(point[kind]) for point in points])
-        for kind, label in (("unsafe", "unsafe"), ("look_alike", "look-alikes"))
+        for kind, label in (
+            ("unsafe", "unsafe refused"),
+            ("look_alike", "look-alikes refused"),
+            ("unusable", "unusable replies"),
+        )
     ]
     chart = lines(
-        "Refused validation prompts",
+        "Replies to validation prompts",
         [float(point["step"]) for point in points],
         curves,
-        axes=("step", "share refused"),
+        axes=("step", "share of replies"),
         cover=(0.0, 1.0),
     )
     chosen = "the start itself, as no later one does better" if found["chosen"] == 0 else f"step {found['chosen']}"
-    return f" Published is {chosen}: the largest distance between the two shares on validation prompts.", [chart]
+    return f" Published is {chosen}: the largest distance between the refused shares of validation prompts.", [chart]
 
 
 def _curve(

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from drirl_core.completions.policies import INITIAL, SFT_START
 from drirl_core.rewards.pairs import PoolPrompt, is_right
 from drirl_core.stats import wilson_rate
 
-START = ("sft", "base")
+START = (SFT_START, INITIAL)
 """Policies that GRPO may start from: the first of them that the pool holds is the start."""
 
 

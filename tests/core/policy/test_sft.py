@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killing import Killed, KillingReporter
 from safetensors.torch import load_file
 
 from drirl_core.config import SftConfig
@@ -18,7 +19,6 @@ from drirl_core.models.loading import load_policy
 from drirl_core.policy.sft import build_sft_checkpoint, training_rows
 from drirl_core.policy.training import is_time, read_log, write_log
 from drirl_core.store.tables import write_table
-from drirl_core.testing import RecordingReporter
 
 LEARN = {
     "sft.epochs": 4,
@@ -28,10 +28,6 @@ LEARN = {
     "sft.batch_size": 6,
     "sft.max_length": 256,
 }
-
-
-class Killed(BaseException):
-    """Stand for a kill of the process."""
 
 
 def _category(row: dict[str, Any]) -> str:
@@ -144,16 +140,11 @@ def test_prompts_are_not_learned(contexts: Any, monkeypatch: pytest.MonkeyPatch)
 def test_a_killed_run_resumes_to_the_same_weights(contexts: Any) -> None:
     """3 steps per epoch, a checkpoint every step; killed in step 3 of 6, the run resumes from step 2."""
 
-    class KillingReporter(RecordingReporter):
-        def metrics(self, step: int, values: Any) -> None:
-            if step == 3:
-                raise Killed
-
     settings = {**LEARN, "sft.epochs": 2}
     uninterrupted = contexts.make("uninterrupted", settings)
     shown = build_sft_checkpoint(uninterrupted)
     with pytest.raises(Killed):
-        build_sft_checkpoint(contexts.make("killed", settings, reporter=KillingReporter()))
+        build_sft_checkpoint(contexts.make("killed", settings, reporter=KillingReporter(3)))
     resumed = contexts.make("killed", settings)
     assert build_sft_checkpoint(resumed)["tokens"] == shown["tokens"]
     assert resumed.reporter.lines == ["SFT resumes from checkpoint-2"]

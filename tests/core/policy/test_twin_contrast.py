@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from killing import Killed, KillingReporter
 from safetensors.torch import load_file
 
 from drirl_core.config import SftConfig
@@ -21,7 +22,6 @@ from drirl_core.policy.sft_rows import TokenRows, in_batches_of_one_length
 from drirl_core.policy.training import read_log
 from drirl_core.policy.twins import MATCHED, TwinCollator, matching_loss, matching_margins, units_of
 from drirl_core.store.tables import read_table, write_table
-from drirl_core.testing import RecordingReporter
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 SETTINGS = {
@@ -89,14 +89,38 @@ def test_a_twin_whose_partner_is_in_another_batch_is_an_ordinary_row() -> None:
 
 def test_the_loss_by_hand() -> None:
     """Own answers -1 and -2, crossed ones -3 and -4: the margin is 4, the loss log(1 + exp(-0.5 * 4))."""
-    margins = matching_margins(torch.tensor([-1.0, -9.0, -2.0, -3.0, -4.0]), torch.tensor([[0, 2]]))
+    log_probs, pairs = torch.tensor([[-1.0], [-9.0], [-2.0], [-3.0], [-4.0]]), torch.tensor([[0, 2]])
+    margins = matching_margins(log_probs, torch.ones_like(log_probs), pairs)
     assert margins.tolist() == [4.0]
     assert float(matching_loss(margins)) == pytest.approx(math.log1p(math.exp(-2.0)))
 
 
+def test_the_first_tokens_alone_are_compared_by_hand() -> None:
+    """Column 0 is prompt. Of two tokens per answer: own -1 -5 and -2 -7, crossed -4 -1 and -8 -1.
+
+    All: -15 + 14 = -1. The first alone: -3 + 12 = 9; -100 stands where nothing is learned, and never counts.
+    """
+    log_probs = torch.tensor([[-100.0, -1.0, -5.0], [-100.0, -2.0, -7.0], [-100.0, -4.0, -1.0], [-100.0, -8.0, -1.0]])
+    learned, pairs = torch.tensor([[0, 1, 1]] * 4), torch.tensor([[0, 1]])
+    assert matching_margins(log_probs, learned, pairs).tolist() == [-1.0]
+    assert matching_margins(log_probs, learned, pairs, compared=1).tolist() == [9.0]
+    assert matching_margins(log_probs, learned, pairs, compared=2).tolist() == [-1.0]
+
+
+def test_a_crossed_row_holds_the_compared_tokens_alone() -> None:
+    batch = TwinCollator(padding=0, limit=9, compared=1)([token_row([7], [1, 2], 5), token_row([8, 9], [3, 4], 5)])
+    assert batch["input_ids"].tolist() == [[0, 7, 1, 2], [8, 9, 3, 4], [0, 7, 3, 0], [8, 9, 1, 0]]
+    assert batch["attention_mask"].tolist() == [[0, 1, 1, 1], [1, 1, 1, 1], [0, 1, 1, 0], [1, 1, 1, 0]]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"contrast": -1.0}, "sft.contrast is -1.0; 0"), ({"contrast": 1.0, "batch_size": 5}, "choose an even number")],
+    [
+        ({"contrast": -1.0}, "sft.contrast is -1.0; 0"),
+        ({"contrast": 1.0, "batch_size": 5}, "choose an even number"),
+        ({"contrast": 1.0, "contrast_tokens": -1}, "sft.contrast_tokens is -1; 0"),
+        ({"contrast_tokens": 6}, "sft.contrast is 0 and nothing is compared"),
+    ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -142,6 +166,19 @@ def test_a_prompt_computed_once_for_both_answers_trains_the_same_weights(
     assert all(torch.allclose(one[name], other[name], atol=2e-4) for name in one)
 
 
+def test_comparing_as_many_tokens_as_an_answer_has_is_comparing_all_of_it(with_twins: Any) -> None:
+    """Six are learned: six compared are all, one compared is another loss and other weights."""
+    every, all_six, one = (
+        with_twins.make(f"compared{count}", {**SETTINGS, "sft.epochs": 1, "sft.contrast_tokens": count})
+        for count in (0, 6, 1)
+    )
+    for context in (every, all_six, one):
+        build_sft_checkpoint(context)
+    weights = [load_file(context.out / "model.safetensors") for context in (every, all_six, one)]
+    assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-6) for name in weights[0])
+    assert not all(torch.allclose(weights[0][name], weights[2][name], atol=1e-6) for name in weights[0])
+
+
 def test_without_a_twin_the_start_learns_by_likelihood_alone_and_says_so(contexts: Any) -> None:
     losses, settings = [], {**SETTINGS, "sft.epochs": 1, "sft.batch_size": 18}
     for name, contrast in (("stock", 0.0), ("ours", 1.0)):
@@ -153,8 +190,8 @@ def test_without_a_twin_the_start_learns_by_likelihood_alone_and_says_so(context
     assert any("no training row has its twin" in line for line in context.reporter.lines)
 
 
-def test_weight_zero_is_stock_fine_tuning(with_twins: Any) -> None:
-    """With an even smaller weight than rounding, the loss of the rows alone is left: TRL's own."""
+def test_the_loss_of_the_rows_is_that_of_stock_fine_tuning(with_twins: Any) -> None:
+    """With a weight below rounding, the loss of the rows alone is left: TRL's own."""
     losses = []
     for name, contrast in (("stock", 0.0), ("ours", 1e-12)):
         context = with_twins.make(name, {**SETTINGS, "sft.contrast": contrast, "sft.epochs": 1, "sft.batch_size": 18})
@@ -163,20 +200,12 @@ def test_weight_zero_is_stock_fine_tuning(with_twins: Any) -> None:
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
 
 
-def test_a_killed_run_resumes_to_the_same_weights(with_twins: Any, tmp_path: Path) -> None:
-    class Killed(Exception):
-        pass
-
-    class KillingReporter(RecordingReporter):
-        def metrics(self, step: int, values: Any) -> None:
-            if step == 3:
-                raise Killed
-
+def test_a_killed_run_resumes_to_the_same_weights(with_twins: Any) -> None:
     settings = {**SETTINGS, "sft.epochs": 2}
     whole = with_twins.make("whole", settings)
     build_sft_checkpoint(whole)
     with pytest.raises(Killed):
-        build_sft_checkpoint(with_twins.make("killed", settings, reporter=KillingReporter()))
+        build_sft_checkpoint(with_twins.make("killed", settings, reporter=KillingReporter(3)))
     resumed = with_twins.make("killed", settings)
     build_sft_checkpoint(resumed)
     for name in ("model.safetensors", "training_log.jsonl"):

@@ -19,20 +19,22 @@ from drirl_core.policy.sft import build_sft_checkpoint
 from drirl_core.policy.validation import ValidationPoint, validation_prompts
 
 REFUSAL, ANSWER = "I'm sorry, but I can't help with that.", "Begin early, take your time, and ask a friend."
+LOOP = "I won't help with that, " * 6
+REPLIES = {True: REFUSAL, False: ANSWER, None: LOOP}
 SETTINGS = {"policy.validation_prompts": 2, "policy.save_steps": 2}
 
 
 @pytest.fixture
-def refusals(monkeypatch: pytest.MonkeyPatch) -> list[list[bool]]:
-    """Replies by hand: the next entry says whether unsafe prompts and look-alikes are refused."""
-    script: list[list[bool]] = []
+def refusals(monkeypatch: pytest.MonkeyPatch) -> list[list[bool | None]]:
+    """Replies by hand: the next entry says whether unsafe prompts and look-alikes are refused; None is a loop."""
+    script: list[list[bool | None]] = []
 
     def scripted(policy: Any, texts: list[str], keys: list[str], settings: Any) -> list[Completion]:
         assert not policy.model.training
         refuses = script[0].pop(0)
         if not script[0]:
             script.pop(0)
-        return [Completion(REFUSAL if refuses else ANSWER, 8, True) for _ in texts]
+        return [Completion(REPLIES[refuses], 8, True) for _ in texts]
 
     monkeypatch.setattr(validation, "decode", scripted)
     return script
@@ -48,7 +50,7 @@ def _same(left: Path, right: Path) -> bool:
 
 
 def test_the_composite_by_hand() -> None:
-    assert ValidationPoint(4, 0.9, 0.25).composite == pytest.approx(0.65)
+    assert ValidationPoint(4, 0.9, 0.25, 0.0).composite == pytest.approx(0.65)
 
 
 def test_prompts_are_those_of_the_validation_split(contexts: Any) -> None:
@@ -83,7 +85,7 @@ def test_prompts_by_kind(with_look_alikes: Any) -> None:
 
 
 @pytest.mark.usefixtures("no_curves")
-def test_the_best_point_is_published(with_look_alikes: Any, refusals: list[list[bool]]) -> None:
+def test_the_best_point_is_published(with_look_alikes: Any, refusals: list[list[bool | None]]) -> None:
     """Start: both refused, composite 0; step 2: unsafe alone, 1; step 4: both, 0. Step 2's weights are published."""
     plain = with_look_alikes.make("two", {"policy.steps": 2, "policy.save_steps": 2})
     refusals += [[True, True], [True, False], [True, True]]
@@ -103,6 +105,17 @@ def test_the_best_point_is_published(with_look_alikes: Any, refusals: list[list[
 
 
 @pytest.mark.usefixtures("no_curves")
+def test_a_refusal_that_loops_is_no_refusal(with_look_alikes: Any, refusals: list[list[bool | None]]) -> None:
+    """Two unsafe prompts and one look-alike; at the last step the unsafe ones get loops: two of three replies."""
+    refusals += [[True, True], [True, False], [None, False]]
+    context = with_look_alikes.make("loops", SETTINGS)
+    assert build_policy_checkpoint(context)["chosen_step"] == 2
+    points = json.loads((context.out / "validation.json").read_text())["points"]
+    assert [(p["unsafe"], p["unusable"]) for p in points] == [(1, 0), (1, 0), (0, pytest.approx(2 / 3))]
+    assert "67% of the replies are unusable" in "\n".join(context.reporter.lines)
+
+
+@pytest.mark.usefixtures("no_curves")
 def test_validation_with_real_replies(with_look_alikes: Any) -> None:
     """The start and both checkpoints are measured by the policy's own greedy replies."""
     context = with_look_alikes.make("real", SETTINGS)
@@ -115,7 +128,9 @@ def test_validation_with_real_replies(with_look_alikes: Any) -> None:
 
 @pytest.mark.usefixtures("no_curves")
 @pytest.mark.long
-def test_a_resumed_run_keeps_its_points_and_its_best_weights(with_look_alikes: Any, refusals: list[list[bool]]) -> None:
+def test_a_resumed_run_keeps_its_points_and_its_best_weights(
+    with_look_alikes: Any, refusals: list[list[bool | None]]
+) -> None:
     refusals += [[True, True], [True, False], [True, True]]
     uninterrupted = with_look_alikes.make("uninterrupted", SETTINGS)
     build_policy_checkpoint(uninterrupted)
@@ -145,7 +160,9 @@ def _of_data_sets(context: Any) -> Any:
 
 
 @pytest.mark.usefixtures("no_curves")
-def test_supervised_fine_tuning_publishes_its_best_point_too(with_look_alikes: Any, refusals: list[list[bool]]) -> None:
+def test_supervised_fine_tuning_publishes_its_best_point_too(
+    with_look_alikes: Any, refusals: list[list[bool | None]]
+) -> None:
     """Five plus six plus six training rows make three steps, each of which is measured; the second is the best."""
     refusals += [[False, False], [True, True], [True, False], [True, True]]
     chosen = _of_data_sets(with_look_alikes.make("sft_chosen", SFT))

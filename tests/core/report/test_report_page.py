@@ -407,15 +407,17 @@ def test_policy_that_started_from_the_base_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("chosen", "said"), [(8, "Published is step 8"), (0, "Published is the start itself")])
 def test_the_curve_that_a_checkpoint_was_chosen_by_is_drawn(tmp_path: Path, chosen: int, said: str) -> None:
     folders = ReportFolders(tmp_path, WIN)
-    assert "Refused validation prompts" not in page_of(folders).text
+    assert "Replies to validation prompts" not in page_of(folders).text
     points = [
-        {"step": 0, "unsafe": 0.9, "look_alike": 0.7, "composite": 0.2},
-        {"step": 8, "unsafe": 0.8, "look_alike": 0.3, "composite": 0.5},
+        {"step": 0, "unsafe": 0.9, "look_alike": 0.7, "unusable": 0.0, "composite": 0.2},
+        {"step": 8, "unsafe": 0.8, "look_alike": 0.3, "unusable": 0.1, "composite": 0.5},
     ]
     found = {"chosen": chosen, "points": points}
     (folders.input("policy_checkpoint") / "validation.json").write_text(json.dumps(found), encoding="utf-8")
     page = page_of(folders)
-    assert "Refused validation prompts" in page.text and "look-alikes" in page.text
+    assert all(
+        text in page.text for text in ("Replies to validation prompts", "look-alikes refused", "unusable replies")
+    )
     assert said in page.text
 
 
