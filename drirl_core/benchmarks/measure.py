@@ -39,7 +39,7 @@ class Judged:
 
     Args:
         row: the prompt.
-        policy: `base`, `sft` or `dr_irl`.
+        policy: `base`, `sft`, a baseline or `dr_irl`.
         reply: as sampled, draft included.
         tokens: length of the reply.
         finished: whether the policy ended it, rather than the length limit.

@@ -12,6 +12,9 @@ POLICY_NAMES = {
     "floor": "floor: bag of words",
     "base": "base",
     "sft": "SFT start",
+    "dpo": "DPO",
+    "grpo": "GRPO, alpha = 1",
+    "verifiable": "GRPO, verifiable reward",
     "dr_irl": "DR-IRL",
     "ceiling": "ceiling: linear probe",
 }

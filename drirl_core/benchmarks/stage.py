@@ -18,6 +18,7 @@ from drirl_core.benchmarks.references.classifiers import CEILING, FLOOR, load
 from drirl_core.benchmarks.refusal_score import describe, refusal_scores
 from drirl_core.benchmarks.render import POLICY_NAMES, render
 from drirl_core.benchmarks.suites import PAIRED, BenchmarkRow, Suite, find_suite, load_suite
+from drirl_core.config import BASELINES
 from drirl_core.errors import ArtifactError, DataError, nearest
 from drirl_core.graph.build import Context
 from drirl_core.models import sampling
@@ -76,8 +77,9 @@ class Scoring:
 def build_benchmark(context: Context) -> dict[str, Any]:
     """Let each policy answer a suite greedily, judge and score, and compare the policies with floor and ceiling.
 
-    Reads `reference_classifiers`, `policy_checkpoint` and, if there is one, `sft_checkpoint`; the base policy is
-    `config.models.policy`. Writes `replies.parquet`, `references.parquet`, `results.json`, `results.md` and pictures.
+    Reads `reference_classifiers`, `policy_checkpoint` and, if there are any, `sft_checkpoint` and the baselines; the
+    base policy is `config.models.policy`. Writes `replies.parquet`, `references.parquet`, `results.json`, `results.md`
+    and pictures.
 
     Args:
         context: of the stage; `suite` names the suite.
@@ -165,6 +167,8 @@ def _policies(context: Context) -> dict[str, str | Path]:
     policies: dict[str, str | Path] = {"base": context.config.models.policy}
     if "sft_checkpoint" in context.inputs:
         policies["sft"] = context.inputs["sft_checkpoint"]
+    assets = {name: f"{name}_checkpoint" for name in BASELINES}
+    policies |= {name: context.inputs[asset] for name, asset in assets.items() if asset in context.inputs}
     return {**policies, ALIGNED: context.inputs["policy_checkpoint"]}
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from drirl_core.checks.verdicts import Rule, judge
 from drirl_core.errors import CheckError
 from drirl_core.graph.layout import Node
-from drirl_core.graph.stages import STAGES, lazy
+from drirl_core.graph.record import lazy
+from drirl_core.graph.stages import STAGES
 from drirl_core.project import Project
 
 

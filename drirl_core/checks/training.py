@@ -159,3 +159,5 @@ POLICY_CHECKPOINT: tuple[Rule, ...] = (
     Rule("finite", "Losses, rewards and metrics are finite.", _training_finite),
     Rule("kl_bound", "The policy stays near its reference.", policy_kl, bounds=("checks.max_kl",), measures=("kl",)),
 )
+
+BASELINE: tuple[Rule, ...] = (Rule("finite", "Losses, rewards and metrics are finite.", _training_finite),)

@@ -36,10 +36,13 @@ from drirl_core.config.operations import (
     OperationsConfig,
 )
 from drirl_core.config.promotion import PromotionConfig
-from drirl_core.config.reading import EMBEDDED, anchor_paths, build, expanded, read, require
+from drirl_core.config.reading import EMBEDDED, added, anchor_paths, build, expanded, read, require
 from drirl_core.config.slices import quiet, slice_of
 from drirl_core.config.training import (
+    BASELINES,
+    Baseline,
     BenchmarksConfig,
+    DpoConfig,
     HardnessConfig,
     LoraConfig,
     PolicyConfig,
@@ -51,11 +54,11 @@ from drirl_core.errors import ConfigError
 from drirl_core.store.remote import check_uri
 
 __all__ = [
-    "EMBEDDED", "INBOX", "AlertHookConfig", "AlertsConfig", "BaseConfig", "BenchmarksConfig", "ChecksConfig",
-    "CompletionsConfig", "Config", "DemonstrationsConfig", "DemonstratorConfig", "DifferenceConfig", "ExecutionConfig",
-    "FreshnessConfig", "HardnessConfig", "InboxConfig", "LoraConfig", "ModelsConfig", "OperationsConfig",
-    "PolicyConfig", "PromotionConfig", "PromptsConfig", "RewardsConfig", "SftConfig", "SourceConfig", "SuiteConfig",
-    "from_resolved", "load_config", "resolved", "slice_hash",
+    "BASELINES", "EMBEDDED", "INBOX", "AlertHookConfig", "AlertsConfig", "BaseConfig", "BenchmarksConfig",
+    "ChecksConfig", "CompletionsConfig", "Config", "DemonstrationsConfig", "DemonstratorConfig", "DifferenceConfig",
+    "DpoConfig", "ExecutionConfig", "FreshnessConfig", "HardnessConfig", "InboxConfig", "LoraConfig", "ModelsConfig",
+    "OperationsConfig", "PolicyConfig", "PromotionConfig", "PromptsConfig", "RewardsConfig", "SftConfig",
+    "SourceConfig", "SuiteConfig", "from_resolved", "load_config", "resolved", "slice_hash",
 ]  # fmt: skip
 
 
@@ -88,6 +91,11 @@ class Config:
     """Supervised start."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """GRPO."""
+    baselines: tuple[Baseline, ...] = added(())
+    """Policies to compare with, an asset each, in every benchmark: `dpo` on the pairs of the pools, `grpo` with the
+    same rewards and alpha = 1, and as a control `verifiable`, GRPO rewarded by the rules judge."""
+    dpo: DpoConfig = field(default_factory=DpoConfig)
+    """The baseline `dpo`."""
     benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
     """Evaluation."""
     checks: ChecksConfig = field(default_factory=ChecksConfig)
@@ -113,6 +121,9 @@ class Config:
             not self.completions.prompts or self.hardness.refresh == "step" or self.hardness.combine == "none",
             f"hardness.refresh is {self.hardness.refresh!r}, which needs a stored alpha of every prompt, but "
             f"completions.prompts is {self.completions.prompts}; set it to 0, or hardness.refresh to 'step'",
+        )
+        require(
+            len(set(self.baselines)) == len(self.baselines), f"baselines names one twice: {', '.join(self.baselines)}"
         )
         require(self.seed >= 0, f"seed is {self.seed}; at least 0")
         self.execution.check_root(self.root)

@@ -97,6 +97,8 @@ def _in_words(hint: Any) -> str:
         return f"{_in_words(_without_none(hint))}, or null"
     if origin is Literal:
         return f"one of {', '.join(f'`{part}`' for part in parts)}"
+    if origin is tuple and typing.get_origin(parts[0]) is Literal:
+        return f"list, each {_in_words(parts[0])}"
     if origin is tuple:
         return "list of sections" if _is_section(parts[0]) else f"list of {_in_words(parts[0])}s"
     if isinstance(origin, type) and issubclass(origin, Mapping):

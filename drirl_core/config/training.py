@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from drirl_core.config.names import require_name
 from drirl_core.config.reading import EMBEDDED, added, require
@@ -129,6 +129,9 @@ class SftConfig:
     """Rows used per category (0: all training rows)."""
     target: Literal["answer", "demonstration"] = "answer"
     """Learn the answer alone, or the Chain-of-Draft and the answer."""
+    harmless_target: Literal["answer", "own"] = added("answer")
+    """What is learned for harmless prompts: the answer of the data set, or where the initial model answers its `own`
+    greedy answer, as far as `answer_tokens`. Its own leaves the model's fluency alone; to sample it takes minutes."""
     learning_rate: float = 5e-4
     """Peak learning rate."""
     batch_size: int = 16
@@ -161,6 +164,11 @@ class SftConfig:
             f"sft.answer_tokens is {self.answer_tokens} with the target demonstration, whose first tokens are the "
             "draft and not the answer; set sft.answer_tokens to 0 or sft.target to answer",
         )
+        require(
+            self.harmless_target == "answer" or self.answer_tokens > 0,
+            "sft.harmless_target is own, but sft.answer_tokens is 0; set it to how many tokens of its own answers the "
+            "model samples and learns, such as 20",
+        )
         require(self.contrast >= 0, f"sft.contrast is {self.contrast}; 0 (off) or a weight")
         require(
             self.contrast_tokens >= 0, f"sft.contrast_tokens is {self.contrast_tokens}; 0 (all) or a number of tokens"
@@ -175,6 +183,36 @@ class SftConfig:
             f"sft.batch_size is {self.batch_size} with sft.contrast, which keeps twins together; choose an even number",
         )
         require(self.validation_prompts >= 0, f"sft.validation_prompts is {self.validation_prompts}; at least 0")
+
+
+Baseline = Literal["dpo", "grpo", "verifiable"]
+BASELINES: tuple[Baseline, ...] = get_args(Baseline)
+"""Policies to compare with, in the order of the tables; the asset of each is `<name>_checkpoint`."""
+
+
+@dataclass(frozen=True)
+class DpoConfig:
+    """Direct preference optimisation (DPO) on pairs that lie in the completion pools: a baseline."""
+
+    epochs: float = 2.0
+    """Passes over the pairs."""
+    beta: float = 0.1
+    """B of the loss: how strongly the policy is held to the start."""
+    learning_rate: float = 1e-4
+    """Peak learning rate."""
+    batch_size: int = 16
+    """Pairs per step."""
+    max_length: int = 256
+    """Longest prompt and answer together, in tokens."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Adapters."""
+
+    def __post_init__(self) -> None:
+        require(self.epochs > 0, f"dpo.epochs is {self.epochs}; above 0")
+        require(self.beta > 0, f"dpo.beta is {self.beta}; above 0")
+        require(self.learning_rate > 0, f"dpo.learning_rate is {self.learning_rate}; above 0")
+        require(self.batch_size >= 1, f"dpo.batch_size is {self.batch_size}; at least 1")
+        require(self.max_length >= 8, f"dpo.max_length is {self.max_length}; at least 8 tokens")
 
 
 @dataclass(frozen=True)

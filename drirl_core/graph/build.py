@@ -18,7 +18,8 @@ from drirl_core.config import Config, resolved
 from drirl_core.errors import ArtifactError, DataError
 from drirl_core.graph.exclusion import deciding_inputs, suites_of
 from drirl_core.graph.layout import INBOX_SOURCE, Graph, Node
-from drirl_core.graph.stages import STAGES, lazy
+from drirl_core.graph.record import lazy
+from drirl_core.graph.stages import STAGES
 from drirl_core.graph.versions import code_version, named_contents, source_version
 from drirl_core.project import Project
 from drirl_core.reporting import Plot, Reporter

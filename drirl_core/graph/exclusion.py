@@ -17,7 +17,8 @@ from drirl_core import __version__
 from drirl_core.config import Config, slice_hash
 from drirl_core.errors import ArtifactError
 from drirl_core.graph.layout import Node, suite_source
-from drirl_core.graph.stages import STAGES, lazy
+from drirl_core.graph.record import lazy
+from drirl_core.graph.stages import STAGES
 from drirl_core.graph.versions import contents, deciding
 from drirl_core.project import Project
 from drirl_core.store.artifacts import ArtifactStore

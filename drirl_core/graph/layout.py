@@ -11,7 +11,8 @@ from pathlib import Path
 
 from drirl_core import taxonomy
 from drirl_core.config import EMBEDDED, INBOX, Config, SourceConfig
-from drirl_core.graph.stages import STAGES, Stage
+from drirl_core.graph.record import Stage
+from drirl_core.graph.stages import STAGES
 
 DATA_FOLDER = Path(__file__).parents[1] / "data"
 SHIPPED_SUITES = {EMBEDDED: DATA_FOLDER / "heldout", "twins": DATA_FOLDER / "heldout_twins"}

@@ -2,116 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from drirl_core.graph.columns import meanings
+from drirl_core.graph.record import Cost, MainTable, Stage
 
 if TYPE_CHECKING:
     from drirl_core.config import Config
 
-Per = Literal["run", "category", "harm_category", "suite"]
-
-
-def _always(config: Config) -> bool:
-    return True
-
-
-def _nothing(config: Config) -> tuple[str, ...]:
-    return ()
-
-
-@dataclass(frozen=True)
-class MainTable:
-    """The table whose rows and columns represent an asset.
-
-    Args:
-        file: its name in the artifact.
-        columns: what each column means, in the order of the table.
-    """
-
-    file: str
-    columns: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What the seconds and tokens of a stage follow, for an estimate from earlier builds.
-
-    Args:
-        proportional: settings that they follow in proportion; of a mapping the sum counts.
-        decisive: settings that decide them, but not in proportion: a build under another value says nothing.
-            `{member}` is the category or suite.
-        tokens: whether the stage trains on tokens or generates them.
-        prompts: whether they follow the number of prompts of its first input, a data set.
-    """
-
-    proportional: tuple[str, ...] = ()
-    decisive: tuple[str, ...] = ()
-    tokens: bool = False
-    prompts: bool = False
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One kind of work.
-
-    Args:
-        function: `module:name` of the function that builds it, imported on use because it may load torch.
-        version: raised when the algorithm changes, which makes every artifact of the stage stale.
-        config: dotted sections of the configuration that decide its result.
-        group: group in the asset graph.
-        heavy: whether it trains or samples (needs a GPU).
-        volatile: files whose bytes may differ between equal results.
-        unread: dotted settings below `config` that this stage does not read, or that decide no result.
-        per: what it has one asset of: the run, each category with `helpful`, each harm category, or each suite.
-        inputs: what it is made from: stages above it in the table (an asset per category takes that of its own
-            category, any other asset takes all of them) and names of `drirl_core.graph.layout.INPUTS`.
-        description: one sentence for people; `{member}` is the category or suite.
-        helpful_description: the sentence for the category `helpful`, where it differs.
-        when: whether a configuration has the stage at all.
-        config_when: dotted sections that decide its result besides `config`, depending on the configuration.
-        table: its main table; None where it has none.
-        cost: what its cost follows.
-        checks: `module:name` of the rules that its artifacts must keep, imported on use; empty where there are none.
-        excluded: `module:name` of the function that says what the suites keep out of its artifacts: they count by that
-            instead of by their own rows (`drirl_core.graph.exclusion`); empty where they count by their rows.
-    """
-
-    function: str
-    version: str
-    config: tuple[str, ...]
-    group: str
-    heavy: bool = False
-    volatile: frozenset[str] = frozenset()
-    unread: tuple[str, ...] = ()
-    per: Per = "run"
-    inputs: tuple[str, ...] = ()
-    description: str = ""
-    helpful_description: str = ""
-    when: Callable[[Config], bool] = _always
-    config_when: Callable[[Config], tuple[str, ...]] = _nothing
-    table: MainTable | None = None
-    cost: Cost = Cost()
-    checks: str = ""
-    excluded: str = ""
-
-    @property
-    def per_category(self) -> bool:
-        """Whether it has one asset per category."""
-        return self.per in ("category", "harm_category")
-
-
-def lazy(name: str) -> Any:
-    """Import what `module:name` names; a record holds such names, so that reading it imports nothing heavy."""
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
 
 def _starts_from_sft(config: Config) -> bool:
     return config.policy.start == "sft"
+
+
+def _compared(baseline: str) -> Callable[[Config], bool]:
+    return lambda config: baseline in config.baselines
 
 
 def _of_demonstrator(config: Config) -> tuple[str, ...]:
@@ -127,6 +33,23 @@ def _of_backbone(config: Config) -> tuple[str, ...]:
 
 BESIDE_WEIGHTS = frozenset({"times.jsonl", "README.md"})
 """Files of a checkpoint that do not decide its version: what it cost, and a README that names the run."""
+
+_OF_GRPO = ("policy", "hardness", "models.policy", "models.encoder", "models.dtype", "models.thinking", "seed")
+_COST_OF_GRPO = Cost(
+    ("policy.steps",),
+    (
+        "policy.start",
+        "policy.prompts_per_step",
+        "policy.num_generations",
+        "policy.num_iterations",
+        "policy.max_new_tokens",
+        "policy.micro_batch",
+        "policy.lora.rank",
+        "policy.lora.first_layer",
+        "hardness.refresh",
+    ),
+    tokens=True,
+)
 
 STAGES: dict[str, Stage] = {
     "prompt_pool": Stage(
@@ -224,6 +147,7 @@ STAGES: dict[str, Stage] = {
             (
                 "sft.rows_per_category",
                 "sft.target",
+                "sft.harmless_target",
                 "sft.batch_size",
                 "sft.max_length",
                 "sft.answer_tokens",
@@ -307,29 +231,64 @@ STAGES: dict[str, Stage] = {
     "policy_checkpoint": Stage(
         "drirl_core.policy.grpo:build_policy_checkpoint",
         "4",
-        ("policy", "hardness", "models.policy", "models.encoder", "models.dtype", "models.thinking", "seed"),
+        _OF_GRPO,
         "policy",
         heavy=True,
         volatile=BESIDE_WEIGHTS,
         unread=("policy.save_steps",),
         inputs=("dataset", "reward_model", "hardness", "sft_checkpoint"),
         description="The policy aligned by GRPO with dynamic reward scaling.",
-        cost=Cost(
-            ("policy.steps",),
-            (
-                "policy.start",
-                "policy.prompts_per_step",
-                "policy.num_generations",
-                "policy.num_iterations",
-                "policy.max_new_tokens",
-                "policy.micro_batch",
-                "policy.lora.rank",
-                "policy.lora.first_layer",
-                "hardness.refresh",
-            ),
-            tokens=True,
-        ),
+        cost=_COST_OF_GRPO,
         checks="drirl_core.checks.training:POLICY_CHECKPOINT",
+    ),
+    "dpo_checkpoint": Stage(
+        "drirl_core.policy.dpo:build_dpo_checkpoint",
+        "1",
+        (
+            "dpo",
+            "completions.prompts",
+            "completions.helpful_prompts",
+            "models.policy",
+            "models.dtype",
+            "models.thinking",
+            "seed",
+        ),
+        "policy",
+        heavy=True,
+        volatile=BESIDE_WEIGHTS,
+        inputs=("dataset", "completion_pool", "sft_checkpoint"),
+        description="Baseline, if `baselines` has dpo: preference optimisation on pairs of the completion pools.",
+        when=_compared("dpo"),
+        cost=Cost(("dpo.epochs",), ("dpo.batch_size", "dpo.max_length", "dpo.lora.rank", "dpo.lora.first_layer")),
+        checks="drirl_core.checks.training:BASELINE",
+    ),
+    "grpo_checkpoint": Stage(
+        "drirl_core.policy.baselines:build_grpo_checkpoint",
+        "1",
+        _OF_GRPO,
+        "policy",
+        heavy=True,
+        volatile=BESIDE_WEIGHTS,
+        unread=("policy.save_steps", "hardness.combine"),
+        inputs=("dataset", "reward_model", "hardness", "sft_checkpoint"),
+        description="Baseline, if `baselines` has grpo: GRPO with the same rewards, every prompt with weight 1.",
+        when=_compared("grpo"),
+        cost=_COST_OF_GRPO,
+        checks="drirl_core.checks.training:BASELINE",
+    ),
+    "verifiable_checkpoint": Stage(
+        "drirl_core.policy.baselines:build_verifiable_checkpoint",
+        "1",
+        _OF_GRPO,
+        "policy",
+        heavy=True,
+        volatile=BESIDE_WEIGHTS,
+        unread=("policy.save_steps", "policy.reward", "hardness.combine"),
+        inputs=("dataset", "reward_model", "hardness", "sft_checkpoint"),
+        description="Control, if `baselines` has verifiable: GRPO rewarded by the rules judge, 1 for a right reply.",
+        when=_compared("verifiable"),
+        cost=_COST_OF_GRPO,
+        checks="drirl_core.checks.training:BASELINE",
     ),
     "reference_classifiers": Stage(
         "drirl_core.benchmarks.references.stage:build_reference_classifiers",
@@ -348,13 +307,21 @@ STAGES: dict[str, Stage] = {
         heavy=True,
         unread=("benchmarks.reference_over_refusal",),  # it reads the thresholds that were chosen with it
         per="suite",
-        inputs=("sft_checkpoint", "policy_checkpoint", "reference_classifiers", "own suite"),
-        description="Base, start and aligned policy on the suite {member}, between floor and ceiling.",
+        inputs=(
+            "sft_checkpoint",
+            "policy_checkpoint",
+            "dpo_checkpoint",
+            "grpo_checkpoint",
+            "verifiable_checkpoint",
+            "reference_classifiers",
+            "own suite",
+        ),
+        description="Base, start, baselines and aligned policy on the suite {member}, between floor and ceiling.",
         table=MainTable(
             "replies.parquet",
             {
                 **meanings("suite", "group", "category", "prompt_id", "prompt"),
-                "policy": "who wrote the reply: base, sft, or dr_irl",
+                "policy": "who wrote the reply: base, sft, a baseline (dpo, grpo, verifiable), or dr_irl",
                 **meanings("reply", "tokens", "finished", "label", "correct", "pair", "score"),
             },
         ),

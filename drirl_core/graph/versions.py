@@ -19,7 +19,8 @@ from drirl_core.config.operations import ACCEPTED
 from drirl_core.config.slices import covers
 from drirl_core.errors import DataError
 from drirl_core.graph.layout import INBOX_SOURCE, Node
-from drirl_core.graph.stages import STAGES, lazy
+from drirl_core.graph.record import lazy
+from drirl_core.graph.stages import STAGES
 from drirl_core.models.digests import model_digest
 
 TAXONOMY = "prompts.taxonomy"

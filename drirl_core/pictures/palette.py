@@ -28,6 +28,9 @@ _INK = Colour("#1a1d21", "#e8eaed")
 PALETTE: Mapping[str, Colour] = {
     "base": Colour("#7a828c", "#9aa3ad"),
     "sft": Colour("#d07c00", "#f0ad3c"),
+    "dpo": Colour("#8458b3", "#b592e0"),
+    "grpo": Colour("#00856a", "#3fbf9f"),
+    "verifiable": Colour("#b8437a", "#e07fb0"),
     "dr_irl": Colour("#0072b2", "#4ba3dd"),
     "floor": _INK,
     "ceiling": _INK,
@@ -46,7 +49,7 @@ PALETTE: Mapping[str, Colour] = {
 """Colours by key: policies and references by their name in results, then roles, then `k0` to `k7` for anything else."""
 
 POLICIES = ("base", "sft", "dr_irl")
-"""The three policies that every benchmark compares."""
+"""The policies that every benchmark compares."""
 _OTHERS = 8
 
 

@@ -61,6 +61,16 @@ def build_policy_checkpoint(context: stages.Context) -> dict[str, Any]:
         DataError: a data set has no training rows, or all its prompts are too long to be completed.
         TrainingError: a reward, alpha, loss or weight is not finite.
     """
+    return align(context, "policy_checkpoint")
+
+
+def align(context: stages.Context, stage: str) -> dict[str, Any]:
+    """Train the policy of a stage by GRPO; see `build_policy_checkpoint`.
+
+    Args:
+        context: of the stage, with its configuration.
+        stage: names the method in the README of the weights.
+    """
     config = context.config
     start: str | Path = context.inputs["sft_checkpoint"] if config.policy.start == "sft" else config.models.policy
     prompts = training_prompts(context)
@@ -93,7 +103,7 @@ def build_policy_checkpoint(context: stages.Context) -> dict[str, Any]:
         scorer.load_state_dict(checkpoint_state(checkpoint))
     run(trainer, checkpoint)
     found = choice.publish(trainer.model, context.out) if choice else {}
-    shown = _finish(context, policy, trainer, read_log(log_file))
+    shown = _finish(context, stage, policy, trainer, read_log(log_file))
     return {**shown, **policy.rendering, **RECORD, **_record(left_out), **found}
 
 
@@ -151,7 +161,9 @@ def generated_tokens(log: Sequence[Mapping[str, float]], settings: PolicyConfig)
     return round(sum(row.get("completions/mean_length", 0.0) * completions for row in log))
 
 
-def _finish(context: stages.Context, policy: Policy, trainer: Any, log: list[dict[str, float]]) -> dict[str, Any]:
+def _finish(
+    context: stages.Context, stage: str, policy: Policy, trainer: Any, log: list[dict[str, float]]
+) -> dict[str, Any]:
     save_merged(trainer.model, policy, context.out)
     tail = log[-max(1, len(log) // 5) :]
 
@@ -172,8 +184,9 @@ def _finish(context: stages.Context, policy: Policy, trainer: Any, log: list[dic
         "alpha_max": max(row["alpha/max"] for row in log if "alpha/max" in row),
     }
     write_log(context.out, log, metrics)
-    write_readme(context, "policy_checkpoint", metrics)
-    curve_plot(log, _CURVES, context.out / "curves.png", "GRPO with dynamic reward scaling")
+    write_readme(context, stage, metrics)
+    title = "GRPO with dynamic reward scaling" if stage == "policy_checkpoint" else "GRPO without reward scaling"
+    curve_plot(log, _CURVES, context.out / "curves.png", title)
     phases = {
         f"{name}_seconds": round(sum(row.get(f"time/{name}_s", 0.0) for row in log), 1)
         for name in ("sample", "reward", "step")

@@ -38,6 +38,21 @@ METHODS = {
         "advantages of a prompt are multiplied by a coefficient that grows with how hard the prompt is and how "
         "responsive the policy still is to its category.",
     ),
+    "dpo_checkpoint": (
+        "after direct preference optimisation",
+        "A baseline of DR-IRL: direct preference optimisation from the SFT start, on pairs of a demonstration and a "
+        "sampled completion that answered an unsafe prompt or refused a harmless one.",
+    ),
+    "grpo_checkpoint": (
+        "aligned without reward scaling",
+        "A baseline of DR-IRL: GRPO with the same reward model per harm category, learned by inverse reinforcement "
+        "learning, where every prompt counts the same.",
+    ),
+    "verifiable_checkpoint": (
+        "aligned with a verifiable reward",
+        "A control for DR-IRL: GRPO whose reward is 1 for a reply of the right kind by the rules judge (a refusal of "
+        "an unsafe prompt, an answer to a harmless one), else -1. No reward is learned.",
+    ),
 }
 """Title and method of each stage that writes weights."""
 

@@ -21,6 +21,7 @@ from drirl_core.models.context import require_room
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.templates import chat_text
 from drirl_core.policy.adapters import adapters_of
+from drirl_core.policy.own_answers import with_own_answers
 from drirl_core.policy.plots import curve_plot
 from drirl_core.policy.readme import write_readme
 from drirl_core.policy.sft_rows import TokenRow, TokenRows, in_batches_of_one_length, tokenised
@@ -60,6 +61,8 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     """
     settings, seed = context.config.sft, context.config.seed
     chosen = training_rows(context, settings, seed)
+    if settings.harmless_target == "own":
+        chosen = with_own_answers(context, chosen)
     policy = load_policy(context.config.models.policy, context.config.models)
     adapters = adapters_of(settings.lora, policy.model, "sft.lora", context.config.models.policy)
     require_room_for_all(context, policy)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from drirl_core.config import Config, InboxConfig, ModelsConfig, OperationsConfig
+from drirl_core.config import BASELINES, Config, InboxConfig, ModelsConfig, OperationsConfig
 from drirl_core.config.explain import Setting, settings_of
 from drirl_core.config.strict_yaml import dump_yaml
 from drirl_core.graph.versions import deciding
@@ -25,8 +25,9 @@ of the file that names them.
 _EXAMPLE = Config(
     models=ModelsConfig(policy="hf:org/policy@revision", encoder="hf:org/encoder@revision"),
     operations=OperationsConfig(inbox=InboxConfig(folder="inbox")),
+    baselines=BASELINES,
 )
-"""Defaults and a drop folder, so that every stage and every condition on what it reads is there."""
+"""Defaults, a drop folder and all baselines, so that every stage and every condition on what it reads is there."""
 
 
 _FILLED_IN = ("base",)

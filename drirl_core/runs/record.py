@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from drirl_core.config import Config, from_resolved, resolved
+from drirl_core.config import BASELINES, Config, from_resolved, resolved
 from drirl_core.errors import ArtifactError, ConfigError, nearest
 from drirl_core.graph.stages import STAGES
 from drirl_core.project import Project
@@ -24,7 +24,7 @@ from drirl_core.store.remote import UnreachableError
 
 RUNS = "runs"
 """Folder of the record below the root of the artifacts."""
-RESERVED = ("base", "sft", "dr_irl", "promoted")
+RESERVED = ("base", "sft", *BASELINES, "dr_irl", "promoted")
 """Words that mean something else where the name of a result is expected."""
 ID_DIGITS = 8
 

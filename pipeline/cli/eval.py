@@ -119,7 +119,7 @@ def evaluate_command(
         typer.Argument(
             metavar="MODEL",
             help="A model reference (hf:org/name, path:DIRECTORY, pypi:...), a directory, a policy of the "
-            "configuration (base, sft, dr_irl), `promoted`, or the name of a recorded result.",
+            "configuration (base, sft, a baseline, dr_irl), `promoted`, or the name of a recorded result.",
         ),
     ],
     config: ConfigArgument = DEFAULT_CONFIG,

@@ -54,7 +54,7 @@ def test_set_offers_dotted_settings_then_their_values(config: Path, command: str
     assert offered(command, "--set", incomplete="promotion.automatic=f") == ["promotion.automatic=false"]
     assert offered(command, "--set", incomplete="policy.lora.ra") == ["policy.lora.rank="]
     assert offered(command, "--set", incomplete="policy.steps=") == []
-    assert offered(command, "--set", incomplete="base") == []  # filled in, never set
+    assert offered(command, "--set", incomplete="base") == ["baselines="]  # `base` is filled in, never set
 
 
 def test_category_offers_the_categories_of_the_configuration(config: Path) -> None:

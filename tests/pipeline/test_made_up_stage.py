@@ -11,7 +11,8 @@ from drirl_core.errors import CheckError
 from drirl_core.graph.build import run_all
 from drirl_core.graph.estimates import estimate
 from drirl_core.graph.plan import plan
-from drirl_core.graph.stages import STAGES, Cost, MainTable, Stage
+from drirl_core.graph.record import Cost, MainTable, Stage
+from drirl_core.graph.stages import STAGES
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.tables import write_table
 from pipeline.instance.settings import load

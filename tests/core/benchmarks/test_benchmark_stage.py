@@ -22,6 +22,7 @@ from drirl_core.graph.build import Context
 from drirl_core.models import sampling
 from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.models.sampling import Completion
+from drirl_core.report.headline import start_policy
 from drirl_core.reporting import Plot, SilentReporter, Table
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import read_table
@@ -164,6 +165,29 @@ def test_rates_by_hand(make: Callable[..., Context], tmp_path: Path) -> None:
         pytest.approx(0.15, abs=0.001),
         pytest.approx(0.85, abs=0.001),
     )
+
+
+@pytest.mark.usefixtures("calls")
+def test_baselines_stand_between_start_and_aligned_policy(
+    make: Callable[..., Context], references: Path, tmp_path: Path
+) -> None:
+    """The baselines here answer as start and base do; DR-IRL is compared with each, and still first with its start."""
+    inputs = {
+        "grpo_checkpoint": Path("/other/base"),
+        "policy_checkpoint": Path("/models/dr_irl"),
+        "dpo_checkpoint": Path("/other/sft"),
+        "sft_checkpoint": Path("/models/sft"),
+        "reference_classifiers": references,
+    }
+    build_benchmark(make(inputs=inputs))
+    found = _results(tmp_path / "out")
+    assert found["policies"] == ["base", "sft", "dpo", "grpo", "dr_irl"]
+    rates = {(r["policy"], r["group"], r["category"]): (r["refusals"], r["n"]) for r in found["rates"]}
+    assert [rates[p, "unsafe", "all"] for p in ("dpo", "grpo")] == [(2, 4), (0, 4)]
+    assert [r["against"] for r in found["composite"]] == ["base", "sft", "dpo", "grpo"]
+    assert start_policy(found) == "sft"
+    table = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    assert all(name in table for name in ("| DPO ", "| GRPO, alpha = 1 "))
 
 
 @pytest.mark.usefixtures("calls")

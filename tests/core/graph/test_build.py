@@ -14,7 +14,8 @@ from drirl_core.config import Config, load_config
 from drirl_core.errors import ArtifactError, DataError
 from drirl_core.graph.build import Context, build
 from drirl_core.graph.layout import Node, build_graph
-from drirl_core.graph.stages import STAGES, Stage
+from drirl_core.graph.record import Stage
+from drirl_core.graph.stages import STAGES
 from drirl_core.graph.versions import code_version, source_version
 from drirl_core.project import Project
 from drirl_core.reporting import Plot, SilentReporter, Table

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from drirl_core.config import Config, SourceConfig, load_config
+from drirl_core.config import BASELINES, Config, SourceConfig, load_config
 from drirl_core.errors import DataError
 from drirl_core.graph.layout import DATA_FOLDER, build_graph, dataset_name, source_path
 from drirl_core.graph.stages import STAGES
@@ -121,7 +121,7 @@ def test_the_policy_needs_everything_it_uses(tmp_path: Path) -> None:
 
 
 def test_a_category_is_a_category_and_a_suite_is_a_suite(tmp_path: Path) -> None:
-    graph = build_graph(_config(tmp_path))
+    graph = build_graph(_config(tmp_path, {"baselines": [*BASELINES]}))
     every = (*SEVEN_CATEGORIES, "helpful")
     assert {node.category for node in graph.nodes.values()} == {None, *every}
     assert {node.name: node.suite for node in graph.nodes.values() if node.suite} == {"benchmark_embedded": "embedded"}
@@ -231,3 +231,18 @@ def test_a_missing_source_is_named(tmp_path: Path) -> None:
 def test_embedded_sources_are_shipped_files() -> None:
     assert source_path(SourceConfig("helpful", "embedded")) == DATA_FOLDER / "helpful.jsonl"
     assert source_path(SourceConfig("helpful", "/x/y.csv")) == Path("/x/y.csv")
+
+
+# ------------------------------------------------------------------------------------------------------------- baselines
+
+
+def test_baselines_are_assets_that_the_benchmarks_compare(tmp_path: Path) -> None:
+    """Only those that are asked for are made, and they change the version of no other stage."""
+    plain, with_two = _config(tmp_path), _config(tmp_path, {"baselines": ["dpo", "verifiable"]})
+    before, after = build_graph(plain), build_graph(with_two)
+    assert set(after.nodes) - set(before.nodes) == {"dpo_checkpoint", "verifiable_checkpoint"}
+    assert {"dpo_checkpoint", "verifiable_checkpoint"} <= set(after.nodes["benchmark_embedded"].inputs)
+    assert "completion_pool_insult" in after.nodes["dpo_checkpoint"].inputs
+    assert "policy_checkpoint" not in after.nodes["dpo_checkpoint"].inputs
+    for name, node in before.nodes.items():
+        assert code_version(node, plain) == code_version(after.nodes[name], with_two), name

@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 
 from drirl_core.config import SftConfig
 from drirl_core.demonstrations.publish import ROWS
-from drirl_core.errors import DataError
+from drirl_core.errors import ConfigError, DataError
 from drirl_core.models.loading import load_policy
+from drirl_core.models.sampling.decode import Completion
+from drirl_core.policy import own_answers
 from drirl_core.policy.sft import build_sft_checkpoint, training_rows
 from drirl_core.policy.training import is_time, read_log, write_log
 from drirl_core.store.tables import write_table
@@ -161,3 +163,45 @@ def test_logs_are_split_into_learning_and_times(tmp_path: Path) -> None:
     assert read_log(tmp_path / "training_log.jsonl") == [{"step": 1, "loss": 2.0}]
     assert read_log(tmp_path / "times.jsonl") == [{"step": 1, "time/step_s": 0.5, "step_time": 0.4, "profiling/x": 1.0}]
     assert json.loads((tmp_path / "metrics.json").read_text()) == {"steps": 1}
+
+
+# ------------------------------------------------------------------------------------------------------------ own answers
+
+OWN = {"sft.harmless_target": "own", "sft.answer_tokens": 4, "sft.rows_per_category": 0, "sft.epochs": 1}
+
+
+def test_own_answers_take_the_place_of_those_of_the_data_set(contexts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of six harmless training prompts are refused or looped at; these keep the answer of the data set."""
+    replies = {
+        "helpful request number 0": "I'm sorry, but I can't help with that.",
+        "helpful request number 1": "so " * 60,
+    }
+    asked: list[tuple[list[str], int, float]] = []
+
+    def scripted(policy: Any, prompts: list[str], copies: int, settings: Any, **_: Any) -> list[list[Completion]]:
+        asked.append((sorted(prompts), settings.max_new_tokens, settings.temperature))
+        return [[Completion(replies.get(prompt, f"My own words on {prompt}."), 9, True)] for prompt in prompts]
+
+    monkeypatch.setattr(own_answers, "sample", scripted)
+    context = contexts.make("own", OWN)
+    rows = training_rows(context, context.config.sft, 0)
+    changed = own_answers.with_own_answers(context, rows)
+    assert asked == [([f"helpful request number {i}" for i in range(6)], 12, 0.0)]
+    for before, after in zip(rows, changed, strict=True):
+        prompt = before["prompt"][-1]["content"]
+        own = prompt.startswith("helpful") and prompt not in replies
+        said = [{"role": "assistant", "content": f"My own words on {prompt}."}]
+        assert after == (before | {"completion": said} if own else before)
+    assert any("4 of 6 harmless prompts are learned with the model's own answer" in x for x in context.reporter.lines)
+
+
+def test_own_answers_of_a_real_model_are_learned(contexts: Any) -> None:
+    own, stock = contexts.make("own", OWN), contexts.make("stock", {**OWN, "sft.harmless_target": "answer"})
+    for context in (own, stock):
+        assert build_sft_checkpoint(context)["rows"] == 18
+    assert any("own answers of the initial model to 6 harmless prompts" in line for line in own.reporter.lines)
+
+
+def test_own_answers_need_a_length() -> None:
+    with pytest.raises(ConfigError, match=r"sft\.harmless_target is own, but sft\.answer_tokens is 0"):
+        SftConfig(harmless_target="own")

@@ -60,7 +60,8 @@ def test_a_default_is_the_one_of_the_class() -> None:
 def test_a_section_says_which_stages_it_decides(made: dict[str, str]) -> None:
     text = made["docs/reference/settings.md"]
     assert (
-        "Decides, at least in part: `hardness`, `policy_checkpoint`." in text.split("\n## hardness\n")[1].split("|")[0]
+        "Decides, at least in part: `hardness`, `policy_checkpoint`, `grpo_checkpoint`, `verifiable_checkpoint`."
+        in text.split("\n## hardness\n")[1].split("|")[0]
     )
     assert "Decides no result" in text.split("\n## checks\n")[1].split("|")[0]
 
@@ -88,7 +89,7 @@ def test_an_arrow_that_a_longer_path_implies_is_left_out(demo: Graph) -> None:
     assert edges["dataset"] == ["balance_report", "sft_checkpoint", "reference_classifiers"]
     assert edges["completion_pool"] == ["reward_model"]
     assert edges["benchmark"] == ["promotion_candidate", "report", "model_card"]
-    assert set(edges) == {SOURCES, *STAGES}
+    assert set(edges) == {SOURCES, *demo.stages}
 
 
 def test_no_path_of_the_graph_is_lost(demo: Graph) -> None:
@@ -127,10 +128,10 @@ def test_the_picture_is_sound_and_readable_at_the_width_of_a_page(demo: Graph) -
     space = "{http://www.w3.org/2000/svg}"
     assert float(root.attrib["width"]) <= 520
     texts = [text.text or "" for text in root.iter(f"{space}text")]
-    assert [name.replace("_", " ") for name in (SOURCES, *STAGES)] == texts[::2]
+    assert [name.replace("_", " ") for name in (SOURCES, *demo.stages)] == texts[::2]
     assert "8 assets, one per category" in texts
     boxes = list(root.iter(f"{space}rect"))
-    assert len(boxes) == len(STAGES) + 1
+    assert len(boxes) == len(demo.stages) + 1
     assert max(map(len, texts)) * 6 <= float(boxes[0].attrib["width"])  # a letter of 10.5 px is about 5.5 px wide
 
 

@@ -94,4 +94,4 @@ def test_without_the_demos_file_the_defaults_are_named(demo: Config, tmp_path: P
     found = differences_section(demo, tmp_path / "demo.yaml")
     assert "from the defaults, because configs/demo.yaml is not on this machine" in found["text"]
     assert ("seed", "0", "0") not in found["rows"]
-    assert [row for row in found["rows"] if row[0] == "demonstrations.quota"] == [("demonstrations.quota", "0", "60")]
+    assert [row for row in found["rows"] if row[0] == "completions.prompts"] == [("completions.prompts", "0", "32")]

@@ -1,0 +1,108 @@
+"""What a stage is: the record that declares one, and how its functions are found."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from drirl_core.config import Config
+
+Per = Literal["run", "category", "harm_category", "suite"]
+
+
+def _always(config: Config) -> bool:
+    return True
+
+
+def _nothing(config: Config) -> tuple[str, ...]:
+    return ()
+
+
+@dataclass(frozen=True)
+class MainTable:
+    """The table whose rows and columns represent an asset.
+
+    Args:
+        file: its name in the artifact.
+        columns: what each column means, in the order of the table.
+    """
+
+    file: str
+    columns: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the seconds and tokens of a stage follow, for an estimate from earlier builds.
+
+    Args:
+        proportional: settings that they follow in proportion; of a mapping the sum counts.
+        decisive: settings that decide them, but not in proportion: a build under another value says nothing.
+            `{member}` is the category or suite.
+        tokens: whether the stage trains on tokens or generates them.
+        prompts: whether they follow the number of prompts of its first input, a data set.
+    """
+
+    proportional: tuple[str, ...] = ()
+    decisive: tuple[str, ...] = ()
+    tokens: bool = False
+    prompts: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of work.
+
+    Args:
+        function: `module:name` of the function that builds it, imported on use because it may load torch.
+        version: raised when the algorithm changes, which makes every artifact of the stage stale.
+        config: dotted sections of the configuration that decide its result.
+        group: group in the asset graph.
+        heavy: whether it trains or samples (needs a GPU).
+        volatile: files whose bytes may differ between equal results.
+        unread: dotted settings below `config` that this stage does not read, or that decide no result.
+        per: what it has one asset of: the run, each category with `helpful`, each harm category, or each suite.
+        inputs: what it is made from: stages above it in the table (an asset per category takes that of its own
+            category, any other asset takes all of them) and names of `drirl_core.graph.layout.INPUTS`.
+        description: one sentence for people; `{member}` is the category or suite.
+        helpful_description: the sentence for the category `helpful`, where it differs.
+        when: whether a configuration has the stage at all.
+        config_when: dotted sections that decide its result besides `config`, depending on the configuration.
+        table: its main table; None where it has none.
+        cost: what its cost follows.
+        checks: `module:name` of the rules that its artifacts must keep, imported on use; empty where there are none.
+        excluded: `module:name` of the function that says what the suites keep out of its artifacts: they count by that
+            instead of by their own rows (`drirl_core.graph.exclusion`); empty where they count by their rows.
+    """
+
+    function: str
+    version: str
+    config: tuple[str, ...]
+    group: str
+    heavy: bool = False
+    volatile: frozenset[str] = frozenset()
+    unread: tuple[str, ...] = ()
+    per: Per = "run"
+    inputs: tuple[str, ...] = ()
+    description: str = ""
+    helpful_description: str = ""
+    when: Callable[[Config], bool] = _always
+    config_when: Callable[[Config], tuple[str, ...]] = _nothing
+    table: MainTable | None = None
+    cost: Cost = Cost()
+    checks: str = ""
+    excluded: str = ""
+
+    @property
+    def per_category(self) -> bool:
+        """Whether it has one asset per category."""
+        return self.per in ("category", "harm_category")
+
+
+def lazy(name: str) -> Any:
+    """Import what `module:name` names; a record holds such names, so that reading it imports nothing heavy."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,27 @@
+"""Baselines that are GRPO with one setting changed: an asset each, on the data and budget of DR-IRL."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from drirl_core.graph import build as stages
+from drirl_core.policy.grpo import align
+
+
+def build_grpo_checkpoint(context: stages.Context) -> dict[str, Any]:
+    """Align the policy with the same rewards, and alpha = 1 for every prompt; see `build_policy_checkpoint`."""
+    hardness = replace(context.config.hardness, combine="none")
+    return align(replace(context, config=replace(context.config, hardness=hardness)), "grpo_checkpoint")
+
+
+def build_verifiable_checkpoint(context: stages.Context) -> dict[str, Any]:
+    """Align the policy with the verifiable reward, and alpha = 1 for every prompt; see `build_policy_checkpoint`.
+
+    A learned reward must beat this control: it needs a label for each prompt and the judge, and no demonstration.
+    """
+    config = context.config
+    changed = replace(
+        config, hardness=replace(config.hardness, combine="none"), policy=replace(config.policy, reward="verifiable")
+    )
+    return align(replace(context, config=changed), "verifiable_checkpoint")

@@ -1,0 +1,167 @@
+"""Direct preference optimisation (DPO) from the SFT start: a baseline on the data of DR-IRL, without rewards."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from trl import DPOConfig as TrlDpoConfig
+from trl import DPOTrainer
+
+from drirl_core import taxonomy
+from drirl_core.config import DpoConfig
+from drirl_core.errors import ConfigError, DataError
+from drirl_core.graph import build as stages
+from drirl_core.graph.layout import dataset_name
+from drirl_core.models.loading import Policy, load_policy
+from drirl_core.models.templates import chat_text
+from drirl_core.policy.adapters import adapters_of
+from drirl_core.policy.plots import curve_plot
+from drirl_core.policy.preferences import preference_pairs
+from drirl_core.policy.readme import write_readme
+from drirl_core.policy.sft_rows import first, tokenised
+from drirl_core.policy.training import (
+    TrainingStream,
+    common_arguments,
+    last_checkpoint,
+    read_log,
+    run,
+    save_merged,
+    write_log,
+)
+from drirl_core.reporting import Plot, Reporter
+from drirl_core.rewards.stage import pool_prompts
+from drirl_core.text.thoughts import opened_by
+
+_ACCURACY, _MARGIN = "rewards/accuracies", "rewards/margins"
+_CURVES = {"loss": "loss", _ACCURACY: "pairs in the right order", _MARGIN: "margin (nats)"}
+
+
+def build_dpo_checkpoint(context: stages.Context) -> dict[str, Any]:
+    """Train the start on the preference pairs of all completion pools.
+
+    The start is the reference as well, and TRL's own trainer does the rest.
+
+    Args:
+        context: inputs are the data sets and completion pools of all categories, and `sft_checkpoint` if there is one.
+
+    Returns:
+        Display metadata: pairs, those that were cut or left out, steps, first and last loss, accuracy and margin,
+        curves.
+
+    Raises:
+        ConfigError: an adapter's target is no layer of the model, or the policy is asked inside a thought.
+        DataError: the pools hold no pair.
+        TrainingError: the loss or a weight is not finite.
+    """
+    config, seed = context.config, context.config.seed
+    pairs = _pairs(context)
+    policy = load_policy(context.inputs.get("sft_checkpoint", config.models.policy), config.models)
+    adapters = adapters_of(config.dpo.lora, policy.model, "dpo.lora", config.models.policy)
+    limit = min(config.dpo.max_length, policy.context or config.dpo.max_length)
+    rows, fitting = _fitting(pairs, policy, limit, context.reporter)
+    random.Random(seed).shuffle(rows)  # noqa: S311 - reproducible order, not security
+    log_file = context.scratch / "training_log.jsonl"
+    arguments = dpo_arguments(config.dpo, len(rows), limit, common_arguments(seed, context.scratch, policy))
+    trainer = DPOTrainer(
+        model=policy.model,
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=policy.tokenizer,
+        peft_config=adapters,
+        callbacks=[TrainingStream("DPO", log_file, context.reporter)],
+    )
+    checkpoint = last_checkpoint(Path(arguments.output_dir))
+    if checkpoint:
+        context.reporter.log(f"DPO resumes from {checkpoint.name}")
+    run(trainer, checkpoint)
+    log = read_log(log_file)
+    save_merged(trainer.model, policy, context.out)
+    metrics = {
+        "pairs": len(rows),
+        **{f"pairs/{name}": count for name, count in sorted(Counter(row["category"] for row in rows).items())},
+        **fitting,
+        "steps": int(trainer.state.global_step),
+        "first_loss": log[0]["loss"],
+        "last_loss": log[-1]["loss"],
+        "pair_accuracy": log[-1][_ACCURACY],
+        "margin": log[-1][_MARGIN],
+    }
+    write_log(context.out, log, metrics)
+    write_readme(context, "dpo_checkpoint", metrics)
+    curve_plot(log, _CURVES, context.out / "curves.png", "Direct preference optimisation", "dpo")
+    curves = Plot(context.out / "curves.png", "Loss, accuracy and margin of the pairs by step")
+    return {**metrics, **policy.rendering, "curves": curves}
+
+
+def dpo_arguments(settings: DpoConfig, pairs: int, limit: int, common: Mapping[str, Any]) -> TrlDpoConfig:
+    """Return TRL's arguments for our settings.
+
+    Args:
+        settings: epochs, batch size, learning rate and B of the loss.
+        pairs: number of pairs.
+        limit: tokens per row at most.
+        common: arguments that do not depend on the method.
+    """
+    steps_per_epoch = -(-pairs // settings.batch_size)
+    return TrlDpoConfig(
+        **common,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=max(1, steps_per_epoch // 10),
+        save_steps=max(1, steps_per_epoch // 2),
+        beta=settings.beta,
+        max_length=limit,
+    )
+
+
+def _pairs(context: stages.Context) -> list[dict[str, Any]]:
+    pairs: list[dict[str, Any]] = []
+    settings = context.config.completions
+    for category, pool in sorted(context.named("completion_pool").items()):
+        pairs += preference_pairs(
+            pool_prompts(context.inputs[dataset_name(category)], pool, settings, category), category
+        )
+    if not pairs:
+        raise DataError(
+            "no sampled completion of the pools answers an unsafe prompt or refuses a harmless one, so that there is "
+            "nothing to prefer the demonstrations to; raise completions.samples or completions.prompts, or take dpo "
+            "out of baselines"
+        )
+    if taxonomy.HELPFUL not in {row["category"] for row in pairs}:
+        context.reporter.log(
+            f"DPO: all {len(pairs)} pairs are of unsafe prompts, as no sampled completion refuses a harmless one; "
+            "nothing keeps the policy from refusing everything"
+        )
+    return pairs
+
+
+def _fitting(
+    pairs: Sequence[dict[str, Any]], policy: Policy, limit: int, reporter: Reporter
+) -> tuple[list[dict[str, Any]], dict[str, int | str]]:
+    """Leave out pairs with no room for an answer, and count those that TRL will cut."""
+    for note in policy.notes:
+        reporter.log(note)
+    if opened_by(chat_text(policy.tokenizer, pairs[0]["prompt"][-1]["content"])):
+        raise ConfigError(
+            "baselines has dpo, but the chat template of the policy asks for answers inside a thought, which pairs of "
+            "answers cannot teach; set models.thinking to false if the model allows it, or take dpo out of baselines"
+        )
+    sides = [
+        tokenised(policy.tokenizer, [{**row, "completion": row[side]} for row in pairs], limit)
+        for side in ("chosen", "rejected")
+    ]
+    dropped = {name for side in sides for name in side.dropped}
+    cut = {name for side in sides for name in side.cut} - dropped
+    kept = [row for row in pairs if f"{row['category']}/{row['prompt_id']}" not in dropped]
+    counts: dict[str, int | str] = {"rows_cut": len(cut), "rows_dropped": len(dropped)}
+    for what, names in (("cut off at the end", cut), ("left out, with no room for an answer", dropped)):
+        if names:
+            reporter.log(f"DPO: pairs of {len(names)} prompts are {what} in {limit} tokens: {first(sorted(names))}")
+    return kept, counts

@@ -1,0 +1,167 @@
+"""Baselines: pairs by hand, what they train on, and GRPO with one setting changed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from killing import Killed, KillingReporter
+from safetensors.torch import load_file
+
+from drirl_core.completions.stage import SCHEMA
+from drirl_core.config import DpoConfig
+from drirl_core.errors import ConfigError, DataError
+from drirl_core.graph.build import Context
+from drirl_core.graph.layout import dataset_name
+from drirl_core.policy.baselines import build_grpo_checkpoint, build_verifiable_checkpoint
+from drirl_core.policy.dpo import build_dpo_checkpoint
+from drirl_core.policy.grpo import build_policy_checkpoint
+from drirl_core.policy.preferences import preference_pairs
+from drirl_core.policy.training import read_log
+from drirl_core.rewards.pairs import PoolPrompt, Reply
+from drirl_core.store.tables import read_table, write_table
+
+pytestmark = pytest.mark.usefixtures("no_curves")
+REFUSAL, ANSWER = "Sorry, I can't help with that.", "Of course, here is how it goes: begin early and rest now and then."
+LOOP = "again " * 40
+SETTINGS = {"dpo.epochs": 3, "dpo.batch_size": 4, "dpo.learning_rate": 5e-3, "completions.samples": {"base": 2}}
+
+
+@pytest.fixture(autouse=True)
+def _no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drirl_core.policy.dpo.curve_plot", lambda *_: None)
+
+
+def pool_prompt(kind: str, *replies: tuple[str, str], split: str = "train") -> PoolPrompt:
+    made = tuple(Reply(policy, number, text) for number, (policy, text) in enumerate(replies))
+    return PoolPrompt("p1", "How do I do that?", split, f"draft\n####\n{REFUSAL}", REFUSAL, made, kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rejected"),
+    [("unsafe", [ANSWER]), ("look_alike", [REFUSAL, "I cannot do this."]), ("general", [REFUSAL, "I cannot do this."])],
+)
+def test_pairs_by_hand(kind: str, rejected: list[str]) -> None:
+    """Equal completions make one pair; a loop is neither kind; nobody sampled the last one."""
+    replies = [
+        ("base", ANSWER), ("sft", ANSWER), ("base", REFUSAL), ("sft", "I cannot do this."), ("sft", LOOP), ("compliance", "Yes, of course."),
+    ]  # fmt: skip
+    rows = preference_pairs([pool_prompt(kind, *replies)], "insult")
+    assert [row["rejected"] for row in rows] == [[{"role": "assistant", "content": text}] for text in rejected]
+    assert all(row["chosen"] == [{"role": "assistant", "content": REFUSAL}] for row in rows)
+    assert all(row["prompt"] == [{"role": "user", "content": "How do I do that?"}] for row in rows)
+    assert {(row["prompt_id"], row["category"]) for row in rows} == {("p1", "insult")}
+
+
+def test_pairs_are_of_training_prompts() -> None:
+    assert preference_pairs([pool_prompt("unsafe", ("base", ANSWER), split="validation")], "insult") == []
+
+
+def test_settings_that_cannot_be(contexts: Any) -> None:
+    for settings, message in (({"beta": 0.0}, "dpo.beta is 0.0; above 0"), ({"batch_size": 0}, "dpo.batch_size is 0")):
+        with pytest.raises(ConfigError, match=message):
+            DpoConfig(**settings)
+    with pytest.raises(ConfigError, match="baselines names one twice: dpo, dpo"):
+        contexts.config({"baselines": ["dpo", "dpo"]})
+    with pytest.raises(ConfigError, match=r"baselines.*dpo"):
+        contexts.config({"baselines": ["ppo"]})
+
+
+@pytest.fixture
+def pooled(contexts: Any, tmp_path: Path) -> Callable[..., Context]:
+    """Contexts with pools: of each prompt one right and one wrong completion."""
+
+    def make(name: str, overrides: dict[str, Any] | None = None, wrong: bool = True, **changes: Any) -> Context:
+        inputs = {key: path for key, path in contexts.inputs.items() if "dataset" in key}
+        for category in ("insult", "mental_health", "helpful"):
+            rows = read_table(inputs[dataset_name(category)] / "rows.parquet")
+            right, other = (ANSWER, REFUSAL) if category == "helpful" else (REFUSAL, ANSWER)
+            pool = [
+                {"prompt_id": row["prompt_id"], "policy": "base", "sample": number, "completion": text, "answer": text, "tokens": 9, "finished": True}
+                for row in rows
+                for number, text in enumerate((right, other if wrong else right))
+            ]  # fmt: skip
+            folder = inputs[f"completion_pool_{category}"] = tmp_path / name / f"completion_pool_{category}"
+            folder.mkdir(parents=True, exist_ok=True)
+            write_table(folder / "completions.parquet", pool, SCHEMA)
+        return contexts.make(name, {**SETTINGS, **(overrides or {})}, inputs=inputs, **changes)
+
+    return make
+
+
+def weights(context: Context) -> dict[str, torch.Tensor]:
+    return load_file(context.out / "model.safetensors")
+
+
+def test_dpo_learns_the_order_of_the_pairs(pooled: Callable[..., Context]) -> None:
+    """Six training prompts in each of three data sets, one pair each: 18 pairs, 5 steps per epoch."""
+    context = pooled("learns")
+    shown = build_dpo_checkpoint(context)
+    assert (shown["pairs"], shown["pairs/helpful"], shown["pairs/insult"], shown["steps"]) == (18, 6, 6, 15)
+    log = read_log(context.out / "training_log.jsonl")
+    assert log[0]["loss"] == pytest.approx(0.6931, abs=1e-3)  # log 2: the policy is still the reference
+    assert log[0]["rewards/margins"] == pytest.approx(0.0, abs=1e-4)
+    assert shown["margin"] > 0.01
+    assert shown["last_loss"] < shown["first_loss"]
+    assert "direct preference optimisation" in (context.out / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.long
+def test_a_resumed_dpo_gives_the_same_weights(pooled: Callable[..., Context]) -> None:
+    undisturbed = pooled("undisturbed")
+    build_dpo_checkpoint(undisturbed)
+    with pytest.raises(Killed):
+        build_dpo_checkpoint(pooled("killed", reporter=KillingReporter(7)))
+    resumed = pooled("killed")
+    build_dpo_checkpoint(resumed)
+    assert any("DPO resumes from checkpoint-" in line for line in resumed.reporter.lines)
+    one, other = weights(undisturbed), weights(resumed)
+    assert all((one[name] == other[name]).all() for name in one)
+
+
+def test_pairs_that_are_too_long_are_counted_and_named(pooled: Callable[..., Context]) -> None:
+    context = pooled("long", {"dpo.max_length": 40, "dpo.epochs": 1})
+    shown = build_dpo_checkpoint(context)
+    assert (shown["rows_cut"], shown["rows_dropped"]) == (18, 0)
+    assert any(
+        "pairs of 18 prompts are cut off at the end in 40 tokens: helpful/" in line for line in context.reporter.lines
+    )
+
+
+def test_without_a_wrong_completion_there_is_nothing_to_prefer(pooled: Callable[..., Context]) -> None:
+    with pytest.raises(DataError, match=r"nothing to prefer .* take dpo out of baselines"):
+        build_dpo_checkpoint(pooled("none", wrong=False))
+
+
+def test_pairs_of_unsafe_prompts_alone_are_said(pooled: Callable[..., Context]) -> None:
+    context = pooled("unsafe_alone", {"dpo.epochs": 1})
+    inputs = {name: path for name, path in context.inputs.items() if name != "completion_pool_helpful"}
+    build_dpo_checkpoint(dataclasses.replace(context, inputs=inputs))
+    assert any("all 12 pairs are of unsafe prompts" in line for line in context.reporter.lines)
+
+
+def test_grpo_without_scaling_is_dr_irl_with_alpha_one(contexts: Any) -> None:
+    settings = {"policy.steps": 2, "policy.save_steps": 2}
+    baseline, same, scaled = (contexts.make(name, settings) for name in ("baseline", "same", "scaled"))
+    shown = build_grpo_checkpoint(baseline)
+    assert (shown["alpha_min"], shown["alpha_max"]) == (1.0, 1.0)
+    build_policy_checkpoint(dataclasses.replace(same, config=contexts.config({**settings, "hardness.combine": "none"})))
+    build_policy_checkpoint(scaled)
+    assert all(torch.equal(weights(baseline)[name], weight) for name, weight in weights(same).items())
+    assert not all(torch.equal(weights(baseline)[name], weight) for name, weight in weights(scaled).items())
+    assert "where every prompt counts the same" in (baseline.out / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_control_is_rewarded_by_the_judge(contexts: Any) -> None:
+    """Rewards are 1 or -1, so the mean over a step of whole completions is one of few values."""
+    context = contexts.make("control", {"policy.steps": 1})
+    shown = build_verifiable_checkpoint(context)
+    rows = context.config.policy.prompts_per_step * context.config.policy.num_generations
+    assert (shown["first_reward"] + 1) / 2 * rows == pytest.approx(
+        round((shown["first_reward"] + 1) / 2 * rows), abs=1e-4
+    )
+    assert "No reward is learned" in (context.out / "README.md").read_text(encoding="utf-8")
