@@ -15,11 +15,11 @@ from drirl_core.config.slices import ABSENT
 from drirl_core.graph.layout import Node
 from drirl_core.graph.plan import Plan
 from drirl_core.graph.reasons import hidden
+from drirl_core.graph.record import lazy
 from drirl_core.graph.stages import STAGES
 from drirl_core.graph.versions import deciding
 from drirl_core.project import Project
 from drirl_core.reporting import amount, duration
-from drirl_core.store.artifacts import ArtifactStore
 
 _MOST_BUILDS = 5
 
@@ -114,7 +114,7 @@ def estimates(found: Plan, project: Project) -> dict[str, Estimate]:
     """
     store, graph, now = project.store, project.graph, resolved(project.config)
     return {
-        name: estimate(graph.nodes[name], store.records(name), now, _prompts(graph.nodes[name], found, store))
+        name: estimate(graph.nodes[name], store.records(name), now, _prompts(graph.nodes[name], found, project))
         for name in found.assets
     }
 
@@ -219,14 +219,18 @@ def _build(node: Node, record: Mapping[str, Any], factor: float) -> Build:
     return Build(float(metadata["seconds"]) * factor, None if tokens is None else tokens * factor)
 
 
-def _prompts(node: Node, found: Plan, store: ArtifactStore) -> int | None:
+def _prompts(node: Node, found: Plan, project: Project) -> int | None:
     """Return how many prompts a stage that works through its data set will process, once that size is known."""
-    dataset = found.assets.get(node.inputs[0]) if STAGES[node.stage].cost.prompts else None
+    cost = STAGES[node.stage].cost
+    dataset = found.assets.get(node.inputs[0]) if cost.prompts else None
     if dataset is None or dataset.version is None:
         return None
-    metadata = _metadata(store.manifest(dataset.name, dataset.version) or {})
+    metadata = _metadata(project.store.manifest(dataset.name, dataset.version) or {})
     rows, copies = _number(metadata.get("rows")), _number(metadata.get("resampled"))
-    return None if rows is None or copies is None else int(rows - copies)
+    if rows is None or copies is None:
+        return None
+    most = lazy(cost.most_prompts)(project.config, node.category) if cost.most_prompts else 0
+    return min(int(rows - copies), most) if most else int(rows - copies)
 
 
 def _metadata(record: Mapping[str, Any]) -> Mapping[str, Any]:

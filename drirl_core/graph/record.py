@@ -44,12 +44,15 @@ class Cost:
             `{member}` is the category or suite.
         tokens: whether the stage trains on tokens or generates them.
         prompts: whether they follow the number of prompts of its first input, a data set.
+        most_prompts: `module:name` of the function that says, from the configuration and the category, how many of
+            these it works through at most, 0 for all; imported on use; empty where it always takes all.
     """
 
     proportional: tuple[str, ...] = ()
     decisive: tuple[str, ...] = ()
     tokens: bool = False
     prompts: bool = False
+    most_prompts: str = ""
 
 
 @dataclass(frozen=True)

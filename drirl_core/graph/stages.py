@@ -182,6 +182,7 @@ STAGES: dict[str, Stage] = {
             ("completions.max_new_tokens", "completions.batch_size"),
             tokens=True,
             prompts=True,
+            most_prompts="drirl_core.completions.choice:most_completed",
         ),
     ),
     "reward_model": Stage(

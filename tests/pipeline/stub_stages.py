@@ -147,7 +147,7 @@ def build_dataset(context: Context) -> dict[str, Any]:
     if _wanted(context, "leak"):
         rows[0]["group_id"] = rows[-1]["group_id"]
     _write(context, "rows.parquet", rows)
-    return {"rows": len(rows)}
+    return {"rows": len(rows), "resampled": 0}
 
 
 def build_completion_pool(context: Context) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def build_completion_pool(context: Context) -> dict[str, Any]:
     decides = settings + ((start / "model.safetensors").read_text() if start else "")
     completions = [{"prompt_id": row["prompt_id"], "completion": prompt_id(decides + row["prompt"])} for row in rows]
     _write(context, "completions.parquet", completions)
-    return {"tokens": 4, "examples": Table([{"prompt": "a|b", "reward": 0.123456}])}
+    return {"tokens": 4, "prompts": len(rows), "examples": Table([{"prompt": "a|b", "reward": 0.123456}])}
 
 
 def build_reward_model(context: Context) -> dict[str, Any]:

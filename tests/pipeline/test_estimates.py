@@ -156,6 +156,17 @@ def test_a_plan_is_added_up(stubbed, project, tmp_path):
     assert str(cost).endswith("1 asset never ran here")
 
 
+def test_a_pool_works_through_no_more_prompts_than_it_may(stubbed, project, tmp_path):
+    """The data set has four prompts, of which one training prompt and one of each other split get completions."""
+    run_all(project, SilentReporter())
+    limited = load(tmp_path / "stub.yaml", {"completions.prompts": 1, "hardness.refresh": "step"})
+    name = "completion_pool_harm"
+    before, now = (estimates(plan(found), found)[name] for found in (project, limited))
+
+    assert now.scaled == ("prompts",)
+    assert now.seconds == pytest.approx(before.seconds * 3 / 4)
+
+
 def test_the_costs_of_a_plan_copy_nothing_from_an_object_store(stubbed, tmp_path):
     settings = stub_stages.write_settings(tmp_path, root=f"file://{tmp_path}/shared", mirror=str(tmp_path / "a"))
     run_all(load(settings), SilentReporter())

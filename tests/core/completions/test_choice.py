@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from drirl_core.completions.choice import completed_rows
-from drirl_core.config import CompletionsConfig
+from drirl_core.completions.choice import completed_rows, most_completed
+from drirl_core.config import CompletionsConfig, Config, ModelsConfig
 
 ROWS = [
     {"prompt_id": f"{split}{number}", "split": split, "origin": "pool"}
@@ -37,3 +37,18 @@ def test_one_more_prompt_moves_one_at_most() -> None:
 
 def test_a_data_set_smaller_than_the_limit_is_taken_completely() -> None:
     assert completed_rows(ROWS, CompletionsConfig(prompts=500), "insult") == ROWS
+
+
+@pytest.mark.parametrize(
+    ("settings", "category", "most"),
+    [
+        ({"prompts": 8, "helpful_prompts": 16}, "insult", 12),
+        ({"prompts": 8, "helpful_prompts": 16}, "helpful", 24),
+        ({"prompts": 1}, "insult", 3),
+        ({}, "insult", 0),
+    ],
+)
+def test_the_most_prompts_that_get_completions(settings: dict[str, int], category: str, most: int) -> None:
+    """A quarter as many validation prompts as training prompts, and test prompts; at least one of each."""
+    config = Config(models=ModelsConfig("path:a", "path:b"), completions=CompletionsConfig(**settings))
+    assert most_completed(config, category) == most
