@@ -8,10 +8,16 @@ INITIAL, SFT_START = SAMPLED = ("base", "sft")
 """Policies whose completions were sampled; all other rows of a pool are made to contrast."""
 
 
-def likely_right(category: str) -> str:
-    """Return the policy whose samples are likely to be as right as the demonstrations of a category.
+def likely_right(category: str, own_answers: bool = False) -> tuple[str, ...]:
+    """Return the policies whose samples are likely to be as right as the demonstrations of a category.
 
     The SFT start refuses unsafe prompts, as it was taught to; the initial model answers harmless ones, as it always
-    did. Set against a demonstration, such a sample teaches style.
+    did, and a start that learned these answers does so too. Set against a demonstration, such a sample teaches style.
+
+    Args:
+        category: of the prompts.
+        own_answers: whether the start learned the initial model's own answers to harmless prompts.
     """
-    return INITIAL if category == taxonomy.HELPFUL else SFT_START
+    if category != taxonomy.HELPFUL:
+        return (SFT_START,)
+    return (INITIAL, SFT_START) if own_answers else (INITIAL,)

@@ -24,7 +24,8 @@ class RewardsConfig:
     negatives: Literal["likely_wrong", "all"] = added("likely_wrong")
     """Whose samples count against the demonstration. `likely_wrong`: those of the initial model in the harm categories,
     because the SFT start refuses as the demonstration does and only style tells the two apart; in the helpful set those
-    of the start, because the initial model answers there. `all`: those of both. Completions that were made to be wrong
+    of the start, because the initial model answers there, or none where the start learned these very answers
+    (`sft.harmless_target: own`). `all`: those of both. Completions that were made to be wrong
     always count, and the objective `classifier` always reads all samples."""
     beta: float = 1.0
     """Temperature of the KL-regularised policy in the likelihood."""

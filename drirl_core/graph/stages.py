@@ -188,7 +188,7 @@ STAGES: dict[str, Stage] = {
     "reward_model": Stage(
         "drirl_core.rewards.stage:build_reward_model",
         "6",
-        ("rewards", "completions.prompts", "completions.helpful_prompts", "seed"),
+        ("rewards", "completions.prompts", "completions.helpful_prompts", "sft.harmless_target", "seed"),
         "rewards",
         heavy=True,
         per="category",

@@ -83,6 +83,7 @@ def fit(
     config: RewardsConfig,
     seed: int,
     reporter: Reporter,
+    own_answers: bool = False,
 ) -> Fitted:
     """Learn the reward model of a category; the same arguments give the same weights.
 
@@ -94,6 +95,8 @@ def fit(
         seed: of initial weights, order, dropout and bootstrap; the global generator and thread count are left as they
             were.
         reporter: gets every tenth point of the curve.
+        own_answers: whether the start learned the initial model's own answers to harmless prompts, so that its samples
+            are likely as right as those.
 
     Returns:
         The model of the epoch with the lowest validation loss, and the curve.
@@ -104,7 +107,7 @@ def fit(
         TrainingError: the loss is not finite, or the reward came out constant.
     """
     if config.negatives == "likely_wrong" and config.objective != "classifier":
-        prompts = without_likely_right(prompts, category)
+        prompts = without_likely_right(prompts, category, own_answers)
     train = [p for p in prompts if p.split == "train"]
     validation = [p for p in prompts if p.split == "validation"]
     if not train or not validation:

@@ -107,24 +107,26 @@ def join_pool(
     return prompts
 
 
-def without_likely_right(prompts: Sequence[PoolPrompt], category: str) -> list[PoolPrompt]:
+def without_likely_right(prompts: Sequence[PoolPrompt], category: str, own_answers: bool = False) -> list[PoolPrompt]:
     """Leave the samples that are likely to be right out of the pools; see `likely_right`.
 
     Args:
         prompts: prompts with their pools.
         category: whose prompts they are.
+        own_answers: whether the start learned the initial model's own answers to harmless prompts.
 
     Raises:
         DataError: a prompt has no other completion.
     """
-    policy = likely_right(category)
-    rest = [replace(p, replies=tuple(reply for reply in p.replies if reply.policy != policy)) for p in prompts]
+    right = likely_right(category, own_answers)
+    rest = [replace(p, replies=tuple(reply for reply in p.replies if reply.policy not in right)) for p in prompts]
     bare = sum(not p.replies for p in rest)
     if bare:
         raise DataError(
-            f"{category}: {bare} of {len(rest)} prompts have completions of the policy {policy} alone, and "
+            f"{category}: {bare} of {len(rest)} prompts have completions of {' and '.join(right)} alone, and "
             "`rewards.negatives: likely_wrong` sets none of them against the demonstration; sample both policies "
-            "(completions.samples: {base: 1, sft: 2}), or set rewards.negatives to all"
+            "(completions.samples: {base: 1, sft: 2}), have some made to contrast (completions.contrast), or set "
+            "rewards.negatives to all"
         )
     return rest
 

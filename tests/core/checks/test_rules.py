@@ -244,8 +244,10 @@ def test_what_the_reward_is_not_taught_to_put_below_the_demonstration_does_not_c
     assert (found.passed, found.metadata["accuracy"], found.metadata["pairs"]) == (False, 0.5, 2)
     likely_wrong = load({**MAXENT, "rewards.negatives": "likely_wrong"})
     assert verdict(likely_wrong, tmp_path, "reward_model", "accuracy_floor").metadata["pairs"] == 2
-    helpful = verdict(likely_wrong, tmp_path, "reward_model", "accuracy_floor", "helpful")
-    assert helpful.metadata["pairs"] == 3  # here the initial model's samples are left out, of which there are none
+    for target, pairs in (("answer", 3), ("own", 2)):  # the initial model's samples are left out, and there are none
+        settings = load({**MAXENT, "rewards.negatives": "likely_wrong", "sft.harmless_target": target})
+        helpful = verdict(settings, tmp_path, "reward_model", "accuracy_floor", "helpful")
+        assert helpful.metadata["pairs"] == pairs  # a start that learned own answers is as right as they are
     assert verdict(load(MAXENT), tmp_path, "reward_model", "accuracy_floor").metadata["pairs"] == 3
 
 

@@ -16,7 +16,7 @@ from drirl_core.testing import RecordingReporter
 CONFIG = RewardsConfig(backbone="embedding", epochs=12, hidden=8)
 
 
-def run(prompts=None, config=CONFIG, seed=0, reporter=None, category="insult"):
+def run(prompts=None, config=CONFIG, seed=0, reporter=None, category="insult", own_answers=False):
     return fit(
         category,
         joined_pool() if prompts is None else prompts,
@@ -24,6 +24,7 @@ def run(prompts=None, config=CONFIG, seed=0, reporter=None, category="insult"):
         config,
         seed,
         reporter or RecordingReporter(),
+        own_answers,
     )
 
 
@@ -205,8 +206,20 @@ def test_in_the_helpful_set_those_of_the_initial_model_do_not_count():
     assert both.curve != run(pool, category="helpful").curve
 
 
+def test_a_start_that_learned_own_answers_does_not_count_in_the_helpful_set_either():
+    pool = _with_start(joined_pool(), lambda p: p.answer)
+    pool = [dataclasses.replace(p, replies=(*p.replies, Reply("refusal", 0, "no no no"))) for p in pool]
+    made = [tuple(reply for reply in p.replies if reply.policy not in ("base", "sft")) for p in pool]
+    alone = [dataclasses.replace(p, replies=replies) for p, replies in zip(pool, made, strict=True)]
+    ours, theirs = (weights(run(own, category="helpful", own_answers=True).model) for own in (pool, alone))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert run(pool, category="helpful").curve != run(alone, category="helpful").curve
+    harm = (run(pool, own_answers=own).curve for own in (True, False))
+    assert next(harm) == next(harm)  # unsafe prompts have no own answers
+
+
 def test_a_pool_of_the_start_alone_needs_samples_of_the_initial_model():
     alone = [dataclasses.replace(p, replies=(Reply("sft", 0, "x y"),)) for p in joined_pool()]
-    with pytest.raises(DataError, match=r"have completions of the policy sft alone.*samples: \{base: 1, sft: 2\}"):
+    with pytest.raises(DataError, match=r"have completions of sft alone.*samples: \{base: 1, sft: 2\}"):
         run(alone)
     run(alone, config=dataclasses.replace(CONFIG, negatives="all"))
