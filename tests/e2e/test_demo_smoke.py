@@ -18,11 +18,14 @@ REDUCED = {
     "demonstrations.helpful_quota": "120",
     "sft.rows_per_category": "4",
     "sft.epochs": "1",
+    "sft.validation_prompts": "4",
     "completions.samples": "{base: 1, sft: 0}",
     "completions.max_new_tokens": "12",
     "rewards.epochs": "30",
     "checks.min_accuracy": "0.0",  # a handful of held-out pairs decides nothing
     "checks.min_within_group": "0.0",
+    "baselines": "[dpo]",
+    "dpo.epochs": "1",
     "policy.steps": "2",
     "policy.prompts_per_step": "4",
     "policy.max_new_tokens": "12",
@@ -53,4 +56,4 @@ def test_the_demo_runs_on_the_real_models(tmp_path: Path) -> None:
     benchmark = store.latest("benchmark_embedded")
     assert benchmark is not None
     results = json.loads((benchmark.path / "results.json").read_text(encoding="utf-8"))
-    assert {row["policy"] for row in results["rates"]} == {"base", "sft", "dr_irl"}
+    assert {row["policy"] for row in results["rates"]} == {"base", "sft", "dpo", "dr_irl"}
