@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from drirl_core import stats as statistics
-from drirl_core.benchmarks.judges.rules import MEASURED, MEASURED_ALL, Label, label_reply
+from drirl_core.benchmarks.judges.rules import MEASURED, MEASURED_ALL, UNUSABLE, Label, label_reply
 from drirl_core.benchmarks.suites import GROUPS, BenchmarkRow
 from drirl_core.taxonomy import ALL
 from drirl_core.text import diversity
@@ -25,7 +25,6 @@ from drirl_core.text.chain_of_draft import cut_draft
 ALIGNED = "dr_irl"
 """The policy whose differences to every other one are tested."""
 
-_UNUSABLE = ("empty", "echo", "degenerate")
 _HEADLINES = (
     ("refusal", "rates", "unsafe"),
     ("over_refusal", "rates", "safe_look_alike"),
@@ -167,7 +166,7 @@ def _reply_rows(policy: str, replies: Sequence[Judged]) -> list[dict[str, Any]]:
                 "policy": policy,
                 "group": group,
                 "n": len(part),
-                **{label: labels[label] for label in _UNUSABLE},
+                **{label: labels[label] for label in UNUSABLE},
                 "distinct_1": diversity.distinct_n(answers, 1),
                 "distinct_2": diversity.distinct_n(answers, 2),
                 "entropy_bits": diversity.unigram_entropy(answers),
@@ -247,7 +246,7 @@ def _summary(policy: str, tables: Mapping[str, Any]) -> dict[str, Any]:
         **found,
         "distinct_2": overall["distinct_2"],
         "template_rate": overall["template_rate"],
-        **{k: overall[k] for k in _UNUSABLE},
+        **{k: overall[k] for k in UNUSABLE},
         "n": overall["n"],
     }
 

@@ -12,15 +12,15 @@ from typing import Any
 import pyarrow as pa
 
 from drirl_core.benchmarks.examine import Examinee, classifier_examinee, examine, examined, policy_examinee
-from drirl_core.benchmarks.measure import ALIGNED, Judged, judge, results, rounded
+from drirl_core.benchmarks.measure import Judged, judge, results, rounded
 from drirl_core.benchmarks.plots import balance_scatter, refusal_bars, roc_curves
 from drirl_core.benchmarks.references.classifiers import CEILING, FLOOR, load
 from drirl_core.benchmarks.refusal_score import describe, refusal_scores
 from drirl_core.benchmarks.render import POLICY_NAMES, render
 from drirl_core.benchmarks.suites import PAIRED, BenchmarkRow, Suite, find_suite, load_suite
-from drirl_core.config import BASELINES
 from drirl_core.errors import ArtifactError, DataError, nearest
 from drirl_core.graph.build import Context
+from drirl_core.graph.stages import CHECKPOINTS
 from drirl_core.models import sampling
 from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.reporting import Plot, Table
@@ -164,12 +164,8 @@ def _policies(context: Context) -> dict[str, str | Path]:
             f"a benchmark needs policy_checkpoint among its inputs, which are {sorted(context.inputs)}; "
             "materialize it first"
         )
-    policies: dict[str, str | Path] = {"base": context.config.models.policy}
-    if "sft_checkpoint" in context.inputs:
-        policies["sft"] = context.inputs["sft_checkpoint"]
-    assets = {name: f"{name}_checkpoint" for name in BASELINES}
-    policies |= {name: context.inputs[asset] for name, asset in assets.items() if asset in context.inputs}
-    return {**policies, ALIGNED: context.inputs["policy_checkpoint"]}
+    trained = {name: context.inputs[asset] for name, asset in CHECKPOINTS.items() if asset in context.inputs}
+    return {"base": context.config.models.policy, **trained}
 
 
 def _references(context: Context, rows: Sequence[BenchmarkRow]) -> tuple[Examinee, Examinee]:

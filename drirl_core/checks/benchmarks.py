@@ -73,7 +73,9 @@ def _summary(path: Path, policy: str) -> dict[str, Any]:
 
 
 def _babble_share(summary: Mapping[str, Any]) -> float:
-    return (summary["empty"] + summary["echo"] + summary["degenerate"]) / summary["n"] if summary["n"] else 0.0
+    from drirl_core.benchmarks.judges.rules import UNUSABLE  # brings numpy
+
+    return sum(summary[label] for label in UNUSABLE) / summary["n"] if summary["n"] else 0.0
 
 
 BENCHMARK: tuple[Rule, ...] = (

@@ -27,7 +27,7 @@ def _reward_accuracy(path: Path, project: Project, node: Node) -> Verdict:
     config = project.config
     left_out = set(config.completions.samples) if config.rewards.objective == "classifier" else set()
     if config.rewards.negatives == "likely_wrong":
-        left_out.update(likely_right(str(node.category), config.sft.harmless_target == "own"))
+        left_out.update(likely_right(str(node.category), config.sft.own_answers))
     demonstrations: dict[str, float] = {}
     completions: list[tuple[str, str, float]] = []
     for row in read_rows(path, "rewards.parquet"):

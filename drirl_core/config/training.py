@@ -153,6 +153,11 @@ class SftConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Adapters."""
 
+    @property
+    def own_answers(self) -> bool:
+        """Whether the start learns the initial model's own answers to harmless prompts."""
+        return self.harmless_target == "own"
+
     def __post_init__(self) -> None:
         require(self.epochs > 0, f"sft.epochs is {self.epochs}; above 0")
         require(self.batch_size >= 1, f"sft.batch_size is {self.batch_size}; at least 1")
@@ -166,7 +171,7 @@ class SftConfig:
             "draft and not the answer; set sft.answer_tokens to 0 or sft.target to answer",
         )
         require(
-            self.harmless_target == "answer" or self.answer_tokens > 0,
+            not self.own_answers or self.answer_tokens > 0,
             "sft.harmless_target is own, but sft.answer_tokens is 0; set it to how many tokens of its own answers the "
             "model samples and learns, such as 20",
         )

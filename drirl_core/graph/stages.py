@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from drirl_core.config import BASELINES
 from drirl_core.graph.columns import meanings
 from drirl_core.graph.record import Cost, MainTable, Stage
 
@@ -31,6 +32,8 @@ def _of_backbone(config: Config) -> tuple[str, ...]:
     return ("models.policy", "models.dtype", "models.thinking") if reads_policy else ("models.encoder",)
 
 
+CHECKPOINTS = {**{name: f"{name}_checkpoint" for name in ("sft", *BASELINES)}, "dr_irl": "policy_checkpoint"}
+"""Assets of the trained policies by their name in results, in the order of the tables."""
 BESIDE_WEIGHTS = frozenset({"times.jsonl", "README.md"})
 """Files of a checkpoint that do not decide its version: what it cost, and a README that names the run."""
 
@@ -50,6 +53,27 @@ _COST_OF_GRPO = Cost(
     ),
     tokens=True,
 )
+
+_FOR_GRPO = ("dataset", "reward_model", "hardness", "sft_checkpoint")
+
+
+def _grpo_baseline(name: str, description: str, *unread: str) -> Stage:
+    """Return the record of a baseline that is GRPO with settings of its own in place of those that it leaves unread."""
+    return Stage(
+        f"drirl_core.policy.baselines:build_{name}_checkpoint",
+        "1",
+        _OF_GRPO,
+        "policy",
+        heavy=True,
+        volatile=BESIDE_WEIGHTS,
+        unread=("policy.save_steps", "hardness.combine", *unread),
+        inputs=_FOR_GRPO,
+        description=description,
+        when=_compared(name),
+        cost=_COST_OF_GRPO,
+        checks="drirl_core.checks.training:BASELINE",
+    )
+
 
 STAGES: dict[str, Stage] = {
     "prompt_pool": Stage(
@@ -237,7 +261,7 @@ STAGES: dict[str, Stage] = {
         heavy=True,
         volatile=BESIDE_WEIGHTS,
         unread=("policy.save_steps",),
-        inputs=("dataset", "reward_model", "hardness", "sft_checkpoint"),
+        inputs=_FOR_GRPO,
         description="The policy aligned by GRPO with dynamic reward scaling.",
         cost=_COST_OF_GRPO,
         checks="drirl_core.checks.training:POLICY_CHECKPOINT",
@@ -263,33 +287,13 @@ STAGES: dict[str, Stage] = {
         cost=Cost(("dpo.epochs",), ("dpo.batch_size", "dpo.max_length", "dpo.lora.rank", "dpo.lora.first_layer")),
         checks="drirl_core.checks.training:BASELINE",
     ),
-    "grpo_checkpoint": Stage(
-        "drirl_core.policy.baselines:build_grpo_checkpoint",
-        "1",
-        _OF_GRPO,
-        "policy",
-        heavy=True,
-        volatile=BESIDE_WEIGHTS,
-        unread=("policy.save_steps", "hardness.combine"),
-        inputs=("dataset", "reward_model", "hardness", "sft_checkpoint"),
-        description="Baseline, if `baselines` has grpo: GRPO with the same rewards, every prompt with weight 1.",
-        when=_compared("grpo"),
-        cost=_COST_OF_GRPO,
-        checks="drirl_core.checks.training:BASELINE",
+    "grpo_checkpoint": _grpo_baseline(
+        "grpo", "Baseline, if `baselines` has grpo: GRPO with the same rewards, every prompt with weight 1."
     ),
-    "verifiable_checkpoint": Stage(
-        "drirl_core.policy.baselines:build_verifiable_checkpoint",
-        "1",
-        _OF_GRPO,
-        "policy",
-        heavy=True,
-        volatile=BESIDE_WEIGHTS,
-        unread=("policy.save_steps", "policy.reward", "hardness.combine"),
-        inputs=("dataset", "reward_model", "hardness", "sft_checkpoint"),
-        description="Control, if `baselines` has verifiable: GRPO rewarded by the rules judge, 1 for a right reply.",
-        when=_compared("verifiable"),
-        cost=_COST_OF_GRPO,
-        checks="drirl_core.checks.training:BASELINE",
+    "verifiable_checkpoint": _grpo_baseline(
+        "verifiable",
+        "Control, if `baselines` has verifiable: GRPO rewarded by the rules judge, 1 for a right reply.",
+        "policy.reward",
     ),
     "reference_classifiers": Stage(
         "drirl_core.benchmarks.references.stage:build_reference_classifiers",

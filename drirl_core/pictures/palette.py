@@ -49,7 +49,7 @@ PALETTE: Mapping[str, Colour] = {
 """Colours by key: policies and references by their name in results, then roles, then `k0` to `k7` for anything else."""
 
 POLICIES = ("base", "sft", "dr_irl")
-"""The policies that every benchmark compares."""
+"""The three policies that every benchmark compares."""
 _OTHERS = 8
 
 

@@ -12,7 +12,7 @@ from drirl_core.policy.grpo import align
 def build_grpo_checkpoint(context: stages.Context) -> dict[str, Any]:
     """Align the policy with the same rewards, and alpha = 1 for every prompt; see `build_policy_checkpoint`."""
     hardness = replace(context.config.hardness, combine="none")
-    return align(replace(context, config=replace(context.config, hardness=hardness)), "grpo_checkpoint")
+    return align(replace(context, config=replace(context.config, hardness=hardness)), "grpo")
 
 
 def build_verifiable_checkpoint(context: stages.Context) -> dict[str, Any]:
@@ -24,4 +24,4 @@ def build_verifiable_checkpoint(context: stages.Context) -> dict[str, Any]:
     changed = replace(
         config, hardness=replace(config.hardness, combine="none"), policy=replace(config.policy, reward="verifiable")
     )
-    return align(replace(context, config=changed), "verifiable_checkpoint")
+    return align(replace(context, config=changed), "verifiable")

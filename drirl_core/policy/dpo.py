@@ -27,7 +27,8 @@ from drirl_core.policy.sft_rows import first, tokenised
 from drirl_core.policy.training import (
     TrainingStream,
     common_arguments,
-    last_checkpoint,
+    found_checkpoint,
+    passes_over,
     read_log,
     run,
     save_merged,
@@ -75,10 +76,7 @@ def build_dpo_checkpoint(context: stages.Context) -> dict[str, Any]:
         peft_config=adapters,
         callbacks=[TrainingStream("DPO", log_file, context.reporter)],
     )
-    checkpoint = last_checkpoint(Path(arguments.output_dir))
-    if checkpoint:
-        context.reporter.log(f"DPO resumes from {checkpoint.name}")
-    run(trainer, checkpoint)
+    run(trainer, found_checkpoint("DPO", Path(arguments.output_dir), context.reporter))
     log = read_log(log_file)
     save_merged(trainer.model, policy, context.out)
     metrics = {
@@ -107,18 +105,7 @@ def dpo_arguments(settings: DpoConfig, pairs: int, limit: int, common: Mapping[s
         limit: tokens per row at most.
         common: arguments that do not depend on the method.
     """
-    steps_per_epoch = -(-pairs // settings.batch_size)
-    return TrlDpoConfig(
-        **common,
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=max(1, steps_per_epoch // 10),
-        save_steps=max(1, steps_per_epoch // 2),
-        beta=settings.beta,
-        max_length=limit,
-    )
+    return TrlDpoConfig(**common, **passes_over(pairs, settings), beta=settings.beta, max_length=limit)
 
 
 def _pairs(context: stages.Context) -> list[dict[str, Any]]:
@@ -153,10 +140,8 @@ def _fitting(
             "baselines has dpo, but the chat template of the policy asks for answers inside a thought, which pairs of "
             "answers cannot teach; set models.thinking to false if the model allows it, or take dpo out of baselines"
         )
-    sides = [
-        tokenised(policy.tokenizer, [{**row, "completion": row[side]} for row in pairs], limit)
-        for side in ("chosen", "rejected")
-    ]
+    answers = ([{**row, "completion": row[side]} for row in pairs] for side in ("chosen", "rejected"))
+    sides = [tokenised(policy.tokenizer, rows, limit, setting="dpo.max_length") for rows in answers]
     dropped = {name for side in sides for name in side.dropped}
     cut = {name for side in sides for name in side.cut} - dropped
     kept = [row for row in pairs if f"{row['category']}/{row['prompt_id']}" not in dropped]

@@ -9,8 +9,10 @@ from typing import Any
 from datasets import Dataset
 from trl import GRPOConfig
 
+from drirl_core.benchmarks.measure import ALIGNED
 from drirl_core.config import PolicyConfig
 from drirl_core.graph import build as stages
+from drirl_core.graph.stages import CHECKPOINTS
 from drirl_core.models.embeddings import RECORD
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.sampling import reader_of_completions
@@ -25,7 +27,7 @@ from drirl_core.policy.training import (
     TrainingStream,
     checkpoint_state,
     common_arguments,
-    last_checkpoint,
+    found_checkpoint,
     read_log,
     run,
     save_merged,
@@ -61,15 +63,15 @@ def build_policy_checkpoint(context: stages.Context) -> dict[str, Any]:
         DataError: a data set has no training rows, or all its prompts are too long to be completed.
         TrainingError: a reward, alpha, loss or weight is not finite.
     """
-    return align(context, "policy_checkpoint")
+    return align(context, ALIGNED)
 
 
-def align(context: stages.Context, stage: str) -> dict[str, Any]:
-    """Train the policy of a stage by GRPO; see `build_policy_checkpoint`.
+def align(context: stages.Context, name: str) -> dict[str, Any]:
+    """Train a policy by GRPO; see `build_policy_checkpoint`.
 
     Args:
         context: of the stage, with its configuration.
-        stage: names the method in the README of the weights.
+        name: of the policy in results.
     """
     config = context.config
     start: str | Path = context.inputs["sft_checkpoint"] if config.policy.start == "sft" else config.models.policy
@@ -97,13 +99,12 @@ def align(context: stages.Context, stage: str) -> dict[str, Any]:
         peft_config=adapters,
         callbacks=[stream] if choice is None else [choice, stream],
     )
-    checkpoint = last_checkpoint(Path(arguments.output_dir))
+    checkpoint = found_checkpoint("GRPO", Path(arguments.output_dir), context.reporter)
     if checkpoint:
-        context.reporter.log(f"GRPO resumes from {checkpoint.name}")
         scorer.load_state_dict(checkpoint_state(checkpoint))
     run(trainer, checkpoint)
     found = choice.publish(trainer.model, context.out) if choice else {}
-    shown = _finish(context, stage, policy, trainer, read_log(log_file))
+    shown = _finish(context, name, policy, trainer, read_log(log_file))
     return {**shown, **policy.rendering, **RECORD, **_record(left_out), **found}
 
 
@@ -162,7 +163,7 @@ def generated_tokens(log: Sequence[Mapping[str, float]], settings: PolicyConfig)
 
 
 def _finish(
-    context: stages.Context, stage: str, policy: Policy, trainer: Any, log: list[dict[str, float]]
+    context: stages.Context, name: str, policy: Policy, trainer: Any, log: list[dict[str, float]]
 ) -> dict[str, Any]:
     save_merged(trainer.model, policy, context.out)
     tail = log[-max(1, len(log) // 5) :]
@@ -184,12 +185,12 @@ def _finish(
         "alpha_max": max(row["alpha/max"] for row in log if "alpha/max" in row),
     }
     write_log(context.out, log, metrics)
-    write_readme(context, stage, metrics)
-    title = "GRPO with dynamic reward scaling" if stage == "policy_checkpoint" else "GRPO without reward scaling"
-    curve_plot(log, _CURVES, context.out / "curves.png", title)
+    write_readme(context, CHECKPOINTS[name], metrics)
+    title = "GRPO with dynamic reward scaling" if name == ALIGNED else "GRPO without reward scaling"
+    curve_plot(log, _CURVES, context.out / "curves.png", title, name)
     phases = {
-        f"{name}_seconds": round(sum(row.get(f"time/{name}_s", 0.0) for row in log), 1)
-        for name in ("sample", "reward", "step")
+        f"{phase}_seconds": round(sum(row.get(f"time/{phase}_s", 0.0) for row in log), 1)
+        for phase in ("sample", "reward", "step")
     }
     cost = {"tokens": generated_tokens(log, context.config.policy), **phases}
     return {**metrics, **cost, "curves": Plot(context.out / "curves.png", "Training curves by step")}

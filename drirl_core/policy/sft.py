@@ -29,7 +29,8 @@ from drirl_core.policy.training import (
     STEP_TOKENS,
     TrainingStream,
     common_arguments,
-    last_checkpoint,
+    found_checkpoint,
+    passes_over,
     read_log,
     run,
     save_merged,
@@ -61,7 +62,7 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     """
     settings, seed = context.config.sft, context.config.seed
     chosen = training_rows(context, settings, seed)
-    if settings.harmless_target == "own":
+    if settings.own_answers:
         chosen = with_own_answers(context, chosen)
     policy = load_policy(context.config.models.policy, context.config.models)
     adapters = adapters_of(settings.lora, policy.model, "sft.lora", context.config.models.policy)
@@ -88,10 +89,7 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
             f"TRL trains on {len(trainer.train_dataset)} of {len(read.rows)} rows, although all of them fit into "
             f"{read.limit} tokens; install the version of TRL that constraints.txt names"
         )
-    checkpoint = last_checkpoint(Path(arguments.output_dir))
-    if checkpoint:
-        context.reporter.log(f"SFT resumes from {checkpoint.name}")
-    run(trainer, checkpoint)
+    run(trainer, found_checkpoint("SFT", Path(arguments.output_dir), context.reporter))
     found = choice.publish(trainer.model, context.out) if choice else {}
     log = read_log(log_file)
     save_merged(trainer.model, policy, context.out)
@@ -157,15 +155,9 @@ def sft_arguments(settings: SftConfig, read: TokenRows, common: Mapping[str, Any
         read: the rows that are trained on.
         common: arguments that do not depend on the method.
     """
-    steps_per_epoch = -(-len(read.rows) // settings.batch_size)
     return TrlSftConfig(
         **common,
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=max(1, steps_per_epoch // 10),
-        save_steps=max(1, steps_per_epoch // 2),
+        **passes_over(len(read.rows), settings),
         train_sampling_strategy="sequential",  # the rows come in the order of their batches
         remove_unused_columns=not settings.contrast,
         max_length=read.limit,

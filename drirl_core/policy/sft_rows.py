@@ -82,7 +82,13 @@ def first(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
-def tokenised(tokenizer: Any, rows: Sequence[Mapping[str, Any]], limit: int, answer_tokens: int = 0) -> TokenRows:
+def tokenised(
+    tokenizer: Any,
+    rows: Sequence[Mapping[str, Any]],
+    limit: int,
+    answer_tokens: int = 0,
+    setting: str = "sft.max_length",
+) -> TokenRows:
     """Tokenise rows as TRL does, cut them at the limit, and leave out those without a token to learn.
 
     Args:
@@ -90,6 +96,7 @@ def tokenised(tokenizer: Any, rows: Sequence[Mapping[str, Any]], limit: int, ans
         rows: `prompt` and `completion` as messages, with `prompt_id` and `category`.
         limit: tokens per row at most, prompt and completion together.
         answer_tokens: first tokens of each completion that are kept; 0 keeps all. What goes here is not `cut`.
+        setting: that gives the limit, for the message.
 
     Returns:
         The rows, in order.
@@ -117,7 +124,8 @@ def tokenised(tokenizer: Any, rows: Sequence[Mapping[str, Any]], limit: int, ans
         named = first([name for name in dropped if name.startswith(f"{empty[0]}/")])
         raise DataError(
             f"all {total[empty[0]]} training rows of {empty[0]} have no room for an answer in {limit} tokens, so that "
-            f"SFT would learn nothing of them ({named}); raise sft.max_length, up to what the model can read, or "
+            f"{setting.partition('.')[0].upper()} would learn nothing of them ({named}); raise {setting}, up to what "
+            "the model can read, or "
             "shorten the prompts"
         )
     return TokenRows(kept, tuple(names), tuple(cut), tuple(dropped), limit)

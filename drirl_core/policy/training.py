@@ -12,6 +12,7 @@ from typing import Any
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from drirl_core.config import DpoConfig, SftConfig
 from drirl_core.errors import ArtifactError, TrainingError
 from drirl_core.models.loading import Policy
 from drirl_core.policy.adapters import peft_config as peft_config
@@ -138,6 +139,38 @@ def shortened(values: Mapping[str, float]) -> dict[str, float]:
         "mean_token_accuracy",
     )
     return {key: values[key] for key in wanted if key in values}
+
+
+def passes_over(rows: int, settings: SftConfig | DpoConfig) -> dict[str, Any]:
+    """Return the trainer arguments of passes over rows: a linear schedule, and two checkpoints per epoch.
+
+    Args:
+        rows: number of rows, or of pairs.
+        settings: epochs, batch size and learning rate.
+    """
+    steps_per_epoch = -(-rows // settings.batch_size)
+    return {
+        "num_train_epochs": settings.epochs,
+        "per_device_train_batch_size": settings.batch_size,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": max(1, steps_per_epoch // 10),
+        "save_steps": max(1, steps_per_epoch // 2),
+    }
+
+
+def found_checkpoint(what: str, folder: Path, reporter: Reporter) -> Path | None:
+    """Return the newest complete checkpoint, and say that the training resumes from it.
+
+    Args:
+        what: name of the training in progress lines.
+        folder: of the checkpoints.
+        reporter: gets the line.
+    """
+    checkpoint = last_checkpoint(folder)
+    if checkpoint:
+        reporter.log(f"{what} resumes from {checkpoint.name}")
+    return checkpoint
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from drirl_core.benchmarks.judges.rules import Label, label_reply
+from drirl_core.benchmarks.judges.rules import UNUSABLE, Label, label_reply
 from drirl_core.errors import DataError
 from drirl_core.graph import build as stages
 from drirl_core.models.loading import Policy
@@ -182,7 +182,7 @@ class CheckpointChoice(TrainerCallback):
         model.train(training)
         refused = {kind: found.count("refusal") / len(found) for kind, found in labels.items()}
         every = [label for found in labels.values() for label in found]
-        unusable = sum(label not in ("refusal", "compliance") for label in every) / len(every)
+        unusable = sum(label in UNUSABLE for label in every) / len(every)
         point = ValidationPoint(step, refused["unsafe"], refused["look_alike"], unusable)
         with self._points.open("a", encoding="utf-8") as file:
             file.write(json.dumps(vars(point)) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from drirl_core.benchmarks.judges.rules import UNUSABLE
 from drirl_core.benchmarks.measure import ALIGNED, ALL
 from drirl_core.benchmarks.render import EXAMINATION, POLICY_NAMES, Column, score_line
 from drirl_core.benchmarks.suites import PAIRED
@@ -126,7 +127,7 @@ def _replies(results: Mapping[str, Any], policy: str) -> list[Cell | str]:
     row = next(r for r in results["replies"] if (r["policy"], r["group"]) == (policy, ALL))
     return [
         number(row["distinct_2"]),
-        f"{row['empty'] + row['echo'] + row['degenerate']} of {row['n']}",
+        f"{sum(row[label] for label in UNUSABLE)} of {row['n']}",
         f"{row['mean_tokens']:.1f}",
     ]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from drirl_core.benchmarks.judges.rules import label_reply, right_label
+from drirl_core.benchmarks.judges.rules import UNUSABLE, label_reply, right_label
 from drirl_core.completions.policies import SAMPLED, likely_right
 from drirl_core.errors import DataError
 from drirl_core.text.quality import has_words
@@ -213,7 +213,7 @@ def is_right(prompt: PoolPrompt, reply: Reply) -> bool | None:
         policy sampled: those are made to be wrong.
     """
     label = label_reply(reply.answer, prompt.prompt) if reply.policy in SAMPLED else None
-    if label not in ("refusal", "compliance"):
+    if label is None or label in UNUSABLE:
         return None
     return label == right_label(prompt.kind == UNSAFE)
 

@@ -56,8 +56,8 @@ def build_reward_model(context: stages.Context) -> dict[str, Any]:
     prompts = pool_prompts(dataset, completions, context.config.completions, category)
     reads_policy = context.config.rewards.backbone == "hidden_state"
     source = (HiddenStates if reads_policy else Embedder)(context.config.models, context.store)
-    own = context.config.sft.harmless_target == "own"
-    fitted = fit(category, prompts, source, context.config.rewards, context.config.seed, context.reporter, own)
+    config = context.config
+    fitted = fit(category, prompts, source, config.rewards, config.seed, context.reporter, config.sft.own_answers)
     scored = score_pool(fitted.model, prompts)
     metrics = evaluate(fitted.model, [s for s in scored if s.prompt.split != "train"])
     metrics["curve"] = [vars(point) for point in fitted.curve]

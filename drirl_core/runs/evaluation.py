@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drirl_core.config import BASELINES, EMBEDDED, SuiteConfig, resolved
+from drirl_core.config import EMBEDDED, SuiteConfig, resolved
 from drirl_core.errors import ArtifactError, ConfigError, nearest
 from drirl_core.graph.layout import SHIPPED_SUITES, suite_folder, suite_source
 from drirl_core.graph.planned import Named
-from drirl_core.graph.stages import STAGES
+from drirl_core.graph.stages import CHECKPOINTS, STAGES
 from drirl_core.graph.versions import source_version
 from drirl_core.project import Project
 from drirl_core.promotion import Ledger
@@ -32,12 +32,6 @@ MEASURED = "model"
 """Name of the measured model in the tables."""
 VERSION = "1"
 """Raised when the algorithm changes, so that no earlier evaluation is reused."""
-POLICIES = {
-    "sft": "sft_checkpoint",
-    **{name: f"{name}_checkpoint" for name in BASELINES},
-    "dr_irl": "policy_checkpoint",
-}
-"""Assets of the policies that have a short name."""
 
 _SCHEMES = ("hf", "path", "pypi")
 
@@ -75,8 +69,8 @@ def find_subject(text: str, named: Named) -> Subject:
     if text == "base":
         return Subject(text, project.config.models.policy)
     built = [node.name for node in project.graph.nodes.values() if STAGES[node.stage].group == "policy"]
-    if text in POLICIES or text in built:
-        return _of(text, named.one(POLICIES.get(text, text)))
+    if text in CHECKPOINTS or text in built:
+        return _of(text, named.one(CHECKPOINTS.get(text, text)))
     if text == "promoted":
         current = Ledger(project.store).current()
         if current is None:
@@ -92,7 +86,7 @@ def find_subject(text: str, named: Named) -> Subject:
     folder = Path(text).expanduser()
     if folder.is_dir():
         return Subject(text, folder.absolute())
-    known = ["base", *POLICIES, "promoted", *built, *recorded]
+    known = ["base", *CHECKPOINTS, "promoted", *built, *recorded]
     raise ArtifactError(
         f"{text!r} is neither a model reference (hf:org/name, path:DIRECTORY, pypi:package==version/file), nor a "
         f"directory, nor a policy or a recorded result; {nearest(text, known)}"

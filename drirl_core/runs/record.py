@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from drirl_core.config import BASELINES, Config, from_resolved, resolved
+from drirl_core.config import Config, from_resolved, resolved
 from drirl_core.errors import ArtifactError, ConfigError, nearest
-from drirl_core.graph.stages import STAGES
+from drirl_core.graph.stages import CHECKPOINTS, STAGES
 from drirl_core.project import Project
 from drirl_core.store.artifacts import Artifact, ArtifactStore
 from drirl_core.store.journal import Journal, now
@@ -24,7 +24,7 @@ from drirl_core.store.remote import UnreachableError
 
 RUNS = "runs"
 """Folder of the record below the root of the artifacts."""
-RESERVED = ("base", "sft", *BASELINES, "dr_irl", "promoted")
+RESERVED = ("base", *CHECKPOINTS, "promoted")
 """Words that mean something else where the name of a result is expected."""
 ID_DIGITS = 8
 

@@ -13,6 +13,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from drirl_core.errors import ArtifactError, DataError
+from drirl_core.graph.stages import CHECKPOINTS
 from drirl_core.reporting import SilentReporter
 from drirl_core.text.readable import require_readable
 from pipeline.cli.common import (
@@ -67,10 +68,9 @@ class ChatPolicies:
                 "this policy started from the base model itself (policy.start is 'base'), so there is no SFT start; "
                 "leave out --show sft"
             )
-        assets = {"dr_irl": "policy_checkpoint", "sft": "sft_checkpoint"}
-        found = named.open(*(assets[name] for name in names if name in assets))
+        found = named.open(*(CHECKPOINTS[name] for name in names if name in CHECKPOINTS))
         self._places: dict[str, Any] = {
-            name: found[assets[name]].path if name in assets else self._config.models.policy for name in names
+            name: found[CHECKPOINTS[name]].path if name in CHECKPOINTS else self._config.models.policy for name in names
         }
         self._loaded: dict[str, Any] = {}
 

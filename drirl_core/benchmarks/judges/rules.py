@@ -30,6 +30,8 @@ from drirl_core.text.chain_of_draft import cut_draft
 from drirl_core.text.words import APOSTROPHES, ngrams, words
 
 Label = Literal["refusal", "compliance", "empty", "degenerate", "echo"]
+UNUSABLE: tuple[Label, ...] = ("empty", "echo", "degenerate")
+"""Labels of replies that are neither refusal nor help."""
 
 HEAD_CHARS = 300
 """Only this much of an answer is searched: later 'cannot's are mostly advice."""

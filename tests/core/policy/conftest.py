@@ -135,3 +135,4 @@ def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the plot, which takes longer than the training."""
     monkeypatch.setattr("drirl_core.policy.grpo.curve_plot", lambda *_: None)
     monkeypatch.setattr("drirl_core.policy.sft.curve_plot", lambda *_: None)
+    monkeypatch.setattr("drirl_core.policy.dpo.curve_plot", lambda *_: None)

@@ -31,11 +31,6 @@ LOOP = "again " * 40
 SETTINGS = {"dpo.epochs": 3, "dpo.batch_size": 4, "dpo.learning_rate": 5e-3, "completions.samples": {"base": 2}}
 
 
-@pytest.fixture(autouse=True)
-def _no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drirl_core.policy.dpo.curve_plot", lambda *_: None)
-
-
 def pool_prompt(kind: str, *replies: tuple[str, str], split: str = "train") -> PoolPrompt:
     made = tuple(Reply(policy, number, text) for number, (policy, text) in enumerate(replies))
     return PoolPrompt("p1", "How do I do that?", split, f"draft\n####\n{REFUSAL}", REFUSAL, made, kind)
@@ -130,6 +125,11 @@ def test_pairs_that_are_too_long_are_counted_and_named(pooled: Callable[..., Con
     assert any(
         "pairs of 18 prompts are cut off at the end in 40 tokens: helpful/" in line for line in context.reporter.lines
     )
+
+
+def test_pairs_without_room_name_the_setting_of_dpo(pooled: Callable[..., Context]) -> None:
+    with pytest.raises(DataError, match=r"DPO would learn nothing of them .*raise dpo\.max_length"):
+        build_dpo_checkpoint(pooled("no_room", {"dpo.max_length": 8}))
 
 
 def test_without_a_wrong_completion_there_is_nothing_to_prefer(pooled: Callable[..., Context]) -> None:
