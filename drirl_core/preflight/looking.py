@@ -9,11 +9,12 @@ from typing import Any
 from drirl_core import taxonomy
 from drirl_core.config import Config, ModelsConfig
 from drirl_core.errors import ConfigError, DrirlError
+from drirl_core.graph.stages import CHECKPOINTS
 from drirl_core.models.references import described
 from drirl_core.project import Project
 
 POLICY_STAGES = frozenset(
-    {"sft_checkpoint", "completion_pool", "reward_model", "policy_checkpoint", "reference_classifiers", "benchmark"}
+    {*CHECKPOINTS.values(), "completion_pool", "reward_model", "reference_classifiers", "benchmark"}
 )
 """Stages that load the policy, or what was made from it."""
 
@@ -143,6 +144,7 @@ def adapter_problems(config: Config, policy: Seen) -> Iterator[str]:
     from drirl_core.policy.adapters import adapters_of
 
     sections = {"sft.lora": config.sft.lora} if config.policy.start == "sft" else {}
+    sections |= {"dpo.lora": config.dpo.lora} if "dpo" in config.baselines else {}
     for section, lora in {**sections, "policy.lora": config.policy.lora}.items():
         try:
             adapters_of(lora, policy.model, section, policy.reference)
