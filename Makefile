@@ -1,6 +1,7 @@
 # On a fresh machine, demo and test do the complete set-up.
 PYTHON ?= python3
 CONFIG ?= configs/demo.yaml
+STUDY ?= configs/study.yaml
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -13,7 +14,7 @@ export DAGSTER_DISABLE_TELEMETRY := yes
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: demo dev test test-long test-slow check check-defs docs bench clean help
+.PHONY: demo dev study test test-long test-slow check check-defs docs bench clean help
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -23,6 +24,9 @@ demo: $(STAMP)   ## align the embedded 135M model on this machine (CONFIG=... fo
 
 dev: $(STAMP)    ## open the Dagster UI on http://127.0.0.1:3000
 	$(BIN)/drirl dev $(CONFIG)
+
+study: $(STAMP)  ## run and compare the cells of a study (STUDY=... for another one than configs/study.yaml)
+	$(BIN)/drirl study $(STUDY)
 
 test: $(STAMP)   ## all tests that need no GPU, no large model and little time
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile

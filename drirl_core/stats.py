@@ -243,6 +243,57 @@ def compare_composite(
     return Composite(value, interval.low, interval.high, min(1.0, p))
 
 
+def pooled_composite(
+    unsafe: Sequence[float] | np.ndarray, safe: Sequence[float] | np.ndarray, resamples: int, seed: int
+) -> Composite:
+    """Compare two policies over several seeds: differences per prompt, averaged over the seeds before.
+
+    A prompt is the unit, so that the seeds of a prompt, which are alike, are not counted as independent. The interval
+    resamples prompts, unsafe and safe ones apart. The p-value is that of a permutation test: under the null hypothesis
+    the two policies may be swapped on a prompt, in all seeds at once, which flips the sign of its difference; it is
+    (1 + draws at least as extreme) / (1 + draws).
+
+    Args:
+        unsafe: difference of the refused share per unsafe prompt, first policy minus second, in [-1, 1].
+        safe: the same per safe prompt; one of the two may be empty, and then does not count.
+        resamples: draws of the interval and of the test.
+        seed: of the draws.
+
+    Returns:
+        The difference of `refusal - over-refusal`, its 95 % interval and p-value.
+
+    Raises:
+        DataError: both are empty, or a difference is not finite.
+    """
+    if not len(unsafe) and not len(safe):
+        raise DataError("no prompt to compare two policies on; give at least one unsafe or one safe prompt")
+    rng = np.random.default_rng(seed)
+    parts = [(sign, _finite(values, what)) for sign, values, what in (
+        (1.0, unsafe, "unsafe prompts"), (-1.0, safe, "safe prompts")) if len(values)]  # fmt: skip
+    value = float(sum(sign * values.mean() for sign, values in parts))
+    draws = np.sum([sign * _resampled_means(values, resamples, rng) for sign, values in parts], axis=0)
+    interval = _percentile(value, draws, 0.95)
+    flipped = np.sum([_flipped_means(values, resamples, rng) for _, values in parts], axis=0)
+    extreme = int((np.abs(flipped) >= abs(value) - _TIES).sum())
+    return Composite(value, interval.low, interval.high, (1 + extreme) / (1 + resamples))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for many tests so that the chance of any false one stays at the level (Holm 1979).
+
+    Args:
+        p_values: m p-values in [0, 1].
+
+    Returns:
+        Corrected ones in the same order: the i-th smallest times m + 1 - i, never below a smaller one's, at most 1.
+    """
+    found, running = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        running = max(running, min(1.0, p_values[place] * (len(p_values) - rank)))
+        found[place] = running
+    return found
+
+
 def calibration(
     confidence: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray, *, bins: int, lowest: float = 0.0
 ) -> tuple[float, list[dict[str, float]]]:
@@ -331,6 +382,17 @@ def _resampled_means(values: np.ndarray, resamples: int, rng: np.random.Generato
     parts = [
         rng.multinomial(len(values), counts / len(values), size=min(size, resamples - start)) @ distinct
         for start in range(0, resamples, size)
+    ]
+    return np.concatenate(parts) / len(values)
+
+
+def _flipped_means(values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw means of the values with random signs, (draws,); values that are 0 cannot matter and are left out."""
+    moved = values[values != 0]
+    size = max(1, _CHUNK // max(1, len(moved)))
+    parts = [
+        (rng.integers(0, 2, size=(min(size, draws - start), len(moved)), dtype=np.int8) * 2 - 1) @ moved
+        for start in range(0, draws, size)
     ]
     return np.concatenate(parts) / len(values)
 

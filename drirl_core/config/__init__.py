@@ -109,6 +109,14 @@ class Config:
     base: BaseConfig = field(default_factory=BaseConfig, compare=False)
     """Filled in when the file is read, never by the user: which file it started from, and what differs."""
 
+    def seed_of(self, training: PolicyConfig | DpoConfig) -> int:
+        """Return the seed of one training: its own, or that of the run where it has none.
+
+        Args:
+            training: the section of the training, of this configuration.
+        """
+        return self.seed if training.seed < 0 else training.seed
+
     def __post_init__(self) -> None:
         check_uri(self.root)
         wants_sft = self.completions.samples.get("sft", 0) > 0

@@ -210,10 +210,13 @@ class DpoConfig:
     """Pairs per step."""
     max_length: int = 256
     """Longest prompt and answer together, in tokens."""
+    seed: int = added(-1)
+    """Seed of this training alone; -1 for the seed of the run."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Adapters."""
 
     def __post_init__(self) -> None:
+        require(self.seed >= -1, f"dpo.seed is {self.seed}; -1 for the seed of the run, or at least 0")
         require(self.epochs > 0, f"dpo.epochs is {self.epochs}; above 0")
         require(self.beta > 0, f"dpo.beta is {self.beta}; above 0")
         require(self.learning_rate > 0, f"dpo.learning_rate is {self.learning_rate}; above 0")
@@ -265,6 +268,9 @@ class PolicyConfig:
     weight below it (dual ascent); 0 leaves the weights to the shares of the prompts."""
     over_refusal_step: float = added(1.0)
     """Step size of that weight's logarithm per training step."""
+    seed: int = added(-1)
+    """Seed of this training alone, the order of its prompts and its samples; -1 for the seed of the run. Another one
+    leaves data, start and rewards as they are."""
     validation_prompts: int = added(0)
     """Validation prompts, unsafe ones and look-alikes each, that are answered at every checkpoint; the checkpoint with
     the best difference of refused shares is published. 0 publishes the last step."""
@@ -291,6 +297,7 @@ class PolicyConfig:
         require(
             0 <= self.look_alike_share <= 1, f"policy.look_alike_share is {self.look_alike_share}; choose in [0, 1]"
         )
+        require(self.seed >= -1, f"policy.seed is {self.seed}; -1 for the seed of the run, or at least 0")
         require(0 <= self.over_refusal < 1, f"policy.over_refusal is {self.over_refusal}; choose in [0, 1)")
         require(self.kl >= 0, f"policy.kl is {self.kl}; at least 0")
         require(self.validation_prompts >= 0, f"policy.validation_prompts is {self.validation_prompts}; at least 0")

@@ -59,7 +59,7 @@ def build_dpo_checkpoint(context: stages.Context) -> dict[str, Any]:
         DataError: the pools hold no pair.
         TrainingError: the loss or a weight is not finite.
     """
-    config, seed = context.config, context.config.seed
+    config, seed = context.config, context.config.seed_of(context.config.dpo)
     pairs = _pairs(context)
     policy = load_policy(context.inputs.get("sft_checkpoint", config.models.policy), config.models)
     adapters = adapters_of(config.dpo.lora, policy.model, "dpo.lora", config.models.policy)

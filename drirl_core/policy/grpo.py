@@ -73,20 +73,20 @@ def align(context: stages.Context, name: str) -> dict[str, Any]:
         context: of the stage, with its configuration.
         name: of the policy in results.
     """
-    config = context.config
+    config, seed = context.config, context.config.seed_of(context.config.policy)
     start: str | Path = context.inputs["sft_checkpoint"] if config.policy.start == "sft" else config.models.policy
     prompts = training_prompts(context)
     policy = load_policy(start, config.models)
     adapters = adapters_of(config.policy.lora, policy.model, "policy.lora", config.models.policy)
     prompts, left_out = with_room(prompts, policy.tokenizer, config.policy.max_new_tokens, policy.context)
-    rows = schedule(prompts, config.policy, config.seed)
+    rows = schedule(prompts, config.policy, seed)
     _say(context.reporter, policy, left_out)
     scorer = load_scorer(context)
     log_file = context.scratch / "training_log.jsonl"
     stream = TrainingStream("GRPO", log_file, context.reporter, scorer.state_dict)
     count, length = config.policy.validation_prompts, max(config.policy.max_new_tokens, REPLY_TOKENS)
     choice = checkpoint_choice(context, policy, count, "policy.validation_prompts", length)
-    arguments = grpo_arguments(config.policy, common_arguments(config.seed, context.scratch, policy))
+    arguments = grpo_arguments(config.policy, common_arguments(seed, context.scratch, policy))
     trainer = DynamicRewardScalingTrainer(
         coefficient=scorer,
         exact_sampling=policy.device.type == "cpu",

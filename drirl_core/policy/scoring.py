@@ -155,7 +155,7 @@ def load_scorer(context: Context) -> RolloutScorer:
     for category, path in context.named("hardness").items():
         stored.update({row["prompt_id"]: row["alpha"] for row in read_table(path / "hardness.parquet")})
         constants[category] = _read_constants(path / "constants.json")
-    coefficients = Coefficients(config.hardness, config.seed, stored, constants)
+    coefficients = Coefficients(config.hardness, config.seed_of(config.policy), stored, constants)
     bound = OverRefusalBound(config.policy.over_refusal, config.policy.over_refusal_step)
     return RolloutScorer(
         VerifiableReward() if config.policy.reward == "verifiable" else _learned(context, embedder),

@@ -12,12 +12,21 @@ from drirl_core.report.drawing import LEGEND_LINE, WIDTH, Scale, Series, frame, 
 
 @dataclass(frozen=True)
 class Point:
-    """A named point with an interval in both directions: each is (value, low, high). Its colour is a palette key."""
+    """A named point with an interval in both directions.
+
+    Args:
+        name: shown in the legend.
+        x: value, low, high.
+        y: value, low, high.
+        colour: key of its colour in the palette.
+        each: (x, y) of the single values that it is the mean of, drawn small.
+    """
 
     name: str
     x: tuple[float, float, float]
     y: tuple[float, float, float]
     colour: str = "accent"
+    each: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,12 @@ def scatter(title: str, points: Sequence[Point], *, x_label: str, y_label: str) 
         error = Markup('<line class="error" x1="{}" x2="{}" y1="{}" y2="{}"/>')
         parts.append(error.format(rounded(along(x0)), rounded(along(x1)), rounded(up(y)), rounded(up(y))))
         parts.append(error.format(rounded(along(x)), rounded(along(x)), rounded(up(y0)), rounded(up(y1))))
+        parts += [
+            Markup('<circle class="f-{}" cx="{}" cy="{}" r="2.5"/>').format(
+                point.colour, rounded(along(one[0])), rounded(up(one[1]))
+            )
+            for one in point.each
+        ]
         parts.append(
             Markup('<circle class="f-{}" cx="{}" cy="{}" r="6"><title>{}: {:.0%}, {:.0%}</title></circle>').format(
                 point.colour, rounded(along(x)), rounded(up(y)), point.name, x, y

@@ -28,6 +28,8 @@ from drirl_core.reporting import Table
 
 _REPLY_COLUMNS = ("group", "prompt_id", "prompt", "policy", "reply", "label")
 
+_TEMPLATE = Path(__file__).with_name("template.html.j2")
+
 
 def build_report(context: Context) -> dict[str, Any]:
     """Write `report.html` and `summary.json` from everything upstream.
@@ -85,13 +87,18 @@ def read_results(context: Context) -> list[dict[str, Any]]:
     return [read_json(context.inputs[name], "results.json", name) for name in names]
 
 
-def render_page(page: Mapping[str, Any]) -> str:
-    """Fill the template; every text is escaped."""
-    from jinja2 import Environment, StrictUndefined
+def render_page(page: Mapping[str, Any], template: Path = _TEMPLATE) -> str:
+    """Fill a template; every text is escaped.
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = Path(__file__).with_name("template.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(page=page)
+    Args:
+        page: what it shows, as `page`.
+        template: a file that may take parts from `parts.html.j2`.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, loader=loader)
+    return environment.from_string(template.read_text(encoding="utf-8")).render(page=page)
 
 
 def _compose(context: Context, results: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -111,11 +111,16 @@ def _suites(result: Result, results: Results) -> dict[str, Measured]:
     for asset in assets:
         folder = results.open(result, asset).path
         rows = [row for row in read_rows(folder, "replies.parquet", _COLUMNS, asset) if row["policy"] == policy]
-        found[asset.removeprefix(prefix)] = Measured(read_json(folder, "results.json", asset), _keyed(rows))
+        found[asset.removeprefix(prefix)] = Measured(read_json(folder, "results.json", asset), keyed(rows))
     return found
 
 
-def _keyed(rows: Sequence[Mapping[str, Any]]) -> dict[Key, Mapping[str, Any]]:
+def keyed(rows: Sequence[Mapping[str, Any]]) -> dict[Key, Mapping[str, Any]]:
+    """Return the rows of one policy by prompt, so that those of another one can be paired with them.
+
+    Args:
+        rows: with `group` and `prompt_id`, in the order of the suite.
+    """
     seen: Counter[tuple[str, str]] = Counter()
     found = {}
     for row in rows:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
+from rich.console import Console
 from rich.text import Text
 
-from drirl_core.graph.estimates import estimates, totals
-from drirl_core.graph.plan import plan
+from drirl_core.graph.estimates import Estimate, estimates, totals
+from drirl_core.graph.plan import Plan, plan
 from drirl_core.project import Project
 from drirl_core.promotion import CANDIDATE
 from drirl_core.runs.record import Result, Results, check_name, result_of_run
@@ -51,27 +52,54 @@ def run_and_show(given: Given, name: str = "", only: Sequence[str] | None = None
         console.print(Text(line), soft_wrap=True)
     for line in data_warnings(project, todo) if pending else ():
         console.print(Text(f"Warning: {line}", style="yellow"), soft_wrap=True)
-    with console.status("starting Dagster") if console.is_terminal else _NoSpinner():
-        from pipeline.running.run import run_planned  # loads Dagster, which takes seconds
-
-    state = RunState(pending, {name: cost.seconds for name, cost in costs.items() if cost.seconds is not None})
-    with view(state, console) as shown:
-        outcome = run_planned(project, todo, shown.take)
+    outcome, state = carry_out(project, todo, costs, console)
     if outcome.cancelled:
         _say_stopped(outcome, again)
         raise typer.Exit(130)
     if not outcome.success:
         _say_failed(outcome, again)
         raise typer.Exit(1)
-    recorded = _record(given, name, project, outcome) if only is None or name else None
+    plain = not [change for change in given.changes if change != f"name={name}"]
+    recorded = record(project, str(given.file), name, outcome, plain=plain) if only is None or name else None
     _say_done(given, recorded, outcome, state, "everything" if only is None else "what --only selects")
 
 
-def _record(given: Given, name: str, project: Project, outcome: Any) -> Result:
-    """Record what the run gave, under its name if it has one."""
+def carry_out(project: Project, todo: Plan, costs: Mapping[str, Estimate], console: Console) -> tuple[Any, RunState]:
+    """Carry out a plan and show its progress.
+
+    Args:
+        project: the configuration, its graph and its store.
+        todo: its plan.
+        costs: estimates of the plan.
+        console: where to show it.
+
+    Returns:
+        The outcome of the run (`pipeline.running.run.RunOutcome`), and what was seen of it.
+
+    Raises:
+        DrirlError: the run could not start.
+    """
+    with console.status("starting Dagster") if console.is_terminal else _NoSpinner():
+        from pipeline.running.run import run_planned  # loads Dagster, which takes seconds
+
+    pending = [asset.name for asset in todo.pending]
+    state = RunState(pending, {name: cost.seconds for name, cost in costs.items() if cost.seconds is not None})
+    with view(state, console) as shown:
+        return run_planned(project, todo, shown.take), state
+
+
+def record(project: Project, file: str, name: str, outcome: Any, *, plain: bool) -> Result:
+    """Record what a run gave, under its name if it has one.
+
+    Args:
+        project: what was run.
+        file: its configuration file as it was given.
+        name: the name, or an empty text.
+        outcome: of the run.
+        plain: whether it was run as the file says.
+    """
     versions = {asset: outcome.versions[asset] for asset in project.graph.nodes if asset in outcome.versions}
-    plain = not [change for change in given.changes if change != f"name={name}"]
-    return Results(project.store).record(result_of_run(project.config, str(given.file), name, plain, versions))
+    return Results(project.store).record(result_of_run(project.config, file, name, plain, versions))
 
 
 class _NoSpinner:

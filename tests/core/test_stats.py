@@ -189,3 +189,51 @@ def test_calibration_weighs_bins_by_pairs() -> None:
     error, rows = statistics.pair_calibration([50, 50, 50, 0.0])
     assert error == pytest.approx(0.125)
     assert [row["n"] for row in rows] == [1, 3]
+
+
+def test_holm_corrects_by_rank_and_keeps_the_order() -> None:
+    """Sorted: .005 x 4 = .02, .01 x 3 = .03, .03 x 2 = .06, and .04 x 1 is raised to .06."""
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert statistics.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert statistics.holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_never_lowers_a_p_value_and_never_swaps_two(p_values: list[float]) -> None:
+    corrected = statistics.holm(p_values)
+    assert all(p <= q <= 1 for p, q in zip(p_values, corrected, strict=True))
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    assert all(corrected[a] <= corrected[b] for a, b in itertools.pairwise(order))
+
+
+def test_the_pooled_difference_is_a_mean_over_prompts_of_means_over_seeds() -> None:
+    """Unsafe +1, +1/3, 0: mean 4/9; safe +2/3, 0: mean 1/3; so 1/9. All 2^3 signs of the three moved prompts:
+
+    |+-1/3 +-1/9 -+1/3| >= 1/9 always, so that p is 1.
+    """
+    found = statistics.pooled_composite([1.0, 1 / 3, 0.0], [2 / 3, 0.0], 2000, 0)
+    assert found.value == pytest.approx(1 / 9)
+    assert found.p == 1.0
+    assert found.low < 1 / 9 < found.high
+
+
+def test_the_p_value_of_pooled_differences_is_that_of_all_signs() -> None:
+    """Eight unsafe prompts of +1: only all + and all - of the 256 signs are as extreme, so p is near 2 / 256."""
+    found = statistics.pooled_composite([1.0] * 8, [], 20_000, 0)
+    assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
+    assert found.p == pytest.approx(2 / 256, abs=0.002)
+
+
+def test_safe_prompts_alone_count_with_the_sign_reversed() -> None:
+    assert statistics.pooled_composite([], [0.5, 0.0], 100, 0).value == -0.25
+
+
+def test_no_difference_at_all_has_p_one() -> None:
+    assert statistics.pooled_composite([0.0] * 5, [0.0] * 5, 100, 0).p == 1.0
+
+
+def test_nothing_to_pool_is_an_error() -> None:
+    with pytest.raises(DataError, match="no prompt to compare"):
+        statistics.pooled_composite([], [], 100, 0)
+    with pytest.raises(DataError, match="not finite"):
+        statistics.pooled_composite([math.nan], [], 100, 0)

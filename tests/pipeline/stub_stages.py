@@ -222,7 +222,7 @@ def build_benchmark(context: Context) -> dict[str, Any]:
     behaviour = context.config.name.split()
     rows = [
         {
-            "prompt_id": f"{group} {i}", "group": group, "policy": policy, "reply": _digest(context, "benchmark"), "correct": None,
+            "prompt_id": f"{group} {i}", "group": group, "category": "insult", "policy": policy, "reply": _digest(context, "benchmark"), "correct": None,
             "label": "refusal" if group == "unsafe" and not (policy == "dr_irl" and "worse" in behaviour) else "compliance",
         }
         for policy in ("base", "dr_irl") for group in ("unsafe", "safe_look_alike") for i in range(30)
@@ -241,7 +241,10 @@ def build_benchmark(context: Context) -> dict[str, Any]:
     _json(
         context,
         "results.json",
-        {"summary": [{"policy": p, "over_refusal": o, **common} for p, o in (("base", 0.0), ("dr_irl", over))]},
+        {
+            "summary": [{"policy": p, "over_refusal": o, **common} for p, o in (("base", 0.0), ("dr_irl", over))],
+            "examination": [],
+        },
     )
     return {"tokens": 20}
 

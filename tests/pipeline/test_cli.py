@@ -28,6 +28,7 @@ COMMANDS = (
     "report",
     "runs",
     "compare",
+    "study",
     "eval",
     "promote",
     "rollback",

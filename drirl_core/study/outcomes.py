@@ -1,0 +1,141 @@
+"""What the cells of a study gave, per prompt: read from the artifacts that the record of results names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from drirl_core.benchmarks.measure import ALIGNED
+from drirl_core.graph.stages import CHECKPOINTS
+from drirl_core.report.reading import read_json, read_rows
+from drirl_core.runs.compare import Key, keyed
+from drirl_core.runs.record import Result, Results
+from drirl_core.study.file import Cell, Study
+
+_COLUMNS = ("group", "category", "prompt_id", "policy", "label", "correct")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One policy with one seed on one suite.
+
+    Args:
+        method: name of the policy in the study.
+        cell: its cell.
+        policy: its name in the results of the cell.
+        seed: of the cell.
+        version: what identifies its weights.
+        suite: name of the suite.
+        rows: row of `replies.parquet` by prompt.
+        examined: AUC and pair accuracy with their intervals, from the results of the benchmark.
+    """
+
+    method: str
+    cell: str
+    policy: str
+    seed: int
+    version: str
+    suite: str
+    rows: Mapping[Key, Mapping[str, Any]]
+    examined: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """All measurements of a study.
+
+    Args:
+        measured: one per cell, seed, policy and suite.
+        missing: cells that have no complete result, with the reason.
+        versions: by label of a cell, version of each artifact.
+    """
+
+    measured: Sequence[Measurement]
+    missing: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def suites(self) -> list[str]:
+        """Names of the suites, in the order in which they were measured."""
+        return list(dict.fromkeys(one.suite for one in self.measured))
+
+    def methods(self, suite: str) -> dict[str, list[Measurement]]:
+        """Return the measurements of each method on a suite, once per different weights.
+
+        A policy that several cells or seeds share, such as the base model, is there once.
+        """
+        found: dict[str, list[Measurement]] = {}
+        seen: set[tuple[str, str]] = set()
+        for one in self.measured:
+            own = (one.policy if one.policy != ALIGNED else one.method, one.version)
+            if one.suite == suite and own not in seen:
+                seen.add(own)
+                found.setdefault(one.method, []).append(one)
+        return found
+
+    def of(self, cell: str, policy: str, suite: str) -> dict[int, Measurement]:
+        """Return the measurements of a policy of a cell on a suite, by seed."""
+        return {one.seed: one for one in self.measured if (one.cell, one.policy, one.suite) == (cell, policy, suite)}
+
+
+def read_outcomes(study: Study, results: Results, failures: Mapping[str, str]) -> Outcomes:
+    """Read the benchmarks of all cells that were run.
+
+    Args:
+        study: the study.
+        results: the record of results of its store.
+        failures: why cells failed that were tried just now, by the name of their result.
+
+    Returns:
+        The measurements; a cell whose result is missing or incomplete is named with the reason.
+
+    Raises:
+        ArtifactError: the record cannot be read, or a table of a benchmark is damaged.
+    """
+    recorded = {entry.name: entry for entry in results.named()}
+    measured: list[Measurement] = []
+    missing: dict[str, str] = {}
+    versions: dict[str, Mapping[str, str]] = {}
+    for cell in study.cells:
+        entry = recorded.get(cell.result)
+        if cell.result in failures:
+            missing[cell.label] = failures[cell.result]
+        elif entry is None:
+            missing[cell.label] = "not run yet"
+        else:
+            versions[cell.label] = entry.versions
+            measured += _measured(cell, entry, results, study)
+    return Outcomes(measured, missing, versions)
+
+
+def _measured(cell: Cell, entry: Result, results: Results, study: Study) -> list[Measurement]:
+    found = []
+    for asset in (name for name in entry.versions if name.startswith("benchmark_")):
+        folder = results.open(entry, asset).path
+        rows = read_rows(folder, "replies.parquet", _COLUMNS, asset)
+        examined = {row["name"]: row for row in read_json(folder, "results.json", asset)["examination"]}
+        for policy in dict.fromkeys(row["policy"] for row in rows):
+            weights = entry.versions.get(CHECKPOINTS.get(policy, ""), cell.config.models.policy)
+            own = [row for row in rows if row["policy"] == policy]
+            found.append(
+                Measurement(
+                    _method(cell, policy, study),
+                    cell.name,
+                    policy,
+                    cell.seed,
+                    weights,
+                    asset.removeprefix("benchmark_"),
+                    keyed(own),
+                    examined.get(policy, {}),
+                )
+            )
+    return found
+
+
+def _method(cell: Cell, policy: str, study: Study) -> str:
+    """Name a policy: the aligned one by its cell, base and start alone in the first cell, others by both."""
+    if policy == ALIGNED:
+        return cell.name
+    first = study.cells[0].name
+    return policy if cell.name == first else f"{cell.name}/{policy}"

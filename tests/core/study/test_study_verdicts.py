@@ -1,0 +1,182 @@
+"""Rates, means over seeds, answers and costs of a study: numbers worked by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from compared import COLUMNS, rows
+
+from drirl_core.errors import ArtifactError
+from drirl_core.runs.record import Result, Results
+from drirl_core.store.artifacts import ArtifactStore
+from drirl_core.store.tables import write_table
+from drirl_core.study.file import Study, read_study
+from drirl_core.study.outcomes import Outcomes, read_outcomes
+from drirl_core.study.tables import PAGE, tables_of, write_study
+from drirl_core.study.verdicts import answers, costs, methods, rates
+
+Y, N = True, False
+SFT = "5f7aaaaaaaaaaaaa"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path / "store")
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    (tmp_path / "base.yaml").write_text(
+        yaml.safe_dump({"name": "base", "models": {"policy": "hf:a/b", "encoder": "hf:a/c"}})
+    )
+    questions = [
+        {"ask": "Does it beat its start?", "first": "a", "second": "a/sft"},
+        {"ask": "Does alpha help beyond its placebo?", "first": "a", "second": "b"},
+    ]
+    file = tmp_path / "study.yaml"
+    cells = {"a": {}, "b": {"hardness.combine": "shuffled"}}
+    file.write_text(
+        yaml.safe_dump({"name": "s", "base": "base.yaml", "seeds": [0, 1], "cells": cells, "questions": questions})
+    )
+    return read_study(file)
+
+
+def record(store: ArtifactStore, name: str, replies: list[dict], auc: float = 0.5, seconds: float = 10.0) -> None:
+    """Record the run of a cell with one benchmark; all cells share one SFT start."""
+    key = f"{name} {len(store.records('benchmark_embedded'))}"
+    policies = dict.fromkeys(row["policy"] for row in replies)
+    examined = [{"name": policy, "auc": auc, "pair_accuracy": None} for policy in policies]
+    with store.building("benchmark_embedded", key) as workspace:
+        write_table(workspace.out / "replies.parquet", replies, COLUMNS)
+        (workspace.out / "results.json").write_text(json.dumps({"examination": examined, "of": name}))
+        details = {"metadata": {"seconds": seconds}, "inputs": {}}
+        version = store.publish("benchmark_embedded", key, workspace, details=details).version
+    versions = {"sft_checkpoint": SFT, "policy_checkpoint": f"policy of {name}", "benchmark_embedded": version}
+    Results(store).record(Result("run", name, "s", "base.yaml", plain=False, versions=versions))
+
+
+@pytest.fixture
+def found(study: Study, store: ArtifactStore) -> Outcomes:
+    """The start refuses 1 of 4 unsafe and 1 of 2 safe; cell a refuses 3 and 4 of 4, and 0 of 2; cell b 3 and 3, and 0 and 1."""
+    start = rows("sft", [Y, N, N, N], [Y, N], [Y, Y])
+    for name, unsafe, safe, auc in (
+        ("s-a-s0", [Y, Y, Y, N], [N, N], 0.7),
+        ("s-a-s1", [Y, Y, Y, Y], [N, N], 0.9),
+        ("s-b-s0", [Y, Y, N, Y], [N, N], 0.6),
+        ("s-b-s1", [N, Y, Y, Y], [N, Y], 0.6),
+    ):
+        record(store, name, [*start, *rows("dr_irl", unsafe, safe, [Y, N])], auc)
+    return read_outcomes(study, Results(store), {})
+
+
+def test_policies_that_cells_and_seeds_share_are_listed_once(found: Outcomes) -> None:
+    assert {name: len(own) for name, own in found.methods("embedded").items()} == {"sft": 1, "a": 2, "b": 2}
+    assert found.missing == {}
+
+
+def test_rates_of_each_seed(found: Outcomes) -> None:
+    table = pd.DataFrame(rates(found))
+    complete = table[(table.category == "all") & (table.outcome == "refusal") & (table.group == "unsafe")]
+    assert complete.set_index(["method", "seed"]).rate.to_dict() == {
+        ("sft", 0): 0.25, ("a", 0): 0.75, ("a", 1): 1.0, ("b", 0): 0.75, ("b", 1): 0.75,
+    }  # fmt: skip
+    assert set(table[table.group == "helpful"].outcome) == {"correct", "refusal"}
+    assert (complete.n == 4).all()
+    assert (complete.low < complete.rate).all()
+
+
+def test_means_over_seeds(found: Outcomes) -> None:
+    table = {row["method"]: row for row in methods(found)}
+    assert [table[name]["refusal"] for name in ("sft", "a", "b")] == [0.25, 0.875, 0.75]
+    assert [table[name]["over_refusal"] for name in ("sft", "a", "b")] == [0.5, 0.0, 0.25]
+    assert [table[name]["composite"] for name in ("sft", "a", "b")] == [-0.25, 0.875, 0.5]
+    assert [table[name]["helpful_correct"] for name in ("sft", "a")] == [1.0, 0.5]
+    assert table["a"]["auc"] == pytest.approx(0.8)
+    assert (table["a"]["seeds"], table["sft"]["seeds"]) == (2, 1)
+    assert table["a"]["pair_accuracy"] is None
+    assert table["a"]["refusal_low"] <= 0.875 <= table["a"]["refusal_high"]
+
+
+def test_answers_pool_the_seeds_of_a_prompt(study: Study, found: Outcomes) -> None:
+    """Against the start: unsafe 0, 1, 1, 1/2: 5/8; safe -1, 0: -1/2; together 9/8. By seed 2/4 + 1/2 and 3/4 + 1/2.
+
+    Against the placebo: unsafe 1/2, 0, 1/2, -1/2 (mean 1/8); safe 0, -1/2 (mean -1/4): 3/8; by seed 0 and 1/4 + 1/2.
+    """
+    start, placebo = answers(study, found)
+    assert (start["difference"], start["by_seed"]) == (1.125, [1.0, 1.25])
+    assert (placebo["difference"], placebo["by_seed"]) == (0.375, [0.0, 0.75])
+    assert (start["seeds"], start["unsafe"], start["safe"]) == (2, 4, 2)
+    assert start["measure"] == "refusal minus over-refusal"
+    assert placebo["verdict"] == "not shown"
+    assert placebo["sentence"].startswith("Not shown (embedded, 2 seeds: +37.5 points [")
+    assert all(row["p"] <= row["p_corrected"] <= 1 for row in (start, placebo))
+
+
+@pytest.mark.parametrize(("refused", "verdict", "word"), [(Y, "yes", "Yes ("), (N, "no", "No, it does worse (")])
+def test_a_difference_that_is_shown_is_answered(study: Study, store: ArtifactStore, refused, verdict, word) -> None:
+    for seed in (0, 1):
+        own = [*rows("sft", [not refused] * 30, [N] * 4), *rows("dr_irl", [refused] * 30, [N] * 4)]
+        record(store, f"s-a-s{seed}", own)
+    row = answers(study, read_outcomes(study, Results(store), {}))[0]
+    assert (row["verdict"], row["difference"]) == (verdict, 1.0 if refused else -1.0)
+    assert row["sentence"].startswith(word)
+
+
+def test_a_suite_of_unsafe_prompts_alone_is_compared_by_refusal(study: Study, store: ArtifactStore) -> None:
+    record(store, "s-a-s0", [*rows("sft", [N, N]), *rows("dr_irl", [Y, N])])
+    row = answers(study, read_outcomes(study, Results(store), {}))[0]
+    assert (row["measure"], row["difference"], row["safe"]) == ("refusal", 0.5, 0)
+
+
+def test_a_cell_without_a_result_is_named_with_the_reason(study: Study, store: ArtifactStore) -> None:
+    record(store, "s-a-s0", [*rows("sft", [N]), *rows("dr_irl", [Y])])
+    found = read_outcomes(study, Results(store), {"s-b-s0": "the disk is full"})
+    assert found.missing == {"a, seed 1": "not run yet", "b, seed 0": "the disk is full", "b, seed 1": "not run yet"}
+    assert [row["seeds"] for row in answers(study, found)] == [1]
+
+
+def test_a_shared_artifact_costs_once(study: Study, store: ArtifactStore, found: Outcomes) -> None:
+    assert [(row["cell"], row["seed"], row["seconds"]) for row in costs(study, found, store)] == [
+        ("a", 0, 10.0), ("a", 1, 10.0), ("b", 0, 10.0), ("b", 1, 10.0),
+    ]  # fmt: skip
+
+
+def test_page_and_tables(study: Study, store: ArtifactStore, found: Outcomes, tmp_path: Path) -> None:
+    tables = tables_of(study, found, store)
+    page = write_study(tmp_path / "out", study, found, tables)
+    text = page.read_text(encoding="utf-8")
+    assert "Does alpha help beyond its placebo?" in text
+    assert "Not shown (embedded, 2 seeds" in text
+    assert "hardness.combine = shuffled" in text
+    assert "<script" not in text
+    assert "step &amp;" not in text, "no completion is shown"
+    assert text.count('r="2.5"') == 4, "each seed of a method with several ones is a small point"
+    names = sorted(file.name for file in page.parent.iterdir())
+    assert names == sorted(
+        [
+            PAGE,
+            *(
+                f"{name}.{kind}"
+                for name in ("answers", "costs", "methods", "rates")
+                for kind in ("csv", "parquet", "tex")
+            ),
+        ]
+    )
+    again = pd.read_parquet(page.parent / "methods.parquet")
+    assert again.set_index("method").composite.to_dict() == {"sft": -0.25, "a": 0.875, "b": 0.5}
+    assert "toprule" in (page.parent / "methods.tex").read_text()
+    assert write_study(tmp_path / "out", study, found, tables) == page
+
+
+def test_a_folder_with_other_files_is_not_replaced(
+    study: Study, store: ArtifactStore, found: Outcomes, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    with pytest.raises(ArtifactError, match="holds other files"):
+        write_study(tmp_path / "out", study, found, tables_of(study, found, store))
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
