@@ -92,8 +92,9 @@ class Config:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """GRPO."""
     baselines: tuple[Baseline, ...] = added(())
-    """Policies to compare with, an asset each, in every benchmark: `dpo` on the pairs of the pools, `grpo` with the
-    same rewards and alpha = 1, and as a control `verifiable`, GRPO rewarded by the rules judge."""
+    """Policies to compare with, an asset each, in every benchmark: `dpo` on the pairs of the pools, `dpo_s` on pairs
+    drawn in proportion to alpha, `grpo` and `rloo` with the same rewards and alpha = 1, `rloo_s` with alpha, and as a
+    control `verifiable`, GRPO rewarded by the rules judge."""
     dpo: DpoConfig = field(default_factory=DpoConfig)
     """The baseline `dpo`."""
     benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)

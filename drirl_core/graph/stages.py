@@ -55,10 +55,39 @@ _COST_OF_GRPO = Cost(
 )
 
 _FOR_GRPO = ("dataset", "reward_model", "hardness", "sft_checkpoint")
+_OF_DPO = (
+    "dpo",
+    "completions.prompts",
+    "completions.helpful_prompts",
+    "models.policy",
+    "models.dtype",
+    "models.thinking",
+    "seed",
+)
+_GRPO_ALONE = ("policy.loss", "policy.scale_rewards")
+"""Settings that RLOO does not have."""
+_FOR_DPO = ("dataset", "completion_pool", "sft_checkpoint")
+
+
+def _dpo_baseline(name: str, description: str, *more: str) -> Stage:
+    """Return the record of a baseline that learns from preference pairs, with the inputs that it needs beside them."""
+    return Stage(
+        f"drirl_core.policy.dpo:build_{name}_checkpoint",
+        "1",
+        _OF_DPO,
+        "policy",
+        heavy=True,
+        volatile=BESIDE_WEIGHTS,
+        inputs=(*_FOR_DPO, *more),
+        description=f"Baseline, if `baselines` has {name}: {description}",
+        when=_compared(name),
+        cost=Cost(("dpo.epochs",), ("dpo.batch_size", "dpo.max_length", "dpo.lora.rank", "dpo.lora.first_layer")),
+        checks="drirl_core.checks.training:BASELINE",
+    )
 
 
 def _grpo_baseline(name: str, description: str, *unread: str) -> Stage:
-    """Return the record of a baseline that is GRPO with settings of its own in place of those that it leaves unread."""
+    """Return the record of a baseline that is GRPO or RLOO with settings of its own in place of the unread ones."""
     return Stage(
         f"drirl_core.policy.baselines:build_{name}_checkpoint",
         "1",
@@ -66,7 +95,7 @@ def _grpo_baseline(name: str, description: str, *unread: str) -> Stage:
         "policy",
         heavy=True,
         volatile=BESIDE_WEIGHTS,
-        unread=("policy.save_steps", "hardness.combine", *unread),
+        unread=("policy.save_steps", *unread),
         inputs=_FOR_GRPO,
         description=description,
         when=_compared(name),
@@ -266,33 +295,26 @@ STAGES: dict[str, Stage] = {
         cost=_COST_OF_GRPO,
         checks="drirl_core.checks.training:POLICY_CHECKPOINT",
     ),
-    "dpo_checkpoint": Stage(
-        "drirl_core.policy.dpo:build_dpo_checkpoint",
-        "1",
-        (
-            "dpo",
-            "completions.prompts",
-            "completions.helpful_prompts",
-            "models.policy",
-            "models.dtype",
-            "models.thinking",
-            "seed",
-        ),
-        "policy",
-        heavy=True,
-        volatile=BESIDE_WEIGHTS,
-        inputs=("dataset", "completion_pool", "sft_checkpoint"),
-        description="Baseline, if `baselines` has dpo: preference optimisation on pairs of the completion pools.",
-        when=_compared("dpo"),
-        cost=Cost(("dpo.epochs",), ("dpo.batch_size", "dpo.max_length", "dpo.lora.rank", "dpo.lora.first_layer")),
-        checks="drirl_core.checks.training:BASELINE",
-    ),
+    "dpo_checkpoint": _dpo_baseline("dpo", "preference optimisation on pairs of the completion pools."),
+    "dpo_s_checkpoint": _dpo_baseline("dpo_s", "the same on pairs drawn in proportion to alpha.", "hardness"),
     "grpo_checkpoint": _grpo_baseline(
-        "grpo", "Baseline, if `baselines` has grpo: GRPO with the same rewards, every prompt with weight 1."
+        "grpo",
+        "Baseline, if `baselines` has grpo: GRPO with the same rewards, every prompt with weight 1.",
+        "hardness.combine",
+    ),
+    "rloo_checkpoint": _grpo_baseline(
+        "rloo",
+        "Baseline, if `baselines` has rloo: RLOO with the same rewards, every prompt with weight 1.",
+        "hardness.combine",
+        *_GRPO_ALONE,
+    ),
+    "rloo_s_checkpoint": _grpo_baseline(
+        "rloo_s", "Baseline, if `baselines` has rloo_s: RLOO with dynamic reward scaling.", *_GRPO_ALONE
     ),
     "verifiable_checkpoint": _grpo_baseline(
         "verifiable",
         "Control, if `baselines` has verifiable: GRPO rewarded by the rules judge, 1 for a right reply.",
+        "hardness.combine",
         "policy.reward",
     ),
     "reference_classifiers": Stage(
@@ -315,9 +337,7 @@ STAGES: dict[str, Stage] = {
         inputs=(
             "sft_checkpoint",
             "policy_checkpoint",
-            "dpo_checkpoint",
-            "grpo_checkpoint",
-            "verifiable_checkpoint",
+            *(f"{name}_checkpoint" for name in BASELINES),
             "reference_classifiers",
             "own suite",
         ),
@@ -326,7 +346,7 @@ STAGES: dict[str, Stage] = {
             "replies.parquet",
             {
                 **meanings("suite", "group", "category", "prompt_id", "prompt"),
-                "policy": "who wrote the reply: base, sft, a baseline (dpo, grpo, verifiable), or dr_irl",
+                "policy": f"who wrote the reply: base, sft, a baseline ({', '.join(BASELINES)}), or dr_irl",
                 **meanings("reply", "tokens", "finished", "label", "correct", "pair", "score"),
             },
         ),

@@ -1,4 +1,4 @@
-"""Baselines that are GRPO with one setting changed: an asset each, on the data and budget of DR-IRL."""
+"""Baselines that are GRPO with one thing changed: an asset each, on the data and budget of DR-IRL."""
 
 from __future__ import annotations
 
@@ -25,3 +25,14 @@ def build_verifiable_checkpoint(context: stages.Context) -> dict[str, Any]:
         config, hardness=replace(config.hardness, combine="none"), policy=replace(config.policy, reward="verifiable")
     )
     return align(replace(context, config=changed), "verifiable")
+
+
+def build_rloo_checkpoint(context: stages.Context) -> dict[str, Any]:
+    """Align the policy by RLOO with the same rewards, and alpha = 1 for every prompt; see `build_policy_checkpoint`."""
+    hardness = replace(context.config.hardness, combine="none")
+    return align(replace(context, config=replace(context.config, hardness=hardness)), "rloo", "RLOO")
+
+
+def build_rloo_s_checkpoint(context: stages.Context) -> dict[str, Any]:
+    """Align the policy by RLOO whose advantages are scaled by alpha; see `build_policy_checkpoint`."""
+    return align(context, "rloo_s", "RLOO")

@@ -17,12 +17,14 @@ from drirl_core.config import DpoConfig
 from drirl_core.errors import ConfigError, DataError
 from drirl_core.graph import build as stages
 from drirl_core.graph.layout import dataset_name
+from drirl_core.graph.stages import CHECKPOINTS
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.templates import chat_text
 from drirl_core.policy.adapters import adapters_of
 from drirl_core.policy.plots import curve_plot
 from drirl_core.policy.preferences import preference_pairs
 from drirl_core.policy.readme import write_readme
+from drirl_core.policy.scoring import alpha_of_prompts
 from drirl_core.policy.sft_rows import first, tokenised
 from drirl_core.policy.training import (
     TrainingStream,
@@ -59,12 +61,55 @@ def build_dpo_checkpoint(context: stages.Context) -> dict[str, Any]:
         DataError: the pools hold no pair.
         TrainingError: the loss or a weight is not finite.
     """
+    return _prefer(context, "dpo")
+
+
+def build_dpo_s_checkpoint(context: stages.Context) -> dict[str, Any]:
+    """Train the start as `build_dpo_checkpoint` does, on pairs that are drawn in proportion to their prompt's alpha.
+
+    In expectation this is the loss with alpha as the weight of a pair: TRL's loss has no such weight. A pair of a
+    harmless prompt has alpha 1.
+
+    Args:
+        context: as for `build_dpo_checkpoint`, and the hardness tables.
+    """
+    return _prefer(context, "dpo_s")
+
+
+def drawn_by_weight(rows: Sequence[dict[str, Any]], weights: Sequence[float], seed: int) -> list[dict[str, Any]]:
+    """Draw as many rows as there are, each about weight / mean weight times.
+
+    Systematic resampling: one random number for all draws, so that a row is drawn the rounded down or rounded up number
+    of its expected times, and equal weights draw every row once.
+
+    Args:
+        rows: N rows.
+        weights: N numbers, at least 0 and not all 0.
+        seed: of the random number.
+
+    Returns:
+        N rows in their order.
+    """
+    total, offset = sum(weights), random.Random(seed).random()  # noqa: S311 - reproducible order, not security
+    drawn, passed, taken = [], 0.0, 0
+    for row, weight in zip(rows, weights, strict=True):
+        passed += weight / total * len(rows)
+        while taken < len(rows) and taken + offset < passed - 1e-9:
+            drawn.append(row)
+            taken += 1
+    return drawn
+
+
+def _prefer(context: stages.Context, name: str) -> dict[str, Any]:
     config, seed = context.config, context.config.seed_of(context.config.dpo)
     pairs = _pairs(context)
     policy = load_policy(context.inputs.get("sft_checkpoint", config.models.policy), config.models)
     adapters = adapters_of(config.dpo.lora, policy.model, "dpo.lora", config.models.policy)
     limit = min(config.dpo.max_length, policy.context or config.dpo.max_length)
     rows, fitting = _fitting(pairs, policy, limit, context.reporter)
+    if name == "dpo_s":
+        alpha = alpha_of_prompts(context)
+        rows = drawn_by_weight(rows, [alpha.get(row["prompt_id"], 1.0) for row in rows], seed)
     random.Random(seed).shuffle(rows)  # noqa: S311 - reproducible order, not security
     log_file = context.scratch / "training_log.jsonl"
     arguments = dpo_arguments(config.dpo, len(rows), limit, common_arguments(seed, context.scratch, policy))
@@ -90,8 +135,9 @@ def build_dpo_checkpoint(context: stages.Context) -> dict[str, Any]:
         "margin": log[-1][_MARGIN],
     }
     write_log(context.out, log, metrics)
-    write_readme(context, "dpo_checkpoint", metrics)
-    curve_plot(log, _CURVES, context.out / "curves.png", "Direct preference optimisation", "dpo")
+    write_readme(context, CHECKPOINTS[name], metrics)
+    title = "Direct preference optimisation" + (", pairs drawn by alpha" if name == "dpo_s" else "")
+    curve_plot(log, _CURVES, context.out / "curves.png", title, name)
     curves = Plot(context.out / "curves.png", "Loss, accuracy and margin of the pairs by step")
     return {**metrics, **policy.rendering, "curves": curves}
 

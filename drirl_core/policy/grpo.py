@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from datasets import Dataset
-from trl import GRPOConfig
+from trl import GRPOConfig, RLOOConfig
 
 from drirl_core.benchmarks.measure import ALIGNED
 from drirl_core.config import PolicyConfig
@@ -22,7 +22,7 @@ from drirl_core.policy.readme import write_readme
 from drirl_core.policy.schedule import schedule, training_prompts, with_room
 from drirl_core.policy.scoring import load_scorer
 from drirl_core.policy.sft_rows import first
-from drirl_core.policy.trainer import DynamicRewardScalingTrainer
+from drirl_core.policy.trainer import DynamicRewardScalingTrainer, ScaledRlooTrainer
 from drirl_core.policy.training import (
     TrainingStream,
     checkpoint_state,
@@ -36,6 +36,17 @@ from drirl_core.policy.training import (
 from drirl_core.policy.validation import REPLY_TOKENS, checkpoint_choice
 from drirl_core.reporting import Plot, Reporter
 
+Method = Literal["GRPO", "RLOO"]
+
+_TRAINERS = {"GRPO": DynamicRewardScalingTrainer, "RLOO": ScaledRlooTrainer}
+_TITLES = {
+    ALIGNED: "GRPO with dynamic reward scaling",
+    "grpo": "GRPO without reward scaling",
+    "verifiable": "GRPO with the verifiable reward",
+    "rloo": "RLOO without reward scaling",
+    "rloo_s": "RLOO with dynamic reward scaling",
+}
+"""Of the pictures, by name of the policy in results."""
 _CURVES = {
     "reward": "reward",
     "kl": "KL to the start (nats per token)",
@@ -66,12 +77,13 @@ def build_policy_checkpoint(context: stages.Context) -> dict[str, Any]:
     return align(context, ALIGNED)
 
 
-def align(context: stages.Context, name: str) -> dict[str, Any]:
-    """Train a policy by GRPO; see `build_policy_checkpoint`.
+def align(context: stages.Context, name: str, method: Method = "GRPO") -> dict[str, Any]:
+    """Train a policy on its own samples; see `build_policy_checkpoint`.
 
     Args:
         context: of the stage, with its configuration.
         name: of the policy in results.
+        method: GRPO, or RLOO, whose advantage is the reward minus the mean reward of the group's other completions.
     """
     config, seed = context.config, context.config.seed_of(context.config.policy)
     start: str | Path = context.inputs["sft_checkpoint"] if config.policy.start == "sft" else config.models.policy
@@ -83,11 +95,12 @@ def align(context: stages.Context, name: str) -> dict[str, Any]:
     _say(context.reporter, policy, left_out)
     scorer = load_scorer(context)
     log_file = context.scratch / "training_log.jsonl"
-    stream = TrainingStream("GRPO", log_file, context.reporter, scorer.state_dict)
+    stream = TrainingStream(method, log_file, context.reporter, scorer.state_dict)
     count, length = config.policy.validation_prompts, max(config.policy.max_new_tokens, REPLY_TOKENS)
     choice = checkpoint_choice(context, policy, count, "policy.validation_prompts", length)
-    arguments = grpo_arguments(config.policy, common_arguments(seed, context.scratch, policy))
-    trainer = DynamicRewardScalingTrainer(
+    arguments_of = grpo_arguments if method == "GRPO" else rloo_arguments
+    arguments = arguments_of(config.policy, common_arguments(seed, context.scratch, policy))
+    trainer = _TRAINERS[method](
         coefficient=scorer,
         exact_sampling=policy.device.type == "cpu",
         read_completion=reader_of_completions(policy.tokenizer),
@@ -99,7 +112,7 @@ def align(context: stages.Context, name: str) -> dict[str, Any]:
         peft_config=adapters,
         callbacks=[stream] if choice is None else [choice, stream],
     )
-    checkpoint = found_checkpoint("GRPO", Path(arguments.output_dir), context.reporter)
+    checkpoint = found_checkpoint(method, Path(arguments.output_dir), context.reporter)
     if checkpoint:
         scorer.load_state_dict(checkpoint_state(checkpoint))
     run(trainer, checkpoint)
@@ -126,29 +139,36 @@ def _record(left_out: Sequence[str]) -> dict[str, int | str]:
 
 def grpo_arguments(settings: PolicyConfig, common: Mapping[str, Any]) -> GRPOConfig:
     """Return TRL's arguments for our settings."""
+    return GRPOConfig(**_of_both(settings, common), loss_type=settings.loss, scale_rewards=settings.scale_rewards)
+
+
+def rloo_arguments(settings: PolicyConfig, common: Mapping[str, Any]) -> RLOOConfig:
+    """Return TRL's arguments for our settings; the KL is part of RLOO's reward, with the same weight."""
+    return RLOOConfig(**_of_both(settings, common), normalize_advantages=False)
+
+
+def _of_both(settings: PolicyConfig, common: Mapping[str, Any]) -> dict[str, Any]:
     batch = settings.prompts_per_step * settings.num_generations
     micro = settings.micro_batch or batch
-    return GRPOConfig(
+    return {
         **common,
-        max_steps=settings.steps * settings.num_iterations,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=batch // micro,
-        num_generations=settings.num_generations,
-        num_iterations=settings.num_iterations,
-        max_completion_length=settings.max_new_tokens,
-        temperature=settings.temperature,
-        beta=settings.kl,
-        epsilon=settings.epsilon,
-        loss_type=settings.loss,
-        scale_rewards=settings.scale_rewards,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=0,  # the adapters start at zero, so no warm-up is needed
-        save_steps=settings.save_steps
-        * settings.num_iterations,  # a resumed run generates first, so only between generations
-        shuffle_dataset=False,
-        log_completions=False,
-    )
+        "max_steps": settings.steps * settings.num_iterations,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": batch // micro,
+        "num_generations": settings.num_generations,
+        "num_iterations": settings.num_iterations,
+        "max_completion_length": settings.max_new_tokens,
+        "temperature": settings.temperature,
+        "beta": settings.kl,
+        "epsilon": settings.epsilon,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 0,  # the adapters start at zero, so no warm-up is needed
+        # a resumed run generates first, so only between generations
+        "save_steps": settings.save_steps * settings.num_iterations,
+        "shuffle_dataset": False,
+        "log_completions": False,
+    }
 
 
 def generated_tokens(log: Sequence[Mapping[str, float]], settings: PolicyConfig) -> int:
@@ -186,8 +206,7 @@ def _finish(
     }
     write_log(context.out, log, metrics)
     write_readme(context, CHECKPOINTS[name], metrics)
-    title = "GRPO with dynamic reward scaling" if name == ALIGNED else "GRPO without reward scaling"
-    curve_plot(log, _CURVES, context.out / "curves.png", title, name)
+    curve_plot(log, _CURVES, context.out / "curves.png", _TITLES[name], name)
     phases = {
         f"{phase}_seconds": round(sum(row.get(f"time/{phase}_s", 0.0) for row in log), 1)
         for phase in ("sample", "reward", "step")

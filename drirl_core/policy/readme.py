@@ -43,10 +43,25 @@ METHODS = {
         "A baseline of DR-IRL: direct preference optimisation from the SFT start, on pairs of a demonstration and a "
         "sampled completion that answered an unsafe prompt or refused a harmless one.",
     ),
+    "dpo_s_checkpoint": (
+        "after direct preference optimisation scaled by hardness",
+        "A baseline of DR-IRL: direct preference optimisation from the SFT start, as the baseline dpo, on pairs that "
+        "are drawn in proportion to the hardness coefficient of their prompt.",
+    ),
     "grpo_checkpoint": (
         "aligned without reward scaling",
         "A baseline of DR-IRL: GRPO with the same reward model per harm category, learned by inverse reinforcement "
         "learning, where every prompt counts the same.",
+    ),
+    "rloo_checkpoint": (
+        "aligned by RLOO without reward scaling",
+        "A baseline of DR-IRL: REINFORCE with a leave-one-out baseline (RLOO) with the same reward model per harm "
+        "category, learned by inverse reinforcement learning, where every prompt counts the same.",
+    ),
+    "rloo_s_checkpoint": (
+        "aligned by RLOO with dynamic reward scaling",
+        "A baseline of DR-IRL: REINFORCE with a leave-one-out baseline (RLOO) with the same reward models, whose "
+        "advantages are multiplied by the coefficient that DR-IRL uses.",
     ),
     "verifiable_checkpoint": (
         "aligned with a verifiable reward",

@@ -150,11 +150,10 @@ def load_scorer(context: Context) -> RolloutScorer:
     """
     config = context.config
     embedder = Embedder(config.models, context.store)
-    stored: dict[str, float] = {}
-    constants: dict[str, dict[str, float]] = {}
-    for category, path in context.named("hardness").items():
-        stored.update({row["prompt_id"]: row["alpha"] for row in read_table(path / "hardness.parquet")})
-        constants[category] = _read_constants(path / "constants.json")
+    constants = {
+        category: _read_constants(path / "constants.json") for category, path in context.named("hardness").items()
+    }
+    stored = alpha_of_prompts(context)
     coefficients = Coefficients(config.hardness, config.seed_of(config.policy), stored, constants)
     bound = OverRefusalBound(config.policy.over_refusal, config.policy.over_refusal_step)
     return RolloutScorer(
@@ -163,6 +162,16 @@ def load_scorer(context: Context) -> RolloutScorer:
         coefficients,
         bound if config.policy.over_refusal else None,
     )
+
+
+def alpha_of_prompts(context: Context) -> dict[str, float]:
+    """Return alpha by id of the prompt, from all hardness tables; harmless prompts have none.
+
+    Raises:
+        DataError: a table cannot be read.
+    """
+    tables = context.named("hardness").values()
+    return {row["prompt_id"]: row["alpha"] for path in tables for row in read_table(path / "hardness.parquet")}
 
 
 def _learned(context: Context, embedder: Embedder) -> RewardRouter:

@@ -1,8 +1,9 @@
-"""GRPO with dynamic reward scaling: the one file that overrides TRL's private methods.
+"""GRPO and RLOO with dynamic reward scaling: the one file that overrides TRL's private methods.
 
 Equation (docs/method.md, section 5): A_gi = alpha_i * (R_gi - mean_g R) / std_g R. alpha goes on the advantage, because
 the group normalisation would cancel it on the reward. `super()` does all of GRPO; afterwards the returned advantages
-are multiplied, once per generation, in training mode only. alpha is computed in TRL's call of the reward function,
+are multiplied, once per generation, in training mode only. RLOO differs in its advantages alone, those of TRL's own
+trainer, and is scaled in the same place. alpha is computed in TRL's call of the reward function,
 because its public argument `log_metric` still reaches the log of the same step. Tested with TRL 1.16; tests/contract
 fails when an override is removed.
 """
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from trl import GRPOTrainer
+from trl import GRPOTrainer, RLOOTrainer
 
 from drirl_core.errors import TrainingError
 from drirl_core.models.sampling import exact_cpu_sampling
@@ -29,17 +30,13 @@ Reward = Callable[..., Sequence[float | None]]
 """TRL's reward function: messages of prompts and completions and the data set columns, to a reward per completion."""
 
 
-class DynamicRewardScalingTrainer(GRPOTrainer):
-    """Multiply GRPO's advantages by hardness coefficients.
+class _RewardScaling:
+    """Multiply the advantages of one of TRL's group trainers, the next class in the order of methods, by alpha."""
 
-    Args:
-        reward_funcs: the one reward function.
-        coefficient: computes alpha for a rollout batch; None leaves GRPO unchanged.
-        exact_sampling: for a CPU: sample completions by inverse transform, one random number per token, equal in
-            distribution to the stock sampler; and compute the prompt of a group once, equal up to rounding.
-        read_completion: text of a completion's tokens, where TRL's own decoding loses the marks of thoughts; else None.
-        **arguments: other arguments of `GRPOTrainer`.
-    """
+    model: Any
+    args: Any
+    state: Any
+    accelerator: Any
 
     def __init__(
         self,
@@ -127,6 +124,27 @@ class DynamicRewardScalingTrainer(GRPOTrainer):
         return self._uniforms.manual_seed(
             self.args.seed * 1_000_003 + self.state.global_step + (self.accelerator.process_index << 40)
         )
+
+
+class DynamicRewardScalingTrainer(_RewardScaling, GRPOTrainer):
+    """Multiply GRPO's advantages by hardness coefficients.
+
+    Args:
+        reward_funcs: the one reward function.
+        coefficient: computes alpha for a rollout batch; None leaves GRPO unchanged.
+        exact_sampling: for a CPU: sample completions by inverse transform, one random number per token, equal in
+            distribution to the stock sampler; and compute the prompt of a group once, equal up to rounding.
+        read_completion: text of a completion's tokens, where TRL's own decoding loses the marks of thoughts; else None.
+        **arguments: other arguments of `GRPOTrainer`.
+    """
+
+
+class ScaledRlooTrainer(_RewardScaling, RLOOTrainer):
+    """Multiply the leave-one-out advantages of RLOO by hardness coefficients.
+
+    Args:
+        **arguments: those of `DynamicRewardScalingTrainer`, with others of `RLOOTrainer`.
+    """
 
 
 def _finite(rewards: Sequence[float | None]) -> list[float]:

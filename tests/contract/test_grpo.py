@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from drirl_core.config import ModelsConfig
 from drirl_core.errors import TrainingError
 from drirl_core.models.loading import load_policy
 from drirl_core.policy import trainer as trainer_module
 from drirl_core.policy.rollout import Processes, RolloutBatch, RolloutCoefficients
-from drirl_core.policy.trainer import DynamicRewardScalingTrainer
+from drirl_core.policy.trainer import DynamicRewardScalingTrainer, ScaledRlooTrainer
 
 PROMPTS = [
     "Hi",
@@ -80,7 +80,7 @@ class Harness:
 
     def make(
         self,
-        cls: type[GRPOTrainer] = DynamicRewardScalingTrainer,
+        cls: type[Any] = DynamicRewardScalingTrainer,
         *,
         reward_funcs: Any = reward,
         settings: dict[str, Any] | None = None,
@@ -100,10 +100,13 @@ class Harness:
             }
             for prompt in prompts
         ]  # fmt: skip
+        rloo = issubclass(cls, RLOOTrainer)
+        if rloo:
+            del arguments["loss_type"]
         trainer = cls(
             model=policy.model,
             reward_funcs=reward_funcs,
-            args=GRPOConfig(**{**arguments, **(settings or {})}),
+            args=(RLOOConfig if rloo else GRPOConfig)(**{**arguments, **(settings or {})}),
             train_dataset=Dataset.from_list(rows),
             eval_dataset=Dataset.from_list(rows[:2]),
             processing_class=policy.tokenizer,
@@ -183,7 +186,26 @@ def test_no_coefficient_is_stock_grpo_to_the_last_bit(harness: Harness) -> None:
     assert _same(harness.train(coefficient=None), harness.train(GRPOTrainer))
 
 
+def test_alpha_one_is_stock_rloo_to_the_last_bit(harness: Harness) -> None:
+    settings = {"beta": 0.05, "num_iterations": 2}
+    ours = harness.train(ScaledRlooTrainer, coefficient=_constant(1.0), settings=settings)
+    stock = harness.train(RLOOTrainer, settings=settings)
+    assert _same(ours, stock)
+    assert not _same(stock, harness.make(RLOOTrainer))
+
+
 # -------------------------------------------------------------------------------------------------------------- scaling
+
+
+def test_alpha_triples_the_leave_one_out_advantages(harness: Harness) -> None:
+    """Of a group with rewards r, RLOO's advantage is r_i - mean of the others = 4/3 (r_i - mean of all)."""
+    ours = harness.train(ScaledRlooTrainer, coefficient=_constant(3.0), settings={"max_steps": 1})
+    stock = harness.train(RLOOTrainer, settings={"max_steps": 1})
+    assert torch.equal(_advantages(ours)[0], 3 * _advantages(stock)[0])
+    rewards = torch.tensor([_reward_of(text) for text in _texts(stock, stock.seen[0], "completion")])
+    grouped = rewards.view(-1, GROUP)
+    by_hand = 4 / 3 * (grouped - grouped.mean(dim=1, keepdim=True))
+    assert torch.allclose(_advantages(stock)[0], by_hand.flatten(), atol=1e-4)
 
 
 def test_alpha_triples_the_advantages_once_although_a_generation_is_used_twice(harness: Harness) -> None:
@@ -457,17 +479,18 @@ def test_alpha_and_times_are_logged_with_their_step(harness: Harness) -> None:
     ],
 )
 def test_the_private_methods_of_trl_still_exist(name: str, parameters: list[str]) -> None:
-    given = inspect.signature(getattr(GRPOTrainer, name)).parameters.values()
-    required = [p.name for p in given if p.default is inspect.Parameter.empty]
-    assert required == parameters
+    for cls in (GRPOTrainer, RLOOTrainer):
+        given = inspect.signature(getattr(cls, name)).parameters.values()
+        required = [p.name for p in given if p.default is inspect.Parameter.empty]
+        assert required == [p for p in parameters if cls is GRPOTrainer or p != "num_generations"]
 
 
 def test_only_known_methods_are_overridden() -> None:
-    overridden = {
-        name for name in vars(DynamicRewardScalingTrainer) if hasattr(GRPOTrainer, name) and not name.startswith("__")
-    }
-    assert overridden == {
-        "_generate_single_turn",
-        "_generate_and_score_completions",
-        "_get_per_token_logps_and_entropies",
-    }
+    for ours, stock in ((DynamicRewardScalingTrainer, GRPOTrainer), (ScaledRlooTrainer, RLOOTrainer)):
+        before = ours.__mro__[: ours.__mro__.index(stock)]
+        names = {name for cls in before for name in vars(cls) if hasattr(stock, name) and not name.startswith("__")}
+        assert names == {
+            "_generate_single_turn",
+            "_generate_and_score_completions",
+            "_get_per_token_logps_and_entropies",
+        }

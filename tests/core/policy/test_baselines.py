@@ -17,8 +17,13 @@ from drirl_core.config import DpoConfig
 from drirl_core.errors import ConfigError, DataError
 from drirl_core.graph.build import Context
 from drirl_core.graph.layout import dataset_name
-from drirl_core.policy.baselines import build_grpo_checkpoint, build_verifiable_checkpoint
-from drirl_core.policy.dpo import build_dpo_checkpoint
+from drirl_core.policy.baselines import (
+    build_grpo_checkpoint,
+    build_rloo_checkpoint,
+    build_rloo_s_checkpoint,
+    build_verifiable_checkpoint,
+)
+from drirl_core.policy.dpo import build_dpo_checkpoint, build_dpo_s_checkpoint, drawn_by_weight
 from drirl_core.policy.grpo import build_policy_checkpoint
 from drirl_core.policy.preferences import preference_pairs
 from drirl_core.policy.training import read_log
@@ -165,3 +170,69 @@ def test_the_control_is_rewarded_by_the_judge(contexts: Any) -> None:
         round((shown["first_reward"] + 1) / 2 * rows), abs=1e-4
     )
     assert "No reward is learned" in (context.out / "README.md").read_text(encoding="utf-8")
+
+
+def test_rloo_is_scaled_by_alpha_and_alone_is_not(contexts: Any) -> None:
+    settings = {"policy.steps": 2, "policy.save_steps": 2}
+    plain, scaled = contexts.make("rloo", settings), contexts.make("rloo_s", settings)
+    shown, other = build_rloo_checkpoint(plain), build_rloo_s_checkpoint(scaled)
+    assert (shown["alpha_min"], shown["alpha_max"]) == (1.0, 1.0)
+    assert other["alpha_min"] < other["alpha_max"]
+    assert not all(torch.equal(weights(plain)[name], weight) for name, weight in weights(scaled).items())
+    assert "RLOO" in (plain.out / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_seed_of_its_own_changes_one_training_alone(contexts: Any) -> None:
+    """`policy.seed: 5` trains as `seed: 5` would, and -1 as the seed of the run."""
+    made = {
+        name: contexts.make(name, {"policy.steps": 1, **settings})
+        for name, settings in (("run", {}), ("same", {"policy.seed": 0}), ("other", {"policy.seed": 5}))
+    }
+    for context in made.values():
+        build_policy_checkpoint(context)
+    found = {name: weights(context) for name, context in made.items()}
+    assert all(torch.equal(found["run"][name], weight) for name, weight in found["same"].items())
+    assert not all(torch.equal(found["run"][name], weight) for name, weight in found["other"].items())
+    with pytest.raises(ConfigError, match=r"policy\.seed is -2"):
+        contexts.config({"policy.seed": -2})
+
+
+ROWS = [{"prompt_id": name} for name in "abcd"]
+
+
+@pytest.mark.parametrize(
+    ("given", "drawn"),
+    [([1, 1, 1, 1], "abcd"), ([2, 2, 2, 2], "abcd"), ([2, 0, 1, 1], "aacd"), ([0, 0, 0, 3], "dddd")],
+)
+def test_rows_are_drawn_by_their_weight(given: list[float], drawn: str) -> None:
+    """Four draws: a row of weight w is there 4 w / sum of all weights times."""
+    for seed in range(5):
+        assert "".join(row["prompt_id"] for row in drawn_by_weight(ROWS, given, seed)) == drawn
+
+
+def test_rows_of_broken_weights_are_drawn_in_expectation() -> None:
+    """Weights 1.5, 0.5, 1, 1: the first is drawn once or twice, half of the time each."""
+    counts = [
+        sum(row["prompt_id"] == "a" for row in drawn_by_weight(ROWS, [1.5, 0.5, 1, 1], seed)) for seed in range(400)
+    ]
+    assert set(counts) == {1, 2}
+    assert sum(counts) / 400 == pytest.approx(1.5, abs=0.08)
+
+
+def test_dpo_s_draws_the_pairs_of_hard_prompts_more_often(
+    pooled: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first unsafe training prompt has alpha 3, all others 0, harmless ones 1: 6 + 3 weights for 18 draws."""
+    context = pooled("weighted", {"dpo.epochs": 1})
+    rows = read_table(context.inputs[dataset_name("insult")] / "rows.parquet")
+    hard = next(row["prompt_id"] for row in rows if row["split"] == "train")
+    unsafe = [
+        row["prompt_id"]
+        for category in ("insult", "mental_health")
+        for row in read_table(context.inputs[dataset_name(category)] / "rows.parquet")
+    ]
+    alpha = {**dict.fromkeys(unsafe, 0.0), hard: 3.0}
+    monkeypatch.setattr("drirl_core.policy.dpo.alpha_of_prompts", lambda _: alpha)
+    shown = build_dpo_s_checkpoint(context)
+    assert (shown["pairs"], shown["pairs/helpful"], shown["pairs/insult"]) == (18, 12, 6)
+    assert "pairs/mental_health" not in shown
