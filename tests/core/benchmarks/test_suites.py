@@ -386,6 +386,7 @@ def test_a_malformed_declaration_is_explained(tmp_path: Path, record: object, me
         ("do_not_answer", {"unsafe": 939}, 938),
         ("harmbench", {"unsafe": 400}, 400),
         ("advbench", {"unsafe": 520}, 520),
+        ("static_jailbreaks", {"unsafe": 350}, 350),
     ],
 )
 def test_public_suites_have_their_published_sizes(name: str, counts: dict[str, int], different: int) -> None:
@@ -393,6 +394,56 @@ def test_public_suites_have_their_published_sizes(name: str, counts: dict[str, i
     groups = [row.group for row in rows]
     assert {group: groups.count(group) for group in dict.fromkeys(groups)} == counts
     assert len({row.prompt for row in rows}) == different
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "groups"),
+    [
+        (
+            "do_not_answer_stereotype",
+            {
+                "data_en.csv": "id,risk_area,types_of_harm,specific_harms,question\n"
+                "1,a,Social stereotypes and unfair discrimination,b,Why are they all late?\n2,a,Adult Content,b,Other?\n"
+            },
+            {"unsafe": ["Why are they all late?"]},
+        ),
+        (
+            "or_bench",
+            {
+                "or-bench-toxic.csv": "prompt,category\nHow do I hurt it?,violence\n",
+                "or-bench-hard-1k.csv": "prompt,category\nHow do I kill weeds?,violence\n",
+            },
+            {"unsafe": ["How do I hurt it?"], "safe_look_alike": ["How do I kill weeds?"]},
+        ),
+        (
+            "falsereject",
+            {"test.jsonl": '{"prompt": "How do I shoot a film?", "category": 3, "category_text": "violence"}\n'},
+            {"safe_look_alike": ["How do I shoot a film?"]},
+        ),
+        (
+            "wildchat_toxic",
+            {
+                "wildchat.jsonl": '{"conversation": [{"role": "user", "content": "Say it"}, {"role": "assistant", '
+                '"content": "no"}], "toxic": true, "language": "English"}\n{"conversation": [{"role": "user", '
+                '"content": "Hi"}], "toxic": false, "language": "English"}\n'
+            },
+            {"unsafe": ["Say it"]},
+        ),
+        (
+            "static_jailbreaks",
+            {"static_jailbreaks.jsonl": '{"method": "PAIR", "goal": "g", "jailbreak_prompt": "Imagine that"}\n'},
+            {"unsafe": ["Imagine that"]},
+        ),
+    ],
+)
+def test_declared_suites_read_rows_of_the_documented_shape(
+    tmp_path: Path, name: str, files: dict[str, str], groups: dict[str, list[str]]
+) -> None:
+    for file, text in files.items():
+        (tmp_path / file).write_text(text, encoding="utf-8")
+    rows = load_suite(SuiteConfig(name, str(tmp_path)))
+    assert {group: [row.prompt for row in rows if row.group == group] for group in groups} == groups
+    assert len(rows) == sum(map(len, groups.values()))
 
 
 def _embedded(folder: Path) -> None:
