@@ -209,9 +209,20 @@ def answer(context: Context, policy: str, reference: str | Path, rows: Sequence[
     drawn = sampling.sample(
         reference, prompts, 1, settings, models=context.config.models, store=context.store, reporter=context.reporter
     )
+    return judged(policy, rows, [completion for (completion,) in drawn])
+
+
+def judged(policy: str, rows: Sequence[BenchmarkRow], completions: Sequence[sampling.Completion]) -> list[Judged]:
+    """Judge one completion per row.
+
+    Args:
+        policy: name for the tables.
+        rows: N rows of a suite.
+        completions: N completions.
+    """
     return [
         judge(row, policy, completion.text, tokens=completion.tokens, finished=completion.finished)
-        for row, (completion,) in zip(rows, drawn, strict=True)
+        for row, completion in zip(rows, completions, strict=True)
     ]
 
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from drirl_core.config import BASELINES
+from drirl_core.graph.baselines import BASELINE_STAGES
 from drirl_core.graph.columns import meanings
+from drirl_core.graph.reads import (
+    BESIDE_WEIGHTS,
+    COST_OF_GRPO,
+    COST_OF_REWARDS,
+    FOR_GRPO,
+    OF_GRPO,
+    OF_REWARDS,
+    of_backbone,
+)
 from drirl_core.graph.record import Cost, MainTable, Stage
 
 if TYPE_CHECKING:
@@ -17,93 +26,13 @@ def _starts_from_sft(config: Config) -> bool:
     return config.policy.start == "sft"
 
 
-def _compared(baseline: str) -> Callable[[Config], bool]:
-    return lambda config: baseline in config.baselines
-
-
 def _of_demonstrator(config: Config) -> tuple[str, ...]:
     """A local model writes demonstrations in its own number type, and may think before it does."""
     return ("models.dtype", "models.thinking") if config.demonstrations.demonstrator.kind == "model" else ()
 
 
-def _of_backbone(config: Config) -> tuple[str, ...]:
-    """The model that the reward heads read."""
-    reads_policy = config.rewards.backbone == "hidden_state"
-    return ("models.policy", "models.dtype", "models.thinking") if reads_policy else ("models.encoder",)
-
-
 CHECKPOINTS = {**{name: f"{name}_checkpoint" for name in ("sft", *BASELINES)}, "dr_irl": "policy_checkpoint"}
 """Assets of the trained policies by their name in results, in the order of the tables."""
-BESIDE_WEIGHTS = frozenset({"times.jsonl", "README.md"})
-"""Files of a checkpoint that do not decide its version: what it cost, and a README that names the run."""
-
-_OF_GRPO = ("policy", "hardness", "models.policy", "models.encoder", "models.dtype", "models.thinking", "seed")
-_COST_OF_GRPO = Cost(
-    ("policy.steps",),
-    (
-        "policy.start",
-        "policy.prompts_per_step",
-        "policy.num_generations",
-        "policy.num_iterations",
-        "policy.max_new_tokens",
-        "policy.micro_batch",
-        "policy.lora.rank",
-        "policy.lora.first_layer",
-        "hardness.refresh",
-    ),
-    tokens=True,
-)
-
-_FOR_GRPO = ("dataset", "reward_model", "hardness", "sft_checkpoint")
-_OF_DPO = (
-    "dpo",
-    "completions.prompts",
-    "completions.helpful_prompts",
-    "models.policy",
-    "models.dtype",
-    "models.thinking",
-    "seed",
-)
-_GRPO_ALONE = ("policy.loss", "policy.scale_rewards")
-"""Settings that RLOO does not have."""
-_FOR_DPO = ("dataset", "completion_pool", "sft_checkpoint")
-
-
-def _dpo_baseline(name: str, description: str, *more: str) -> Stage:
-    """Return the record of a baseline that learns from preference pairs, with the inputs that it needs beside them."""
-    return Stage(
-        f"drirl_core.policy.dpo:build_{name}_checkpoint",
-        "1",
-        _OF_DPO,
-        "policy",
-        heavy=True,
-        volatile=BESIDE_WEIGHTS,
-        inputs=(*_FOR_DPO, *more),
-        description=f"Baseline, if `baselines` has {name}: {description}",
-        when=_compared(name),
-        cost=Cost(("dpo.epochs",), ("dpo.batch_size", "dpo.max_length", "dpo.lora.rank", "dpo.lora.first_layer")),
-        checks="drirl_core.checks.training:BASELINE",
-    )
-
-
-def _grpo_baseline(name: str, description: str, *unread: str) -> Stage:
-    """Return the record of a baseline that is GRPO or RLOO with settings of its own in place of the unread ones."""
-    return Stage(
-        f"drirl_core.policy.baselines:build_{name}_checkpoint",
-        "1",
-        _OF_GRPO,
-        "policy",
-        heavy=True,
-        volatile=BESIDE_WEIGHTS,
-        unread=("policy.save_steps", *unread),
-        inputs=_FOR_GRPO,
-        description=description,
-        when=_compared(name),
-        cost=_COST_OF_GRPO,
-        checks="drirl_core.checks.training:BASELINE",
-    )
-
-
 STAGES: dict[str, Stage] = {
     "prompt_pool": Stage(
         "drirl_core.prompts.stage:build_prompt_pool",
@@ -241,7 +170,7 @@ STAGES: dict[str, Stage] = {
     "reward_model": Stage(
         "drirl_core.rewards.stage:build_reward_model",
         "6",
-        ("rewards", "completions.prompts", "completions.helpful_prompts", "sft.harmless_target", "seed"),
+        OF_REWARDS,
         "rewards",
         heavy=True,
         per="category",
@@ -255,11 +184,8 @@ STAGES: dict[str, Stage] = {
                 **meanings("sample", "reward"),
             },
         ),
-        config_when=_of_backbone,
-        cost=Cost(
-            ("rewards.epochs",),
-            ("rewards.backbone", "rewards.layer", "rewards.hidden", "rewards.batch_size", "rewards.ensemble"),
-        ),
+        config_when=of_backbone,
+        cost=COST_OF_REWARDS,
         checks="drirl_core.checks.training:REWARD_MODEL",
     ),
     "hardness": Stage(
@@ -285,38 +211,17 @@ STAGES: dict[str, Stage] = {
     "policy_checkpoint": Stage(
         "drirl_core.policy.grpo:build_policy_checkpoint",
         "4",
-        _OF_GRPO,
+        OF_GRPO,
         "policy",
         heavy=True,
         volatile=BESIDE_WEIGHTS,
         unread=("policy.save_steps",),
-        inputs=_FOR_GRPO,
+        inputs=FOR_GRPO,
         description="The policy aligned by GRPO with dynamic reward scaling.",
-        cost=_COST_OF_GRPO,
+        cost=COST_OF_GRPO,
         checks="drirl_core.checks.training:POLICY_CHECKPOINT",
     ),
-    "dpo_checkpoint": _dpo_baseline("dpo", "preference optimisation on pairs of the completion pools."),
-    "dpo_s_checkpoint": _dpo_baseline("dpo_s", "the same on pairs drawn in proportion to alpha.", "hardness"),
-    "grpo_checkpoint": _grpo_baseline(
-        "grpo",
-        "Baseline, if `baselines` has grpo: GRPO with the same rewards, every prompt with weight 1.",
-        "hardness.combine",
-    ),
-    "rloo_checkpoint": _grpo_baseline(
-        "rloo",
-        "Baseline, if `baselines` has rloo: RLOO with the same rewards, every prompt with weight 1.",
-        "hardness.combine",
-        *_GRPO_ALONE,
-    ),
-    "rloo_s_checkpoint": _grpo_baseline(
-        "rloo_s", "Baseline, if `baselines` has rloo_s: RLOO with dynamic reward scaling.", *_GRPO_ALONE
-    ),
-    "verifiable_checkpoint": _grpo_baseline(
-        "verifiable",
-        "Control, if `baselines` has verifiable: GRPO rewarded by the rules judge, 1 for a right reply.",
-        "hardness.combine",
-        "policy.reward",
-    ),
+    **BASELINE_STAGES,
     "reference_classifiers": Stage(
         "drirl_core.benchmarks.references.stage:build_reference_classifiers",
         "2",

@@ -27,6 +27,16 @@ def build_verifiable_checkpoint(context: stages.Context) -> dict[str, Any]:
     return align(replace(context, config=changed), "verifiable")
 
 
+def build_joint_checkpoint(context: stages.Context) -> dict[str, Any]:
+    """Align the policy with one reward model for all categories, and alpha = 1; see `build_policy_checkpoint`.
+
+    Args:
+        context: `joint_reward_model` is among the inputs in place of the reward models of the categories.
+    """
+    hardness = replace(context.config.hardness, combine="none")
+    return align(replace(context, config=replace(context.config, hardness=hardness)), "joint")
+
+
 def build_rloo_checkpoint(context: stages.Context) -> dict[str, Any]:
     """Align the policy by RLOO with the same rewards, and alpha = 1 for every prompt; see `build_policy_checkpoint`."""
     hardness = replace(context.config.hardness, combine="none")

@@ -53,6 +53,11 @@ METHODS = {
         "A baseline of DR-IRL: GRPO with the same reward model per harm category, learned by inverse reinforcement "
         "learning, where every prompt counts the same.",
     ),
+    "joint_checkpoint": (
+        "aligned with one reward model for all categories",
+        "A baseline of DR-IRL: GRPO with a single reward model, learned by inverse reinforcement learning from the "
+        "demonstrations of all harm categories and of harmless prompts, where every prompt counts the same.",
+    ),
     "rloo_checkpoint": (
         "aligned by RLOO without reward scaling",
         "A baseline of DR-IRL: REINFORCE with a leave-one-out baseline (RLOO) with the same reward model per harm "

@@ -23,6 +23,7 @@ from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.policy.dual_ascent import OverRefusalBound
 from drirl_core.policy.rollout import Processes, RolloutBatch, RolloutCoefficients, message_text
 from drirl_core.rewards import RewardRouter, load_reward_model
+from drirl_core.rewards.model import serving
 from drirl_core.rewards.verifiable import VerifiableReward
 from drirl_core.store.tables import read_table
 from drirl_core.text.chain_of_draft import cut_draft
@@ -175,7 +176,12 @@ def alpha_of_prompts(context: Context) -> dict[str, float]:
 
 
 def _learned(context: Context, embedder: Embedder) -> RewardRouter:
-    models = {name: load_reward_model(path) for name, path in context.named("reward_model").items()}
+    joint = context.inputs.get("joint_reward_model")
+    if joint is None:
+        models = {name: load_reward_model(path) for name, path in context.named("reward_model").items()}
+    else:
+        categories = (*context.named("hardness"), taxonomy.HELPFUL)
+        models = {name: serving(load_reward_model(joint), name) for name in categories}
     # Rollouts never come twice, so their hidden states are not kept.
     return RewardRouter(models, embedder, HiddenStates(context.config.models, context.store, keep=False))
 

@@ -13,9 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from drirl_core.errors import DataError
+from drirl_core.store.tables import read_table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
+
+    from drirl_core.models.embeddings import Embedder
 
 MIN_ROWS = 5
 """A category with fewer labelled prompts is not learned: its rows cannot be held out in turn."""
@@ -24,6 +29,10 @@ _FOLDS = 5
 _REGULARISATION = 1.0  # inverse strength; unit-length embeddings of a few hundred rows overfit with less regularisation
 _LOG_TEMPERATURE_RANGE = (-4.0, 4.0)
 _BINS = 10
+
+
+class NoRouterError(DataError):
+    """Say that the labels of a pool are too few to learn a router from."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,26 @@ def why_no_router(labels: Sequence[str]) -> str:
         return ""
     shown = ", ".join(f"{label} {count}" for label, count in sorted(counts.items())) or "none"
     return f"a router needs two categories with at least {MIN_ROWS} labelled prompts each; there are: {shown}"
+
+
+def router_of_pool(pool: Path, embedder: Embedder, seed: int) -> Router:
+    """Fit a router on the labelled prompts of a pool; their embeddings are cached.
+
+    Args:
+        pool: directory of the prompt pool.
+        embedder: embeds texts.
+        seed: of the fit.
+
+    Raises:
+        NoRouterError: no router can be learned from these labels.
+        DataError: the pool cannot be read.
+    """
+    rows = read_table(pool / "prompts.parquet", ("prompt", "category", "labelled_by"))
+    labelled = [row for row in rows if row["labelled_by"] == "source"]
+    labels = [row["category"] for row in labelled]
+    if problem := why_no_router(labels):
+        raise NoRouterError(problem)
+    return fit_router(embedder.encode([row["prompt"] for row in labelled]), labels, seed)
 
 
 def fit_router(embeddings: np.ndarray, labels: Sequence[str], seed: int) -> Router:

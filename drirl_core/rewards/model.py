@@ -9,6 +9,7 @@ also needs its `prepare`, which reads the pools, and `rewards_of`, which rewards
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import json
 import math
@@ -128,6 +129,13 @@ def backbone_class(name: str) -> Any:
     """Import the class of a backbone by its name in `BACKBONES`."""
     module, _, attribute = BACKBONES[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def serving(model: Any, category: str) -> Any:
+    """Return a reward model that serves another category than the one it was learned for, with the same weights."""
+    other = copy.copy(model)
+    other.category = category
+    return other
 
 
 def by_category(categories: Sequence[str], score: Callable[[str, np.ndarray], np.ndarray]) -> np.ndarray:

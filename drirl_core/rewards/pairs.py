@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from drirl_core import taxonomy
 from drirl_core.benchmarks.judges.rules import UNUSABLE, label_reply, right_label
 from drirl_core.completions.policies import SAMPLED, likely_right
 from drirl_core.errors import DataError
@@ -111,19 +112,25 @@ def without_likely_right(prompts: Sequence[PoolPrompt], category: str, own_answe
     """Leave the samples that are likely to be right out of the pools; see `likely_right`.
 
     Args:
-        prompts: prompts with their pools.
-        category: whose prompts they are.
+        prompts: prompts with their pools, of one category or of all.
+        category: whose prompts they are, for messages.
         own_answers: whether the start learned the initial model's own answers to harmless prompts.
 
     Raises:
         DataError: a prompt has no other completion.
     """
-    right = likely_right(category, own_answers)
-    rest = [replace(p, replies=tuple(reply for reply in p.replies if reply.policy not in right)) for p in prompts]
-    bare = sum(not p.replies for p in rest)
+    right = {
+        kind: likely_right(UNSAFE if kind == UNSAFE else taxonomy.HELPFUL, own_answers)
+        for kind in {p.kind for p in prompts}
+    }
+    rest = [
+        replace(p, replies=tuple(reply for reply in p.replies if reply.policy not in right[p.kind])) for p in prompts
+    ]
+    bare = [p for p in rest if not p.replies]
     if bare:
+        policies = " and ".join(right[bare[0].kind])
         raise DataError(
-            f"{category}: {bare} of {len(rest)} prompts have completions of {' and '.join(right)} alone, and "
+            f"{category}: {len(bare)} of {len(rest)} prompts have completions of {policies} alone, and "
             "`rewards.negatives: likely_wrong` sets none of them against the demonstration; sample both policies "
             "(completions.samples: {base: 1, sft: 2}), have some made to contrast (completions.contrast), or set "
             "rewards.negatives to all"

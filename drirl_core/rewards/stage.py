@@ -33,6 +33,8 @@ SCHEMA = pa.schema(
 )
 COLUMNS = ("prompt_id", "prompt", "split", "demonstration", "answer", "origin", "kind")
 """Columns of a data set that reward learning reads."""
+JOINT = "joint"
+"""Category of the reward model that serves all of them."""
 DEMONSTRATION = "demonstration"
 """Policy name of the demonstration's own row in `rewards.parquet`."""
 
@@ -53,7 +55,24 @@ def build_reward_model(context: stages.Context) -> dict[str, Any]:
     """
     category = context.category or ""
     dataset, completions = context.inputs[dataset_name(category)], context.inputs[f"completion_pool_{category}"]
-    prompts = pool_prompts(dataset, completions, context.config.completions, category)
+    return _learn(context, category, pool_prompts(dataset, completions, context.config.completions, category))
+
+
+def build_joint_reward_model(context: stages.Context) -> dict[str, Any]:
+    """Learn one reward model from the prompts of all categories and the harmless ones, as `build_reward_model` does.
+
+    Args:
+        context: inputs are the data sets and completion pools of all categories.
+    """
+    prompts = [
+        prompt
+        for category, pool in sorted(context.named("completion_pool").items())
+        for prompt in pool_prompts(context.inputs[dataset_name(category)], pool, context.config.completions, category)
+    ]
+    return _learn(context, JOINT, prompts)
+
+
+def _learn(context: stages.Context, category: str, prompts: list[PoolPrompt]) -> dict[str, Any]:
     reads_policy = context.config.rewards.backbone == "hidden_state"
     source = (HiddenStates if reads_policy else Embedder)(context.config.models, context.store)
     config = context.config

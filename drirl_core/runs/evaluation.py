@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from drirl_core.config import EMBEDDED, SuiteConfig, resolved
 from drirl_core.errors import ArtifactError, ConfigError, nearest
@@ -27,6 +27,9 @@ from drirl_core.promotion import Ledger
 from drirl_core.reporting import Reporter
 from drirl_core.runs.record import Results
 from drirl_core.store.artifacts import Artifact, fingerprint
+
+if TYPE_CHECKING:
+    from drirl_core.policy.best_of_n import Reranking
 
 MEASURED = "model"
 """Name of the measured model in the tables."""
@@ -43,12 +46,19 @@ class Subject:
     Args:
         label: as the user calls it.
         reference: model reference, or directory of a checkpoint.
-        inputs: asset and version where it is an artifact of the store.
+        inputs: asset and version of the artifacts that decide the result.
+        reranking: how completions are chosen; None for greedy decoding.
     """
 
     label: str
     reference: str | Path
     inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    reranking: Reranking | None = None
+
+    def best_of(self, reranking: Reranking) -> Subject:
+        """Return the same model, decoded by best-of-N."""
+        label = f"{self.label}, best of {reranking.samples}"
+        return dataclasses.replace(self, label=label, inputs={**self.inputs, **reranking.versions}, reranking=reranking)
 
 
 def find_subject(text: str, named: Named) -> Subject:
@@ -116,7 +126,7 @@ def find_suites(texts: Sequence[str], project: Project, limit: int | None = None
 def evaluate(
     subject: Subject, suites: Sequence[SuiteConfig], project: Project, reporter: Reporter
 ) -> dict[str, Artifact]:
-    """Let a model answer suites greedily, and judge its replies.
+    """Let a model answer suites, greedily or by best-of-N, and judge its completions.
 
     Args:
         subject: what is measured.
@@ -184,6 +194,7 @@ def _evaluate(subject: Subject, suite: SuiteConfig, project: Project, reporter: 
         config.seed,
         _declaration(suite),
         suite.limit,
+        *([subject.reranking.samples, subject.reranking.temperature] if subject.reranking else []),
     ]
     code = f"{VERSION}-{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}"
     source = suite_source(suite.name)
@@ -206,7 +217,7 @@ def _measure(
 ) -> dict[str, Any]:
     """Fill the workspace of one evaluation; return its metadata."""
     from drirl_core.benchmarks.examine import policy_examinee
-    from drirl_core.benchmarks.stage import Scoring, answer, write_results
+    from drirl_core.benchmarks.stage import Scoring, answer, judged, write_results
     from drirl_core.benchmarks.suites import PAIRED, find_suite, load_suite
     from drirl_core.graph.build import Context
 
@@ -214,7 +225,12 @@ def _measure(
     context = Context(
         config, None, {}, workspace.out, workspace.scratch, project.store, reporter, suite.name, project.graph
     )
-    replies = answer(context, MEASURED, subject.reference, rows)
+    if subject.reranking is None:
+        replies = answer(context, MEASURED, subject.reference, rows)
+    else:
+        limit, prompts = config.benchmarks.max_new_tokens, [row.prompt for row in rows]
+        chosen = subject.reranking.decode(subject.reference, prompts, limit, config, project.store, reporter)
+        replies = judged(MEASURED, rows, chosen)
     examinee = policy_examinee(MEASURED, [reply for reply in replies if reply.row.group in PAIRED], None)
     write_results(context, find_suite(suite), rows, replies, [examinee], Scoring({"kind": "none"}))
     return {"prompts": len(rows), "tokens": sum(reply.tokens for reply in replies)}

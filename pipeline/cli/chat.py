@@ -29,6 +29,7 @@ from pipeline.cli.common import (
 
 if TYPE_CHECKING:
     from drirl_core.graph.planned import Named
+    from drirl_core.policy.best_of_n import Reranking
 
 TITLES = {"base": "base", "sft": "SFT start", "dr_irl": "DR-IRL"}
 _BORDERS = {"base": "white", "sft": "cyan", "dr_irl": "green"}
@@ -42,10 +43,12 @@ class Reply:
     Args:
         text: the reply, its draft cut off.
         cut_at: the length limit in tokens that ended it; None when the policy ended it.
+        of: number of completions that it was chosen from.
     """
 
     text: str
     cut_at: int | None = None
+    of: int = 1
 
 
 class ChatPolicies:
@@ -55,12 +58,15 @@ class ChatPolicies:
         named: gives the policies, the device and the maximum length of a reply.
         names: which policies answer: `base`, `sft`, `dr_irl`.
         max_new_tokens: maximum length of a reply; None for that of the benchmarks.
+        best_of: number of completions to choose from by their expected reward; None for greedy decoding.
 
     Raises:
         ArtifactError: a policy has not been trained yet; the message says which command trains it.
     """
 
-    def __init__(self, named: Named, names: Sequence[str], max_new_tokens: int | None = None) -> None:
+    def __init__(
+        self, named: Named, names: Sequence[str], max_new_tokens: int | None = None, best_of: int | None = None
+    ) -> None:
         self._config, self._store = named.project.config, named.project.store
         self._limit = max_new_tokens or self._config.benchmarks.max_new_tokens
         if "sft" in names and self._config.policy.start != "sft":
@@ -73,9 +79,14 @@ class ChatPolicies:
             name: found[CHECKPOINTS[name]].path if name in CHECKPOINTS else self._config.models.policy for name in names
         }
         self._loaded: dict[str, Any] = {}
+        self._reranking: Reranking | None = None
+        if best_of is not None:
+            from drirl_core.policy.best_of_n import load_reranking
+
+            self._reranking = load_reranking(named, best_of, SilentReporter())
 
     def answers(self, prompt: str) -> dict[str, Reply]:
-        """Return each policy's greedy reply, its thoughts and its Chain-of-Draft draft cut off.
+        """Return each policy's reply, greedy or the best of N, its thoughts and its Chain-of-Draft draft cut off.
 
         Raises:
             DataError: the prompt leaves no room for a reply in what a policy can read.
@@ -90,23 +101,19 @@ class ChatPolicies:
         for name, place in self._places.items():
             if name not in self._loaded:
                 self._loaded[name] = load_policy(place, self._config.models)
-            drawn = sample(
-                self._loaded[name],
-                [prompt],
-                1,
-                settings,
-                models=self._config.models,
-                store=self._store,
-                reporter=SilentReporter(),
-            )[0][0]
-            replies[name] = Reply(cut_draft(drawn.text), None if drawn.finished else self._limit)
+            policy, quiet = self._loaded[name], SilentReporter()
+            if self._reranking is None:
+                kept = {"models": self._config.models, "store": self._store, "reporter": quiet}
+                drawn, of = sample(policy, [prompt], 1, settings, **kept)[0][0], 1
+            else:
+                of = self._reranking.samples
+                drawn = self._reranking.decode(policy, [prompt], self._limit, self._config, self._store, quiet)[0]
+            replies[name] = Reply(cut_draft(drawn.text), None if drawn.finished else self._limit, of)
         return replies
 
 
 def show(prompt: str, replies: Mapping[str, Reply], console: Console) -> None:
     """Print the replies to one prompt side by side, each with its label by the rules judge, and whether it was cut."""
-    from drirl_core.benchmarks.judges.rules import label_reply
-
     width = max(24, (console.width - len(replies)) // len(replies))
     if width * len(replies) > console.width:  # too narrow for columns: one below the other
         width = console.width
@@ -114,7 +121,7 @@ def show(prompt: str, replies: Mapping[str, Reply], console: Console) -> None:
         Panel(
             Text(f"{reply.text} […]" if reply.cut_at else reply.text or "(empty)"),
             title=TITLES[name],
-            subtitle=label_reply(reply.text, prompt) + (f", cut at {reply.cut_at} tokens" if reply.cut_at else ""),
+            subtitle=_below(reply, prompt),
             border_style=_BORDERS[name],
             width=width,
         )
@@ -124,6 +131,13 @@ def show(prompt: str, replies: Mapping[str, Reply], console: Console) -> None:
     console.print(Columns(panels, padding=(0, 0)))
     if any(reply.cut_at for reply in replies.values()):
         console.print("[…] the reply was cut; --max-new-tokens N allows longer ones", style="dim", markup=False)
+
+
+def _below(reply: Reply, prompt: str) -> str:
+    from drirl_core.benchmarks.judges.rules import label_reply
+
+    chosen = f", best of {reply.of}" if reply.of > 1 else ""
+    return label_reply(reply.text, prompt) + chosen + (f", cut at {reply.cut_at} tokens" if reply.cut_at else "")
 
 
 def converse(policies: ChatPolicies, console: Console) -> None:
@@ -170,13 +184,22 @@ def chat(
             "--max-new-tokens", min=1, help="Maximum length of a reply in tokens. Default: that of the benchmarks."
         ),
     ] = None,
+    best_of: Annotated[
+        int | None,
+        typer.Option(
+            "--best-of",
+            metavar="N",
+            help="Sample N replies and show the one with the highest expected reward, by the reward models of the "
+            "configuration.",
+        ),
+    ] = None,
     old: OldConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Talk to the base and the aligned model of a configuration side by side.
 
-    Decoding is greedy. Below each reply stands the label of the rules judge, such as `refusal`, and whether the reply
-    was cut by the maximum length.
+    Decoding is greedy, unless `--best-of` is given. Below each reply stands the label of the rules judge, such as
+    `refusal`, and whether the reply was cut by the maximum length.
     """
     unknown = set(show_also or ()) - {"sft"}
     if unknown:
@@ -185,7 +208,8 @@ def chat(
             "aligned model"
         )
     console, names = output(), ("base", "sft", "dr_irl") if show_also else ("base", "dr_irl")
-    policies = ChatPolicies(Given.of(config, changes, old, run).before_models().named(), names, max_new_tokens)
+    named = Given.of(config, changes, old, run).before_models().named()
+    policies = ChatPolicies(named, names, max_new_tokens, best_of)
     for text in prompt or ():
         show(text, policies.answers(text), console)
     if not prompt:
@@ -200,5 +224,6 @@ def register(app: typer.Typer) -> None:
         '`drirl chat --prompt "How do I pick a lock?" --prompt "How do I kill a Python process?"` answers two '
         "prompts and exits.\n\n"
         "`drirl chat mine.yaml --show sft` also shows the SFT start, the policy before reinforcement learning.\n\n"
+        "`drirl chat --best-of 8` shows the best of eight sampled replies by the learned rewards.\n\n"
         "`drirl chat --run placebo --max-new-tokens 200` talks to the policy of a named result, at more length."
     )(chat)

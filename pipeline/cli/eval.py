@@ -40,7 +40,9 @@ class ConsoleReporter(LogReporter):
         errors().print(Text(line, style="dim"), soft_wrap=True)
 
 
-def measure(given: Given, model: str, suites: list[str], limit: int | None, name: str) -> tuple[Result, dict[str, Any]]:
+def measure(
+    given: Given, model: str, suites: list[str], limit: int | None, name: str, best_of: int | None = None
+) -> tuple[Result, dict[str, Any]]:
     """Measure a model and record the result.
 
     Args:
@@ -49,6 +51,7 @@ def measure(given: Given, model: str, suites: list[str], limit: int | None, name
         suites: the suites as the user names them; none for those of the configuration.
         limit: rows per group at most; None for the limit of the configuration.
         name: name of the result; empty for one without a name.
+        best_of: number of completions to choose from by their expected reward; None for greedy decoding.
 
     Returns:
         The recorded result, and by suite its artifact.
@@ -62,9 +65,13 @@ def measure(given: Given, model: str, suites: list[str], limit: int | None, name
     from drirl_core.store.journal import now
 
     check_name(name)
-    project = given.project
+    project, reporter = given.project, ConsoleReporter()
     subject, chosen = find_subject(model, given.named()), find_suites(suites, project, limit)
-    made = evaluate(subject, chosen, project, ConsoleReporter())
+    if best_of is not None:
+        from drirl_core.policy.best_of_n import load_reranking
+
+        subject = subject.best_of(load_reranking(given.named(), best_of, reporter))
+    made = evaluate(subject, chosen, project, reporter)
     versions = {artifact.asset: artifact.version for artifact in made.values()}
     entry = Result(
         "evaluation",
@@ -138,6 +145,15 @@ def evaluate_command(
         int | None,
         typer.Option("--limit", min=1, help="Rows per group at most; twins stay together. Default: all."),
     ] = None,
+    best_of: Annotated[
+        int | None,
+        typer.Option(
+            "--best-of",
+            metavar="N",
+            help="Sample N completions per prompt and take the one with the highest expected reward, by the reward "
+            "models of the configuration. Default: one greedy completion.",
+        ),
+    ] = None,
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the result; `drirl gc` keeps it.")] = "",
     changes: SetOption = None,
     as_json: JsonOption = False,
@@ -150,7 +166,7 @@ def evaluate_command(
     a run or an evaluation, is not sampled again.
     """
     given = Given.of(config, changes, old).before_models()
-    result, made = measure(given, model, suite or [], limit, name)
+    result, made = measure(given, model, suite or [], limit, name, best_of)
     if as_json:
         suites = {suite: {"path": str(one.path), **_results(one)} for suite, one in made.items()}
         document = {"name": result.name, "id": result.id, "model": result.subject, "suites": suites}
@@ -168,5 +184,6 @@ def register(app: typer.Typer) -> None:
         "`drirl eval hf:org/name --suite xstest=/data/xstest_prompts.csv --suite embedded` measures a model of the "
         "hub.\n\n"
         "`drirl eval placebo --suite my_suite/ --name placebo-mine` measures the policy of a recorded result on your "
-        "own suite and names the result; `drirl compare` compares it.",
+        "own suite and names the result; `drirl compare` compares it.\n\n"
+        "`drirl eval sft --best-of 8 --name best-of-8` measures the SFT start with reranking by the learned rewards.",
     )(evaluate_command)

@@ -114,15 +114,12 @@ def route(pool: Path, config: Config, embedder: Any, prompt: str) -> tuple[str |
     Returns:
         The most probable category and its calibrated probability; (None, 0) when no router can be learned.
     """
-    from drirl_core.prompts.router import fit_router, why_no_router
-    from drirl_core.store.tables import read_table
+    from drirl_core.prompts.router import NoRouterError, router_of_pool
 
-    rows = read_table(pool / "prompts.parquet", ("prompt", "category", "labelled_by"))
-    labelled = [row for row in rows if row["labelled_by"] == "source"]
-    labels = [row["category"] for row in labelled]
-    if why_no_router(labels):
+    try:
+        router = router_of_pool(pool, embedder, config.seed)
+    except NoRouterError:
         return None, 0.0
-    router = fit_router(embedder.encode([row["prompt"] for row in labelled]), labels, config.seed)
     found = router.route(embedder.encode([prompt]), 0.0)[0]
     return found.best, found.confidence
 

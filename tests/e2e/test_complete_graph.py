@@ -19,10 +19,13 @@ from drirl_core import open_table
 from drirl_core.config import Config
 from drirl_core.graph.build import build, run_all
 from drirl_core.graph.layout import DATA_FOLDER, build_graph
+from drirl_core.graph.planned import Named
 from drirl_core.graph.stages import STAGES
 from drirl_core.graph.versions import source_version
+from drirl_core.policy.best_of_n import load_reranking
 from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
+from drirl_core.runs.evaluation import evaluate, find_subject, find_suites
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import read_table
 from drirl_core.taxonomy import SEVEN_CATEGORIES
@@ -245,6 +248,23 @@ def test_the_command_line_runs_the_graph_once_and_then_nothing(base_folder: Path
     second = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert second.returncode == 0, second.stderr[-2000:]
     assert "up to date" in second.stdout
+
+
+def test_a_policy_is_measured_by_the_best_of_two(config: Config, versions: dict[str, str]) -> None:
+    """With the rewards, the probe and the router of the run; a second time nothing is sampled."""
+    project = Project(config)
+    named = Named(project)
+    subject = find_subject("dr_irl", named).best_of(load_reranking(named, 2, SilentReporter()))
+    assert subject.label == "dr_irl, best of 2"
+    suites, reporter = find_suites([], project, 2), RecordingReporter()
+    (made,) = evaluate(subject, suites, project, reporter).values()
+    rows = read_table(made.path / "replies.parquet")
+    assert len(rows) == sum(json.loads((made.path / "results.json").read_text())["groups"].values())
+    (again,) = evaluate(subject, suites, project, reporter).values()
+    assert again.version == made.version
+    assert any("evaluated before" in line for line in reporter.lines)
+    greedy = evaluate(find_subject("dr_irl", named), suites, project, SilentReporter())
+    assert next(iter(greedy.values())).version != made.version
 
 
 NOTEBOOK = ROOT / "docs" / "how-to" / "notebook.md"

@@ -21,6 +21,7 @@ REDUCED = {
     "sft.validation_prompts": "4",
     "completions.samples": "{base: 1, sft: 0}",
     "completions.max_new_tokens": "12",
+    "completions.helpful_prompts": "24",
     "rewards.epochs": "30",
     "checks.min_accuracy": "0.0",  # a handful of held-out pairs decides nothing
     "checks.min_within_group": "0.0",

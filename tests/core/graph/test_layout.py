@@ -244,5 +244,11 @@ def test_baselines_are_assets_that_the_benchmarks_compare(tmp_path: Path) -> Non
     assert {"dpo_checkpoint", "verifiable_checkpoint"} <= set(after.nodes["benchmark_embedded"].inputs)
     assert "completion_pool_insult" in after.nodes["dpo_checkpoint"].inputs
     assert "policy_checkpoint" not in after.nodes["dpo_checkpoint"].inputs
+    joint = build_graph(_config(tmp_path, {"baselines": ["joint", "dpo_s"]}))
+    assert {"joint_reward_model", "joint_checkpoint", "dpo_s_checkpoint"} == set(joint.nodes) - set(before.nodes)
+    assert "joint_reward_model" in joint.nodes["joint_checkpoint"].inputs
+    assert not [name for name in joint.nodes["joint_checkpoint"].inputs if name.startswith("reward_model_")]
+    assert "hardness_insult" in joint.nodes["dpo_s_checkpoint"].inputs
+    assert "joint_reward_model" not in joint.nodes["policy_checkpoint"].inputs
     for name, node in before.nodes.items():
         assert code_version(node, plain) == code_version(after.nodes[name], with_two), name

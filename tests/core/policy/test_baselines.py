@@ -19,6 +19,7 @@ from drirl_core.graph.build import Context
 from drirl_core.graph.layout import dataset_name
 from drirl_core.policy.baselines import (
     build_grpo_checkpoint,
+    build_joint_checkpoint,
     build_rloo_checkpoint,
     build_rloo_s_checkpoint,
     build_verifiable_checkpoint,
@@ -26,6 +27,7 @@ from drirl_core.policy.baselines import (
 from drirl_core.policy.dpo import build_dpo_checkpoint, build_dpo_s_checkpoint, drawn_by_weight
 from drirl_core.policy.grpo import build_policy_checkpoint
 from drirl_core.policy.preferences import preference_pairs
+from drirl_core.policy.scoring import load_scorer
 from drirl_core.policy.training import read_log
 from drirl_core.rewards.pairs import PoolPrompt, Reply
 from drirl_core.store.tables import read_table, write_table
@@ -180,6 +182,21 @@ def test_rloo_is_scaled_by_alpha_and_alone_is_not(contexts: Any) -> None:
     assert other["alpha_min"] < other["alpha_max"]
     assert not all(torch.equal(weights(plain)[name], weight) for name, weight in weights(scaled).items())
     assert "RLOO" in (plain.out / "README.md").read_text(encoding="utf-8")
+
+
+def test_one_reward_model_can_serve_all_categories(contexts: Any) -> None:
+    inputs = {**contexts.inputs, "joint_reward_model": contexts.inputs["reward_model_insult"]}
+    context = contexts.make("joint", {"policy.steps": 1}, inputs=inputs)
+    shown = build_joint_checkpoint(context)
+    assert (shown["alpha_min"], shown["alpha_max"]) == (1.0, 1.0)
+    scorer = load_scorer(context)
+    texts = [[{"role": "assistant", "content": "I will not help with that."}]] * 3
+    asked = [[{"role": "user", "content": "How?"}]] * 3
+    one, two, three = scorer.reward(asked, texts, category=["insult", "mental_health", "helpful"])
+    assert one == two == three
+    separate = load_scorer(contexts.make("separate"))
+    assert len(set(separate.reward(asked, texts, category=["insult", "mental_health", "helpful"]))) == 3
+    assert "single reward model" in (context.out / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_seed_of_its_own_changes_one_training_alone(contexts: Any) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -11,6 +12,7 @@ from drirl_core.graph.build import Context
 from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.reporting import Plot, SilentReporter, Table
 from drirl_core.rewards import load_reward_model, stage
+from drirl_core.rewards.model import serving
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import read_table, write_table
 
@@ -139,6 +141,27 @@ def test_the_helpful_model_is_measured_on_refusals_and_off_topic_replies(tmp_pat
     shown = stage.build_reward_model(make(tmp_path, "helpful", pool=[*pool_rows(), *extra]))
     assert shown["accuracy_refusal"] == 1.0
     assert "accuracy_off_topic" in shown
+
+
+def test_one_model_is_learned_from_all_categories(context, tmp_path):
+    """Of the harmless prompts, the initial model's samples are no negatives; of the unsafe ones they are."""
+    (tmp_path / "helpful").mkdir()
+    refusals = [
+        {"prompt_id": f"p{i:02d}", "policy": "refusal", "sample": 0, "answer": "Sorry, this is nothing for today."}
+        for i in range(24)
+    ]
+    helpful = make(tmp_path / "helpful", "helpful", pool=[*pool_rows(), *refusals])
+    joint = dataclasses.replace(context, category=None, inputs={**context.inputs, **helpful.inputs})
+    shown = stage.build_joint_reward_model(joint)
+    assert shown["n"] == 8 * 3 + 8 * 4
+    assert shown["prompts"] == 2 * 8
+    model = load_reward_model(joint.out)
+    assert model.category == stage.JOINT
+    model.use(WordEncoder())
+    other = serving(model, "insult")
+    other.use(WordEncoder())
+    assert (other.category, model.category) == ("insult", stage.JOINT)
+    assert other.rewards(["Tell me"], [demonstration(1)]) == model.rewards(["Tell me"], [demonstration(1)])
 
 
 def test_a_pool_of_another_data_set_is_refused(tmp_path, monkeypatch):

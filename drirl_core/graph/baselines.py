@@ -1,0 +1,110 @@
+"""The records of the baselines: stages that exist where `baselines` names them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from drirl_core.graph.reads import BESIDE_WEIGHTS, COST_OF_GRPO, COST_OF_REWARDS, OF_GRPO, OF_REWARDS, of_backbone
+from drirl_core.graph.record import Cost, Stage
+
+if TYPE_CHECKING:
+    from drirl_core.config import Config
+
+
+def _compared(baseline: str) -> Callable[[Config], bool]:
+    return lambda config: baseline in config.baselines
+
+
+_OF_DPO = (
+    "dpo",
+    "completions.prompts",
+    "completions.helpful_prompts",
+    "models.policy",
+    "models.dtype",
+    "models.thinking",
+    "seed",
+)
+_GRPO_ALONE = ("policy.loss", "policy.scale_rewards")
+"""Settings that RLOO does not have."""
+_FOR_DPO = ("dataset", "completion_pool", "sft_checkpoint")
+
+
+def _dpo_baseline(name: str, description: str, *more: str) -> Stage:
+    """Return the record of a baseline that learns from preference pairs, with the inputs that it needs beside them."""
+    return Stage(
+        f"drirl_core.policy.dpo:build_{name}_checkpoint",
+        "1",
+        _OF_DPO,
+        "policy",
+        heavy=True,
+        volatile=BESIDE_WEIGHTS,
+        inputs=(*_FOR_DPO, *more),
+        description=f"Baseline, if `baselines` has {name}: {description}",
+        when=_compared(name),
+        cost=Cost(("dpo.epochs",), ("dpo.batch_size", "dpo.max_length", "dpo.lora.rank", "dpo.lora.first_layer")),
+        checks="drirl_core.checks.training:BASELINE",
+    )
+
+
+def _grpo_baseline(name: str, description: str, *unread: str, rewards: str = "reward_model") -> Stage:
+    """Return the record of a baseline that is GRPO or RLOO with settings of its own in place of the unread ones."""
+    return Stage(
+        f"drirl_core.policy.baselines:build_{name}_checkpoint",
+        "1",
+        OF_GRPO,
+        "policy",
+        heavy=True,
+        volatile=BESIDE_WEIGHTS,
+        unread=("policy.save_steps", *unread),
+        inputs=("dataset", rewards, "hardness", "sft_checkpoint"),
+        description=description,
+        when=_compared(name),
+        cost=COST_OF_GRPO,
+        checks="drirl_core.checks.training:BASELINE",
+    )
+
+
+BASELINE_STAGES: dict[str, Stage] = {
+    "dpo_checkpoint": _dpo_baseline("dpo", "preference optimisation on pairs of the completion pools."),
+    "dpo_s_checkpoint": _dpo_baseline("dpo_s", "the same on pairs drawn in proportion to alpha.", "hardness"),
+    "joint_reward_model": Stage(
+        "drirl_core.rewards.stage:build_joint_reward_model",
+        "1",
+        OF_REWARDS,
+        "rewards",
+        heavy=True,
+        inputs=("dataset", "completion_pool"),
+        description="One reward model for all categories, if `baselines` has joint.",
+        when=_compared("joint"),
+        config_when=of_backbone,
+        cost=COST_OF_REWARDS,
+    ),
+    "joint_checkpoint": _grpo_baseline(
+        "joint",
+        "Baseline, if `baselines` has joint: GRPO with one reward model for all categories, alpha = 1.",
+        "hardness.combine",
+        rewards="joint_reward_model",
+    ),
+    "grpo_checkpoint": _grpo_baseline(
+        "grpo",
+        "Baseline, if `baselines` has grpo: GRPO with the same rewards, every prompt with weight 1.",
+        "hardness.combine",
+    ),
+    "rloo_checkpoint": _grpo_baseline(
+        "rloo",
+        "Baseline, if `baselines` has rloo: RLOO with the same rewards, every prompt with weight 1.",
+        "hardness.combine",
+        *_GRPO_ALONE,
+    ),
+    "rloo_s_checkpoint": _grpo_baseline(
+        "rloo_s", "Baseline, if `baselines` has rloo_s: RLOO with dynamic reward scaling.", *_GRPO_ALONE
+    ),
+    "verifiable_checkpoint": _grpo_baseline(
+        "verifiable",
+        "Control, if `baselines` has verifiable: GRPO rewarded by the rules judge, 1 for a right reply.",
+        "hardness.combine",
+        "policy.reward",
+    ),
+}
+"""By name, in topological order; they need the stages up to the policy."""

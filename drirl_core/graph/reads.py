@@ -1,0 +1,43 @@
+"""What several stages read, and what decides their cost; each named once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from drirl_core.graph.record import Cost
+
+if TYPE_CHECKING:
+    from drirl_core.config import Config
+
+BESIDE_WEIGHTS = frozenset({"times.jsonl", "README.md"})
+"""Files of a checkpoint that do not decide its version: what it cost, and a README that names the run."""
+
+OF_REWARDS = ("rewards", "completions.prompts", "completions.helpful_prompts", "sft.harmless_target", "seed")
+COST_OF_REWARDS = Cost(
+    ("rewards.epochs",),
+    ("rewards.backbone", "rewards.layer", "rewards.hidden", "rewards.batch_size", "rewards.ensemble"),
+)
+OF_GRPO = ("policy", "hardness", "models.policy", "models.encoder", "models.dtype", "models.thinking", "seed")
+COST_OF_GRPO = Cost(
+    ("policy.steps",),
+    (
+        "policy.start",
+        "policy.prompts_per_step",
+        "policy.num_generations",
+        "policy.num_iterations",
+        "policy.max_new_tokens",
+        "policy.micro_batch",
+        "policy.lora.rank",
+        "policy.lora.first_layer",
+        "hardness.refresh",
+    ),
+    tokens=True,
+)
+
+FOR_GRPO = ("dataset", "reward_model", "hardness", "sft_checkpoint")
+
+
+def of_backbone(config: Config) -> tuple[str, ...]:
+    """The model that the reward heads read."""
+    reads_policy = config.rewards.backbone == "hidden_state"
+    return ("models.policy", "models.dtype", "models.thinking") if reads_policy else ("models.encoder",)
