@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -188,7 +189,10 @@ def _costs(rows: Rows) -> list[list[str]]:
 
 
 def _changes(study: Study, changes: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} = {value}" for key, value in changes.items()) or f"none, as in {study.base.name}"
+    return (
+        ", ".join(f"{key} = {value if isinstance(value, str) else json.dumps(value)}" for key, value in changes.items())
+        or f"none, as in {study.base.name}"
+    )
 
 
 def _name(method: str) -> str:
