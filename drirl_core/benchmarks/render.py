@@ -72,7 +72,9 @@ def render(results: Mapping[str, Any]) -> str:
     """
     suite = results["suite"]
     prompts = sum(results["groups"].values())
-    title = f"Suite {suite['name']} (version {suite['version']}): {prompts} prompts, greedy replies."
+    samples = results["decoding"].get("best_of", 1)
+    how = f"the best of {samples} replies each" if samples > 1 else "greedy replies"
+    title = f"Suite {suite['name']} (version {suite['version']}): {prompts} prompts, {how}."
     parts = [
         title,
         examination_table(results),

@@ -61,6 +61,10 @@ REFERENCES = pa.schema(
 """Columns of `references.parquet`: what floor and ceiling decide."""
 
 
+GREEDY: Mapping[str, Any] = {"temperature": 0}
+"""How benchmarks decode."""
+
+
 @dataclass(frozen=True)
 class Scoring:
     """Refusal scores of the policies.
@@ -127,6 +131,7 @@ def write_results(
     replies: Sequence[Judged],
     examinees: Sequence[Examinee],
     scoring: Scoring,
+    decoding: Mapping[str, Any] = GREEDY,
 ) -> dict[str, Any]:
     """Write `replies.parquet`, `results.json` and `results.md` of a suite.
 
@@ -137,6 +142,7 @@ def write_results(
         replies: judged replies of every policy.
         examinees: policies, floor and ceiling with their scores.
         scoring: the refusal scores.
+        decoding: how the completions were decoded, beside their length limit.
 
     Returns:
         The content of `results.json`.
@@ -145,7 +151,7 @@ def write_results(
     found = {
         "suite": {"name": suite.name, "version": suite.version, "licence": suite.licence, "home": suite.home},
         "groups": dict(Counter(row.group for row in rows)),
-        "decoding": {"temperature": 0, "max_new_tokens": config.max_new_tokens},
+        "decoding": {**decoding, "max_new_tokens": config.max_new_tokens},
         "score": scoring.described,
         **results(replies, config.resamples, context.config.seed),
         **examine(examined(rows), examinees, config.resamples, context.config.seed),

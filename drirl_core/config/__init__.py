@@ -118,6 +118,12 @@ class Config:
         """
         return self.seed if training.seed < 0 else training.seed
 
+    @property
+    def shown_seed(self) -> str:
+        """The seed of the run, and that of the policy where it has one of its own."""
+        own = self.seed_of(self.policy)
+        return str(self.seed) if own == self.seed else f"{self.seed}, of the policy {own}"
+
     def __post_init__(self) -> None:
         check_uri(self.root)
         wants_sft = self.completions.samples.get("sft", 0) > 0

@@ -149,7 +149,7 @@ class SftConfig:
     """First tokens of an answer that are compared where `contrast` is on (0: all that are learned)."""
     partners: int = added(0)
     """Unsafe prompts, chosen at random, that a harmless prompt without a twin is compared with where `contrast` is on.
-    The harmless prompt is then learned as often: data of many twins otherwise teaches little of other look-alikes."""
+    Both prompts are then learned once more per comparison: data of many twins teaches little of other look-alikes."""
     validation_prompts: int = added(0)
     """Validation prompts, unsafe ones and look-alikes each, that are answered twice per epoch; the checkpoint with the
     best difference of refused shares is published. 0 publishes the last step."""

@@ -84,6 +84,7 @@ BASELINE_STAGES: dict[str, Stage] = {
         "joint",
         "Baseline, if `baselines` has joint: GRPO with one reward model for all categories, alpha = 1.",
         "hardness.combine",
+        "policy.reward",
         rewards="joint_reward_model",
     ),
     "grpo_checkpoint": _grpo_baseline(

@@ -33,8 +33,11 @@ def build_joint_checkpoint(context: stages.Context) -> dict[str, Any]:
     Args:
         context: `joint_reward_model` is among the inputs in place of the reward models of the categories.
     """
-    hardness = replace(context.config.hardness, combine="none")
-    return align(replace(context, config=replace(context.config, hardness=hardness)), "joint")
+    config = context.config
+    changed = replace(
+        config, hardness=replace(config.hardness, combine="none"), policy=replace(config.policy, reward="learned")
+    )
+    return align(replace(context, config=changed), "joint")
 
 
 def build_rloo_checkpoint(context: stages.Context) -> dict[str, Any]:

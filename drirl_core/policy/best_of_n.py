@@ -93,6 +93,11 @@ class Reranking:
     temperature: float
     versions: Mapping[str, str]
 
+    @property
+    def described(self) -> dict[str, float]:
+        """What is recorded of it."""
+        return {"temperature": self.temperature, "best_of": self.samples}
+
     def decode(
         self,
         policy: Any,

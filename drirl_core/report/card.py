@@ -140,7 +140,7 @@ def _training_rows(config: Config, metrics: Mapping[str, Any]) -> list[tuple[str
         ("GRPO", grpo_line(policy)),
         ("coefficient", f"`{hardness.combine}`, refreshed: {hardness.refresh}, sharpness {hardness.sharpness:g}"),
         ("adapters", f"LoRA rank {policy.lora.rank}, merged" if policy.lora.rank else "none: all weights"),
-        ("seed", str(config.seed)),
+        ("seed", config.shown_seed),
     ]
     shown = {
         key: metrics[key]

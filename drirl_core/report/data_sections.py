@@ -161,7 +161,7 @@ def setting_rows(
         ["base model", redact_text(config.models.policy)],
         ["sentence encoder", redact_text(config.models.encoder)],
         ["start of the policy", "SFT checkpoint" if policy.start == "sft" else "the base model"],
-        ["seed", str(config.seed)],
+        ["seed", config.shown_seed],
         ["GRPO", grpo_line(policy)],
         [
             "alpha",
@@ -206,8 +206,8 @@ def limits(config: Config, results: Sequence[Mapping[str, Any]]) -> list[str]:
     judge = results[0]["judge"]
     smallest = min((r["n"] for found in results for r in found["rates"] if r["category"] != "all"), default=0)
     lines = [
-        f"One seed ({config.seed}). Training again with another seed gives other weights; the intervals cover the "
-        "choice of prompts, not the choice of seed.",
+        f"One seed ({config.shown_seed}). Training again with another seed gives other weights; the intervals cover "
+        "the choice of prompts, not the choice of seed.",
         f"Refusals are counted by the {judge['judge']} judge, which is wrong on about {1 - judge['accuracy']:.1%} of "
         "human-labelled replies; it reads English only and does not judge whether an answer is harmful.",
         "A refusal is not yet safety, and compliance is not yet harm: over-refusal, correct helpful replies and "

@@ -151,10 +151,18 @@ def _notes(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]
         ("version of the suite", lambda found: found["suite"]["version"]),
         ("maximum length of a reply in tokens", lambda found: found["decoding"]["max_new_tokens"]),
         ("judge", lambda found: found["judge"]["judge"]),
+        ("decoding", _decoding),
     ):
         one, other = read(first), read(second)
         if one != other:
             yield f"the {what} differs: {one} and {other}; part of the difference may be due to it"
+
+
+def _decoding(found: Mapping[str, Any]) -> str:
+    """Say how completions were decoded."""
+    known = found["decoding"]
+    count = known.get("best_of", 1)
+    return f"best of {count} at temperature {known['temperature']}" if count > 1 else "greedy"
 
 
 def _rates(group: str, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:

@@ -194,7 +194,7 @@ def _evaluate(subject: Subject, suite: SuiteConfig, project: Project, reporter: 
         config.seed,
         _declaration(suite),
         suite.limit,
-        *([subject.reranking.samples, subject.reranking.temperature] if subject.reranking else []),
+        *([subject.reranking.described] if subject.reranking else []),
     ]
     code = f"{VERSION}-{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}"
     source = suite_source(suite.name)
@@ -217,7 +217,7 @@ def _measure(
 ) -> dict[str, Any]:
     """Fill the workspace of one evaluation; return its metadata."""
     from drirl_core.benchmarks.examine import policy_examinee
-    from drirl_core.benchmarks.stage import Scoring, answer, judged, write_results
+    from drirl_core.benchmarks.stage import GREEDY, Scoring, answer, judged, write_results
     from drirl_core.benchmarks.suites import PAIRED, find_suite, load_suite
     from drirl_core.graph.build import Context
 
@@ -232,7 +232,9 @@ def _measure(
         chosen = subject.reranking.decode(subject.reference, prompts, limit, config, project.store, reporter)
         replies = judged(MEASURED, rows, chosen)
     examinee = policy_examinee(MEASURED, [reply for reply in replies if reply.row.group in PAIRED], None)
-    write_results(context, find_suite(suite), rows, replies, [examinee], Scoring({"kind": "none"}))
+    scoring = Scoring({"kind": "none"})
+    decoding = subject.reranking.described if subject.reranking else GREEDY
+    write_results(context, find_suite(suite), rows, replies, [examinee], scoring, decoding)
     return {"prompts": len(rows), "tokens": sum(reply.tokens for reply in replies)}
 
 

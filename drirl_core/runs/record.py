@@ -43,7 +43,7 @@ class Result:
         config_name: `name` of its configuration.
         file: the configuration file as it was given.
         plain: whether it was run as the file says, without `--set`.
-        seed: seed of the run.
+        seed: of the aligned policy, which is that of the run unless `policy.seed` gives another.
         at: time in UTC, ISO 8601.
         versions: version of each artifact by name of the asset.
         config: the resolved configuration.
@@ -257,7 +257,9 @@ def result_of_run(config: Config, file: str, name: str, plain: bool, versions: M
         plain: whether it was run as the file says.
         versions: version of each artifact by name of the asset.
     """
-    return Result("run", name, config.name, file, plain, config.seed, now(), dict(versions), resolved(config))
+    return Result(
+        "run", name, config.name, file, plain, config.seed_of(config.policy), now(), dict(versions), resolved(config)
+    )
 
 
 def pinned(results: Sequence[Result]) -> set[tuple[str, str]]:

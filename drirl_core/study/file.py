@@ -10,14 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from drirl_core.benchmarks.measure import ALIGNED
 from drirl_core.config import BaseConfig, Config, load_config
 from drirl_core.config.place import find_config
 from drirl_core.config.reading import absolute_path, anchor_paths, build, require
 from drirl_core.config.strict_yaml import read_yaml
 from drirl_core.errors import ConfigError, nearest
+from drirl_core.graph.stages import CHECKPOINTS
 from drirl_core.runs.record import check_name
 
+BASE_POLICY = "base"
+"""The initial model, by its name in results."""
+
 _CELL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
+_OF_TRAININGS = ("policy.seed", "dpo.seed")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9.]+")
 
 
@@ -93,7 +99,7 @@ class StudyConfig:
     """Name of the study; the results of its cells begin with it."""
     seeds: tuple[int, ...] = (0,)
     """Every cell is run with each of them."""
-    seed_settings: tuple[str, ...] = ("policy.seed", "dpo.seed")
+    seed_settings: tuple[str, ...] = _OF_TRAININGS
     """Settings that a seed goes to. Those of the trainings alone leave data, start and rewards as they are, so that
     a further seed costs only the policies; `seed` repeats everything."""
 
@@ -135,7 +141,8 @@ def read_study(path: Path, only: Sequence[str] = ()) -> Study:
         for seed in found.seeds
     )
     _check_distinct(cells)
-    questions = tuple(_question(row, i, changes) for i, row in enumerate(_rows(loaded.get("questions"), file)))
+    configs = {cell.name: cell.config for cell in cells}
+    questions = tuple(_question(row, i, configs) for i, row in enumerate(_rows(loaded.get("questions"), file)))
     for name in only:
         require(name in changes, f"--cell {name!r} is no cell of {file.name}; {nearest(name, changes)}")
     kept = tuple(cell for cell in cells if not only or cell.name in only)
@@ -144,8 +151,6 @@ def read_study(path: Path, only: Sequence[str] = ()) -> Study:
 
 def policy_of(text: str) -> tuple[str, str]:
     """Split the name of a policy in a question into its cell and its name in the results of that cell."""
-    from drirl_core.benchmarks.measure import ALIGNED
-
     cell, _, policy = text.partition("/")
     return cell, policy or ALIGNED
 
@@ -156,6 +161,8 @@ def _cells(loaded: Mapping[str, Any], file: Path) -> dict[str, dict[str, Any]]:
     for key, value in (("cells", listed), ("matrix", matrix)):
         require(isinstance(value, dict), f"study file {file}: {key} is {value!r}; give keys and values")
     found = {str(name): _settings(changes, f"cells.{name}", file) for name, changes in listed.items()}
+    apart = next((name for name, changes in found.items() if {"root", "mirror"} & {*changes}), None)
+    require(apart is None, f"cells.{apart} has a store of its own; all cells share one: set root under settings")
     for key, values in matrix.items():
         require(
             isinstance(values, list) and bool(values),
@@ -171,8 +178,13 @@ def _cells(loaded: Mapping[str, Any], file: Path) -> dict[str, dict[str, Any]]:
         require(name not in found, f"study file {file}: two cells are called {name!r}; name one of them under cells")
         found[name] = changes
     require(bool(found), f"study file {file} has no cell; list at least one under cells, such as `dr_irl: {{}}`")
+    policies = {BASE_POLICY, *CHECKPOINTS} - {ALIGNED}
     for name in found:
         require(bool(_CELL.match(name)), f"cell {name!r}: use letters, digits, '.', '_' and '-'")
+        require(
+            name not in policies,
+            f"cell {name!r} has the name of a policy, which the tables show too; call it {name}_cell, say",
+        )
     return found
 
 
@@ -202,9 +214,18 @@ def _check_seeds(found: StudyConfig, places: Mapping[str, Mapping[str, Any]]) ->
 
 def _cell(found: StudyConfig, base: Path, name: str, seed: int, changes: Mapping[str, Any]) -> Cell:
     result = f"{found.name}-{name}-s{seed}"
-    every = {**changes, **dict.fromkeys(found.seed_settings, seed)}
     try:
         check_name(result)
+    except ConfigError as error:
+        raise ConfigError(
+            f"the cell {name!r} gives results called {result!r}, which cannot be: shorten the name of the study, or "
+            f"name the cell under cells ({error})"
+        ) from error
+    try:
+        own = load_config(base, {**changes, "name": result}).seed
+        # A training whose seed is that of the run is the one that the run would have without a seed of its own.
+        shared = "seed" not in found.seed_settings and seed == own
+        every = {**changes, **{key: -1 if shared and key in _OF_TRAININGS else seed for key in found.seed_settings}}
         config = load_config(base, {**every, "name": result})
     except ConfigError as error:
         raise ConfigError(f"cell {name!r} of the study: {error}") from error
@@ -227,15 +248,19 @@ def _rows(given: Any, file: Path) -> list[Any]:
     return list(given or ())
 
 
-def _question(row: Any, place: int, cells: Mapping[str, Any]) -> QuestionConfig:
-    from drirl_core.graph.stages import CHECKPOINTS
-
+def _question(row: Any, place: int, cells: Mapping[str, Config]) -> QuestionConfig:
     question: QuestionConfig = build(QuestionConfig, row, f"questions[{place}]")
     for side in (question.first, question.second):
         cell, policy = policy_of(side)
         require(cell in cells, f"questions[{place}]: {side!r} names no cell; {nearest(cell, cells)}")
-        policies = ["base", *CHECKPOINTS]
-        require(policy in policies, f"questions[{place}]: {side!r} names no policy; {nearest(policy, policies)}")
+        config = cells[cell]
+        start = ["sft"] if config.policy.start == "sft" else []
+        policies = [BASE_POLICY, *start, *config.baselines, ALIGNED]
+        require(
+            policy in policies,
+            f"questions[{place}]: the cell {cell} trains no {policy!r}; it has {', '.join(policies)}, and "
+            "`baselines` adds others",
+        )
     require(
         policy_of(question.first) != policy_of(question.second),
         f"questions[{place}] compares {question.first} with itself",

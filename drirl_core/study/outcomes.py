@@ -7,13 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from drirl_core.benchmarks.measure import ALIGNED
+from drirl_core.config import from_resolved, resolved
+from drirl_core.config.base import differences_from
+from drirl_core.errors import ArtifactError, ConfigError
 from drirl_core.graph.stages import CHECKPOINTS
 from drirl_core.report.reading import read_json, read_rows
 from drirl_core.runs.compare import Key, keyed
 from drirl_core.runs.record import Result, Results
-from drirl_core.study.file import Cell, Study
+from drirl_core.store.remote import UnreachableError
+from drirl_core.study.file import BASE_POLICY, Cell, Study
 
 _COLUMNS = ("group", "category", "prompt_id", "policy", "label", "correct")
+_DECIDES_NOTHING = ("checks.", "promotion.", "execution.", "operations.")
+"""Settings that change no result."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class Measurement:
         cell: its cell.
         policy: its name in the results of the cell.
         seed: of the cell.
-        version: what identifies its weights.
+        version: what identifies its weights, and how it was asked.
         suite: name of the suite.
         rows: row of `replies.parquet` by prompt.
         examined: AUC and pair accuracy with their intervals, from the results of the benchmark.
@@ -88,10 +94,10 @@ def read_outcomes(study: Study, results: Results, failures: Mapping[str, str]) -
         failures: why cells failed that were tried just now, by the name of their result.
 
     Returns:
-        The measurements; a cell whose result is missing or incomplete is named with the reason.
+        The measurements; a cell whose result is missing, damaged or made with other settings is named with the reason.
 
     Raises:
-        ArtifactError: the record cannot be read, or a table of a benchmark is damaged.
+        ArtifactError: the record cannot be read.
     """
     recorded = {entry.name: entry for entry in results.named()}
     measured: list[Measurement] = []
@@ -99,14 +105,42 @@ def read_outcomes(study: Study, results: Results, failures: Mapping[str, str]) -
     versions: dict[str, Mapping[str, str]] = {}
     for cell in study.cells:
         entry = recorded.get(cell.result)
-        if cell.result in failures:
-            missing[cell.label] = failures[cell.result]
-        elif entry is None:
-            missing[cell.label] = "not run yet"
-        else:
-            versions[cell.label] = entry.versions
+        problem = why_not(cell, entry)
+        if problem or entry is None:
+            missing[cell.label] = failures.get(cell.result) or problem
+            continue
+        try:
             measured += _measured(cell, entry, results, study)
+        except UnreachableError:
+            raise
+        except ArtifactError as error:
+            missing[cell.label] = str(error)
+            continue
+        versions[cell.label] = entry.versions
+        if cell.result in failures:
+            missing[f"{cell.label} (its earlier result is shown)"] = failures[cell.result]
     return Outcomes(measured, missing, versions)
+
+
+def why_not(cell: Cell, entry: Result | None) -> str:
+    """Say why what was recorded under the name of a cell is not its result; empty where it is.
+
+    Args:
+        cell: the cell.
+        entry: what was recorded; None for nothing.
+    """
+    if entry is None:
+        return "not run yet"
+    try:
+        before = resolved(from_resolved(entry.config))
+    except ConfigError as error:
+        return f"its result was made with settings that are not known any more ({error}); run the study again"
+    changed = [
+        str(row)
+        for row in differences_from(before, resolved(cell.config))
+        if not row.setting.startswith(_DECIDES_NOTHING)
+    ]
+    return f"its result has other settings ({changed[0]}); run the study again" if changed else ""
 
 
 def _measured(cell: Cell, entry: Result, results: Results, study: Study) -> list[Measurement]:
@@ -114,9 +148,13 @@ def _measured(cell: Cell, entry: Result, results: Results, study: Study) -> list
     for asset in (name for name in entry.versions if name.startswith("benchmark_")):
         folder = results.open(entry, asset).path
         rows = read_rows(folder, "replies.parquet", _COLUMNS, asset)
-        examined = {row["name"]: row for row in read_json(folder, "results.json", asset)["examination"]}
+        facts = read_json(folder, "results.json", asset)
+        examined = {row["name"]: row for row in facts["examination"]}
+        # Completions of one policy that were made or asked in other ways are other measurements.
+        asked = f"{facts.get('decoding')} {facts.get('groups')} {facts.get('suite')} {cell.config.models.thinking}"
         for policy in dict.fromkeys(row["policy"] for row in rows):
-            weights = entry.versions.get(CHECKPOINTS.get(policy, ""), cell.config.models.policy)
+            asset_of = CHECKPOINTS.get(policy, f"{policy}_checkpoint")
+            weights = cell.config.models.policy if policy == BASE_POLICY else entry.versions.get(asset_of, entry.id)
             own = [row for row in rows if row["policy"] == policy]
             found.append(
                 Measurement(
@@ -124,7 +162,7 @@ def _measured(cell: Cell, entry: Result, results: Results, study: Study) -> list
                     cell.name,
                     policy,
                     cell.seed,
-                    weights,
+                    f"{weights} {asked}",
                     asset.removeprefix("benchmark_"),
                     keyed(own),
                     examined.get(policy, {}),

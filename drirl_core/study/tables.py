@@ -17,6 +17,7 @@ from drirl_core.study.page import study_page
 from drirl_core.study.verdicts import answers, costs, methods, rates
 
 PAGE = "study.html"
+_KINDS = ("parquet", "csv", "tex")
 
 
 def tables_of(study: Study, found: Outcomes, store: ArtifactStore) -> dict[str, list[dict[str, Any]]]:
@@ -53,21 +54,35 @@ def write_study(folder: Path, study: Study, found: Outcomes, tables: Mapping[str
     Raises:
         ArtifactError: the folder cannot be written, or holds something else.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / PAGE).is_file():
-        raise ArtifactError(f"{folder} holds other files and no {PAGE}; name an empty or a new folder with --out")
+    _require_own(folder, tables)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        (made / PAGE).write_text(study_page(study, found, tables), encoding="utf-8")
-        for name, rows in tables.items():
-            _write(made / name, rows)
-        made.chmod(0o755)  # a temporary folder is private
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(made, folder)
+        try:
+            (made / PAGE).write_text(study_page(study, found, tables), encoding="utf-8")
+            for name, rows in tables.items():
+                _write(made / name, rows)
+            made.chmod(0o755)  # a temporary folder is private
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(made, folder)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
     except OSError as error:
         raise ArtifactError(f"{folder} cannot be written ({error.strerror or error}); name another folder") from error
     return folder / PAGE
+
+
+def _require_own(folder: Path, tables: Mapping[str, Any]) -> None:
+    """Refuse to replace what no study wrote."""
+    if folder.exists() and not folder.is_dir():
+        raise ArtifactError(f"{folder} is a file; name a folder with --out")
+    own = {PAGE, *(f"{name}.{kind}" for name in tables for kind in _KINDS)}
+    others = sorted({file.name for file in folder.iterdir()} - own) if folder.exists() else []
+    if others:
+        raise ArtifactError(
+            f"{folder} also holds {others[0]}, which would be lost; move it, or name another folder with --out"
+        )
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -78,6 +93,9 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     flat = table.map(lambda value: " ".join(map(str, value)) if isinstance(value, list) else value)
     flat.to_csv(path.with_suffix(".csv"), index=False)
     path.with_suffix(".tex").write_text(
-        flat.style.format(escape="latex", precision=3, na_rep="").hide(axis="index").to_latex(hrules=True),
+        flat.style.format(escape="latex", precision=3, na_rep="")
+        .format_index(escape="latex", axis="columns")
+        .hide(axis="index")
+        .to_latex(hrules=True),
         encoding="utf-8",
     )

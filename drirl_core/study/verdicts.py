@@ -205,8 +205,8 @@ def _shares(measured: Sequence[Measurement], group: str, outcome: str) -> np.nda
 def _rate(shares: np.ndarray, seeds: int) -> stats.Estimate | None:
     if not len(shares):
         return None
-    if seeds == 1:
-        return stats.wilson(round(float(shares.sum())), len(shares))
+    if seeds == 1 or shares.min() == shares.max():  # a bootstrap of equal values would be certain
+        return stats.wilson_rate(float(shares.mean()), len(shares))
     return stats.bootstrap_mean(shares.tolist(), RESAMPLES, SEED)
 
 

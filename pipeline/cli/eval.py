@@ -162,8 +162,8 @@ def evaluate_command(
 ) -> None:
     """Measure a model on benchmark suites, without the rest of the pipeline.
 
-    Replies are greedy and judged by rules, as in the benchmarks. They are kept row by row: what was sampled before, by
-    a run or an evaluation, is not sampled again.
+    Replies are greedy, or with `--best-of` chosen among samples, and judged by rules, as in the benchmarks. They are
+    kept row by row: what was sampled before, by a run or an evaluation, is not sampled again.
     """
     given = Given.of(config, changes, old).before_models()
     result, made = measure(given, model, suite or [], limit, name, best_of)

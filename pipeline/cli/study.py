@@ -22,7 +22,12 @@ DEFAULT_STUDY = Path("configs/study.yaml")
 STUDIES = PROJECT / ".drirl" / "studies"
 """Folder of the pages."""
 
-_SHOWN = (("refusal", "refused, unsafe"), ("over_refusal", "refused, look-alikes"), ("composite", "difference"))
+_SHOWN = (
+    ("refusal", "refused, unsafe"),
+    ("over_refusal", "refused, look-alikes"),
+    ("composite", "difference"),
+    ("helpful_correct", "helpful, correct"),
+)
 
 
 def study(
@@ -81,6 +86,7 @@ def _plan(asked: Any, projects: Mapping[str, Project], as_json: bool) -> None:
                 "shared": list(cost.shared),
                 "seconds": cost.seconds,
                 "unknown": list(cost.unknown),
+                "problem": cost.problem,
             }
             for cost in found
         ]
@@ -93,10 +99,15 @@ def _plan(asked: Any, projects: Mapping[str, Project], as_json: bool) -> None:
     for cost in found:
         table.add_row(cost.cell.label, str(len(cost.pending)), str(len(cost.shared)), _time(cost))
     console.print(table)
+    unknown = list(dict.fromkeys(name for cost in found for name in cost.unknown))
+    if unknown:
+        console.print(Text(f"\nNever ran with such settings: {', '.join(unknown)}."), soft_wrap=True)
     console.print(f"\n{_total(found)}", highlight=False, soft_wrap=True)
 
 
 def _time(cost: Any) -> str:
+    if cost.problem:
+        return f"cannot run: {cost.problem}"
     if not cost.pending:
         return "nothing to build" if not cost.shared else "shares everything with cells above"
     known = "" if cost.seconds is None else f"about {duration(cost.seconds)}"
@@ -120,16 +131,22 @@ def _run(asked: Any, projects: Mapping[str, Project]) -> dict[str, str]:
     """
     from drirl_core.graph.estimates import estimates
     from drirl_core.graph.plan import plan
+    from drirl_core.runs.record import Results
     from drirl_core.study.cost import costs
+    from drirl_core.study.outcomes import why_not
     from pipeline.cli.run import carry_out, record
 
     console, failures = output(), {}
+    named = {entry.name: entry for entry in Results(projects[asked.cells[0].result].store).named()}
     console.print(Text(f"{asked.name}: {_total(costs(asked.cells, projects))}"), soft_wrap=True)
     for number, cell in enumerate(asked.cells, 1):
         project = projects[cell.result]
         console.print(Text(f"\nCell {number} of {len(asked.cells)}: {cell.label}", style="bold"), soft_wrap=True)
         try:
-            todo = plan(project)
+            todo, entry = plan(project), named.get(cell.result)
+            if todo.up_to_date and entry and not why_not(cell, entry) and dict(entry.versions) == dict(todo.known):
+                console.print(Text(f"{cell.label}: finished before", style="green"), soft_wrap=True)
+                continue
             outcome, _ = carry_out(project, todo, estimates(todo, project), console)
         except DrirlError as error:
             failures[cell.result] = str(error)
@@ -159,7 +176,8 @@ def _show(asked: Any, project: Project, failures: Mapping[str, str], folder: Pat
     found = read_outcomes(asked, Results(project.store), failures)
     if not found.measured:
         reasons = "; ".join(f"{cell}: {reason}" for cell, reason in list(found.missing.items())[:3])
-        raise ConfigError(f"no cell of {asked.name} has a result yet ({reasons}); run `drirl study {asked.file.name}`")
+        advice = "every cell that was tried failed" if failures else f"run `drirl study {asked.file}`"
+        raise ConfigError(f"no cell of {asked.name} has a result ({reasons}); {advice}")
     tables = tables_of(asked, found, project.store)
     page = write_study(folder, asked, found, tables)
     if as_json:
@@ -175,7 +193,7 @@ def _show(asked: Any, project: Project, failures: Mapping[str, str], folder: Pat
         for row in own:
             console.print(Text(f"  {row['sentence']}"), soft_wrap=True)
         if not own:
-            console.print("  Not measured yet.", highlight=False)
+            console.print("  Not measured yet on unsafe prompts or look-alikes of a common suite.", highlight=False)
     for label, reason in found.missing.items():
         console.print(Text(f"\nNo result of {label}: {reason}", style="yellow"), soft_wrap=True)
     console.print(Text(f"\nPage: {page}\nTables: {page.parent} (parquet, CSV, LaTeX)"), soft_wrap=True)

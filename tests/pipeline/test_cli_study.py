@@ -11,6 +11,7 @@ import stub_stages
 import yaml
 from typer.testing import CliRunner, Result
 
+from drirl_core.runs.record import Results
 from pipeline.cli import study as command
 from pipeline.cli.main import app
 from pipeline.instance.settings import load
@@ -66,6 +67,7 @@ def test_cells_share_what_is_equal_and_are_run_once(write, tmp_path: Path) -> No
     assert "Cell 4 of 4: b, seed 1" in first.output
     assert "Is a better than b?" in first.output
     store = load(tmp_path / "stub.yaml").store
+    assert {entry.name: entry.seed for entry in Results(store).named()}["s-b-s1"] == 1
     assert len(store.records("policy_checkpoint")) == 4
     assert len(store.records("prompt_pool")) == 1
     assert (tmp_path / "studies" / "s" / "study.html").is_file()
@@ -86,19 +88,22 @@ def test_a_cell_can_be_added_later(write, tmp_path: Path) -> None:
 
 
 def test_a_broken_cell_does_not_stop_the_others(write, tmp_path: Path) -> None:
-    file = write(cells={"b": {"models.policy": f"path:{tmp_path}/missing"}, "a": {}}, questions=[])
+    suites = [{"name": "xstest", "path": f"{tmp_path}/nowhere"}]
+    cells = {"b": {"models.policy": f"path:{tmp_path}/missing"}, "c": {"benchmarks.suites": suites}, "a": {}}
+    file = write(cells=cells, questions=[])
+    assert "nowhere" in _cells(file)["c-0"]["problem"]
     done = drirl("study", file)
     assert done.exit_code == 1
     assert "No result of b, seed 0: " in done.output
     assert "missing" in done.output
     page = (tmp_path / "studies" / "s" / "study.html").read_text()
-    assert "1 of 2 cells have no result" in page
+    assert "2 of 3 cells have no result" in page
 
 
 def test_nothing_to_show_is_an_error_that_says_what_to_do(write) -> None:
     shown = drirl("study", write(), "--page")
     assert shown.exit_code == 1
-    assert "no cell of s has a result yet" in shown.output
+    assert "no cell of s has a result" in shown.output
     assert "run `drirl study" in " ".join(shown.output.split())
 
 
@@ -119,4 +124,5 @@ def test_options_that_contradict_each_other_are_refused(write, words, said) -> N
 def test_the_plan_says_what_is_unknown(write) -> None:
     shown = drirl("study", write(), "--plan")
     assert "assets never ran with such settings" in shown.output
+    assert "Never ran with such settings: prompt_pool" in shown.output
     assert "2 cells, 2 with something to build" in shown.output

@@ -34,6 +34,7 @@ def test_every_cell_comes_with_every_seed(write) -> None:
     ]  # fmt: skip
     last = study.cells[-1].config
     assert (last.policy.seed, last.dpo.seed, last.seed, last.policy.steps) == (3, 3, 0, 5)
+    assert study.cells[0].config.policy.seed == -1, "the seed of the run: a demo that was run before is reused"
     assert (last.hardness.combine, last.name) == ("shuffled", "s-b-s3")
 
 
@@ -92,7 +93,11 @@ def test_relative_paths_start_at_the_study_file(write, tmp_path: Path) -> None:
         ({"base": "none.yaml"}, "does not exist"),
         ({"name": "a/b"}, "use letters, digits"),
         ({"questions": [{"ask": "?", "first": "a", "second": "c"}]}, r"questions\[0\]: 'c' names no cell"),
-        ({"questions": [{"ask": "?", "first": "a", "second": "a/ppo"}]}, r"'a/ppo' names no policy"),
+        ({"questions": [{"ask": "?", "first": "a", "second": "a/ppo"}]}, r"the cell a trains no 'ppo'; it has base, sft"),
+        ({"questions": [{"ask": "?", "first": "a", "second": "a/dpo"}]}, r"the cell a trains no 'dpo'"),
+        ({"cells": {"base": {}}}, "'base' has the name of a policy"),
+        ({"cells": {"grpo": {}}}, "'grpo' has the name of a policy"),
+        ({"cells": {"a": {"root": "x"}}}, "cells.a has a store of its own"),
         ({"questions": [{"ask": "?", "first": "a", "second": "a/dr_irl"}]}, "compares a with itself"),
         ({"questions": [{"ask": "?", "first": "a"}]}, r"missing questions\[0\].second"),
     ],

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from compared import COLUMNS, rows
 
+from drirl_core.config import resolved
 from drirl_core.errors import ArtifactError
 from drirl_core.runs.record import Result, Results
 from drirl_core.store.artifacts import ArtifactStore
@@ -45,18 +46,21 @@ def study(tmp_path: Path) -> Study:
     return read_study(file)
 
 
-def record(store: ArtifactStore, name: str, replies: list[dict], auc: float = 0.5, seconds: float = 10.0) -> None:
+def record(
+    store: ArtifactStore, study: Study, name: str, replies: list[dict], auc: float = 0.5, seconds: float = 10.0, **facts
+) -> None:
     """Record the run of a cell with one benchmark; all cells share one SFT start."""
     key = f"{name} {len(store.records('benchmark_embedded'))}"
     policies = dict.fromkeys(row["policy"] for row in replies)
     examined = [{"name": policy, "auc": auc, "pair_accuracy": None} for policy in policies]
     with store.building("benchmark_embedded", key) as workspace:
         write_table(workspace.out / "replies.parquet", replies, COLUMNS)
-        (workspace.out / "results.json").write_text(json.dumps({"examination": examined, "of": name}))
+        (workspace.out / "results.json").write_text(json.dumps({"examination": examined, "of": name, **facts}))
         details = {"metadata": {"seconds": seconds}, "inputs": {}}
         version = store.publish("benchmark_embedded", key, workspace, details=details).version
     versions = {"sft_checkpoint": SFT, "policy_checkpoint": f"policy of {name}", "benchmark_embedded": version}
-    Results(store).record(Result("run", name, "s", "base.yaml", plain=False, versions=versions))
+    config = resolved(next(cell.config for cell in study.cells if cell.result == name))
+    Results(store).record(Result("run", name, "s", "base.yaml", plain=False, versions=versions, config=config))
 
 
 @pytest.fixture
@@ -69,7 +73,7 @@ def found(study: Study, store: ArtifactStore) -> Outcomes:
         ("s-b-s0", [Y, Y, N, Y], [N, N], 0.6),
         ("s-b-s1", [N, Y, Y, Y], [N, Y], 0.6),
     ):
-        record(store, name, [*start, *rows("dr_irl", unsafe, safe, [Y, N])], auc)
+        record(store, study, name, [*start, *rows("dr_irl", unsafe, safe, [Y, N])], auc)
     return read_outcomes(study, Results(store), {})
 
 
@@ -120,23 +124,64 @@ def test_answers_pool_the_seeds_of_a_prompt(study: Study, found: Outcomes) -> No
 def test_a_difference_that_is_shown_is_answered(study: Study, store: ArtifactStore, refused, verdict, word) -> None:
     for seed in (0, 1):
         own = [*rows("sft", [not refused] * 30, [N] * 4), *rows("dr_irl", [refused] * 30, [N] * 4)]
-        record(store, f"s-a-s{seed}", own)
+        record(store, study, f"s-a-s{seed}", own)
     row = answers(study, read_outcomes(study, Results(store), {}))[0]
     assert (row["verdict"], row["difference"]) == (verdict, 1.0 if refused else -1.0)
     assert row["sentence"].startswith(word)
 
 
 def test_a_suite_of_unsafe_prompts_alone_is_compared_by_refusal(study: Study, store: ArtifactStore) -> None:
-    record(store, "s-a-s0", [*rows("sft", [N, N]), *rows("dr_irl", [Y, N])])
+    record(store, study, "s-a-s0", [*rows("sft", [N, N]), *rows("dr_irl", [Y, N])])
     row = answers(study, read_outcomes(study, Results(store), {}))[0]
     assert (row["measure"], row["difference"], row["safe"]) == ("refusal", 0.5, 0)
 
 
 def test_a_cell_without_a_result_is_named_with_the_reason(study: Study, store: ArtifactStore) -> None:
-    record(store, "s-a-s0", [*rows("sft", [N]), *rows("dr_irl", [Y])])
+    record(store, study, "s-a-s0", [*rows("sft", [N]), *rows("dr_irl", [Y])])
     found = read_outcomes(study, Results(store), {"s-b-s0": "the disk is full"})
     assert found.missing == {"a, seed 1": "not run yet", "b, seed 0": "the disk is full", "b, seed 1": "not run yet"}
     assert [row["seeds"] for row in answers(study, found)] == [1]
+
+
+def test_a_result_of_other_settings_is_not_shown(study: Study, store: ArtifactStore, found: Outcomes) -> None:
+    text = study.file.read_text().replace("shuffled", "none")
+    study.file.write_text(text)
+    changed = read_outcomes(read_study(study.file), Results(store), {})
+    assert set(changed.missing) == {"b, seed 0", "b, seed 1"}
+    assert "its result has other settings (hardness.combine: shuffled -> none)" in changed.missing["b, seed 0"]
+    assert "b" not in changed.methods("embedded")
+
+
+def test_an_earlier_result_is_shown_where_a_cell_fails_now(study: Study, store: ArtifactStore, found: Outcomes) -> None:
+    failed = read_outcomes(study, Results(store), {"s-b-s0": "the disk is full"})
+    assert failed.missing == {"b, seed 0 (its earlier result is shown)": "the disk is full"}
+    assert len(failed.methods("embedded")["b"]) == 2
+
+
+def test_policies_asked_in_other_ways_are_not_taken_for_one(study: Study, store: ArtifactStore) -> None:
+    own = [*rows("base", [Y, N]), *rows("dr_irl", [Y, Y])]
+    record(store, study, "s-a-s0", own, decoding={"max_new_tokens": 32})
+    record(store, study, "s-b-s0", own, decoding={"max_new_tokens": 64})
+    found = read_outcomes(study, Results(store), {})
+    assert set(found.methods("embedded")) == {"base", "a", "b/base", "b"}
+
+
+def test_a_damaged_result_is_named_and_the_others_are_shown(
+    study: Study, store: ArtifactStore, found: Outcomes
+) -> None:
+    entry = Results(store).find("s-b-s1")
+    (Results(store).open(entry, "benchmark_embedded").path / "results.json").unlink()
+    left = read_outcomes(study, Results(store), {})
+    assert list(left.missing) == ["b, seed 1"]
+    assert len(left.methods("embedded")["a"]) == 2
+
+
+def test_a_rate_of_one_in_every_seed_is_not_certain(study: Study, store: ArtifactStore) -> None:
+    for seed in (0, 1):
+        record(store, study, f"s-a-s{seed}", rows("dr_irl", [Y] * 10, [N] * 10))
+    (row,) = methods(read_outcomes(study, Results(store), {}))
+    assert (row["refusal"], row["refusal_high"]) == (1.0, pytest.approx(1.0))
+    assert row["refusal_low"] == pytest.approx(1 / (1 + 1.959964**2 / 10))  # Wilson: 10 / (10 + z^2)
 
 
 def test_a_shared_artifact_costs_once(study: Study, store: ArtifactStore, found: Outcomes) -> None:
@@ -168,15 +213,21 @@ def test_page_and_tables(study: Study, store: ArtifactStore, found: Outcomes, tm
     )
     again = pd.read_parquet(page.parent / "methods.parquet")
     assert again.set_index("method").composite.to_dict() == {"sft": -0.25, "a": 0.875, "b": 0.5}
-    assert "toprule" in (page.parent / "methods.tex").read_text()
+    latex = (page.parent / "methods.tex").read_text()
+    assert "toprule" in latex
+    assert r"refusal\_low" in latex
     assert write_study(tmp_path / "out", study, found, tables) == page
 
 
 def test_a_folder_with_other_files_is_not_replaced(
     study: Study, store: ArtifactStore, found: Outcomes, tmp_path: Path
 ) -> None:
-    (tmp_path / "out").mkdir()
+    tables = tables_of(study, found, store)
+    write_study(tmp_path / "out", study, found, tables)
     (tmp_path / "out" / "thesis.txt").write_text("mine")
-    with pytest.raises(ArtifactError, match="holds other files"):
-        write_study(tmp_path / "out", study, found, tables_of(study, found, store))
+    with pytest.raises(ArtifactError, match=r"also holds thesis\.txt"):
+        write_study(tmp_path / "out", study, found, tables)
+    with pytest.raises(ArtifactError, match="is a file"):
+        write_study(study.file, study, found, tables)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".out")]
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
