@@ -135,7 +135,6 @@ STAGES: dict[str, Stage] = {
                 "sft.answer_tokens",
                 "sft.contrast",
                 "sft.contrast_tokens",
-                "sft.partners",
                 "sft.lora.rank",
                 "sft.lora.first_layer",
             ),

@@ -39,7 +39,6 @@ from drirl_core.policy.training import (
 from drirl_core.policy.twins import MATCHED, TwinCollator, TwinTrainer, units_of
 from drirl_core.policy.validation import REPLY_TOKENS, checkpoint_choice
 from drirl_core.reporting import Plot, Reporter
-from drirl_core.rewards.pairs import UNSAFE
 from drirl_core.store.tables import read_table
 
 _REPLY_TOKENS = {"answer": REPLY_TOKENS, "demonstration": 4 * REPLY_TOKENS}
@@ -71,11 +70,10 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     read = _read(chosen, policy, settings, context.reporter)
     log_file = context.scratch / "training_log.jsonl"
     stream = TrainingStream("SFT", log_file, context.reporter)
-    asked = settings.validation_prompts
-    choice = checkpoint_choice(context, policy, asked, "sft.validation_prompts", _REPLY_TOKENS[settings.target])
-    units = _units(settings, read, chosen, seed, context.reporter)
-    count = sum(map(len, units))
-    arguments = sft_arguments(settings, count, read.limit, common_arguments(seed, context.scratch, policy))
+    count = settings.validation_prompts
+    choice = checkpoint_choice(context, policy, count, "sft.validation_prompts", _REPLY_TOKENS[settings.target])
+    arguments = sft_arguments(settings, read, common_arguments(seed, context.scratch, policy))
+    units = _units(settings, read, chosen, context.reporter)
     trainer = _trainer(
         settings,
         units,
@@ -86,9 +84,9 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
         peft_config=adapters,
         callbacks=[stream] if choice is None else [choice, stream],
     )
-    if len(trainer.train_dataset) != count:
+    if len(trainer.train_dataset) != len(read.rows):
         raise TrainingError(
-            f"TRL trains on {len(trainer.train_dataset)} of {count} rows, although all of them fit into "
+            f"TRL trains on {len(trainer.train_dataset)} of {len(read.rows)} rows, although all of them fit into "
             f"{read.limit} tokens; install the version of TRL that constraints.txt names"
         )
     run(trainer, found_checkpoint("SFT", Path(arguments.output_dir), context.reporter))
@@ -119,31 +117,18 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
 
 
 def _units(
-    settings: SftConfig, read: TokenRows, chosen: Sequence[Mapping[str, Any]], seed: int, reporter: Reporter
+    settings: SftConfig, read: TokenRows, chosen: Sequence[Mapping[str, Any]], reporter: Reporter
 ) -> list[list[TokenRow]]:
     """Return the rows that stay together in a batch: twins where they are compared, else every row by itself."""
     if not settings.contrast:
         return [[row] for row in read.rows]
-    twins = {row["prompt_id"]: row["twin_of"] for row in chosen if row["twin_of"]}
-    units = units_of(read, twins, _partners(settings.partners, chosen, seed))
+    units = units_of(read, {row["prompt_id"]: row["twin_of"] for row in chosen if row["twin_of"]})
     if not _pairs(units):
         reporter.log(
             "SFT: sft.contrast compares twins, but no training row has its twin among the training rows; the start "
             "learns by likelihood alone (a column twin_of of harmless rows names the id of their unsafe prompt)"
         )
     return units
-
-
-def _partners(count: int, chosen: Sequence[Mapping[str, Any]], seed: int) -> dict[str, list[str]]:
-    """Choose unsafe prompts to compare each harmless prompt without a twin with."""
-    unsafe = list(dict.fromkeys(row["prompt_id"] for row in chosen if row["kind"] == UNSAFE))
-    known = set(unsafe)
-    generator = random.Random(f"{seed}/partners")  # noqa: S311 - reproducible choice, not security
-    return {
-        row["prompt_id"]: generator.sample(unsafe, min(count, len(unsafe)))
-        for row in chosen
-        if row["kind"] != UNSAFE and row["twin_of"] not in known
-    }
 
 
 def _pairs(units: Sequence[Sequence[TokenRow]]) -> int:
@@ -162,21 +147,20 @@ def _trainer(settings: SftConfig, units: Sequence[Sequence[TokenRow]], limit: in
     )
 
 
-def sft_arguments(settings: SftConfig, rows: int, limit: int, common: Mapping[str, Any]) -> TrlSftConfig:
+def sft_arguments(settings: SftConfig, read: TokenRows, common: Mapping[str, Any]) -> TrlSftConfig:
     """Return TRL's arguments for our settings.
 
     Args:
         settings: epochs, batch size and learning rate.
-        rows: number of rows of an epoch.
-        limit: tokens per row at most.
+        read: the rows that are trained on.
         common: arguments that do not depend on the method.
     """
     return TrlSftConfig(
         **common,
-        **passes_over(rows, settings),
+        **passes_over(len(read.rows), settings),
         train_sampling_strategy="sequential",  # the rows come in the order of their batches
         remove_unused_columns=not settings.contrast,
-        max_length=limit,
+        max_length=read.limit,
         completion_only_loss=True,
     )
 
@@ -248,7 +232,6 @@ def training_rows(context: stages.Context, settings: SftConfig, seed: int) -> li
             "prompt_id": row["prompt_id"],
             "category": row["category"],
             "twin_of": row["twin_of"],
-            "kind": row["kind"],
         }
         for row in chosen
     ]

@@ -32,16 +32,12 @@ MATCHED = "twins/matched"
 _IGNORED = -100
 
 
-def units_of(
-    read: TokenRows, twin_of: Mapping[str, str], partners: Mapping[str, Sequence[str]] | None = None
-) -> list[list[TokenRow]]:
+def units_of(read: TokenRows, twin_of: Mapping[str, str]) -> list[list[TokenRow]]:
     """Put each unsafe row together with its twin; `pair` numbers the pairs, and is -1 in rows without a twin.
 
     Args:
         read: the rows, with their names.
         twin_of: name of a harmless row to the name of its unsafe twin. Of several with one twin the first counts.
-        partners: name of a harmless row without a twin to the names of unsafe rows that it is compared with; each makes
-            one more pair, of copies of both rows.
 
     Returns:
         Pairs, then single rows.
@@ -58,18 +54,7 @@ def units_of(
         for number, (unsafe, safe) in enumerate(sorted(partner.items()))
     ]
     paired = {*partner, *partner.values()}
-    single = [
-        (row, name)
-        for number, (row, name) in enumerate(zip(read.rows, read.names, strict=True))
-        if number not in paired
-    ]
-    others = {name: [place[one] for one in (partners or {}).get(name, ()) if one in place] for _, name in single}
-    compared = [(read.rows[unsafe], row) for row, name in single for unsafe in others[name]]
-    pairs += [
-        [{**unsafe, "pair": number}, {**safe, "pair": number}]
-        for number, (unsafe, safe) in enumerate(compared, len(pairs))
-    ]
-    return pairs + [[{**row, "pair": -1}] for row, name in single if not others[name]]
+    return pairs + [[{**row, "pair": -1}] for number, row in enumerate(read.rows) if number not in paired]
 
 
 class TwinCollator:

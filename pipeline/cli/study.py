@@ -111,7 +111,7 @@ def _time(cost: Any) -> str:
     if not cost.pending:
         return "nothing to build" if not cost.shared else "shares everything with cells above"
     known = "" if cost.seconds is None else f"about {duration(cost.seconds)}"
-    unknown = f"{len(cost.unknown)} assets never ran with such settings" if cost.unknown else ""
+    unknown = f"{_counted(len(cost.unknown))} never ran with such settings" if cost.unknown else ""
     return "; ".join(part for part in (known, unknown) if part)
 
 
@@ -119,8 +119,12 @@ def _total(found: Sequence[Any]) -> str:
     seconds = sum(cost.seconds or 0.0 for cost in found)
     waiting = sum(bool(cost.pending) for cost in found)
     unknown = sum(len(cost.unknown) for cost in found)
-    more = f", and {unknown} assets of unknown cost" if unknown else ""
+    more = f", and {_counted(unknown)} of unknown cost" if unknown else ""
     return f"{len(found)} cells, {waiting} with something to build: about {duration(seconds)}{more}."
+
+
+def _counted(assets: int) -> str:
+    return f"{assets} asset{'s' if assets != 1 else ''}"
 
 
 def _run(asked: Any, projects: Mapping[str, Project]) -> dict[str, str]:

@@ -52,15 +52,6 @@ def test_pairs_come_first_and_each_row_once() -> None:
     assert lengths == [[2, 2], [2, 2], [5], [3], [4], [2]]  # of the names: the copy of u1 stays alone
 
 
-def test_a_row_without_a_twin_is_paired_with_its_partners() -> None:
-    """Each partner makes a pair of copies; a partner that is not trained on makes none, and a row without any is alone."""
-    read = rows_named("u1", "s1", "other", "lonely", "u22")
-    partners = {"other": ["u22", "u1", "gone"], "lonely": ["gone"], "s1": ["u22"]}
-    units = units_of(read, {"s1": "u1"}, partners)
-    assert [[row["pair"] for row in unit] for unit in units] == [[0, 0], [1, 1], [2, 2], [-1], [-1]]
-    assert [[row["input_ids"][0] for row in unit] for unit in units] == [[2, 2], [3, 5], [2, 5], [6], [3]]
-
-
 def test_pairs_stay_in_one_batch() -> None:
     units = [[token_row([1] * n, [2], n), token_row([1] * n, [2, 3], n)] for n in range(1, 8)]
     units += [[token_row([1] * n, [2])] for n in range(1, 6)]
@@ -129,8 +120,6 @@ def test_a_crossed_row_holds_the_compared_tokens_alone() -> None:
         ({"contrast": 1.0, "batch_size": 5}, "choose an even number"),
         ({"contrast": 1.0, "contrast_tokens": -1}, "sft.contrast_tokens is -1; 0"),
         ({"contrast_tokens": 6}, "sft.contrast is 0 and nothing is compared"),
-        ({"partners": 2}, "sft.partners is 2, but sft.contrast is 0"),
-        ({"contrast": 1.0, "partners": -1}, "sft.partners is -1; 0"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
@@ -163,14 +152,6 @@ def test_twins_are_learned_to_be_told_apart(with_twins: Any) -> None:
     matched = [row[MATCHED] for row in read_log(context.out / "training_log.jsonl") if MATCHED in row]
     assert len(matched) >= 4
     assert matched[-1] == 1.0
-
-
-def test_harmless_rows_without_a_twin_get_partners_of_their_own(contexts: Any) -> None:
-    """Six harmless training rows with two partners each are 12 pairs of two rows, beside 12 unsafe rows: 36 rows."""
-    context = contexts.make("partners", {**SETTINGS, "sft.epochs": 1, "sft.partners": 2})
-    shown = build_sft_checkpoint(context)
-    assert (shown["twin_pairs"], shown["steps"]) == (12, 6)
-    assert not any("learns by likelihood alone" in line for line in context.reporter.lines)
 
 
 def test_a_prompt_computed_once_for_both_answers_trains_the_same_weights(
