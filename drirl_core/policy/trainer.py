@@ -30,7 +30,7 @@ Reward = Callable[..., Sequence[float | None]]
 """TRL's reward function: messages of prompts and completions and the data set columns, to a reward per completion."""
 
 
-class _RewardScaling:
+class RewardScaling:
     """Multiply the advantages of one of TRL's group trainers, the next class in the order of methods, by alpha."""
 
     model: Any
@@ -126,7 +126,7 @@ class _RewardScaling:
         )
 
 
-class DynamicRewardScalingTrainer(_RewardScaling, GRPOTrainer):
+class DynamicRewardScalingTrainer(RewardScaling, GRPOTrainer):
     """Multiply GRPO's advantages by hardness coefficients.
 
     Args:
@@ -139,7 +139,7 @@ class DynamicRewardScalingTrainer(_RewardScaling, GRPOTrainer):
     """
 
 
-class ScaledRlooTrainer(_RewardScaling, RLOOTrainer):
+class ScaledRlooTrainer(RewardScaling, RLOOTrainer):
     """Multiply the leave-one-out advantages of RLOO by hardness coefficients.
 
     Args:

@@ -133,7 +133,7 @@ def test_a_shared_legend_shows_the_lines_of_its_charts() -> None:
 
 def test_a_policy_has_its_colour_in_any_company_and_others_do_not_share_it() -> None:
     assert [key_of(name, ["base", "sft", "dr_irl"]) for name in POLICIES] == list(POLICIES)
-    assert [key_of(name, ["base", "mine", "dr_irl", "rloo"]) for name in ("dr_irl", "mine", "rloo")] == [
+    assert [key_of(name, ["base", "mine", "dr_irl", "other"]) for name in ("dr_irl", "mine", "other")] == [
         "dr_irl",
         "k0",
         "k1",
