@@ -87,6 +87,7 @@ def test_a_cell_can_be_added_later(write, tmp_path: Path) -> None:
     assert json.loads(drirl("study", file, "--page", "--json").stdout)["missing"] == {}
 
 
+@pytest.mark.long
 def test_a_broken_cell_does_not_stop_the_others(write, tmp_path: Path) -> None:
     suites = [{"name": "xstest", "path": f"{tmp_path}/nowhere"}]
     cells = {"b": {"models.policy": f"path:{tmp_path}/missing"}, "c": {"benchmarks.suites": suites}, "a": {}}
