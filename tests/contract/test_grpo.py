@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -199,13 +200,19 @@ def test_alpha_one_is_stock_rloo_to_the_last_bit(harness: Harness) -> None:
 
 def test_alpha_triples_the_leave_one_out_advantages(harness: Harness) -> None:
     """Of a group with rewards r, RLOO's advantage is r_i - mean of the others = 4/3 (r_i - mean of all)."""
-    ours = harness.train(ScaledRlooTrainer, coefficient=_constant(3.0), settings={"max_steps": 1})
-    stock = harness.train(RLOOTrainer, settings={"max_steps": 1})
+    settings = {"max_steps": 1, "per_device_train_batch_size": 32}  # the complete generation in one batch
+    ours = harness.train(ScaledRlooTrainer, coefficient=_constant(3.0), settings=settings)
+    stock = harness.train(RLOOTrainer, settings=settings)
     assert torch.equal(_advantages(ours)[0], 3 * _advantages(stock)[0])
-    rewards = torch.tensor([_reward_of(text) for text in _texts(stock, stock.seen[0], "completion")])
-    grouped = rewards.view(-1, GROUP)
-    by_hand = 4 / 3 * (grouped - grouped.mean(dim=1, keepdim=True))
-    assert torch.allclose(_advantages(stock)[0], by_hand.flatten(), atol=1e-4)
+    rewards: dict[str, list[float]] = {}
+    seen = [
+        (*zip(*(_texts(stock, batch, kind) for kind in ("prompt", "completion")), strict=True),) for batch in stock.seen
+    ]
+    for prompt, text in itertools.chain(*seen):
+        rewards.setdefault(prompt, []).append(_reward_of(text))
+    assert {len(group) for group in rewards.values()} == {GROUP}
+    by_hand = [4 / 3 * (_reward_of(text) - sum(rewards[prompt]) / GROUP) for prompt, text in seen[0]]
+    assert torch.allclose(_advantages(stock)[0], torch.tensor(by_hand), atol=1e-4)
 
 
 def test_alpha_triples_the_advantages_once_although_a_generation_is_used_twice(harness: Harness) -> None:

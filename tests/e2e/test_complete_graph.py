@@ -256,15 +256,18 @@ def test_a_policy_is_measured_by_the_best_of_two(config: Config, versions: dict[
     named = Named(project)
     subject = find_subject("dr_irl", named).best_of(load_reranking(named, 2, SilentReporter()))
     assert subject.label == "dr_irl, best of 2"
-    suites, reporter = find_suites([], project, 2), RecordingReporter()
-    (made,) = evaluate(subject, suites, project, reporter).values()
+    suites, reporter = find_suites(["embedded"], project, 2), RecordingReporter()
+    made = evaluate(subject, suites, project, reporter)["embedded"]
     rows = read_table(made.path / "replies.parquet")
-    assert len(rows) == sum(json.loads((made.path / "results.json").read_text())["groups"].values())
-    (again,) = evaluate(subject, suites, project, reporter).values()
-    assert again.version == made.version
+    results = json.loads((made.path / "results.json").read_text())
+    assert len(rows) == sum(results["groups"].values())
+    assert results["decoding"]["best_of"] == 2
+    assert evaluate(subject, suites, project, reporter)["embedded"].version == made.version
     assert any("evaluated before" in line for line in reporter.lines)
-    greedy = evaluate(find_subject("dr_irl", named), suites, project, SilentReporter())
-    assert next(iter(greedy.values())).version != made.version
+    greedy = evaluate(find_subject("dr_irl", named), suites, project, SilentReporter())["embedded"]
+    assert json.loads((greedy.path / "results.json").read_text())["decoding"] == {
+        "temperature": 0, "max_new_tokens": config.benchmarks.max_new_tokens,
+    }  # fmt: skip
 
 
 NOTEBOOK = ROOT / "docs" / "how-to" / "notebook.md"

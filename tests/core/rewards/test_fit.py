@@ -194,7 +194,7 @@ def test_samples_of_the_start_do_not_count_against_the_demonstration():
 
 def test_in_the_helpful_set_those_of_the_initial_model_do_not_count():
     """It answers harmless prompts as the demonstrations do; the start may have begun to refuse them."""
-    pool = joined_pool()
+    pool = joined_pool("helpful")
     without = [
         dataclasses.replace(p, replies=tuple(reply for reply in p.replies if reply.policy != "base")) for p in pool
     ]
@@ -207,14 +207,19 @@ def test_in_the_helpful_set_those_of_the_initial_model_do_not_count():
 
 
 def test_a_start_that_learned_own_answers_does_not_count_in_the_helpful_set_either():
-    pool = _with_start(joined_pool(), lambda p: p.answer)
-    pool = [dataclasses.replace(p, replies=(*p.replies, Reply("refusal", 0, "no no no"))) for p in pool]
+    unsafe, pool = (
+        [
+            dataclasses.replace(p, replies=(*p.replies, Reply("refusal", 0, "no no no")))
+            for p in _with_start(joined_pool(category), lambda p: p.answer)
+        ]
+        for category in ("insult", "helpful")
+    )
     made = [tuple(reply for reply in p.replies if reply.policy not in ("base", "sft")) for p in pool]
     alone = [dataclasses.replace(p, replies=replies) for p, replies in zip(pool, made, strict=True)]
     ours, theirs = (weights(run(own, category="helpful", own_answers=True).model) for own in (pool, alone))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert run(pool, category="helpful").curve != run(alone, category="helpful").curve
-    harm = (run(pool, own_answers=own).curve for own in (True, False))
+    harm = (run(unsafe, own_answers=own).curve for own in (True, False))
     assert next(harm) == next(harm)  # unsafe prompts have no own answers
 
 
