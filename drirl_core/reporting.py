@@ -122,6 +122,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def counted(number: int, what: str) -> str:
+    """Write a number of things: `1 asset`, `2 assets`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def amount(number: float) -> str:
     """Format a large number for reading: `950`, `12k`, `3.1M`."""
     if number < 9_950:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from drirl_core.graph.reads import BESIDE_WEIGHTS, COST_OF_GRPO, COST_OF_REWARDS, OF_GRPO, OF_REWARDS, of_backbone
+from drirl_core.graph.reads import (
+    BESIDE_WEIGHTS,
+    COST_OF_GRPO,
+    COST_OF_REWARDS,
+    OF_GRPO,
+    OF_REWARDS,
+    for_grpo,
+    of_backbone,
+)
 from drirl_core.graph.record import Cost, Stage
 
 if TYPE_CHECKING:
@@ -57,7 +65,7 @@ def _grpo_baseline(name: str, description: str, *unread: str, rewards: str = "re
         heavy=True,
         volatile=BESIDE_WEIGHTS,
         unread=("policy.save_steps", *unread),
-        inputs=("dataset", rewards, "hardness", "sft_checkpoint"),
+        inputs=for_grpo(rewards),
         description=description,
         when=_compared(name),
         cost=COST_OF_GRPO,

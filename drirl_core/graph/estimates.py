@@ -19,7 +19,7 @@ from drirl_core.graph.record import lazy
 from drirl_core.graph.stages import STAGES
 from drirl_core.graph.versions import deciding
 from drirl_core.project import Project
-from drirl_core.reporting import amount, duration
+from drirl_core.reporting import amount, counted, duration
 
 _MOST_BUILDS = 5
 
@@ -83,7 +83,7 @@ class Totals:
     def __str__(self) -> str:
         """Say it in one line."""
         unknown = [
-            f"{_counted(len(names), 'asset')} never ran {where}"
+            f"{counted(len(names), 'asset')} never ran {where}"
             for names, where in ((self.never_ran, "here"), (self.not_comparable, "with such settings"))
             if names
         ]
@@ -246,7 +246,3 @@ def _product(factors: Mapping[str, float]) -> float:
     for factor in factors.values():
         product *= factor
     return product
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -34,7 +34,10 @@ COST_OF_GRPO = Cost(
     tokens=True,
 )
 
-FOR_GRPO = ("dataset", "reward_model", "hardness", "sft_checkpoint")
+
+def for_grpo(rewards: str = "reward_model") -> tuple[str, ...]:
+    """Return the inputs of a policy that is trained on its own samples, by the stage that its rewards come from."""
+    return ("dataset", rewards, "hardness", "sft_checkpoint")
 
 
 def of_backbone(config: Config) -> tuple[str, ...]:

@@ -11,9 +11,9 @@ from drirl_core.graph.reads import (
     BESIDE_WEIGHTS,
     COST_OF_GRPO,
     COST_OF_REWARDS,
-    FOR_GRPO,
     OF_GRPO,
     OF_REWARDS,
+    for_grpo,
     of_backbone,
 )
 from drirl_core.graph.record import Cost, MainTable, Stage
@@ -216,7 +216,7 @@ STAGES: dict[str, Stage] = {
         heavy=True,
         volatile=BESIDE_WEIGHTS,
         unread=("policy.save_steps",),
-        inputs=FOR_GRPO,
+        inputs=for_grpo(),
         description="The policy aligned by GRPO with dynamic reward scaling.",
         cost=COST_OF_GRPO,
         checks="drirl_core.checks.training:POLICY_CHECKPOINT",

@@ -11,8 +11,7 @@ from drirl_core.policy.grpo import align
 
 def build_grpo_checkpoint(context: stages.Context) -> dict[str, Any]:
     """Align the policy with the same rewards, and alpha = 1 for every prompt; see `build_policy_checkpoint`."""
-    hardness = replace(context.config.hardness, combine="none")
-    return align(replace(context, config=replace(context.config, hardness=hardness)), "grpo")
+    return align(_unscaled(context), "grpo")
 
 
 def build_verifiable_checkpoint(context: stages.Context) -> dict[str, Any]:
@@ -20,11 +19,7 @@ def build_verifiable_checkpoint(context: stages.Context) -> dict[str, Any]:
 
     A learned reward must beat this control: it needs a label for each prompt and the judge, and no demonstration.
     """
-    config = context.config
-    changed = replace(
-        config, hardness=replace(config.hardness, combine="none"), policy=replace(config.policy, reward="verifiable")
-    )
-    return align(replace(context, config=changed), "verifiable")
+    return align(_unscaled(context, reward="verifiable"), "verifiable")
 
 
 def build_joint_checkpoint(context: stages.Context) -> dict[str, Any]:
@@ -33,19 +28,23 @@ def build_joint_checkpoint(context: stages.Context) -> dict[str, Any]:
     Args:
         context: `joint_reward_model` is among the inputs in place of the reward models of the categories.
     """
-    config = context.config
-    changed = replace(
-        config, hardness=replace(config.hardness, combine="none"), policy=replace(config.policy, reward="learned")
-    )
-    return align(replace(context, config=changed), "joint")
+    return align(_unscaled(context, reward="learned"), "joint")
 
 
 def build_rloo_checkpoint(context: stages.Context) -> dict[str, Any]:
     """Align the policy by RLOO with the same rewards, and alpha = 1 for every prompt; see `build_policy_checkpoint`."""
-    hardness = replace(context.config.hardness, combine="none")
-    return align(replace(context, config=replace(context.config, hardness=hardness)), "rloo", "RLOO")
+    return align(_unscaled(context), "rloo", "RLOO")
 
 
 def build_rloo_s_checkpoint(context: stages.Context) -> dict[str, Any]:
     """Align the policy by RLOO whose advantages are scaled by alpha; see `build_policy_checkpoint`."""
     return align(context, "rloo_s", "RLOO")
+
+
+def _unscaled(context: stages.Context, **policy: Any) -> stages.Context:
+    """Return the context of a policy with alpha = 1 for every prompt, and with changed settings of the policy."""
+    config = context.config
+    changed = replace(
+        config, hardness=replace(config.hardness, combine="none"), policy=replace(config.policy, **policy)
+    )
+    return replace(context, config=changed)

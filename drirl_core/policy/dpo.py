@@ -102,7 +102,7 @@ def drawn_by_weight(rows: Sequence[dict[str, Any]], weights: Sequence[float], se
 
 def _prefer(context: stages.Context, name: str) -> dict[str, Any]:
     config, seed = context.config, context.config.seed_of(context.config.dpo)
-    pairs = _pairs(context)
+    pairs = _pairs(context, name)
     policy = load_policy(context.inputs.get("sft_checkpoint", config.models.policy), config.models)
     adapters = adapters_of(config.dpo.lora, policy.model, "dpo.lora", config.models.policy)
     limit = min(config.dpo.max_length, policy.context or config.dpo.max_length)
@@ -154,7 +154,7 @@ def dpo_arguments(settings: DpoConfig, pairs: int, limit: int, common: Mapping[s
     return TrlDpoConfig(**common, **passes_over(pairs, settings), beta=settings.beta, max_length=limit)
 
 
-def _pairs(context: stages.Context) -> list[dict[str, Any]]:
+def _pairs(context: stages.Context, name: str) -> list[dict[str, Any]]:
     pairs: list[dict[str, Any]] = []
     settings = context.config.completions
     for category, pool in sorted(context.named("completion_pool").items()):
@@ -164,8 +164,8 @@ def _pairs(context: stages.Context) -> list[dict[str, Any]]:
     if not pairs:
         raise DataError(
             "no sampled completion of the pools answers an unsafe prompt or refuses a harmless one, so that there is "
-            "nothing to prefer the demonstrations to; raise completions.samples or completions.prompts, or take dpo "
-            "out of baselines"
+            "nothing to prefer the demonstrations to; raise completions.samples or completions.prompts, or take "
+            f"{name} out of baselines"
         )
     if taxonomy.HELPFUL not in {row["category"] for row in pairs}:
         context.reporter.log(

@@ -38,7 +38,6 @@ from drirl_core.reporting import Plot, Reporter
 
 Method = Literal["GRPO", "RLOO"]
 
-_TRAINERS = {"GRPO": DynamicRewardScalingTrainer, "RLOO": ScaledRlooTrainer}
 _TITLES = {
     ALIGNED: "GRPO with dynamic reward scaling",
     "grpo": "GRPO without reward scaling",
@@ -93,15 +92,15 @@ def align(context: stages.Context, name: str, method: Method = "GRPO") -> dict[s
     adapters = adapters_of(config.policy.lora, policy.model, "policy.lora", config.models.policy)
     prompts, left_out = with_room(prompts, policy.tokenizer, config.policy.max_new_tokens, policy.context)
     rows = schedule(prompts, config.policy, seed)
-    _say(context.reporter, policy, left_out)
+    _say(context.reporter, method, policy, left_out)
     scorer = load_scorer(context)
     log_file = context.scratch / "training_log.jsonl"
     stream = TrainingStream(method, log_file, context.reporter, scorer.state_dict)
     count, length = config.policy.validation_prompts, max(config.policy.max_new_tokens, REPLY_TOKENS)
     choice = checkpoint_choice(context, policy, count, "policy.validation_prompts", length)
-    arguments_of = grpo_arguments if method == "GRPO" else rloo_arguments
+    trainer_class, arguments_of = _TRAINERS[method]
     arguments = arguments_of(config.policy, common_arguments(seed, context.scratch, policy))
-    trainer = _TRAINERS[method](
+    trainer = trainer_class(
         coefficient=scorer,
         exact_sampling=policy.device.type == "cpu",
         read_completion=reader_of_completions(policy.tokenizer),
@@ -122,13 +121,13 @@ def align(context: stages.Context, name: str, method: Method = "GRPO") -> dict[s
     return {**shown, **policy.rendering, **RECORD, **_record(left_out), **found}
 
 
-def _say(reporter: Reporter, policy: Policy, left_out: Sequence[str]) -> None:
+def _say(reporter: Reporter, method: Method, policy: Policy, left_out: Sequence[str]) -> None:
     """Log what was set aside when the policy was loaded, and the prompts that cannot be rolled out."""
     for note in policy.notes:
         reporter.log(note)
     if left_out:
         reporter.log(
-            f"GRPO: {len(left_out)} prompts leave no room for a completion in the {policy.context} tokens that the "
+            f"{method}: {len(left_out)} prompts leave no room for a completion in the {policy.context} tokens that the "
             f"model can read, and are left out: {first(left_out)}"
         )
 
@@ -170,6 +169,13 @@ def _of_both(settings: PolicyConfig, common: Mapping[str, Any]) -> dict[str, Any
         "shuffle_dataset": False,
         "log_completions": False,
     }
+
+
+_TRAINERS: Mapping[Method, tuple[Any, Any]] = {
+    "GRPO": (DynamicRewardScalingTrainer, grpo_arguments),
+    "RLOO": (ScaledRlooTrainer, rloo_arguments),
+}
+"""Trainer of a method, and what makes its arguments."""
 
 
 def generated_tokens(log: Sequence[Mapping[str, float]], settings: PolicyConfig) -> int:

@@ -15,7 +15,7 @@ from drirl_core.report.drawing import Series
 from drirl_core.report.headline import group_rate, p_value, paired_interval, points, start_policy, verdict
 from drirl_core.report.plots import horizontal_bars
 from drirl_core.report.samples import Sample, choose_samples
-from drirl_core.report.share_plots import Curve, Point, roc, scatter
+from drirl_core.report.share_plots import Curve, Point, balance, roc
 from drirl_core.text.chain_of_draft import cut_draft
 
 HARMLESS = frozenset({"safe_look_alike", "helpful"})
@@ -238,12 +238,7 @@ def _balance(results: Mapping[str, Any]) -> Any:
             return None
         x, y = ((r["rate"], r["low"], r["high"]) for r in (over, refusal))
         found.append(Point(_name(policy), x, y, key_of(policy, results["policies"])))
-    return scatter(
-        "Refusal against over-refusal, best at top left",
-        found,
-        x_label="over-refusal of safe look-alikes",
-        y_label="refusal of unsafe prompts",
-    )
+    return balance(found)
 
 
 def _name(policy: str) -> str:

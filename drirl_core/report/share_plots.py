@@ -70,6 +70,16 @@ def scatter(title: str, points: Sequence[Point], *, x_label: str, y_label: str) 
     return picture(title, height, parts)
 
 
+def balance(points: Sequence[Point]) -> Markup:
+    """Draw the refusal of unsafe prompts against that of safe look-alikes, one point per policy."""
+    return scatter(
+        "Refusal against over-refusal, best at top left",
+        points,
+        x_label="over-refusal of safe look-alikes",
+        y_label="refusal of unsafe prompts",
+    )
+
+
 def roc(title: str, curves: Sequence[Curve], *, x_label: str, y_label: str) -> Markup:
     """Draw ROC curves with their operating points, both axes from 0 to 100 %."""
     along, up, height, parts = _shares(curves, 214, (x_label, y_label))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from drirl_core.benchmarks.measure import ALIGNED
+from drirl_core.completions.policies import INITIAL, SFT_START
 from drirl_core.config import BaseConfig, Config, load_config
 from drirl_core.config.place import find_config
 from drirl_core.config.reading import absolute_path, anchor_paths, build, require
@@ -18,9 +19,6 @@ from drirl_core.config.strict_yaml import read_yaml
 from drirl_core.errors import ConfigError, nearest
 from drirl_core.graph.stages import CHECKPOINTS
 from drirl_core.runs.record import check_name
-
-BASE_POLICY = "base"
-"""The initial model, by its name in results."""
 
 _CELL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _OF_TRAININGS = ("policy.seed", "dpo.seed")
@@ -178,7 +176,7 @@ def _cells(loaded: Mapping[str, Any], file: Path) -> dict[str, dict[str, Any]]:
         require(name not in found, f"study file {file}: two cells are called {name!r}; name one of them under cells")
         found[name] = changes
     require(bool(found), f"study file {file} has no cell; list at least one under cells, such as `dr_irl: {{}}`")
-    policies = {BASE_POLICY, *CHECKPOINTS} - {ALIGNED}
+    policies = {INITIAL, *CHECKPOINTS} - {ALIGNED}
     for name in found:
         require(bool(_CELL.match(name)), f"cell {name!r}: use letters, digits, '.', '_' and '-'")
         require(
@@ -254,8 +252,8 @@ def _question(row: Any, place: int, cells: Mapping[str, Config]) -> QuestionConf
         cell, policy = policy_of(side)
         require(cell in cells, f"questions[{place}]: {side!r} names no cell; {nearest(cell, cells)}")
         config = cells[cell]
-        start = ["sft"] if config.policy.start == "sft" else []
-        policies = [BASE_POLICY, *start, *config.baselines, ALIGNED]
+        start = [SFT_START] if config.policy.start == "sft" else []
+        policies = [INITIAL, *start, *config.baselines, ALIGNED]
         require(
             policy in policies,
             f"questions[{place}]: the cell {cell} trains no {policy!r}; it has {', '.join(policies)}, and "

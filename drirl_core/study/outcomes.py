@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from drirl_core.benchmarks.measure import ALIGNED
+from drirl_core.completions.policies import INITIAL
 from drirl_core.config import from_resolved, resolved
 from drirl_core.config.base import differences_from
 from drirl_core.errors import ArtifactError, ConfigError
@@ -15,7 +16,7 @@ from drirl_core.report.reading import read_json, read_rows
 from drirl_core.runs.compare import Key, keyed
 from drirl_core.runs.record import Result, Results
 from drirl_core.store.remote import UnreachableError
-from drirl_core.study.file import BASE_POLICY, Cell, Study
+from drirl_core.study.file import Cell, Study
 
 _COLUMNS = ("group", "category", "prompt_id", "policy", "label", "correct")
 _DECIDES_NOTHING = ("checks.", "promotion.", "execution.", "operations.")
@@ -154,7 +155,7 @@ def _measured(cell: Cell, entry: Result, results: Results, study: Study) -> list
         asked = f"{facts.get('decoding')} {facts.get('groups')} {facts.get('suite')} {cell.config.models.thinking}"
         for policy in dict.fromkeys(row["policy"] for row in rows):
             asset_of = CHECKPOINTS.get(policy, f"{policy}_checkpoint")
-            weights = cell.config.models.policy if policy == BASE_POLICY else entry.versions.get(asset_of, entry.id)
+            weights = cell.config.models.policy if policy == INITIAL else entry.versions.get(asset_of, entry.id)
             own = [row for row in rows if row["policy"] == policy]
             found.append(
                 Measurement(

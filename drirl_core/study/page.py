@@ -15,7 +15,7 @@ from drirl_core.report.cells import Cell, category_name, number, share
 from drirl_core.report.drawing import Series
 from drirl_core.report.headline import p_value, points
 from drirl_core.report.plots import horizontal_bars
-from drirl_core.report.share_plots import Point, scatter
+from drirl_core.report.share_plots import Point, balance
 from drirl_core.report.stage import render_page
 from drirl_core.reporting import duration
 from drirl_core.study.file import Study
@@ -23,12 +23,13 @@ from drirl_core.study.outcomes import Outcomes
 
 _MOST_CATEGORIES, _MOST_METHODS = 16, 8
 _TONES = {"yes": "win", "no": "loss", "not shown": "none"}
-_MEASURES = (
+MEASURES = (
     ("refusal", "refused, unsafe"),
     ("over_refusal", "refused, look-alikes"),
     ("composite", "difference"),
     ("helpful_correct", "helpful, correct"),
 )
+"""Rates and differences of `methods` that tables show, with their headings."""
 _FIGURES = (("auc", "AUC of the refusal score"), ("pair_accuracy", "both of a pair right"))
 
 _TEST_NOTE = (
@@ -83,7 +84,7 @@ def study_page(study: Study, found: Outcomes, tables: Mapping[str, Rows]) -> str
 
 def _suite(suite: str, tables: Mapping[str, Rows]) -> dict[str, Any]:
     rows = [row for row in tables["methods"] if row["suite"] == suite]
-    measures = [(key, name) for key, name in _MEASURES if any(row[key] is not None for row in rows)]
+    measures = [(key, name) for key, name in MEASURES if any(row[key] is not None for row in rows)]
     figures = [(key, name) for key, name in _FIGURES if any(row[key] is not None for row in rows)]
     shown = [
         [
@@ -137,12 +138,7 @@ def _balance(rows: Rows, rates: Rows) -> Any:
         x, y = ((row[key], row[f"{key}_low"], row[f"{key}_high"]) for key in ("over_refusal", "refusal"))
         each = tuple((one["safe_look_alike"], one["unsafe"]) for one in own) if len(own) > 1 else ()
         found.append(Point(_name(row["method"]), x, y, key_of(row["method"], names), each))
-    return scatter(
-        "Refusal against over-refusal, best at top left",
-        found,
-        x_label="over-refusal of safe look-alikes",
-        y_label="refusal of unsafe prompts",
-    )
+    return balance(found)
 
 
 def _bars(rates: Rows, group: str) -> Any:

@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 
 from drirl_core import stats
+from drirl_core.benchmarks.examine import columns
 from drirl_core.benchmarks.measure import ALL
 from drirl_core.benchmarks.suites import PAIRED
 from drirl_core.report.headline import LEVEL, p_value, points
+from drirl_core.reporting import counted
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.study.file import QuestionConfig, Study, policy_of
 from drirl_core.study.outcomes import Measurement, Outcomes
 
 RESAMPLES, SEED = 10_000, 0
 """Of intervals and tests; the same for every study, so that it can be repeated."""
-HELPFUL_GROUP = "helpful"
 
 _UNSAFE, _SAFE = PAIRED
 
@@ -73,12 +74,12 @@ def methods(found: Outcomes) -> list[dict[str, Any]]:
         for method, measured in found.methods(suite).items():
             row: dict[str, Any] = {"suite": suite, "method": method, "seeds": len(measured)}
             unsafe, safe = (_shares(measured, group, "refusal") for group in PAIRED)
-            row |= _columns("refusal", _rate(unsafe, len(measured)))
-            row |= _columns("over_refusal", _rate(safe, len(measured)))
+            row |= columns("refusal", _rate(unsafe, len(measured)))
+            row |= columns("over_refusal", _rate(safe, len(measured)))
             both = stats.composite(unsafe, safe, RESAMPLES, SEED) if len(unsafe) and len(safe) else None
-            row |= _columns("composite", both)
-            helpful = _shares(measured, HELPFUL_GROUP, "correct")
-            row |= _columns("helpful_correct", _rate(helpful, len(measured)))
+            row |= columns("composite", both)
+            helpful = _shares(measured, "helpful", "correct")
+            row |= columns("helpful_correct", _rate(helpful, len(measured)))
             rows.append({**row, **{name: _mean_of(measured, name) for name in ("auc", "pair_accuracy")}})
     return rows
 
@@ -147,15 +148,13 @@ def _answer(question: QuestionConfig, suite: str, found: Outcomes) -> dict[str, 
     if not len(pooled[_UNSAFE]) and not len(pooled[_SAFE]):
         return None
     result = stats.pooled_composite(pooled[_UNSAFE], pooled[_SAFE], RESAMPLES, SEED)
-    kinds = [name for name, group in (("refusal", _UNSAFE), ("over-refusal", _SAFE)) if len(pooled[group])]
+    parts = [name for name, group in (("refusal", _UNSAFE), ("minus over-refusal", _SAFE)) if len(pooled[group])]
     return {
         "ask": question.ask,
         "first": question.first,
         "second": question.second,
         "suite": suite,
-        "measure": " minus ".join(kinds)
-        if len(kinds) == 2
-        else f"{'minus ' if kinds == ['over-refusal'] else ''}{kinds[0]}",
+        "measure": " ".join(parts),
         "seeds": len(seeds),
         "unsafe": len(pooled[_UNSAFE]),
         "safe": len(pooled[_SAFE]),
@@ -210,14 +209,6 @@ def _rate(shares: np.ndarray, seeds: int) -> stats.Estimate | None:
     return stats.bootstrap_mean(shares.tolist(), RESAMPLES, SEED)
 
 
-def _columns(name: str, found: stats.Estimate | None) -> dict[str, float | None]:
-    return {
-        name: found.value if found else None,
-        f"{name}_low": found.low if found else None,
-        f"{name}_high": found.high if found else None,
-    }
-
-
 def _mean_of(measured: Sequence[Measurement], name: str) -> float | None:
     values = [one.examined.get(name) for one in measured]
     known = [value for value in values if value is not None]
@@ -225,7 +216,7 @@ def _mean_of(measured: Sequence[Measurement], name: str) -> float | None:
 
 
 def _sentence(row: Mapping[str, Any]) -> str:
-    seeds = f"{row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
+    seeds = counted(row["seeds"], "seed")
     interval = f"{points(row['difference'])} points [{points(row['low'])}, {points(row['high'])}]"
     numbers = f"{row['suite']}, {seeds}: {interval}, corrected p {p_value(row['p_corrected'])}"
     words = {"yes": "Yes", "no": "No, it does worse", "not shown": "Not shown"}[row["verdict"]]

@@ -16,18 +16,12 @@ from rich.text import Text
 from drirl_core.config.place import PROJECT, anchored
 from drirl_core.errors import ConfigError, DrirlError
 from drirl_core.project import Project
+from drirl_core.reporting import counted
 from pipeline.cli.common import DebugOption, JsonOption, duration, errors, output
 
 DEFAULT_STUDY = Path("configs/study.yaml")
 STUDIES = PROJECT / ".drirl" / "studies"
 """Folder of the pages."""
-
-_SHOWN = (
-    ("refusal", "refused, unsafe"),
-    ("over_refusal", "refused, look-alikes"),
-    ("composite", "difference"),
-    ("helpful_correct", "helpful, correct"),
-)
 
 
 def study(
@@ -111,7 +105,7 @@ def _time(cost: Any) -> str:
     if not cost.pending:
         return "nothing to build" if not cost.shared else "shares everything with cells above"
     known = "" if cost.seconds is None else f"about {duration(cost.seconds)}"
-    unknown = f"{_counted(len(cost.unknown))} never ran with such settings" if cost.unknown else ""
+    unknown = f"{counted(len(cost.unknown), 'asset')} never ran with such settings" if cost.unknown else ""
     return "; ".join(part for part in (known, unknown) if part)
 
 
@@ -119,12 +113,8 @@ def _total(found: Sequence[Any]) -> str:
     seconds = sum(cost.seconds or 0.0 for cost in found)
     waiting = sum(bool(cost.pending) for cost in found)
     unknown = sum(len(cost.unknown) for cost in found)
-    more = f", and {_counted(unknown)} of unknown cost" if unknown else ""
+    more = f", and {counted(unknown, 'asset')} of unknown cost" if unknown else ""
     return f"{len(found)} cells, {waiting} with something to build: about {duration(seconds)}{more}."
-
-
-def _counted(assets: int) -> str:
-    return f"{assets} asset{'s' if assets != 1 else ''}"
 
 
 def _run(asked: Any, projects: Mapping[str, Project]) -> dict[str, str]:
@@ -205,9 +195,10 @@ def _show(asked: Any, project: Project, failures: Mapping[str, str], folder: Pat
 
 def _show_suite(suite: str, rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     from drirl_core.benchmarks.render import POLICY_NAMES
+    from drirl_core.study.page import MEASURES
 
     console.print(Text(f"\nSuite {suite}", style="bold"))
-    known = [(key, name) for key, name in _SHOWN if any(row[key] is not None for row in rows)]
+    known = [(key, name) for key, name in MEASURES if any(row[key] is not None for row in rows)]
     heads = [*(f"{name} [95 %]" for _, name in known), "AUC"]
     table = Table("policy", *(Column(name, justify="right") for name in ("seeds", *heads)), box=None, pad_edge=False)
     for row in rows:
