@@ -82,9 +82,12 @@ def _as_text(value: Any, exact: bool) -> Any:
 
 
 def figure_table(figures: Sequence[tuple[str, str]]) -> str:
-    """Return key figures as a Markdown table without a heading, short enough for Dagster to show it at once."""
-    rows = [f"| {_cell(words)} | **{_cell(value)}** |" for words, value in figures]
-    return "\n".join(["| | |", "| --- | ---: |", *rows])
+    """Return key figures as a Markdown table without a heading, short enough for Dagster to show it at once.
+
+    The number stands first: a long path in another row makes the column wider than the page, which cuts its right end.
+    """
+    rows = [f"| **{_cell(value)}** | {_cell(words)} |" for words, value in figures]
+    return "\n".join(["| | |", "| ---: | --- |", *rows])
 
 
 def _stored(artifact: Artifact) -> dict[str, Any]:

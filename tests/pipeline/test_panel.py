@@ -39,7 +39,7 @@ def test_the_plan_is_shown_and_counted(project, instance, tmp_path):
         "unknown_cost": 0,
     }
     assert list(shown)[:2] == ["key figures", "plan"]
-    assert f"| assets that are up to date | **{len(project.graph.nodes) - 5} of {len(project.graph.nodes)}** |" in (
+    assert f"| **{len(project.graph.nodes) - 5} of {len(project.graph.nodes)}** | assets that are up to date |" in (
         shown["key figures"].splitlines()
     )
     assert (shown["seconds"], shown["tokens"]) == (120.0, 3000)

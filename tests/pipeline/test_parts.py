@@ -107,7 +107,7 @@ def test_key_figures_pictures_and_tables_come_before_the_raw_numbers(tmp_path):
     figures = metadata["key figures"]
     assert figures["type"] == "md"
     assert len(figures["raw_value"]) < 1000
-    assert "| mean reward in the last fifth of the steps | **1.23** |" in figures["raw_value"].splitlines()
+    assert "| **1.23** | mean reward in the last fifth of the steps |" in figures["raw_value"].splitlines()
     assert metadata["last_reward"] == {"type": "float", "raw_value": 1.23456}
 
 
