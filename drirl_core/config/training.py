@@ -191,7 +191,7 @@ class SftConfig:
         require(self.validation_prompts >= 0, f"sft.validation_prompts is {self.validation_prompts}; at least 0")
 
 
-Baseline = Literal["dpo", "dpo_s", "joint", "grpo", "rloo", "rloo_s", "verifiable"]
+Baseline = Literal["dpo", "dpo_s", "irft", "joint", "grpo", "rloo", "rloo_s", "verifiable"]
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 """Policies to compare with, in the order of the tables; the asset of each is `<name>_checkpoint`."""
 
