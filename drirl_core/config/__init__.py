@@ -137,6 +137,11 @@ class Config:
             "completions.samples.sft to 0 or policy.start to 'sft'",
         )
         require(
+            self.rewards.positives == "demonstrations" or wants_sft,
+            f"rewards.positives is {self.rewards.positives!r}, but completions.samples asks for no completions of the "
+            "SFT start; set completions.samples.sft to 1 or more, or rewards.positives to demonstrations",
+        )
+        require(
             not self.completions.prompts or self.hardness.refresh == "step" or self.hardness.combine == "none",
             f"hardness.refresh is {self.hardness.refresh!r}, which needs a stored alpha of every prompt, but "
             f"completions.prompts is {self.completions.prompts}; set it to 0, or hardness.refresh to 'step'",
