@@ -157,6 +157,29 @@ def test_each_round_begins_at_its_own_reference(made: Any, rank: int) -> None:
     assert not [path for path in context.scratch.glob("round_*/checkpoints")]
 
 
+def test_the_loss_of_one_pair_by_hand(made: Any) -> None:
+    """One pair, four steps: the loss is -log sigmoid(m) of its margin m, which is 0 at first and then grows.
+
+    For m = 0 it is log 2 = 0.693, for m = 1 it is log(1 + 1/e) = 0.313. Half of beta gives half of the margin for the
+    same policy. The first step warms up with rate 0, and the second is AdamW's first with a rate, which depends on
+    the gradient's direction alone: in the third step m is about halved.
+    """
+    assert math.log1p(math.exp(-1.0)) == pytest.approx(0.313, abs=1e-3)
+    margins = {}
+    for beta in (0.5, 0.25):
+        settings = {"irft.rounds": 1, "irft.prompts": 1, "irft.epochs": 4, "irft.beta": beta, "dpo.batch_size": 1}
+        context = made(f"one_pair_{beta}", settings)
+        build_irft_checkpoint(context)
+        log = read_log(context.out / "training_log.jsonl")
+        margins[beta] = [entry["rewards/margins"] for entry in log]
+        assert [entry["loss"] for entry in log] == pytest.approx(
+            [math.log1p(math.exp(-margin)) for margin in margins[beta]], abs=1e-4
+        )
+        assert margins[beta][:2] == pytest.approx([0.0, 0.0], abs=1e-5)
+        assert margins[beta][3] > margins[beta][2] > 0.01
+    assert margins[0.25][2] == pytest.approx(margins[0.5][2] / 2, rel=0.05)
+
+
 def test_a_round_samples_the_policy_that_the_one_before_trained(made: Any, paired: Any) -> None:
     """The pairs of round 2 are of completions of the policy that a training of one round alone gives."""
     build_irft_checkpoint(made("two"))
