@@ -14,6 +14,7 @@ POLICY_NAMES = {
     "sft": "SFT start",
     "dpo": "DPO",
     "dpo_s": "DPO-S",
+    "irft": "IRFT",
     "joint": "GRPO, one reward model",
     "grpo": "GRPO, alpha = 1",
     "rloo": "RLOO, alpha = 1",

@@ -26,6 +26,7 @@ from drirl_core.config.data import (
     SourceConfig,
 )
 from drirl_core.config.execution import ExecutionConfig
+from drirl_core.config.irft import IrftConfig
 from drirl_core.config.names import require_distinct
 from drirl_core.config.operations import (
     INBOX,
@@ -56,9 +57,9 @@ from drirl_core.store.remote import check_uri
 __all__ = [
     "BASELINES", "EMBEDDED", "INBOX", "AlertHookConfig", "AlertsConfig", "BaseConfig", "BenchmarksConfig",
     "ChecksConfig", "CompletionsConfig", "Config", "DemonstrationsConfig", "DemonstratorConfig", "DifferenceConfig",
-    "DpoConfig", "ExecutionConfig", "FreshnessConfig", "HardnessConfig", "InboxConfig", "LoraConfig", "ModelsConfig",
-    "OperationsConfig", "PolicyConfig", "PromotionConfig", "PromptsConfig", "RewardsConfig", "SftConfig",
-    "SourceConfig", "SuiteConfig", "from_resolved", "load_config", "resolved", "slice_hash",
+    "DpoConfig", "ExecutionConfig", "FreshnessConfig", "HardnessConfig", "InboxConfig", "IrftConfig", "LoraConfig",
+    "ModelsConfig", "OperationsConfig", "PolicyConfig", "PromotionConfig", "PromptsConfig", "RewardsConfig",
+    "SftConfig", "SourceConfig", "SuiteConfig", "from_resolved", "load_config", "resolved", "slice_hash",
 ]  # fmt: skip
 
 
@@ -93,10 +94,13 @@ class Config:
     """GRPO."""
     baselines: tuple[Baseline, ...] = added(())
     """Policies to compare with, an asset each, in every benchmark: `dpo` on the pairs of the pools, `dpo_s` on pairs
-    drawn in proportion to alpha, `joint` by GRPO with one reward model for all categories, `grpo` and `rloo` with the
-    same rewards and alpha = 1, `rloo_s` with alpha, and as a control `verifiable`, GRPO rewarded by the rules judge."""
+    drawn in proportion to alpha, `irft` in rounds on pairs with the policy's own completions, `joint` by GRPO with one
+    reward model for all categories, `grpo` and `rloo` with the same rewards and alpha = 1, `rloo_s` with alpha, and as
+    a control `verifiable`, GRPO rewarded by the rules judge."""
     dpo: DpoConfig = field(default_factory=DpoConfig)
     """The baseline `dpo`."""
+    irft: IrftConfig = field(default_factory=IrftConfig)
+    """The baseline `irft`."""
     benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
     """Evaluation."""
     checks: ChecksConfig = field(default_factory=ChecksConfig)
@@ -131,6 +135,11 @@ class Config:
             self.policy.start == "sft" or not wants_sft,
             "policy.start is 'base' but completions.samples asks for completions of 'sft'; set "
             "completions.samples.sft to 0 or policy.start to 'sft'",
+        )
+        require(
+            self.rewards.positives == "demonstrations" or wants_sft,
+            f"rewards.positives is {self.rewards.positives!r}, but completions.samples asks for no completions of the "
+            "SFT start; set completions.samples.sft to 1 or more, or rewards.positives to demonstrations",
         )
         require(
             not self.completions.prompts or self.hardness.refresh == "step" or self.hardness.combine == "none",

@@ -27,6 +27,11 @@ class RewardsConfig:
     of the start, because the initial model answers there, or none where the start learned these very answers
     (`sft.harmless_target: own`). `all`: those of both. Completions that were made to be wrong
     always count, and the objective `classifier` always reads all samples."""
+    positives: Literal["demonstrations", "start", "both"] = added("demonstrations")
+    """What is rewarded above the negatives. `start`: in place of the demonstrations the samples of the SFT start that
+    the rules judge finds right, which are worded as the initial model's are, so that style tells nothing (AfD, arXiv
+    2405.15624); a prompt without one is not learned from. `both`: these samples beside the demonstrations. No positive
+    is set against another one, and rewards are measured on the demonstrations as ever."""
     beta: float = 1.0
     """Temperature of the KL-regularised policy in the likelihood."""
     include_demonstration: bool = True
@@ -59,6 +64,11 @@ class RewardsConfig:
         require(
             0 < self.layer < 1 or (self.layer >= 1 and self.layer == int(self.layer)),
             f"rewards.layer is {self.layer}; a share of the depth below 1, such as 0.6, or the number of a layer",
+        )
+        require(
+            self.positives == "demonstrations" or self.objective != "classifier",
+            f"rewards.positives is {self.positives!r} with the objective classifier, which reads all samples "
+            "beside the demonstrations; set rewards.positives to demonstrations, or rewards.objective to maxent",
         )
         require(self.ensemble >= 1, f"rewards.ensemble is {self.ensemble}; at least 1")
         require(0 <= self.dropout < 1, f"rewards.dropout is {self.dropout}; choose in [0, 1)")
@@ -191,7 +201,7 @@ class SftConfig:
         require(self.validation_prompts >= 0, f"sft.validation_prompts is {self.validation_prompts}; at least 0")
 
 
-Baseline = Literal["dpo", "dpo_s", "joint", "grpo", "rloo", "rloo_s", "verifiable"]
+Baseline = Literal["dpo", "dpo_s", "irft", "joint", "grpo", "rloo", "rloo_s", "verifiable"]
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 """Policies to compare with, in the order of the tables; the asset of each is `<name>_checkpoint`."""
 

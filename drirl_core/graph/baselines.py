@@ -33,6 +33,24 @@ _OF_DPO = (
     "models.thinking",
     "seed",
 )
+_OF_IRFT = (
+    "irft",
+    "dpo.learning_rate",
+    "dpo.batch_size",
+    "dpo.max_length",
+    "dpo.lora",
+    "dpo.seed",
+    "completions.max_new_tokens",
+    "completions.temperature",
+    "completions.batch_size",
+    "policy.start",
+    "sft.harmless_target",
+    "models.policy",
+    "models.dtype",
+    "models.thinking",
+    "seed",
+)
+_COST_OF_PAIRS = ("dpo.batch_size", "dpo.max_length", "dpo.lora.rank", "dpo.lora.first_layer")
 _GRPO_ALONE = ("policy.loss", "policy.scale_rewards")
 """Settings that RLOO does not have."""
 _FOR_DPO = ("dataset", "completion_pool", "sft_checkpoint")
@@ -50,7 +68,7 @@ def _dpo_baseline(name: str, description: str, *more: str) -> Stage:
         inputs=(*_FOR_DPO, *more),
         description=f"Baseline, if `baselines` has {name}: {description}",
         when=_compared(name),
-        cost=Cost(("dpo.epochs",), ("dpo.batch_size", "dpo.max_length", "dpo.lora.rank", "dpo.lora.first_layer")),
+        cost=Cost(("dpo.epochs",), _COST_OF_PAIRS),
         checks="drirl_core.checks.training:BASELINE",
     )
 
@@ -76,6 +94,29 @@ def _grpo_baseline(name: str, description: str, *unread: str, rewards: str = "re
 BASELINE_STAGES: dict[str, Stage] = {
     "dpo_checkpoint": _dpo_baseline("dpo", "preference optimisation on pairs of the completion pools."),
     "dpo_s_checkpoint": _dpo_baseline("dpo_s", "the same on pairs drawn in proportion to alpha.", "hardness"),
+    "irft_checkpoint": Stage(
+        "drirl_core.policy.irft:build_irft_checkpoint",
+        "1",
+        _OF_IRFT,
+        "policy",
+        heavy=True,
+        volatile=BESIDE_WEIGHTS,
+        inputs=("dataset", "sft_checkpoint"),
+        description="Baseline, if `baselines` has irft: demonstrations over own completions, in rounds.",
+        when=_compared("irft"),
+        cost=Cost(
+            ("irft.rounds",),
+            (
+                "irft.prompts",
+                "irft.samples",
+                "irft.negatives",
+                "irft.epochs",
+                "completions.max_new_tokens",
+                *_COST_OF_PAIRS,
+            ),
+        ),
+        checks="drirl_core.checks.training:BASELINE",
+    ),
     "joint_reward_model": Stage(
         "drirl_core.rewards.stage:build_joint_reward_model",
         "1",

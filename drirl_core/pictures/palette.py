@@ -30,6 +30,7 @@ PALETTE: Mapping[str, Colour] = {
     "sft": Colour("#d07c00", "#f0ad3c"),
     "dpo": Colour("#8458b3", "#b592e0"),
     "dpo_s": Colour("#5b3a8c", "#d0b8f0"),
+    "irft": Colour("#9c2a2a", "#e88f8f"),
     "joint": Colour("#a3591f", "#e0975c"),
     "grpo": Colour("#00856a", "#3fbf9f"),
     "rloo": Colour("#6b7d00", "#b3c63f"),

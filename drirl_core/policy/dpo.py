@@ -41,7 +41,10 @@ from drirl_core.rewards.stage import pool_prompts
 from drirl_core.text.thoughts import opened_by
 
 _ACCURACY, _MARGIN = "rewards/accuracies", "rewards/margins"
-_CURVES = {"loss": "loss", _ACCURACY: "pairs in the right order", _MARGIN: "margin (nats)"}
+CURVES = {"loss": "loss", _ACCURACY: "pairs in the right order", _MARGIN: "margin (nats)"}
+"""What the logged metrics of preference pairs are called in plots."""
+LOG = "training_log.jsonl"
+"""Log of the steps in the scratch directory."""
 
 
 def build_dpo_checkpoint(context: stages.Context) -> dict[str, Any]:
@@ -106,40 +109,72 @@ def _prefer(context: stages.Context, name: str) -> dict[str, Any]:
     policy = load_policy(context.inputs.get("sft_checkpoint", config.models.policy), config.models)
     adapters = adapters_of(config.dpo.lora, policy.model, "dpo.lora", config.models.policy)
     limit = min(config.dpo.max_length, policy.context or config.dpo.max_length)
-    rows, fitting = _fitting(pairs, policy, limit, context.reporter)
+    rows, fitting = fitting_pairs(pairs, policy, limit, context.reporter)
     if name == "dpo_s":
         alpha = alpha_of_prompts(context)
         rows = drawn_by_weight(rows, [alpha.get(row["prompt_id"], 1.0) for row in rows], seed)
     random.Random(seed).shuffle(rows)  # noqa: S311 - reproducible order, not security
-    log_file = context.scratch / "training_log.jsonl"
     arguments = dpo_arguments(config.dpo, len(rows), limit, common_arguments(seed, context.scratch, policy))
-    trainer = DPOTrainer(
-        model=policy.model,
-        args=arguments,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=policy.tokenizer,
-        peft_config=adapters,
-        callbacks=[TrainingStream("DPO", log_file, context.reporter)],
-    )
-    run(trainer, found_checkpoint("DPO", Path(arguments.output_dir), context.reporter))
-    log = read_log(log_file)
+    trainer = trained_on_pairs(rows, policy, adapters, arguments, context.reporter)
+    log = read_log(context.scratch / LOG)
     save_merged(trainer.model, policy, context.out)
     metrics = {
         "pairs": len(rows),
         **{f"pairs/{name}": count for name, count in sorted(Counter(row["category"] for row in rows).items())},
         **fitting,
         "steps": int(trainer.state.global_step),
+        **ends_of(log),
+    }
+    write_log(context.out, log, metrics)
+    write_readme(context, CHECKPOINTS[name], metrics)
+    title = "Direct preference optimisation" + (", pairs drawn by alpha" if name == "dpo_s" else "")
+    curve_plot(log, CURVES, context.out / "curves.png", title, name)
+    curves = Plot(context.out / "curves.png", "Loss, accuracy and margin of the pairs by step")
+    return {**metrics, **policy.rendering, "curves": curves}
+
+
+def trained_on_pairs(
+    rows: Sequence[dict[str, Any]],
+    policy: Policy,
+    adapters: Any,
+    arguments: TrlDpoConfig,
+    reporter: Reporter,
+    what: str = "DPO",
+) -> DPOTrainer:
+    """Train a policy on preference pairs, from the newest complete checkpoint where there is one.
+
+    Args:
+        rows: pairs as `preference_pairs` gives them, in the order of training.
+        policy: the policy, which is the reference as well.
+        adapters: settings for PEFT, or None to train all weights.
+        arguments: of `dpo_arguments`; the log goes beside its directory of checkpoints, under the name `LOG`.
+        reporter: receives progress.
+        what: name of the training in progress lines.
+
+    Returns:
+        The trainer, with the trained model.
+    """
+    checkpoints = Path(arguments.output_dir)
+    trainer = DPOTrainer(
+        model=policy.model,
+        args=arguments,
+        train_dataset=Dataset.from_list(list(rows)),
+        processing_class=policy.tokenizer,
+        peft_config=adapters,
+        callbacks=[TrainingStream(what, checkpoints.parent / LOG, reporter)],
+    )
+    run(trainer, found_checkpoint(what, checkpoints, reporter))
+    return trainer
+
+
+def ends_of(log: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the loss of the first step, and loss, accuracy and margin of the pairs in the last one."""
+    return {
         "first_loss": log[0]["loss"],
         "last_loss": log[-1]["loss"],
         "pair_accuracy": log[-1][_ACCURACY],
         "margin": log[-1][_MARGIN],
     }
-    write_log(context.out, log, metrics)
-    write_readme(context, CHECKPOINTS[name], metrics)
-    title = "Direct preference optimisation" + (", pairs drawn by alpha" if name == "dpo_s" else "")
-    curve_plot(log, _CURVES, context.out / "curves.png", title, name)
-    curves = Plot(context.out / "curves.png", "Loss, accuracy and margin of the pairs by step")
-    return {**metrics, **policy.rendering, "curves": curves}
 
 
 def dpo_arguments(settings: DpoConfig, pairs: int, limit: int, common: Mapping[str, Any]) -> TrlDpoConfig:
@@ -175,24 +210,40 @@ def _pairs(context: stages.Context, name: str) -> list[dict[str, Any]]:
     return pairs
 
 
-def _fitting(
-    pairs: Sequence[dict[str, Any]], policy: Policy, limit: int, reporter: Reporter
-) -> tuple[list[dict[str, Any]], dict[str, int | str]]:
-    """Leave out pairs with no room for an answer, and count those that TRL will cut."""
+def fitting_pairs(
+    pairs: Sequence[dict[str, Any]], policy: Policy, limit: int, reporter: Reporter, what: str = "DPO"
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Leave out pairs with no room for an answer, and count those that TRL will cut.
+
+    Args:
+        pairs: at least one pair.
+        policy: its tokenizer renders the pairs.
+        limit: tokens per row at most.
+        reporter: gets what was set aside when the policy was loaded, and which pairs do not fit.
+        what: name of the training in progress lines.
+
+    Returns:
+        The pairs that are trained on, and the prompts whose pairs are cut (`rows_cut`) or left out (`rows_dropped`).
+
+    Raises:
+        ConfigError: the policy is asked inside a thought.
+        DataError: a category loses all its pairs.
+    """
     for note in policy.notes:
         reporter.log(note)
     if opened_by(chat_text(policy.tokenizer, pairs[0]["prompt"][-1]["content"])):
         raise ConfigError(
-            "baselines has dpo, but the chat template of the policy asks for answers inside a thought, which pairs of "
-            "answers cannot teach; set models.thinking to false if the model allows it, or take dpo out of baselines"
+            f"{what} learns from pairs of answers, but the chat template of the policy asks for answers inside a "
+            "thought, which such pairs cannot teach; set models.thinking to false if the model allows it, or take the "
+            "baselines dpo, dpo_s and irft out of baselines"
         )
     answers = ([{**row, "completion": row[side]} for row in pairs] for side in ("chosen", "rejected"))
     sides = [tokenised(policy.tokenizer, rows, limit, setting="dpo.max_length") for rows in answers]
     dropped = {name for side in sides for name in side.dropped}
     cut = {name for side in sides for name in side.cut} - dropped
     kept = [row for row in pairs if f"{row['category']}/{row['prompt_id']}" not in dropped]
-    counts: dict[str, int | str] = {"rows_cut": len(cut), "rows_dropped": len(dropped)}
+    counts = {"rows_cut": len(cut), "rows_dropped": len(dropped)}
     for what, names in (("cut off at the end", cut), ("left out, with no room for an answer", dropped)):
         if names:
-            reporter.log(f"DPO: pairs of {len(names)} prompts are {what} in {limit} tokens: {first(sorted(names))}")
+            reporter.log(f"{what}: pairs of {len(names)} prompts are {what} in {limit} tokens: {first(sorted(names))}")
     return kept, counts

@@ -48,6 +48,12 @@ METHODS = {
         "A baseline of DR-IRL: direct preference optimisation from the SFT start, as the baseline dpo, on pairs that "
         "are drawn in proportion to the hardness coefficient of their prompt.",
     ),
+    "irft_checkpoint": (
+        "after implicit-reward fine-tuning",
+        "A baseline of DR-IRL: implicit-reward fine-tuning (IRFT, arXiv:2405.17888) from the SFT start. In each round "
+        "the policy completes training prompts and learns to prefer the demonstrations to its own completions, with "
+        "the policy of the round's beginning as the reference.",
+    ),
     "grpo_checkpoint": (
         "aligned without reward scaling",
         "A baseline of DR-IRL: GRPO with the same reward model per harm category, learned by inverse reinforcement "

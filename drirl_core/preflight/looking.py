@@ -144,7 +144,7 @@ def adapter_problems(config: Config, policy: Seen) -> Iterator[str]:
     from drirl_core.policy.adapters import adapters_of
 
     sections = {"sft.lora": config.sft.lora} if config.policy.start == "sft" else {}
-    sections |= {"dpo.lora": config.dpo.lora} if {"dpo", "dpo_s"} & {*config.baselines} else {}
+    sections |= {"dpo.lora": config.dpo.lora} if {"dpo", "dpo_s", "irft"} & {*config.baselines} else {}
     for section, lora in {**sections, "policy.lora": config.policy.lora}.items():
         try:
             adapters_of(lora, policy.model, section, policy.reference)

@@ -31,7 +31,7 @@ from drirl_core.rewards.objectives import (
     linear_loss,
     maxent_loss,
 )
-from drirl_core.rewards.pairs import Pool, PoolPrompt, without_likely_right
+from drirl_core.rewards.pairs import Pool, PoolPrompt, with_positives, without_likely_right
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +106,9 @@ def fit(
             against a demonstration.
         TrainingError: the loss is not finite, or the reward came out constant.
     """
+    if config.positives != "demonstrations":
+        given, prompts = len(prompts), with_positives(prompts, config.positives, category)
+        reporter.log(f"{category}: {len(prompts)} positives of {given} prompts (rewards.positives: {config.positives})")
     if config.negatives == "likely_wrong" and config.objective != "classifier":
         prompts = without_likely_right(prompts, category, own_answers)
     train = [p for p in prompts if p.split == "train"]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from drirl_core import taxonomy
 from drirl_core.benchmarks.judges.rules import UNUSABLE, label_reply, right_label
-from drirl_core.completions.policies import SAMPLED, likely_right
+from drirl_core.completions.policies import SAMPLED, SFT_START, likely_right
 from drirl_core.errors import DataError
 from drirl_core.text.quality import has_words
 
@@ -136,6 +136,52 @@ def without_likely_right(prompts: Sequence[PoolPrompt], category: str, own_answe
             "rewards.negatives to all"
         )
     return rest
+
+
+def with_positives(
+    prompts: Sequence[PoolPrompt], positives: Literal["demonstrations", "start", "both"], category: str
+) -> list[PoolPrompt]:
+    """Put right samples of the SFT start in the place of the demonstrations, or beside them.
+
+    A demonstration differs from a policy's sample in style as well as in what it says; a sample of the start differs
+    from one of the initial model in little else than what fine-tuning taught it (AfD, arXiv 2405.15624). A start also
+    refuses harmless prompts and answers unsafe ones, so only the samples that `is_right` finds right are positives.
+
+    Args:
+        prompts: prompts with their pools, of one category or of all.
+        positives: `demonstrations` changes nothing.
+        category: whose prompts they are, for messages.
+
+    Returns:
+        One entry per positive, in the order of the prompts, the demonstration first: its `demonstration` and `answer`
+        are the positive, and its replies those that are no positives. Equal samples of a prompt are one positive.
+
+    Raises:
+        DataError: a prompt has nothing but positives, or in the place of the demonstrations a split that learning
+            needs has no positive.
+    """
+    if positives == "demonstrations":
+        return list(prompts)
+    entries: list[PoolPrompt] = []
+    for p in prompts:
+        right = [reply for reply in p.replies if reply.policy == SFT_START and is_right(p, reply)]
+        rest = tuple(reply for reply in p.replies if reply not in right)
+        if not rest:
+            raise DataError(
+                f"{category}: all completions of {p.prompt_id} are positives (rewards.positives: {positives}), and "
+                "nothing is set against them; sample the initial model as well (completions.samples.base), or have "
+                "some completions made to contrast (completions.contrast)"
+            )
+        texts = dict.fromkeys(reply.answer for reply in right)
+        entries += [replace(p, replies=rest)] if positives == "both" else []
+        entries += [replace(p, demonstration=text, answer=text, replies=rest) for text in texts]
+    empty = [split for split in ("train", "validation") if not any(p.split == split for p in entries)]
+    if empty and any(p.split == empty[0] for p in prompts):
+        raise DataError(
+            f"{category}: rewards.positives is {positives}, but no sample of the SFT start is right on a prompt of the "
+            f"split {empty[0]}; raise completions.samples.sft, or set rewards.positives to both"
+        )
+    return entries
 
 
 @dataclass(frozen=True)

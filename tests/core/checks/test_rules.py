@@ -250,6 +250,8 @@ def test_what_the_reward_is_not_taught_to_put_below_the_demonstration_does_not_c
         helpful = verdict(settings, tmp_path, "reward_model", "accuracy_floor", "helpful")
         assert helpful.metadata["pairs"] == pairs  # a start that learned own answers is as right as they are
     assert verdict(load(MAXENT), tmp_path, "reward_model", "accuracy_floor").metadata["pairs"] == 3
+    taught = load({**MAXENT, "rewards.positives": "both"})  # the start's samples are positives beside it
+    assert verdict(taught, tmp_path, "reward_model", "accuracy_floor").metadata["pairs"] == 2
 
 
 @pytest.mark.parametrize(("other", "passed"), [(0.0, True), (1.0, False), (float("nan"), False), (float("inf"), False)])

@@ -110,6 +110,10 @@ def test_numbers_must_be_finite(tmp_path: Path, value: str) -> None:
             {"policy": {"start": "base"}},
             r"policy\.start is 'base' but completions\.samples asks .*'sft'; set completions\.samples\.sft to 0",
         ),
+        (
+            {"rewards": {"positives": "both"}, "completions": {"samples": {"base": 2}}},
+            r"rewards\.positives is 'both', but completions\.samples asks for no completions of the SFT start",
+        ),
         ({"policy": {"micro_batch": 5}}, r"micro_batch 5 does not divide prompts_per_step 8 x num_generations 4 = 32"),
         ({"policy": {"num_generations": 1}}, r"num_generations is 1; a group needs at least 2"),
         ({"policy": {"helpful_share": 1.0}}, r"helpful_share is 1\.0; choose in \[0, 1\)"),

@@ -252,3 +252,13 @@ def test_baselines_are_assets_that_the_benchmarks_compare(tmp_path: Path) -> Non
     assert "joint_reward_model" not in joint.nodes["policy_checkpoint"].inputs
     for name, node in before.nodes.items():
         assert code_version(node, plain) == code_version(after.nodes[name], with_two), name
+    rounds = build_graph(_config(tmp_path, {"baselines": ["irft"]})).nodes["irft_checkpoint"]
+    assert set(rounds.inputs) == {name for name in before.nodes if "_dataset" in name} | {"sft_checkpoint"}
+    known = code_version(rounds, _config(tmp_path))
+    for setting, decides in (
+        ("irft.beta", True),
+        ("dpo.learning_rate", True),
+        ("dpo.beta", False),
+        ("dpo.epochs", False),
+    ):
+        assert (code_version(rounds, _config(tmp_path, {setting: 0.7})) != known) is decides, setting

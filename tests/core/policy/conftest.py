@@ -136,3 +136,4 @@ def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drirl_core.policy.grpo.curve_plot", lambda *_: None)
     monkeypatch.setattr("drirl_core.policy.sft.curve_plot", lambda *_: None)
     monkeypatch.setattr("drirl_core.policy.dpo.curve_plot", lambda *_: None)
+    monkeypatch.setattr("drirl_core.policy.irft.curve_plot", lambda *_: None)

@@ -118,8 +118,9 @@ def test_adapters_that_match_nothing_are_found_without_weights(make: Make, folde
     ) as all:
         require_sound(Project(make(models__policy=f"path:{model}")))
     assert "2. policy.lora.targets: q_proj" in str(all.value)
-    with pytest.raises(ConfigError, match=r"(?s)3 problems would stop .*\n  2\. dpo\.lora\.targets: q_proj, "):
-        require_sound(Project(make(models__policy=f"path:{model}", baselines=["dpo"])))
+    for baseline in ("dpo", "irft"):  # which has the adapters of dpo
+        with pytest.raises(ConfigError, match=r"(?s)3 problems would stop .*\n  2\. dpo\.lora\.targets: q_proj, "):
+            require_sound(Project(make(models__policy=f"path:{model}", baselines=[baseline])))
     assert "c_attn (2), c_proj (4), c_fc (2)" in str(all.value)
     own = {"rank": 2, "targets": ["c_attn", "c_proj"]}
     fine = make(models__policy=f"path:{model}", sft__lora=own, policy__lora=own)
