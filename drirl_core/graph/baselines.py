@@ -33,8 +33,10 @@ _OF_DPO = (
     "models.thinking",
     "seed",
 )
-_GRPO_ALONE = ("policy.loss", "policy.scale_rewards")
+_GRPO_ALONE = ("policy.loss", "policy.scale_rewards", "policy.trl")
 """Settings that RLOO does not have."""
+_RLOO_ALONE = ("policy.rloo_trl",)
+"""Settings that GRPO does not have."""
 _FOR_DPO = ("dataset", "completion_pool", "sft_checkpoint")
 
 
@@ -50,7 +52,10 @@ def _dpo_baseline(name: str, description: str, *more: str) -> Stage:
         inputs=(*_FOR_DPO, *more),
         description=f"Baseline, if `baselines` has {name}: {description}",
         when=_compared(name),
-        cost=Cost(("dpo.epochs",), ("dpo.batch_size", "dpo.max_length", "dpo.lora.rank", "dpo.lora.first_layer")),
+        cost=Cost(
+            ("dpo.epochs",),
+            ("dpo.batch_size", "dpo.max_length", "dpo.lora.rank", "dpo.lora.first_layer", "dpo.trl"),
+        ),
         checks="drirl_core.checks.training:BASELINE",
     )
 
@@ -93,12 +98,14 @@ BASELINE_STAGES: dict[str, Stage] = {
         "Baseline, if `baselines` has joint: GRPO with one reward model for all categories, alpha = 1.",
         "hardness.combine",
         "policy.reward",
+        *_RLOO_ALONE,
         rewards="joint_reward_model",
     ),
     "grpo_checkpoint": _grpo_baseline(
         "grpo",
         "Baseline, if `baselines` has grpo: GRPO with the same rewards, every prompt with weight 1.",
         "hardness.combine",
+        *_RLOO_ALONE,
     ),
     "rloo_checkpoint": _grpo_baseline(
         "rloo",
@@ -114,6 +121,7 @@ BASELINE_STAGES: dict[str, Stage] = {
         "Control, if `baselines` has verifiable: GRPO rewarded by the rules judge, 1 for a right reply.",
         "hardness.combine",
         "policy.reward",
+        *_RLOO_ALONE,
     ),
 }
 """By name, in topological order; they need the stages up to the policy."""

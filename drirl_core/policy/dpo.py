@@ -21,11 +21,14 @@ from drirl_core.graph.stages import CHECKPOINTS
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.templates import chat_text
 from drirl_core.policy.adapters import adapters_of
+from drirl_core.policy.arguments import Ours, arguments_of
+from drirl_core.policy.options import require_options
 from drirl_core.policy.plots import curve_plot
 from drirl_core.policy.preferences import preference_pairs
 from drirl_core.policy.readme import write_readme
 from drirl_core.policy.scoring import alpha_of_prompts
 from drirl_core.policy.sft_rows import first, tokenised
+from drirl_core.policy.tracking import tracking_of
 from drirl_core.policy.training import (
     TrainingStream,
     common_arguments,
@@ -101,6 +104,7 @@ def drawn_by_weight(rows: Sequence[dict[str, Any]], weights: Sequence[float], se
 
 
 def _prefer(context: stages.Context, name: str) -> dict[str, Any]:
+    require_options(context.config, "dpo.trl")
     config, seed = context.config, context.config.seed_of(context.config.dpo)
     pairs = _pairs(context, name)
     policy = load_policy(context.inputs.get("sft_checkpoint", config.models.policy), config.models)
@@ -112,7 +116,9 @@ def _prefer(context: stages.Context, name: str) -> dict[str, Any]:
         rows = drawn_by_weight(rows, [alpha.get(row["prompt_id"], 1.0) for row in rows], seed)
     random.Random(seed).shuffle(rows)  # noqa: S311 - reproducible order, not security
     log_file = context.scratch / "training_log.jsonl"
-    arguments = dpo_arguments(config.dpo, len(rows), limit, common_arguments(seed, context.scratch, policy))
+    tracking = tracking_of(context)
+    common = common_arguments(seed, context.scratch, policy.device.type, tracking)
+    arguments = dpo_arguments(config.dpo, len(rows), limit, common)
     trainer = DPOTrainer(
         model=policy.model,
         args=arguments,
@@ -121,7 +127,7 @@ def _prefer(context: stages.Context, name: str) -> dict[str, Any]:
         peft_config=adapters,
         callbacks=[TrainingStream("DPO", log_file, context.reporter)],
     )
-    run(trainer, found_checkpoint("DPO", Path(arguments.output_dir), context.reporter))
+    run(trainer, found_checkpoint("DPO", Path(arguments.output_dir), context.reporter), tracking)
     log = read_log(log_file)
     save_merged(trainer.model, policy, context.out)
     metrics = {
@@ -142,7 +148,7 @@ def _prefer(context: stages.Context, name: str) -> dict[str, Any]:
     return {**metrics, **policy.rendering, "curves": curves}
 
 
-def dpo_arguments(settings: DpoConfig, pairs: int, limit: int, common: Mapping[str, Any]) -> TrlDpoConfig:
+def dpo_arguments(settings: DpoConfig, pairs: int, limit: int, common: Mapping[str, Ours]) -> TrlDpoConfig:
     """Return TRL's arguments for our settings.
 
     Args:
@@ -150,8 +156,19 @@ def dpo_arguments(settings: DpoConfig, pairs: int, limit: int, common: Mapping[s
         pairs: number of pairs.
         limit: tokens per row at most.
         common: arguments that do not depend on the method.
+
+    Raises:
+        ConfigError: an option of `dpo.trl` cannot be used.
     """
-    return TrlDpoConfig(**common, **passes_over(pairs, settings), beta=settings.beta, max_length=limit)
+    ours = {
+        **common,
+        **passes_over(pairs, settings, "dpo"),
+        "seed": Ours(common["seed"].value, "dpo.seed"),
+        "data_seed": Ours(common["data_seed"].value, "dpo.seed"),
+        "beta": Ours(settings.beta, "dpo.beta"),
+        "max_length": Ours(limit, "dpo.max_length"),
+    }
+    return arguments_of(TrlDpoConfig, "dpo.trl", ours, settings.trl)
 
 
 def _pairs(context: stages.Context, name: str) -> list[dict[str, Any]]:
