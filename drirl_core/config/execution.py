@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Literal, get_args
 
 from drirl_core.config.reading import require
 
@@ -81,6 +81,11 @@ class KubernetesConfig:
         )
 
 
+Tracker = Literal["trackio", "tensorboard", "wandb", "mlflow"]
+TRACKERS: tuple[Tracker, ...] = get_args(Tracker)
+"""Trackers of training runs, by the name of their package and of the extra that installs it."""
+
+
 @dataclass(frozen=True)
 class ExecutionConfig:
     """How Dagster runs the steps."""
@@ -97,8 +102,15 @@ class ExecutionConfig:
     """The Ray cluster."""
     kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)
     """The pods."""
+    report_to: tuple[Tracker, ...] = ()
+    """Trackers that get the metrics of every training as it runs; each needs the extra of its name, and only a training
+    that runs is tracked, not an artifact that is reused (docs/how-to/trl-options.md)."""
 
     def __post_init__(self) -> None:
+        require(
+            len(set(self.report_to)) == len(self.report_to),
+            f"execution.report_to names a tracker twice: {', '.join(self.report_to)}",
+        )
         require(
             self.executor != "kubernetes" or bool(self.kubernetes.image),
             "execution.executor is 'kubernetes' but execution.kubernetes.image is not set; "

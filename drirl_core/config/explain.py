@@ -87,7 +87,7 @@ def _without_none(hint: Any) -> Any:
     return hint
 
 
-_WORDS = {bool: "true or false", int: "whole number", float: "number", str: "text"}
+_WORDS = {bool: "true or false", int: "whole number", float: "number", str: "text", Any: "value"}
 
 
 def _in_words(hint: Any) -> str:

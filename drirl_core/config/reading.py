@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import types
@@ -36,6 +37,8 @@ def added(default: Any) -> Any:
     Args:
         default: the value that does what the code did before the setting was there.
     """
+    if isinstance(default, dict):  # each configuration gets a mapping of its own
+        return dataclasses.field(default_factory=lambda: dict(default), metadata={ADDED: True})
     return dataclasses.field(default=default, metadata={ADDED: True})
 
 
@@ -182,6 +185,8 @@ def _dotted(where: str, key: str) -> str:
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return _plain(value, where)
     if dataclasses.is_dataclass(kind):
         return build(typing.cast("type", kind), value, where)
     if origin is Literal:
@@ -196,6 +201,19 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         require(isinstance(value, Mapping), f"{where} is {value!r}; give keys and values")
         return {str(key): _convert(args[1], item, _dotted(where, str(key))) for key, item in value.items()}
     return _scalar(kind, value, where)
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Return a value whose type is known elsewhere: a copy of plain data that JSON and YAML can hold."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, _dotted(where, str(key))) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{place}]") for place, item in enumerate(value)]
+    if value is None or isinstance(value, str):
+        return value
+    require(isinstance(value, bool | int | float), f"{where} is {value!r}; give a number, a text, a list or a mapping")
+    require(math.isfinite(value), f"{where} is {value}; give a finite number")
+    return value
 
 
 def _scalar(kind: type, value: Any, where: str) -> Any:

@@ -47,7 +47,8 @@ def quiet(section: Any, name: str) -> list[str]:
     found: list[str] = []
     for field in dataclasses.fields(section):
         value, dotted = getattr(section, field.name), f"{name}.{field.name}"
-        if field.metadata.get(ADDED) and value == field.default:
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if field.metadata.get(ADDED) and value == default:
             found.append(dotted)
         found += quiet(value, dotted)
     return found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from drirl_core.config.names import require_name
 from drirl_core.config.reading import EMBEDDED, added, require
@@ -162,6 +163,8 @@ class SftConfig:
     best difference of refused shares is published. 0 publishes the last step."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Adapters."""
+    trl: Mapping[str, Any] = added({})
+    """Fields of TRL's `SFTConfig` that no setting of ours decides, as they are (docs/how-to/trl-options.md)."""
 
     @property
     def own_answers(self) -> bool:
@@ -224,6 +227,8 @@ class DpoConfig:
     """Seed of this training alone; -1 for the seed of the run."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Adapters."""
+    trl: Mapping[str, Any] = added({})
+    """Fields of TRL's `DPOConfig` that no setting of ours decides, for `dpo` and `dpo_s`."""
 
     def __post_init__(self) -> None:
         require(self.seed >= -1, f"dpo.seed is {self.seed}; -1 for the seed of the run, or at least 0")
@@ -288,6 +293,10 @@ class PolicyConfig:
     """Steps between checkpoints, from which a killed run resumes."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Adapters."""
+    trl: Mapping[str, Any] = added({})
+    """Fields of TRL's `GRPOConfig` that no setting of ours decides, for the policy and the baselines that are GRPO."""
+    rloo_trl: Mapping[str, Any] = added({})
+    """Fields of TRL's `RLOOConfig` that no setting of ours decides, for the baselines `rloo` and `rloo_s`."""
 
     def __post_init__(self) -> None:
         require(

@@ -40,6 +40,7 @@ _OF_IRFT = (
     "dpo.max_length",
     "dpo.lora",
     "dpo.seed",
+    "dpo.trl",
     "completions.max_new_tokens",
     "completions.temperature",
     "completions.batch_size",
@@ -50,9 +51,11 @@ _OF_IRFT = (
     "models.thinking",
     "seed",
 )
-_COST_OF_PAIRS = ("dpo.batch_size", "dpo.max_length", "dpo.lora.rank", "dpo.lora.first_layer")
-_GRPO_ALONE = ("policy.loss", "policy.scale_rewards")
+_COST_OF_PAIRS = ("dpo.batch_size", "dpo.max_length", "dpo.lora.rank", "dpo.lora.first_layer", "dpo.trl")
+_GRPO_ALONE = ("policy.loss", "policy.scale_rewards", "policy.trl")
 """Settings that RLOO does not have."""
+_RLOO_ALONE = ("policy.rloo_trl",)
+"""Settings that GRPO does not have."""
 _FOR_DPO = ("dataset", "completion_pool", "sft_checkpoint")
 
 
@@ -134,12 +137,14 @@ BASELINE_STAGES: dict[str, Stage] = {
         "Baseline, if `baselines` has joint: GRPO with one reward model for all categories, alpha = 1.",
         "hardness.combine",
         "policy.reward",
+        *_RLOO_ALONE,
         rewards="joint_reward_model",
     ),
     "grpo_checkpoint": _grpo_baseline(
         "grpo",
         "Baseline, if `baselines` has grpo: GRPO with the same rewards, every prompt with weight 1.",
         "hardness.combine",
+        *_RLOO_ALONE,
     ),
     "rloo_checkpoint": _grpo_baseline(
         "rloo",
@@ -155,6 +160,7 @@ BASELINE_STAGES: dict[str, Stage] = {
         "Control, if `baselines` has verifiable: GRPO rewarded by the rules judge, 1 for a right reply.",
         "hardness.combine",
         "policy.reward",
+        *_RLOO_ALONE,
     ),
 }
 """By name, in topological order; they need the stages up to the policy."""

@@ -45,6 +45,9 @@ class Context:
         reporter: where to send progress.
         suite: the benchmark suite it serves, or None.
         graph: all assets, for a stage that describes them.
+        asset: name of the asset that is built.
+        key: hash of its code, settings and inputs; the store notes under it which version they gave.
+        versions: version of each input, by asset name.
     """
 
     config: Config
@@ -56,6 +59,9 @@ class Context:
     reporter: Reporter
     suite: str | None = None
     graph: Graph = field(default_factory=Graph)
+    asset: str = ""
+    key: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def project(self) -> Project:
@@ -110,7 +116,7 @@ def build(
         if node.stage == FIRST_STAGE:
             _look_ahead(project)
         started = time.monotonic()
-        shown = _run(node, project, given, workspace, reporter)
+        shown = _run(node, project, given, workspace, reporter, key)
         changed = _changed_meanwhile(node, project, given, named)
         if changed.keys() == {INBOX_SOURCE}:
             reporter.log(
@@ -166,7 +172,7 @@ def _look_ahead(project: Project) -> None:
 
 
 def _run(
-    node: Node, project: Project, versions: Mapping[str, str], workspace: Workspace, reporter: Reporter
+    node: Node, project: Project, versions: Mapping[str, str], workspace: Workspace, reporter: Reporter, key: str
 ) -> dict[str, Any]:
     """Call the function of a node's stage; it fills the workspace."""
     sources, store = project.graph.sources, project.store
@@ -183,6 +189,9 @@ def _run(
         reporter,
         node.suite,
         project.graph,
+        node.name,
+        key,
+        versions,
     )
     return lazy(STAGES[node.stage].function)(context)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from drirl_core.config import from_resolved, resolved
 from drirl_core.config.base import differences
-from drirl_core.config.slices import ABSENT
+from drirl_core.config.slices import ABSENT, quiet
 from drirl_core.graph.layout import Node
 from drirl_core.graph.plan import Plan
 from drirl_core.graph.reasons import hidden
@@ -134,8 +134,10 @@ def estimate(
     if not known:
         return Estimate(None, None, 0, (), "never ran here", None)
     last = _build(node, known[0], 1.0)
-    models = [name for name in deciding(node, from_resolved(now)) if name.startswith("models.")]
-    others = [_others(node, record.get("config"), now, models) for record in known]
+    config = from_resolved(now)
+    models = [name for name in deciding(node, config) if name.startswith("models.")]
+    silent = quiet(config, "")
+    others = [_others(node, record.get("config"), now, models, silent) for record in known]
     same = [record for record, different in zip(known, others, strict=True) if not different][:_MOST_BUILDS]
     if not same:
         return Estimate(None, None, 0, (), f"ran only with other settings: {', '.join(others[0][:3])}", last)
@@ -178,8 +180,13 @@ def _sum(values: Sequence[float | None]) -> float | None:
     return None if not known and None in values else float(known)
 
 
-def _others(node: Node, before: Mapping[str, Any] | None, now: Mapping[str, Any], models: Sequence[str]) -> list[str]:
-    """Return the settings that decide the cost, the models among them, and were different, as `name = former value`."""
+def _others(
+    node: Node, before: Mapping[str, Any] | None, now: Mapping[str, Any], models: Sequence[str], silent: Sequence[str]
+) -> list[str]:
+    """Return the settings that decide the cost, the models among them, and were different, as `name = former value`.
+
+    A setting that the former configuration did not know, and that does what was done without it, is no difference.
+    """
     stage = STAGES[node.stage]
     names = [name.format(member=node.category or node.suite) for name in stage.cost.decisive]
     names += models
@@ -188,7 +195,7 @@ def _others(node: Node, before: Mapping[str, Any] | None, now: Mapping[str, Any]
     return [
         f"{name[1:]} = {hidden(name, old)}"
         for name, old, _ in changed
-        if any(f"{name}.".startswith(f".{each}.") for each in names)
+        if any(f"{name}.".startswith(f".{each}.") for each in names) and not (old == ABSENT and name in silent)
     ]
 
 

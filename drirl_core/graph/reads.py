@@ -29,6 +29,8 @@ COST_OF_GRPO = Cost(
         "policy.micro_batch",
         "policy.lora.rank",
         "policy.lora.first_layer",
+        "policy.trl",
+        "policy.rloo_trl",
         "hardness.refresh",
     ),
     tokens=True,

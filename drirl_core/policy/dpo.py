@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ from drirl_core.graph.stages import CHECKPOINTS
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.templates import chat_text
 from drirl_core.policy.adapters import adapters_of
+from drirl_core.policy.arguments import Ours, arguments_of
+from drirl_core.policy.options import require_options
 from drirl_core.policy.plots import curve_plot
 from drirl_core.policy.preferences import preference_pairs
 from drirl_core.policy.readme import write_readme
 from drirl_core.policy.scoring import alpha_of_prompts
 from drirl_core.policy.sft_rows import first, tokenised
+from drirl_core.policy.tracking import Tracking, tracking_of
 from drirl_core.policy.training import (
     TrainingStream,
     common_arguments,
@@ -45,6 +49,21 @@ CURVES = {"loss": "loss", _ACCURACY: "pairs in the right order", _MARGIN: "margi
 """What the logged metrics of preference pairs are called in plots."""
 LOG = "training_log.jsonl"
 """Log of the steps in the scratch directory."""
+
+
+@dataclass(frozen=True)
+class Following:
+    """Who follows a training.
+
+    Args:
+        name: of the training in progress lines.
+        reporter: receives progress.
+        tracking: what trackers get.
+    """
+
+    name: str
+    reporter: Reporter
+    tracking: Tracking
 
 
 def build_dpo_checkpoint(context: stages.Context) -> dict[str, Any]:
@@ -104,6 +123,7 @@ def drawn_by_weight(rows: Sequence[dict[str, Any]], weights: Sequence[float], se
 
 
 def _prefer(context: stages.Context, name: str) -> dict[str, Any]:
+    require_options(context.config, "dpo.trl")
     config, seed = context.config, context.config.seed_of(context.config.dpo)
     pairs = _pairs(context, name)
     policy = load_policy(context.inputs.get("sft_checkpoint", config.models.policy), config.models)
@@ -114,8 +134,10 @@ def _prefer(context: stages.Context, name: str) -> dict[str, Any]:
         alpha = alpha_of_prompts(context)
         rows = drawn_by_weight(rows, [alpha.get(row["prompt_id"], 1.0) for row in rows], seed)
     random.Random(seed).shuffle(rows)  # noqa: S311 - reproducible order, not security
-    arguments = dpo_arguments(config.dpo, len(rows), limit, common_arguments(seed, context.scratch, policy))
-    trainer = trained_on_pairs(rows, policy, adapters, arguments, context.reporter)
+    tracking = tracking_of(context)
+    common = common_arguments(seed, context.scratch, policy.device.type, tracking)
+    arguments = dpo_arguments(config.dpo, len(rows), limit, common)
+    trainer = trained_on_pairs(rows, policy, adapters, arguments, Following("DPO", context.reporter, tracking))
     log = read_log(context.scratch / LOG)
     save_merged(trainer.model, policy, context.out)
     metrics = {
@@ -138,8 +160,7 @@ def trained_on_pairs(
     policy: Policy,
     adapters: Any,
     arguments: TrlDpoConfig,
-    reporter: Reporter,
-    what: str = "DPO",
+    following: Following,
 ) -> DPOTrainer:
     """Train a policy on preference pairs, from the newest complete checkpoint where there is one.
 
@@ -148,8 +169,7 @@ def trained_on_pairs(
         policy: the policy, which is the reference as well.
         adapters: settings for PEFT, or None to train all weights.
         arguments: of `dpo_arguments`; the log goes beside its directory of checkpoints, under the name `LOG`.
-        reporter: receives progress.
-        what: name of the training in progress lines.
+        following: who follows the training.
 
     Returns:
         The trainer, with the trained model.
@@ -161,9 +181,9 @@ def trained_on_pairs(
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=policy.tokenizer,
         peft_config=adapters,
-        callbacks=[TrainingStream(what, checkpoints.parent / LOG, reporter)],
+        callbacks=[TrainingStream(following.name, checkpoints.parent / LOG, following.reporter)],
     )
-    run(trainer, found_checkpoint(what, checkpoints, reporter))
+    run(trainer, found_checkpoint(following.name, checkpoints, following.reporter), following.tracking)
     return trainer
 
 
@@ -177,7 +197,7 @@ def ends_of(log: Sequence[Mapping[str, float]]) -> dict[str, float]:
     }
 
 
-def dpo_arguments(settings: DpoConfig, pairs: int, limit: int, common: Mapping[str, Any]) -> TrlDpoConfig:
+def dpo_arguments(settings: DpoConfig, pairs: int, limit: int, common: Mapping[str, Ours]) -> TrlDpoConfig:
     """Return TRL's arguments for our settings.
 
     Args:
@@ -185,8 +205,19 @@ def dpo_arguments(settings: DpoConfig, pairs: int, limit: int, common: Mapping[s
         pairs: number of pairs.
         limit: tokens per row at most.
         common: arguments that do not depend on the method.
+
+    Raises:
+        ConfigError: an option of `dpo.trl` cannot be used.
     """
-    return TrlDpoConfig(**common, **passes_over(pairs, settings), beta=settings.beta, max_length=limit)
+    ours = {
+        **common,
+        **passes_over(pairs, settings, "dpo"),
+        "seed": Ours(common["seed"].value, "dpo.seed"),
+        "data_seed": Ours(common["data_seed"].value, "dpo.seed"),
+        "beta": Ours(settings.beta, "dpo.beta"),
+        "max_length": Ours(limit, "dpo.max_length"),
+    }
+    return arguments_of(TrlDpoConfig, "dpo.trl", ours, settings.trl)
 
 
 def _pairs(context: stages.Context, name: str) -> list[dict[str, Any]]:

@@ -17,11 +17,14 @@ from drirl_core.models.embeddings import RECORD
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.sampling import reader_of_completions
 from drirl_core.policy.adapters import adapters_of
+from drirl_core.policy.arguments import Ours, arguments_of
+from drirl_core.policy.options import require_options
 from drirl_core.policy.plots import curve_plot
 from drirl_core.policy.readme import write_readme
 from drirl_core.policy.schedule import schedule, training_prompts, with_room
 from drirl_core.policy.scoring import load_scorer
 from drirl_core.policy.sft_rows import first
+from drirl_core.policy.tracking import tracking_of
 from drirl_core.policy.trainer import DynamicRewardScalingTrainer, ScaledRlooTrainer
 from drirl_core.policy.training import (
     TrainingStream,
@@ -38,6 +41,20 @@ from drirl_core.reporting import Plot, Reporter
 
 Method = Literal["GRPO", "RLOO"]
 
+SAMPLING = frozenset(
+    {
+        "top_p",
+        "top_k",
+        "min_p",
+        "repetition_penalty",
+        "generation_kwargs",
+        "cache_implementation",
+        "use_vllm",
+        "use_transformers_continuous_batching",
+        "use_transformers_paged",
+    }
+)
+"""Options under which TRL's own sampler draws the completions: ours on a CPU knows the temperature alone."""
 _TITLES = {
     ALIGNED: "GRPO with dynamic reward scaling",
     "grpo": "GRPO without reward scaling",
@@ -85,6 +102,7 @@ def align(context: stages.Context, name: str, method: Method = "GRPO") -> dict[s
         name: of the policy in results.
         method: GRPO, or RLOO, whose advantage is the reward minus the mean reward of the group's other completions.
     """
+    require_options(context.config, "policy.rloo_trl" if method == "RLOO" else "policy.trl")
     config, seed = context.config, context.config.seed_of(context.config.policy)
     start: str | Path = context.inputs["sft_checkpoint"] if config.policy.start == "sft" else config.models.policy
     prompts = training_prompts(context)
@@ -98,11 +116,12 @@ def align(context: stages.Context, name: str, method: Method = "GRPO") -> dict[s
     stream = TrainingStream(method, log_file, context.reporter, scorer.state_dict)
     count, length = config.policy.validation_prompts, max(config.policy.max_new_tokens, REPLY_TOKENS)
     choice = checkpoint_choice(context, policy, count, "policy.validation_prompts", length)
-    trainer_class, arguments_of = _TRAINERS[method]
-    arguments = arguments_of(config.policy, common_arguments(seed, context.scratch, policy))
+    trainer_class, made = _TRAINERS[method]
+    tracking = tracking_of(context)
+    arguments = made(config.policy, common_arguments(seed, context.scratch, policy.device.type, tracking))
     trainer = trainer_class(
         coefficient=scorer,
-        exact_sampling=policy.device.type == "cpu",
+        exact_sampling=policy.device.type == "cpu" and not SAMPLING & options_of(config.policy, method).keys(),
         read_completion=reader_of_completions(policy.tokenizer),
         model=policy.model,
         reward_funcs=scorer.reward,
@@ -115,7 +134,7 @@ def align(context: stages.Context, name: str, method: Method = "GRPO") -> dict[s
     checkpoint = found_checkpoint(method, Path(arguments.output_dir), context.reporter)
     if checkpoint:
         scorer.load_state_dict(checkpoint_state(checkpoint))
-    run(trainer, checkpoint)
+    run(trainer, checkpoint, tracking)
     found = choice.publish(trainer.model, context.out) if choice else {}
     shown = _finish(context, name, policy, trainer, read_log(log_file))
     return {**shown, **policy.rendering, **RECORD, **_record(left_out), **found}
@@ -137,37 +156,60 @@ def _record(left_out: Sequence[str]) -> dict[str, int | str]:
     return {**counts, "first_left_out": first(left_out)} if left_out else counts
 
 
-def grpo_arguments(settings: PolicyConfig, common: Mapping[str, Any]) -> GRPOConfig:
-    """Return TRL's arguments for our settings."""
-    return GRPOConfig(**_of_both(settings, common), loss_type=settings.loss, scale_rewards=settings.scale_rewards)
+def grpo_arguments(settings: PolicyConfig, common: Mapping[str, Ours]) -> GRPOConfig:
+    """Return TRL's arguments for our settings.
+
+    Raises:
+        ConfigError: an option of `policy.trl` cannot be used.
+    """
+    ours = {
+        **_of_both(settings, common),
+        "loss_type": Ours(settings.loss, "policy.loss"),
+        "scale_rewards": Ours(settings.scale_rewards, "policy.scale_rewards"),
+    }
+    return arguments_of(GRPOConfig, "policy.trl", ours, settings.trl)
 
 
-def rloo_arguments(settings: PolicyConfig, common: Mapping[str, Any]) -> RLOOConfig:
-    """Return TRL's arguments for our settings; the KL is part of RLOO's reward, with the same weight."""
-    return RLOOConfig(**_of_both(settings, common), normalize_advantages=False)
+def rloo_arguments(settings: PolicyConfig, common: Mapping[str, Ours]) -> RLOOConfig:
+    """Return TRL's arguments for our settings; the KL is part of RLOO's reward, with the same weight.
+
+    Raises:
+        ConfigError: an option of `policy.rloo_trl` cannot be used.
+    """
+    ours = {**_of_both(settings, common), "normalize_advantages": Ours(False)}
+    return arguments_of(RLOOConfig, "policy.rloo_trl", ours, settings.rloo_trl)
 
 
-def _of_both(settings: PolicyConfig, common: Mapping[str, Any]) -> dict[str, Any]:
+def options_of(settings: PolicyConfig, method: Method) -> Mapping[str, Any]:
+    """Return the user's options of a method's trainer."""
+    return settings.rloo_trl if method == "RLOO" else settings.trl
+
+
+def _of_both(settings: PolicyConfig, common: Mapping[str, Ours]) -> dict[str, Ours]:
     batch = settings.prompts_per_step * settings.num_generations
-    micro = settings.micro_batch or batch
+    micro, of_step = settings.micro_batch or batch, "policy.prompts_per_step and policy.num_generations"
     return {
         **common,
-        "max_steps": settings.steps * settings.num_iterations,
-        "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": batch // micro,
-        "num_generations": settings.num_generations,
-        "num_iterations": settings.num_iterations,
-        "max_completion_length": settings.max_new_tokens,
-        "temperature": settings.temperature,
-        "beta": settings.kl,
-        "epsilon": settings.epsilon,
-        "learning_rate": settings.learning_rate,
-        "lr_scheduler_type": "linear",
-        "warmup_steps": 0,  # the adapters start at zero, so no warm-up is needed
+        "seed": Ours(common["seed"].value, "policy.seed"),
+        "data_seed": Ours(common["data_seed"].value, "policy.seed"),
+        "eval_strategy": Ours("no", "policy.validation_prompts"),
+        "max_steps": Ours(settings.steps * settings.num_iterations, "policy.steps"),
+        "per_device_train_batch_size": Ours(micro, "policy.micro_batch"),
+        "gradient_accumulation_steps": Ours(batch // micro, "policy.micro_batch"),
+        "steps_per_generation": Ours(batch // micro, of_step),
+        "generation_batch_size": Ours(None, of_step),
+        "num_generations": Ours(settings.num_generations, "policy.num_generations"),
+        "num_iterations": Ours(settings.num_iterations, "policy.num_iterations"),
+        "max_completion_length": Ours(settings.max_new_tokens, "policy.max_new_tokens"),
+        "temperature": Ours(settings.temperature, "policy.temperature"),
+        "beta": Ours(settings.kl, "policy.kl"),
+        "epsilon": Ours(settings.epsilon, "policy.epsilon"),
+        "learning_rate": Ours(settings.learning_rate, "policy.learning_rate"),
         # a resumed run generates first, so only between generations
-        "save_steps": settings.save_steps * settings.num_iterations,
-        "shuffle_dataset": False,
-        "log_completions": False,
+        "save_steps": Ours(settings.save_steps * settings.num_iterations, "policy.save_steps"),
+        "shuffle_dataset": Ours(False),
+        "remove_unused_columns": Ours(False),  # the reward reads category and demonstration
+        "log_completions": Ours(False),
     }
 
 

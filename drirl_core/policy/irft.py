@@ -27,10 +27,12 @@ from drirl_core.graph.stages import CHECKPOINTS
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.sampling import SamplingSettings, sample
 from drirl_core.policy.adapters import adapters_of
-from drirl_core.policy.dpo import CURVES, LOG, dpo_arguments, ends_of, fitting_pairs, trained_on_pairs
+from drirl_core.policy.dpo import CURVES, LOG, Following, dpo_arguments, ends_of, fitting_pairs, trained_on_pairs
+from drirl_core.policy.options import require_options
 from drirl_core.policy.plots import curve_plot
 from drirl_core.policy.preferences import own_pairs, refused_shares
 from drirl_core.policy.readme import write_readme
+from drirl_core.policy.tracking import tracking_of
 from drirl_core.policy.training import common_arguments, read_log, save_merged, write_log
 from drirl_core.reporting import Plot
 from drirl_core.rewards.stage import COLUMNS
@@ -99,6 +101,7 @@ def build_irft_checkpoint(context: stages.Context) -> dict[str, Any]:
         TrainingError: the loss or a weight is not finite.
     """
     config = context.config
+    require_options(config, "dpo.trl")
     rows = _training_rows(context)
     start: str | Path = context.inputs.get("sft_checkpoint", config.models.policy)
     finished: list[tuple[_Round, dict[str, Any]]] = []
@@ -169,8 +172,12 @@ def _train_round(
     random.Random(f"{seed}/{now.number}").shuffle(pairs)  # noqa: S311 - reproducible order, not security
     settings = dataclasses.replace(config.dpo, epochs=config.irft.epochs, beta=config.irft.beta)
     now.folder.mkdir(parents=True, exist_ok=True)
-    arguments = dpo_arguments(settings, len(pairs), limit, common_arguments(seed, now.folder, policy))
-    trainer = trained_on_pairs(pairs, policy, adapters, arguments, context.reporter, now.title)
+    tracking = tracking_of(context).part(now.folder.name)
+    arguments = dpo_arguments(
+        settings, len(pairs), limit, common_arguments(seed, now.folder, policy.device.type, tracking)
+    )
+    following = Following(now.title, context.reporter, tracking)
+    trainer = trained_on_pairs(pairs, policy, adapters, arguments, following)
     shutil.rmtree(now.policy, ignore_errors=True)  # what a kill while it was written has left
     save_merged(trainer.model, policy, now.policy)
     metrics = {

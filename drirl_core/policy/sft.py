@@ -21,10 +21,13 @@ from drirl_core.models.context import require_room
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.templates import chat_text
 from drirl_core.policy.adapters import adapters_of
+from drirl_core.policy.arguments import Ours, arguments_of
+from drirl_core.policy.options import require_options
 from drirl_core.policy.own_answers import with_own_answers
 from drirl_core.policy.plots import curve_plot
 from drirl_core.policy.readme import write_readme
 from drirl_core.policy.sft_rows import TokenRow, TokenRows, in_batches_of_one_length, tokenised
+from drirl_core.policy.tracking import tracking_of
 from drirl_core.policy.training import (
     STEP_TOKENS,
     TrainingStream,
@@ -60,6 +63,7 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
         DataError: there are no training rows, or a category loses all of them because they are too long.
         TrainingError: the loss or a weight is not finite.
     """
+    require_options(context.config, "sft.trl")
     settings, seed = context.config.sft, context.config.seed
     chosen = training_rows(context, settings, seed)
     if settings.own_answers:
@@ -72,7 +76,9 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     stream = TrainingStream("SFT", log_file, context.reporter)
     count = settings.validation_prompts
     choice = checkpoint_choice(context, policy, count, "sft.validation_prompts", _REPLY_TOKENS[settings.target])
-    arguments = sft_arguments(settings, read, common_arguments(seed, context.scratch, policy))
+    tracking = tracking_of(context)
+    common = common_arguments(seed, context.scratch, policy.device.type, tracking)
+    arguments = sft_arguments(settings, len(read.rows), read.limit, common)
     units = _units(settings, read, chosen, context.reporter)
     trainer = _trainer(
         settings,
@@ -89,7 +95,7 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
             f"TRL trains on {len(trainer.train_dataset)} of {len(read.rows)} rows, although all of them fit into "
             f"{read.limit} tokens; install the version of TRL that constraints.txt names"
         )
-    run(trainer, found_checkpoint("SFT", Path(arguments.output_dir), context.reporter))
+    run(trainer, found_checkpoint("SFT", Path(arguments.output_dir), context.reporter), tracking)
     found = choice.publish(trainer.model, context.out) if choice else {}
     log = read_log(log_file)
     save_merged(trainer.model, policy, context.out)
@@ -147,22 +153,30 @@ def _trainer(settings: SftConfig, units: Sequence[Sequence[TokenRow]], limit: in
     )
 
 
-def sft_arguments(settings: SftConfig, read: TokenRows, common: Mapping[str, Any]) -> TrlSftConfig:
+def sft_arguments(settings: SftConfig, rows: int, limit: int, common: Mapping[str, Ours]) -> TrlSftConfig:
     """Return TRL's arguments for our settings.
 
     Args:
         settings: epochs, batch size and learning rate.
-        read: the rows that are trained on.
+        rows: number of rows that are trained on.
+        limit: tokens per row at most.
         common: arguments that do not depend on the method.
+
+    Raises:
+        ConfigError: an option of `sft.trl` cannot be used.
     """
-    return TrlSftConfig(
+    ours = {
         **common,
-        **passes_over(len(read.rows), settings),
-        train_sampling_strategy="sequential",  # the rows come in the order of their batches
-        remove_unused_columns=not settings.contrast,
-        max_length=read.limit,
-        completion_only_loss=True,
-    )
+        **passes_over(rows, settings, "sft"),
+        "eval_strategy": Ours("no", "sft.validation_prompts"),
+        "train_sampling_strategy": Ours("sequential"),  # the rows come in the order of their batches
+        "shuffle_dataset": Ours(False),
+        "packing": Ours(False),
+        "remove_unused_columns": Ours(not settings.contrast),
+        "max_length": Ours(limit, "sft.max_length"),
+        "completion_only_loss": Ours(True),
+    }
+    return arguments_of(TrlSftConfig, "sft.trl", ours, settings.trl)
 
 
 def _read(rows: Sequence[Mapping[str, Any]], policy: Policy, settings: SftConfig, reporter: Reporter) -> TokenRows:

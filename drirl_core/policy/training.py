@@ -16,7 +16,9 @@ from drirl_core.config import DpoConfig, SftConfig
 from drirl_core.errors import ArtifactError, TrainingError
 from drirl_core.models.loading import Policy
 from drirl_core.policy.adapters import peft_config as peft_config
+from drirl_core.policy.arguments import Ours
 from drirl_core.policy.cpu import lean_training
+from drirl_core.policy.tracking import Tracking, tracked
 from drirl_core.reporting import Reporter
 
 _COMPLETE = "complete.json"
@@ -91,10 +93,10 @@ class TrainingStream(TrainerCallback):
         (folder / _COMPLETE).write_text(json.dumps({"step": state.global_step}), encoding="utf-8")
 
 
-def run(trainer: Any, checkpoint: Path | None) -> None:
+def run(trainer: Any, checkpoint: Path | None, tracking: Tracking) -> None:
     """Train from the beginning or from a checkpoint, without the callback that prints every log to standard output."""
     trainer.remove_callback(PrinterCallback)
-    with lean_training(trainer.model):
+    with tracked(trainer, tracking), lean_training(trainer.model):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
@@ -141,21 +143,22 @@ def shortened(values: Mapping[str, float]) -> dict[str, float]:
     return {key: values[key] for key in wanted if key in values}
 
 
-def passes_over(rows: int, settings: SftConfig | DpoConfig) -> dict[str, Any]:
-    """Return the trainer arguments of passes over rows: a linear schedule, and two checkpoints per epoch.
+def passes_over(rows: int, settings: SftConfig | DpoConfig, section: str) -> dict[str, Ours]:
+    """Return the trainer arguments of passes over rows: a short warm-up, and two checkpoints per epoch.
 
     Args:
         rows: number of rows, or of pairs.
         settings: epochs, batch size and learning rate.
+        section: name of the settings.
     """
     steps_per_epoch = -(-rows // settings.batch_size)
     return {
-        "num_train_epochs": settings.epochs,
-        "per_device_train_batch_size": settings.batch_size,
-        "learning_rate": settings.learning_rate,
-        "lr_scheduler_type": "linear",
-        "warmup_steps": max(1, steps_per_epoch // 10),
-        "save_steps": max(1, steps_per_epoch // 2),
+        "num_train_epochs": Ours(settings.epochs, f"{section}.epochs"),
+        "max_steps": Ours(-1, f"{section}.epochs"),
+        "per_device_train_batch_size": Ours(settings.batch_size, f"{section}.batch_size"),
+        "learning_rate": Ours(settings.learning_rate, f"{section}.learning_rate"),
+        "warmup_steps": Ours(max(1, steps_per_epoch // 10)),
+        "save_steps": Ours(max(1, steps_per_epoch // 2)),
     }
 
 
@@ -217,24 +220,37 @@ def save_merged(model: Any, policy: Policy, folder: Path) -> None:
     policy.tokenizer.save_pretrained(folder)
 
 
-def common_arguments(context_seed: int, scratch: Path, policy: Policy) -> dict[str, Any]:
+def common_arguments(seed: int, scratch: Path, device: str, tracking: Tracking) -> dict[str, Ours]:
     """Return the trainer arguments that do not depend on the method.
 
     On a CPU, bfloat16 autocast and gradient checkpointing, which TRL switches on, cost time and have no benefit here.
+
+    Args:
+        seed: of the training.
+        scratch: directory for checkpoints.
+        device: type of the policy's device, such as `cpu`.
+        tracking: what trackers get.
     """
-    on_cpu = policy.device.type == "cpu"
+    on_cpu, by_device = device == "cpu", "models.device"
     return {
-        "output_dir": str(scratch / "checkpoints"),
-        "seed": context_seed,
-        "data_seed": context_seed,
-        "use_cpu": on_cpu,
-        "bf16": not on_cpu,
-        "gradient_checkpointing": not on_cpu,
-        "report_to": "none",
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,  # it would replace a loss that is not finite by the previous one
-        "disable_tqdm": True,
-        "save_strategy": "steps",
-        "save_total_limit": 2,
-        "dataloader_pin_memory": not on_cpu,
+        "output_dir": Ours(str(scratch / "checkpoints"), "root"),
+        "seed": Ours(seed, "seed"),
+        "data_seed": Ours(seed, "seed"),
+        "use_cpu": Ours(on_cpu, by_device),
+        "bf16": Ours(not on_cpu, by_device),
+        "gradient_checkpointing": Ours(not on_cpu, by_device),
+        "report_to": Ours(list(tracking.report_to) or "none", "execution.report_to"),
+        "run_name": Ours(tracking.run_name, "name"),
+        "project": Ours("drirl"),
+        "logging_strategy": Ours("steps"),
+        "logging_steps": Ours(1),
+        "logging_nan_inf_filter": Ours(False),  # it would replace a loss that is not finite by the previous one
+        "disable_tqdm": Ours(True),
+        "eval_strategy": Ours("no"),
+        "save_strategy": Ours("steps"),
+        "save_total_limit": Ours(2),
+        "save_only_model": Ours(False),  # a killed run resumes from a checkpoint
+        "push_to_hub": Ours(False),
+        "hub_token": Ours(None, "the environment variable HF_TOKEN"),  # settings are stored and shown
+        "dataloader_pin_memory": Ours(not on_cpu, by_device),
     }

@@ -3,6 +3,6 @@
 Each of these would otherwise be noticed after the stages of data, or after all training.
 """
 
-from drirl_core.preflight.looking import POLICY_STAGES, find_problems, refuse, require_sound
+from drirl_core.preflight.looking import OPTIONS, POLICY_STAGES, find_problems, refuse, require_sound
 
-__all__ = ["POLICY_STAGES", "find_problems", "refuse", "require_sound"]
+__all__ = ["OPTIONS", "POLICY_STAGES", "find_problems", "refuse", "require_sound"]

@@ -11,12 +11,15 @@ from drirl_core.config import Config, ModelsConfig
 from drirl_core.errors import ConfigError, DrirlError
 from drirl_core.graph.stages import CHECKPOINTS
 from drirl_core.models.references import described
+from drirl_core.policy.options import option_problems
 from drirl_core.project import Project
 
 POLICY_STAGES = frozenset(
     {*CHECKPOINTS.values(), "completion_pool", "reward_model", "reference_classifiers", "benchmark"}
 )
 """Stages that load the policy, or what was made from it."""
+OPTIONS = "options"
+"""Argument of `python -m drirl_core.preflight` that limits the look to options and trackers."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def find_problems(project: Project) -> list[str]:
         policy = look_at_policy(config.models.policy, config.models)
     except DrirlError as error:
         problems.append(str(error))
-    checks: list[Callable[[], Iterator[str]]] = [lambda: look_at_demonstrator(config)]
+    checks: list[Callable[[], Iterator[str]]] = [lambda: option_problems(config), lambda: look_at_demonstrator(config)]
     if policy is not None:
         seen = policy
         checks += [lambda: adapter_problems(config, seen), lambda: room_problems(project, seen)]

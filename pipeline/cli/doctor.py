@@ -75,6 +75,7 @@ def _with_config(project: Project, fetch: bool) -> Iterator[Check]:
         check = check_model(name, reference, config, fetch)
         here |= {name} if check.status == "ok" else set()
         yield check
+    yield from looks.check_options(config)
     if "policy model" in here:
         yield from looks.check_policy(project)
     if "sentence encoder" in here:

@@ -32,6 +32,20 @@ def check_policy(project: Project) -> Iterator[Check]:
     yield _one("lengths", lambda: looking.room_problems(project, policy), "every prompt leaves room for its completion")
 
 
+def check_options(config: Config) -> Iterator[Check]:
+    """Make TRL's arguments with the user's options, and look for the trackers' packages, where there are any.
+
+    Args:
+        config: the complete configuration.
+    """
+    from drirl_core.policy.options import option_problems, options_in
+
+    given = [f"{section}: {', '.join(options)}" for section, options in options_in(config).items()]
+    given += [f"execution.report_to: {', '.join(config.execution.report_to)}"] if config.execution.report_to else []
+    if given:
+        yield _one("training options", lambda: option_problems(config), "; ".join(given))
+
+
 def check_encoder(config: Config) -> Check:
     """Load the sentence encoder and encode a long text.
 

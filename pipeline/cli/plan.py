@@ -16,9 +16,11 @@ from drirl_core.errors import DrirlError
 from drirl_core.graph.estimates import Build, Estimate, Totals, estimates, totals
 from drirl_core.graph.layout import Node
 from drirl_core.graph.plan import Plan, PlannedAsset, plan
+from drirl_core.graph.stages import CHECKPOINTS
 from drirl_core.project import Project
 from drirl_core.reporting import amount
 from pipeline.cli.common import duration
+from pipeline.running.looking import option_problems
 
 _WORDS = {"up_to_date": "[green]up to date[/]", "will_run": "[yellow]will run[/]", "may_run": "[cyan]may run[/]"}
 
@@ -114,7 +116,9 @@ def data_warnings(project: Project, found: Plan) -> list[str]:
 
 def _data_lines(project: Project, found: Plan) -> list[str]:
     try:
-        return [f"Warning: {line}" for line in data_warnings(project, found)]
+        lines = [f"Warning: {line}" for line in data_warnings(project, found)]
+        trains = {project.graph.nodes[asset.name].stage for asset in found.pending} & {*CHECKPOINTS.values()}
+        return lines + [f"A run would stop: {line}" for line in (option_problems(project.config) if trains else ())]
     except DrirlError as error:
         return [f"A run would stop: {error}"]
 

@@ -10,7 +10,8 @@ from drirl_core.config import Config, resolved
 from drirl_core.errors import ModelError
 from drirl_core.graph.build import FIRST_STAGE
 from drirl_core.models.references import resolve
-from drirl_core.preflight import POLICY_STAGES, refuse
+from drirl_core.policy.options import options_in, tracker_problems
+from drirl_core.preflight import OPTIONS, POLICY_STAGES, refuse
 from drirl_core.project import Project
 from pipeline.instance.settings import ROOT
 
@@ -29,12 +30,29 @@ def look_before(project: Project, names: Collection[str]) -> None:
         ModelError: the models cannot be looked at.
     """
     stages = {project.graph.nodes[name].stage for name in names}
-    if FIRST_STAGE in stages or not stages & POLICY_STAGES or not _is_here(project.config):
+    if FIRST_STAGE in stages or not stages & POLICY_STAGES:
         return
+    refuse(_seen(project.config) if _is_here(project.config) else option_problems(project.config))
+
+
+def option_problems(config: Config) -> list[str]:
+    """Say which options of TRL and which trackers cannot be used; a process is started only where there are options.
+
+    Args:
+        config: the complete configuration.
+
+    Raises:
+        ModelError: they cannot be looked at.
+    """
+    return _seen(config, OPTIONS) if options_in(config) else list(tracker_problems(config))
+
+
+def _seen(config: Config, *words: str) -> list[str]:
+    """Return what `python -m drirl_core.preflight` finds."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, "-m", "drirl_core.preflight"],
-        input=json.dumps(resolved(project.config)),
+    done = subprocess.run(  # noqa: S603 - our own module, no outside input
+        [sys.executable, "-m", "drirl_core.preflight", *words],
+        input=json.dumps(resolved(config)),
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
@@ -46,7 +64,7 @@ def look_before(project: Project, names: Collection[str]) -> None:
         raise ModelError(
             f"the models of this run cannot be looked at ({last}); try `drirl doctor --debug` for the complete message"
         )
-    refuse(json.loads(done.stdout.strip().splitlines()[-1]))
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def _is_here(config: Config) -> bool:

@@ -18,6 +18,7 @@ from drirl_core.project import Project
 from drirl_core.testing import tiny_config
 from pipeline.cli import chat
 from pipeline.cli.main import app
+from pipeline.cli.plan import plan_json
 from pipeline.running import looking
 
 
@@ -62,6 +63,28 @@ def test_a_look_that_breaks_says_so(folder: Path, monkeypatch: pytest.MonkeyPatc
         looking.look_before(Project(tiny_config(folder)), ["sft_checkpoint"])
 
 
+@pytest.mark.long
+def test_options_are_looked_at_even_where_the_model_is_elsewhere(folder: Path) -> None:
+    elsewhere: dict[str, Any] = {"models.policy": "hf:stub/none", "policy.trl": {"bata": 1}}
+    project = Project(tiny_config(folder, elsewhere))
+    before = {name for name in sys.modules if name.partition(".")[0] in ("torch", "trl")}
+    with pytest.raises(ConfigError, match=r"policy\.trl\.bata is no field of TRL's GRPOConfig; did you mean 'beta'"):
+        looking.look_before(project, ["sft_checkpoint"])
+    (line,) = [line for line in json.loads(plan_json(project)[1])["data"] if line.startswith("A run would stop")]
+    assert "policy.trl.bata is no field" in line
+    assert {name for name in sys.modules if name.partition(".")[0] in ("torch", "trl")} == before
+
+
+def test_without_options_no_process_looks_for_trackers(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looking.subprocess, "run", lambda *_, **__: pytest.fail("a process was started"))
+    assert looking.option_problems(tiny_config(folder)) == []
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    (said,) = looking.option_problems(tiny_config(folder, {"execution.report_to": ["mlflow"]}))
+    assert "pip install 'drirl[mlflow]'" in said
+
+
 # --------------------------------------------------------------------------------------------------------------- doctor
 
 
@@ -92,6 +115,17 @@ def test_doctor_finds_what_would_fail_after_the_stages_of_data(
     assert found["adapters"].startswith("fail policy.lora.targets: c_attn names no layer")
     assert "q_proj (2)" in found["adapters"]
     assert found["lengths"].startswith("fail benchmark suite embedded, group unsafe, prompt_id ")
+
+
+def test_doctor_looks_at_options_and_trackers(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, options = tmp_path / "mine.yaml", {"weight_decay": 0.1}
+    changes: dict[str, Any] = {"extends": str(folder / "smoke.yaml"), "sft": {"trl": options}}
+    file.write_text(json.dumps(changes))
+    assert _doctor(file, monkeypatch, tmp_path)["training options"] == "ok   sft.trl: weight_decay"
+    options["beta"] = 0.1
+    file.write_text(json.dumps(changes))
+    said = _doctor(file, monkeypatch, tmp_path)["training options"]
+    assert said.startswith("fail sft.trl.beta is no field of TRL's SFTConfig")
 
 
 def test_doctor_shows_a_template_that_cannot_render(

@@ -16,6 +16,8 @@ from drirl_core.demonstrations.publish import ROWS
 from drirl_core.errors import DataError
 from drirl_core.policy.grpo import grpo_arguments
 from drirl_core.policy.schedule import schedule, training_prompts, with_room
+from drirl_core.policy.tracking import Tracking
+from drirl_core.policy.training import common_arguments
 from drirl_core.store.tables import write_table
 
 
@@ -131,7 +133,7 @@ def test_a_data_set_without_training_rows_is_named(contexts: Any, tmp_path: Path
 
 
 def test_settings_are_translated_to_trl(tmp_path: Path) -> None:
-    common = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
+    common = common_arguments(0, tmp_path, "cpu", Tracking())
     how = PolicyConfig(
         steps=5, prompts_per_step=6, num_generations=4, micro_batch=8, kl=0.1, num_iterations=2, save_steps=3
     )

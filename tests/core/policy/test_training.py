@@ -15,6 +15,7 @@ from drirl_core.config import LoraConfig, ModelsConfig
 from drirl_core.errors import ArtifactError, TrainingError
 from drirl_core.models.loading import load_policy
 from drirl_core.policy.plots import curve_plot
+from drirl_core.policy.tracking import Tracking
 from drirl_core.policy.training import (
     TrainingStream,
     checkpoint_state,
@@ -179,10 +180,11 @@ def test_lower_layers_get_no_adapter_and_no_gradient(tiny_policy: Path, tiny_mod
     assert trained and all(".layers.1." in name for name in trained)
 
 
-def test_common_arguments_on_a_cpu(tiny_policy: Path, tiny_models: ModelsConfig, tmp_path: Path) -> None:
-    made = common_arguments(5, tmp_path, load_policy(tiny_policy, tiny_models))
+def test_common_arguments_on_a_cpu(tmp_path: Path) -> None:
+    made = {name: field.value for name, field in common_arguments(5, tmp_path, "cpu", Tracking()).items()}
     assert (made["use_cpu"], made["bf16"], made["gradient_checkpointing"], made["seed"]) == (True, False, False, 5)
     assert made["logging_nan_inf_filter"] is False  # otherwise a NaN loss would be replaced by the previous one
+    assert (made["report_to"], made["run_name"]) == ("none", None)
 
 
 # --------------------------------------------------------------------------------------------------------------- saving

@@ -1,0 +1,101 @@
+"""Options of TRL and trackers of training runs: what cannot be used is said before any model loads.
+
+Reading this module imports nothing heavy. To check options, TRL's own dataclasses are made by the functions that make
+them for training, with stand-ins for the number of rows.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from drirl_core.config import Config
+from drirl_core.errors import ConfigError
+
+_MODULES = {"tensorboard": ("tensorboard", "tensorboardX")}
+"""Packages of which a tracker needs one, where they are not its name."""
+
+
+def options_in(config: Config) -> dict[str, Mapping[str, Any]]:
+    """Return the user's options of TRL that are not empty, by dotted name of the setting."""
+    every = {
+        "sft.trl": config.sft.trl,
+        "dpo.trl": config.dpo.trl,
+        "policy.trl": config.policy.trl,
+        "policy.rloo_trl": config.policy.rloo_trl,
+    }
+    return {section: options for section, options in every.items() if options}
+
+
+def require_options(config: Config, section: str) -> None:
+    """Refuse a training whose options or trackers cannot be used.
+
+    Args:
+        config: the complete configuration.
+        section: dotted name of the options that the training reads.
+
+    Raises:
+        ConfigError: an option is unknown, ours or of the wrong type, TRL refuses it, or a tracker is not installed.
+    """
+    for problem in _problems(config, {section} & options_in(config).keys()):
+        raise ConfigError(problem)
+
+
+def option_problems(config: Config) -> Iterator[str]:
+    """Say what is wrong with all options and trackers, used or not.
+
+    Args:
+        config: the complete configuration.
+    """
+    yield from _problems(config, options_in(config))
+
+
+def tracker_problems(config: Config) -> Iterator[str]:
+    """Say which trackers are not installed; nothing is imported.
+
+    Args:
+        config: the complete configuration.
+    """
+    for tracker in config.execution.report_to:
+        if not any(map(_installed, _MODULES.get(tracker, (tracker,)))):
+            yield (
+                f"execution.report_to names {tracker}, whose package is not installed here; install it with "
+                f"`pip install 'drirl[{tracker}]'`, or take {tracker} out"
+            )
+
+
+def _installed(module: str) -> bool:
+    found = importlib.util.find_spec(module)
+    return found is not None and found.origin is not None  # a folder of runs in the working directory has no origin
+
+
+def _problems(config: Config, sections: Collection[str]) -> Iterator[str]:
+    yield from tracker_problems(config)
+    if not sections:
+        return
+    made = _makers(config)
+    for section in sections:
+        try:
+            made[section]()
+        except ConfigError as error:
+            yield str(error)
+
+
+def _makers(config: Config) -> dict[str, Callable[[], Any]]:
+    """Return what makes the arguments of each section."""
+    from drirl_core.models.loading import device_of
+    from drirl_core.policy.dpo import dpo_arguments
+    from drirl_core.policy.grpo import grpo_arguments, rloo_arguments
+    from drirl_core.policy.sft import sft_arguments
+    from drirl_core.policy.tracking import Tracking
+    from drirl_core.policy.training import common_arguments
+
+    common = common_arguments(config.seed, Path("scratch"), device_of(config.models).type, Tracking())
+    return {
+        "sft.trl": lambda: sft_arguments(config.sft, 1, config.sft.max_length, common),
+        "dpo.trl": lambda: dpo_arguments(config.dpo, 1, config.dpo.max_length, common),
+        "policy.trl": lambda: grpo_arguments(config.policy, common),
+        "policy.rloo_trl": lambda: rloo_arguments(config.policy, common),
+    }
