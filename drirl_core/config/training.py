@@ -263,6 +263,9 @@ class PolicyConfig:
     """What the centred rewards of a group are divided by: their own standard deviation (the paper), that of the batch,
     or nothing. With `group`, a group whose completions are all alike gets advantages of unit size made of reward
     noise."""
+    min_spread: float = added(0.0)
+    """A group whose rewards have a smaller standard deviation teaches nothing: its advantages are 0, and all others are
+    what they were. 0 is off. Learned rewards have standard deviation 1 over their training pool."""
     over_refusal: float = added(0.0)
     """Bound on the refused share of look-alikes in rollouts: harmless rows gain weight while it is exceeded and lose
     weight below it (dual ascent); 0 leaves the weights to the shares of the prompts."""
@@ -300,6 +303,7 @@ class PolicyConfig:
         require(self.seed >= -1, f"policy.seed is {self.seed}; -1 for the seed of the run, or at least 0")
         require(0 <= self.over_refusal < 1, f"policy.over_refusal is {self.over_refusal}; choose in [0, 1)")
         require(self.kl >= 0, f"policy.kl is {self.kl}; at least 0")
+        require(self.min_spread >= 0, f"policy.min_spread is {self.min_spread}; 0 (off) or a standard deviation")
         require(self.validation_prompts >= 0, f"policy.validation_prompts is {self.validation_prompts}; at least 0")
         require(self.save_steps >= 1, f"policy.save_steps is {self.save_steps}; at least 1")
         require(self.num_iterations >= 1, f"policy.num_iterations is {self.num_iterations}; at least 1")

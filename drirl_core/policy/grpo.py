@@ -22,6 +22,7 @@ from drirl_core.policy.readme import write_readme
 from drirl_core.policy.schedule import schedule, training_prompts, with_room
 from drirl_core.policy.scoring import load_scorer
 from drirl_core.policy.sft_rows import first
+from drirl_core.policy.spread import SHARE
 from drirl_core.policy.trainer import DynamicRewardScalingTrainer, ScaledRlooTrainer
 from drirl_core.policy.training import (
     TrainingStream,
@@ -52,6 +53,7 @@ _CURVES = {
     "kl": "KL to the start (nats per token)",
     "entropy": "entropy (nats)",
     "frac_reward_zero_std": "groups without variance",
+    SHARE: "groups below min_spread",
     "completions/mean_length": "completion length (tokens)",
     "alpha/std": "spread of alpha",
     "refused/unsafe": "refused, unsafe prompts (rollouts)",
@@ -211,6 +213,8 @@ def _finish(
         "alpha_min": min(row["alpha/min"] for row in log if "alpha/min" in row),
         "alpha_max": max(row["alpha/max"] for row in log if "alpha/max" in row),
     }
+    if context.config.policy.min_spread:
+        metrics["groups_below_min_spread"] = late(SHARE)
     write_log(context.out, log, metrics)
     write_readme(context, CHECKPOINTS[name], metrics)
     curve_plot(log, _CURVES, context.out / "curves.png", _TITLES[name], name)

@@ -22,6 +22,7 @@ from drirl_core.models.embeddings import Embedder
 from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.policy.dual_ascent import OverRefusalBound
 from drirl_core.policy.rollout import Processes, RolloutBatch, RolloutCoefficients, message_text
+from drirl_core.policy.spread import SHARE, has_spread
 from drirl_core.rewards import RewardRouter, load_reward_model
 from drirl_core.rewards.model import serving
 from drirl_core.rewards.verifiable import VerifiableReward
@@ -41,6 +42,7 @@ class RolloutScorer:
         similarity: similarity W of completion and demonstration.
         coefficients: computes alpha from similarities and reward gaps.
         bound: weights harmful against harmless rows, or None.
+        min_spread: standard deviation of rewards below which a group weighs nothing, and G; None is off.
     """
 
     def __init__(
@@ -49,9 +51,10 @@ class RolloutScorer:
         similarity: SentenceSimilarity,
         coefficients: Coefficients,
         bound: OverRefusalBound | None = None,
+        min_spread: tuple[float, int] | None = None,
     ) -> None:
         self._router, self._similarity, self._coefficients = router, similarity, coefficients
-        self._bound = bound
+        self._bound, self._min_spread = bound, min_spread
         self._demonstration_rewards: dict[str, float] = {}
 
     def reward(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
@@ -88,6 +91,10 @@ class RolloutScorer:
             weighted = weighted * self._bound.weights(kinds, refused)
             weighted /= weighted.mean()
             metrics["over_refusal/log_multiplier"] = self._bound.log_multiplier
+        if self._min_spread is not None:  # last, so that no other group's weight changes
+            least, group = self._min_spread
+            kept = has_spread(rewards, group, least)
+            weighted, metrics[SHARE] = weighted * kept, float(1 - kept.mean())
         start = processes.index * len(batch)
         return RolloutCoefficients(weighted[start : start + len(batch)], metrics)
 
@@ -162,6 +169,7 @@ def load_scorer(context: Context) -> RolloutScorer:
         SentenceSimilarity(embedder, config.hardness),
         coefficients,
         bound if config.policy.over_refusal else None,
+        (config.policy.min_spread, config.policy.num_generations) if config.policy.min_spread else None,
     )
 
 

@@ -17,6 +17,7 @@ from drirl_core.errors import ArtifactError, TrainingError
 from drirl_core.models.loading import Policy
 from drirl_core.policy.adapters import peft_config as peft_config
 from drirl_core.policy.cpu import lean_training
+from drirl_core.policy.spread import SHARE
 from drirl_core.reporting import Reporter
 
 _COMPLETE = "complete.json"
@@ -135,6 +136,7 @@ def shortened(values: Mapping[str, float]) -> dict[str, float]:
         "alpha/std",
         "entropy",
         "frac_reward_zero_std",
+        SHARE,
         "completions/mean_length",
         "mean_token_accuracy",
     )
