@@ -94,7 +94,8 @@ class Config:
     baselines: tuple[Baseline, ...] = added(())
     """Policies to compare with, an asset each, in every benchmark: `dpo` on the pairs of the pools, `dpo_s` on pairs
     drawn in proportion to alpha, `joint` by GRPO with one reward model for all categories, `grpo` and `rloo` with the
-    same rewards and alpha = 1, `rloo_s` with alpha, and as a control `verifiable`, GRPO rewarded by the rules judge."""
+    same rewards and alpha = 1, `rloo_s` with alpha, and as controls `verifiable`, GRPO rewarded by the rules
+    judge, and `propositions`, GRPO rewarded by readable propositions of a reply."""
     dpo: DpoConfig = field(default_factory=DpoConfig)
     """The baseline `dpo`."""
     benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)

@@ -191,7 +191,7 @@ class SftConfig:
         require(self.validation_prompts >= 0, f"sft.validation_prompts is {self.validation_prompts}; at least 0")
 
 
-Baseline = Literal["dpo", "dpo_s", "joint", "grpo", "rloo", "rloo_s", "verifiable"]
+Baseline = Literal["dpo", "dpo_s", "joint", "grpo", "rloo", "rloo_s", "verifiable", "propositions"]
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 """Policies to compare with, in the order of the tables; the asset of each is `<name>_checkpoint`."""
 
@@ -256,9 +256,10 @@ class PolicyConfig:
     """Clip range."""
     loss: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = "grpo"
     """How token losses are averaged."""
-    reward: Literal["learned", "verifiable"] = added("learned")
+    reward: Literal["learned", "verifiable", "propositions"] = added("learned")
     """Who rewards the rollouts: the reward models of the categories, or as a control whether the rules judge finds a
-    reply of the right kind (1 or -1)."""
+    reply of the right kind (1 or -1), or what readable `propositions` of a reply are worth (it declines, names what is
+    wrong, answers on topic), with weights learned by the same IRL objective."""
     scale_rewards: Literal["group", "batch", "none"] = added("group")
     """What the centred rewards of a group are divided by: their own standard deviation (the paper), that of the batch,
     or nothing. With `group`, a group whose completions are all alike gets advantages of unit size made of reward

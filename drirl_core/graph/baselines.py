@@ -65,7 +65,8 @@ def _grpo_baseline(name: str, description: str, *unread: str, rewards: str = "re
         heavy=True,
         volatile=BESIDE_WEIGHTS,
         unread=("policy.save_steps", *unread),
-        inputs=for_grpo(rewards),
+        # Those with a reward of their own need no other.
+        inputs=for_grpo(rewards) if "policy.reward" in unread else (*for_grpo(rewards), "rewards of propositions"),
         description=description,
         when=_compared(name),
         cost=COST_OF_GRPO,
@@ -114,6 +115,13 @@ BASELINE_STAGES: dict[str, Stage] = {
         "Control, if `baselines` has verifiable: GRPO rewarded by the rules judge, 1 for a right reply.",
         "hardness.combine",
         "policy.reward",
+    ),
+    "propositions_checkpoint": _grpo_baseline(
+        "propositions",
+        "Control, if `baselines` has propositions: GRPO rewarded by readable propositions of a reply, alpha = 1.",
+        "hardness.combine",
+        "policy.reward",
+        rewards="proposition_reward",
     ),
 }
 """By name, in topological order; they need the stages up to the policy."""

@@ -35,6 +35,21 @@ COST_OF_GRPO = Cost(
 )
 
 
+OF_PROPOSITIONS = (
+    "rewards.beta",
+    "rewards.include_demonstration",
+    "rewards.negatives",
+    "completions.prompts",
+    "completions.helpful_prompts",
+    "sft.harmless_target",
+)
+
+
+def wants_propositions(config: Config) -> bool:
+    """Whether anything is trained on the reward over propositions."""
+    return config.policy.reward == "propositions" or "propositions" in config.baselines
+
+
 def for_grpo(rewards: str = "reward_model") -> tuple[str, ...]:
     """Return the inputs of a policy that is trained on its own samples, by the stage that its rewards come from."""
     return ("dataset", rewards, "hardness", "sft_checkpoint")

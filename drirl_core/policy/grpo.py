@@ -43,6 +43,7 @@ _TITLES = {
     ALIGNED: "GRPO with dynamic reward scaling",
     "grpo": "GRPO without reward scaling",
     "verifiable": "GRPO with the verifiable reward",
+    "propositions": "GRPO with the reward over propositions",
     "joint": "GRPO with one reward model for all categories",
     "rloo": "RLOO without reward scaling",
     "rloo_s": "RLOO with dynamic reward scaling",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from drirl_core.policy.rollout import Processes, RolloutBatch, RolloutCoefficien
 from drirl_core.policy.spread import SHARE, has_spread
 from drirl_core.rewards import RewardRouter, load_reward_model
 from drirl_core.rewards.model import serving
+from drirl_core.rewards.proposition_reward import load_proposition_reward
 from drirl_core.rewards.verifiable import VerifiableReward
 from drirl_core.store.tables import read_table
 from drirl_core.text.chain_of_draft import cut_draft
@@ -34,11 +35,19 @@ if TYPE_CHECKING:
     from drirl_core.graph.build import Context
 
 
+class Rewarder(Protocol):
+    """Reward a batch of completions."""
+
+    def rewards(self, prompts: Sequence[str], completions: Sequence[str], categories: Sequence[str]) -> np.ndarray:
+        """Return finite rewards, float64, (B,); drafts of completions are cut off."""
+        ...
+
+
 class RolloutScorer:
     """Reward completions, and compute alpha for a rewarded batch.
 
     Args:
-        router: routes rows to the reward models, or the verifiable reward.
+        router: routes rows to the reward models, or is the reward of a control.
         similarity: similarity W of completion and demonstration.
         coefficients: computes alpha from similarities and reward gaps.
         bound: weights harmful against harmless rows, or None.
@@ -47,7 +56,7 @@ class RolloutScorer:
 
     def __init__(
         self,
-        router: RewardRouter | VerifiableReward,
+        router: Rewarder,
         similarity: SentenceSimilarity,
         coefficients: Coefficients,
         bound: OverRefusalBound | None = None,
@@ -165,7 +174,7 @@ def load_scorer(context: Context) -> RolloutScorer:
     coefficients = Coefficients(config.hardness, config.seed_of(config.policy), stored, constants)
     bound = OverRefusalBound(config.policy.over_refusal, config.policy.over_refusal_step)
     return RolloutScorer(
-        VerifiableReward() if config.policy.reward == "verifiable" else _learned(context, embedder),
+        _rewarder(context, embedder),
         SentenceSimilarity(embedder, config.hardness),
         coefficients,
         bound if config.policy.over_refusal else None,
@@ -181,6 +190,15 @@ def alpha_of_prompts(context: Context) -> dict[str, float]:
     """
     tables = context.named("hardness").values()
     return {row["prompt_id"]: row["alpha"] for path in tables for row in read_table(path / "hardness.parquet")}
+
+
+def _rewarder(context: Context, embedder: Embedder) -> Rewarder:
+    """Return who rewards the rollouts, by `policy.reward`."""
+    if context.config.policy.reward == "verifiable":
+        return VerifiableReward()
+    if context.config.policy.reward == "propositions":
+        return load_proposition_reward(context.inputs["proposition_reward"])
+    return _learned(context, embedder)
 
 
 def _learned(context: Context, embedder: Embedder) -> RewardRouter:
