@@ -35,6 +35,7 @@ from drirl_core.config.operations import (
     InboxConfig,
     OperationsConfig,
 )
+from drirl_core.config.own_rewards import OwnRewardConfig
 from drirl_core.config.promotion import PromotionConfig
 from drirl_core.config.reading import EMBEDDED, added, anchor_paths, build, expanded, read, require
 from drirl_core.config.slices import quiet, slice_of
@@ -57,8 +58,8 @@ __all__ = [
     "BASELINES", "EMBEDDED", "INBOX", "AlertHookConfig", "AlertsConfig", "BaseConfig", "BenchmarksConfig",
     "ChecksConfig", "CompletionsConfig", "Config", "DemonstrationsConfig", "DemonstratorConfig", "DifferenceConfig",
     "DpoConfig", "ExecutionConfig", "FreshnessConfig", "HardnessConfig", "InboxConfig", "LoraConfig", "ModelsConfig",
-    "OperationsConfig", "PolicyConfig", "PromotionConfig", "PromptsConfig", "RewardsConfig", "SftConfig",
-    "SourceConfig", "SuiteConfig", "from_resolved", "load_config", "resolved", "slice_hash",
+    "OperationsConfig", "OwnRewardConfig", "PolicyConfig", "PromotionConfig", "PromptsConfig", "RewardsConfig",
+    "SftConfig", "SourceConfig", "SuiteConfig", "from_resolved", "load_config", "resolved", "slice_hash",
 ]  # fmt: skip
 
 

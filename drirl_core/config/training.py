@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from drirl_core.config.names import require_name
+from drirl_core.config.own_rewards import OwnRewardConfig
 from drirl_core.config.reading import EMBEDDED, added, require
 
 
@@ -260,6 +261,8 @@ class PolicyConfig:
     """Who rewards the rollouts: the reward models of the categories, or as a control whether the rules judge finds a
     reply of the right kind (1 or -1), or what readable `propositions` of a reply are worth (it declines, names what is
     wrong, answers on topic), with weights learned by the same IRL objective."""
+    own_rewards: tuple[OwnRewardConfig, ...] = added(())
+    """Functions of your own whose values are added to the reward, each with its weight, before groups are centred."""
     scale_rewards: Literal["group", "batch", "none"] = added("group")
     """What the centred rewards of a group are divided by: their own standard deviation (the paper), that of the batch,
     or nothing. With `group`, a group whose completions are all alike gets advantages of unit size made of reward
@@ -303,6 +306,8 @@ class PolicyConfig:
         )
         require(self.seed >= -1, f"policy.seed is {self.seed}; -1 for the seed of the run, or at least 0")
         require(0 <= self.over_refusal < 1, f"policy.over_refusal is {self.over_refusal}; choose in [0, 1)")
+        functions = [one.function for one in self.own_rewards]
+        require(len(set(functions)) == len(functions), f"policy.own_rewards names one twice: {', '.join(functions)}")
         require(self.kl >= 0, f"policy.kl is {self.kl}; at least 0")
         require(self.min_spread >= 0, f"policy.min_spread is {self.min_spread}; 0 (off) or a standard deviation")
         require(self.validation_prompts >= 0, f"policy.validation_prompts is {self.validation_prompts}; at least 0")

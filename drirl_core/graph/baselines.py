@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from drirl_core.graph.reads import (
+    BESIDE_POLICY,
     BESIDE_WEIGHTS,
     COST_OF_GRPO,
     COST_OF_REWARDS,
@@ -64,7 +65,7 @@ def _grpo_baseline(name: str, description: str, *unread: str, rewards: str = "re
         "policy",
         heavy=True,
         volatile=BESIDE_WEIGHTS,
-        unread=("policy.save_steps", *unread),
+        unread=(*BESIDE_POLICY, *unread),
         # Those with a reward of their own need no other.
         inputs=for_grpo(rewards) if "policy.reward" in unread else (*for_grpo(rewards), "rewards of propositions"),
         description=description,

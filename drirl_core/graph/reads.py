@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 BESIDE_WEIGHTS = frozenset({"times.jsonl", "README.md"})
 """Files of a checkpoint that do not decide its version: what it cost, and a README that names the run."""
 
+BESIDE_POLICY = ("policy.save_steps", "policy.own_rewards.folder")
+"""Settings of the policy that decide nothing: where a function is found counts by its file."""
+
 OF_REWARDS = ("rewards", "completions.prompts", "completions.helpful_prompts", "sft.harmless_target", "seed")
 COST_OF_REWARDS = Cost(
     ("rewards.epochs",),

@@ -8,6 +8,7 @@ from drirl_core.config import BASELINES
 from drirl_core.graph.baselines import BASELINE_STAGES
 from drirl_core.graph.columns import meanings
 from drirl_core.graph.reads import (
+    BESIDE_POLICY,
     BESIDE_WEIGHTS,
     COST_OF_GRPO,
     COST_OF_REWARDS,
@@ -237,7 +238,7 @@ STAGES: dict[str, Stage] = {
         "policy",
         heavy=True,
         volatile=BESIDE_WEIGHTS,
-        unread=("policy.save_steps",),
+        unread=BESIDE_POLICY,
         inputs=(*for_grpo(), "rewards of propositions"),
         description="The policy aligned by GRPO with dynamic reward scaling.",
         cost=COST_OF_GRPO,

@@ -17,6 +17,7 @@ from drirl_core.models.embeddings import RECORD
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.sampling import reader_of_completions
 from drirl_core.policy.adapters import adapters_of
+from drirl_core.policy.own_rewards import load_own_rewards, mean_metric
 from drirl_core.policy.plots import curve_plot
 from drirl_core.policy.readme import write_readme
 from drirl_core.policy.schedule import schedule, training_prompts, with_room
@@ -90,6 +91,7 @@ def align(context: stages.Context, name: str, method: Method = "GRPO") -> dict[s
     """
     config, seed = context.config, context.config.seed_of(context.config.policy)
     start: str | Path = context.inputs["sft_checkpoint"] if config.policy.start == "sft" else config.models.policy
+    load_own_rewards(config.policy.own_rewards)  # refused before weights are loaded
     prompts = training_prompts(context)
     policy = load_policy(start, config.models)
     adapters = adapters_of(config.policy.lora, policy.model, "policy.lora", config.models.policy)
@@ -218,7 +220,8 @@ def _finish(
         metrics["groups_below_min_spread"] = late(SHARE)
     write_log(context.out, log, metrics)
     write_readme(context, CHECKPOINTS[name], metrics)
-    curve_plot(log, _CURVES, context.out / "curves.png", _TITLES[name], name)
+    own = {mean_metric(one.function): one.function.rpartition(".")[2] for one in context.config.policy.own_rewards}
+    curve_plot(log, _CURVES | own, context.out / "curves.png", _TITLES[name], name)
     phases = {
         f"{phase}_seconds": round(sum(row.get(f"time/{phase}_s", 0.0) for row in log), 1)
         for phase in ("sample", "reward", "step")

@@ -21,6 +21,7 @@ from drirl_core.hardness.similarity import SentenceSimilarity
 from drirl_core.models.embeddings import Embedder
 from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.policy.dual_ascent import OverRefusalBound
+from drirl_core.policy.own_rewards import OwnReward, load_own_rewards
 from drirl_core.policy.rollout import Processes, RolloutBatch, RolloutCoefficients, message_text
 from drirl_core.policy.spread import SHARE, has_spread
 from drirl_core.rewards import RewardRouter, load_reward_model
@@ -52,6 +53,7 @@ class RolloutScorer:
         coefficients: computes alpha from similarities and reward gaps.
         bound: weights harmful against harmless rows, or None.
         min_spread: standard deviation of rewards below which a group weighs nothing, and G; None is off.
+        own: functions of the user's own, whose weighted values are added to the rewards.
     """
 
     def __init__(
@@ -61,9 +63,10 @@ class RolloutScorer:
         coefficients: Coefficients,
         bound: OverRefusalBound | None = None,
         min_spread: tuple[float, int] | None = None,
+        own: Sequence[OwnReward] = (),
     ) -> None:
         self._router, self._similarity, self._coefficients = router, similarity, coefficients
-        self._bound, self._min_spread = bound, min_spread
+        self._bound, self._min_spread, self._own = bound, min_spread, tuple(own)
         self._demonstration_rewards: dict[str, float] = {}
 
     def reward(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
@@ -73,7 +76,8 @@ class RolloutScorer:
             prompts: messages, one list per row.
             completions: messages, one list per row; thoughts and drafts are removed. A thought that never ends is an
                 empty answer, and the share of those is logged.
-            **columns: data set columns, of which `category` is used, and TRL's `log_metric`.
+            **columns: data set columns, of which `category` and, in messages, `prompt_id` are used, and TRL's
+                `log_metric`.
 
         Returns:
             One reward per row.
@@ -83,8 +87,23 @@ class RolloutScorer:
         unfinished = sum(map(is_unfinished, texts))
         if unfinished and "log_metric" in columns:
             columns["log_metric"]("completions/unfinished_thoughts", unfinished / len(texts))
-        rewards = self._router.rewards([message_text(prompt) for prompt in prompts], answers, columns["category"])
+        asked = [message_text(prompt) for prompt in prompts]
+        ids = columns.get("prompt_id", [""] * len(texts))
+        rewards, means = self._rewards(asked, answers, columns["category"], ids)
+        if "log_metric" in columns:
+            for name, mean in means.items():
+                columns["log_metric"](name, mean)
         return [float(value) for value in rewards]
+
+    def _rewards(
+        self, prompts: Sequence[str], completions: Sequence[str], categories: Sequence[str], ids: Sequence[str]
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        """Return the router's rewards plus the weighted ones of the user's functions, (B,), and the means of those."""
+        rewards, means = self._router.rewards(prompts, completions, categories), {}
+        for one in self._own:
+            values = one.values(prompts, completions, categories, ids)
+            rewards, means[one.metric] = rewards + one.weight * values, float(values.mean())
+        return rewards, means
 
     def coefficients(self, batch: RolloutBatch, processes: Processes) -> RolloutCoefficients:
         """Return alpha for the rows of `batch`, with statistics overall and per category; see `CoefficientSource`."""
@@ -150,10 +169,11 @@ class RolloutScorer:
         """Return the reward of each row's demonstration, (B,); each demonstration is rewarded once per run."""
         unknown = {key: row for row, key in enumerate(batch.prompt_ids) if key not in self._demonstration_rewards}
         if unknown:
-            rewards = self._router.rewards(
+            rewards, _ = self._rewards(
                 [batch.prompts[row] for row in unknown.values()],
                 [batch.demonstrations[row] for row in unknown.values()],
                 [batch.categories[row] for row in unknown.values()],
+                list(unknown),
             )
             self._demonstration_rewards.update(zip(unknown, map(float, rewards), strict=True))
         return np.array([self._demonstration_rewards[key] for key in batch.prompt_ids])
@@ -179,6 +199,7 @@ def load_scorer(context: Context) -> RolloutScorer:
         coefficients,
         bound if config.policy.over_refusal else None,
         (config.policy.min_spread, config.policy.num_generations) if config.policy.min_spread else None,
+        load_own_rewards(config.policy.own_rewards),
     )
 
 
