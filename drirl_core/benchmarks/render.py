@@ -20,6 +20,7 @@ POLICY_NAMES = {
     "rloo": "RLOO, alpha = 1",
     "rloo_s": "RLOO-S",
     "verifiable": "GRPO, verifiable reward",
+    "propositions": "GRPO, propositions",
     "dr_irl": "DR-IRL",
     "ceiling": "ceiling: linear probe",
 }

@@ -36,6 +36,7 @@ from drirl_core.config.operations import (
     InboxConfig,
     OperationsConfig,
 )
+from drirl_core.config.own_rewards import OwnRewardConfig
 from drirl_core.config.promotion import PromotionConfig
 from drirl_core.config.reading import EMBEDDED, added, anchor_paths, build, expanded, read, require
 from drirl_core.config.slices import quiet, slice_of
@@ -58,7 +59,7 @@ __all__ = [
     "BASELINES", "EMBEDDED", "INBOX", "AlertHookConfig", "AlertsConfig", "BaseConfig", "BenchmarksConfig",
     "ChecksConfig", "CompletionsConfig", "Config", "DemonstrationsConfig", "DemonstratorConfig", "DifferenceConfig",
     "DpoConfig", "ExecutionConfig", "FreshnessConfig", "HardnessConfig", "InboxConfig", "IrftConfig", "LoraConfig",
-    "ModelsConfig", "OperationsConfig", "PolicyConfig", "PromotionConfig", "PromptsConfig", "RewardsConfig",
+    "ModelsConfig", "OperationsConfig", "OwnRewardConfig", "PolicyConfig", "PromotionConfig", "PromptsConfig", "RewardsConfig",
     "SftConfig", "SourceConfig", "SuiteConfig", "from_resolved", "load_config", "resolved", "slice_hash",
 ]  # fmt: skip
 
@@ -96,7 +97,8 @@ class Config:
     """Policies to compare with, an asset each, in every benchmark: `dpo` on the pairs of the pools, `dpo_s` on pairs
     drawn in proportion to alpha, `irft` in rounds on pairs with the policy's own completions, `joint` by GRPO with one
     reward model for all categories, `grpo` and `rloo` with the same rewards and alpha = 1, `rloo_s` with alpha, and as
-    a control `verifiable`, GRPO rewarded by the rules judge."""
+    controls `verifiable`, GRPO rewarded by the rules judge, and `propositions`, GRPO rewarded by readable propositions
+    of a reply."""
     dpo: DpoConfig = field(default_factory=DpoConfig)
     """The baseline `dpo`."""
     irft: IrftConfig = field(default_factory=IrftConfig)

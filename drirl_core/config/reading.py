@@ -20,6 +20,8 @@ EMBEDDED = "embedded"
 TAXONOMY_KEY = "taxonomy"
 PATH_KEYS = ("path", TAXONOMY_KEY, "folder")
 """Settings that hold a path."""
+FUNCTIONS_KEY = "own_rewards"
+"""Setting whose rows have the folder of the file itself where they name none."""
 PLACE_KEYS = ("root", "mirror", "cache")
 """Settings that hold a directory whose relative form starts elsewhere than at the file that names it."""
 MODEL_KEYS = ("policy", "encoder", "model")
@@ -109,6 +111,10 @@ def anchor_paths(node: Any, *folders: Path) -> None:
     """
     if isinstance(node, dict):
         for key, value in node.items():
+            if key == FUNCTIONS_KEY and isinstance(value, list):  # looked for beside the file, unless it says where
+                for row in value:
+                    if isinstance(row, dict):
+                        row.setdefault("folder", ".")
             if key in PATH_KEYS and isinstance(value, str) and value not in ("", EMBEDDED):
                 node[key] = absolute_path(value, *folders)
             elif key in MODEL_KEYS and isinstance(value, str) and value.startswith("path:"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from drirl_core.config.names import require_name
+from drirl_core.config.own_rewards import OwnRewardConfig
 from drirl_core.config.reading import EMBEDDED, added, require
 
 
@@ -204,7 +205,7 @@ class SftConfig:
         require(self.validation_prompts >= 0, f"sft.validation_prompts is {self.validation_prompts}; at least 0")
 
 
-Baseline = Literal["dpo", "dpo_s", "irft", "joint", "grpo", "rloo", "rloo_s", "verifiable"]
+Baseline = Literal["dpo", "dpo_s", "irft", "joint", "grpo", "rloo", "rloo_s", "verifiable", "propositions"]
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 """Policies to compare with, in the order of the tables; the asset of each is `<name>_checkpoint`."""
 
@@ -271,13 +272,19 @@ class PolicyConfig:
     """Clip range."""
     loss: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = "grpo"
     """How token losses are averaged."""
-    reward: Literal["learned", "verifiable"] = added("learned")
+    reward: Literal["learned", "verifiable", "propositions"] = added("learned")
     """Who rewards the rollouts: the reward models of the categories, or as a control whether the rules judge finds a
-    reply of the right kind (1 or -1)."""
+    reply of the right kind (1 or -1), or what readable `propositions` of a reply are worth (it declines, names what is
+    wrong, answers on topic), with weights learned by the same IRL objective."""
+    own_rewards: tuple[OwnRewardConfig, ...] = added(())
+    """Functions of your own whose values are added to the reward, each with its weight, before groups are centred."""
     scale_rewards: Literal["group", "batch", "none"] = added("group")
     """What the centred rewards of a group are divided by: their own standard deviation (the paper), that of the batch,
     or nothing. With `group`, a group whose completions are all alike gets advantages of unit size made of reward
     noise."""
+    min_spread: float = added(0.0)
+    """A group whose rewards have a smaller standard deviation teaches nothing: its advantages are 0, and all others are
+    what they were. 0 is off. Learned rewards have standard deviation 1 over their training pool."""
     over_refusal: float = added(0.0)
     """Bound on the refused share of look-alikes in rollouts: harmless rows gain weight while it is exceeded and lose
     weight below it (dual ascent); 0 leaves the weights to the shares of the prompts."""
@@ -318,7 +325,10 @@ class PolicyConfig:
         )
         require(self.seed >= -1, f"policy.seed is {self.seed}; -1 for the seed of the run, or at least 0")
         require(0 <= self.over_refusal < 1, f"policy.over_refusal is {self.over_refusal}; choose in [0, 1)")
+        functions = [one.function for one in self.own_rewards]
+        require(len(set(functions)) == len(functions), f"policy.own_rewards names one twice: {', '.join(functions)}")
         require(self.kl >= 0, f"policy.kl is {self.kl}; at least 0")
+        require(self.min_spread >= 0, f"policy.min_spread is {self.min_spread}; 0 (off) or a standard deviation")
         require(self.validation_prompts >= 0, f"policy.validation_prompts is {self.validation_prompts}; at least 0")
         require(self.save_steps >= 1, f"policy.save_steps is {self.save_steps}; at least 1")
         require(self.num_iterations >= 1, f"policy.num_iterations is {self.num_iterations}; at least 1")

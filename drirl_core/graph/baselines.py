@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from drirl_core.graph.reads import (
+    BESIDE_POLICY,
     BESIDE_WEIGHTS,
     COST_OF_GRPO,
     COST_OF_REWARDS,
@@ -85,8 +86,9 @@ def _grpo_baseline(name: str, description: str, *unread: str, rewards: str = "re
         "policy",
         heavy=True,
         volatile=BESIDE_WEIGHTS,
-        unread=("policy.save_steps", *unread),
-        inputs=for_grpo(rewards),
+        unread=(*BESIDE_POLICY, *unread),
+        # Those with a reward of their own need no other.
+        inputs=for_grpo(rewards) if "policy.reward" in unread else (*for_grpo(rewards), "rewards of propositions"),
         description=description,
         when=_compared(name),
         cost=COST_OF_GRPO,
@@ -161,6 +163,13 @@ BASELINE_STAGES: dict[str, Stage] = {
         "hardness.combine",
         "policy.reward",
         *_RLOO_ALONE,
+    ),
+    "propositions_checkpoint": _grpo_baseline(
+        "propositions",
+        "Control, if `baselines` has propositions: GRPO rewarded by readable propositions of a reply, alpha = 1.",
+        "hardness.combine",
+        "policy.reward",
+        rewards="proposition_reward",
     ),
 }
 """By name, in topological order; they need the stages up to the policy."""

@@ -213,6 +213,10 @@ def _contrast_answers(config: Config, member: str | None) -> tuple[str, ...]:
     return (dataset_name(taxonomy.HELPFUL),) if wanted else ()
 
 
+def _propositions(config: Config, member: str | None) -> tuple[str, ...]:
+    return ("proposition_reward",) if config.policy.reward == "propositions" else ()
+
+
 INPUTS: Mapping[str, Callable[[Config, str | None], tuple[str, ...]]] = {
     "prompt sources": _prompt_sources,
     "suite sources": _suite_sources,
@@ -221,6 +225,7 @@ INPUTS: Mapping[str, Callable[[Config, str | None], tuple[str, ...]]] = {
     "demonstration rows": _demonstration_rows,
     "sampled start": _sampled_start,
     "contrast answers": _contrast_answers,
+    "rewards of propositions": _propositions,
 }
 """Inputs of a stage that are not simply all assets of another one, by what a record calls them.
 

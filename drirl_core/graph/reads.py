@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 BESIDE_WEIGHTS = frozenset({"times.jsonl", "README.md"})
 """Files of a checkpoint that do not decide its version: what it cost, and a README that names the run."""
 
+BESIDE_POLICY = ("policy.save_steps", "policy.own_rewards.folder")
+"""Settings of the policy that decide nothing: where a function is found counts by its file."""
+
 OF_REWARDS = ("rewards", "completions.prompts", "completions.helpful_prompts", "sft.harmless_target", "seed")
 COST_OF_REWARDS = Cost(
     ("rewards.epochs",),
@@ -35,6 +38,21 @@ COST_OF_GRPO = Cost(
     ),
     tokens=True,
 )
+
+
+OF_PROPOSITIONS = (
+    "rewards.beta",
+    "rewards.include_demonstration",
+    "rewards.negatives",
+    "completions.prompts",
+    "completions.helpful_prompts",
+    "sft.harmless_target",
+)
+
+
+def wants_propositions(config: Config) -> bool:
+    """Whether anything is trained on the reward over propositions."""
+    return config.policy.reward == "propositions" or "propositions" in config.baselines
 
 
 def for_grpo(rewards: str = "reward_model") -> tuple[str, ...]:

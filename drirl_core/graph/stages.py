@@ -8,13 +8,16 @@ from drirl_core.config import BASELINES
 from drirl_core.graph.baselines import BASELINE_STAGES
 from drirl_core.graph.columns import meanings
 from drirl_core.graph.reads import (
+    BESIDE_POLICY,
     BESIDE_WEIGHTS,
     COST_OF_GRPO,
     COST_OF_REWARDS,
     OF_GRPO,
+    OF_PROPOSITIONS,
     OF_REWARDS,
     for_grpo,
     of_backbone,
+    wants_propositions,
 )
 from drirl_core.graph.record import Cost, MainTable, Stage
 
@@ -209,6 +212,26 @@ STAGES: dict[str, Stage] = {
             meanings("prompt_id", "category", "similarity", "delta", "alpha_d", "gap", "kept", "alpha_m", "alpha"),
         ),
     ),
+    "proposition_reward": Stage(
+        "drirl_core.rewards.proposition_stage:build_proposition_reward",
+        "1",
+        OF_PROPOSITIONS,
+        "rewards",
+        inputs=("dataset", "completion_pool"),
+        description="A reward that is linear in readable propositions, if `baselines` or `policy.reward` names it.",
+        when=wants_propositions,
+        table=MainTable(
+            "propositions.parquet",
+            {
+                "kind": "kind of prompt: harmful or harmless",
+                "proposition": "name of the proposition",
+                "meaning": "what it says of a reply",
+                "weight": "what its truth adds to the reward, before normalising",
+                "demonstrations": "share of the training demonstrations of which it is true",
+                "completions": "share of the completions set against them of which it is true",
+            },
+        ),
+    ),
     "policy_checkpoint": Stage(
         "drirl_core.policy.grpo:build_policy_checkpoint",
         "4",
@@ -216,8 +239,8 @@ STAGES: dict[str, Stage] = {
         "policy",
         heavy=True,
         volatile=BESIDE_WEIGHTS,
-        unread=("policy.save_steps", "policy.rloo_trl"),
-        inputs=for_grpo(),
+        unread=(*BESIDE_POLICY, "policy.rloo_trl"),
+        inputs=(*for_grpo(), "rewards of propositions"),
         description="The policy aligned by GRPO with dynamic reward scaling.",
         cost=COST_OF_GRPO,
         checks="drirl_core.checks.training:POLICY_CHECKPOINT",
@@ -287,6 +310,7 @@ STAGES: dict[str, Stage] = {
             "balance_report",
             "dataset",
             "reward_model",
+            "proposition_reward",
             "hardness",
             "sft_checkpoint",
             "policy_checkpoint",

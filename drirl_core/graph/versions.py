@@ -30,8 +30,9 @@ _SHIPPED = {
     "prompts.sources": "drirl_core.prompts.layouts:layouts_of",
     "benchmarks.suites": "drirl_core.benchmarks.declared:declarations_of",
     "demonstrations": "drirl_core.files.version:readers_of",
+    "policy.own_rewards": "drirl_core.policy.own_rewards:sources_of",
 }
-"""Functions that say what the package's own files hold about the values of a setting, by that setting."""
+"""Functions that say what files hold about the values of a setting, by that setting."""
 
 
 def source_version(path: Path) -> str:

@@ -36,6 +36,7 @@ PALETTE: Mapping[str, Colour] = {
     "rloo": Colour("#6b7d00", "#b3c63f"),
     "rloo_s": Colour("#454f00", "#d6e68a"),
     "verifiable": Colour("#b8437a", "#e07fb0"),
+    "propositions": Colour("#7d1f4c", "#f2b3cf"),
     "dr_irl": Colour("#0072b2", "#4ba3dd"),
     "floor": _INK,
     "ceiling": _INK,

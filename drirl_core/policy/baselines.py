@@ -22,6 +22,17 @@ def build_verifiable_checkpoint(context: stages.Context) -> dict[str, Any]:
     return align(_unscaled(context, reward="verifiable"), "verifiable")
 
 
+def build_propositions_checkpoint(context: stages.Context) -> dict[str, Any]:
+    """Align the policy with the reward over propositions, and alpha = 1; see `build_policy_checkpoint`.
+
+    A learned reward must beat this control, whose rewards anybody can read.
+
+    Args:
+        context: `proposition_reward` is among the inputs in place of the reward models of the categories.
+    """
+    return align(_unscaled(context, reward="propositions"), "propositions")
+
+
 def build_joint_checkpoint(context: stages.Context) -> dict[str, Any]:
     """Align the policy with one reward model for all categories, and alpha = 1; see `build_policy_checkpoint`.
 

@@ -19,11 +19,13 @@ from drirl_core.models.sampling import reader_of_completions
 from drirl_core.policy.adapters import adapters_of
 from drirl_core.policy.arguments import Ours, arguments_of
 from drirl_core.policy.options import require_options
+from drirl_core.policy.own_rewards import load_own_rewards, mean_metric
 from drirl_core.policy.plots import curve_plot
 from drirl_core.policy.readme import write_readme
 from drirl_core.policy.schedule import schedule, training_prompts, with_room
 from drirl_core.policy.scoring import load_scorer
 from drirl_core.policy.sft_rows import first
+from drirl_core.policy.spread import SHARE
 from drirl_core.policy.tracking import tracking_of
 from drirl_core.policy.trainer import DynamicRewardScalingTrainer, ScaledRlooTrainer
 from drirl_core.policy.training import (
@@ -59,6 +61,7 @@ _TITLES = {
     ALIGNED: "GRPO with dynamic reward scaling",
     "grpo": "GRPO without reward scaling",
     "verifiable": "GRPO with the verifiable reward",
+    "propositions": "GRPO with the reward over propositions",
     "joint": "GRPO with one reward model for all categories",
     "rloo": "RLOO without reward scaling",
     "rloo_s": "RLOO with dynamic reward scaling",
@@ -69,6 +72,7 @@ _CURVES = {
     "kl": "KL to the start (nats per token)",
     "entropy": "entropy (nats)",
     "frac_reward_zero_std": "groups without variance",
+    SHARE: "groups below min_spread",
     "completions/mean_length": "completion length (tokens)",
     "alpha/std": "spread of alpha",
     "refused/unsafe": "refused, unsafe prompts (rollouts)",
@@ -105,6 +109,7 @@ def align(context: stages.Context, name: str, method: Method = "GRPO") -> dict[s
     require_options(context.config, "policy.rloo_trl" if method == "RLOO" else "policy.trl")
     config, seed = context.config, context.config.seed_of(context.config.policy)
     start: str | Path = context.inputs["sft_checkpoint"] if config.policy.start == "sft" else config.models.policy
+    load_own_rewards(config.policy.own_rewards)  # refused before weights are loaded
     prompts = training_prompts(context)
     policy = load_policy(start, config.models)
     adapters = adapters_of(config.policy.lora, policy.model, "policy.lora", config.models.policy)
@@ -253,9 +258,12 @@ def _finish(
         "alpha_min": min(row["alpha/min"] for row in log if "alpha/min" in row),
         "alpha_max": max(row["alpha/max"] for row in log if "alpha/max" in row),
     }
+    if context.config.policy.min_spread:
+        metrics["groups_below_min_spread"] = late(SHARE)
     write_log(context.out, log, metrics)
     write_readme(context, CHECKPOINTS[name], metrics)
-    curve_plot(log, _CURVES, context.out / "curves.png", _TITLES[name], name)
+    own = {mean_metric(one.function): one.function.rpartition(".")[2] for one in context.config.policy.own_rewards}
+    curve_plot(log, _CURVES | own, context.out / "curves.png", _TITLES[name], name)
     phases = {
         f"{phase}_seconds": round(sum(row.get(f"time/{phase}_s", 0.0) for row in log), 1)
         for phase in ("sample", "reward", "step")

@@ -79,6 +79,11 @@ METHODS = {
         "A control for DR-IRL: GRPO whose reward is 1 for a reply of the right kind by the rules judge (a refusal of "
         "an unsafe prompt, an answer to a harmless one), else -1. No reward is learned.",
     ),
+    "propositions_checkpoint": (
+        "aligned with a reward over propositions",
+        "A control for DR-IRL: GRPO whose reward is linear in readable propositions of a reply (it declines, names "
+        "what is wrong, answers on topic), with weights learned by the same inverse reinforcement learning.",
+    ),
 }
 """Title and method of each stage that writes weights."""
 

@@ -98,7 +98,8 @@ class RolloutCoefficients:
     """Weights of the advantages of a rollout batch.
 
     Args:
-        alpha: at least 0, mean 1 over the rows of all processes, float64, (B,).
+        alpha: at least 0, mean 1 over the rows of all processes before groups without spread are set to 0, float64,
+            (B,).
         metrics: what to log, over the rows of all processes.
     """
 

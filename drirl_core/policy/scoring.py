@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -21,9 +21,12 @@ from drirl_core.hardness.similarity import SentenceSimilarity
 from drirl_core.models.embeddings import Embedder
 from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.policy.dual_ascent import OverRefusalBound
+from drirl_core.policy.own_rewards import OwnReward, load_own_rewards
 from drirl_core.policy.rollout import Processes, RolloutBatch, RolloutCoefficients, message_text
+from drirl_core.policy.spread import SHARE, has_spread
 from drirl_core.rewards import RewardRouter, load_reward_model
 from drirl_core.rewards.model import serving
+from drirl_core.rewards.proposition_reward import load_proposition_reward
 from drirl_core.rewards.verifiable import VerifiableReward
 from drirl_core.store.tables import read_table
 from drirl_core.text.chain_of_draft import cut_draft
@@ -33,25 +36,37 @@ if TYPE_CHECKING:
     from drirl_core.graph.build import Context
 
 
+class Rewarder(Protocol):
+    """Reward a batch of completions."""
+
+    def rewards(self, prompts: Sequence[str], completions: Sequence[str], categories: Sequence[str]) -> np.ndarray:
+        """Return finite rewards, float64, (B,); drafts of completions are cut off."""
+        ...
+
+
 class RolloutScorer:
     """Reward completions, and compute alpha for a rewarded batch.
 
     Args:
-        router: routes rows to the reward models, or the verifiable reward.
+        router: routes rows to the reward models, or is the reward of a control.
         similarity: similarity W of completion and demonstration.
         coefficients: computes alpha from similarities and reward gaps.
         bound: weights harmful against harmless rows, or None.
+        min_spread: standard deviation of rewards below which a group weighs nothing, and G; None is off.
+        own: functions of the user's own, whose weighted values are added to the rewards.
     """
 
     def __init__(
         self,
-        router: RewardRouter | VerifiableReward,
+        router: Rewarder,
         similarity: SentenceSimilarity,
         coefficients: Coefficients,
         bound: OverRefusalBound | None = None,
+        min_spread: tuple[float, int] | None = None,
+        own: Sequence[OwnReward] = (),
     ) -> None:
         self._router, self._similarity, self._coefficients = router, similarity, coefficients
-        self._bound = bound
+        self._bound, self._min_spread, self._own = bound, min_spread, tuple(own)
         self._demonstration_rewards: dict[str, float] = {}
 
     def reward(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
@@ -61,7 +76,8 @@ class RolloutScorer:
             prompts: messages, one list per row.
             completions: messages, one list per row; thoughts and drafts are removed. A thought that never ends is an
                 empty answer, and the share of those is logged.
-            **columns: data set columns, of which `category` is used, and TRL's `log_metric`.
+            **columns: data set columns, of which `category` and, in messages, `prompt_id` are used, and TRL's
+                `log_metric`.
 
         Returns:
             One reward per row.
@@ -71,8 +87,23 @@ class RolloutScorer:
         unfinished = sum(map(is_unfinished, texts))
         if unfinished and "log_metric" in columns:
             columns["log_metric"]("completions/unfinished_thoughts", unfinished / len(texts))
-        rewards = self._router.rewards([message_text(prompt) for prompt in prompts], answers, columns["category"])
+        asked = [message_text(prompt) for prompt in prompts]
+        ids = columns.get("prompt_id", [""] * len(texts))
+        rewards, means = self._rewards(asked, answers, columns["category"], ids)
+        if "log_metric" in columns:
+            for name, mean in means.items():
+                columns["log_metric"](name, mean)
         return [float(value) for value in rewards]
+
+    def _rewards(
+        self, prompts: Sequence[str], completions: Sequence[str], categories: Sequence[str], ids: Sequence[str]
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        """Return the router's rewards plus the weighted ones of the user's functions, (B,), and the means of those."""
+        rewards, means = self._router.rewards(prompts, completions, categories), {}
+        for one in self._own:
+            values = one.values(prompts, completions, categories, ids)
+            rewards, means[one.metric] = rewards + one.weight * values, float(values.mean())
+        return rewards, means
 
     def coefficients(self, batch: RolloutBatch, processes: Processes) -> RolloutCoefficients:
         """Return alpha for the rows of `batch`, with statistics overall and per category; see `CoefficientSource`."""
@@ -88,6 +119,10 @@ class RolloutScorer:
             weighted = weighted * self._bound.weights(kinds, refused)
             weighted /= weighted.mean()
             metrics["over_refusal/log_multiplier"] = self._bound.log_multiplier
+        if self._min_spread is not None:  # last, so that no other group's weight changes
+            least, group = self._min_spread
+            kept = has_spread(rewards, group, least)
+            weighted, metrics[SHARE] = weighted * kept, float(1 - kept.mean())
         start = processes.index * len(batch)
         return RolloutCoefficients(weighted[start : start + len(batch)], metrics)
 
@@ -134,10 +169,11 @@ class RolloutScorer:
         """Return the reward of each row's demonstration, (B,); each demonstration is rewarded once per run."""
         unknown = {key: row for row, key in enumerate(batch.prompt_ids) if key not in self._demonstration_rewards}
         if unknown:
-            rewards = self._router.rewards(
+            rewards, _ = self._rewards(
                 [batch.prompts[row] for row in unknown.values()],
                 [batch.demonstrations[row] for row in unknown.values()],
                 [batch.categories[row] for row in unknown.values()],
+                list(unknown),
             )
             self._demonstration_rewards.update(zip(unknown, map(float, rewards), strict=True))
         return np.array([self._demonstration_rewards[key] for key in batch.prompt_ids])
@@ -158,10 +194,12 @@ def load_scorer(context: Context) -> RolloutScorer:
     coefficients = Coefficients(config.hardness, config.seed_of(config.policy), stored, constants)
     bound = OverRefusalBound(config.policy.over_refusal, config.policy.over_refusal_step)
     return RolloutScorer(
-        VerifiableReward() if config.policy.reward == "verifiable" else _learned(context, embedder),
+        _rewarder(context, embedder),
         SentenceSimilarity(embedder, config.hardness),
         coefficients,
         bound if config.policy.over_refusal else None,
+        (config.policy.min_spread, config.policy.num_generations) if config.policy.min_spread else None,
+        load_own_rewards(config.policy.own_rewards),
     )
 
 
@@ -173,6 +211,15 @@ def alpha_of_prompts(context: Context) -> dict[str, float]:
     """
     tables = context.named("hardness").values()
     return {row["prompt_id"]: row["alpha"] for path in tables for row in read_table(path / "hardness.parquet")}
+
+
+def _rewarder(context: Context, embedder: Embedder) -> Rewarder:
+    """Return who rewards the rollouts, by `policy.reward`."""
+    if context.config.policy.reward == "verifiable":
+        return VerifiableReward()
+    if context.config.policy.reward == "propositions":
+        return load_proposition_reward(context.inputs["proposition_reward"])
+    return _learned(context, embedder)
 
 
 def _learned(context: Context, embedder: Embedder) -> RewardRouter:

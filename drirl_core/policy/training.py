@@ -18,6 +18,7 @@ from drirl_core.models.loading import Policy
 from drirl_core.policy.adapters import peft_config as peft_config
 from drirl_core.policy.arguments import Ours
 from drirl_core.policy.cpu import lean_training
+from drirl_core.policy.spread import SHARE
 from drirl_core.policy.tracking import Tracking, tracked
 from drirl_core.reporting import Reporter
 
@@ -137,6 +138,7 @@ def shortened(values: Mapping[str, float]) -> dict[str, float]:
         "alpha/std",
         "entropy",
         "frac_reward_zero_std",
+        SHARE,
         "completions/mean_length",
         "mean_token_accuracy",
     )

@@ -56,7 +56,11 @@ def find_problems(project: Project) -> list[str]:
         policy = look_at_policy(config.models.policy, config.models)
     except DrirlError as error:
         problems.append(str(error))
-    checks: list[Callable[[], Iterator[str]]] = [lambda: option_problems(config), lambda: look_at_demonstrator(config)]
+    checks: list[Callable[[], Iterator[str]]] = [
+        lambda: option_problems(config),
+        lambda: look_at_demonstrator(config),
+        lambda: own_reward_problems(config),
+    ]
     if policy is not None:
         seen = policy
         checks += [lambda: adapter_problems(config, seen), lambda: room_problems(project, seen)]
@@ -135,6 +139,21 @@ def look_at_demonstrator(config: Config) -> Iterator[str]:
     if demonstrator.kind == "model" and demonstrator.model != config.models.policy:
         look_at_policy(demonstrator.model, config.models)
     yield from ()
+
+
+def own_reward_problems(config: Config) -> Iterator[str]:
+    """Say which reward functions of the user's own cannot be used.
+
+    Args:
+        config: the complete configuration.
+    """
+    from drirl_core.policy.own_rewards import load_own_rewards
+
+    for one in config.policy.own_rewards:
+        try:
+            load_own_rewards([one])
+        except ConfigError as error:
+            yield str(error)
 
 
 def adapter_problems(config: Config, policy: Seen) -> Iterator[str]:

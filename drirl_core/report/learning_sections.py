@@ -11,6 +11,7 @@ from typing import Any
 from drirl_core import taxonomy
 from drirl_core.benchmarks.measure import ALIGNED
 from drirl_core.completions.policies import SAMPLED
+from drirl_core.policy.spread import SHARE
 from drirl_core.report.category_curves import category_section, number_at
 from drirl_core.report.cells import EMPTY, Cell, category_name, number, share
 from drirl_core.report.drawing import Series
@@ -23,6 +24,7 @@ _CURVES = (
     ("kl", "KL to the start", "nats per token", True),
     ("entropy", "Entropy", "nats", True),
     ("frac_reward_zero_std", "Groups without variance", "share of groups", True),
+    (SHARE, "Groups below policy.min_spread", "share of groups", True),
     ("completions/mean_length", "Completion length", "tokens", True),
     ("alpha/std", "Spread of alpha", "standard deviation", True),
 )

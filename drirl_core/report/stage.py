@@ -22,6 +22,7 @@ from drirl_core.pictures.palette import PALETTE
 from drirl_core.redaction import redact
 from drirl_core.report import data_sections, differences_section, gates_section, learning_sections, results_section
 from drirl_core.report.headline import Verdict, group_rate, verdict
+from drirl_core.report.propositions_section import propositions_section
 from drirl_core.report.reading import manifests, read_json, read_rows
 from drirl_core.report.samples import CUT_CHARS
 from drirl_core.reporting import Table
@@ -36,7 +37,7 @@ def build_report(context: Context) -> dict[str, Any]:
 
     Args:
         context: inputs `benchmark_<suite>`, `policy_checkpoint`, `balance_report`, reward models, hardness tables and,
-            if the policy started from it, `sft_checkpoint`.
+            if the policy started from it, `sft_checkpoint`; and `proposition_reward` where there is one.
 
     Returns:
         The headline, the rates behind it and the table of policies.
@@ -124,6 +125,7 @@ def _compose(context: Context, results: Sequence[dict[str, Any]]) -> tuple[dict[
         "suites": [results_section.suite_section(one) for one in results],
         "training": training,
         "rewards": rewards,
+        "propositions": propositions_section(inputs.get("proposition_reward")),
         "hardness": hardness,
         "balance": balance,
         "time": data_sections.time_section(made, context.graph),

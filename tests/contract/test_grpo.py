@@ -21,11 +21,13 @@ import torch
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from drirl_core.config import ModelsConfig
+from drirl_core.config import HardnessConfig, ModelsConfig
 from drirl_core.errors import TrainingError
+from drirl_core.hardness.coefficients import Coefficients
 from drirl_core.models.loading import load_policy
 from drirl_core.policy import trainer as trainer_module
 from drirl_core.policy.rollout import Processes, RolloutBatch, RolloutCoefficients
+from drirl_core.policy.scoring import RolloutScorer
 from drirl_core.policy.trainer import DynamicRewardScalingTrainer, ScaledRlooTrainer
 
 PROMPTS = [
@@ -279,6 +281,51 @@ def test_alpha_is_applied_to_the_rows_it_was_computed_for(harness: Harness, sett
     given = [prompt for batch in source.calls for prompt in batch.prompts]
     assert sorted(given) == sorted(prompt for prompt, _, _ in rows)
     assert given != [prompt for prompt, _, _ in rows]  # TRL did shuffle; otherwise this test shows nothing
+
+
+class _Alike:
+    def similarity(self, demonstrations: Sequence[str], completions: Sequence[str]) -> np.ndarray:
+        return np.ones(len(completions))
+
+
+class _NearlyEqual:
+    """Reward completions of the first four prompts nearly alike, and those of the others by their characters."""
+
+    def rewards(self, prompts: Sequence[str], completions: Sequence[str], categories: Sequence[str]) -> np.ndarray:
+        scales = [1e-3 if prompt in PROMPTS[:4] else 1.0 for prompt in prompts]
+        return np.array([scale * _reward_of(text) for scale, text in zip(scales, completions, strict=True)])
+
+
+@pytest.mark.parametrize(
+    ("cls", "settings"),
+    [
+        (DynamicRewardScalingTrainer, {"scale_rewards": "group"}),
+        (DynamicRewardScalingTrainer, {"scale_rewards": "batch"}),
+        (DynamicRewardScalingTrainer, {"scale_rewards": "none"}),
+        (ScaledRlooTrainer, {}),
+    ],
+    ids=["group", "batch", "none", "rloo"],
+)
+def test_groups_without_spread_get_no_advantage_and_others_their_own(
+    harness: Harness, cls: type[Any], settings: dict[str, Any]
+) -> None:
+    """Rewards of four groups differ by thousandths, so that the bound 0.1 sets the advantages of these alone to 0."""
+    one_batch = {**settings, "max_steps": 1, "per_device_train_batch_size": 32}
+
+    def train(min_spread: tuple[float, int] | None) -> Any:
+        coefficients = Coefficients(HardnessConfig(combine="none"), 0)
+        scorer = RolloutScorer(_NearlyEqual(), _Alike(), coefficients, None, min_spread)
+        return harness.train(cls, reward_funcs=scorer.reward, coefficient=scorer, settings=one_batch)
+
+    plain, bounded = train(None), train((0.1, GROUP))
+    quiet = torch.tensor([prompt in PROMPTS[:4] for prompt in _texts(plain, plain.seen[0], "prompt")])
+    assert int(quiet.sum()) == 4 * GROUP
+    before, after = _advantages(plain)[0], _advantages(bounded)[0]
+    assert (before[quiet] != 0).any()
+    assert (after[quiet] == 0).all()
+    assert torch.equal(after[~quiet], before[~quiet])
+    assert [row["frac_reward_below_min_spread"] for row in bounded.state.log_history[:1]] == [0.5]
+    assert bounded.state.log_history[0]["frac_reward_zero_std"] == 0.0
 
 
 def test_the_coefficient_gets_columns_and_rewards_of_its_rows(harness: Harness) -> None:

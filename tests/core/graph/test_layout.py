@@ -250,6 +250,13 @@ def test_baselines_are_assets_that_the_benchmarks_compare(tmp_path: Path) -> Non
     assert not [name for name in joint.nodes["joint_checkpoint"].inputs if name.startswith("reward_model_")]
     assert "hardness_insult" in joint.nodes["dpo_s_checkpoint"].inputs
     assert "joint_reward_model" not in joint.nodes["policy_checkpoint"].inputs
+    said = build_graph(_config(tmp_path, {"baselines": ["propositions"]}))
+    assert {"proposition_reward", "propositions_checkpoint"} == set(said.nodes) - set(before.nodes)
+    assert "proposition_reward" in said.nodes["propositions_checkpoint"].inputs
+    assert said.nodes["policy_checkpoint"].inputs == before.nodes["policy_checkpoint"].inputs
+    trained = build_graph(_config(tmp_path, {"policy.reward": "propositions", "baselines": ["joint", "grpo"]}))
+    needing = [name for name, node in trained.nodes.items() if "proposition_reward" in node.inputs]
+    assert needing == ["policy_checkpoint", "grpo_checkpoint", "report"]
     for name, node in before.nodes.items():
         assert code_version(node, plain) == code_version(after.nodes[name], with_two), name
     rounds = build_graph(_config(tmp_path, {"baselines": ["irft"]})).nodes["irft_checkpoint"]

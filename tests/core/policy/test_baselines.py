@@ -20,6 +20,7 @@ from drirl_core.graph.layout import dataset_name
 from drirl_core.policy.baselines import (
     build_grpo_checkpoint,
     build_joint_checkpoint,
+    build_propositions_checkpoint,
     build_rloo_checkpoint,
     build_rloo_s_checkpoint,
     build_verifiable_checkpoint,
@@ -30,6 +31,8 @@ from drirl_core.policy.preferences import preference_pairs
 from drirl_core.policy.scoring import load_scorer
 from drirl_core.policy.training import read_log
 from drirl_core.rewards.pairs import PoolPrompt, Reply
+from drirl_core.rewards.proposition_reward import HARMFUL, HARMLESS, KindWeights, PropositionReward
+from drirl_core.rewards.propositions import PROPOSITIONS
 from drirl_core.store.tables import read_table, write_table
 
 pytestmark = pytest.mark.usefixtures("no_curves")
@@ -172,6 +175,24 @@ def test_the_control_is_rewarded_by_the_judge(contexts: Any) -> None:
         round((shown["first_reward"] + 1) / 2 * rows), abs=1e-4
     )
     assert "No reward is learned" in (context.out / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_control_of_propositions_needs_no_reward_model(contexts: Any, tmp_path: Path) -> None:
+    """Declining is worth 1 for harmful prompts and nothing for harmless ones."""
+    kinds = {}
+    for kind, worth in ((HARMFUL, 1.0), (HARMLESS, 0.0)):
+        weights_of = {**dict.fromkeys(PROPOSITIONS, 0.0), "finished": 0.5, "declines": worth}
+        kinds[kind] = KindWeights(weights_of, (1, 50), 0.0, 1.0, -1.0)
+    PropositionReward(kinds).save(tmp_path)
+    inputs = {name: path for name, path in contexts.inputs.items() if not name.startswith("reward_model")}
+    context = contexts.make("said", {"policy.steps": 1}, inputs={**inputs, "proposition_reward": tmp_path})
+    shown = build_propositions_checkpoint(context)
+    assert (shown["alpha_min"], shown["alpha_max"]) == (1.0, 1.0)
+    assert "readable propositions" in (context.out / "README.md").read_text(encoding="utf-8")
+    scorer = load_scorer(contexts.make("own", {"policy.reward": "propositions"}, inputs=context.inputs))
+    said = [[{"role": "assistant", "content": text}] for text in (REFUSAL, REFUSAL, "Bake it for an hour")]
+    asked = [[{"role": "user", "content": "How?"}]] * 3
+    assert scorer.reward(asked, said, category=["insult", "helpful", "insult"]) == [1.5, 0.5, 0.0]
 
 
 def test_rloo_is_scaled_by_alpha_and_alone_is_not(contexts: Any) -> None:

@@ -85,11 +85,11 @@ def _make(
     config: HardnessConfig | None = None,
     router: Router | None = None,
     bound: OverRefusalBound | None = None,
+    min_spread: tuple[float, int] | None = None,
     **more: Any,
 ) -> RolloutScorer:
-    return RolloutScorer(
-        router or Router(), Similarity(), Coefficients(config or HardnessConfig(keep_quantile=1.0), 0, **more), bound
-    )  # type: ignore[arg-type]
+    coefficients = Coefficients(config or HardnessConfig(keep_quantile=1.0), 0, **more)
+    return RolloutScorer(router or Router(), Similarity(), coefficients, bound, min_spread)  # type: ignore[arg-type]
 
 
 def test_rewards_are_routed_by_category_and_computed_on_the_answer_only() -> None:
@@ -154,6 +154,28 @@ def test_alpha_is_weighted_by_the_bound_on_over_refusal() -> None:
     np.testing.assert_allclose(found.alpha, np.array([1, 1, 1, 1, factor, factor]) / ((4 + 2 * factor) / 6))
     assert found.metrics["over_refusal/log_multiplier"] == pytest.approx(-0.5)
     assert found.metrics["alpha/mean"] == pytest.approx(1.0)
+
+
+def test_groups_without_spread_weigh_nothing_and_others_what_they_did() -> None:
+    """Rewards 2, 3 / 101, 102 / 1008, 1003: deviations .707, .707 and 3.536; alpha .5, 2 and 1 by `stored`, over their mean.
+
+    With a bound of 1 the first two groups, two thirds, lose their weight; the third keeps 1 / (3.5 / 3), as without a
+    bound: nothing is normalised again.
+    """
+    config, stored = HardnessConfig(refresh="once"), {"a": 0.5, "b": 2.0}
+    plain = _score(_make(config, stored=stored))
+    found = _score(_make(config, stored=stored, min_spread=(1.0, 2)))
+    assert found.alpha.tolist() == [0.0] * 4 + plain.alpha[4:].tolist()
+    assert plain.alpha[4] == pytest.approx(1 / (3.5 / 3))
+    assert found.metrics == {**plain.metrics, "frac_reward_below_min_spread": pytest.approx(2 / 3)}
+    halves = [(ROWS[:3], COMPLETIONS[:3]), (ROWS[3:], COMPLETIONS[3:])]  # a group is split between two processes
+    local: list[list[Any]] = []
+    for rows, texts in halves:
+        _score(_make(config, stored=stored), rows, texts, Processes(0, lambda part: local.append(part) or part))
+    for rank, (rows, texts) in enumerate(halves):
+        scorer = _make(config, stored=stored, min_spread=(1.0, 2))
+        part = _score(scorer, rows, texts, Processes(rank, lambda _: local[0] + local[1]))
+        assert part.alpha.tolist() == found.alpha[3 * rank : 3 * rank + 3].tolist()
 
 
 def test_demonstrations_are_rewarded_once_per_prompt() -> None:
