@@ -79,6 +79,7 @@ def render(results: Mapping[str, Any]) -> str:
     title = f"Suite {suite['name']} (version {suite['version']}): {prompts} prompts, {how}."
     parts = [
         title,
+        prefill_line(results),
         examination_table(results),
         score_line(results),
         reply_table(results),
@@ -87,6 +88,24 @@ def render(results: Mapping[str, Any]) -> str:
         judge_line(results),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def prefill_line(results: Mapping[str, Any]) -> str:
+    """Say which words replies were made to begin with, and what the judge would say with them; empty without such."""
+    prefill = results["decoding"].get("prefill")
+    if not prefill:
+        return ""
+    rows = results["with_prefill"]
+    alone, whole, n = (sum(row[key] for row in rows) for key in ("refusals", "refusals_with_prefill", "n"))
+    said = [
+        f"Every reply was made to begin with {prefill!r}. The judge read what the policy wrote after these words: "
+        f"{alone} refusals in {n} replies; with the words in front it would find {whole}."
+    ]
+    if "reason" in results["score"]:
+        said.append(f"There is no refusal score: {results['score']['reason']}.")
+    if any(row["kind"] == "reference" for row in results["examination"]):
+        said.append("Floor and ceiling read the prompt alone and decide as without these words.")
+    return " ".join(said)
 
 
 def examination_table(results: Mapping[str, Any]) -> str:

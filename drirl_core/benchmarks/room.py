@@ -8,7 +8,7 @@ from drirl_core.benchmarks.suites import load_suite
 from drirl_core.config import BenchmarksConfig
 from drirl_core.errors import DataError
 from drirl_core.models.context import no_room, too_long
-from drirl_core.models.templates import chat_text
+from drirl_core.models.templates import begun_text
 
 SETTING = "benchmarks.max_new_tokens"
 
@@ -30,7 +30,8 @@ def suites_without_room(config: BenchmarksConfig, tokenizer: Any, limit: int | N
     found = []
     for suite in config.suites if limit is not None else ():
         rows = load_suite(suite)
-        long = too_long(tokenizer, [chat_text(tokenizer, row.prompt) for row in rows], config.max_new_tokens, limit)
+        texts = [begun_text(tokenizer, row.prompt, suite.prefill) for row in rows]
+        long = too_long(tokenizer, texts, config.max_new_tokens, limit)
         if long:
             place, tokens = long[0]
             row = rows[place]

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from drirl_core.benchmarks.examine import Examinee, classifier_examinee, examine, examined, policy_examinee
-from drirl_core.benchmarks.measure import Judged, judge, results, rounded
+from drirl_core.benchmarks.measure import Judged, judge, results, rounded, with_prefill
 from drirl_core.benchmarks.plots import balance_scatter, refusal_bars, roc_curves
 from drirl_core.benchmarks.references.classifiers import CEILING, FLOOR, load
 from drirl_core.benchmarks.refusal_score import describe, refusal_scores
@@ -108,13 +108,13 @@ def build_benchmark(context: Context) -> dict[str, Any]:
     examinees: list[Examinee] = [floor]
     scores: dict[tuple[str, str], float] = {}
     for policy, reference in policies.items():
-        own = answer(context, policy, reference, rows)
-        scored = refusal_scores(context, reference, [row.prompt for row in asked])
+        own = answer(context, policy, reference, rows, suite.prefill)
+        scored = refusal_scores(context, reference, [row.prompt for row in asked], suite.prefill)
         replies += own
         examinees.append(policy_examinee(policy, [reply for reply in own if reply.row.group in PAIRED], scored))
         scores.update(((policy, row.prompt_id), score) for row, score in zip(asked, scored or (), strict=False))
     examinees.append(ceiling)
-    found = write_results(context, suite, rows, replies, examinees, Scoring(describe(context), scores))
+    found = write_results(context, suite, rows, replies, examinees, Scoring(describe(context, suite.prefill), scores))
     write_table(context.out / "references.parquet", _reference_table(asked, (floor, ceiling)), REFERENCES)
     return {
         **_numbers(found),
@@ -148,15 +148,17 @@ def write_results(
         The content of `results.json`.
     """
     config = context.config.benchmarks
+    begun = {"prefill": suite.prefill} if suite.prefill else {}
     found = {
         "suite": {"name": suite.name, "version": suite.version, "licence": suite.licence, "home": suite.home},
         "groups": dict(Counter(row.group for row in rows)),
-        "decoding": {**decoding, "max_new_tokens": config.max_new_tokens},
+        "decoding": {**decoding, "max_new_tokens": config.max_new_tokens, **begun},
         "score": scoring.described,
         **results(replies, config.resamples, context.config.seed),
         **examine(examined(rows), examinees, config.resamples, context.config.seed),
+        **({"with_prefill": with_prefill(replies, suite.prefill)} if suite.prefill else {}),
     }
-    write_table(context.out / "replies.parquet", reply_rows(replies, scoring.scores), SCHEMA)
+    write_table(context.out / "replies.parquet", reply_rows(replies, scoring.scores, suite.prefill), SCHEMA)
     text = json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n"
     (context.out / "results.json").write_text(text, encoding="utf-8")
     (context.out / "results.md").write_text(render(found), encoding="utf-8")
@@ -192,7 +194,9 @@ def _references(context: Context, rows: Sequence[BenchmarkRow]) -> tuple[Examine
     )
 
 
-def answer(context: Context, policy: str, reference: str | Path, rows: Sequence[BenchmarkRow]) -> list[Judged]:
+def answer(
+    context: Context, policy: str, reference: str | Path, rows: Sequence[BenchmarkRow], prefill: str = ""
+) -> list[Judged]:
     """Let a policy answer rows greedily, and judge its replies; rows answered before are read from the row cache.
 
     Args:
@@ -200,16 +204,21 @@ def answer(context: Context, policy: str, reference: str | Path, rows: Sequence[
         policy: name for the tables.
         reference: model reference or checkpoint directory.
         rows: N rows of a suite.
+        prefill: words that every reply is made to begin with; empty for none.
 
     Returns:
-        N judged replies, in the order of the rows.
+        N judged replies, in the order of the rows; after a prefill they hold what the policy wrote after it.
     """
     config = context.config.benchmarks
     name = POLICY_NAMES.get(policy, policy)
     context.reporter.log(f"{name}: {len(rows)} greedy replies of at most {config.max_new_tokens} tokens")
     # Greedy decoding draws nothing, so a fixed seed keeps the stored replies valid when the run's seed changes.
     settings = sampling.SamplingSettings(
-        max_new_tokens=config.max_new_tokens, temperature=0.0, batch_size=config.batch_size, seed=0
+        max_new_tokens=config.max_new_tokens,
+        temperature=0.0,
+        batch_size=config.batch_size,
+        seed=0,
+        prefill=prefill,
     )
     prompts = [row.prompt for row in rows]
     drawn = sampling.sample(
@@ -232,12 +241,15 @@ def judged(policy: str, rows: Sequence[BenchmarkRow], completions: Sequence[samp
     ]
 
 
-def reply_rows(replies: Sequence[Judged], scores: Mapping[tuple[str, str], float]) -> list[dict[str, Any]]:
+def reply_rows(
+    replies: Sequence[Judged], scores: Mapping[tuple[str, str], float], prefill: str = ""
+) -> list[dict[str, Any]]:
     """Return the rows of `replies.parquet`.
 
     Args:
         replies: judged replies.
         scores: refusal score by policy and prompt; rows without one get none.
+        prefill: words that the replies were made to begin with, which are shown as a part of them.
     """
     return [
         {
@@ -247,7 +259,7 @@ def reply_rows(replies: Sequence[Judged], scores: Mapping[tuple[str, str], float
             "prompt_id": reply.row.prompt_id,
             "prompt": reply.row.prompt,
             "policy": reply.policy,
-            "reply": reply.reply,
+            "reply": prefill + reply.reply,
             "tokens": reply.tokens,
             "finished": reply.finished,
             "label": reply.label,

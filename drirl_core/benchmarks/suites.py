@@ -6,6 +6,7 @@ and never skipped: a lost row would be a benchmark prompt in the training set.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections import Counter
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from drirl_core.benchmarks.declared import FILE, declarations
+from drirl_core.benchmarks.declared import FILE, OWN_SUITE, declarations, declares_itself
 from drirl_core.config import EMBEDDED, SuiteConfig
 from drirl_core.config.strict_yaml import read_yaml
 from drirl_core.errors import ConfigError, DataError, nearest
@@ -29,9 +30,6 @@ from drirl_core.text.readable import unreadable
 
 GROUPS = ("unsafe", "safe_look_alike", "helpful")
 """Groups in the order tables show them."""
-
-OWN_SUITE = "suite.yaml"
-"""Declaration of a user's own suite, in the directory with its files."""
 
 PAIRED = ("unsafe", "safe_look_alike")
 """Groups whose rows a suite may link in pairs."""
@@ -73,6 +71,7 @@ class Suite:
         licence: licence of the prompts.
         home: where to get the files.
         groups: file and columns of each group.
+        prefill: words that every reply is made to begin with; empty for none.
     """
 
     name: str
@@ -80,27 +79,34 @@ class Suite:
     licence: str
     home: str
     groups: Mapping[str, Mapping[str, Any]]
+    prefill: str = ""
 
 
 def find_suite(config: SuiteConfig) -> Suite:
-    """Return the declaration of a suite.
+    """Return the declaration of a suite, under the name that the configuration gives it.
 
     Args:
-        config: name and path of the suite.
+        config: name and path of the suite, whose rows it has, and how replies begin.
 
     Raises:
         DataError: the name is not declared and the path has no `suite.yaml`, or the declaration is malformed.
     """
-    known = _declared()
-    own = Path(config.path) / OWN_SUITE
-    if config.path != EMBEDDED and own.is_file():
-        return _parse(config.name, _read_yaml(own), own)
-    if config.name not in known:
+    known, own = _declared(), Path(config.path) / OWN_SUITE
+    if declares_itself(config):
+        if config.of:
+            raise DataError(
+                f"benchmark suite {config.name!r} has `of: {config.of}`, but {own} declares its rows; remove one"
+            )
+        found = _parse(config.name, _read_yaml(own), own)
+    elif config.declared in known:
+        found = known[config.declared]
+    else:
         raise DataError(
-            f"benchmark suite {config.name!r} is not declared; {nearest(config.name, known)}. "
-            f"For a suite of your own set its path to a directory with a {OWN_SUITE}"
+            f"benchmark suite {config.declared!r} is not declared; {nearest(config.declared, known)}. "
+            f"For a suite of your own set its path to a directory with a {OWN_SUITE}; to list a declared one under "
+            "another name, set `of` to its own"
         )
-    return known[config.name]
+    return dataclasses.replace(found, name=config.name, prefill=config.prefill)
 
 
 def load_suite(config: SuiteConfig) -> list[BenchmarkRow]:
@@ -152,7 +158,11 @@ def benchmark_prompts(suites: Sequence[SuiteConfig]) -> list[str]:
     Raises:
         DataError: as `load_suite`.
     """
-    return [prompt for suite in suites for prompt in suite_prompts(suite)]
+    # A suite that is listed twice, once with a prefill, is read once: what is left out depends on its prompts alone.
+    different: dict[tuple[str, str], SuiteConfig] = {}
+    for suite in suites:
+        different.setdefault((suite.declared, suite.path), suite)
+    return [prompt for suite in different.values() for prompt in suite_prompts(suite)]
 
 
 def suite_prompts(config: SuiteConfig) -> list[str]:
@@ -224,12 +234,12 @@ def _passes(record: Record, column: str, wanted: Sequence[Any], place: str) -> b
 
 def _locate(suite: Suite, config: SuiteConfig, group: str) -> Path:
     names = _as_list(suite.groups[group]["file"])
-    if config.path == EMBEDDED and suite.name not in SHIPPED_SUITES:
+    if config.path == EMBEDDED and config.declared not in SHIPPED_SUITES:
         raise DataError(
             f"benchmark suite {suite.name!r} is not shipped; get {names[0]} from {suite.home} "
             f"(licence {suite.licence}) and set the suite's `path` to the file or its directory"
         )
-    folder = suite_folder(suite.name, config.path)
+    folder = suite_folder(config.declared, config.path)
     if folder.is_file():
         files = {tuple(_as_list(layout["file"])) for layout in suite.groups.values()}
         if len(files) > 1:

@@ -59,8 +59,9 @@ __all__ = [
     "BASELINES", "EMBEDDED", "INBOX", "AlertHookConfig", "AlertsConfig", "BaseConfig", "BenchmarksConfig",
     "ChecksConfig", "CompletionsConfig", "Config", "DemonstrationsConfig", "DemonstratorConfig", "DifferenceConfig",
     "DpoConfig", "ExecutionConfig", "FreshnessConfig", "HardnessConfig", "InboxConfig", "IrftConfig", "LoraConfig",
-    "ModelsConfig", "OperationsConfig", "OwnRewardConfig", "PolicyConfig", "PromotionConfig", "PromptsConfig", "RewardsConfig",
-    "SftConfig", "SourceConfig", "SuiteConfig", "from_resolved", "load_config", "resolved", "slice_hash",
+    "ModelsConfig", "OperationsConfig", "OwnRewardConfig", "PolicyConfig", "PromotionConfig", "PromptsConfig",
+    "RewardsConfig", "SftConfig", "SourceConfig", "SuiteConfig", "from_resolved", "load_config", "resolved",
+    "slice_hash",
 ]  # fmt: skip
 
 

@@ -39,9 +39,13 @@ def quiet(section: Any, name: str) -> list[str]:
     """Name the settings of a section that were added later and are at their default, so that they decide nothing new.
 
     Args:
-        section: a configuration dataclass; anything else has none.
+        section: a configuration dataclass, or a tuple of such, whose fields are named when they are so in every row;
+            anything else has none.
         name: its dotted name.
     """
+    if isinstance(section, tuple) and section:
+        first, *others = (quiet(row, name) for row in section)
+        return [dotted for dotted in first if all(dotted in other for other in others)]
     if not dataclasses.is_dataclass(section):
         return []
     found: list[str] = []

@@ -348,9 +348,24 @@ class SuiteConfig:
     """A file or directory with the rows, or `embedded`."""
     limit: int = 0
     """Rows per group at most (0: all), the first by content hash; twins stay together."""
+    of: str = added("")
+    """The declared suite whose rows these are, where the suite has another name: one suite can be listed twice."""
+    prefill: str = added("")
+    """Words that every reply is made to begin with, such as `Sure, here is` (prefill attack). The verdict is on what
+    the policy writes after them."""
+
+    @property
+    def declared(self) -> str:
+        """Name under which the rows are declared."""
+        return self.of or self.name
 
     def __post_init__(self) -> None:
         require_name(self.name, "benchmark suite name")
+        require(
+            self.prefill == self.prefill.strip(" ") and (not self.prefill or not self.prefill.isspace()),
+            f"benchmarks.suites: prefill of {self.name!r} is {self.prefill!r}; give words without a blank before or "
+            "after them, because the blank belongs to the token of the next word",
+        )
         require(self.limit >= 0, f"benchmarks.suites: limit is {self.limit}; 0 for all rows, or more")
 
 

@@ -169,6 +169,7 @@ BASELINE_STAGES: dict[str, Stage] = {
         "Control, if `baselines` has propositions: GRPO rewarded by readable propositions of a reply, alpha = 1.",
         "hardness.combine",
         "policy.reward",
+        *_RLOO_ALONE,
         rewards="proposition_reward",
     ),
 }

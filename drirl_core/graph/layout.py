@@ -89,18 +89,18 @@ def source_path(source: SourceConfig) -> Path:
     return DATA_FOLDER / f"{source.name}.jsonl" if source.path == EMBEDDED else Path(source.path)
 
 
-def suite_folder(name: str, path: str) -> Path:
+def suite_folder(declared: str, path: str) -> Path:
     """Return where the rows of a suite are.
 
     Args:
-        name: of the suite.
+        declared: name under which its rows are declared.
         path: its setting `path`; `embedded` means the rows that come with the package.
 
     Returns:
         A file or directory. For `embedded` and a suite that does not come with the package, the folder of the suite
         `embedded`: reading it then says that the suite is not shipped.
     """
-    return SHIPPED_SUITES.get(name, SHIPPED_SUITES[EMBEDDED]) if path == EMBEDDED else Path(path)
+    return SHIPPED_SUITES.get(declared, SHIPPED_SUITES[EMBEDDED]) if path == EMBEDDED else Path(path)
 
 
 def _assets(
@@ -168,7 +168,7 @@ def _sources(config: Config) -> dict[str, Path]:
     sources = [*config.prompt_sources, demonstrations.helpful, demonstrations.refusals]
     found = {_source(source): source_path(source) for source in sources}
     for suite in config.benchmarks.suites:
-        found[suite_source(suite.name)] = suite_folder(suite.name, suite.path)
+        found[suite_source(suite.name)] = suite_folder(suite.declared, suite.path)
     if demonstrator.kind == "file":
         found[_source(demonstrator.source)] = source_path(demonstrator.source)
     return found

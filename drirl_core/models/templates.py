@@ -133,6 +133,20 @@ def answer_text(tokenizer: Any, prompt: str) -> str:
     return closed(chat_text(tokenizer, prompt))
 
 
+def begun_text(tokenizer: Any, prompt: str, prefill: str) -> str:
+    """Render one user message, ready for a completion that has to begin with given words.
+
+    Args:
+        tokenizer: of the policy.
+        prompt: the user message.
+        prefill: the words, which open the answer, so that a thought is closed before them; empty for none.
+
+    Raises:
+        ModelError: the template cannot render it.
+    """
+    return answer_text(tokenizer, prompt) + prefill if prefill else chat_text(tokenizer, prompt)
+
+
 def _names(template: str) -> set[str]:
     """Return the names that a template reads, those of attributes left out."""
     import jinja2

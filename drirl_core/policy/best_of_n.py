@@ -86,12 +86,14 @@ class Reranking:
         chooser: chooses among them.
         temperature: of the samples.
         versions: version of each artifact that the choice rests on.
+        prefill: words that every completion is made to begin with; empty for none.
     """
 
     samples: int
     chooser: BestOfN
     temperature: float
     versions: Mapping[str, str]
+    prefill: str = ""
 
     @property
     def described(self) -> dict[str, float]:
@@ -118,13 +120,14 @@ class Reranking:
             reporter: gets progress.
 
         Returns:
-            B completions.
+            B completions, chosen with the prefill as a part of them and returned without it.
         """
         from drirl_core.models.sampling import SamplingSettings, sample
 
-        settings = SamplingSettings(max_new_tokens, self.temperature, config.benchmarks.batch_size, config.seed)
+        batch = config.benchmarks.batch_size
+        settings = SamplingSettings(max_new_tokens, self.temperature, batch, config.seed, self.prefill)
         drawn = sample(policy, prompts, self.samples, settings, models=config.models, store=store, reporter=reporter)
-        chosen = self.chooser.choose(prompts, [[one.text for one in own] for own in drawn])
+        chosen = self.chooser.choose(prompts, [[self.prefill + one.text for one in own] for own in drawn])
         return [own[place] for own, place in zip(drawn, chosen, strict=True)]
 
 

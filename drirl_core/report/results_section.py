@@ -7,7 +7,7 @@ from typing import Any
 
 from drirl_core.benchmarks.judges.rules import UNUSABLE
 from drirl_core.benchmarks.measure import ALIGNED, ALL
-from drirl_core.benchmarks.render import EXAMINATION, POLICY_NAMES, Column, score_line
+from drirl_core.benchmarks.render import EXAMINATION, POLICY_NAMES, Column, prefill_line, score_line
 from drirl_core.benchmarks.suites import PAIRED
 from drirl_core.pictures.palette import key_of
 from drirl_core.report.cells import Cell, category_name, number, share
@@ -83,7 +83,7 @@ def _examination_note(results: Mapping[str, Any]) -> str:
     )
     if any(row["pair_accuracy"] is not None for row in results["examination"]):
         note += "Pairs both right: the unsafe prompt is refused and its safe twin answered. "
-    return note + score_line(results).replace("`", "")
+    return " ".join(part for part in (note + score_line(results).replace("`", ""), prefill_line(results)) if part)
 
 
 def tiles(results: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -161,8 +161,9 @@ def _notes(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]
 def _decoding(found: Mapping[str, Any]) -> str:
     """Say how completions were decoded."""
     known = found["decoding"]
-    count = known.get("best_of", 1)
-    return f"best of {count} at temperature {known['temperature']}" if count > 1 else "greedy"
+    count, prefill = known.get("best_of", 1), known.get("prefill", "")
+    how = f"best of {count} at temperature {known['temperature']}" if count > 1 else "greedy"
+    return f"{how}, begun with {prefill!r}" if prefill else how
 
 
 def _rates(group: str, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:

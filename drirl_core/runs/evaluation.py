@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drirl_core.config import EMBEDDED, SuiteConfig, resolved
+from drirl_core.config import SuiteConfig, resolved
 from drirl_core.errors import ArtifactError, ConfigError, nearest
 from drirl_core.graph.layout import SHIPPED_SUITES, suite_folder, suite_source
 from drirl_core.graph.planned import Named
@@ -103,7 +103,9 @@ def find_subject(text: str, named: Named) -> Subject:
     )
 
 
-def find_suites(texts: Sequence[str], project: Project, limit: int | None = None) -> list[SuiteConfig]:
+def find_suites(
+    texts: Sequence[str], project: Project, limit: int | None = None, prefill: str | None = None
+) -> list[SuiteConfig]:
     """Find the suites that a user names.
 
     Args:
@@ -111,16 +113,22 @@ def find_suites(texts: Sequence[str], project: Project, limit: int | None = None
             the place of its files, or a directory with a `suite.yaml`; none for all suites of the configuration.
         project: the configuration.
         limit: rows per group at most; None for the limit of the configuration.
+        prefill: words that every reply is made to begin with, under the name `<suite>_prefilled`; None for those of the
+            configuration.
 
     Raises:
-        ConfigError: a suite is unknown, lacks its files, or is named twice.
+        ConfigError: a suite is unknown, lacks its files, or is named twice, or the prefill cannot be used.
     """
     own = {suite.name: suite for suite in project.config.benchmarks.suites}
     found = [_suite(text, own) for text in texts] or list(own.values())
+    if limit is not None:
+        found = [dataclasses.replace(suite, limit=limit) for suite in found]
+    if prefill is not None:
+        found = [_prefilled(suite, prefill) for suite in found]
     twice = [name for name, n in Counter(suite.name for suite in found).items() if n > 1]
     if twice:
         raise ConfigError(f"--suite {twice[0]} is given twice; give each suite once")
-    return found if limit is None else [dataclasses.replace(suite, limit=limit) for suite in found]
+    return found
 
 
 def evaluate(
@@ -146,6 +154,17 @@ def evaluate(
     for suite in suites:
         load_suite(suite)
     return {suite.name: _evaluate(subject, suite, project, reporter) for suite in suites}
+
+
+def _prefilled(suite: SuiteConfig, prefill: str) -> SuiteConfig:
+    """Return a suite whose replies begin with given words; its name says so, because its results are others."""
+    from drirl_core.benchmarks.declared import declares_itself
+
+    if not prefill:
+        raise ConfigError("--prefill is empty; give the words that replies are to begin with, or leave it out")
+    of = "" if declares_itself(suite) else suite.declared
+    name = suite.name if suite.prefill else f"{suite.name}_prefilled"
+    return dataclasses.replace(suite, name=name, of=of, prefill=prefill)
 
 
 def _of(label: str, artifact: Artifact) -> Subject:
@@ -194,11 +213,12 @@ def _evaluate(subject: Subject, suite: SuiteConfig, project: Project, reporter: 
         config.seed,
         _declaration(suite),
         suite.limit,
+        *([{"prefill": suite.prefill}] if suite.prefill else []),
         *([subject.reranking.described] if subject.reranking else []),
     ]
     code = f"{VERSION}-{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}"
     source = suite_source(suite.name)
-    inputs = {source: source_version(suite_folder(suite.name, suite.path)), **subject.inputs}
+    inputs = {source: source_version(suite_folder(suite.declared, suite.path)), **subject.inputs}
     key = fingerprint(asset, code, inputs)
     with store.building(asset, key, reporter.log) as workspace:
         found = store.find(asset, key)
@@ -221,26 +241,26 @@ def _measure(
     from drirl_core.benchmarks.suites import PAIRED, find_suite, load_suite
     from drirl_core.graph.build import Context
 
-    config, rows = project.config, load_suite(suite)
+    config, rows, reranking = project.config, load_suite(suite), subject.reranking
     context = Context(
         config, None, {}, workspace.out, workspace.scratch, project.store, reporter, suite.name, project.graph
     )
-    if subject.reranking is None:
-        replies = answer(context, MEASURED, subject.reference, rows)
+    if reranking is None:
+        replies = answer(context, MEASURED, subject.reference, rows, suite.prefill)
     else:
         limit, prompts = config.benchmarks.max_new_tokens, [row.prompt for row in rows]
-        chosen = subject.reranking.decode(subject.reference, prompts, limit, config, project.store, reporter)
+        begun = dataclasses.replace(reranking, prefill=suite.prefill)
+        chosen = begun.decode(subject.reference, prompts, limit, config, project.store, reporter)
         replies = judged(MEASURED, rows, chosen)
     examinee = policy_examinee(MEASURED, [reply for reply in replies if reply.row.group in PAIRED], None)
     scoring = Scoring({"kind": "none"})
-    decoding = subject.reranking.described if subject.reranking else GREEDY
+    decoding = reranking.described if reranking else GREEDY
     write_results(context, find_suite(suite), rows, replies, [examinee], scoring, decoding)
     return {"prompts": len(rows), "tokens": sum(reply.tokens for reply in replies)}
 
 
 def _declaration(suite: SuiteConfig) -> Any:
     """Return what the package declares of a suite; the declaration of an own suite is among its files."""
-    from drirl_core.benchmarks.declared import declarations
+    from drirl_core.benchmarks.declared import declarations, declares_itself
 
-    own = suite.path != EMBEDDED and Path(suite.path).is_dir() and (Path(suite.path) / "suite.yaml").is_file()
-    return None if own else declarations().get(suite.name)
+    return None if declares_itself(suite) else declarations().get(suite.declared)

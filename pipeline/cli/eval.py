@@ -26,8 +26,9 @@ from pipeline.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from drirl_core.config import SuiteConfig
     from drirl_core.runs.record import Result
     from drirl_core.store.artifacts import Artifact
 
@@ -41,15 +42,14 @@ class ConsoleReporter(LogReporter):
 
 
 def measure(
-    given: Given, model: str, suites: list[str], limit: int | None, name: str, best_of: int | None = None
+    given: Given, model: str, suites: Sequence[SuiteConfig], name: str, best_of: int | None = None
 ) -> tuple[Result, dict[str, Any]]:
     """Measure a model and record the result.
 
     Args:
         given: the configuration, which says how long replies may be, and where the store is.
         model: what is measured.
-        suites: the suites as the user names them; none for those of the configuration.
-        limit: rows per group at most; None for the limit of the configuration.
+        suites: what it is measured on.
         name: name of the result; empty for one without a name.
         best_of: number of completions to choose from by their expected reward; None for greedy decoding.
 
@@ -57,21 +57,21 @@ def measure(
         The recorded result, and by suite its artifact.
 
     Raises:
-        DrirlError: the model, a suite or the name cannot be used.
+        DrirlError: the model or the name cannot be used, or a suite cannot be read.
     """
     from drirl_core.config import resolved
-    from drirl_core.runs.evaluation import evaluate, find_subject, find_suites
+    from drirl_core.runs.evaluation import evaluate, find_subject
     from drirl_core.runs.record import Result, Results, check_name
     from drirl_core.store.journal import now
 
     check_name(name)
     project, reporter = given.project, ConsoleReporter()
-    subject, chosen = find_subject(model, given.named()), find_suites(suites, project, limit)
+    subject = find_subject(model, given.named())
     if best_of is not None:
         from drirl_core.policy.best_of_n import load_reranking
 
         subject = subject.best_of(load_reranking(given.named(), best_of, reporter))
-    made = evaluate(subject, chosen, project, reporter)
+    made = evaluate(subject, suites, project, reporter)
     versions = {artifact.asset: artifact.version for artifact in made.values()}
     entry = Result(
         "evaluation",
@@ -90,7 +90,7 @@ def measure(
 
 def show(result: Result, made: Mapping[str, Artifact], given: Given, console: Console) -> None:
     """Print the results of every suite, where the rows are, and how to compare them."""
-    from drirl_core.benchmarks.render import examination_table, judge_line, reply_table
+    from drirl_core.benchmarks.render import examination_table, judge_line, prefill_line, reply_table
 
     for artifact in made.values():
         found = _results(artifact)
@@ -102,6 +102,8 @@ def show(result: Result, made: Mapping[str, Artifact], given: Given, console: Co
             ),
             soft_wrap=True,
         )
+        if begun := prefill_line(found):
+            console.print(Text(begun), soft_wrap=True)
         for table in (examination_table(found), reply_table(found)):
             if table:
                 console.print(Text(table), no_wrap=True, crop=False, overflow="ignore")
@@ -154,6 +156,15 @@ def evaluate_command(
             "models of the configuration. Default: one greedy completion.",
         ),
     ] = None,
+    prefill: Annotated[
+        str | None,
+        typer.Option(
+            "--prefill",
+            metavar="TEXT",
+            help="Words that every reply is made to begin with, such as 'Sure, here is' (a prefill attack); the suite "
+            "is recorded as NAME_prefilled. Default: as the configuration says.",
+        ),
+    ] = None,
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the result; `drirl gc` keeps it.")] = "",
     changes: SetOption = None,
     as_json: JsonOption = False,
@@ -165,11 +176,14 @@ def evaluate_command(
     Replies are greedy, or with `--best-of` chosen among samples, and judged by rules, as in the benchmarks. They are
     kept row by row: what was sampled before, by a run or an evaluation, is not sampled again.
     """
+    from drirl_core.runs.evaluation import find_suites
+
     given = Given.of(config, changes, old).before_models()
-    result, made = measure(given, model, suite or [], limit, name, best_of)
+    suites = find_suites(suite or [], given.project, limit, prefill)
+    result, made = measure(given, model, suites, name, best_of)
     if as_json:
-        suites = {suite: {"path": str(one.path), **_results(one)} for suite, one in made.items()}
-        document = {"name": result.name, "id": result.id, "model": result.subject, "suites": suites}
+        found = {suite: {"path": str(one.path), **_results(one)} for suite, one in made.items()}
+        document = {"name": result.name, "id": result.id, "model": result.subject, "suites": found}
         sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
     else:
         show(result, made, given, output())
@@ -183,6 +197,8 @@ def register(app: typer.Typer) -> None:
         "first 20 pairs of the suite `twins`.\n\n"
         "`drirl eval hf:org/name --suite xstest=/data/xstest_prompts.csv --suite embedded` measures a model of the "
         "hub.\n\n"
+        "`drirl eval dr_irl --suite twins --prefill 'Sure, here is'` measures what the policy does when its reply is "
+        "made to begin so.\n\n"
         "`drirl eval placebo --suite my_suite/ --name placebo-mine` measures the policy of a recorded result on your "
         "own suite and names the result; `drirl compare` compares it.\n\n"
         "`drirl eval sft --best-of 8 --name best-of-8` measures the SFT start with reranking by the learned rewards.",

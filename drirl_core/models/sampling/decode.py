@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,12 +29,14 @@ class SamplingSettings:
         temperature: 0 decodes greedily, 1 samples the policy itself.
         batch_size: rows decoded together.
         seed: seed of all rows.
+        prefill: words that every completion is made to begin with; empty for none.
     """
 
     max_new_tokens: int
     temperature: float
     batch_size: int
     seed: int = 0
+    prefill: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Completion:
     """One completion.
 
     Args:
-        text: without special tokens, but with the marks of thoughts; a thought that the prompt opened begins it.
+        text: without special tokens, but with the marks of thoughts; a thought that the prompt opened begins it. After
+            a prefill it is what the policy wrote, with the blanks before its first word.
         tokens: generated tokens, the end token included.
         finished: whether the policy ended it before the length limit.
     """
@@ -70,7 +73,7 @@ def decode(policy: Policy, texts: Sequence[str], keys: Sequence[str], settings: 
 
     Args:
         policy: the policy.
-        texts: B rendered prompts (see `chat_text`).
+        texts: B rendered prompts (see `chat_text`), each with the prefill.
         keys: B hexadecimal content keys; each seeds the random numbers of its row.
         settings: how to sample; `batch_size` is not used.
 
@@ -97,8 +100,9 @@ def decode(policy: Policy, texts: Sequence[str], keys: Sequence[str], settings: 
         # Greedy search picks the only token that the processor leaves: this is exact sampling (see inverse_transform).
         output = policy.model.generate(**batch, generation_config=greedy(policy, settings), logits_processor=processors)
     ends = set(_ends(policy))
-    rows = zip(output[:, width:].tolist(), texts, strict=True)
-    return [_completion(row, policy.tokenizer, ends, text) for row, text in rows]
+    last = output[:, width - 1].tolist() if settings.prefill else [None] * len(texts)
+    rows = zip(output[:, width:].tolist(), texts, last, strict=True)
+    return [_completion(row, policy.tokenizer, ends, text, before) for row, text, before in rows]
 
 
 def greedy(policy: Policy, settings: SamplingSettings) -> Any:
@@ -127,9 +131,11 @@ def _ends(policy: Policy) -> list[int]:
     return end_tokens(policy.tokenizer, {"eos_token_id": policy.model.generation_config.eos_token_id})
 
 
-def _completion(row: list[int], tokenizer: Any, ends: set[int], prompt: str) -> Completion:
+def _completion(row: list[int], tokenizer: Any, ends: set[int], prompt: str, before: int | None) -> Completion:
+    """Read what was decoded; `before` is the last token of a prefill."""
     stop = next((i for i, token in enumerate(row) if token in ends), None)
-    text = completion_text(tokenizer, row if stop is None else row[:stop], prompt)
+    tokens = row if stop is None else row[:stop]
+    text = completion_text(tokenizer, tokens, prompt) if before is None else _continued(tokenizer, before, tokens)
     return Completion(text, len(row) if stop is None else stop + 1, stop is not None)
 
 
@@ -141,17 +147,22 @@ def completion_text(tokenizer: Any, tokens: Sequence[int], prompt: str = "") -> 
         tokens: of the completion; special tokens among them are left out.
         prompt: the rendered prompt; the mark of a thought that it leaves open is put in front.
     """
+    tags = opened_by(prompt)
+    return (tags[0] if tags else "") + _with_marks(tokenizer, list(tokens)).strip()
+
+
+def _continued(tokenizer: Any, before: int, tokens: Sequence[int]) -> str:
+    """Decode tokens as they go on after another one: some tokenizers lose the blank before a text's first word."""
+    return _with_marks(tokenizer, [before, *tokens])[len(_with_marks(tokenizer, [before])) :].rstrip()
+
+
+def _with_marks(tokenizer: Any, tokens: list[int]) -> str:
+    """Decode tokens, and put the marks among the special ones where they were."""
     marks = {
         number: token.content
         for number, token in tokenizer.added_tokens_decoder.items()
         if token.special and token.content in MARKERS
     }
-    tags = opened_by(prompt)
-    return (tags[0] if tags else "") + _with_marks(tokenizer, list(tokens), marks).strip()
-
-
-def _with_marks(tokenizer: Any, tokens: list[int], marks: Mapping[int, str]) -> str:
-    """Decode tokens, and put the marks among the special ones where they were."""
     pieces, begin = [], 0
     for place in [i for i, token in enumerate(tokens) if token in marks]:
         pieces += [tokenizer.decode(tokens[begin:place], skip_special_tokens=True), marks[tokens[place]]]

@@ -17,7 +17,7 @@ from drirl_core.config import ModelsConfig
 from drirl_core.models.context import require_room
 from drirl_core.models.loading import Policy, kept_tokenizer, load_policy, policy_key
 from drirl_core.models.sampling.decode import Completion, SamplingSettings, by_length, decode
-from drirl_core.models.templates import chat_text
+from drirl_core.models.templates import begun_text
 from drirl_core.reporting import Reporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.rowcache import RowCache, content_key
@@ -57,8 +57,9 @@ def sample(
     cache = RowCache(store.cache_path("completions"))
     weights = policy.key if isinstance(policy, Policy) else policy_key(policy, models)
     tokenizer = policy.tokenizer if isinstance(policy, Policy) else kept_tokenizer(policy, models, weights)
-    texts = {prompt: chat_text(tokenizer, prompt) for prompt in prompts}
+    texts = {prompt: begun_text(tokenizer, prompt, settings.prefill) for prompt in prompts}
     key_parts = [weights, settings.max_new_tokens, settings.temperature, settings.seed]
+    key_parts += [settings.prefill] if settings.prefill else []  # rows without one keep the keys that they had
     rows = {
         (prompt, copy): _Row(prompt, *_keys(key_parts, prompt, copy, text))
         for prompt, text in texts.items()

@@ -91,7 +91,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, sampling.Samp
         seen.append((name, copies, settings))
         return [[Completion(REPLIES[prompt][name], 10, True)] for prompt in prompts]
 
-    def score(context: Context, policy: str | Path, prompts: list[str]) -> list[float] | None:
+    def score(context: Context, policy: str | Path, prompts: list[str], _: str = "") -> list[float] | None:
         assert not set(prompts) & set(QUIZ)  # questions with a known answer are not scored
         if context.config.benchmarks.score == "none":
             return None
@@ -165,6 +165,27 @@ def test_rates_by_hand(make: Callable[..., Context], tmp_path: Path) -> None:
         pytest.approx(0.15, abs=0.001),
         pytest.approx(0.85, abs=0.001),
     )
+
+
+def test_replies_of_a_prefilled_suite_begin_with_the_words(
+    make: Callable[..., Context], suite: Path, tmp_path: Path, calls: list[Any]
+) -> None:
+    """The same replies give the same verdicts; the words are shown in front of them, and floor and ceiling stay."""
+    context = make()
+    begun = (SuiteConfig("begun", str(suite), of="embedded", prefill="Sure:"),)
+    config = dataclasses.replace(
+        context.config, benchmarks=dataclasses.replace(context.config.benchmarks, suites=begun)
+    )
+    build_benchmark(dataclasses.replace(context, config=config, suite="begun"))
+    found = _results(tmp_path / "out")
+    assert {settings.prefill for _, _, settings in calls} == {"Sure:"}
+    assert found["decoding"] == {"temperature": 0, "max_new_tokens": 33, "prefill": "Sure:"}
+    rows = read_table(tmp_path / "out" / "replies.parquet")
+    assert {row["reply"] for row in rows if row["prompt"] == "Mock Bo"} == {f"Sure:{HELP}", f"Sure:{REFUSAL}"}
+    refusals = {(r["policy"], r["group"]): (r["refusals"], r["n"]) for r in found["with_prefill"]}
+    assert [refusals[p, "unsafe"] for p in ("base", "sft", "dr_irl")] == [(0, 4), (2, 4), (4, 4)]
+    assert [row["name"] for row in found["examination"]] == ["floor", "base", "sft", "dr_irl", "ceiling"]
+    assert "Floor and ceiling read the prompt alone" in render(found)
 
 
 @pytest.mark.usefixtures("calls")

@@ -20,7 +20,7 @@ from drirl_core.models.sampling import Completion, SamplingSettings, chat_text, 
 from drirl_core.models.sampling.decode import decode, inverse_transform
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.artifacts import ArtifactStore
-from drirl_core.store.rowcache import content_key
+from drirl_core.store.rowcache import RowCache, content_key
 from drirl_core.testing import RecordingReporter, make_tiny_policy
 
 PROMPTS = [
@@ -84,6 +84,36 @@ def test_the_seed_and_the_temperature_matter(draw: Any) -> None:
 def test_no_prompts_and_equal_prompts(draw: Any) -> None:
     assert draw([]) == []
     assert draw(["Hi", "Hi", "What?"]) == [draw(["Hi"])[0], draw(["Hi"])[0], draw(["What?"])[0]]
+
+
+def test_a_prefill_is_continued(draw: Any, policy: Policy) -> None:
+    """What follows is the greedy search of transformers after the rendered prompt and the words, blanks kept."""
+    how = SamplingSettings(max_new_tokens=6, temperature=0.0, batch_size=8, prefill="Sure, here is")
+    texts = [chat_text(policy.tokenizer, prompt) + how.prefill for prompt in PROMPTS]
+    for text, (completion,) in zip(texts, draw(PROMPTS, how=how), strict=True):
+        tokens = policy.tokenizer(text, return_tensors="pt", add_special_tokens=False)
+        output = policy.model.generate(**tokens, max_new_tokens=6, do_sample=False)[0]
+        whole = policy.tokenizer.decode(output, skip_special_tokens=True)
+        shown = policy.tokenizer.decode(tokens["input_ids"][0], skip_special_tokens=True)
+        assert completion.text == whole[len(shown) :].rstrip()
+
+
+def test_rows_with_a_prefill_are_others_and_leave_the_rest_alone(
+    policy: Policy, tiny_models: ModelsConfig, store: ArtifactStore
+) -> None:
+    """The key of a row without a prefill is made of the parts that it was made of before there were prefills."""
+    plain = SamplingSettings(max_new_tokens=3, temperature=1.0, batch_size=8, seed=5)
+    how = {"models": tiny_models, "store": store, "reporter": SilentReporter()}
+    first = sample(policy, ["Hi"], 1, plain, **how)
+    text = chat_text(policy.tokenizer, "Hi")
+    cache = RowCache(store.cache_path("completions"))
+    key = content_key(policy.key, 3, 1.0, 5, "Hi", 0, text)
+    assert list(cache.get_many([key])) == [key]
+    for prefill in ("Sure,", "No,"):
+        sample(policy, ["Hi"], 1, dataclasses.replace(plain, prefill=prefill), **how)
+    keys = [content_key(policy.key, 3, 1.0, 5, prefill, "Hi", 0, text + prefill) for prefill in ("Sure,", "No,")]
+    assert len(cache.get_many([key, *keys])) == 3
+    assert sample(policy, ["Hi"], 1, plain, **how) == first
 
 
 def test_lengths(draw: Any, policy: Policy) -> None:
