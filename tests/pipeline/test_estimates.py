@@ -93,6 +93,15 @@ def test_builds_with_another_model_or_device_are_not_used(config, change, compar
     assert (estimate(_node(config, "policy_checkpoint"), [record], resolved(config)).seconds == 7.0) is comparable
 
 
+def test_a_build_from_before_a_setting_counts_while_the_setting_has_its_default(config):
+    node, record = _node(config, "policy_checkpoint"), _record(config, 7.0)
+    del record["config"]["policy"]["trl"]
+    now = resolved(config)
+    assert estimate(node, [record], now).seconds == 7.0
+    now["policy"]["trl"] = {"use_vllm": True}
+    assert estimate(node, [record], now).seconds is None
+
+
 def test_settings_that_cost_nothing_do_not_matter(config):
     changes = {"policy.learning_rate": 1.0, "policy.kl": 0.5, "rewards.epochs": 1, "name": "other"}
     found = estimate(_node(config, "policy_checkpoint"), [_record(config, 7.0, changes=changes)], resolved(config))
