@@ -19,6 +19,8 @@ EMBEDDED = "embedded"
 TAXONOMY_KEY = "taxonomy"
 PATH_KEYS = ("path", TAXONOMY_KEY, "folder")
 """Settings that hold a path."""
+PATH_LIST_KEYS = ("labels",)
+"""Settings that hold a list of paths."""
 PLACE_KEYS = ("root", "mirror", "cache")
 """Settings that hold a directory whose relative form starts elsewhere than at the file that names it."""
 MODEL_KEYS = ("policy", "encoder", "model")
@@ -108,6 +110,10 @@ def anchor_paths(node: Any, *folders: Path) -> None:
         for key, value in node.items():
             if key in PATH_KEYS and isinstance(value, str) and value not in ("", EMBEDDED):
                 node[key] = absolute_path(value, *folders)
+            elif key in PATH_LIST_KEYS and isinstance(value, list):
+                node[key] = [
+                    absolute_path(item, *folders) if isinstance(item, str) and item else item for item in value
+                ]
             elif key in MODEL_KEYS and isinstance(value, str) and value.startswith("path:"):
                 node[key] = f"path:{absolute_path(value.removeprefix('path:'), *folders)}"
             elif key in PLACE_KEYS and isinstance(value, str):

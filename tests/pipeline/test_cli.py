@@ -25,6 +25,7 @@ COMMANDS = (
     "plan",
     "chat",
     "score",
+    "label",
     "report",
     "runs",
     "compare",
