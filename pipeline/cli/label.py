@@ -89,7 +89,8 @@ def show(queue: Queue, place: Path, given: Given, console: Console) -> None:
     counts = Counter(category for category, _, _ in queue.rows)
     listed = ", ".join(f"{name} {n}" for name, n in sorted(counts.items()))
     files = json.dumps([*given.project.config.rewards.labels, str(place)], ensure_ascii=False)
-    again = dataclasses.replace(given, changes=(*given.changes, f"rewards.labels={files}"), run=None)
+    others = [change for change in given.changes if change.partition("=")[0].strip() != "rewards.labels"]
+    again = dataclasses.replace(given, changes=(*others, f"rewards.labels={files}"), run=None)
     lines = [
         f"{len(queue.rows)} of {queue.candidates} completions are in {place} ({listed})",
         f"their labels would add {queue.growth:.1f} nats to what is known about the reward heads; as many random ones "
