@@ -27,7 +27,7 @@ from drirl_core.config.data import (
 )
 from drirl_core.config.execution import ExecutionConfig
 from drirl_core.config.irft import IrftConfig
-from drirl_core.config.names import require_distinct
+from drirl_core.config.names import label_source_name, require_distinct
 from drirl_core.config.operations import (
     INBOX,
     AlertHookConfig,
@@ -156,6 +156,10 @@ class Config:
         self.execution.check_root(self.root)
         require(bool(self.name.strip()), "name is empty; give the run a name, which its report shows")
         sources = self._named_sources()
+        require(
+            len(set(self.rewards.labels)) == len(self.rewards.labels),
+            f"rewards.labels names a file twice: {', '.join(self.rewards.labels)}",
+        )
         require_distinct(sources, [suite.name for suite in self.benchmarks.suites])
         taken = [place for place, source in sources if source.name == INBOX]
         require(
@@ -171,7 +175,12 @@ class Config:
         found += [(f"demonstrations.{name}", getattr(demonstrations, name)) for name in ("helpful", "refusals")]
         if demonstrations.demonstrator.kind == "file":
             found.append(("demonstrations.demonstrator.source", demonstrations.demonstrator.source))
-        return found
+        return found + [(f"rewards.labels[{number}]", source) for number, source in enumerate(self.label_sources)]
+
+    @property
+    def label_sources(self) -> tuple[SourceConfig, ...]:
+        """The files of `rewards.labels` as sources, each named after its file."""
+        return tuple(SourceConfig(label_source_name(path), path) for path in self.rewards.labels)
 
     @property
     def prompt_sources(self) -> tuple[SourceConfig, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drirl_core.config.reading import require
@@ -47,6 +48,12 @@ def require_name(name: str, what: str, reserved: Mapping[str, str] | None = None
     """
     problem = name_problem(name, reserved)
     require(not problem, f"{what} {name!r}: {problem}; it becomes the name of an asset")
+
+
+def label_source_name(path: str) -> str:
+    """Return the name of a file of labels as a source: `labels_` and what the file is called, without its endings."""
+    stem = re.sub(r"[^a-z0-9]+", "_", Path(path).name.partition(".")[0].lower()).strip("_")
+    return f"labels_{stem or 'file'}"[:LONGEST_NAME]
 
 
 def require_distinct(sources: Iterable[tuple[str, SourceConfig]], suites: Iterable[str]) -> None:

@@ -22,6 +22,8 @@ PATH_KEYS = ("path", TAXONOMY_KEY, "folder")
 """Settings that hold a path."""
 FUNCTIONS_KEY = "own_rewards"
 """Setting whose rows have the folder of the file itself where they name none."""
+PATH_LIST_KEYS = ("labels",)
+"""Settings that hold a list of paths."""
 PLACE_KEYS = ("root", "mirror", "cache")
 """Settings that hold a directory whose relative form starts elsewhere than at the file that names it."""
 MODEL_KEYS = ("policy", "encoder", "model")
@@ -117,6 +119,10 @@ def anchor_paths(node: Any, *folders: Path) -> None:
                         row.setdefault("folder", ".")
             if key in PATH_KEYS and isinstance(value, str) and value not in ("", EMBEDDED):
                 node[key] = absolute_path(value, *folders)
+            elif key in PATH_LIST_KEYS and isinstance(value, list):
+                node[key] = [
+                    absolute_path(item, *folders) if isinstance(item, str) and item else item for item in value
+                ]
             elif key in MODEL_KEYS and isinstance(value, str) and value.startswith("path:"):
                 node[key] = f"path:{absolute_path(value.removeprefix('path:'), *folders)}"
             elif key in PLACE_KEYS and isinstance(value, str):

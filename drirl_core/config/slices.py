@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drirl_core.config.reading import ADDED, EMBEDDED, MODEL_KEYS, PATH_KEYS, TAXONOMY_KEY
+from drirl_core.config.reading import ADDED, EMBEDDED, MODEL_KEYS, PATH_KEYS, PATH_LIST_KEYS, TAXONOMY_KEY
 
 ABSENT = "(not there)"
 """Stands for a setting that a configuration does not have."""
@@ -67,7 +67,7 @@ def _placeless(node: Any, key: str = "") -> Any:
     if isinstance(node, Mapping):
         return {name: _placeless(value, name) for name, value in node.items()}
     if isinstance(node, list | tuple):
-        return [_placeless(item) for item in node]
+        return [_placeless(item, PATH_KEYS[0] if key in PATH_LIST_KEYS else "") for item in node]
     if not isinstance(node, str):
         return node
     if key in MODEL_KEYS and node.startswith("path:"):

@@ -58,6 +58,12 @@ class RewardsConfig:
     """Heads with seeds and bootstrap rows of their own that make one reward; 1 is a single head on all rows."""
     ensemble_penalty: float = 1.0
     """The reward of an ensemble is the mean of its heads minus this times their standard deviation."""
+    labels: tuple[str, ...] = added(())
+    """Files of completions that people labelled (columns prompt, completion, label: right or wrong) or of preference
+    pairs (prompt, chosen, rejected), learned beside the demonstrations; jsonl, json, csv, tsv or parquet. A column
+    category is optional. `drirl label` writes a file to fill in."""
+    label_weight: float = added(1.0)
+    """Weight of the loss of the labelled rows, where `rewards.labels` names some; that of the demonstrations is 1."""
 
     def __post_init__(self) -> None:
         require(self.beta > 0, f"rewards.beta is {self.beta}; above 0")
@@ -71,6 +77,16 @@ class RewardsConfig:
             self.positives == "demonstrations" or self.objective != "classifier",
             f"rewards.positives is {self.positives!r} with the objective classifier, which reads all samples "
             "beside the demonstrations; set rewards.positives to demonstrations, or rewards.objective to maxent",
+        )
+        require(all(self.labels), "rewards.labels holds an empty text; name files, or leave it out")
+        require(
+            self.label_weight > 0,
+            f"rewards.label_weight is {self.label_weight}; above 0. To learn without labels, empty rewards.labels",
+        )
+        require(
+            bool(self.labels) or self.label_weight == 1,
+            f"rewards.label_weight is {self.label_weight}, but rewards.labels is empty and nothing is weighted; name "
+            "files of labels, or leave the weight out",
         )
         require(self.ensemble >= 1, f"rewards.ensemble is {self.ensemble}; at least 1")
         require(0 <= self.dropout < 1, f"rewards.dropout is {self.dropout}; choose in [0, 1)")

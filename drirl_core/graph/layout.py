@@ -165,7 +165,7 @@ def suite_source(suite: str) -> str:
 def _sources(config: Config) -> dict[str, Path]:
     """Return the file of every source, by asset name."""
     demonstrations, demonstrator = config.demonstrations, config.demonstrations.demonstrator
-    sources = [*config.prompt_sources, demonstrations.helpful, demonstrations.refusals]
+    sources = [*config.prompt_sources, demonstrations.helpful, demonstrations.refusals, *config.label_sources]
     found = {_source(source): source_path(source) for source in sources}
     for suite in config.benchmarks.suites:
         found[suite_source(suite.name)] = suite_folder(suite.declared, suite.path)
@@ -204,6 +204,12 @@ def _demonstration_rows(config: Config, member: str | None) -> tuple[str, ...]:
     return (_source(demonstrator.source), *((INBOX_SOURCE,) if dropped else ()))
 
 
+def _labelled_rows(config: Config, member: str | None) -> tuple[str, ...]:
+    """Return the files of labels, and all data sets, whose held-out prompts no label may teach."""
+    categories = (*taxonomy.load_categories(config.prompts.taxonomy), taxonomy.HELPFUL)
+    return (*map(_source, config.label_sources), *map(dataset_name, categories))
+
+
 def _sampled_start(config: Config, member: str | None) -> tuple[str, ...]:
     return ("sft_checkpoint",) if config.completions.samples.get("sft", 0) else ()
 
@@ -223,6 +229,7 @@ INPUTS: Mapping[str, Callable[[Config, str | None], tuple[str, ...]]] = {
     "own suite": _own_suite,
     "harmless rows": _harmless_rows,
     "demonstration rows": _demonstration_rows,
+    "labelled rows": _labelled_rows,
     "sampled start": _sampled_start,
     "contrast answers": _contrast_answers,
     "rewards of propositions": _propositions,

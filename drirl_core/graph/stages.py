@@ -29,6 +29,10 @@ def _starts_from_sft(config: Config) -> bool:
     return config.policy.start == "sft"
 
 
+def _has_labels(config: Config) -> bool:
+    return bool(config.rewards.labels)
+
+
 def _of_demonstrator(config: Config) -> tuple[str, ...]:
     """A local model writes demonstrations in its own number type, and may think before it does."""
     return ("models.dtype", "models.thinking") if config.demonstrations.demonstrator.kind == "model" else ()
@@ -171,14 +175,46 @@ STAGES: dict[str, Stage] = {
             most_prompts="drirl_core.completions.choice:most_completed",
         ),
     ),
+    "reward_labels": Stage(
+        "drirl_core.rewards.labels.stage:build_reward_labels",
+        "1",
+        (
+            "rewards.labels",
+            "prompts.taxonomy",
+            "prompts.near_duplicate",
+            "prompts.router_confidence",
+            "prompts.max_chars",
+            "models.encoder",
+            "seed",
+        ),
+        "rewards",
+        per="category",
+        inputs=("prompt_pool", "labelled rows", "suite sources"),
+        description="Completions that people labelled in {member}, if `rewards.labels` names files of them.",
+        when=_has_labels,
+        table=MainTable(
+            "labels.parquet",
+            {
+                "item": "rows that are compared share it: those of one prompt, or the two of a preference pair",
+                **meanings("prompt_id", "prompt", "category"),
+                "split": "train; or validation or test if the prompt repeats a held-out prompt of a data set",
+                "pair": "whether the row is half of a preference pair, rather than right or wrong by itself",
+                "answer": "the completion without its draft",
+                "label": "right or wrong; of a preference pair the chosen one is right",
+                **meanings("source"),
+            },
+        ),
+        excluded="drirl_core.rewards.labels.exclusion:excluded_prompts",
+    ),
     "reward_model": Stage(
         "drirl_core.rewards.stage:build_reward_model",
         "6",
         OF_REWARDS,
         "rewards",
         heavy=True,
+        unread=("rewards.labels",),  # by the file's name; what is in it is an input
         per="category",
-        inputs=("dataset", "completion_pool"),
+        inputs=("dataset", "completion_pool", "reward_labels"),
         description="Shadow reward model of {member}, learned by maximum-likelihood IRL.",
         table=MainTable(
             "rewards.parquet",

@@ -119,6 +119,18 @@ class EnsembleRewardModel:
 
         return _finished(models, ask, categories, worded)
 
+    def read_rows(self, *given: Any) -> tuple[np.ndarray, ...]:
+        """Read rows as the members do; see `RewardModel`."""
+        return self.members[0].read_rows(*given)
+
+    def row_features(self, *inputs: Any) -> torch.Tensor:
+        """Return what the first member's head reads of rows; see `RewardModel`."""
+        return self.members[0].row_features(*inputs)
+
+    def disagreement(self, *inputs: Any) -> np.ndarray:
+        """Return the standard deviation over the members of the rewards of rows that are read already, (B,)."""
+        return np.stack([member.rewards_of(*inputs) for member in self.members]).std(axis=0)
+
     def rewards_of(self, *inputs: Any) -> np.ndarray:
         """Return rewards of rows that are read already, float64, (B,); see `RewardModel`."""
         worded = np.array([has_words(answer) for answer in inputs[-1]], dtype=bool)

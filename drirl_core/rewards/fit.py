@@ -14,7 +14,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,12 +22,14 @@ from drirl_core.config import RewardsConfig
 from drirl_core.errors import DataError, TrainingError
 from drirl_core.reporting import Reporter
 from drirl_core.rewards.ensemble import EnsembleRewardModel
+from drirl_core.rewards.labels.items import LabelledItem, LabelledRows, beside_demonstrations, without_labelled_right
 from drirl_core.rewards.model import Prepared, RewardModel, backbone_class, gated, mean_and_scale
 from drirl_core.rewards.objectives import (
     balanced_weights,
     bradley_terry_loss,
     centring_penalty,
     classifier_loss,
+    labelled_loss,
     linear_loss,
     maxent_loss,
 )
@@ -84,6 +86,7 @@ def fit(
     seed: int,
     reporter: Reporter,
     own_answers: bool = False,
+    labels: Sequence[LabelledItem] = (),
 ) -> Fitted:
     """Learn the reward model of a category; the same arguments give the same weights.
 
@@ -97,6 +100,8 @@ def fit(
         reporter: gets every tenth point of the curve.
         own_answers: whether the start learned the initial model's own answers to harmless prompts, so that its samples
             are likely as right as those.
+        labels: completions that people labelled; those of the splits `train` and `validation` are used, and those that
+            are right are taken out of the pools.
 
     Returns:
         The model of the epoch with the lowest validation loss, and the curve.
@@ -111,6 +116,8 @@ def fit(
         reporter.log(f"{category}: {len(prompts)} positives of {given} prompts (rewards.positives: {config.positives})")
     if config.negatives == "likely_wrong" and config.objective != "classifier":
         prompts = without_likely_right(prompts, category, own_answers)
+    labels = beside_demonstrations(labels, prompts)
+    prompts = without_labelled_right(prompts, labels)
     train = [p for p in prompts if p.split == "train"]
     validation = [p for p in prompts if p.split == "validation"]
     if not train or not validation:
@@ -121,8 +128,10 @@ def fit(
         train=_usable(prepared.train, f"{category}: training"),
         validation=_usable(prepared.validation, f"{category}: validation"),
     )
+    labelled = [_labelled(labels, split, source, config, reporter) for split in ("train", "validation")]
+    sets = Material(prepared.train, labelled[0]), Material(prepared.validation, labelled[1])
     with torch.random.fork_rng(devices=[]), _one_thread():
-        learned = [_member(prepared, config, seed, number, reporter) for number in range(config.ensemble)]
+        learned = [_member(prepared, sets, config, seed, number, reporter) for number in range(config.ensemble)]
         model: RewardModel = learned[0].model
         if config.ensemble > 1:
             model = EnsembleRewardModel([one.model for one in learned], config.ensemble_penalty)
@@ -131,16 +140,56 @@ def fit(
     return Fitted(model, learned[0].curve, learned[0].best_epoch)
 
 
-def _member(prepared: Prepared, config: RewardsConfig, seed: int, number: int, reporter: Reporter) -> Fitted:
-    """Learn one head: on all training prompts where it is alone, on a bootstrap draw of them within an ensemble."""
+class Material(NamedTuple):
+    """What a head is fitted on, or chosen by.
+
+    Args:
+        pool: prompts with demonstrations and completions.
+        labelled: completions that people labelled; None where there are none.
+    """
+
+    pool: Pool
+    labelled: LabelledRows | None
+
+    def drawn(self) -> Material:
+        """Return a bootstrap draw of the prompts, and one of the labelled items."""
+        count = len(self.pool.prompts)
+        pool = self.pool.part(torch.randint(count, (count,)))
+        if self.labelled is None:
+            return Material(pool, None)
+        return Material(pool, self.labelled.part(torch.randint(len(self.labelled), (len(self.labelled),))))
+
+
+def _member(
+    prepared: Prepared,
+    sets: tuple[Material, Material],
+    config: RewardsConfig,
+    seed: int,
+    number: int,
+    reporter: Reporter,
+) -> Fitted:
+    """Learn one head: on all training rows where it is alone, on a bootstrap draw of them within an ensemble."""
     torch.manual_seed(seed if config.ensemble == 1 else seed * _SEED_STEP + number)
-    train, count = prepared.train, len(prepared.train.prompts)
+    train, validation = sets
     if config.ensemble > 1:
-        train = train.part(torch.randint(count, (count,)))
+        train = train.drawn()
     model = prepared.untrained()
-    curve, best = _train(model, (train, prepared.validation), config, reporter, streams=number == 0)
+    curve, best = _train(model, (train, validation), config, reporter, streams=number == 0)
     _settle(model, prepared.train)
     return Fitted(model, tuple(curve), best)
+
+
+def _labelled(
+    labels: Sequence[LabelledItem], split: str, source: Any, config: RewardsConfig, reporter: Reporter
+) -> LabelledRows | None:
+    """Read the labelled items of one split; None where there are none."""
+    items = [item for item in labels if item.split == split]
+    if not items:
+        return None
+    backbone = backbone_class(config.backbone)
+    return LabelledRows.of(
+        items, lambda prompts, answers: backbone.read_rows(prompts, answers, source, config, reporter)
+    )
 
 
 def losses(model: Any, pool: Pool, config: RewardsConfig) -> torch.Tensor:
@@ -169,11 +218,32 @@ def losses(model: Any, pool: Pool, config: RewardsConfig) -> torch.Tensor:
     return main + config.centre * centring_penalty(own, others, pool.mask)
 
 
+def labelled_losses(model: Any, labelled: LabelledRows, pool: Pool, config: RewardsConfig) -> torch.Tensor:
+    """Return the loss of every labelled item, (L,), differentiable.
+
+    What is labelled on one side alone is compared with a level. The objective `classifier` learns log-odds, whose level
+    is 0; the others see differences, so that the level is taken half-way between the mean rewards of demonstrations and
+    of completions in the pool, as a constant: no gradient reaches the pool through it.
+
+    Args:
+        model: the head.
+        labelled: L items.
+        pool: prompts of the same step.
+        config: objective and beta.
+    """
+    level = torch.zeros(())
+    if config.objective != "classifier":
+        with torch.no_grad():
+            own, others = model(*pool.own), model(*pool.others)[pool.mask & ~pool.corrupted]
+            level = (own.mean() + (others.mean() if len(others) else own.mean())) / 2
+    return labelled_loss(labelled.rewards(model), labelled.right, labelled.wrong, level, config.beta)
+
+
 def _train(
-    model: Any, pools: tuple[Pool, Pool], config: RewardsConfig, reporter: Reporter, *, streams: bool
+    model: Any, sets: tuple[Material, Material], config: RewardsConfig, reporter: Reporter, *, streams: bool
 ) -> tuple[list[Epoch], int]:
-    """Fit a head on the training pool; return the curve and the epoch with the lowest loss on the validation pool."""
-    train, validation = pools
+    """Fit a head on the training rows; return the curve and the epoch with the lowest loss on the validation rows."""
+    train, validation = sets
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -204,23 +274,43 @@ def _train(
     return curve, best.epoch
 
 
-def _epoch(model: Any, train: Pool, optimiser: torch.optim.Optimizer, config: RewardsConfig) -> float:
+def _epoch(model: Any, train: Material, optimiser: torch.optim.Optimizer, config: RewardsConfig) -> float:
     model.train()
-    total = 0.0
-    for rows in torch.randperm(len(train.prompts)).split(config.batch_size):
-        batch = losses(model, train.part(rows), config)
-        optimiser.zero_grad()
-        batch.mean().backward()
-        optimiser.step()
+    total, count = 0.0, len(train.pool.prompts)
+    order = torch.randperm(count).split(config.batch_size)
+    turns = _in_turn(train.labelled, config.batch_size)
+    for rows, labelled in zip(order, turns, strict=False):  # the labelled items begin again as often as need be
+        pool = train.pool.part(rows)
+        batch = losses(model, pool, config)
+        loss = batch.mean()
         total += float(batch.detach().sum())
-    return total / len(train.prompts)
+        if labelled is not None:
+            beside = config.label_weight * labelled_losses(model, labelled, pool, config).mean()
+            loss = loss + beside
+            total += float(beside.detach()) * len(rows)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return total / count
+
+
+def _in_turn(labelled: LabelledRows | None, size: int) -> Iterator[LabelledRows | None]:
+    """Yield batches of labelled items without end, in an order drawn anew for each pass; None where there are none."""
+    while labelled is None:
+        yield None
+    while True:
+        yield from (labelled.part(rows) for rows in torch.randperm(len(labelled)).split(size))
 
 
 @torch.no_grad()
-def _validate(model: Any, pool: Pool, config: RewardsConfig) -> tuple[float, float]:
+def _validate(model: Any, rows: Material, config: RewardsConfig) -> tuple[float, float]:
     model.eval()
+    pool = rows.pool
     ahead = (model(*pool.own).unsqueeze(1) > model(*pool.others))[pool.mask & ~pool.corrupted]
-    return float(losses(model, pool, config).mean()), float(ahead.float().mean()) if len(ahead) else 0.0
+    loss = float(losses(model, pool, config).mean())
+    if rows.labelled is not None:
+        loss += config.label_weight * float(labelled_losses(model, rows.labelled, pool, config).mean())
+    return loss, float(ahead.float().mean()) if len(ahead) else 0.0
 
 
 @torch.no_grad()

@@ -3,7 +3,8 @@
 A backbone is one file below `backbones/`, named in `BACKBONES`: a class with the methods of `RewardModel`, whose `save`
 and `load` use `write_model`, `read_weights` and `damage_reported`. Its `routed` scores a batch of mixed categories at
 about the cost of one model: a backbone reads every text once and runs each small head on its own rows. `fit`
-also needs its `prepare`, which reads the pools, and `rewards_of`, which rewards rows that are read already.
+also needs its `prepare`, which reads the pools, `read_rows`, which reads rows beside them, and `rewards_of`, which
+rewards rows that are read already. The labelling queue chooses by its `row_features`.
 """
 
 from __future__ import annotations
@@ -81,6 +82,14 @@ class RewardModel(Protocol):
 
     def rewards_of(self, *inputs: Any) -> np.ndarray:
         """Return rewards of rows that are read already: tensors (B, ...), then prompts and answers, float64, (B,)."""
+        ...
+
+    def read_rows(self, *given: Any) -> tuple[np.ndarray, ...]:
+        """Read rows beside the pools, given prompts, answers, source, settings and reporter: arrays (B, ...)."""
+        ...
+
+    def row_features(self, *inputs: Any) -> torch.Tensor:
+        """Return what the head reads of rows that are read already, one vector per row, (B, F)."""
         ...
 
     def save(self, folder: Path) -> None:

@@ -154,6 +154,47 @@ def balanced_weights(mask: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return sum(halves, torch.zeros_like(rights))
 
 
+def labelled_loss(
+    rewards: torch.Tensor, right: torch.Tensor, wrong: torch.Tensor, level: torch.Tensor, beta: float
+) -> torch.Tensor:
+    """Return the loss of labelled completions, per item: pairs where both labels occur, a logistic term elsewhere.
+
+    With right and wrong completions of one prompt, mean over all pairs of -log sigmoid((r_right - r_wrong) / beta)
+    (Bradley and Terry 1952). With one side only there is nothing to compare with, and the mean over the rows of
+    -log sigmoid(+- (r - level) / beta) asks for a reward above the level of what is right, or below it.
+
+    Args:
+        rewards: r of L items with at most M rows each, (L, M).
+        right: true where there is a right completion, bool, (L, M).
+        wrong: true where there is a wrong one, bool, (L, M).
+        level: reward at which a completion is as likely right as wrong, a number, ().
+        beta: temperature, above 0.
+
+    Returns:
+        Loss per item, at least 0, (L,).
+
+    Raises:
+        ValueError: shapes do not fit, beta is not positive, a row is right and wrong, or an item has no row.
+    """
+    if not rewards.shape == right.shape == wrong.shape or rewards.ndim != 2 or beta <= 0:
+        shapes = ", ".join(str(tuple(given.shape)) for given in (rewards, right, wrong))
+        raise ValueError(
+            f"rewards, right and wrong have shapes {shapes}, beta is {beta}; give (L, M), and beta above 0"
+        )
+    if (right & wrong).any() or not (right | wrong).any(dim=1).all():
+        raise ValueError("each row is right or wrong, not both, and each item has at least one")
+    rewards = rewards.masked_fill(~(right | wrong), 0.0)
+    pairs = right.unsqueeze(2) & wrong.unsqueeze(1)  # (L, M, M)
+    gaps = functional.softplus(-(rewards.unsqueeze(2) - rewards.unsqueeze(1)) / beta)
+    counts = pairs.sum(dim=(1, 2))
+    compared = gaps.masked_fill(~pairs, 0.0).sum(dim=(1, 2)) / counts.clamp(min=1)
+    above = (rewards - level) / beta
+    alone = _masked_mean(
+        functional.softplus(torch.where(right, -above, above)), right | wrong, (right | wrong).sum(dim=1)
+    )
+    return torch.where(counts > 0, compared, alone)
+
+
 def centring_penalty(
     demonstration_rewards: torch.Tensor, completion_rewards: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:

@@ -18,6 +18,8 @@ from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.reporting import Plot, Table
 from drirl_core.rewards.evaluate import ScoredPrompt, evaluate, score_pool
 from drirl_core.rewards.fit import Fitted, fit
+from drirl_core.rewards.labels.agreement import label_agreement
+from drirl_core.rewards.labels.items import LabelledItem, read_items
 from drirl_core.rewards.pairs import PoolPrompt, join_pool
 from drirl_core.rewards.plots import plot_accuracy, plot_calibration, plot_curve, plot_rewards
 from drirl_core.store.tables import read_table, write_table
@@ -55,7 +57,8 @@ def build_reward_model(context: stages.Context) -> dict[str, Any]:
     """
     category = context.category or ""
     dataset, completions = context.inputs[dataset_name(category)], context.inputs[f"completion_pool_{category}"]
-    return _learn(context, category, pool_prompts(dataset, completions, context.config.completions, category))
+    prompts = pool_prompts(dataset, completions, context.config.completions, category)
+    return _learn(context, category, prompts, _labels(context))
 
 
 def build_joint_reward_model(context: stages.Context) -> dict[str, Any]:
@@ -69,24 +72,37 @@ def build_joint_reward_model(context: stages.Context) -> dict[str, Any]:
         for category, pool in sorted(context.named("completion_pool").items())
         for prompt in pool_prompts(context.inputs[dataset_name(category)], pool, context.config.completions, category)
     ]
-    return _learn(context, JOINT, prompts)
+    return _learn(context, JOINT, prompts, _labels(context))
 
 
-def _learn(context: stages.Context, category: str, prompts: list[PoolPrompt]) -> dict[str, Any]:
+def _labels(context: stages.Context) -> list[LabelledItem]:
+    """Return what people labelled, of all categories whose labels are among the inputs; nothing without labels."""
+    return [item for _, folder in sorted(context.named("reward_labels").items()) for item in read_items(folder)]
+
+
+def _learn(
+    context: stages.Context, category: str, prompts: list[PoolPrompt], labels: list[LabelledItem]
+) -> dict[str, Any]:
     reads_policy = context.config.rewards.backbone == "hidden_state"
     source = (HiddenStates if reads_policy else Embedder)(context.config.models, context.store)
     config = context.config
-    fitted = fit(category, prompts, source, config.rewards, config.seed, context.reporter, config.sft.own_answers)
+    fitted = fit(
+        category, prompts, source, config.rewards, config.seed, context.reporter, config.sft.own_answers, labels
+    )
     scored = score_pool(fitted.model, prompts)
     metrics = evaluate(fitted.model, [s for s in scored if s.prompt.split != "train"])
     metrics["curve"] = [vars(point) for point in fitted.curve]
     metrics["best_epoch"] = fitted.best_epoch
+    if labels:
+        metrics["labels"] = label_agreement(fitted.model, labels)
     fitted.model.save(context.out)
     write_table(context.out / "rewards.parquet", _reward_rows(scored), SCHEMA)
     (context.out / "metrics.json").write_text(
         json.dumps(_without_nan(metrics), indent=1, sort_keys=True), encoding="utf-8"
     )
-    return {**_shown(metrics, fitted), **_plots(context, category, fitted, scored, metrics)}
+    agreement = metrics.get("labels", {})
+    beside = {f"labels_{name}": row["accuracy"] for name, row in agreement.items() if row["n"]}
+    return {**_shown(metrics, fitted), **beside, **_plots(context, category, fitted, scored, metrics)}
 
 
 def pool_prompts(dataset: Path, completions: Path, settings: CompletionsConfig, category: str) -> list[PoolPrompt]:

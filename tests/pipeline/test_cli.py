@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,13 +11,18 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from drirl_core.config import from_resolved, load_config, resolved
 from drirl_core.graph import exclusion
 from drirl_core.graph.exclusion import deciding_inputs
 from drirl_core.graph.versions import code_version, source_version
+from drirl_core.rewards.labels.queue import Queue
 from drirl_core.store.artifacts import Artifact, fingerprint
+from pipeline.cli.common import Given, parse_changes
+from pipeline.cli.label import default_place
+from pipeline.cli.label import show as show_queue
 from pipeline.cli.main import app
 from pipeline.instance.settings import anchored, load
 
@@ -25,6 +31,7 @@ COMMANDS = (
     "plan",
     "chat",
     "score",
+    "label",
     "report",
     "runs",
     "compare",
@@ -571,6 +578,35 @@ def test_chat_and_score_without_a_run_say_what_to_do(config: Path) -> None:
         shown = drirl(*words, "--config", config)
         assert shown.exit_code == 1
         assert f"`drirl run {config} --only {asset}` builds it" in shown.stderr
+
+
+def test_label_says_what_to_build_and_which_categories_there_are(config: Path) -> None:
+    shown = drirl("label", config, "--category", "insult")
+    assert shown.exit_code == 1
+    assert f"`drirl run {config} --only safety_dataset_insult` builds it" in shown.stderr
+    shown = drirl("label", config, "--category", "insults")
+    assert shown.exit_code == 1
+    assert "did you mean 'insult'?" in shown.stderr
+    assert drirl("label", config, "--count", "0").exit_code == 2
+
+
+def test_label_writes_beside_the_drop_folder_and_says_the_next_step(watched: Path) -> None:
+    given = Given.of(watched, ["rewards.labels=[week_1.csv]"])
+    (watched.parent / "to_label_1.csv").touch()
+    place = default_place(given.project.config)
+    assert place == watched.parent / "to_label_2.csv"
+    console = Console(record=True, width=300)
+    show_queue(Queue([("insult", "a prompt", "an answer")], 2.5, 1.25, 9), place, given, console)
+    shown = console.export_text()
+    assert f"1 of 9 completions are in {place} (insult 1)" in shown
+    assert "2.5 nats" in shown and "random ones 1.2" in shown
+    (line,) = (line for line in shown.splitlines() if line.startswith("  drirl run"))
+    words = shlex.split(line)
+    assert words.count("--set") == 1
+    assert load_config(watched, parse_changes([words[-1]])).rewards.labels == (
+        str(Path.cwd() / "week_1.csv"),
+        str(place),
+    )
 
 
 def test_score_rejects_an_unknown_category(config: Path) -> None:

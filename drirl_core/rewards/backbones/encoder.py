@@ -126,6 +126,20 @@ class EmbeddingRewardModel(nn.Module):
         return Prepared(train, validation, untrained)
 
     @staticmethod
+    def read_rows(
+        prompts: Sequence[str], answers: Sequence[str], source: Embedder, config: RewardsConfig, reporter: Reporter
+    ) -> tuple[np.ndarray, ...]:
+        """Read rows beside the pools, for `forward` and `rewards_of`: u, (B, D), and v, (B, 1 + S, D)."""
+        return encode(source, prompts, answers, reporter)
+
+    def row_features(self, prompt_vectors: torch.Tensor, answer_vectors: torch.Tensor) -> torch.Tensor:
+        """Return the mean over a row's clauses of what the head of the mean reads, (B, 2 D); 0 without clauses."""
+        parts = answer_vectors[..., 1:, :]
+        present = (parts != 0).any(dim=-1, keepdim=True)
+        read = self.features(prompt_vectors.unsqueeze(-2), parts) * present
+        return read.sum(dim=-2) / present.sum(dim=-2).clamp(min=1)
+
+    @staticmethod
     def features(prompt_vectors: torch.Tensor, answer_vectors: torch.Tensor) -> torch.Tensor:
         """Join what a clause says with how it relates to the prompt.
 

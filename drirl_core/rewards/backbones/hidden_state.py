@@ -137,6 +137,13 @@ class HiddenStateRewardModel(nn.Module):
 
         return Prepared(train, validation, untrained)
 
+    @staticmethod
+    def read_rows(
+        prompts: Sequence[str], answers: Sequence[str], source: HiddenStates, config: RewardsConfig, reporter: Reporter
+    ) -> tuple[np.ndarray, ...]:
+        """Read rows beside the pools, for `forward` and `rewards_of`: the two vectors of each row, (B, 2, H)."""
+        return (source.encode(prompts, answers, source.layer_of(config.layer), reporter),)
+
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Return raw rewards, differentiable.
 
@@ -146,8 +153,11 @@ class HiddenStateRewardModel(nn.Module):
         Returns:
             One raw reward per row, (...).
         """
-        features = selected(states, self.shape.features)
-        return self.head((features - self.feature_mean) / self.feature_scale).squeeze(-1)
+        return self.head(self.row_features(states)).squeeze(-1)
+
+    def row_features(self, states: torch.Tensor) -> torch.Tensor:
+        """Return what the head reads of rows, standardised over the training pool: (..., 2, H) -> (..., F)."""
+        return (selected(states, self.shape.features) - self.feature_mean) / self.feature_scale
 
     def use(self, source: HiddenStates) -> None:
         """Take the hidden states, after a check that they are those of the policy this head was learned on.
