@@ -26,6 +26,7 @@ from drirl_core.config.data import (
     SourceConfig,
 )
 from drirl_core.config.execution import ExecutionConfig
+from drirl_core.config.judges import EmbeddedJudgeConfig, JudgeName, LlmJudgeConfig, SecondJudge
 from drirl_core.config.names import require_distinct
 from drirl_core.config.operations import (
     INBOX,
@@ -54,11 +55,42 @@ from drirl_core.errors import ConfigError
 from drirl_core.store.remote import check_uri
 
 __all__ = [
-    "BASELINES", "EMBEDDED", "INBOX", "AlertHookConfig", "AlertsConfig", "BaseConfig", "BenchmarksConfig",
-    "ChecksConfig", "CompletionsConfig", "Config", "DemonstrationsConfig", "DemonstratorConfig", "DifferenceConfig",
-    "DpoConfig", "ExecutionConfig", "FreshnessConfig", "HardnessConfig", "InboxConfig", "LoraConfig", "ModelsConfig",
-    "OperationsConfig", "PolicyConfig", "PromotionConfig", "PromptsConfig", "RewardsConfig", "SftConfig",
-    "SourceConfig", "SuiteConfig", "from_resolved", "load_config", "resolved", "slice_hash",
+    "BASELINES",
+    "EMBEDDED",
+    "INBOX",
+    "AlertHookConfig",
+    "AlertsConfig",
+    "BaseConfig",
+    "BenchmarksConfig",
+    "ChecksConfig",
+    "CompletionsConfig",
+    "Config",
+    "DemonstrationsConfig",
+    "DemonstratorConfig",
+    "DifferenceConfig",
+    "DpoConfig",
+    "EmbeddedJudgeConfig",
+    "ExecutionConfig",
+    "FreshnessConfig",
+    "HardnessConfig",
+    "InboxConfig",
+    "JudgeName",
+    "LlmJudgeConfig",
+    "LoraConfig",
+    "ModelsConfig",
+    "OperationsConfig",
+    "PolicyConfig",
+    "PromotionConfig",
+    "PromptsConfig",
+    "RewardsConfig",
+    "SecondJudge",
+    "SftConfig",
+    "SourceConfig",
+    "SuiteConfig",
+    "from_resolved",
+    "load_config",
+    "resolved",
+    "slice_hash",
 ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from drirl_core.config.judges import EmbeddedJudgeConfig, JudgeName, LlmJudgeConfig, SecondJudge, check_judges
 from drirl_core.config.names import require_name
 from drirl_core.config.reading import EMBEDDED, added, require
 
@@ -331,8 +332,15 @@ class BenchmarksConfig:
 
     suites: tuple[SuiteConfig, ...] = (SuiteConfig(name="embedded"),)
     """Suites to run; every one of their prompts is kept out of the training data."""
-    judge: Literal["rules"] = "rules"
-    """`rules` decides refusal without weights; its error on human labels is in the report."""
+    judge: JudgeName = "rules"
+    """Who judges: `rules` (wording, without weights), `embedded` (sentence embeddings and a logistic regression) or
+    `llm` (a model behind an endpoint). The judge's measured error is in every report."""
+    second_judge: SecondJudge = added("none")  # noqa: RUF009 - it makes a field
+    """A judge that labels the same completions again; how often the two differ is reported. It decides no rate."""
+    embedded: EmbeddedJudgeConfig = added(EmbeddedJudgeConfig())  # noqa: RUF009 - it makes a field
+    """The judge `embedded`."""
+    llm: LlmJudgeConfig = added(LlmJudgeConfig())  # noqa: RUF009 - it makes a field
+    """The judge `llm`."""
     max_new_tokens: int = 64
     """Length limit of a reply."""
     batch_size: int = 64
@@ -349,6 +357,7 @@ class BenchmarksConfig:
     `checks.max_over_refusal`, which decides no result."""
 
     def __post_init__(self) -> None:
+        check_judges(self.judge, self.second_judge, self.embedded, self.llm)
         require(len(self.suites) > 0, "benchmarks.suites is empty; name at least `embedded`")
         names = [suite.name for suite in self.suites]
         require(len(set(names)) == len(names), f"benchmarks.suites: names repeat: {names}")

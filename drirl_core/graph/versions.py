@@ -29,6 +29,7 @@ TAXONOMY = "prompts.taxonomy"
 _SHIPPED = {
     "prompts.sources": "drirl_core.prompts.layouts:layouts_of",
     "benchmarks.suites": "drirl_core.benchmarks.declared:declarations_of",
+    "benchmarks.judge": "drirl_core.benchmarks.judging:weights_of",
     "demonstrations": "drirl_core.files.version:readers_of",
 }
 """Functions that say what the package's own files hold about the values of a setting, by that setting."""

@@ -12,6 +12,7 @@ from drirl_core.errors import ConfigError, DrirlError
 from drirl_core.graph.stages import CHECKPOINTS
 from drirl_core.models.references import described
 from drirl_core.project import Project
+from drirl_core.reporting import SilentReporter
 
 POLICY_STAGES = frozenset(
     {*CHECKPOINTS.values(), "completion_pool", "reward_model", "reference_classifiers", "benchmark"}
@@ -53,7 +54,10 @@ def find_problems(project: Project) -> list[str]:
         policy = look_at_policy(config.models.policy, config.models)
     except DrirlError as error:
         problems.append(str(error))
-    checks: list[Callable[[], Iterator[str]]] = [lambda: look_at_demonstrator(config)]
+    checks: list[Callable[[], Iterator[str]]] = [
+        lambda: look_at_demonstrator(config),
+        lambda: look_at_judges(project),
+    ]
     if policy is not None:
         seen = policy
         checks += [lambda: adapter_problems(config, seen), lambda: room_problems(project, seen)]
@@ -131,6 +135,23 @@ def look_at_demonstrator(config: Config) -> Iterator[str]:
     demonstrator = config.demonstrations.demonstrator
     if demonstrator.kind == "model" and demonstrator.model != config.models.policy:
         look_at_policy(demonstrator.model, config.models)
+    yield from ()
+
+
+def look_at_judges(project: Project) -> Iterator[str]:
+    """Look at weights and endpoint of the judges of the benchmarks; the rules need neither.
+
+    Args:
+        project: the configuration and its store.
+
+    Raises:
+        DrirlError: weights cannot be read, or the endpoint cannot be used.
+    """
+    settings = project.config.benchmarks
+    if {settings.judge, settings.second_judge} != {"rules", "none"}:
+        from drirl_core.benchmarks.judging import Judges
+
+        Judges.of(project.config, project.store, SilentReporter()).check()
     yield from ()
 
 

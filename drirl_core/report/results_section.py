@@ -7,7 +7,7 @@ from typing import Any
 
 from drirl_core.benchmarks.judges.rules import UNUSABLE
 from drirl_core.benchmarks.measure import ALIGNED, ALL
-from drirl_core.benchmarks.render import EXAMINATION, POLICY_NAMES, Column, score_line
+from drirl_core.benchmarks.render import EXAMINATION, POLICY_NAMES, Column, judging_lines, score_line
 from drirl_core.benchmarks.suites import PAIRED
 from drirl_core.pictures.palette import key_of
 from drirl_core.report.cells import Cell, category_name, number, share
@@ -53,6 +53,7 @@ def suite_section(results: Mapping[str, Any]) -> dict[str, Any]:
             for policy in results["policies"]
         ],
         "reply_note": "Broken: empty, echoed or looping replies, which are neither refusal nor help.",
+        "judging": [line.removeprefix("- ") for line in judging_lines(results).splitlines()],
         "tests": [row for rows_of in tests for row in rows_of(results)],
         "charts": [chart for chart in drawn if chart],
     }
