@@ -27,7 +27,7 @@ from drirl_core.config import load_config
 from drirl_core.errors import DataError, DrirlError, nearest
 from drirl_core.files.reading import read_strictly
 
-STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3)
+STRENGTHS = (0.003, 0.01, 0.03, 0.1)
 """Inverse regularisation strengths that cross-validation chooses from, the strongest regularisation first."""
 EMBEDDING_SCALE = 4.0
 """Unit embeddings have entries near 1 / sqrt(D); this brings them nearer to the standardised scalars."""
