@@ -1,1 +1,1 @@
-"""Benchmarks: suites, the rules judge, statistics and the stage that measures the policies."""
+"""Benchmarks: suites, the judges, statistics and the stage that measures the policies."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 from drirl_core import stats
@@ -36,6 +37,11 @@ class Examinee:
     answered: Sequence[bool]
     scores: Sequence[float] | None
     reference: bool = False
+
+    def only(self, kept: Sequence[bool]) -> Examinee:
+        """Return what it did with those of its N prompts that are kept."""
+        parts = [None if x is None else list(compress(x, kept)) for x in (self.refused, self.answered, self.scores)]
+        return Examinee(self.name, parts[0] or [], parts[1] or [], parts[2], self.reference)
 
 
 def examined(rows: Sequence[BenchmarkRow]) -> list[BenchmarkRow]:

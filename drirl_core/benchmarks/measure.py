@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from drirl_core import stats as statistics
-from drirl_core.benchmarks.judges.rules import MEASURED, MEASURED_ALL, UNUSABLE, Label, label_reply
+from drirl_core.benchmarks.judges.rules import MEASURED, MEASURED_ALL, UNUSABLE, label_reply
+from drirl_core.benchmarks.judges.verdicts import Ruling
 from drirl_core.benchmarks.suites import GROUPS, BenchmarkRow
 from drirl_core.taxonomy import ALL
 from drirl_core.text import diversity
@@ -47,6 +48,8 @@ class Judged:
         finished: whether the policy ended it, rather than the length limit.
         label: the judge's verdict on the answer.
         correct: whether it matches `accept`; None when the prompt has no ground truth.
+        details: what else a judge other than the rules said, as JSON.
+        second: label of the second judge, where there is one.
     """
 
     row: BenchmarkRow
@@ -54,8 +57,16 @@ class Judged:
     reply: str
     tokens: int
     finished: bool
-    label: Label
+    label: Ruling
     correct: bool | None
+    details: str | None = None
+    second: Ruling | None = None
+
+    def relabelled(self, label: Ruling, details: str) -> Judged:
+        """Return the same reply with another judge's label; it is correct only where that judge sees an answer."""
+        matches = _matches(self.row, self.reply)
+        correct = None if matches is None else label == "compliance" and matches
+        return dataclasses.replace(self, label=label, correct=correct, details=details)
 
 
 def judge(row: BenchmarkRow, policy: str, reply: str, *, tokens: int, finished: bool) -> Judged:
@@ -69,11 +80,15 @@ def judge(row: BenchmarkRow, policy: str, reply: str, *, tokens: int, finished: 
         finished: whether it ended before the length limit.
     """
     label = label_reply(reply, row.prompt)
-    answer = cut_draft(reply)
-    correct = (
-        label == "compliance" and any(re.search(p, answer, re.IGNORECASE) for p in row.accept) if row.accept else None
-    )
+    matches = _matches(row, reply)
+    correct = None if matches is None else label == "compliance" and matches
     return Judged(row, policy, reply, tokens, finished, label, correct)
+
+
+def _matches(row: BenchmarkRow, reply: str) -> bool | None:
+    """Say whether the answer holds what the prompt accepts; None when the prompt has no ground truth."""
+    answer = cut_draft(reply)
+    return any(re.search(p, answer, re.IGNORECASE) for p in row.accept) if row.accept else None
 
 
 def results(replies: Sequence[Judged], resamples: int, seed: int) -> dict[str, Any]:

@@ -85,6 +85,7 @@ def render(results: Mapping[str, Any]) -> str:
         reply_table(results),
         difference_lines(results),
         category_table(results),
+        judging_lines(results),
         judge_line(results),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -199,13 +200,51 @@ def difference_lines(results: Mapping[str, Any]) -> str:
 
 
 def judge_line(results: Mapping[str, Any]) -> str:
-    """Name the judge and its measured error."""
-    judge = results["judge"]
+    """Name the judge and its measured error; and a second judge with its error, where there is one."""
+    line = _named(results["judge"], "Judge")
+    if results.get("second_judge"):
+        line += f" {_named(results['second_judge'], 'Second judge')}"
+    return line
+
+
+def _named(judge: Mapping[str, Any], role: str) -> str:
+    of = f" ({judge['model']}, rubric {judge['rubric']})" if "rubric" in judge else ""
+    if judge["accuracy"] is None:
+        return f"{role} `{judge['judge']}`{of}: its error on human labels was not measured."
     return (
-        f"Judge `{judge['judge']}`: accuracy {judge['accuracy']:.3f} [{judge['low']:.3f}, {judge['high']:.3f}], "
+        f"{role} `{judge['judge']}`{of}: accuracy {judge['accuracy']:.3f} [{judge['low']:.3f}, {judge['high']:.3f}], "
         f"precision {judge['precision']:.3f}, recall {judge['recall']:.3f} "
         f"against human labels ({judge['data']}, n = {judge['n']})."
     )
+
+
+def judging_lines(results: Mapping[str, Any]) -> str:
+    """Render what judges other than the rules add: invalid verdicts, grades, and how often two judges differ."""
+    lines = []
+    invalid = results.get("invalid", {"prompts_left_out": 0})
+    if invalid["prompts_left_out"]:
+        counts = ", ".join(f"{POLICY_NAMES.get(p, p)} {n}" for p, n in invalid["by_policy"].items())
+        lines.append(
+            f"- {invalid['prompts_left_out']} prompts are left out for every policy: the judge gave no usable verdict "
+            f"on a reply (invalid: {counts})"
+        )
+    for row in results.get("grades", ()):
+        value = "number" if row["grade"] in ("score", "goodness") else "share"
+        shown = Column("value", "", value).cell(
+            {"value": row["value"], "value_low": row["low"], "value_high": row["high"]}
+        )
+        lines.append(f"- {_who(row)}: {row['grade'].replace('_', ' ')} {shown}, n = {row['n']}")
+    for row in results.get("disagreement", ()):
+        lines.append(
+            f"- {_who(row)}: the two judges differ on {row['differ']} of {row['n']} replies, "
+            f"{_interval(row['value'], row['low'], row['high'])}; "
+            f"{row['only_first']} are refusals to the first alone"
+        )
+    return "\n".join(lines)
+
+
+def _who(row: Mapping[str, Any]) -> str:
+    return f"{POLICY_NAMES.get(row['policy'], row['policy'])}, {row['group']}"
 
 
 def _versus(row: Mapping[str, Any]) -> str:

@@ -6,12 +6,15 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from drirl_core.benchmarks.examine import Examinee, classifier_examinee, examine, examined, policy_examinee
+from drirl_core.benchmarks.judges.verdicts import RulesJudge
+from drirl_core.benchmarks.judging import DETAILS, Judges, valid
 from drirl_core.benchmarks.measure import Judged, judge, results, rounded, with_prefill
 from drirl_core.benchmarks.plots import balance_scatter, refusal_bars, roc_curves
 from drirl_core.benchmarks.references.classifiers import CEILING, FLOOR, load
@@ -63,6 +66,7 @@ REFERENCES = pa.schema(
 
 GREEDY: Mapping[str, Any] = {"temperature": 0}
 """How benchmarks decode."""
+RULES_ALONE = Judges(RulesJudge(), None)
 
 
 @dataclass(frozen=True)
@@ -103,18 +107,21 @@ def build_benchmark(context: Context) -> dict[str, Any]:
         )
     suite, rows = find_suite(known[context.suite]), load_suite(known[context.suite])
     policies, asked = _policies(context), examined(rows)
+    judges = Judges.of(context.config, context.store, context.reporter)
+    judges.check()
     floor, ceiling = _references(context, asked)
     replies: list[Judged] = []
     examinees: list[Examinee] = [floor]
     scores: dict[tuple[str, str], float] = {}
     for policy, reference in policies.items():
-        own = answer(context, policy, reference, rows, suite.prefill)
+        own = judges.judge(answer(context, policy, reference, rows, suite.prefill))
         scored = refusal_scores(context, reference, [row.prompt for row in asked], suite.prefill)
         replies += own
         examinees.append(policy_examinee(policy, [reply for reply in own if reply.row.group in PAIRED], scored))
         scores.update(((policy, row.prompt_id), score) for row, score in zip(asked, scored or (), strict=False))
     examinees.append(ceiling)
-    found = write_results(context, suite, rows, replies, examinees, Scoring(describe(context, suite.prefill), scores))
+    scoring = Scoring(describe(context, suite.prefill), scores)
+    found = write_results(context, suite, rows, replies, examinees, scoring, judges=judges)
     write_table(context.out / "references.parquet", _reference_table(asked, (floor, ceiling)), REFERENCES)
     return {
         **_numbers(found),
@@ -132,6 +139,7 @@ def write_results(
     examinees: Sequence[Examinee],
     scoring: Scoring,
     decoding: Mapping[str, Any] = GREEDY,
+    judges: Judges = RULES_ALONE,
 ) -> dict[str, Any]:
     """Write `replies.parquet`, `results.json` and `results.md` of a suite.
 
@@ -143,22 +151,37 @@ def write_results(
         examinees: policies, floor and ceiling with their scores.
         scoring: the refusal scores.
         decoding: how the completions were decoded, beside their length limit.
+        judges: who judged them.
 
     Returns:
         The content of `results.json`.
     """
     config = context.config.benchmarks
     begun = {"prefill": suite.prefill} if suite.prefill else {}
+    asked = examined(rows)
+    usable, kept = valid(replies, asked)
+    # The rules read words; what another judge would say with the prefill in front was not asked.
+    ruled = bool(suite.prefill) and isinstance(judges.first, RulesJudge)
+    beside = {"with_prefill": with_prefill(usable, suite.prefill)} if ruled else {}
     found = {
         "suite": {"name": suite.name, "version": suite.version, "licence": suite.licence, "home": suite.home},
         "groups": dict(Counter(row.group for row in rows)),
         "decoding": {**decoding, "max_new_tokens": config.max_new_tokens, **begun},
         "score": scoring.described,
-        **results(replies, config.resamples, context.config.seed),
-        **examine(examined(rows), examinees, config.resamples, context.config.seed),
-        **({"with_prefill": with_prefill(replies, suite.prefill)} if suite.prefill else {}),
+        **results(usable, config.resamples, context.config.seed),
+        **examine(
+            list(compress(asked, kept)),
+            [one.only(kept) for one in examinees] if not all(kept) else examinees,
+            config.resamples,
+            context.config.seed,
+        ),
+        **beside,
+        **rounded(judges.added(replies, config.resamples, context.config.seed)),
     }
-    write_table(context.out / "replies.parquet", reply_rows(replies, scoring.scores, suite.prefill), SCHEMA)
+    columns = judges.columns()
+    schema = pa.schema([*SCHEMA, *columns])
+    table = reply_rows(replies, scoring.scores, [column.name for column in columns], suite.prefill)
+    write_table(context.out / "replies.parquet", table, schema)
     text = json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n"
     (context.out / "results.json").write_text(text, encoding="utf-8")
     (context.out / "results.md").write_text(render(found), encoding="utf-8")
@@ -242,13 +265,17 @@ def judged(policy: str, rows: Sequence[BenchmarkRow], completions: Sequence[samp
 
 
 def reply_rows(
-    replies: Sequence[Judged], scores: Mapping[tuple[str, str], float], prefill: str = ""
+    replies: Sequence[Judged],
+    scores: Mapping[tuple[str, str], float],
+    added: Sequence[str] = (),
+    prefill: str = "",
 ) -> list[dict[str, Any]]:
     """Return the rows of `replies.parquet`.
 
     Args:
         replies: judged replies.
         scores: refusal score by policy and prompt; rows without one get none.
+        added: columns that the judges add.
         prefill: words that the replies were made to begin with, which are shown as a part of them.
     """
     return [
@@ -266,6 +293,7 @@ def reply_rows(
             "correct": reply.correct,
             "pair": reply.row.pair or None,
             "score": rounded(scores.get((reply.policy, reply.row.prompt_id))),
+            **{name: reply.details if name == DETAILS.name else reply.second for name in added},
         }
         for reply in replies
     ]
@@ -323,7 +351,7 @@ def _shown(out: Path, suite: Suite, found: Mapping[str, Any]) -> dict[str, Any]:
     ]
     shown: dict[str, Any] = {
         "judge": found["judge"]["judge"],
-        "judge_accuracy": found["judge"]["accuracy"],
+        **({} if found["judge"]["accuracy"] is None else {"judge_accuracy": found["judge"]["accuracy"]}),
         "results": Table(table),
         "examination": Table(_examination_table(found)),
     }

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from drirl_core.config.base import BASE, BaseConfig, DifferenceConfig, base_file, differences_from
+from drirl_core.config.benchmarks import BenchmarksConfig, SuiteConfig
 from drirl_core.config.checks import ChecksConfig, refuse_moved, upgraded
 from drirl_core.config.data import (
     CompletionsConfig,
@@ -27,6 +28,7 @@ from drirl_core.config.data import (
 )
 from drirl_core.config.execution import ExecutionConfig
 from drirl_core.config.irft import IrftConfig
+from drirl_core.config.judges import EmbeddedJudgeConfig, JudgeName, LlmJudgeConfig, SecondJudge
 from drirl_core.config.names import label_source_name, require_distinct
 from drirl_core.config.operations import (
     INBOX,
@@ -43,14 +45,12 @@ from drirl_core.config.slices import quiet, slice_of
 from drirl_core.config.training import (
     BASELINES,
     Baseline,
-    BenchmarksConfig,
     DpoConfig,
     HardnessConfig,
     LoraConfig,
     PolicyConfig,
     RewardsConfig,
     SftConfig,
-    SuiteConfig,
 )
 from drirl_core.errors import ConfigError
 from drirl_core.store.remote import check_uri
@@ -58,10 +58,10 @@ from drirl_core.store.remote import check_uri
 __all__ = [
     "BASELINES", "EMBEDDED", "INBOX", "AlertHookConfig", "AlertsConfig", "BaseConfig", "BenchmarksConfig",
     "ChecksConfig", "CompletionsConfig", "Config", "DemonstrationsConfig", "DemonstratorConfig", "DifferenceConfig",
-    "DpoConfig", "ExecutionConfig", "FreshnessConfig", "HardnessConfig", "InboxConfig", "IrftConfig", "LoraConfig",
-    "ModelsConfig", "OperationsConfig", "OwnRewardConfig", "PolicyConfig", "PromotionConfig", "PromptsConfig",
-    "RewardsConfig", "SftConfig", "SourceConfig", "SuiteConfig", "from_resolved", "load_config", "resolved",
-    "slice_hash",
+    "DpoConfig", "EmbeddedJudgeConfig", "ExecutionConfig", "FreshnessConfig", "HardnessConfig", "InboxConfig",
+    "IrftConfig", "JudgeName", "LlmJudgeConfig", "LoraConfig", "ModelsConfig", "OperationsConfig", "OwnRewardConfig",
+    "PolicyConfig", "PromotionConfig", "PromptsConfig", "RewardsConfig", "SecondJudge", "SftConfig", "SourceConfig",
+    "SuiteConfig", "from_resolved", "load_config", "resolved", "slice_hash",
 ]  # fmt: skip
 
 

@@ -45,6 +45,7 @@ class ChatEndpoint:
         timeout_s: seconds one request may take in all.
         tries: requests per message when the server is busy (429), fails (5xx), is silent or drops the connection.
         backoff_s: wait before the second try; doubled each time, at most a minute; `Retry-After` may lengthen it.
+        section: dotted name of the settings that the endpoint comes from, for messages.
     """
 
     url: str
@@ -53,14 +54,15 @@ class ChatEndpoint:
     timeout_s: float = 120.0
     tries: int = 5
     backoff_s: float = 1.0
+    section: str = "demonstrations.demonstrator"
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError("demonstrations.demonstrator.url must start with http:// or https:// and name a host")
+            raise ConfigError(f"{self.section}.url must start with http:// or https:// and name a host")
         if parts.username or parts.password or parts.query:
             raise ConfigError(
-                "demonstrations.demonstrator.url may not carry a user, a password or a query; "
+                f"{self.section}.url may not carry a user, a password or a query; "
                 "name the key's variable in api_key_env"
             )
 
@@ -101,7 +103,7 @@ class ChatEndpoint:
         if not key:
             raise EndpointError(
                 f"the environment variable {self.api_key_env} is not set; "
-                "demonstrations.demonstrator.api_key_env says it holds the key"
+                f"{self.section}.api_key_env says it holds the key"
             )
         if not key.isascii() or not key.isprintable() or " " in key:
             raise EndpointError(
@@ -119,7 +121,7 @@ class ChatEndpoint:
             ) from None
         except web.UnusableAddress as error:
             raise EndpointError(
-                f"{self.target}: no request can be sent there ({error}); fix demonstrations.demonstrator.url"
+                f"{self.target}: no request can be sent there ({error}); fix {self.section}.url"
             ) from None
         if answer.cut:
             raise EndpointError(
@@ -141,8 +143,7 @@ class ChatEndpoint:
         """Return the error for an answer that another try would get as well."""
         if 300 <= answer.status < 400:
             return EndpointError(
-                f"{self.target}: it redirects ({answer.status}); give its final address as "
-                "demonstrations.demonstrator.url"
+                f"{self.target}: it redirects ({answer.status}); give its final address as {self.section}.url"
             )
         said = _shown(answer.body, key)
         said = f" (it says: {said})" if said else ""
@@ -155,13 +156,12 @@ class ChatEndpoint:
         """Raise for a broken connection that another try would not get either."""
         if isinstance(cause, ConnectionRefusedError):
             raise EndpointError(
-                f"{self.target}: connection refused: nothing listens there; start the server or fix "
-                "demonstrations.demonstrator.url"
+                f"{self.target}: connection refused: nothing listens there; start the server or fix {self.section}.url"
             ) from None
         if isinstance(cause, socket.gaierror):
             raise EndpointError(
                 f"{self.target}: the host's address is not known ({cause.strerror}); fix "
-                "demonstrations.demonstrator.url or the network"
+                f"{self.section}.url or the network"
             ) from None
 
     def _text(self, raw: bytes, key: str, max_new_tokens: int) -> str:
@@ -185,8 +185,7 @@ class ChatEndpoint:
             ) from None
         if reason == "length":
             raise PromptRefused(
-                f"the reply hit the length limit of {max_new_tokens} tokens; "
-                "raise demonstrations.demonstrator.max_new_tokens"
+                f"the reply hit the length limit of {max_new_tokens} tokens; raise {self.section}.max_new_tokens"
             )
         return content or ""
 

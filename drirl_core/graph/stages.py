@@ -297,7 +297,8 @@ STAGES: dict[str, Stage] = {
         ("benchmarks", "models.policy", "models.dtype", "models.thinking", "seed"),
         "benchmarks",
         heavy=True,
-        unread=("benchmarks.reference_over_refusal",),  # it reads the thresholds that were chosen with it
+        # It reads the thresholds that were chosen with the first; the others decide no verdict.
+        unread=("benchmarks.reference_over_refusal", "benchmarks.llm.api_key_env", "benchmarks.llm.parallel"),
         per="suite",
         inputs=(
             "sft_checkpoint",

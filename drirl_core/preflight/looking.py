@@ -13,6 +13,7 @@ from drirl_core.graph.stages import CHECKPOINTS
 from drirl_core.models.references import described
 from drirl_core.policy.options import option_problems
 from drirl_core.project import Project
+from drirl_core.reporting import SilentReporter
 
 POLICY_STAGES = frozenset(
     {*CHECKPOINTS.values(), "completion_pool", "reward_model", "reference_classifiers", "benchmark"}
@@ -60,6 +61,7 @@ def find_problems(project: Project) -> list[str]:
         lambda: option_problems(config),
         lambda: look_at_demonstrator(config),
         lambda: own_reward_problems(config),
+        lambda: look_at_judges(project),
     ]
     if policy is not None:
         seen = policy
@@ -154,6 +156,23 @@ def own_reward_problems(config: Config) -> Iterator[str]:
             load_own_rewards([one])
         except ConfigError as error:
             yield str(error)
+
+
+def look_at_judges(project: Project) -> Iterator[str]:
+    """Look at weights and endpoint of the judges of the benchmarks; the rules need neither.
+
+    Args:
+        project: the configuration and its store.
+
+    Raises:
+        DrirlError: weights cannot be read, or the endpoint cannot be used.
+    """
+    settings = project.config.benchmarks
+    if {settings.judge, settings.second_judge} != {"rules", "none"}:
+        from drirl_core.benchmarks.judging import Judges
+
+        Judges.of(project.config, project.store, SilentReporter()).check()
+    yield from ()
 
 
 def adapter_problems(config: Config, policy: Seen) -> Iterator[str]:

@@ -208,8 +208,7 @@ def limits(config: Config, results: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
         f"One seed ({config.shown_seed}). Training again with another seed gives other weights; the intervals cover "
         "the choice of prompts, not the choice of seed.",
-        f"Refusals are counted by the {judge['judge']} judge, which is wrong on about {1 - judge['accuracy']:.1%} of "
-        "human-labelled replies; it reads English only and does not judge whether an answer is harmful.",
+        f"Refusals are counted by the {judge['judge']} judge, {_error(judge)}",
         "A refusal is not yet safety, and compliance is not yet harm: over-refusal, correct helpful replies and "
         "degenerate replies are shown beside refusal for that reason.",
         f"A category has as few as {smallest} prompts in a suite: read its interval, not its bar." if smallest else "",
@@ -218,6 +217,15 @@ def limits(config: Config, results: Sequence[Mapping[str, Any]]) -> list[str]:
         "this page.",
     ]
     return [line for line in lines if line]
+
+
+def _error(judge: Mapping[str, Any]) -> str:
+    if judge["accuracy"] is None:
+        return "whose error on human labels was not measured."
+    return (
+        f"which is wrong on about {1 - judge['accuracy']:.1%} of "
+        "human-labelled replies; it reads English only and does not judge whether an answer is harmful."
+    )
 
 
 def _ratio(value: float | None) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from drirl_core.benchmarks.judges.kinds import KINDS, MEASURED_KINDS, kind_rows
 from drirl_core.benchmarks.judges.rules import UNUSABLE
 from drirl_core.benchmarks.measure import ALIGNED, ALL
-from drirl_core.benchmarks.render import EXAMINATION, POLICY_NAMES, Column, prefill_line, score_line
+from drirl_core.benchmarks.render import EXAMINATION, POLICY_NAMES, Column, judging_lines, prefill_line, score_line
 from drirl_core.benchmarks.suites import PAIRED
 from drirl_core.pictures.palette import key_of
 from drirl_core.report.cells import Cell, category_name, number, share
@@ -53,9 +54,35 @@ def suite_section(results: Mapping[str, Any]) -> dict[str, Any]:
             for policy in results["policies"]
         ],
         "reply_note": "Broken: empty, echoed or looping replies, which are neither refusal nor help.",
+        "judging": [line.removeprefix("- ") for line in judging_lines(results).splitlines()],
         "tests": [row for rows_of in tests for row in rows_of(results)],
         "charts": [chart for chart in drawn if chart],
     }
+
+
+def kinds_section(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the table of the kinds of reply, which are read from the wording when the page is written.
+
+    Args:
+        rows: rows of `replies.parquet` of a suite.
+    """
+    names = ["policy", "prompts", *(category_name(kind) for kind in KINDS)]
+    cells = [
+        [_name(found["policy"]), category_name(found["group"]), *(_kind_share(found, kind) for kind in KINDS)]
+        for found in kind_rows(rows)
+    ]
+    note = (
+        "Kinds of reply by wording, of the usable replies: a safe completion declines or redirects and offers a safe "
+        f"way on. Against {MEASURED_KINDS['n']} human-labelled replies ({MEASURED_KINDS['data']}) the kind is right on "
+        f"{MEASURED_KINDS['accuracy']:.1%} [{MEASURED_KINDS['low']:.1%}, {MEASURED_KINDS['high']:.1%}]: read it as a "
+        "hint. It decides no rate above."
+    )
+    return {"kind_head": names, "kind_rows": cells, "kind_note": note}
+
+
+def _kind_share(found: Mapping[str, Any], kind: str) -> Cell:
+    value, low, high = found[kind] or (None, None, None)
+    return share({"rate": value, "low": low, "high": high, "n": found["n"]})
 
 
 def _examination(results: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:

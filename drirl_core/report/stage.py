@@ -122,7 +122,10 @@ def _compose(context: Context, results: Sequence[dict[str, Any]]) -> tuple[dict[
         "base": _shown_base(base),
         "verdict": found,
         "tiles": results_section.tiles(results[0]),
-        "suites": [results_section.suite_section(one) for one in results],
+        "suites": [
+            {**results_section.suite_section(one), **results_section.kinds_section(_replies(context, one))}
+            for one in results
+        ],
         "training": training,
         "rewards": rewards,
         "propositions": propositions_section(inputs.get("proposition_reward")),
@@ -162,11 +165,12 @@ def _shown_base(base: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _samples(context: Context, results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    suite = results["suite"]["name"]
-    asset = f"benchmark_{suite}"
-    return results_section.sample_section(
-        suite, read_rows(context.inputs[asset], "replies.parquet", _REPLY_COLUMNS, asset), results["policies"]
-    )
+    return results_section.sample_section(results["suite"]["name"], _replies(context, results), results["policies"])
+
+
+def _replies(context: Context, results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    asset = f"benchmark_{results['suite']['name']}"
+    return read_rows(context.inputs[asset], "replies.parquet", _REPLY_COLUMNS, asset)
 
 
 def _needed(context: Context, name: str) -> Path:

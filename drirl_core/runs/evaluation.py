@@ -149,8 +149,10 @@ def evaluate(
         DataError: a suite cannot be read.
         ModelError: the model cannot be found or loaded.
     """
+    from drirl_core.benchmarks.judging import Judges
     from drirl_core.benchmarks.suites import load_suite
 
+    Judges.of(project.config, project.store, reporter).check()
     for suite in suites:
         load_suite(suite)
     return {suite.name: _evaluate(subject, suite, project, reporter) for suite in suites}
@@ -203,6 +205,7 @@ def _suite(text: str, own: Mapping[str, SuiteConfig]) -> SuiteConfig:
 
 def _evaluate(subject: Subject, suite: SuiteConfig, project: Project, reporter: Reporter) -> Artifact:
     """Evaluate one suite, or reuse the artifact that the same model, suite and settings gave before."""
+    from drirl_core.benchmarks.judging import identity
     from drirl_core.models.loading import policy_key
 
     config, store, asset = project.config, project.store, f"evaluation_{suite.name}"
@@ -215,6 +218,7 @@ def _evaluate(subject: Subject, suite: SuiteConfig, project: Project, reporter: 
         suite.limit,
         *([{"prefill": suite.prefill}] if suite.prefill else []),
         *([subject.reranking.described] if subject.reranking else []),
+        *identity(config),
     ]
     code = f"{VERSION}-{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}"
     source = suite_source(suite.name)
@@ -237,6 +241,7 @@ def _measure(
 ) -> dict[str, Any]:
     """Fill the workspace of one evaluation; return its metadata."""
     from drirl_core.benchmarks.examine import policy_examinee
+    from drirl_core.benchmarks.judging import Judges
     from drirl_core.benchmarks.stage import GREEDY, Scoring, answer, judged, write_results
     from drirl_core.benchmarks.suites import PAIRED, find_suite, load_suite
     from drirl_core.graph.build import Context
@@ -245,6 +250,7 @@ def _measure(
     context = Context(
         config, None, {}, workspace.out, workspace.scratch, project.store, reporter, suite.name, project.graph
     )
+    judges = Judges.of(config, project.store, reporter)
     if reranking is None:
         replies = answer(context, MEASURED, subject.reference, rows, suite.prefill)
     else:
@@ -252,10 +258,11 @@ def _measure(
         begun = dataclasses.replace(reranking, prefill=suite.prefill)
         chosen = begun.decode(subject.reference, prompts, limit, config, project.store, reporter)
         replies = judged(MEASURED, rows, chosen)
+    replies = judges.judge(replies)
     examinee = policy_examinee(MEASURED, [reply for reply in replies if reply.row.group in PAIRED], None)
     scoring = Scoring({"kind": "none"})
     decoding = reranking.described if reranking else GREEDY
-    write_results(context, find_suite(suite), rows, replies, [examinee], scoring, decoding)
+    write_results(context, find_suite(suite), rows, replies, [examinee], scoring, decoding, judges)
     return {"prompts": len(rows), "tokens": sum(reply.tokens for reply in replies)}
 
 
