@@ -2,9 +2,9 @@
 
 D-optimal against random choice at equal numbers of labels, over the completion pools of a finished run. The rules judge
 stands in for people. Cross-validation over the prompts of each category: a reward model is fitted on some prompts,
-their samples are labelled as far as they are chosen, it is fitted again beside these labels, and judged on the groups of
-the other prompts. No held-out suite is touched. What the policy read of the pools is in the store, so that a fit takes
-a second.
+their samples are labelled as far as they are chosen, it is fitted again beside these labels, and judged on the groups
+of the other prompts. No held-out suite is touched. What the policy read of the pools is in the store, so that a fit
+takes a second.
 """
 
 from __future__ import annotations

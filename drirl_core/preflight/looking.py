@@ -53,7 +53,7 @@ def find_problems(project: Project) -> list[str]:
         policy = look_at_policy(config.models.policy, config.models)
     except DrirlError as error:
         problems.append(str(error))
-    checks: list[Callable[[], Iterator[str]]] = [lambda: look_at_demonstrator(config)]
+    checks: list[Callable[[], Iterator[str]]] = [lambda: look_at_demonstrator(config), lambda: look_at_labels(project)]
     if policy is not None:
         seen = policy
         checks += [lambda: adapter_problems(config, seen), lambda: room_problems(project, seen)]
@@ -131,6 +131,22 @@ def look_at_demonstrator(config: Config) -> Iterator[str]:
     demonstrator = config.demonstrations.demonstrator
     if demonstrator.kind == "model" and demonstrator.model != config.models.policy:
         look_at_policy(demonstrator.model, config.models)
+    yield from ()
+
+
+def look_at_labels(project: Project) -> Iterator[str]:
+    """Read the files of labels, where there are any: they are used hours later, and read strictly.
+
+    Args:
+        project: the files.
+
+    Raises:
+        DataError: one of them cannot be read.
+    """
+    if project.config.rewards.labels:
+        from drirl_core.rewards.labels.exclusion import labelled_rows
+
+        labelled_rows(project.config, project.graph.sources)
     yield from ()
 
 
