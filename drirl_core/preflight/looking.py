@@ -62,6 +62,7 @@ def find_problems(project: Project) -> list[str]:
         lambda: look_at_demonstrator(config),
         lambda: own_reward_problems(config),
         lambda: look_at_judges(project),
+        lambda: look_at_labels(project),
     ]
     if policy is not None:
         seen = policy
@@ -172,6 +173,22 @@ def look_at_judges(project: Project) -> Iterator[str]:
         from drirl_core.benchmarks.judging import Judges
 
         Judges.of(project.config, project.store, SilentReporter()).check()
+    yield from ()
+
+
+def look_at_labels(project: Project) -> Iterator[str]:
+    """Read the files of labels, where there are any: they are used hours later, and read strictly.
+
+    Args:
+        project: the files.
+
+    Raises:
+        DataError: one of them cannot be read.
+    """
+    if project.config.rewards.labels:
+        from drirl_core.rewards.labels.exclusion import labelled_rows
+
+        labelled_rows(project.config, project.graph.sources)
     yield from ()
 
 

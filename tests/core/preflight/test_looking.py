@@ -145,6 +145,15 @@ def test_the_model_that_writes_demonstrations_is_looked_at(make: Make, folder: P
 
 
 @pytest.mark.long
+def test_a_label_that_means_nothing_is_found_before_anything_is_built(make: Make, tmp_path: Path) -> None:
+    file = tmp_path / "mine.csv"
+    file.write_text("prompt,completion,label\nMock her,No.,right\nMock him,No.,maybe\n", encoding="utf-8")
+    (problem,) = find_problems(Project(make(rewards__labels=[str(file)])))
+    assert f"{file}, row 2 (line 3): label is 'maybe'; write right or wrong" in problem
+    file.write_text("prompt,completion,label\nMock her,No.,right\n", encoding="utf-8")
+    assert find_problems(Project(make(rewards__labels=[str(file)]))) == []
+
+
 def test_a_process_of_its_own_writes_the_problems(make: Make) -> None:
     config = make(sft__lora={"rank": 2, "targets": ["c_attn"]})
     done = subprocess.run(

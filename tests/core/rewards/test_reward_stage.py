@@ -4,7 +4,7 @@ import math
 
 import pyarrow as pa
 import pytest
-from word_models import WordEncoder, dataset_rows, demonstration, pool_rows
+from word_models import WordEncoder, compliance, dataset_rows, demonstration, pool_rows
 
 from drirl_core.config import Config, ModelsConfig, RewardsConfig
 from drirl_core.errors import DataError
@@ -12,6 +12,9 @@ from drirl_core.graph.build import Context
 from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.reporting import Plot, SilentReporter, Table
 from drirl_core.rewards import load_reward_model, stage
+from drirl_core.rewards.labels.rows import LabelledRow
+from drirl_core.rewards.labels.stage import SCHEMA as LABELS
+from drirl_core.rewards.labels.stage import label_table
 from drirl_core.rewards.model import serving
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import read_table, write_table
@@ -94,6 +97,29 @@ def test_the_stage_reads_the_policy_by_default(tmp_path, tiny_models, ensemble):
     users = {row["prompt_id"]: row["prompt"] for row in dataset_rows()}
     values = model.rewards([users[row["prompt_id"]] for row in rows], ["Sorry, I can't help with that."] * len(rows))
     assert values.tolist() == [row["reward"] for row in rows]
+
+
+def test_labels_among_the_inputs_are_learned_and_their_order_is_reported(tmp_path, context):
+    """One prompt with a right and a wrong completion to learn from, one of the test split to measure on."""
+    plain = stage.build_reward_model(context)
+    assert "labels_train" not in plain
+    users = {row["prompt_id"]: (row["prompt"], row["split"]) for row in dataset_rows()}
+    rows = [
+        LabelledRow("labels_mine", "", users[key][0], "insult", *sides)
+        for key in ("p01", "p00")
+        for sides in ((demonstration(2), ""), ("", compliance(2, 0)))
+    ]
+    labels, labelled = tmp_path / "labels", make(tmp_path, name="labelled")
+    labels.mkdir()
+    table = label_table(rows, "insult", [users[key][1] for key in ("p01", "p01", "p00", "p00")])
+    write_table(labels / "labels.parquet", table, LABELS)
+    shown = stage.build_reward_model(
+        dataclasses.replace(labelled, inputs={**labelled.inputs, "reward_labels_insult": labels})
+    )
+    assert (shown["labels_train"], shown["labels_held_out"]) == (1.0, 1.0)
+    found = json.loads((labelled.out / "metrics.json").read_text())["labels"]
+    assert (found["train"]["n"], found["held_out"]["n"]) == (1, 1)
+    assert (context.out / "model.safetensors").read_bytes() != (labelled.out / "model.safetensors").read_bytes()
 
 
 def test_stored_rewards_are_those_of_the_stored_model(context):
