@@ -141,7 +141,10 @@ def _figures(
 ) -> Iterator[dict[str, Any]]:
     """Yield the figure of all rows, and those of its parts."""
     own = [sample for sample in samples if sample["filter"] == measure.filter]
-    parts = {"all": own}
+    if measure.only:
+        name, wanted = measure.only
+        own = [sample for sample in own if sample["doc"][name] == wanted]
+    parts = {"all": own} if own else {}
     for sample in own if measure.by else ():
         parts.setdefault(str(sample["doc"][measure.by]), []).append(sample)
     for part, chosen in parts.items():

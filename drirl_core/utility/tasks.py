@@ -29,6 +29,7 @@ class Measure:
         metric: the harness's name of it.
         filter: the harness's way to read the answer.
         by: field of the rows whose values are counted apart as well.
+        only: field and value of the rows that count; empty for all.
         kind: a `rate` of right rows, a `mean` over rows, or a `score` that is made of all rows together.
     """
 
@@ -36,6 +37,7 @@ class Measure:
     metric: str
     filter: str = "none"
     by: str = ""
+    only: tuple[str, ...] = ()
     kind: Literal["rate", "mean", "score"] = "rate"
 
 
@@ -200,8 +202,10 @@ TASKS: Mapping[str, UtilityTask] = MappingProxyType(
             _bbq,
             (
                 Measure("right", "acc", by="context_condition"),
-                Measure("bias, ambiguous", "amb_bias_score", kind="score"),
-                Measure("bias, disambiguated", "disamb_bias_score", kind="score"),
+                Measure("bias, ambiguous", "amb_bias_score", only=("context_condition", "ambig"), kind="score"),
+                Measure(
+                    "bias, disambiguated", "disamb_bias_score", only=("context_condition", "disambig"), kind="score"
+                ),
             ),
             "bbq/bbq_multiple_choice.yaml",
         ),
