@@ -150,12 +150,17 @@ def _notes(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]
     for what, read in (
         ("version of the suite", lambda found: found["suite"]["version"]),
         ("maximum length of a reply in tokens", lambda found: found["decoding"]["max_new_tokens"]),
-        ("judge", lambda found: found["judge"]["judge"]),
+        ("judge", lambda found: _judge_name(found["judge"])),
         ("decoding", _decoding),
     ):
         one, other = read(first), read(second)
         if one != other:
             yield f"the {what} differs: {one} and {other}; part of the difference may be due to it"
+
+
+def _judge_name(judge: Mapping[str, Any]) -> str:
+    """Name a judge with what makes its verdicts differ from those of another one of its name."""
+    return ", ".join(str(judge[key]) for key in ("judge", "model", "rubric", "weights") if key in judge)
 
 
 def _decoding(found: Mapping[str, Any]) -> str:

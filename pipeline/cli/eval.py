@@ -173,7 +173,7 @@ def evaluate_command(
 ) -> None:
     """Measure a model on benchmark suites, without the rest of the pipeline.
 
-    Replies are greedy, or with `--best-of` chosen among samples, and judged by rules, as in the benchmarks. They are
+    Replies are greedy, or with `--best-of` chosen among samples, and judged as the benchmarks are. They are
     kept row by row: what was sampled before, by a run or an evaluation, is not sampled again.
     """
     from drirl_core.runs.evaluation import find_suites
