@@ -410,8 +410,9 @@ def test_a_setting_that_came_later_changes_no_version_until_it_is_used(tmp_path:
     """Artifacts made before the setting existed stay up to date under its default, which does what was done then."""
     before = _load(tmp_path)
     data = resolved(before)["policy"]
-    for later in ("scale_rewards", "over_refusal", "over_refusal_step", "validation_prompts", "reward", "seed"):
-        del data[later]
+    later = ("scale_rewards", "over_refusal", "over_refusal_step", "validation_prompts", "reward", "seed")
+    for name in (*later, "min_spread", "own_rewards"):
+        del data[name]
     del data["lora"]["first_layer"]
     known = hashlib.sha256(json.dumps({"policy": data}, sort_keys=True).encode()).hexdigest()[:12]
     changed = _load(tmp_path, {"policy": {"scale_rewards": "none"}})
