@@ -15,11 +15,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from drirl_core.errors import ConfigError, TrainingError, nearest
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from drirl_core.config import Config, OwnRewardConfig
 
 Function = Callable[[Sequence[str], Sequence[str], Sequence[str]], Sequence[float]]
@@ -65,6 +65,8 @@ class OwnReward:
             TrainingError: the function raised an error, or returned another number of values or one that is no finite
                 number; the message names the row.
         """
+        import numpy as np  # not above: versions are computed without it
+
         columns = list(prompts), list(completions), list(categories)
         try:
             found = list(self.function(*columns))
