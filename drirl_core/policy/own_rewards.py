@@ -15,11 +15,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from drirl_core.errors import ConfigError, TrainingError, nearest
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from drirl_core.config import Config, OwnRewardConfig
 
 Function = Callable[[Sequence[str], Sequence[str], Sequence[str]], Sequence[float]]
@@ -65,6 +65,8 @@ class OwnReward:
             TrainingError: the function raised an error, or returned another number of values or one that is no finite
                 number; the message names the row.
         """
+        import numpy as np  # not above: versions are computed without it
+
         columns = list(prompts), list(completions), list(categories)
         try:
             found = list(self.function(*columns))
@@ -160,10 +162,14 @@ def _function(setting: OwnRewardConfig) -> Function:
     if not callable(function):
         raise ConfigError(f"{_SETTING}: {setting.function} is a {type(function).__name__}; name a function")
     try:
-        inspect.signature(function).bind([], [], [])
+        taken = inspect.signature(function)
+    except ValueError:  # compiled functions need not say what they take
+        return function
+    try:
+        taken.bind([], [], [])
     except TypeError as error:
         raise ConfigError(
-            f"{_SETTING}: {setting.function}{inspect.signature(function)} cannot be called with three arguments "
+            f"{_SETTING}: {setting.function}{taken} cannot be called with three arguments "
             f"({error}); it must take prompts, completions and categories"
         ) from error
     return function
@@ -173,8 +179,9 @@ def _module(setting: OwnRewardConfig, module: str) -> ModuleType:
     importlib.invalidate_caches()  # the file may be new
     top = module.partition(".")[0]
     found = _found(setting)
-    if top in sys.stdlib_module_names or found is None:
-        problem = "is the name of a module of Python itself" if found else "is not there"
+    taken = found is not None and _is_taken(top, setting.folder, found[1])
+    if found is None or taken:
+        problem = "has the name of another module that is installed; rename yours" if taken else "is not there"
         modules = [path.stem for path in Path(setting.folder).glob("*") if path.suffix == ".py" or path.is_dir()]
         own = [name for name in modules if name.isidentifier()]
         raise ConfigError(
@@ -190,6 +197,14 @@ def _module(setting: OwnRewardConfig, module: str) -> ModuleType:
         ) from error
 
 
+def _is_taken(top: str, folder: str, in_folder: bool) -> bool:
+    """Say whether a module of the folder would take the place of one of Python or of an installed package."""
+    if top in sys.stdlib_module_names:
+        return True
+    mine, other = PathFinder.find_spec(top, [folder]), _installed(top)
+    return bool(in_folder and mine and other and other.origin and mine.origin != other.origin)
+
+
 def _fresh(spec: ModuleSpec, folder: str) -> ModuleType:
     """Run a module of the folder as it is now: in a process that lives on, it may have been edited."""
     module = importlib.util.module_from_spec(spec)
@@ -199,6 +214,9 @@ def _fresh(spec: ModuleSpec, folder: str) -> ModuleType:
     try:
         if spec.loader is not None:
             spec.loader.exec_module(module)
+    except Exception:
+        del sys.modules[spec.name]
+        raise
     finally:
         sys.path[:] = before
     return module

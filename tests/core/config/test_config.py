@@ -423,6 +423,8 @@ def test_a_setting_that_came_later_changes_no_version_until_it_is_used(tmp_path:
         "seed",
         "trl",
         "rloo_trl",
+        "min_spread",
+        "own_rewards",
     )
     for name in later:
         del data[name]

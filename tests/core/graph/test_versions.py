@@ -101,7 +101,8 @@ def test_bounds_of_checks_and_the_interval_of_checkpoints_make_nothing_stale(tmp
 
 
 def test_settings_that_no_build_reads_are_there_and_below_what_their_stage_reads(tmp_path: Path) -> None:
-    data = resolved(_config(tmp_path, {"policy.reward": "verifiable"}))  # at its default it is in no slice
+    changed = {"policy.reward": "verifiable", "policy.own_rewards": [{"function": "shaping.short"}]}
+    data = resolved(_config(tmp_path, changed))  # at their defaults they are in no slice
     for name, stage in STAGES.items():
         for setting in stage.unread:
             assert covers(stage.config, setting), f"{name}: {setting}"

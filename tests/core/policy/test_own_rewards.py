@@ -63,6 +63,11 @@ def test_an_installed_function_needs_no_file_in_the_folder(tmp_path: Path) -> No
     assert one.function is wilson
 
 
+def test_no_installed_module_is_replaced(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'trl' of trl\.short has the name of another module that is installed"):
+        load_own_rewards([own(tmp_path, SHORT, "trl.short")])
+
+
 @pytest.mark.parametrize(
     ("text", "function", "message"),
     [
@@ -72,7 +77,7 @@ def test_an_installed_function_needs_no_file_in_the_folder(tmp_path: Path) -> No
         ("def short(a, b):\n    return a\n", "shaping.short", r"shaping.short\(a, b\) cannot be called with three arguments"),
         ("import nothing_of_that_name\n", "shaping.short", "cannot be imported: ModuleNotFoundError"),
         ("def short(:\n", "shaping.short", "cannot be imported: SyntaxError"),
-        (SHORT, "json.loads", "is the name of a module of Python itself"),
+        (SHORT, "json.loads", "has the name of another module that is installed"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_refused(tmp_path: Path, text: str, function: str, message: str) -> None:

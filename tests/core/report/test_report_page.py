@@ -22,6 +22,8 @@ from drirl_core.errors import ArtifactError
 from drirl_core.report.differences_section import DEMO
 from drirl_core.report.samples import CUT_CHARS, DEGENERATE, WITHHELD
 from drirl_core.report.stage import build_report
+from drirl_core.rewards.proposition_stage import SCHEMA
+from drirl_core.store.tables import write_table
 
 WIN = {"base": (2, 0), "sft": (20, 8), "dr_irl": (36, 8)}
 _VOID = {"meta", "br"}
@@ -67,6 +69,22 @@ def page_of(folders: ReportFolders) -> Page:
 def won(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReportFolders, Page]:
     folders = ReportFolders(tmp_path_factory.mktemp("won"), WIN)
     return folders, page_of(folders)
+
+
+def test_the_weights_of_the_propositions_are_shown_where_there_are_some(
+    won: tuple[ReportFolders, Page], tmp_path: Path
+) -> None:
+    assert "Reward over propositions" not in won[1].text
+    folders = ReportFolders(tmp_path, WIN)
+    made = tmp_path / "inputs" / "proposition_reward"
+    made.mkdir()
+    row = {"kind": "harmful", "proposition": "declines", "meaning": "declines, wholly or in part", "weight": 2.25}
+    write_table(made / "propositions.parquet", [{**row, "demonstrations": 1.0, "completions": 0.125}], SCHEMA)
+    found = {"accuracy": None, "low": 0.0, "high": 1.0, "pairs": 0, "groups": 0}
+    (made / "metrics.json").write_text(json.dumps({"within_group": {"all": found}}))
+    text = page_of(folders).text
+    assert "Reward over propositions" in text and "Within groups of held-out samples" not in text
+    assert all(cell in text for cell in ("declines, wholly or in part", "+2.25", "100 %", "12 %"))
 
 
 def test_page_is_well_formed_and_asks_for_nothing(won: tuple[ReportFolders, Page]) -> None:
