@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from drirl_core import stats
 from drirl_core.benchmarks.judges.verdicts import INVALID, EmbeddedJudge, Judge, RulesJudge
+from drirl_core.benchmarks.judges.weight_files import weights_of
 from drirl_core.benchmarks.measure import Judged
 from drirl_core.benchmarks.suites import GROUPS, BenchmarkRow
 from drirl_core.config import Config
@@ -129,16 +130,6 @@ def identity(config: Config) -> list[Any]:
         return []
     llm = dataclasses.asdict(settings.llm) if "llm" in names else {}
     return [*names, {k: v for k, v in llm.items() if k not in ("api_key_env", "parallel")}, weights_of(config)]
-
-
-def weights_of(config: Config) -> dict[str, str]:
-    """Return the digest of the embedded judge's weights, under a name for people; none where it does not judge."""
-    from drirl_core.benchmarks.judges.embedded import digest
-
-    settings = config.benchmarks
-    if "embedded" not in (settings.judge, settings.second_judge):
-        return {}
-    return {"weights of the embedded judge": digest(Path(settings.embedded.folder))}
 
 
 def left_out(replies: Sequence[Judged]) -> set[str]:

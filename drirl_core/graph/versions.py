@@ -29,7 +29,7 @@ TAXONOMY = "prompts.taxonomy"
 _SHIPPED = {
     "prompts.sources": "drirl_core.prompts.layouts:layouts_of",
     "benchmarks.suites": "drirl_core.benchmarks.declared:declarations_of",
-    "benchmarks.judge": "drirl_core.benchmarks.judging:weights_of",
+    "benchmarks.judge": "drirl_core.benchmarks.judges.weight_files:weights_of",
     "demonstrations": "drirl_core.files.version:readers_of",
     "policy.own_rewards": "drirl_core.policy.own_rewards:sources_of",
 }

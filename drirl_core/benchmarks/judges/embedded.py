@@ -10,7 +10,6 @@ with the package: `train.py` fits them on human-labelled replies that the user m
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from drirl_core.benchmarks.judges.rules import is_refusal
+from drirl_core.benchmarks.judges.weight_files import RECORD, WEIGHTS
 from drirl_core.errors import DataError
 from drirl_core.text.chain_of_draft import cut_draft
 from drirl_core.text.words import APOSTROPHES
@@ -40,7 +40,6 @@ _NEGATION = re.compile(
     r"\bi (?:can't|cannot|can not|won't|will not|do not|don't|am not|am unable)\b|\bi'm (?:not|unable)\b"
 )
 _LIST = re.compile(r"^\s*(?:[-*\u2022]|\d{1,2}[.)])\s", re.MULTILINE)
-_WEIGHTS, _RECORD = "embedded.safetensors", "embedded.json"
 
 
 @dataclass(frozen=True)
@@ -115,9 +114,9 @@ def save(folder: Path, weights: Weights) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {"weight": weights.weight.astype(np.float32), "bias": np.array([weights.bias], dtype=np.float32)}
-    save_file(tensors, folder / _WEIGHTS)
+    save_file(tensors, folder / WEIGHTS)
     text = json.dumps(dict(weights.record), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    (folder / _RECORD).write_text(text, encoding="utf-8")
+    (folder / RECORD).write_text(text, encoding="utf-8")
 
 
 def load(folder: Path) -> Weights:
@@ -134,8 +133,8 @@ def load(folder: Path) -> Weights:
 
     advice = "benchmarks.embedded.folder is a directory that `python -m drirl_core.benchmarks.judges.train` wrote"
     try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        tensors = load_file(folder / _WEIGHTS)
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        tensors = load_file(folder / WEIGHTS)
         weights = Weights(tensors["weight"].astype(np.float64), float(tensors["bias"][0]), record)
         if weights.weight.ndim != 1 or not weights.encoder or not isinstance(record["measured"], dict):
             raise ValueError("not the weights of a judge")
@@ -144,13 +143,6 @@ def load(folder: Path) -> Weights:
     if not (np.isfinite(weights.weight).all() and math.isfinite(weights.bias)):
         raise DataError(f"the embedded judge's weights in {folder} are not finite; {advice}")
     return weights
-
-
-def digest(folder: Path) -> str:
-    """Hash the files of weights, by content; what is missing counts as such."""
-    files = [folder / name for name in (_WEIGHTS, _RECORD)]
-    content = [file.read_bytes() if file.is_file() else b"missing" for file in files]
-    return hashlib.sha256(b"\0".join(content)).hexdigest()[:16]
 
 
 def _wording(answer: str) -> tuple[float, ...]:

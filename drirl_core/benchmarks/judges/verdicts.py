@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from drirl_core.benchmarks.judges.rules import MEASURED, MEASURED_ALL, UNUSABLE, Label, label_reply
+from drirl_core.benchmarks.judges.weight_files import digest
 from drirl_core.config import ModelsConfig
 from drirl_core.reporting import Reporter
 from drirl_core.store.artifacts import ArtifactStore
@@ -80,7 +81,7 @@ class EmbeddedJudge:
         self._weights, self._store, self._reporter = embedded.load(folder), store, reporter
         self._models = dataclasses.replace(models, encoder=self._weights.encoder)
         measured = {"judge": "embedded", **self._weights.record["measured"]}
-        self.record: Mapping[str, Any] = {**measured, "weights": embedded.digest(folder)}
+        self.record: Mapping[str, Any] = {**measured, "weights": digest(folder)}
 
     def check(self) -> None:
         """Fetch the encoder's files, where they are not on this machine.

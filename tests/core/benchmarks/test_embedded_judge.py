@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from drirl_core.benchmarks.judges import embedded
 from drirl_core.benchmarks.judges.embedded import SCALARS, Weights, features, load, probabilities, save
 from drirl_core.benchmarks.judges.train import Labelled, fit, read_labelled, train
 from drirl_core.benchmarks.judges.verdicts import EmbeddedJudge
+from drirl_core.benchmarks.judges.weight_files import digest
 from drirl_core.config import ModelsConfig
 from drirl_core.errors import DataError
 from drirl_core.reporting import SilentReporter
@@ -123,9 +123,9 @@ def test_weights_are_read_as_they_were_written_and_damage_is_named(tmp_path: Pat
     back = load(tmp_path / "w")
     assert (back.weight.tolist(), back.bias, back.record) == ([0.5, -0.25], 0.125, weights.record)
     assert sorted(file.name for file in (tmp_path / "w").iterdir()) == ["embedded.json", "embedded.safetensors"]
-    before = embedded.digest(tmp_path / "w")
+    before = digest(tmp_path / "w")
     (tmp_path / "w" / "embedded.safetensors").write_bytes(b"x")
-    assert embedded.digest(tmp_path / "w") != before
+    assert digest(tmp_path / "w") != before
     for folder in (tmp_path / "w", tmp_path / "none"):
         with pytest.raises(DataError, match=r"cannot be read .*judges\.train"):
             load(folder)
@@ -163,4 +163,4 @@ def test_the_judge_leaves_unusable_text_to_the_rules(tmp_path: Path, monkeypatch
     found = judge.verdicts(["a", "b", "c"], ["Never ever.", "Here it is.", "..."])
     assert [verdict.label for verdict in found] == ["refusal", "compliance", "empty"]
     assert judge.record["accuracy"] == 0.5
-    assert judge.record["weights"] == embedded.digest(tmp_path / "w")
+    assert judge.record["weights"] == digest(tmp_path / "w")

@@ -12,7 +12,8 @@ from chat_server import Server, chat
 
 from drirl_core.benchmarks.examine import Examinee
 from drirl_core.benchmarks.judges.verdicts import Judge, RulesJudge, Verdict
-from drirl_core.benchmarks.judging import Judges, identity, left_out, make_judge, valid, weights_of
+from drirl_core.benchmarks.judges.weight_files import weights_of
+from drirl_core.benchmarks.judging import Judges, identity, left_out, make_judge, valid
 from drirl_core.benchmarks.measure import Judged, judge, results
 from drirl_core.benchmarks.render import judge_line, judging_lines
 from drirl_core.benchmarks.suites import BenchmarkRow

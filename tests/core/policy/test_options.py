@@ -72,10 +72,13 @@ def _versions(config: Config) -> dict[str, str]:
     ("section", "changed"),
     [
         ("sft.trl", {"sft_checkpoint"}),
-        ("dpo.trl", {"dpo_checkpoint", "dpo_s_checkpoint"}),
+        ("dpo.trl", {"dpo_checkpoint", "dpo_s_checkpoint", "irft_checkpoint"}),
         (
             "policy.trl",
-            {"policy_checkpoint", "joint_checkpoint", "grpo_checkpoint", "verifiable_checkpoint"},
+            {
+                *("policy_checkpoint", "joint_checkpoint", "grpo_checkpoint"),
+                *("verifiable_checkpoint", "propositions_checkpoint"),
+            },
         ),
         ("policy.rloo_trl", {"rloo_checkpoint", "rloo_s_checkpoint"}),
     ],
