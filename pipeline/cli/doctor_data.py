@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -31,16 +32,20 @@ def check_data(project: Project) -> Iterator[Check]:
     yield from _checked(demonstrations.helpful, lambda: _answers(project, demonstrations.helpful, ("prompt", "answer")))
     yield from _checked(demonstrations.refusals, lambda: _answers(project, demonstrations.refusals, ("refusal",)))
     if demonstrations.demonstrator.kind == "file":
-        yield from _checked(demonstrations.demonstrator.source, lambda: _demonstrations(project))
+        source = demonstrations.demonstrator.source
+        same = source.name in {one.name for one in config.prompts.sources}
+        yield from _checked(source, lambda: _demonstrations(project), "demonstrations in" if same else "rows of")
     for suite in config.benchmarks.suites:
         if suite.path != EMBEDDED and Path(suite.path).exists():
             yield _told(f"rows of suite {suite.name}", lambda suite=suite: _suite(suite))
     yield from _coverage(project)
 
 
-def _checked(source: SourceConfig, look: Callable[[], Check]) -> Iterator[Check]:
+def _checked(source: SourceConfig, look: Callable[[], Check], what: str = "rows of") -> Iterator[Check]:
+    """Look at a file of the user's own; the same one may hold prompts and demonstrations, and is looked at as each."""
     if source.path != EMBEDDED and source_path(source).exists():
-        yield _told(f"rows of {source.name}", look)
+        found = _told("", look)
+        yield dataclasses.replace(found, name=f"{what} {source.name}")
 
 
 def _told(name: str, look: Callable[[], Check]) -> Check:
@@ -62,7 +67,7 @@ def _prompts(project: Project, source: SourceConfig) -> Check:
     lost = [Rejected(row, *problem).loss for row, problem in problems if problem]
     skipped = f", {found.skipped} more are marked as no unsafe prompt" if found.skipped else ""
     kept = len(problems) - len(lost)
-    return _verdict(project, source.name, kept, [*losses_by_source({source.name: kept}, lost).values()], skipped)
+    return _verdict(project, kept, [*losses_by_source({source.name: kept}, lost).values()], skipped)
 
 
 def _answers(project: Project, source: SourceConfig, needed: tuple[str, ...]) -> Check:
@@ -71,7 +76,7 @@ def _answers(project: Project, source: SourceConfig, needed: tuple[str, ...]) ->
     optional = ("kind", "licence", "style", "twin_of") if "answer" in needed else ()
     rows = read_columns(source, source_path(source), needed, optional)
     failures = [row.failure for row in rows]
-    return _verdict(project, source.name, failures.count(None), losses_of(source, rows, failures))
+    return _verdict(project, failures.count(None), losses_of(source, rows, failures))
 
 
 def _demonstrations(project: Project) -> Check:
@@ -79,7 +84,7 @@ def _demonstrations(project: Project) -> Check:
 
     settings = project.config.demonstrations.demonstrator
     found = FileDemonstrator(settings, source_path(settings.source), project.graph.categories)
-    return _verdict(project, settings.source.name, found.usable, found.losses)
+    return _verdict(project, found.usable, found.losses)
 
 
 def _suite(suite: SuiteConfig) -> Check:
@@ -91,16 +96,17 @@ def _suite(suite: SuiteConfig) -> Check:
     return Check(f"rows of suite {rows[0].suite}", "ok", counts)
 
 
-def _verdict(project: Project, name: str, kept: int, losses: Sequence[SourceLosses], more: str = "") -> Check:
+def _verdict(project: Project, kept: int, losses: Sequence[SourceLosses], more: str = "") -> Check:
+    """Return what was found; whoever looked names it."""
     bound = project.config.checks.max_lost_fraction
     if not losses:
         fix = "" if kept else "check the column that says so, or take the file out of the sources"
-        return Check(f"rows of {name}", "ok" if kept else "warn", f"{kept} can be used{more}", fix)
+        return Check("", "ok" if kept else "warn", f"{kept} can be used{more}", fix)
     (loss,) = losses
     if loss.share > bound:
         fix = f"{_FIX}, and stops: checks.max_lost_fraction is {bound}; {_MORE}"
-        return Check(f"rows of {name}", "fail", f"{loss}{more}", fix)
-    return Check(f"rows of {name}", "warn", f"{loss}{more}", f"{_FIX}; {_MORE}")
+        return Check("", "fail", f"{loss}{more}", fix)
+    return Check("", "warn", f"{loss}{more}", f"{_FIX}; {_MORE}")
 
 
 def _coverage(project: Project) -> Iterator[Check]:
