@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from drirl_core.config.reading import ADDED, EMBEDDED, MODEL_KEYS, PATH_KEYS, PA
 
 ABSENT = "(not there)"
 """Stands for a setting that a configuration does not have."""
+_ROW = re.compile(r"\[[^\]]*\]")
 
 
 def slice_of(
@@ -56,6 +58,17 @@ def quiet(section: Any, name: str) -> list[str]:
             found.append(dotted)
         found += quiet(value, dotted)
     return found
+
+
+def came_quietly(name: str, before: Any, silent: Collection[str]) -> bool:
+    """Say whether a setting was unknown to a former configuration and does what was done without it.
+
+    Args:
+        name: dotted name, with the rows of lists in brackets, such as `benchmarks.suites[embedded].of`.
+        before: its former value, `ABSENT` where there was none.
+        silent: names that `quiet` gives.
+    """
+    return before == ABSENT and _ROW.sub("", name) in silent
 
 
 def covers(sections: Iterable[str], name: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from drirl_core.config import from_resolved, resolved
 from drirl_core.config.base import differences
-from drirl_core.config.slices import ABSENT, quiet
+from drirl_core.config.slices import ABSENT, came_quietly, quiet
 from drirl_core.graph.layout import Node
 from drirl_core.graph.plan import Plan
 from drirl_core.graph.reasons import hidden
@@ -195,7 +195,7 @@ def _others(
     return [
         f"{name[1:]} = {hidden(name, old)}"
         for name, old, _ in changed
-        if any(f"{name}.".startswith(f".{each}.") for each in names) and not (old == ABSENT and name in silent)
+        if any(f"{name}.".startswith(f".{each}.") for each in names) and not came_quietly(name, old, silent)
     ]
 
 

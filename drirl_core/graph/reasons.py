@@ -1,7 +1,6 @@
 """Why an asset has to be recomputed: how the present inputs, code and settings differ from those of its last build."""
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, Literal
 from drirl_core.config import Config, resolved
 from drirl_core.config.base import differences
 from drirl_core.config.checks import MOVED
-from drirl_core.config.slices import ABSENT, quiet, slice_of
+from drirl_core.config.slices import came_quietly, quiet, slice_of
 from drirl_core.graph.exclusion import EXCLUDED, deciding_inputs, suites_left_out
 from drirl_core.graph.layout import Node
 from drirl_core.graph.stages import STAGES
@@ -19,7 +18,6 @@ from drirl_core.project import Project
 from drirl_core.redaction import redact
 
 _LONGEST_VALUE = 60
-_ROW = re.compile(r"\[[^\]]*\]")
 
 Kind = Literal[
     "not_made",
@@ -148,7 +146,7 @@ def setting_causes(
 
     # The location of files is no reason; a path that is a reason is shown in full.
     # Nor is a setting that the former configuration did not know, and that does what was done without it.
-    decisive = {name for name, old, _ in changes(True) if not (old == ABSENT and _ROW.sub("", name) in silent)}
+    decisive = {name for name, old, _ in changes(True) if not came_quietly(name, old, silent)}
     shown = [change for change in changes(False) if change[0] in decisive]
     return [Cause("setting", name, *(hidden(name, value) for value in values)) for name, *values in shown]
 

@@ -102,6 +102,16 @@ def test_a_build_from_before_a_setting_counts_while_the_setting_has_its_default(
     assert estimate(node, [record], now).seconds is None
 
 
+def test_a_benchmark_from_before_a_setting_of_its_suite_counts_while_the_setting_has_its_default(config):
+    node, record = _node(config, f"benchmark_{config.benchmarks.suites[0].name}"), _record(config, 7.0)
+    for suite in record["config"]["benchmarks"]["suites"]:
+        del suite["prefill"], suite["of"]
+    now = resolved(config)
+    assert estimate(node, [record], now).seconds == 7.0
+    now["benchmarks"]["suites"][0] |= {"prefill": "Sure, here is", "of": "embedded", "name": "other"}
+    assert estimate(_node(config, node.name), [record], now).seconds is None
+
+
 def test_settings_that_cost_nothing_do_not_matter(config):
     changes = {"policy.learning_rate": 1.0, "policy.kl": 0.5, "rewards.epochs": 1, "name": "other"}
     found = estimate(_node(config, "policy_checkpoint"), [_record(config, 7.0, changes=changes)], resolved(config))
