@@ -50,6 +50,14 @@ def test_no_prompt_repeats_another_or_one_of_the_benchmark(config: Config, promp
     assert decontaminate(prompts, suite, threshold) == [None] * 24
 
 
+def test_every_request_has_a_harmless_twin_and_none_repeats_the_benchmark(config: Config, prompts: list[str]) -> None:
+    rows = [json.loads(line) for line in (FOLDER / "exam_harmless.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["twin_of"] for row in rows[:24]] == prompts
+    assert not any(row["twin_of"] for row in rows[24:])
+    suite, threshold = suite_prompts(config.benchmarks.suites[0]), config.prompts.near_duplicate
+    assert decontaminate([row["prompt"] for row in rows], suite, threshold) == [None] * 48
+
+
 def test_the_benchmark_has_twelve_pairs(config: Config) -> None:
     found = load_suite(config.benchmarks.suites[0])
     pairs = {group: {row.pair for row in found if row.group == group} for group in ("unsafe", "safe_look_alike")}
@@ -71,6 +79,7 @@ def test_the_files_in_the_text_are_the_files_of_the_folder() -> None:
         for name in (
             "taxonomy.yaml",
             "exam_cheating.jsonl",
+            "exam_harmless.jsonl",
             "align.yaml",
             "suite/suite.yaml",
             "suite/unsafe.csv",
