@@ -130,6 +130,7 @@ def paired(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], list[list[s
     return seen
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rank", [2, 0])
 def test_each_round_begins_at_its_own_reference(made: Any, rank: int) -> None:
     """8 prompts per round, one completion each, batches of 4, two epochs: 4 steps per round.
@@ -180,6 +181,7 @@ def test_the_loss_of_one_pair_by_hand(made: Any) -> None:
     assert margins[0.25][2] == pytest.approx(margins[0.5][2] / 2, rel=0.05)
 
 
+@pytest.mark.long
 def test_a_round_samples_the_policy_that_the_one_before_trained(made: Any, paired: Any) -> None:
     """The pairs of round 2 are of completions of the policy that a training of one round alone gives."""
     build_irft_checkpoint(made("two"))
@@ -225,6 +227,7 @@ def test_a_killed_training_goes_on_and_gives_the_same_weights(made: Any) -> None
         assert {k: v for k, v in found.items() if k != "curves"} == {k: v for k, v in shown.items() if k != "curves"}
 
 
+@pytest.mark.long
 def test_a_round_without_pairs_is_the_end(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     one = made("one", {"irft.rounds": 1})
     build_irft_checkpoint(one)
