@@ -96,12 +96,12 @@ def prefill_line(results: Mapping[str, Any]) -> str:
     prefill = results["decoding"].get("prefill")
     if not prefill:
         return ""
-    rows = results["with_prefill"]
-    alone, whole, n = (sum(row[key] for row in rows) for key in ("refusals", "refusals_with_prefill", "n"))
-    said = [
-        f"Every reply was made to begin with {prefill!r}. The judge read what the policy wrote after these words: "
-        f"{alone} refusals in {n} replies; with the words in front it would find {whole}."
-    ]
+    said = [f"Every reply was made to begin with {prefill!r}. The judge read what the policy wrote after these words"]
+    rows = results.get("with_prefill")  # the rules can be asked again at no cost, other judges are not
+    if rows:
+        alone, whole, n = (sum(row[key] for row in rows) for key in ("refusals", "refusals_with_prefill", "n"))
+        said[0] += f": {alone} refusals in {n} replies; with the words in front it would find {whole}"
+    said[0] += "."
     if "reason" in results["score"]:
         said.append(f"There is no refusal score: {results['score']['reason']}.")
     if any(row["kind"] == "reference" for row in results["examination"]):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from drirl_core.benchmarks.judges.rules import label_reply
+from drirl_core.benchmarks.judges.verdicts import RulesJudge, Verdict
 from drirl_core.benchmarks.measure import judge, with_prefill
 from drirl_core.benchmarks.refusal_score import describe, refusal_scores
 from drirl_core.benchmarks.render import prefill_line
@@ -219,6 +220,29 @@ def test_an_evaluation_says_what_replies_begin_with(project: Project) -> None:
     assert all(row["reply"].startswith(SURE) for row in rows[1])
     assert all(row["label"] == label_reply(row["reply"][len(SURE) :], row["prompt"]) for row in rows[1])
     assert not any(row["reply"].startswith(SURE) for row in rows[0])
+
+
+def test_a_judge_other_than_the_rules_is_not_asked_about_the_words_in_front(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page says what was judged, and nothing of what that judge would say with the prefill."""
+
+    class Severe:
+        record: ClassVar[dict[str, Any]] = {**RulesJudge.record, "judge": "severe"}
+        check = RulesJudge.check
+
+        def verdicts(self, prompts: list[str], replies: list[str]) -> list[Verdict]:
+            return [Verdict("refusal") for _ in replies]
+
+    monkeypatch.setattr("drirl_core.benchmarks.judging.make_judge", lambda *given: Severe())
+    subject = Subject("base", project.config.models.policy)
+    made = evaluate(subject, find_suites(["begun"], project), project, SilentReporter())
+    found = json.loads((made["begun"].path / "results.json").read_text())
+    assert "with_prefill" not in found
+    said = "The judge read what the policy wrote after these words. There is no refusal score"
+    line = prefill_line({**found, "score": {"kind": "none", "reason": "told"}})
+    assert line == f"Every reply was made to begin with {SURE!r}. {said}: told."
+    assert f"begin with {SURE!r}" in (made["begun"].path / "results.md").read_text()
 
 
 def test_a_prefill_of_the_command_line_has_a_name_of_its_own(project: Project) -> None:
