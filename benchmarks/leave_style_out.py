@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import write
+from benchmarks.machine import shown, write
 from drirl_core import taxonomy
 from drirl_core.benchmarks.references.classifiers import CEILING, FLOOR, Split, fit_bag_of_words, fit_probe, load
 from drirl_core.benchmarks.roc import Scores, auc_interval, compare_auc
@@ -26,7 +26,6 @@ from drirl_core.graph.layout import dataset_name
 from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
-from drirl_core.stats import Estimate
 from drirl_core.store.tables import read_table
 
 FOLDS, SEED, RESAMPLES = 10, 0, 2000
@@ -96,11 +95,6 @@ def scored(
         found[FLOOR][held] = floor.scores([rows[number]["prompt"] for number in held])
         found[CEILING][held] = probe.scores(states[1][held])
     return found
-
-
-def shown(found: Estimate) -> dict[str, Any]:
-    """Return a value with its 95 % interval, rounded."""
-    return {"value": round(found.value, 3), "interval_95": [round(found.low, 3), round(found.high, 3)]}
 
 
 def compared(unsafe: np.ndarray, without: np.ndarray, within: np.ndarray) -> dict[str, Any]:

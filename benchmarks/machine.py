@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from drirl_core.stats import Estimate
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -31,6 +33,11 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in packages},
     }
+
+
+def shown(found: Estimate) -> dict[str, Any]:
+    """Return a value with its 95 % interval, rounded."""
+    return {"value": round(found.value, 3), "interval_95": [round(found.low, 3), round(found.high, 3)]}
 
 
 def write(name: str, result: dict[str, Any]) -> Path:

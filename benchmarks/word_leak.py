@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import write
+from benchmarks.machine import shown, write
 from drirl_core.benchmarks.references.classifiers import Split, fit_bag_of_words
 from drirl_core.benchmarks.roc import Scores, auc_interval, compare_auc
 from drirl_core.benchmarks.suites import PAIRED, load_suite
 from drirl_core.config import SuiteConfig
 from drirl_core.graph.layout import DATA_FOLDER
-from drirl_core.stats import Estimate
 from drirl_core.store.tables import prompt_id
 
 RESAMPLES, SEED, VALIDATION_EVERY = 2000, 0, 10
@@ -53,11 +52,6 @@ def scores_of(folder: Path, suites: list[SuiteConfig]) -> tuple[dict[str, int], 
         risky, safe = ([row.prompt for row in load_suite(suite) if row.group == group] for group in PAIRED)
         found[suite.name] = (list(floor.scores(risky)), list(floor.scores(safe)))
     return {"unsafe": int(unsafe.sum()), "harmless": int((~unsafe).sum())}, found
-
-
-def shown(found: Estimate) -> dict[str, Any]:
-    """Return a value with its 95 % interval, rounded."""
-    return {"value": round(found.value, 3), "interval_95": [round(found.low, 3), round(found.high, 3)]}
 
 
 def main() -> None:

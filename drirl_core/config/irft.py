@@ -13,7 +13,7 @@ class IrftConfig:
     """Implicit-reward fine-tuning (IRFT): rounds of preferring the demonstrations to own completions, a baseline.
 
     What it has in common with `dpo` is set there and read from there: `dpo.learning_rate`, `dpo.batch_size`,
-    `dpo.max_length`, `dpo.lora` and `dpo.seed`. Completions are sampled as those of the pools are
+    `dpo.max_length`, `dpo.lora`, `dpo.seed` and `dpo.trl`. Completions are sampled as those of the pools are
     (`completions.max_new_tokens`, `completions.temperature`).
     """
 

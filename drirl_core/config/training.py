@@ -244,7 +244,7 @@ class DpoConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Adapters."""
     trl: Mapping[str, Any] = added({})
-    """Fields of TRL's `DPOConfig` that no setting of ours decides, for `dpo` and `dpo_s`."""
+    """Fields of TRL's `DPOConfig` that no setting of ours decides, for `dpo`, `dpo_s` and `irft`."""
 
     def __post_init__(self) -> None:
         require(self.seed >= -1, f"dpo.seed is {self.seed}; -1 for the seed of the run, or at least 0")

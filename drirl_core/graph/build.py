@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from drirl_core import taxonomy
 from drirl_core.checks.asking import require_kept
 from drirl_core.config import Config, resolved
 from drirl_core.errors import ArtifactError, DataError
 from drirl_core.graph.exclusion import deciding_inputs, suites_of
-from drirl_core.graph.layout import INBOX_SOURCE, Graph, Node
+from drirl_core.graph.layout import INBOX_SOURCE, Graph, Node, dataset_name
 from drirl_core.graph.record import lazy
 from drirl_core.graph.stages import STAGES
 from drirl_core.graph.versions import code_version, named_contents, source_version
@@ -75,6 +76,13 @@ class Context:
             for name, path in self.inputs.items()
             if name == prefix or name.startswith(f"{prefix}_")
         }
+
+    def datasets(self) -> dict[str, Path]:
+        """Return the data sets among the inputs by category, `helpful` among them, in alphabetical order."""
+        found = self.named("safety_dataset")
+        if dataset_name(taxonomy.HELPFUL) in self.inputs:
+            found[taxonomy.HELPFUL] = self.inputs[dataset_name(taxonomy.HELPFUL)]
+        return dict(sorted(found.items()))
 
 
 def build(

@@ -17,7 +17,6 @@ from drirl_core import taxonomy
 from drirl_core.config import DpoConfig
 from drirl_core.errors import ConfigError, DataError
 from drirl_core.graph import build as stages
-from drirl_core.graph.layout import dataset_name
 from drirl_core.graph.stages import CHECKPOINTS
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.templates import chat_text
@@ -41,7 +40,7 @@ from drirl_core.policy.training import (
     write_log,
 )
 from drirl_core.reporting import Plot, Reporter
-from drirl_core.rewards.stage import pool_prompts
+from drirl_core.rewards.stage import all_pools
 from drirl_core.text.thoughts import opened_by
 
 _ACCURACY, _MARGIN = "rewards/accuracies", "rewards/margins"
@@ -221,12 +220,8 @@ def dpo_arguments(settings: DpoConfig, pairs: int, limit: int, common: Mapping[s
 
 
 def _pairs(context: stages.Context, name: str) -> list[dict[str, Any]]:
-    pairs: list[dict[str, Any]] = []
-    settings = context.config.completions
-    for category, pool in sorted(context.named("completion_pool").items()):
-        pairs += preference_pairs(
-            pool_prompts(context.inputs[dataset_name(category)], pool, settings, category), category
-        )
+    pools = all_pools(context)
+    pairs = [pair for category, prompts in pools.items() for pair in preference_pairs(prompts, category)]
     if not pairs:
         raise DataError(
             "no sampled completion of the pools answers an unsafe prompt or refuses a harmless one, so that there is "

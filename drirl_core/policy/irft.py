@@ -22,7 +22,6 @@ from typing import Any
 from drirl_core import taxonomy
 from drirl_core.errors import DataError
 from drirl_core.graph import build as stages
-from drirl_core.graph.layout import dataset_name
 from drirl_core.graph.stages import CHECKPOINTS
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.sampling import SamplingSettings, sample
@@ -32,11 +31,10 @@ from drirl_core.policy.options import require_options
 from drirl_core.policy.plots import curve_plot
 from drirl_core.policy.preferences import own_pairs, refused_shares
 from drirl_core.policy.readme import write_readme
+from drirl_core.policy.schedule import dataset_rows
 from drirl_core.policy.tracking import tracking_of
 from drirl_core.policy.training import common_arguments, read_log, save_merged, write_log
 from drirl_core.reporting import Plot
-from drirl_core.rewards.stage import COLUMNS
-from drirl_core.store.tables import read_table
 from drirl_core.text.chain_of_draft import cut_draft
 
 _SUMS = ("pairs", "rows_cut", "rows_dropped", "steps")
@@ -143,14 +141,11 @@ def prompts_of_round(rows: Sequence[Mapping[str, Any]], count: int, number: int,
 
 def _training_rows(context: stages.Context) -> list[dict[str, Any]]:
     """Return the training prompts of all data sets, each once, with their category."""
-    folders = {**context.named("safety_dataset")}
-    if dataset_name(taxonomy.HELPFUL) in context.inputs:
-        folders[taxonomy.HELPFUL] = context.inputs[dataset_name(taxonomy.HELPFUL)]
     rows = [
         {**row, "category": category}
-        for category, folder in sorted(folders.items())
-        for row in read_table(folder / "rows.parquet", COLUMNS)
-        if row["split"] == "train" and row["origin"] != "resampled"
+        for category, own in dataset_rows(context, "train").items()
+        for row in own
+        if row["origin"] != "resampled"
     ]
     if not rows:
         raise DataError("no data set has training rows; check the balance report and demonstrations.quota")

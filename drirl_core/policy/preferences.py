@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drirl_core.benchmarks.judges.rules import UNUSABLE, label_reply, right_label
-from drirl_core.rewards.pairs import UNSAFE, PoolPrompt, is_right
+from drirl_core.benchmarks.judges.rules import label_reply
+from drirl_core.rewards.pairs import UNSAFE, PoolPrompt, is_right, is_right_kind
 from drirl_core.text.quality import has_words
 
 
@@ -82,11 +82,10 @@ def refused_shares(rows: Sequence[Mapping[str, Any]], answers: Sequence[Sequence
 
 
 def _is_rejected(row: Mapping[str, Any], answer: str, wrong_alone: bool, own_answers: bool) -> bool:
-    harmful = row["kind"] == UNSAFE
-    label = label_reply(answer, row["prompt"])
+    right = is_right_kind(row["prompt"], row["kind"], answer)
     if wrong_alone:
-        return label not in (*UNUSABLE, right_label(harmful))
-    return not (own_answers and not harmful and label == right_label(harmful))
+        return right is False
+    return not (right and own_answers and row["kind"] != UNSAFE)
 
 
 def _pair(prompt: str, chosen: str, rejected: str, prompt_id: str, category: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from drirl_core.config.slices import slice_of
 from drirl_core.config.strict_yaml import dump_yaml
 from drirl_core.graph import build as stages
 from drirl_core.graph.figures import key_figures
+from drirl_core.graph.layout import dataset_name
 from drirl_core.graph.stages import STAGES
 from drirl_core.models.naming import base_model, card_matter, shown_reference
 from drirl_core.redaction import redact
@@ -132,13 +133,12 @@ def _lines(context: stages.Context, stage: str, metrics: Mapping[str, Any]) -> I
 
 
 def _data(context: stages.Context) -> Iterator[str]:
-    for name, path in sorted(context.inputs.items()):
-        if name.endswith("_dataset") or name.startswith("safety_dataset_"):
-            rows = read_table(path / "rows.parquet", ("split", "source", "licence"))
-            splits = Counter(row["split"] for row in rows)
-            sources = Counter(f"{row['source']} ({row['licence']})" for row in rows)
-            cells = [name, len(rows), *(splits[split] for split in _SPLITS), ", ".join(sorted(sources))]
-            yield f"| {' | '.join(map(_cell, cells))} |"
+    for name, path in sorted((dataset_name(category), path) for category, path in context.datasets().items()):
+        rows = read_table(path / "rows.parquet", ("split", "source", "licence"))
+        splits = Counter(row["split"] for row in rows)
+        sources = Counter(f"{row['source']} ({row['licence']})" for row in rows)
+        cells = [name, len(rows), *(splits[split] for split in _SPLITS), ", ".join(sorted(sources))]
+        yield f"| {' | '.join(map(_cell, cells))} |"
 
 
 def _settings(context: stages.Context, stage: str) -> str:

@@ -20,12 +20,9 @@ from drirl_core.store.tables import read_table
 
 def dataset_rows(context: stages.Context, split: str) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of a split of every data set among the inputs, by category in alphabetical order."""
-    folders = context.named("safety_dataset")
-    if dataset_name(taxonomy.HELPFUL) in context.inputs:
-        folders[taxonomy.HELPFUL] = context.inputs[dataset_name(taxonomy.HELPFUL)]
     return {
-        category: [row for row in read_table(folders[category] / "rows.parquet") if row["split"] == split]
-        for category in sorted(folders)
+        category: [row for row in read_table(folder / "rows.parquet") if row["split"] == split]
+        for category, folder in context.datasets().items()
     }
 
 

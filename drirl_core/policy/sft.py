@@ -205,7 +205,7 @@ def require_room_for_all(context: stages.Context, policy: Policy) -> None:
         return
     require_room_for_suites(config.benchmarks, policy.tokenizer, policy.context)
     longest = max(config.completions.max_new_tokens, config.policy.max_new_tokens)
-    for folder in _datasets(context).values():
+    for folder in context.datasets().values():
         prompts = [row["prompt"] for row in read_table(folder / "rows.parquet", ("prompt",))]
         rows = {prompt: chat_text(policy.tokenizer, prompt) for prompt in prompts}
         require_room(
@@ -215,8 +215,7 @@ def require_room_for_all(context: stages.Context, policy: Policy) -> None:
 
 def _datasets(context: stages.Context) -> dict[str, Path]:
     """Return the data sets among the inputs, by name, in alphabetical order."""
-    names = (name for name in context.inputs if name.endswith("_dataset") or name.startswith("safety_dataset_"))
-    return {name: context.inputs[name] for name in sorted(names)}
+    return dict(sorted((dataset_name(category), path) for category, path in context.datasets().items()))
 
 
 def training_rows(context: stages.Context, settings: SftConfig, seed: int) -> list[dict[str, Any]]:

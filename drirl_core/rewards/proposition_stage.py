@@ -11,11 +11,10 @@ import pyarrow as pa
 
 from drirl_core import taxonomy
 from drirl_core.graph import build as stages
-from drirl_core.graph.layout import dataset_name
 from drirl_core.reporting import Table
 from drirl_core.rewards.pairs import PoolPrompt, without_likely_right
 from drirl_core.rewards.proposition_reward import HARMLESS, KINDS, PropositionReward, fit_kind, kind_of
-from drirl_core.rewards.stage import pool_prompts
+from drirl_core.rewards.stage import all_pools, without_nan
 from drirl_core.rewards.within_groups import within_groups
 from drirl_core.store.tables import write_table
 
@@ -47,7 +46,7 @@ def build_proposition_reward(context: stages.Context) -> dict[str, Any]:
             against a demonstration.
         TrainingError: a fit did not converge, or its reward is constant.
     """
-    prompts = _prompts(context)
+    prompts = [prompt for own in all_pools(context).values() for prompt in own]
     kinds, rows = {}, []
     for kind in KINDS:
         train = [p for p in _against(context, prompts) if p.split == "train" and kind_of(p) == kind]
@@ -58,11 +57,8 @@ def build_proposition_reward(context: stages.Context) -> dict[str, Any]:
     write_table(context.out / TABLE, rows, SCHEMA)
     measured = within_groups((p, _scores(reward, p)) for p in prompts if p.split != "train")
     every = {"all": measured["all"], **measured["by_kind"]}
-    metrics = {
-        name: {key: None if math.isnan(value) else value for key, value in row.items()} for name, row in every.items()
-    }
     (context.out / "metrics.json").write_text(
-        json.dumps({"within_group": metrics}, indent=1, sort_keys=True), encoding="utf-8"
+        json.dumps(without_nan({"within_group": every}), indent=1, sort_keys=True), encoding="utf-8"
     )
     shown = {
         "within_group" if name == "all" else f"within_group_{name}": row["accuracy"] for name, row in every.items()
@@ -73,15 +69,6 @@ def build_proposition_reward(context: stages.Context) -> dict[str, Any]:
         {**row, **{name: round(row[name], 3) for name in ("weight", "demonstrations", "completions")}} for row in rows
     ]
     return {**rounded, "propositions": Table(table)}
-
-
-def _prompts(context: stages.Context) -> list[PoolPrompt]:
-    settings = context.config.completions
-    return [
-        prompt
-        for category, pool in sorted(context.named("completion_pool").items())
-        for prompt in pool_prompts(context.inputs[dataset_name(category)], pool, settings, category)
-    ]
 
 
 def _against(context: stages.Context, prompts: list[PoolPrompt]) -> list[PoolPrompt]:

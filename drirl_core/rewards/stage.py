@@ -67,11 +67,7 @@ def build_joint_reward_model(context: stages.Context) -> dict[str, Any]:
     Args:
         context: inputs are the data sets and completion pools of all categories.
     """
-    prompts = [
-        prompt
-        for category, pool in sorted(context.named("completion_pool").items())
-        for prompt in pool_prompts(context.inputs[dataset_name(category)], pool, context.config.completions, category)
-    ]
+    prompts = [prompt for own in all_pools(context).values() for prompt in own]
     return _learn(context, JOINT, prompts, _labels(context))
 
 
@@ -98,11 +94,20 @@ def _learn(
     fitted.model.save(context.out)
     write_table(context.out / "rewards.parquet", _reward_rows(scored), SCHEMA)
     (context.out / "metrics.json").write_text(
-        json.dumps(_without_nan(metrics), indent=1, sort_keys=True), encoding="utf-8"
+        json.dumps(without_nan(metrics), indent=1, sort_keys=True), encoding="utf-8"
     )
     agreement = metrics.get("labels", {})
     beside = {f"labels_{name}": row["accuracy"] for name, row in agreement.items() if row["n"]}
     return {**_shown(metrics, fitted), **beside, **_plots(context, category, fitted, scored, metrics)}
+
+
+def all_pools(context: stages.Context) -> dict[str, list[PoolPrompt]]:
+    """Read the pools among the inputs, as `pool_prompts` does each, by category in alphabetical order."""
+    settings = context.config.completions
+    return {
+        category: pool_prompts(context.inputs[dataset_name(category)], pool, settings, category)
+        for category, pool in sorted(context.named("completion_pool").items())
+    }
 
 
 def pool_prompts(dataset: Path, completions: Path, settings: CompletionsConfig, category: str) -> list[PoolPrompt]:
@@ -216,10 +221,10 @@ def _within_row(row: dict[str, Any]) -> dict[str, Any]:
     return {"n": row["pairs"], **{name: row[name] for name in ("accuracy", "low", "high")}}
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """Replace NaN (a share of no pairs) by null, which JSON has."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -7,8 +7,6 @@ holds the same files as `benchmark_<suite>`, with one policy.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drirl_core.config import SuiteConfig, resolved
+from drirl_core.config import SuiteConfig
 from drirl_core.errors import ArtifactError, ConfigError, nearest
 from drirl_core.graph.layout import SHIPPED_SUITES, suite_folder, suite_source
 from drirl_core.graph.planned import Named
@@ -25,8 +23,9 @@ from drirl_core.graph.versions import source_version
 from drirl_core.project import Project
 from drirl_core.promotion import Ledger
 from drirl_core.reporting import Reporter
+from drirl_core.runs.measured import Measurement, measured_once
 from drirl_core.runs.record import Results
-from drirl_core.store.artifacts import Artifact, fingerprint
+from drirl_core.store.artifacts import Artifact, Workspace
 
 if TYPE_CHECKING:
     from drirl_core.policy.best_of_n import Reranking
@@ -208,7 +207,7 @@ def _evaluate(subject: Subject, suite: SuiteConfig, project: Project, reporter: 
     from drirl_core.benchmarks.judging import identity
     from drirl_core.models.loading import policy_key
 
-    config, store, asset = project.config, project.store, f"evaluation_{suite.name}"
+    config = project.config
     settings = [
         policy_key(subject.reference, config.models),
         config.benchmarks.max_new_tokens,
@@ -220,24 +219,14 @@ def _evaluate(subject: Subject, suite: SuiteConfig, project: Project, reporter: 
         *([subject.reranking.described] if subject.reranking else []),
         *identity(config),
     ]
-    code = f"{VERSION}-{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}"
-    source = suite_source(suite.name)
-    inputs = {source: source_version(suite_folder(suite.declared, suite.path)), **subject.inputs}
-    key = fingerprint(asset, code, inputs)
-    with store.building(asset, key, reporter.log) as workspace:
-        found = store.find(asset, key)
-        if found:
-            store.touch(asset, key, found.version)
-            reporter.log(f"{suite.name}: evaluated before with the same model and settings, version {found.version}")
-            return found
-        store.require_writable()
-        shown = _measure(subject, suite, project, workspace, reporter)
-        details = {"metadata": shown, "inputs": inputs, "code_version": code, "config": resolved(config)}
-        return store.publish(asset, key, workspace, details={**details, "subject": subject.label})
+    inputs = {suite_source(suite.name): source_version(suite_folder(suite.declared, suite.path)), **subject.inputs}
+    asset, known = f"evaluation_{suite.name}", f"{suite.name}: evaluated before"
+    what = Measurement(asset, VERSION, settings, inputs, subject.label, known)
+    return measured_once(what, project, reporter, lambda own: _measure(subject, suite, project, own, reporter))
 
 
 def _measure(
-    subject: Subject, suite: SuiteConfig, project: Project, workspace: Any, reporter: Reporter
+    subject: Subject, suite: SuiteConfig, project: Project, workspace: Workspace, reporter: Reporter
 ) -> dict[str, Any]:
     """Fill the workspace of one evaluation; return its metadata."""
     from drirl_core.benchmarks.examine import policy_examinee

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import functools
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,14 @@ from typing import Any
 import pyarrow as pa
 
 from drirl_core.benchmarks.measure import rounded
-from drirl_core.config import resolved
 from drirl_core.errors import ConfigError
 from drirl_core.graph.versions import source_version
-from drirl_core.models.loading import load_policy, policy_key
+from drirl_core.models.loading import Policy, load_policy, policy_key
 from drirl_core.project import Project
 from drirl_core.reporting import Reporter
 from drirl_core.runs.evaluation import Subject
-from drirl_core.store.artifacts import Artifact, fingerprint
+from drirl_core.runs.measured import Measurement, measured_once
+from drirl_core.store.artifacts import Artifact
 from drirl_core.store.tables import write_table
 from drirl_core.utility.harness import Asking, ask, harness_version
 from drirl_core.utility.tasks import TASKS, Row, find_task, read_rows
@@ -90,33 +90,29 @@ def measure_utility(
     """
     harness = harness_version()
     rows = {name: read_rows(name, path, limit) for name, path in tasks.items()}
-    models, loaded = project.config.models, None
+    models = project.config.models
+    policy = functools.cache(lambda: load_policy(subject.reference, models))  # only where something is measured
+    how = {key: value for key, value in dataclasses.asdict(asking).items() if key != "batch_size"}
+    settings = [policy_key(subject.reference, models), harness, limit, how]
     made = {}
     for name, path in tasks.items():
-        how = {key: value for key, value in dataclasses.asdict(asking).items() if key != "batch_size"}
-        settings = [policy_key(subject.reference, models), harness, limit, how]
-        code = f"{VERSION}-{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}"
         inputs = {f"source_{name}": source_version(path), **subject.inputs}
-        asset, store = f"utility_{name}", project.store
-        key = fingerprint(asset, code, inputs)
-        with store.building(asset, key, reporter.log) as workspace:
-            found = store.find(asset, key)
-            if found:
-                store.touch(asset, key, found.version)
-                reporter.log(f"{name}: measured before with the same model and settings, version {found.version}")
-                made[name] = found
-                continue
-            store.require_writable()
-            loaded = loaded or load_policy(subject.reference, models)
-            reporter.log(f"{TASKS[name].title}: {len(rows[name])} rows")
-            shown = _write(loaded, name, rows[name], asking, workspace.out)
-            details = {"metadata": shown, "inputs": inputs, "code_version": code, "config": resolved(project.config)}
-            made[name] = store.publish(asset, key, workspace, details={**details, "subject": subject.label})
+        asset, known = f"utility_{name}", f"{name}: measured before"
+        what = Measurement(asset, VERSION, settings, inputs, subject.label, known)
+        made[name] = measured_once(
+            what,
+            project,
+            reporter,
+            lambda own, name=name: _write(policy(), name, rows[name], asking, own.out, reporter),
+        )
     return made
 
 
-def _write(policy: Any, name: str, rows: Sequence[Row], asking: Asking, out: Path) -> dict[str, Any]:
+def _write(
+    policy: Policy, name: str, rows: Sequence[Row], asking: Asking, out: Path, reporter: Reporter
+) -> dict[str, Any]:
     """Ask the harness and write its answers; return the metadata of the artifact."""
+    reporter.log(f"{TASKS[name].title}: {len(rows)} rows")
     with tempfile.TemporaryDirectory() as folder:
         figures, answers = ask(policy, name, rows, asking, Path(folder))
     how = {"harness": f"lm-eval {harness_version()}", "title": TASKS[name].title, "chat_template": asking.chat}

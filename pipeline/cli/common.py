@@ -13,6 +13,7 @@ import click
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 from typer.core import TyperGroup
 
 from drirl_core.config import load_config, place
@@ -20,6 +21,7 @@ from drirl_core.config.strict_yaml import load_yaml
 from drirl_core.errors import ConfigError, DrirlError
 from drirl_core.models.threads import choose_waiting
 from drirl_core.project import Project
+from drirl_core.reporting import LogReporter
 from drirl_core.reporting import duration as duration
 from pipeline.cli import completion
 from pipeline.instance.settings import anchored
@@ -41,6 +43,14 @@ ConfigArgument = Annotated[
     typer.Argument(
         help="YAML file with the settings. With `extends: demo.yaml` it needs only the settings that differ.",
         show_default=True,
+    ),
+]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A model reference (hf:org/name, path:DIRECTORY, pypi:...), a directory, a policy of the "
+        "configuration (base, sft, a baseline, dr_irl), `promoted`, or the name of a recorded result.",
     ),
 ]
 OldConfigOption = Annotated[
@@ -112,6 +122,14 @@ def output() -> Console:
 def errors() -> Console:
     """Return the console for messages that are not results."""
     return Console(stderr=True)
+
+
+class ConsoleReporter(LogReporter):
+    """Print progress to the console for messages, so that standard output holds results alone."""
+
+    def emit(self, line: str) -> None:
+        """Write one finished line."""
+        errors().print(Text(line, style="dim"), soft_wrap=True)
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,17 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from drirl_core.reporting import LogReporter
 from pipeline.cli import completion
 from pipeline.cli.common import (
     DEFAULT_CONFIG,
     ConfigArgument,
+    ConsoleReporter,
     DebugOption,
     Given,
     JsonOption,
+    ModelArgument,
     OldConfigOption,
     SetOption,
-    errors,
     output,
 )
 
@@ -31,14 +31,6 @@ if TYPE_CHECKING:
     from drirl_core.config import SuiteConfig
     from drirl_core.runs.record import Result
     from drirl_core.store.artifacts import Artifact
-
-
-class ConsoleReporter(LogReporter):
-    """Print progress to the console for messages, so that standard output holds results alone."""
-
-    def emit(self, line: str) -> None:
-        """Write one finished line."""
-        errors().print(Text(line, style="dim"), soft_wrap=True)
 
 
 def measure(
@@ -123,14 +115,7 @@ def _results(artifact: Artifact) -> Any:
 
 
 def evaluate_command(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="A model reference (hf:org/name, path:DIRECTORY, pypi:...), a directory, a policy of the "
-            "configuration (base, sft, a baseline, dr_irl), `promoted`, or the name of a recorded result.",
-        ),
-    ],
+    model: ModelArgument,
     config: ConfigArgument = DEFAULT_CONFIG,
     suite: Annotated[
         list[str] | None,

@@ -13,16 +13,15 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from drirl_core.reporting import LogReporter
 from pipeline.cli import completion
 from pipeline.cli.common import (
     DEFAULT_CONFIG,
     ConfigArgument,
+    ConsoleReporter,
     DebugOption,
     Given,
     RunOption,
     SetOption,
-    errors,
     output,
 )
 
@@ -37,14 +36,6 @@ class By(StrEnum):
     d_optimal = "d_optimal"
     random = "random"
     disagreement = "disagreement"
-
-
-class _Progress(LogReporter):
-    """Print progress to the console for messages."""
-
-    def emit(self, line: str) -> None:
-        """Write one finished line."""
-        errors().print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
 def make_queue(given: Given, count: int, category: str | None, by: str, out: Path | None) -> tuple[Queue, Path]:
@@ -64,7 +55,7 @@ def make_queue(given: Given, count: int, category: str | None, by: str, out: Pat
 
     named = given.before_models().named()
     known = [node.category for node in named.project.graph.of("reward_model") if node.category]
-    found = collect(named, [category] if category else known, _Progress())
+    found = collect(named, [category] if category else known, ConsoleReporter())
     queue = choose(found, count, by, named.project.config.seed)  # type: ignore[arg-type]
     place = out or default_place(named.project.config)
     write_queue(queue, place)

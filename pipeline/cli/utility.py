@@ -14,13 +14,14 @@ from rich.text import Text
 from pipeline.cli.common import (
     DEFAULT_CONFIG,
     ConfigArgument,
+    ConsoleReporter,
     DebugOption,
     Given,
     JsonOption,
+    ModelArgument,
     SetOption,
     output,
 )
-from pipeline.cli.eval import ConsoleReporter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,14 +56,7 @@ def _results(artifact: Artifact) -> Any:
 
 
 def utility_command(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="A model reference (hf:org/name, path:DIRECTORY, pypi:...), a directory, a policy of the "
-            "configuration (base, sft, a baseline, dr_irl), `promoted`, or the name of a recorded result.",
-        ),
-    ],
+    model: ModelArgument,
     config: ConfigArgument = DEFAULT_CONFIG,
     task: Annotated[
         list[str] | None,

@@ -183,10 +183,9 @@ def _completion(row: LabelledRow) -> tuple[str, str]:
 def _splits(context: Context, prompts: Sequence[str]) -> list[str]:
     """Return `validation` or `test` for prompts that repeat a held-out prompt of any data set, `train` for others."""
     held: Mapping[str, list[str]] = {split: [] for split in HELD_OUT}
-    for name, folder in context.inputs.items():
-        if name.endswith("_dataset") or name.startswith(dataset_name("")):
-            for row in read_table(folder / "rows.parquet", ("prompt", "split")):
-                held.get(row["split"], []).append(row["prompt"])
+    for folder in context.datasets().values():
+        for row in read_table(folder / "rows.parquet", ("prompt", "split")):
+            held.get(row["split"], []).append(row["prompt"])
     splits = ["train"] * len(prompts)
     for split in HELD_OUT:
         found = decontaminate(prompts, held[split], context.config.prompts.near_duplicate)
