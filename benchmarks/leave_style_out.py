@@ -47,6 +47,16 @@ def rows_of(project: Project) -> list[Mapping[str, Any]]:
     return list(found.values())
 
 
+def states_of(project: Project, rows: Sequence[Mapping[str, Any]]) -> tuple[int, np.ndarray]:
+    """Return the layer that the reports' ceiling reads, and its hidden states of the prompts, (N, H)."""
+    references = project.store.latest("reference_classifiers")
+    if references is None:
+        raise SystemExit(f"reference_classifiers is not in {project.store.root}; run `drirl run` first")
+    layer = load(references.path)[1].layer
+    source = HiddenStates(project.config.models, project.store)
+    return layer, source.of_prompts([row["prompt"] for row in rows], layer, SilentReporter())
+
+
 def is_unsafe(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """Return which rows are unsafe prompts, (N,)."""
     return np.array([row["category"] != taxonomy.HELPFUL for row in rows], dtype=bool)
@@ -124,12 +134,7 @@ def main() -> None:
     parser.add_argument("config", nargs="?", default="configs/demo.yaml", type=Path)
     project = Project(load_config(parser.parse_args().config))
     rows = rows_of(project)
-    references = project.store.latest("reference_classifiers")
-    if references is None:
-        raise SystemExit(f"reference_classifiers is not in {project.store.root}; run `drirl run` first")
-    layer = load(references.path)[1].layer
-    source = HiddenStates(project.config.models, project.store)
-    states = source.of_prompts([row["prompt"] for row in rows], layer, SilentReporter())
+    layer, states = states_of(project, rows)
     without, within = (scored(rows, (layer, states), folds(rows)) for folds in (without_styles, within_styles))
     unsafe, styles = is_unsafe(rows), np.array([row["style"] for row in rows])
     result: dict[str, Any] = {
