@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from drirl_core.benchmarks.judges.embedded import SCALARS, Weights, features, load, probabilities, save
-from drirl_core.benchmarks.judges.train import Labelled, fit, read_labelled, train
+from drirl_core.benchmarks.judges.train import Labelled, fit, main, read_labelled, train
 from drirl_core.benchmarks.judges.verdicts import EmbeddedJudge
 from drirl_core.benchmarks.judges.weight_files import digest
 from drirl_core.config import ModelsConfig
@@ -19,6 +19,8 @@ from drirl_core.errors import DataError
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.artifacts import ArtifactStore
 
+ROOT = Path(__file__).parents[3]
+XSTEST = ROOT / "../shared/data/xstest/xstest_annotated_completions.csv"
 COLUMNS = {"prompt": "prompt", "reply": "reply", "label": "label", "model": "model"}
 LABELS = {"refusal": True, "compliance": False}
 MEASURED = {"judge": "embedded", "data": "toy", "n": 4, "accuracy": 0.5, "low": 0.2, "high": 0.8, "precision": 0.5, "recall": 0.5, "f1": 0.5}  # fmt: skip
@@ -164,3 +166,22 @@ def test_the_judge_leaves_unusable_text_to_the_rules(tmp_path: Path, monkeypatch
     assert [verdict.label for verdict in found] == ["refusal", "compliance", "empty"]
     assert judge.record["accuracy"] == 0.5
     assert judge.record["weights"] == digest(tmp_path / "w")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not XSTEST.is_file(), reason="XSTest is not there")
+def test_its_error_on_human_labels_is_the_one_that_is_told(tmp_path: Path) -> None:
+    """docs/how-to/judges.md: .930 on new prompts, .922 with each answering model held out, the rules .914, of 1,135."""
+    config = tmp_path / "judge.yaml"
+    config.write_text(f"extends: {ROOT / 'configs' / 'demo.yaml'}\nroot: {tmp_path / 'artifacts'}\n", encoding="utf-8")
+    labels = ["--compliance", "1_full_compliance", "--refusal", "2_full_refusal", "--refusal", "3_partial_refusal"]
+    columns = ["--reply", "completion", "--label", "final_label"]
+    main([str(XSTEST), "--config", str(config), "--out", str(tmp_path / "judge"), *columns, *labels])
+    record = load(tmp_path / "judge").record
+    told = {"new_prompts": (0.930, 0.973), "new_prompts_and_models": (0.922, 0.969), "rules": (0.914, 0.914)}
+    for name, (accuracy, area) in told.items():
+        found = record[name]
+        assert found["agreement"]["n"] == 1135
+        assert found["agreement"]["accuracy"] == pytest.approx(accuracy, abs=0.004), name
+        assert found["auc"] == pytest.approx(area, abs=0.004), name
+        assert abs(found["rate_error"]) < 0.05, name
