@@ -8,13 +8,14 @@ plus a ridge penalty, which is strictly convex: there is one solution, and no se
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import minimize
 
 from drirl_core import taxonomy
 from drirl_core.benchmarks.judges.rules import UNUSABLE
@@ -35,9 +36,7 @@ _DIGITS = 6
 _ORDINARY = (0.025, 0.975)
 """Quantiles of the demonstrations' lengths between which a length is ordinary."""
 _TOLERANCE = 1e-7
-"""Largest entry of the gradient at a solution."""
-_ROUNDING = 1e-12
-"""How much a loss may rise by rounding, near the solution."""
+"""Largest norm of the gradient at a solution."""
 _LEAST_SCALE = 1e-9
 
 
@@ -177,7 +176,7 @@ def fit_kind(
 
 
 def _solve(own: np.ndarray, others: np.ndarray, counts: Sequence[int], config: RewardsConfig) -> np.ndarray:
-    """Minimise mean_p loss_p + RIDGE |w|^2 by Newton's method with halved steps.
+    """Minimise mean_p loss_p + RIDGE |w|^2 by Newton's method within a trust region.
 
     Args:
         own: truths of the demonstrations, (P, J).
@@ -199,19 +198,20 @@ def _solve(own: np.ndarray, others: np.ndarray, counts: Sequence[int], config: R
         losses = maxent_loss(left @ weights, right @ weights, mask, config.beta, config.include_demonstration)
         return losses.mean() + RIDGE * weights.square().sum()
 
-    weights = torch.zeros(own.shape[1], dtype=torch.float64)
-    for _ in range(100):
-        slope = torch.func.grad(objective)(weights)
-        if float(slope.abs().max()) < _TOLERANCE:
-            return weights.numpy()
-        step = torch.linalg.solve(torch.func.hessian(objective)(weights), slope)
-        size, now = 1.0, float(objective(weights))
-        while size > 1e-6 and float(objective(weights - size * step)) > now + _ROUNDING - 1e-4 * size * float(
-            slope @ step
-        ):
-            size /= 2
-        weights = weights - size * step
-    raise TrainingError(
-        f"the weights of the propositions did not converge: the gradient is still {float(slope.abs().max()):.2g}; "
-        f"raise rewards.beta ({config.beta})"
+    def at(derivative: Callable[..., Any]) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda weights: derivative(torch.from_numpy(weights)).numpy()
+
+    found = minimize(
+        at(objective),
+        np.zeros(own.shape[1]),
+        method="trust-exact",
+        jac=at(torch.func.grad(objective)),
+        hess=at(torch.func.hessian(objective)),
+        options={"gtol": _TOLERANCE},
     )
+    if not found.success:
+        raise TrainingError(
+            f"the weights of the propositions did not converge: {found.message} The gradient is still "
+            f"{float(np.abs(found.jac).max()):.2g}; raise rewards.beta ({config.beta})"
+        )
+    return found.x
