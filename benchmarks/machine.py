@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def describe() -> dict[str, Any]:
-    """Return processor, cores, Python and library versions, and the date."""
+    """Return processor, cores, GPU, Python and the versions of the libraries that are there, and the date."""
     model = next(
         (
             line.split(":")[1].strip()
@@ -30,9 +30,28 @@ def describe() -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d"),
         "processor": model,
         "cores": os.cpu_count(),
+        **({"gpu": gpu} if (gpu := _gpu()) else {}),
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
+        **{name: version for name in packages if (version := _version(name))},
     }
+
+
+def _gpu() -> str | None:
+    """Return name and memory of the GPU, or None."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    found = torch.cuda.get_device_properties(0)
+    return f"{found.name}, {found.total_memory / 2**30:.0f} GiB"
+
+
+def _version(package: str) -> str | None:
+    """Return the version of a package, or None where it is not installed: a GPU machine may have no dagster."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def shown(found: Estimate) -> dict[str, Any]:

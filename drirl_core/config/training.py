@@ -175,8 +175,12 @@ class SftConfig:
     contrast_tokens: int = added(0)
     """First tokens of an answer that are compared where `contrast` is on (0: all that are learned)."""
     validation_prompts: int = added(0)
-    """Validation prompts, unsafe ones and look-alikes each, that are answered twice per epoch; the checkpoint with the
-    best difference of refused shares is published. 0 publishes the last step."""
+    """Validation prompts, unsafe ones and look-alikes each, that are answered twice per epoch; the best checkpoint is
+    published (`choose_by`). 0 publishes the last step."""
+    choose_by: Literal["composite", "auc"] = added("composite")
+    """What the best checkpoint has most of: `composite`, the difference of refused shares, which a few replies move;
+    `auc`, that of the refusal score over all validation prompts: how well it tells unsafe prompts from look-alikes,
+    wherever its replies draw the line."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Adapters."""
     trl: Mapping[str, Any] = added({})
@@ -218,6 +222,11 @@ class SftConfig:
             f"sft.batch_size is {self.batch_size} with sft.contrast, which keeps twins together; choose an even number",
         )
         require(self.validation_prompts >= 0, f"sft.validation_prompts is {self.validation_prompts}; at least 0")
+        require(
+            self.choose_by == "composite" or self.validation_prompts > 0,
+            "sft.choose_by is auc, but sft.validation_prompts is 0 and the last step is published; set it to a number "
+            "of prompts, such as 48",
+        )
 
 
 Baseline = Literal["dpo", "dpo_s", "irft", "joint", "grpo", "rloo", "rloo_s", "verifiable", "propositions"]

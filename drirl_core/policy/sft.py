@@ -75,7 +75,8 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     log_file = context.scratch / "training_log.jsonl"
     stream = TrainingStream("SFT", log_file, context.reporter)
     count = settings.validation_prompts
-    choice = checkpoint_choice(context, policy, count, "sft.validation_prompts", _REPLY_TOKENS[settings.target])
+    length = _REPLY_TOKENS[settings.target]
+    choice = checkpoint_choice(context, policy, count, "sft.validation_prompts", length, settings.choose_by)
     tracking = tracking_of(context)
     common = common_arguments(seed, context.scratch, policy.device.type, tracking)
     arguments = sft_arguments(settings, len(read.rows), read.limit, common)
