@@ -25,14 +25,22 @@ def describe() -> dict[str, Any]:
         ),
         platform.processor(),
     )
-    packages = ("dagster", "torch", "transformers", "trl", "peft")
+    installed = {name: _version(name) for name in ("dagster", "torch", "transformers", "trl", "peft")}
     return {
         "date": time.strftime("%Y-%m-%d"),
         "processor": model,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
+        **{name: version for name, version in installed.items() if version},
     }
+
+
+def _version(package: str) -> str | None:
+    """Return the version of a package; None where it is not installed, since not every measurement needs all."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def shown(found: Estimate) -> dict[str, Any]:
