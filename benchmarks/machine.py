@@ -31,8 +31,16 @@ def describe() -> dict[str, Any]:
         "processor": model,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
+        **{name: version for name in packages if (version := _version(name))},
     }
+
+
+def _version(package: str) -> str | None:
+    """Return the version of a package; None where a measurement that does without it runs on a machine without it."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def shown(found: Estimate) -> dict[str, Any]:
