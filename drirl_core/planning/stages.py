@@ -1,0 +1,319 @@
+"""The stages of a run that use a model, as phases with memory and time; each follows the code of its stage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from drirl_core.completions.choice import most_completed
+from drirl_core.config import Config, LoraConfig
+from drirl_core.planning.parts import Parts
+from drirl_core.planning.passes import Batch, Trained, loaded
+from drirl_core.planning.work import (
+    Device,
+    Phase,
+    Update,
+    merged,
+    reading,
+    resident_of,
+    rollout,
+    sampling,
+    training,
+)
+from drirl_core.planning.workload import SuiteLoad, Workload
+from drirl_core.policy.validation import REPLY_TOKENS
+from drirl_core.taxonomy import HELPFUL
+
+_OWN_BATCH, _SPARE = 64, 8
+"""Of policy/own_answers.py and policy/validation.py: rows that are answered together, and tokens beyond the learned."""
+_OPENINGS = 19
+"""Openings that a refusal score compares, so many rows per prompt: benchmarks/refusal_score.py."""
+_KEPT = 2
+"""Policies that stay loaded in a process, and one more while the next is loaded: models/sampling/rows.py."""
+_DEPTH = 0.6
+"""Share of the depth at which the linear probe reads: benchmarks/references/stage.py."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage needs.
+
+    Args:
+        name: of its assets, `*` for those of all categories or suites.
+        phases: what it does, in order.
+        settings: dotted names of settings that make it smaller, those that change no result first.
+    """
+
+    name: str
+    phases: tuple[Phase, ...]
+    settings: tuple[str, ...] = ()
+
+    @property
+    def peak(self) -> Phase:
+        """The phase with the highest memory."""
+        return max(self.phases, key=lambda phase: phase.parts.total)
+
+    @property
+    def seconds(self) -> float | None:
+        """Time of all phases; None where times are not computed."""
+        known = [phase.seconds for phase in self.phases if phase.seconds is not None]
+        return sum(known) if len(known) == len(self.phases) else None
+
+
+def plan_stages(config: Config, device: Device, load: Workload, encoder: int) -> list[StagePlan]:
+    """Plan every stage of a configuration that uses the policy or the encoder.
+
+    Args:
+        config: the configuration.
+        device: its policy on a card.
+        load: rows and tokens.
+        encoder: bytes of the sentence encoder.
+    """
+    planner = _Planner(config, device, load, encoder)
+    found = []
+    if config.policy.start == "sft":
+        found.append(planner.sft())
+    found += [planner.completions(), planner.rewards(), planner.hardness(), planner.policy("policy_checkpoint")]
+    for name in config.baselines:
+        if name in ("dpo", "dpo_s"):
+            found.append(planner.dpo(f"{name}_checkpoint"))
+        elif name == "irft":
+            found.append(planner.irft())
+        else:
+            found.append(planner.policy(f"{name}_checkpoint", _REWARDS.get(name, "learned")))
+    found.append(planner.classifiers())
+    return found + [planner.benchmark(suite) for suite in load.suites]
+
+
+_REWARDS = {"verifiable": "verifiable", "propositions": "propositions"}
+"""Baselines of GRPO with another reward than the learned one."""
+
+
+class _Planner:
+    """Plan the stages of one configuration.
+
+    Args:
+        config: the configuration.
+        device: its policy on a card.
+        load: rows and tokens.
+        encoder: bytes of the sentence encoder.
+    """
+
+    def __init__(self, config: Config, device: Device, load: Workload, encoder: int) -> None:
+        self._config, self._device, self._load, self._encoder = config, device, load, encoder
+
+    def sft(self) -> StagePlan:
+        """Plan supervised fine-tuning; `sft.contrast` adds two rows per pair to a batch, where all are twins."""
+        settings, load = self._config.sft, self._load
+        per_category = load.unsafe * load.train / load.categories
+        rows = load.harmless * load.train + load.categories * min(
+            per_category, settings.rows_per_category or per_category
+        )
+        answer = settings.answer_tokens or load.answers.longest
+        size = settings.batch_size * (2 if settings.contrast else 1)
+        width = min(settings.max_length, load.prompts.longest + answer)
+        usual = min(settings.max_length, load.prompts.mean + min(answer, load.answers.mean))
+        what, own = self._trained(settings.lora), settings.own_answers
+        passes = settings.epochs * math.ceil(rows / settings.batch_size)
+        batch = _padded(size, width, answer)
+        update = Update(what, batch, size * min(answer, width), passes)
+        trained = training(self._device, update, int(own))
+        phases = [_at(trained, usual / width)]
+        if own:
+            sampled = Batch(_OWN_BATCH, load.prompts.longest, settings.answer_tokens + _SPARE)
+            phases.insert(0, self._sampled(sampled, load.harmless * load.train, "greedy", load.prompts.mean))
+        replies = {"answer": REPLY_TOKENS, "demonstration": 4 * REPLY_TOKENS}[settings.target]
+        points = 2 * settings.epochs + 1
+        phases += self._validated(update, settings.validation_prompts, replies, points, int(own))
+        names = ("sft.batch_size", "sft.validation_prompts", "sft.max_length", "sft.lora.rank")
+        return StagePlan("sft_checkpoint", tuple(phases), names)
+
+    def completions(self) -> StagePlan:
+        """Plan the completion pools of all categories, which one process samples from up to two policies."""
+        settings = self._config.completions
+        policies = [copies for copies in settings.samples.values() if copies]
+        batch = Batch(settings.batch_size, self._load.prompts.longest, settings.max_new_tokens)
+        rows = self._completed() * sum(policies)
+        phase = self._sampled(batch, rows, "exact", self._load.prompts.mean, len(policies) - 1)
+        names = ("completions.batch_size", "completions.max_new_tokens")
+        return StagePlan("completion_pool_*", (phase,), names)
+
+    def rewards(self) -> StagePlan:
+        """Plan the reward models: hidden states of the frozen policy, or embeddings; the heads learn on the CPU."""
+        contrast = sum(self._config.completions.contrast.values())
+        rows = self._completed() * (1 + sum(self._config.completions.samples.values()) + contrast)
+        if self._config.rewards.backbone != "hidden_state":
+            return StagePlan("reward_model_*", (self._encoded(rows),))
+        return StagePlan("reward_model_*", (self._read(rows, self._layer(self._config.rewards.layer)),))
+
+    def hardness(self) -> StagePlan:
+        """Plan the hardness of prompts, which needs the sentence encoder alone."""
+        rows = self._completed() * (1 + max(self._config.completions.samples.values()))
+        return StagePlan("hardness_*", (self._encoded(rows),))
+
+    def policy(self, name: str, reward: str | None = None) -> StagePlan:
+        """Plan GRPO, or RLOO, which has the same passes.
+
+        Args:
+            name: of the asset.
+            reward: who rewards; None for `policy.reward`.
+        """
+        settings, load, device = self._config.policy, self._load, self._device
+        learned = (reward or settings.reward) == "learned"
+        frozen = int(learned and self._config.rewards.backbone == "hidden_state")
+        rows, what = settings.prompts_per_step * settings.num_generations, self._trained(settings.lora)
+        micro, new = settings.micro_batch or rows, settings.max_new_tokens
+        reference = settings.kl > 0
+        update = Update(
+            what,
+            Batch(micro, load.prompts.longest, new),
+            micro * new,
+            settings.steps * settings.num_iterations * rows / micro,
+            reference,
+            reference and what.rank == 0,
+        )
+        usual = (load.prompts.mean + new) / (load.prompts.longest + new)
+        every = Batch(rows, load.prompts.longest, new, settings.prompts_per_step)
+        phases = [rollout(device, update, every, settings.steps, frozen)]
+        if frozen:
+            resident = replace(resident_of(device, update, frozen), gradients=0)
+            read = settings.steps * (rows + settings.prompts_per_step)
+            width = load.prompts.longest + max(new, load.answers.longest)
+            layers = self._layer(self._config.rewards.layer)
+            phases.append(_at(reading(device, read, width, layers, resident), usual))
+        phases.append(_at(training(device, update, frozen), usual))
+        points = settings.steps / settings.save_steps + 1
+        replies = max(new, REPLY_TOKENS)
+        phases += self._validated(update, settings.validation_prompts, replies, points, frozen)
+        encoder = Parts(others=self._encoder)
+        names = (
+            "policy.micro_batch",
+            "policy.validation_prompts",
+            "policy.max_new_tokens",
+            "policy.prompts_per_step",
+            "policy.lora.rank",
+            *(("rewards.backbone",) if frozen else ()),
+        )
+        return StagePlan(name, tuple(replace(one, parts=one.parts + encoder) for one in phases), names)
+
+    def dpo(self, name: str, pairs: float | None = None, epochs: float | None = None) -> StagePlan:
+        """Plan DPO: a batch holds the two rows of each pair.
+
+        Args:
+            name: of the asset.
+            pairs: how many there are; None for all sampled completions, the most there can be.
+            epochs: passes over them; None for `dpo.epochs`.
+        """
+        settings, load = self._config.dpo, self._load
+        answer = max(self._config.completions.max_new_tokens, load.answers.longest)
+        width = min(settings.max_length, load.prompts.longest + answer)
+        if pairs is None:
+            pairs = self._completed() * load.train * sum(self._config.completions.samples.values())
+        passes = (settings.epochs if epochs is None else epochs) * math.ceil(pairs / settings.batch_size)
+        size, what = 2 * settings.batch_size, self._trained(settings.lora)
+        scored = size * min(answer, width)
+        update = Update(what, _padded(size, width, answer), scored, passes, True, what.rank == 0)
+        usual = min(settings.max_length, load.prompts.mean + load.answers.mean) / width
+        phases = (_at(training(self._device, update), usual),)
+        return StagePlan(name, phases, ("dpo.batch_size", "dpo.max_length", "dpo.lora.rank"))
+
+    def irft(self) -> StagePlan:
+        """Plan rounds of sampling and DPO."""
+        settings, load = self._config.irft, self._load
+        prompts = settings.prompts or (load.unsafe + load.harmless) * load.train
+        pairs = prompts * settings.samples
+        one = self.dpo("irft_checkpoint", pairs, settings.epochs)
+        batch = Batch(
+            self._config.completions.batch_size, load.prompts.longest, self._config.completions.max_new_tokens
+        )
+        sampled = self._sampled(batch, pairs, "exact", load.prompts.mean)
+        phases = [
+            replace(phase, seconds=None if phase.seconds is None else settings.rounds * phase.seconds)
+            for phase in (sampled, *one.phases)
+        ]
+        names = ("completions.batch_size", "completions.max_new_tokens", *one.settings)
+        return StagePlan("irft_checkpoint", tuple(phases), names)
+
+    def classifiers(self) -> StagePlan:
+        """Plan floor and ceiling, which read a middle layer of every prompt."""
+        rows = self._load.unsafe + self._load.harmless
+        layers = max(1, round(_DEPTH * self._device.shape.layers))
+        return StagePlan("reference_classifiers", (self._read(rows, layers, self._load.prompts.longest),))
+
+    def benchmark(self, suite: SuiteLoad) -> StagePlan:
+        """Plan the greedy replies of all policies to a suite, and their refusal scores."""
+        settings, device = self._config.benchmarks, self._device
+        policies = 2 + (self._config.policy.start == "sft") + len(self._config.baselines)
+        copies = min(policies, _KEPT + 1) - 1
+        batch = Batch(settings.batch_size, suite.prompts.longest, settings.max_new_tokens)
+        phases = [self._sampled(batch, policies * suite.rows, "greedy", suite.prompts.mean, copies)]
+        if settings.score == "samples":
+            drawn = policies * suite.rows * settings.score_samples
+            phases.append(replace(self._sampled(batch, drawn, "exact", suite.prompts.mean, copies), name="scores"))
+        elif settings.score == "margin":
+            resident = loaded(device.shape, device.numbers, copies)
+            scored = reading(device, policies * suite.rows, suite.prompts.longest, device.shape.layers, resident)
+            rows = max(_OPENINGS, settings.batch_size)
+            logits = rows * device.shape.vocabulary * (device.numbers.size + 8)  # and two results in float32
+            phases.append(replace(scored, name="scores", parts=scored.parts + Parts(logits=logits)))
+        names = ("benchmarks.batch_size", "benchmarks.max_new_tokens")
+        return StagePlan(f"benchmark_{suite.name}", tuple(phases), names)
+
+    def _trained(self, lora: LoraConfig) -> Trained:
+        """Return what a training changes, as policy/adapters.py counts the layers."""
+        if lora.rank == 0:
+            return Trained()
+        depth = self._device.shape.layers
+        return Trained(lora.rank, lora.targets, depth - math.ceil(lora.first_layer * depth))
+
+    def _layer(self, setting: float) -> int:
+        return max(1, round(setting * self._device.shape.layers)) if setting < 1 else int(setting)
+
+    def _completed(self) -> float:
+        """Return the prompts of all categories that get completions."""
+        load, config = self._load, self._config
+        each = load.unsafe / load.categories
+        most, harmless = most_completed(config, ""), most_completed(config, HELPFUL)
+        return load.categories * min(each, most or each) + min(load.harmless, harmless or load.harmless)
+
+    def _sampled(self, batch: Batch, rows: float, draws: str, mean: float, copies: int = 0) -> Phase:
+        """Sample rows in batches by length: the memory is that of the longest prompts, the time that of the mean."""
+        size = min(batch.rows, max(1, math.ceil(rows)))
+        longest = sampling(self._device, replace(batch, rows=size), 0, draws, copies)
+        usual = Batch(size, math.ceil(mean), batch.completion)
+        return replace(longest, seconds=sampling(self._device, usual, rows / size, draws).seconds)
+
+    def _read(self, rows: float, layers: int, width: int | None = None) -> Phase:
+        longest = width or self._load.prompts.longest + max(
+            self._config.completions.max_new_tokens, self._load.answers.longest
+        )
+        usual = self._load.prompts.mean + (0 if width else self._load.answers.mean)
+        resident = loaded(self._device.shape, self._device.numbers)
+        return _at(reading(self._device, rows, longest, layers, resident), usual / longest)
+
+    def _encoded(self, rows: float) -> Phase:
+        """Return the embedding of texts; its time is not computed, and is small beside that of a language model."""
+        return Phase("embeddings", Parts(weights=self._encoder), 0.0 if self._device.timed else None)
+
+    def _validated(self, update: Update, prompts: int, new: int, points: float, copies: int) -> Iterator[Phase]:
+        """Yield the answers to validation prompts during a training, for which adapters are merged."""
+        if not prompts:
+            return
+        device, load = self._device, self._load
+        batch = Batch(min(_OWN_BATCH, prompts), load.prompts.longest, new)
+        sampled = self._sampled(batch, 2 * prompts * points, "greedy", load.prompts.mean)
+        resident = replace(resident_of(device, update, copies), gradients=0) + merged(device, update.what)
+        alone = replace(sampled.parts, weights=0)
+        yield Phase("validation", resident + alone, sampled.seconds)
+
+
+def _padded(rows: int, width: int, answer: int) -> Batch:
+    """Return a batch whose rows have the width together."""
+    completion = min(answer, width - 1)
+    return Batch(rows, width - completion, completion)
+
+
+def _at(phase: Phase, share: float) -> Phase:
+    """Return a phase whose rows have a share of the longest width on average, which its time follows."""
+    return replace(phase, seconds=None if phase.seconds is None else phase.seconds * share)
