@@ -99,6 +99,8 @@ def run(
     "`drirl plan --all` also lists what is up to date.\n\n"
     "`drirl plan --set hardness.combine=shuffled` shows what a change would cost before you make it.\n\n"
     "`drirl plan --json` prints the same as JSON.\n\n"
+    "`drirl plan configs/llama-3.1-8b.yaml --gpu h100` shows memory and time of each stage on a card, before anything "
+    "is downloaded but config.json and the tokenizer; exit code 1 when a stage does not fit.\n\n"
     "`drirl plan --exit-code` exits with code 3 when something is pending, for use in scripts."
 )
 def plan(
@@ -106,6 +108,15 @@ def plan(
     changes: SetOption = None,
     only: OnlyOption = None,
     everything: Annotated[bool, typer.Option("--all", help="List the assets that are up to date as well.")] = False,
+    gpu: Annotated[
+        str,
+        typer.Option(
+            "--gpu",
+            metavar="NAME[:COUNT]",
+            help="Show memory and time of each stage on a card, such as h100, h200, a100-80, l40s or rtx4090:2, or the "
+            "memory alone on a size such as 24GiB; `cpu` shows the usual plan.",
+        ),
+    ] = "cpu",
     as_json: JsonOption = False,
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="Exit with code 3 when something will or may run.")
@@ -115,13 +126,25 @@ def plan(
     """Show what would run and why, and what it would cost; the rest is summed up. Builds nothing.
 
     Costs are estimated from earlier builds. Benchmark suites are read, to see whether they repeat training prompts.
+    With --gpu, memory and time of each stage are computed from the settings and the model's config.json.
     """
+    from drirl_core.planning.gpus import gpu_named
     from pipeline.cli import plan as planning
 
-    project = read_project(config, changes)
+    project, card = read_project(config, changes), gpu_named(gpu)
+    if card is not None and not as_json:
+        again = Given.of(config, changes).command("run")
+        if planning.show_gpu_plan(project, card, again, output()).refusals:
+            raise typer.Exit(1)
+        return
     if as_json:
-        found, text = planning.plan_json(project, only)
+        from drirl_core.planning.plan import plan_for
+
+        on = None if card is None else plan_for(project.config, card)
+        found, text = planning.plan_json(project, only, on)
         sys.stdout.write(text + "\n")
+        if on is not None and on.refusals:
+            raise typer.Exit(1)
     else:
         found = planning.show_plan(project, output(), only, everything)
     if exit_code and not found.up_to_date:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,6 +21,10 @@ from drirl_core.project import Project
 from drirl_core.reporting import amount
 from pipeline.cli.common import duration
 from pipeline.running.looking import option_problems
+
+if TYPE_CHECKING:
+    from drirl_core.planning.gpus import Gpu
+    from drirl_core.planning.plan import GpuPlan
 
 _WORDS = {"up_to_date": "[green]up to date[/]", "will_run": "[yellow]will run[/]", "may_run": "[cyan]may run[/]"}
 
@@ -123,16 +127,65 @@ def _data_lines(project: Project, found: Plan) -> list[str]:
         return [f"A run would stop: {error}"]
 
 
-def plan_json(project: Project, only: Sequence[str] | None = None) -> tuple[Plan, str]:
+def show_gpu_plan(project: Project, gpu: Gpu, command: str, console: Console) -> GpuPlan:
+    """Print memory and time of every stage that uses a model, their total, and what to do next.
+
+    Args:
+        project: the configuration.
+        gpu: the card.
+        command: runs the configuration, for the last line.
+        console: where to print.
+
+    Returns:
+        The plan.
+
+    Raises:
+        DrirlError: the configuration, its files or its model cannot be counted.
+    """
+    from drirl_core.planning.gpus import GIB
+    from drirl_core.planning.plan import plan_for
+
+    found = plan_for(project.config, gpu)
+    console.print(f"{found.reference} on {gpu}, {gpu.usable / GIB:.1f} GiB for tensors", highlight=False)
+    right = {"justify": "right", "no_wrap": True}
+    columns = (Column("stage", no_wrap=True), Column("peak", **right), "largest part", Column("time", **right))
+    table = Table(*columns, box=None, pad_edge=False)
+    refused = {refusal.stage for refusal in found.refusals}
+    for stage in found.stages:
+        parts = stage.peak.parts
+        share = getattr(parts, parts.largest.replace(" ", "_")) / max(1, parts.total)
+        table.add_row(
+            f"[red]{escape(stage.name)}[/]" if stage.name in refused else escape(stage.name),
+            f"{parts.total / GIB:.1f} GiB",
+            f"{parts.largest}, {share:.0%} ({stage.peak.name})",
+            "" if stage.seconds is None else duration(stage.seconds),
+        )
+    table.add_row("total", "", "", "" if found.seconds is None else duration(found.seconds))
+    console.print(table)
+    lines = [*found.notes, *(f"Does not fit: {refusal}." for refusal in found.refusals)]
+    if found.changes:
+        changes = " ".join(f"--set {name}={value}" for name, value in found.changes.items())
+        lines.append(f"Next: plan it again with {changes}")
+    elif not found.refusals:
+        lines.append(f"Next: {command}")
+    console.print()
+    for line in lines:
+        console.print(escape(line), highlight=False, soft_wrap=True)
+    return found
+
+
+def plan_json(project: Project, only: Sequence[str] | None = None, on: GpuPlan | None = None) -> tuple[Plan, str]:
     """Write the plan as JSON for programs. Keys may be added in later versions, never removed.
 
     Args:
         project: the configuration, its graph and its store.
         only: names of assets, or `stale`; None for all.
+        on: the plan for a card, where one is named.
 
     Returns:
         The plan, and JSON text of an object with `config`, `root`, `up_to_date`, `counts`, `totals`, `assets` and
-        `notes`; and `data`, sentences about the user's files, where something is wrong with them.
+        `notes`; `data`, sentences about the user's files, where something is wrong with them; and `gpu`, all figures
+        of the plan for a card, where one is named.
     """
     found = plan(project, only)
     config, costs, graph = project.config, estimates(found, project), project.graph
@@ -151,6 +204,10 @@ def plan_json(project: Project, only: Sequence[str] | None = None) -> tuple[Plan
     }
     if lines := _data_lines(project, found):
         document["data"] = lines
+    if on is not None:
+        from drirl_core.planning.plan import as_data
+
+        document["gpu"] = as_data(on)
     return found, json.dumps(document, indent=1)
 
 
