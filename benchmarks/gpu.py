@@ -29,7 +29,10 @@ PARTS: dict[str, tuple[int, list[str]]] = {
     "demo": (420, ["benchmarks.gpu", "--inside", "demo"]),
     "grpo_step": (120, ["benchmarks.grpo_step", CONFIG, "--device", "cuda", "--rounds", "2"]),
     "reward_backbones": (120, ["benchmarks.reward_backbones", "--device", "cuda"]),
-    "memory_plan": (240, ["benchmarks.memory_plan", "--device", "cuda", "--shape", "llama-3.1-8b"]),
+    "memory_plan": (
+        240,
+        ["benchmarks.memory_plan", "--device", "cuda", "--out", "benchmarks/results/memory_plan_gpu.json"],
+    ),
 }
 """Seconds that a part may take, and its module with arguments."""
 
