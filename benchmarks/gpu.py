@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.machine import write
 from drirl_core.benchmarks.render import examination_table
 from drirl_core.graph.build import build
+from drirl_core.graph.plan import with_ancestors
 from drirl_core.graph.versions import source_version
 from drirl_core.project import Project
 from drirl_core.reporting import LogReporter
@@ -37,15 +38,21 @@ PARTS: dict[str, tuple[int, list[str]]] = {
 """Seconds that a part may take, and its module with arguments."""
 
 
-def demo(device: str) -> None:
-    """Build the demo's assets in order; write seconds and highest GPU memory by stage, and the results."""
+def demo(device: str, until: str | None) -> None:
+    """Build the demo's assets in order, or what one of them needs; write seconds and GPU memory after each stage."""
     import torch
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     project, started = Project.load(CONFIG, {"models.device": device}), time.perf_counter()
     versions = {name: source_version(path) for name, path in project.graph.sources.items()}
     stages: dict[str, dict[str, float]] = {}
-    for node in project.graph.nodes.values():
+    result: dict[str, Any] = {
+        "what": f"{CONFIG}, {f'what {until} needs' if until else 'every asset'}, without Dagster, in one process, "
+        f"models.device: {device}",
+        "stages": stages,
+    }
+    name = "demo_gpu" if device == "cuda" else "demo_cpu"
+    for node in with_ancestors(project.graph, [until]) if until else project.graph.nodes.values():
         begun = time.perf_counter()
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -55,16 +62,16 @@ def demo(device: str) -> None:
         taken["seconds"] = round(taken["seconds"] + time.perf_counter() - begun, 1)
         if device == "cuda":
             taken["gpu_gib"] = max(taken["gpu_gib"], round(torch.cuda.max_memory_allocated() / 2**30, 2))
-        print(f"{time.perf_counter() - started:7.1f} s  {node.name}", flush=True)
+        result["seconds"] = round(time.perf_counter() - started, 1)
+        result["built"] = node.name
+        print(f"{result['seconds']:7.1f} s  {node.name}", flush=True)
+        write(name, result, show=False)
+    if until:
+        return
     summary = json.loads((last.path / "summary.json").read_text(encoding="utf-8"))
-    result: dict[str, Any] = {
-        "what": f"{CONFIG}, every asset, without Dagster, in one process, models.device: {device}",
-        "seconds": round(time.perf_counter() - started, 1),
-        "stages": stages,
-        "headline": summary["headline"],
-        "tables": [examination_table(results).splitlines() for results in summary["suites"]],
-    }
-    write("demo_gpu" if device == "cuda" else "demo_cpu", result)
+    result["headline"] = summary["headline"]
+    result["tables"] = [examination_table(results).splitlines() for results in summary["suites"]]
+    write(name, result)
     print("\n".join("\n".join(table) for table in result["tables"]))
 
 
@@ -73,16 +80,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all when none is named")
     parser.add_argument("--inside", choices=["demo"], help=argparse.SUPPRESS)
+    parser.add_argument("--until", metavar="ASSET", help="the demo's last asset, such as policy_checkpoint")
     parser.add_argument("--device", default="cuda", help="cpu tries the demo's part without a GPU")
     arguments = parser.parse_args()
     if arguments.inside:
-        demo(arguments.device)
+        demo(arguments.device, arguments.until)
         return
     if unknown := set(arguments.parts) - PARTS.keys():
         parser.error(f"{', '.join(sorted(unknown))}: no such part; there are {', '.join(PARTS)}")
     failed = False
     for name in arguments.parts or PARTS:
         limit, command = PARTS[name]
+        if name == "demo":
+            command = [*command, "--device", arguments.device]
+            command += ["--until", arguments.until] if arguments.until else []
         started = time.perf_counter()
         try:
             status = subprocess.run([sys.executable, "-m", *command], timeout=limit, check=False).returncode

@@ -25,9 +25,9 @@ from trl import GRPOTrainer
 from benchmarks.machine import write
 from drirl_core.graph.build import Context
 from drirl_core.graph.planned import Named
+from drirl_core.models.adapters import adapters_of
 from drirl_core.models.loading import load_policy
 from drirl_core.models.sampling import reader_of_completions
-from drirl_core.models.adapters import adapters_of
 from drirl_core.policy.cpu import lean_training
 from drirl_core.policy.grpo import grpo_arguments
 from drirl_core.policy.schedule import schedule, training_prompts

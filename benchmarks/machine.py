@@ -59,10 +59,11 @@ def shown(found: Estimate) -> dict[str, Any]:
     return {"value": round(found.value, 3), "interval_95": [round(found.low, 3), round(found.high, 3)]}
 
 
-def write(name: str, result: dict[str, Any]) -> Path:
-    """Write a result beside the machine's description and print it."""
+def write(name: str, result: dict[str, Any], *, show: bool = True) -> Path:
+    """Write a result beside the machine's description, and print it unless `show` is off."""
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{name}.json"
     file.write_text(json.dumps({"machine": describe(), **result}, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=1))
+    if show:
+        print(json.dumps(result, indent=1))
     return file
