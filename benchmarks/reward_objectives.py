@@ -50,7 +50,7 @@ def pools_of(project: Project, category: str) -> tuple[list[PoolPrompt], dict[st
         raise SystemExit(f"{category} has no completion pool in {project.store.root}; run `drirl run` first")
     dataset, pool = (folder.path for folder in folders if folder)
     styles = {row["prompt_id"]: row["style"] for row in read_table(dataset / "rows.parquet", ("prompt_id", "style"))}
-    prompts = pool_prompts(dataset, pool, project.config.completions, category)
+    prompts = pool_prompts(dataset, [pool], project.config.completions, category)
     return prompts, {prompt.prompt_id: styles[prompt.prompt_id] for prompt in prompts}
 
 

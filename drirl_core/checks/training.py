@@ -9,7 +9,7 @@ from typing import Any
 from drirl_core.checks.reading import read_object, read_rows
 from drirl_core.checks.reward_order import REWARD_ORDER
 from drirl_core.checks.verdicts import Rule, Verdict
-from drirl_core.completions.policies import SFT_START, likely_right
+from drirl_core.completions.policies import ROUNDS, SAMPLED, SFT_START, likely_right
 from drirl_core.graph.layout import Node
 from drirl_core.project import Project
 
@@ -23,12 +23,13 @@ def _reward_accuracy(path: Path, project: Project, node: Node) -> Verdict:
 
     Samples that the reward is not taught to put below the demonstration do not count (`rewards.negatives`, and
     `rewards.positives` where the start's own are among them; all of them for the objective `classifier`, which puts
-    right samples beside it); how it orders them is judged within groups.
+    right samples beside it); how it orders them is judged within groups. Of the policies of further rounds the wrong
+    samples alone are taught, which the table does not tell from the right ones.
     """
     config = project.config
-    left_out = set(config.completions.samples) if config.rewards.objective == "classifier" else set()
+    left_out = set(SAMPLED) if config.rewards.objective == "classifier" else set()
     if config.rewards.negatives == "likely_wrong":
-        left_out.update(likely_right(str(node.category), config.sft.own_answers))
+        left_out.update(likely_right(str(node.category), config.sft.own_answers), ROUNDS)
     if config.rewards.positives != "demonstrations":
         left_out.add(SFT_START)
     demonstrations: dict[str, float] = {}

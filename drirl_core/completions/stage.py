@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from drirl_core.errors import DataError
 from drirl_core.graph.build import Context
 from drirl_core.graph.layout import dataset_name
 from drirl_core.models.loading import reading_of, rendering_of
-from drirl_core.models.sampling import SamplingSettings, sample
-from drirl_core.reporting import Table
+from drirl_core.models.sampling import Completion, SamplingSettings, sample
+from drirl_core.reporting import Reporter, Table
 from drirl_core.store.tables import read_table, write_table
 from drirl_core.text.chain_of_draft import cut_draft
 from drirl_core.text.sentences import clauses, sentences
@@ -75,19 +75,8 @@ def build_completion_pool(context: Context) -> dict[str, Any]:
                 reference, [row["prompt"] for row in rows], copies, how,
                 models=context.config.models, store=context.store, reporter=context.reporter,
             )  # fmt: skip
-            pool += [
-                _row(row["prompt_id"], policy, index, completion.text, completion.tokens, completion.finished)
-                for row, completions in zip(rows, drawn, strict=True)
-                for index, completion in enumerate(completions)
-            ]
-    sampled, thoughts = len(pool), sum(is_unfinished(row["completion"]) for row in pool)
-    if thoughts:
-        context.reporter.log(
-            f"{category}: {thoughts} of {sampled} completions end inside a thought, which is no answer; raise "
-            "completions.max_new_tokens, or set models.thinking to false if the model allows it"
-        )
-    tokens = sum(row["tokens"] for row in pool)
-    finished = sum(row["finished"] for row in pool) / sampled
+            pool += sampled_rows(rows, policy, drawn)
+    sampled, figures = len(pool), figures_of(pool, category, context.reporter)
     helpful = category == taxonomy.HELPFUL
     refusals = [r["refusal"] for r in read_table(dataset / "refusals.parquet")] if helpful else []
     pool += contrast(
@@ -100,11 +89,50 @@ def build_completion_pool(context: Context) -> dict[str, Any]:
         "prompts": len(rows),
         "sampled": sampled,
         "contrast": len(pool) - sampled,
-        "tokens": tokens,
-        "finished_share": round(finished, 4),
-        "unfinished_thoughts": thoughts,
+        **figures,
         **rendering_of(context.config.models.policy, context.config.models),
         "examples": Table([{"policy": r["policy"], "reply": r["answer"][:90]} for r in pool[:6]]),
+    }
+
+
+def sampled_rows(
+    rows: Sequence[Mapping[str, Any]], policy: str, drawn: Sequence[Sequence[Completion]]
+) -> list[dict[str, Any]]:
+    """Return the pool rows of sampled completions.
+
+    Args:
+        rows: N data set rows with `prompt_id`.
+        policy: who was sampled, by its name in pools.
+        drawn: of each row its completions.
+    """
+    return [
+        _row(row["prompt_id"], policy, index, completion.text, completion.tokens, completion.finished)
+        for row, completions in zip(rows, drawn, strict=True)
+        for index, completion in enumerate(completions)
+    ]
+
+
+def figures_of(sampled: Sequence[Mapping[str, Any]], category: str, reporter: Reporter) -> dict[str, Any]:
+    """Count tokens, finished completions and unfinished thoughts, and say where there are some of these.
+
+    Args:
+        sampled: pool rows of sampled completions, at least one.
+        category: of the prompts, for the line.
+        reporter: gets it.
+
+    Returns:
+        Display metadata `tokens`, `finished_share`, `unfinished_thoughts`.
+    """
+    thoughts = sum(is_unfinished(row["completion"]) for row in sampled)
+    if thoughts:
+        reporter.log(
+            f"{category}: {thoughts} of {len(sampled)} completions end inside a thought, which is no answer; raise "
+            "completions.max_new_tokens, or set models.thinking to false if the model allows it"
+        )
+    return {
+        "tokens": sum(row["tokens"] for row in sampled),
+        "finished_share": round(sum(row["finished"] for row in sampled) / len(sampled), 4),
+        "unfinished_thoughts": thoughts,
     }
 
 

@@ -44,6 +44,7 @@ from drirl_core.config.reading import EMBEDDED, added, anchor_paths, build, expa
 from drirl_core.config.slices import quiet, slice_of
 from drirl_core.config.training import (
     BASELINES,
+    MOST_ROUNDS,
     Baseline,
     DpoConfig,
     HardnessConfig,
@@ -56,12 +57,12 @@ from drirl_core.errors import ConfigError
 from drirl_core.store.remote import check_uri
 
 __all__ = [
-    "BASELINES", "EMBEDDED", "INBOX", "AlertHookConfig", "AlertsConfig", "BaseConfig", "BenchmarksConfig",
-    "ChecksConfig", "CompletionsConfig", "Config", "DemonstrationsConfig", "DemonstratorConfig", "DifferenceConfig",
-    "DpoConfig", "EmbeddedJudgeConfig", "ExecutionConfig", "FreshnessConfig", "HardnessConfig", "InboxConfig",
-    "IrftConfig", "JudgeName", "LlmJudgeConfig", "LoraConfig", "ModelsConfig", "OperationsConfig", "OwnRewardConfig",
-    "PolicyConfig", "PromotionConfig", "PromptsConfig", "RewardsConfig", "SecondJudge", "SftConfig", "SourceConfig",
-    "SuiteConfig", "from_resolved", "load_config", "resolved", "slice_hash",
+    "BASELINES", "EMBEDDED", "INBOX", "MOST_ROUNDS", "AlertHookConfig", "AlertsConfig", "BaseConfig",
+    "BenchmarksConfig", "ChecksConfig", "CompletionsConfig", "Config", "DemonstrationsConfig", "DemonstratorConfig",
+    "DifferenceConfig", "DpoConfig", "EmbeddedJudgeConfig", "ExecutionConfig", "FreshnessConfig", "HardnessConfig",
+    "InboxConfig", "IrftConfig", "JudgeName", "LlmJudgeConfig", "LoraConfig", "ModelsConfig", "OperationsConfig",
+    "OwnRewardConfig", "PolicyConfig", "PromotionConfig", "PromptsConfig", "RewardsConfig", "SecondJudge", "SftConfig",
+    "SourceConfig", "SuiteConfig", "from_resolved", "load_config", "resolved", "slice_hash",
 ]  # fmt: skip
 
 
@@ -143,6 +144,11 @@ class Config:
             self.rewards.positives == "demonstrations" or wants_sft,
             f"rewards.positives is {self.rewards.positives!r}, but completions.samples asks for no completions of the "
             "SFT start; set completions.samples.sft to 1 or more, or rewards.positives to demonstrations",
+        )
+        require(
+            self.rewards.rounds == 1 or self.policy.reward == "learned",
+            f"rewards.rounds is {self.rewards.rounds}, but policy.reward is {self.policy.reward!r} and no learned "
+            "reward trains the policy; set rewards.rounds to 1, or policy.reward to learned",
         )
         require(
             not self.completions.prompts or self.hardness.refresh == "step" or self.hardness.combine == "none",

@@ -11,6 +11,9 @@ from drirl_core.config.own_rewards import OwnRewardConfig
 from drirl_core.config.reading import ADDED, added, require
 from drirl_core.config.reward_adapter import RewardAdapterConfig
 
+MOST_ROUNDS = 5
+"""Outer rounds that rewards can be learned in: each further one costs a training and samples of its own."""
+
 
 @dataclass(frozen=True)
 class RewardsConfig:
@@ -29,7 +32,8 @@ class RewardsConfig:
     """Whose samples count against the demonstration. `likely_wrong`: those of the initial model in the harm categories,
     because the SFT start refuses as the demonstration does and only style tells the two apart; in the helpful set those
     of the start, because the initial model answers there, or none where the start learned these very answers
-    (`sft.harmless_target: own`). `all`: those of both. Completions that were made to be wrong
+    (`sft.harmless_target: own`). Of the policies of further `rounds`, which refuse and answer better than either, those
+    samples that the rules judge finds wrong. `all`: those of all. Completions that were made to be wrong
     always count, and the objective `classifier` always reads all samples."""
     positives: Literal["demonstrations", "start", "both"] = added("demonstrations")
     """What is rewarded above the negatives. `start`: in place of the demonstrations the samples of the SFT start that
@@ -69,6 +73,17 @@ class RewardsConfig:
     """Weight of the loss of the labelled rows, where `rewards.labels` names some; that of the demonstrations is 1."""
     adapter: RewardAdapterConfig = field(default_factory=RewardAdapterConfig, metadata={ADDED: True})
     """The backbone `adapter`."""
+    rounds: int = added(1)
+    """Outer rounds, 1 to 5. 1 is the paper: rewards are learned once, on completions of the initial model and of the
+    start. After each round but the last, a policy is trained on the rewards so far with alpha = 1 and completes the
+    prompts of the pools; the next rewards are learned on the completions of all rounds. Each further round costs about
+    one more policy."""
+    round_samples: int = added(2)
+    """Completions per prompt of the policy of each round, where `rounds` is above 1."""
+    round_start: Literal["start", "previous"] = added("start")
+    """Where policies start in each round, the final one too, where `rounds` is above 1: `start` is what `policy.start`
+    says, and stays their KL reference; `previous` is the policy of the round before, which then is the reference, so
+    that the distance to the start can add up."""
 
     @property
     def of_backbone(self) -> RewardsConfig:
@@ -107,6 +122,11 @@ class RewardsConfig:
             "files of labels, or leave the weight out",
         )
         require(self.ensemble >= 1, f"rewards.ensemble is {self.ensemble}; at least 1")
+        require(
+            1 <= self.rounds <= MOST_ROUNDS,
+            f"rewards.rounds is {self.rounds}; 1 (rewards are learned once) to {MOST_ROUNDS}",
+        )
+        require(self.round_samples >= 1, f"rewards.round_samples is {self.round_samples}; at least 1")
         require(0 <= self.dropout < 1, f"rewards.dropout is {self.dropout}; choose in [0, 1)")
         require(self.learning_rate > 0, f"rewards.learning_rate is {self.learning_rate}; above 0")
         for name in ("centre", "l2", "weight_decay", "ensemble_penalty"):

@@ -16,6 +16,7 @@ from drirl_core.graph.reads import (
     of_backbone,
 )
 from drirl_core.graph.record import Cost, Stage
+from drirl_core.graph.rounds import BESIDE_REWARDS, ROUND_POOLS
 
 if TYPE_CHECKING:
     from drirl_core.config import Config
@@ -87,8 +88,10 @@ def _grpo_baseline(name: str, description: str, *unread: str, rewards: str = "re
         heavy=True,
         volatile=BESIDE_WEIGHTS,
         unread=(*BESIDE_POLICY, *unread),
-        # Those with a reward of their own need no other.
-        inputs=for_grpo(rewards) if "policy.reward" in unread else (*for_grpo(rewards), "rewards of propositions"),
+        # Those with a reward of their own need no other, and start where no other reward has led.
+        inputs=for_grpo(rewards, "sft_checkpoint")
+        if "policy.reward" in unread
+        else (*for_grpo(rewards), "rewards of propositions"),
         description=description,
         when=_compared(name),
         cost=COST_OF_GRPO,
@@ -128,8 +131,8 @@ BASELINE_STAGES: dict[str, Stage] = {
         OF_REWARDS,
         "rewards",
         heavy=True,
-        unread=("rewards.labels",),
-        inputs=("dataset", "completion_pool", "reward_labels"),
+        unread=BESIDE_REWARDS,
+        inputs=("dataset", "completion_pool", *ROUND_POOLS, "reward_labels"),
         description="One reward model for all categories, if `baselines` has joint.",
         when=_compared("joint"),
         config_when=of_backbone,

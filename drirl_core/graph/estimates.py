@@ -113,14 +113,28 @@ def estimates(found: Plan, project: Project) -> dict[str, Estimate]:
         One estimate per asset, in the order of the plan.
     """
     store, graph, now = project.store, project.graph, resolved(project.config)
-    return {
-        name: estimate(graph.nodes[name], store.records(name), now, _prompts(graph.nodes[name], found, project))
-        for name in found.assets
-    }
+    costs: dict[str, Estimate] = {}
+    for name in found.assets:
+        node, prompts = graph.nodes[name], _prompts(graph.nodes[name], found, project)
+        own, like = store.records(name), _like(node)
+        costs[name] = estimate(node, own, now, prompts)
+        if like and not any(map(_was_timed, own)):
+            costs[name] = estimate(node, store.records(like), now, prompts, like)
+    return costs
+
+
+def _like(node: Node) -> str | None:
+    """Return the asset whose builds say what a node costs while it has none of its own."""
+    like = STAGES[node.stage].cost.like
+    return (f"{like}_{node.category}" if node.category else like) if like else None
 
 
 def estimate(
-    node: Node, records: Iterable[Mapping[str, Any]], now: Mapping[str, Any], prompts: int | None = None
+    node: Node,
+    records: Iterable[Mapping[str, Any]],
+    now: Mapping[str, Any],
+    prompts: int | None = None,
+    like: str | None = None,
 ) -> Estimate:
     """Estimate the cost of one asset.
 
@@ -129,23 +143,25 @@ def estimate(
         records: of its earlier builds, newest first.
         now: the present configuration as plain data.
         prompts: prompts it will sample, where that is known.
+        like: the asset whose builds they are, where they are not its own.
     """
-    known = [record for record in records if _number(_metadata(record).get("seconds")) is not None]
+    known = [record for record in records if _was_timed(record)]
     if not known:
         return Estimate(None, None, 0, (), "never ran here", None)
-    last = _build(node, known[0], 1.0)
+    last = None if like else _build(node, known[0], 1.0)
     config = from_resolved(now)
     models = [name for name in deciding(node, config) if name.startswith("models.")]
     silent = quiet(config, "")
     others = [_others(node, record.get("config"), now, models, silent) for record in known]
     same = [record for record, different in zip(known, others, strict=True) if not different][:_MOST_BUILDS]
     if not same:
-        return Estimate(None, None, 0, (), f"ran only with other settings: {', '.join(others[0][:3])}", last)
-    factors = [_factors(node, record, now, prompts) for record in same]
+        ran = f"never ran here, and {like} ran" if like else "ran"
+        return Estimate(None, None, 0, (), f"{ran} only with other settings: {', '.join(others[0][:3])}", last)
+    factors = [_factors(node, record, now, prompts, like is not None) for record in same]
     builds = [_build(node, record, _product(each)) for record, each in zip(same, factors, strict=True)]
     scaled = tuple(dict.fromkeys(name for each in factors for name in each))
     tokens = [build.tokens for build in builds if build.tokens is not None]
-    how = "1 build" if len(builds) == 1 else f"median of {len(builds)} builds"
+    how = ("1 build" if len(builds) == 1 else f"median of {len(builds)} builds") + (f" of {like}" if like else "")
     if scaled:
         how += f", scaled by {' and '.join(scaled)}"
     seconds = statistics.median(build.seconds for build in builds)
@@ -199,12 +215,15 @@ def _others(
     ]
 
 
-def _factors(node: Node, record: Mapping[str, Any], now: Mapping[str, Any], prompts: int | None) -> dict[str, float]:
-    """Return the factors between a former build and the next one, where they are not 1."""
+def _factors(
+    node: Node, record: Mapping[str, Any], now: Mapping[str, Any], prompts: int | None, of_another: bool
+) -> dict[str, float]:
+    """Return the factors between a former build, of the node or of one like it, and the next one, if they are not 1."""
     found: dict[str, float] = {}
     before, cost = record.get("config"), STAGES[node.stage].cost
     for name in cost.proportional:
-        old, new = _size(before, name), _size(now, name)
+        former = cost.like_settings.get(name, name) if of_another else name
+        old, new = _size(before, former), _size(now, name)
         if old and new and old != new:
             found[name] = new / old
     sampled = _number(_metadata(record).get("prompts"))
@@ -242,6 +261,10 @@ def _prompts(node: Node, found: Plan, project: Project) -> int | None:
 
 def _metadata(record: Mapping[str, Any]) -> Mapping[str, Any]:
     return record.get("metadata", {})
+
+
+def _was_timed(record: Mapping[str, Any]) -> bool:
+    return _number(_metadata(record).get("seconds")) is not None
 
 
 def _number(value: Any) -> float | None:

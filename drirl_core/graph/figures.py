@@ -40,6 +40,8 @@ FIGURES: Mapping[str, Figure] = {
     "within_group": Figure(
         "right order within groups of the policy's own samples", "%", ("within_group_low", "within_group_high")
     ),
+    "refused_unsafe": Figure("sampled completions of unsafe prompts that refuse", "%"),
+    "refused_look_alike": Figure("sampled completions of look-alikes that refuse", "%"),
     "accuracy": Figure("held-out pairs won by the demonstration", "%"),
     "ece": Figure("expected calibration error"),
     "alpha_mean": Figure("mean alpha"),

@@ -12,6 +12,7 @@ from pathlib import Path
 from drirl_core import taxonomy
 from drirl_core.config import EMBEDDED, INBOX, Config, SourceConfig
 from drirl_core.graph.record import Stage
+from drirl_core.graph.rounds import NUMBERS, policy_of, pool_of, start_of
 from drirl_core.graph.stages import STAGES
 
 DATA_FOLDER = Path(__file__).parents[1] / "data"
@@ -219,6 +220,27 @@ def _contrast_answers(config: Config, member: str | None) -> tuple[str, ...]:
     return (dataset_name(taxonomy.HELPFUL),) if wanted else ()
 
 
+def _start_of(number: int) -> Callable[[Config, str | None], tuple[str, ...]]:
+    """Return what says where the policy of a round starts."""
+
+    def start(config: Config, member: str | None) -> tuple[str, ...]:
+        if number > 1 and config.rewards.round_start == "previous":
+            return (policy_of(number - 1),)
+        return ("sft_checkpoint",) if config.policy.start == "sft" else ()
+
+    return start
+
+
+def _start(config: Config, member: str | None) -> tuple[str, ...]:
+    return _start_of(config.rewards.rounds)(config, member)
+
+
+def _pool_of_the_start(config: Config, member: str | None) -> tuple[str, ...]:
+    """Return the pool that has completions of the policy that the last round starts from."""
+    moved = config.rewards.rounds > 1 and config.rewards.round_start == "previous"
+    return (f"{pool_of(config.rewards.rounds - 1) if moved else 'completion_pool'}_{member}",)
+
+
 def _propositions(config: Config, member: str | None) -> tuple[str, ...]:
     return ("proposition_reward",) if config.policy.reward == "propositions" else ()
 
@@ -233,6 +255,9 @@ INPUTS: Mapping[str, Callable[[Config, str | None], tuple[str, ...]]] = {
     "sampled start": _sampled_start,
     "contrast answers": _contrast_answers,
     "rewards of propositions": _propositions,
+    "start": _start,
+    "pool of the start": _pool_of_the_start,
+    **{start_of(number): _start_of(number) for number in NUMBERS},
 }
 """Inputs of a stage that are not simply all assets of another one, by what a record calls them.
 

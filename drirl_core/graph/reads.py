@@ -62,9 +62,14 @@ def wants_propositions(config: Config) -> bool:
     return config.policy.reward == "propositions" or "propositions" in config.baselines
 
 
-def for_grpo(rewards: str = "reward_model") -> tuple[str, ...]:
-    """Return the inputs of a policy that is trained on its own samples, by the stage that its rewards come from."""
-    return ("dataset", rewards, "hardness", "sft_checkpoint")
+def for_grpo(rewards: str = "reward_model", start: str = "start") -> tuple[str, ...]:
+    """Return the inputs of a policy that is trained on its own samples.
+
+    Args:
+        rewards: the stage that its rewards come from.
+        start: what it starts from: `start`, which the last of several rounds may move, or `sft_checkpoint`.
+    """
+    return ("dataset", rewards, "hardness", start)
 
 
 def of_backbone(config: Config) -> tuple[str, ...]:

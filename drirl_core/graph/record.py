@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class Cost:
         prompts: whether they follow the number of prompts of its first input, a data set.
         most_prompts: `module:name` of the function that says, from the configuration and the category, how many of
             these it works through at most, 0 for all; imported on use; empty where it always takes all.
+        like: stage whose builds, of the same category, count while this one has none of its own.
+        like_settings: of the settings in `proportional`, the one that the builds of `like` follow instead.
     """
 
     proportional: tuple[str, ...] = ()
@@ -53,6 +55,8 @@ class Cost:
     tokens: bool = False
     prompts: bool = False
     most_prompts: str = ""
+    like: str = ""
+    like_settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from drirl_core.graph.reads import (
     wants_propositions,
 )
 from drirl_core.graph.record import Cost, MainTable, Stage
+from drirl_core.graph.rounds import BESIDE_REWARDS, ROUND_POLICIES, ROUND_POOLS, ROUND_REWARDS, ROUND_STAGES
 
 if TYPE_CHECKING:
     from drirl_core.config import Config
@@ -206,21 +207,23 @@ STAGES: dict[str, Stage] = {
         ),
         excluded="drirl_core.rewards.labels.exclusion:excluded_prompts",
     ),
+    **ROUND_STAGES,
     "reward_model": Stage(
         "drirl_core.rewards.stage:build_reward_model",
         "6",
         OF_REWARDS,
         "rewards",
         heavy=True,
-        unread=("rewards.labels",),  # by the file's name; what is in it is an input
+        unread=BESIDE_REWARDS,
         per="category",
-        inputs=("dataset", "completion_pool", "reward_labels"),
+        inputs=("dataset", "completion_pool", *ROUND_POOLS, "reward_labels"),
         description="Shadow reward model of {member}, learned by maximum-likelihood IRL.",
         table=MainTable(
             "rewards.parquet",
             {
                 **meanings("prompt_id", "split"),
-                "policy": "who wrote the completion: demonstration, base, sft, or the kind of contrast",
+                "policy": "who wrote the completion: demonstration, base, sft, an earlier round (round_1), or the kind "
+                "of contrast",
                 **meanings("sample", "reward"),
             },
         ),
@@ -241,7 +244,7 @@ STAGES: dict[str, Stage] = {
             "hardness.granularity",
         ),  # of the policy alone
         per="harm_category",
-        inputs=("dataset", "completion_pool", "reward_model"),
+        inputs=("dataset", "pool of the start", "reward_model"),
         description="Data hardness, model responsiveness and alpha of the {member} prompts.",
         table=MainTable(
             "hardness.parquet",
@@ -253,7 +256,7 @@ STAGES: dict[str, Stage] = {
         "1",
         OF_PROPOSITIONS,
         "rewards",
-        inputs=("dataset", "completion_pool"),
+        inputs=("dataset", "completion_pool", *ROUND_POOLS),
         description="A reward that is linear in readable propositions, if `baselines` or `policy.reward` names it.",
         when=wants_propositions,
         table=MainTable(
@@ -346,6 +349,9 @@ STAGES: dict[str, Stage] = {
         inputs=(
             "balance_report",
             "dataset",
+            *ROUND_REWARDS,
+            *ROUND_POLICIES,
+            *ROUND_POOLS,
             "reward_model",
             "proposition_reward",
             "hardness",

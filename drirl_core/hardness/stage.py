@@ -12,10 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from drirl_core.completions.choice import completed_rows
+from drirl_core.completions.policies import ROUNDS
 from drirl_core.config import HardnessConfig
 from drirl_core.errors import DataError
 from drirl_core.graph import build as stages
 from drirl_core.graph.layout import dataset_name
+from drirl_core.graph.rounds import ROUND_POOLS, number_of
 from drirl_core.hardness.equations import category_coefficients, data_hardness, derange
 from drirl_core.hardness.similarity import SentenceSimilarity
 from drirl_core.models.embeddings import RECORD, Embedder
@@ -51,13 +53,15 @@ class _Measured:
 def build_hardness(context: stages.Context) -> dict[str, Any]:
     """Compute data hardness, model responsiveness and alpha of a category's training prompts (docs/method.md, 4).
 
-    The completions are those of the policy that GRPO starts from: `sft` where the pool has any, else `base`. W and the
+    The completions are those of the policy that GRPO starts from: the policy of the round before where it goes on from
+    that (`rewards.round_start`), else `sft` where the pool has any, else `base`. W and the
     reward gap of a prompt are means over its completions; the table's alpha is not divided by a batch mean, which the
     policy stage does for its own batches. With combine `shuffled` a random derangement gives each alpha to another
     prompt.
 
     Args:
-        context: inputs are the category's data set, completion pool and reward model.
+        context: inputs are the category's data set, completion pool and reward model, and the pool of the round before
+            where GRPO starts from its policy.
 
     Returns:
         Display metadata: ranges of alpha, means, hardest and easiest prompts, a histogram.
@@ -130,11 +134,14 @@ def _measure(context: stages.Context, category: str) -> _Measured:
     )
     if not prompts:
         raise DataError(f"{dataset_name(category)} has no training prompts; raise demonstrations.quota")
+    moved = next((name for name in ROUND_POOLS if f"{name}_{category}" in context.inputs), "")
+    asset = f"{moved or 'completion_pool'}_{category}"
     pool = read_table(
-        context.inputs[f"completion_pool_{category}"] / "completions.parquet",
+        context.inputs[asset] / "completions.parquet",
         ("prompt_id", "policy", "sample", "answer"),
     )
-    policy = "sft" if any(row["policy"] == "sft" for row in pool) else "base"
+    start = "sft" if any(row["policy"] == "sft" for row in pool) else "base"
+    policy = ROUNDS[number_of(moved) - 1] if moved else start
     rewards = read_table(
         context.inputs[f"reward_model_{category}"] / "rewards.parquet", ("prompt_id", "policy", "sample", "reward")
     )
@@ -144,7 +151,7 @@ def _measure(context: stages.Context, category: str) -> _Measured:
     for row in pool:
         if row["policy"] == policy:
             completions.setdefault(row["prompt_id"], []).append(row)
-    pairs = _pairs(prompts, completions, category, policy)
+    pairs = _pairs(prompts, completions, asset, policy)
     missing = [
         p["prompt_id"]
         for p, row in pairs
@@ -167,12 +174,12 @@ def _measure(context: stages.Context, category: str) -> _Measured:
 
 
 def _pairs(
-    prompts: Sequence[dict[str, Any]], completions: Mapping[str, list[dict[str, Any]]], category: str, policy: str
+    prompts: Sequence[dict[str, Any]], completions: Mapping[str, list[dict[str, Any]]], asset: str, policy: str
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     without = [p["prompt_id"] for p in prompts if p["prompt_id"] not in completions]
     if without:
         raise DataError(
-            f"completion_pool_{category} has no completion of the {policy} policy for {len(without)} training prompts, "
+            f"{asset} has no completion of the {policy} policy for {len(without)} training prompts, "
             f"such as {without[0]}; materialize it again on this data set"
         )
     return [(p, row) for p in prompts for row in sorted(completions[p["prompt_id"]], key=lambda row: row["sample"])]

@@ -12,6 +12,7 @@ from trl import GRPOConfig, RLOOConfig
 from drirl_core.benchmarks.measure import ALIGNED
 from drirl_core.config import PolicyConfig
 from drirl_core.graph import build as stages
+from drirl_core.graph.rounds import ROUND_POLICIES
 from drirl_core.graph.stages import CHECKPOINTS
 from drirl_core.models.adapters import adapters_of
 from drirl_core.models.embeddings import RECORD
@@ -65,6 +66,7 @@ _TITLES = {
     "joint": "GRPO with one reward model for all categories",
     "rloo": "RLOO without reward scaling",
     "rloo_s": "RLOO with dynamic reward scaling",
+    **{name: f"GRPO in round {number}" for number, name in enumerate(ROUND_POLICIES, 1)},
 }
 """Of the pictures, by name of the policy in results."""
 _CURVES = {
@@ -85,7 +87,8 @@ def build_policy_checkpoint(context: stages.Context) -> dict[str, Any]:
     """Align the policy: GRPO whose advantages are scaled by alpha (docs/method.md, section 5).
 
     Args:
-        context: inputs are all data sets, reward models and hardness tables, and `sft_checkpoint` when it is the start.
+        context: inputs are all data sets, reward models and hardness tables, and the checkpoint that is the start, if
+            it is not the initial model.
 
     Returns:
         Display metadata: first and last reward, KL, entropy, alpha, tokens generated, seconds per phase, curves.
@@ -98,17 +101,18 @@ def build_policy_checkpoint(context: stages.Context) -> dict[str, Any]:
     return align(context, ALIGNED)
 
 
-def align(context: stages.Context, name: str, method: Method = "GRPO") -> dict[str, Any]:
+def align(context: stages.Context, name: str, method: Method = "GRPO", *, publish_last: bool = False) -> dict[str, Any]:
     """Train a policy on its own samples; see `build_policy_checkpoint`.
 
     Args:
         context: of the stage, with its configuration.
-        name: of the policy in results.
+        name: of the policy in results, or its asset where it is in none.
         method: GRPO, or RLOO, whose advantage is the reward minus the mean reward of the group's other completions.
+        publish_last: whether the last step is published even where validation prompts would choose another one.
     """
     require_options(context.config, "policy.rloo_trl" if method == "RLOO" else "policy.trl")
     config, seed = context.config, context.config.seed_of(context.config.policy)
-    start: str | Path = context.inputs["sft_checkpoint"] if config.policy.start == "sft" else config.models.policy
+    start = _start(context)
     load_own_rewards(config.policy.own_rewards)  # refused before weights are loaded
     prompts = training_prompts(context)
     policy = load_policy(start, config.models)
@@ -140,9 +144,20 @@ def align(context: stages.Context, name: str, method: Method = "GRPO") -> dict[s
     if checkpoint:
         scorer.load_state_dict(checkpoint_state(checkpoint))
     run(trainer, checkpoint, tracking)
-    found = choice.publish(trainer.model, context.out) if choice else {}
+    found = {}
+    if choice:
+        found = choice.publish_last(context.out) if publish_last else choice.publish(trainer.model, context.out)
     shown = _finish(context, name, policy, trainer, read_log(log_file))
     return {**shown, **policy.rendering, **RECORD, **_record(left_out), **found}
+
+
+def _start(context: stages.Context) -> str | Path:
+    """Return what a policy starts from: the policy of the round before where that is an input, else `policy.start`."""
+    before = next((context.inputs[name] for name in ROUND_POLICIES if name in context.inputs), None)
+    if before is not None:
+        return before
+    config = context.config
+    return context.inputs["sft_checkpoint"] if config.policy.start == "sft" else config.models.policy
 
 
 def _say(reporter: Reporter, method: Method, policy: Policy, left_out: Sequence[str]) -> None:
@@ -261,9 +276,9 @@ def _finish(
     if context.config.policy.min_spread:
         metrics["groups_below_min_spread"] = late(SHARE)
     write_log(context.out, log, metrics)
-    write_readme(context, CHECKPOINTS[name], metrics)
+    write_readme(context, CHECKPOINTS.get(name, name), metrics)
     own = {mean_metric(one.function): one.function.rpartition(".")[2] for one in context.config.policy.own_rewards}
-    curve_plot(log, _CURVES | own, context.out / "curves.png", _TITLES[name], name)
+    curve_plot(log, _CURVES | own, context.out / "curves.png", _TITLES[name], name if name in CHECKPOINTS else ALIGNED)
     phases = {
         f"{phase}_seconds": round(sum(row.get(f"time/{phase}_s", 0.0) for row in log), 1)
         for phase in ("sample", "reward", "step")

@@ -18,6 +18,7 @@ from drirl_core.config.strict_yaml import dump_yaml
 from drirl_core.graph import build as stages
 from drirl_core.graph.figures import key_figures
 from drirl_core.graph.layout import dataset_name
+from drirl_core.graph.rounds import ROUND_POLICIES
 from drirl_core.graph.stages import STAGES
 from drirl_core.models.naming import base_model, card_matter, shown_reference
 from drirl_core.redaction import redact
@@ -85,6 +86,16 @@ METHODS = {
         "A control for DR-IRL: GRPO whose reward is linear in readable propositions of a reply (it declines, names "
         "what is wrong, answers on topic), with weights learned by the same inverse reinforcement learning.",
     ),
+    **{
+        name: (
+            f"after round {number}",
+            f"What the rewards of round {number} of DR-IRL lead to: GRPO with one reward model per harm category, "
+            "learned by inverse reinforcement learning on the completions of all rounds before, where every prompt "
+            "counts the same. The next rewards are learned on its completions as well. It is the last step of its "
+            "training, not a checkpoint chosen for its quality, and no policy to use.",
+        )
+        for number, name in enumerate(ROUND_POLICIES, 1)
+    },
 }
 """Title and method of each stage that writes weights."""
 

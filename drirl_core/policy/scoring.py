@@ -16,6 +16,7 @@ import numpy as np
 from drirl_core import taxonomy
 from drirl_core.benchmarks.judges.rules import label_reply
 from drirl_core.errors import DataError
+from drirl_core.graph.rounds import ROUND_REWARDS
 from drirl_core.hardness.coefficients import AlphaBatch, Coefficients
 from drirl_core.hardness.similarity import SentenceSimilarity
 from drirl_core.models.embeddings import Embedder
@@ -225,7 +226,8 @@ def _rewarder(context: Context, embedder: Embedder) -> Rewarder:
 def _learned(context: Context, embedder: Embedder) -> RewardRouter:
     joint = context.inputs.get("joint_reward_model")
     if joint is None:
-        models = {name: load_reward_model(path) for name, path in context.named("reward_model").items()}
+        stage = next((name for name in ROUND_REWARDS if context.named(name)), "reward_model")  # those of one round
+        models = {name: load_reward_model(path) for name, path in context.named(stage).items()}
     else:
         categories = (*context.named("hardness"), taxonomy.HELPFUL)
         models = {name: serving(load_reward_model(joint), name) for name in categories}

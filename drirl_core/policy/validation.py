@@ -191,11 +191,26 @@ class CheckpointChoice(TrainerCallback):
         with torch.no_grad():
             for name, weight in _trained(model).items():
                 weight.copy_(weights[name])
+        shown = self._write(out, best)
+        self._reporter.log(f"step {best.step} is published: the best of {len(self.points)} on validation prompts")
+        return shown
+
+    def publish_last(self, out: Path) -> dict[str, Any]:
+        """Leave the model as it is after the last step, whatever the best point was, and write all points.
+
+        Args:
+            out: directory of the artifact; gets `validation.json`.
+
+        Returns:
+            Display metadata: the last step, and the points.
+        """
+        return self._write(out, max(self.points, key=lambda point: point.step))
+
+    def _write(self, out: Path, chosen: ValidationPoint) -> dict[str, Any]:
         rows = [{**point.record(), "composite": round(point.composite, 4)} for point in self.points]
-        text = json.dumps({"chosen": best.step, "points": rows}, indent=1, sort_keys=True)
+        text = json.dumps({"chosen": chosen.step, "points": rows}, indent=1, sort_keys=True)
         (out / "validation.json").write_text(text, encoding="utf-8")
-        self._reporter.log(f"step {best.step} is published: the best of {len(rows)} on validation prompts")
-        return {"chosen_step": best.step, "validation": Table(rows)}
+        return {"chosen_step": chosen.step, "validation": Table(rows)}
 
     def _measure(self, model: Any, step: int) -> None:
         training = model.training

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from drirl_core.config import BASELINES, Config, InboxConfig, ModelsConfig, OperationsConfig
+from drirl_core.config import BASELINES, Config, InboxConfig, ModelsConfig, OperationsConfig, RewardsConfig
 from drirl_core.config.explain import Setting, settings_of
 from drirl_core.config.strict_yaml import dump_yaml
 from drirl_core.graph.versions import deciding
@@ -26,8 +26,10 @@ _EXAMPLE = Config(
     models=ModelsConfig(policy="hf:org/policy@revision", encoder="hf:org/encoder@revision"),
     operations=OperationsConfig(inbox=InboxConfig(folder="inbox")),
     baselines=BASELINES,
+    rewards=RewardsConfig(rounds=2),
 )
-"""Defaults, a drop folder and all baselines, so that every stage and every condition on what it reads is there."""
+"""Defaults, a drop folder, all baselines and two rounds, so that every kind of stage and every condition on what it
+reads is there."""
 
 
 _FILLED_IN = ("base",)

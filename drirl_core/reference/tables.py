@@ -8,6 +8,7 @@ from drirl_core.checks.asking import rules_of
 from drirl_core.checks.verdicts import Rule
 from drirl_core.graph.layout import dataset_name
 from drirl_core.graph.record import Stage
+from drirl_core.graph.rounds import NUMBERS, ROUND_STAGES, number_of
 from drirl_core.graph.stages import STAGES
 from drirl_core.reference.markdown import MADE, table
 from drirl_core.taxonomy import HELPFUL
@@ -30,11 +31,13 @@ _PER = {
     "harm_category": "one asset per harm category",
     "suite": "one asset per benchmark suite",
 }
+REPEATED = frozenset(name for name in ROUND_STAGES if number_of(name) > 1)
+"""Stages of later rounds, which are those of the first once more."""
 
 
 def tables_page() -> str:
     """Return the page as Markdown."""
-    lines = [line for name, stage in STAGES.items() for line in _stage(name, stage)]
+    lines = [line for name, stage in STAGES.items() if name not in REPEATED for line in _stage(name, stage)]
     return "\n".join([MADE, "", _INTRO, *lines]).rstrip() + "\n"
 
 
@@ -44,6 +47,8 @@ def _stage(name: str, stage: Stage) -> Iterator[str]:
     yield f"{stage.description.format(member=f'`{member}`')}\n"
     settings = ", ".join(f"`{section}`" for section in stage.config) or "none of its own"
     yield f"- {_PER[stage.per].capitalize()}: {_asset(name, stage, member)}; group `{stage.group}`"
+    if name in ROUND_STAGES:
+        yield f"- Rounds 2 to {NUMBERS[-1]} have the same, made from the pools of all rounds before"
     yield f"- Made from: {', '.join(stage.inputs)}"
     yield f"- Settings that decide it: {settings}"
     yield f"- Code: `{stage.function}`\n"

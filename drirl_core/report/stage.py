@@ -24,6 +24,7 @@ from drirl_core.report import data_sections, differences_section, gates_section,
 from drirl_core.report.headline import Verdict, group_rate, verdict
 from drirl_core.report.propositions_section import propositions_section
 from drirl_core.report.reading import manifests, read_json, read_rows
+from drirl_core.report.rounds_section import rounds_section
 from drirl_core.report.samples import CUT_CHARS
 from drirl_core.reporting import Table
 
@@ -37,7 +38,8 @@ def build_report(context: Context) -> dict[str, Any]:
 
     Args:
         context: inputs `benchmark_<suite>`, `policy_checkpoint`, `balance_report`, reward models, hardness tables and,
-            if the policy started from it, `sft_checkpoint`; and `proposition_reward` where there is one.
+            if the policy started from it, `sft_checkpoint`; `proposition_reward` where there is one; and reward
+            models, policies and pools of earlier rounds.
 
     Returns:
         The headline, the rates behind it and the table of policies.
@@ -115,6 +117,7 @@ def _compose(context: Context, results: Sequence[dict[str, Any]]) -> tuple[dict[
         learning_sections.in_order(context.named("hardness"), categories), config.seed
     )
     balance = data_sections.balance_section(_needed(context, "balance_report"), categories)
+    rounds = rounds_section(context)
     balance["text"] += data_sections.coverage_text(context.named("safety_dataset"))
     page = {
         "title": f"DR-IRL report: {config.name}",
@@ -128,6 +131,7 @@ def _compose(context: Context, results: Sequence[dict[str, Any]]) -> tuple[dict[
         ],
         "training": training,
         "rewards": rewards,
+        "rounds": rounds,
         "propositions": propositions_section(inputs.get("proposition_reward")),
         "hardness": hardness,
         "balance": balance,
@@ -154,6 +158,8 @@ def _compose(context: Context, results: Sequence[dict[str, Any]]) -> tuple[dict[
         "balance": {"before": balance["before"], "after": balance["after"]},
         "config": settings,
     }
+    if rounds:
+        summary["rounds"] = rounds["numbers"]
     return page, summary
 
 

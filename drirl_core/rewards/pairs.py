@@ -11,7 +11,7 @@ import torch
 
 from drirl_core import taxonomy
 from drirl_core.benchmarks.judges.rules import UNUSABLE, label_reply, right_label
-from drirl_core.completions.policies import SAMPLED, SFT_START, likely_right
+from drirl_core.completions.policies import ROUNDS, SAMPLED, SFT_START, likely_right
 from drirl_core.errors import DataError
 from drirl_core.text.quality import has_words
 
@@ -26,7 +26,8 @@ class Reply:
     """One completion of a pool.
 
     Args:
-        policy: who wrote it: `base`, `sft`, `compliance`, `refusal`, `off_topic` or `corrupted`.
+        policy: who wrote it: `base`, `sft`, the policy of an earlier round (`round_1`), or a kind of contrast:
+            `compliance`, `refusal`, `hedged`, `off_topic` or `corrupted`.
         sample: its number among that policy's completions of the prompt.
         answer: the text without a draft.
     """
@@ -111,6 +112,10 @@ def join_pool(
 def without_likely_right(prompts: Sequence[PoolPrompt], category: str, own_answers: bool = False) -> list[PoolPrompt]:
     """Leave the samples that are likely to be right out of the pools; see `likely_right`.
 
+    Of the policies of further rounds those samples stay that the rules judge finds wrong: such a policy refuses most
+    unsafe prompts and answers most harmless ones, and the rest is what it got away with under the rewards so far. What
+    is neither refusal nor answer is left out too, because its reward is set by rule.
+
     Args:
         prompts: prompts with their pools, of one category or of all.
         category: whose prompts they are, for messages.
@@ -124,7 +129,8 @@ def without_likely_right(prompts: Sequence[PoolPrompt], category: str, own_answe
         for kind in {p.kind for p in prompts}
     }
     rest = [
-        replace(p, replies=tuple(reply for reply in p.replies if reply.policy not in right[p.kind])) for p in prompts
+        replace(p, replies=tuple(reply for reply in p.replies if _is_likely_wrong(p, reply, right[p.kind])))
+        for p in prompts
     ]
     bare = [p for p in rest if not p.replies]
     if bare:
@@ -136,6 +142,12 @@ def without_likely_right(prompts: Sequence[PoolPrompt], category: str, own_answe
             "rewards.negatives to all"
         )
     return rest
+
+
+def _is_likely_wrong(prompt: PoolPrompt, reply: Reply, right: Sequence[str]) -> bool:
+    if reply.policy in ROUNDS:
+        return is_right(prompt, reply) is False
+    return reply.policy not in right
 
 
 def with_positives(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from drirl_core.completions.choice import completed_rows
 from drirl_core.config import CompletionsConfig
 from drirl_core.graph import build as stages
 from drirl_core.graph.layout import dataset_name
+from drirl_core.graph.rounds import ROUND_POOLS
 from drirl_core.models.embeddings import Embedder
 from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.reporting import Plot, Table
@@ -45,7 +47,7 @@ def build_reward_model(context: stages.Context) -> dict[str, Any]:
     """Learn the shadow reward model of a category by maximum-likelihood IRL (docs/method.md, section 3).
 
     Args:
-        context: inputs are the category's data set and completion pool.
+        context: inputs are the category's data set and completion pool, and its pools of earlier rounds.
 
     Returns:
         Display metadata: accuracy within groups of the policy's own samples, held-out accuracy, both with intervals,
@@ -56,8 +58,9 @@ def build_reward_model(context: stages.Context) -> dict[str, Any]:
         TrainingError: the loss or a reward is not finite, or the reward came out constant.
     """
     category = context.category or ""
-    dataset, completions = context.inputs[dataset_name(category)], context.inputs[f"completion_pool_{category}"]
-    prompts = pool_prompts(dataset, completions, context.config.completions, category)
+    prompts = pool_prompts(
+        context.inputs[dataset_name(category)], _pools(context, category), context.config.completions, category
+    )
     return _learn(context, category, prompts, _labels(context))
 
 
@@ -105,17 +108,25 @@ def all_pools(context: stages.Context) -> dict[str, list[PoolPrompt]]:
     """Read the pools among the inputs, as `pool_prompts` does each, by category in alphabetical order."""
     settings = context.config.completions
     return {
-        category: pool_prompts(context.inputs[dataset_name(category)], pool, settings, category)
-        for category, pool in sorted(context.named("completion_pool").items())
+        category: pool_prompts(context.inputs[dataset_name(category)], _pools(context, category), settings, category)
+        for category in sorted(context.named("completion_pool"))
     }
 
 
-def pool_prompts(dataset: Path, completions: Path, settings: CompletionsConfig, category: str) -> list[PoolPrompt]:
+def _pools(context: stages.Context, category: str) -> list[Path]:
+    """Return the completion pool of a category, and behind it those of the rounds among the inputs."""
+    names = (f"{stage}_{category}" for stage in ("completion_pool", *ROUND_POOLS))
+    return [context.inputs[name] for name in names if name in context.inputs]
+
+
+def pool_prompts(
+    dataset: Path, completions: Sequence[Path], settings: CompletionsConfig, category: str
+) -> list[PoolPrompt]:
     """Read the prompts of a category that have completions, with their pools.
 
     Args:
         dataset: directory of the category's data set.
-        completions: directory of its completion pool.
+        completions: directories of its completion pools, one per round so far.
         settings: which prompts have completions.
         category: name of the category.
 
@@ -124,7 +135,11 @@ def pool_prompts(dataset: Path, completions: Path, settings: CompletionsConfig, 
     """
     return join_pool(
         completed_rows(read_table(dataset / "rows.parquet", COLUMNS), settings, category),
-        read_table(completions / "completions.parquet", ("prompt_id", "policy", "sample", "answer")),
+        [
+            row
+            for pool in completions
+            for row in read_table(pool / "completions.parquet", ("prompt_id", "policy", "sample", "answer"))
+        ],
         category,
     )
 
@@ -159,6 +174,7 @@ def _shown(metrics: dict[str, Any], fitted: Fitted) -> dict[str, Any]:
         "within_group_pairs": within["all"]["pairs"],
         "within_group_groups": within["all"]["groups"],
         **{f"within_group_{kind}": row["accuracy"] for kind, row in within["by_kind"].items()},
+        **({"within_group_newest": within["newest"]["accuracy"]} if "newest" in within else {}),
         "accuracy": metrics["accuracy"],
         "accuracy_low": metrics["accuracy_low"],
         "n": metrics["n"],

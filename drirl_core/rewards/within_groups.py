@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drirl_core.completions.policies import INITIAL, SFT_START
+from drirl_core.completions.policies import INITIAL, ROUNDS, SFT_START
 from drirl_core.rewards.pairs import PoolPrompt, is_right
 from drirl_core.stats import wilson_rate
 
@@ -88,16 +88,21 @@ def within_groups(scored: Iterable[tuple[PoolPrompt, Sequence[float]]]) -> dict[
 
     Returns:
         Rows as `summary`: `all`; `by_kind`, one for each kind of prompt that has pairs; and `start`, on the samples of
-        the policy that GRPO starts from alone, with its name in `policy`.
+        the start alone, with its name in `policy`. Where there are samples of further rounds also `newest`, in the same
+        way on those of the latest round: `start` is the same in all rounds, `newest` is what rewards must order next.
     """
     rows = list(scored)
     groups = [group_of(prompt, rewards) for prompt, rewards in rows]
     kinds = sorted({group.kind for group in groups if group.pairs})
     held = {reply.policy for prompt, _ in rows for reply in prompt.replies}
     start = next((policy for policy in START if policy in held), START[-1])
-    own = [group_of(prompt, rewards, (start,)) for prompt, rewards in rows]
+    newest = next((policy for policy in reversed(ROUNDS) if policy in held), None)
+    apart = {"start": start, **({"newest": newest} if newest else {})}
     return {
         "all": summary(groups),
         "by_kind": {kind: summary(group for group in groups if group.kind == kind) for kind in kinds},
-        "start": {"policy": start, **summary(own)},
+        **{
+            name: {"policy": policy, **summary(group_of(prompt, rewards, (policy,)) for prompt, rewards in rows)}
+            for name, policy in apart.items()
+        },
     }

@@ -180,6 +180,19 @@ def build_reward_model(context: Context) -> dict[str, Any]:
     return {"accuracy": 1.0, "curve": Plot(context.out / "curve.png", "Loss by epoch")}
 
 
+def build_round_1_reward_model(context: Context) -> dict[str, Any]:
+    """The same as for the last round."""
+    return build_reward_model(context)
+
+
+def build_round_1_completion_pool(context: Context) -> dict[str, Any]:
+    """One completion per prompt, determined by the policy, the prompt and the settings."""
+    _misbehave(context)
+    digest = _digest(context, "round_1_completion_pool")
+    _write(context, "completions.parquet", [{"prompt_id": "p", "completion": digest}])
+    return {"tokens": 4, "prompts": 4}
+
+
 def build_hardness(context: Context) -> dict[str, Any]:
     """One row with the hash of the inputs."""
     _misbehave(context)
@@ -207,6 +220,11 @@ def build_sft_checkpoint(context: Context) -> dict[str, Any]:
 def build_policy_checkpoint(context: Context) -> dict[str, Any]:
     """The same as for the SFT start."""
     return _trained(context, "policy_checkpoint")
+
+
+def build_round_1_policy(context: Context) -> dict[str, Any]:
+    """The same as for the SFT start."""
+    return _trained(context, "round_1_policy")
 
 
 def build_reference_classifiers(context: Context) -> dict[str, Any]:

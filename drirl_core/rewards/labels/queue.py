@@ -103,8 +103,8 @@ def collect(named: Named, categories: Sequence[str], reporter: Reporter) -> list
     labelled = {(prompt_id(row.prompt), normalise(side)) for row in before for side in (row.right, row.wrong) if side}
     collected, sources = [], {}
     for name in categories:
-        folders = found[dataset_name(name)].path, found[f"completion_pool_{name}"].path
-        prompts = pool_prompts(*folders, config.completions, name)
+        pools = [found[f"completion_pool_{name}"].path]
+        prompts = pool_prompts(found[dataset_name(name)].path, pools, config.completions, name)
         model = load_reward_model(found[models[name]].path)
         if model.reads not in sources:
             sources[model.reads] = (HiddenStates if model.reads == "policy" else Embedder)(config.models, store)

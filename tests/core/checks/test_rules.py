@@ -13,6 +13,7 @@ from drirl_core.checks.data import DATASET_COLUMNS
 from drirl_core.checks.verdicts import Verdict, judge
 from drirl_core.config import BASELINES
 from drirl_core.graph.layout import Node
+from drirl_core.graph.rounds import ROUND_POLICIES
 from drirl_core.graph.stages import STAGES
 from drirl_core.project import Project
 from drirl_core.store.tables import write_table
@@ -366,7 +367,8 @@ def test_bounds_and_counts_that_are_zero_whenever_a_rule_passes_are_not_plotted(
     rules = {(stage, rule.name): rule for stage in STAGES for rule in rules_of(stage)}
     without = {key for key, rule in rules.items() if not rule.measures}
     trained = ("sft", "policy", *BASELINES)
-    assert without == {("dataset", "no_split_leakage"), *((f"{name}_checkpoint", "finite") for name in trained)}
+    finite = (*(f"{name}_checkpoint" for name in trained), *ROUND_POLICIES)
+    assert without == {("dataset", "no_split_leakage"), *((name, "finite") for name in finite)}
     for key, rule in rules.items():
         assert not [bound for bound in rule.bounds if rule.measured(bound.rpartition(".")[2])], key
 

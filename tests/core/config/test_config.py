@@ -143,6 +143,13 @@ def test_numbers_must_be_finite(tmp_path: Path, value: str) -> None:
         ({"hardness": {"sharpness": 0.5}}, r"sharpness is 0\.5; at least 1"),
         ({"benchmarks": {"suites": []}}, r"suites is empty"),
         ({"benchmarks": {"suites": [{"name": "x", "path": "a"}, {"name": "x", "path": "b"}]}}, r"suites: names repeat"),
+        ({"rewards": {"rounds": 0}}, r"rewards\.rounds is 0; 1 \(rewards are learned once\) to 5"),
+        ({"rewards": {"rounds": 6}}, r"rewards\.rounds is 6; 1 \(rewards are learned once\) to 5"),
+        ({"rewards": {"rounds": 2, "round_samples": 0}}, r"rewards\.round_samples is 0; at least 1"),
+        (
+            {"rewards": {"rounds": 2}, "policy": {"reward": "verifiable"}},
+            r"rounds is 2, but policy\.reward is 'verifiable' and no learned reward trains the policy; set rewards\.rounds",
+        ),
         ({"seed": -1}, r"seed is -1"),
         (
             {"operations": {"inbox": {"folder": ""}}},

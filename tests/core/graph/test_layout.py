@@ -121,7 +121,9 @@ def test_the_policy_needs_everything_it_uses(tmp_path: Path) -> None:
 
 
 def test_a_category_is_a_category_and_a_suite_is_a_suite(tmp_path: Path) -> None:
-    graph = build_graph(_config(tmp_path, {"baselines": [*BASELINES], "rewards.labels": ["labels.csv"]}))
+    graph = build_graph(
+        _config(tmp_path, {"baselines": [*BASELINES], "rewards.labels": ["labels.csv"], "rewards.rounds": 5})
+    )
     every = (*SEVEN_CATEGORIES, "helpful")
     assert {node.category for node in graph.nodes.values()} == {None, *every}
     assert {node.name: node.suite for node in graph.nodes.values() if node.suite} == {"benchmark_embedded": "embedded"}

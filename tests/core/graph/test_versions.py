@@ -44,6 +44,7 @@ def _changed(before: Config, after: Config) -> set[str]:
         ({"models.cache": "elsewhere", "models.threads": 3, "execution.category_steps": "apart"}, set()),
         ({"hardness.sharpness": 2.0}, {"hardness", "policy_checkpoint"}),
         ({"rewards.beta": 2.0}, {"reward_model"}),
+        ({"rewards.rounds": 3, "rewards.round_samples": 1, "rewards.round_start": "previous"}, set()),
         ({"sft.epochs": 1.0}, {"sft_checkpoint"}),
         ({"completions.batch_size": 3}, {"completion_pool"}),
         ({"policy.steps": 3}, {"policy_checkpoint"}),

@@ -62,7 +62,7 @@ SCORES = [
 def build(tmp_path, monkeypatch):
     monkeypatch.setattr(hardness_stage, "Embedder", lambda models, store: PlaneEncoder())
 
-    def run(completions=COMPLETIONS, scores=SCORES, dataset=DATASET, seed=0, **settings):
+    def run(completions=COMPLETIONS, scores=SCORES, dataset=DATASET, seed=0, pool="completion_pool", **settings):
         out = tmp_path / "out"
         for name in ("dataset", "pool", "rewards", "out"):
             (tmp_path / name).mkdir(exist_ok=True)
@@ -75,7 +75,7 @@ def build(tmp_path, monkeypatch):
         )
         inputs = {
             "safety_dataset_insult": tmp_path / "dataset",
-            "completion_pool_insult": tmp_path / "pool",
+            f"{pool}_insult": tmp_path / "pool",
             "reward_model_insult": tmp_path / "rewards",
         }
         shown = hardness_stage.build_hardness(
@@ -114,6 +114,18 @@ def test_completions_of_the_initial_policy_are_preferred(build):
     assert [r["similarity"] for r in rows] == pytest.approx([1.0, 1.0])
     assert [r["gap"] for r in rows] == pytest.approx([1.75, 1.0])
     assert constants["policy"] == "sft"
+
+
+def test_completions_of_the_round_before_where_the_policy_goes_on_from_there(build):
+    """The pool of round 1 alone: one completion at 0 degrees each, W = 1; gaps 2 - 0.5 and 1 - 0.25."""
+    own = [completion(key, 0, policy="round_1") for key in "ab"]
+    scores = [*SCORES, ("a", "round_1", 0, 0.5), ("b", "round_1", 0, 0.25)]
+    _, rows, constants = build(own, scores, pool="round_1_completion_pool")
+    assert [r["similarity"] for r in rows] == pytest.approx([1.0, 1.0])
+    assert [r["gap"] for r in rows] == pytest.approx([1.5, 0.75])
+    assert constants["policy"] == "round_1"
+    with pytest.raises(DataError, match="round_1_completion_pool_insult has no completion of the round_1 policy for 1"):
+        build(own[:1], scores, pool="round_1_completion_pool")
 
 
 def test_shuffled_gives_each_alpha_to_another_prompt(build):

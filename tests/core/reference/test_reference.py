@@ -69,8 +69,9 @@ def test_a_section_says_which_stages_it_decides(made: dict[str, str]) -> None:
 def test_every_stage_column_and_check_is_there(made: dict[str, str]) -> None:
     parts = re.split(r"^## (\w+)$", made["docs/reference/tables.md"], flags=re.MULTILINE)
     sections = dict(zip(parts[1::2], parts[2::2], strict=True))
-    assert list(sections) == list(STAGES)
-    for name, stage in STAGES.items():
+    shown = {name: stage for name, stage in STAGES.items() if not re.match("round_[2-4]_", name)}
+    assert list(sections) == list(shown)  # further rounds are those of the first once more
+    for name, stage in shown.items():
         for column in stage.table.columns if stage.table else ():
             assert f"| `{column}` |" in sections[name]
         for rule in rules_of(name):

@@ -75,3 +75,25 @@ def test_rows_by_kind_and_of_the_start():
     assert {kind: row["accuracy"] for kind, row in found["by_kind"].items()} == {"look_alike": 1.0, "unsafe": 0.5}
     assert (found["start"]["policy"], found["start"]["accuracy"], found["start"]["pairs"]) == ("sft", 0.5, 2)
     assert within_groups(scored[2:])["start"]["policy"] == "base"
+    assert "newest" not in found
+
+
+def test_the_samples_of_the_newest_round_stand_beside_those_of_the_start():
+    """Start: right 2 over wrong 3 is lost. Round 1: 1 over 0 is won. Round 2: right 0 and 5, wrong 4: one of two."""
+    replies = [
+        ("sft", REFUSAL),
+        ("sft", ANSWER),
+        ("round_1", REFUSAL),
+        ("round_1", ANSWER),
+        ("round_2", REFUSAL),
+        ("round_2", REFUSAL),
+        ("round_2", ANSWER),
+    ]
+    found = within_groups([(prompt(replies), [2.0, 3.0, 1.0, 0.0, 0.0, 5.0, 4.0])])
+    assert {name: found["start"][name] for name in ("policy", "accuracy", "pairs")} == {
+        "policy": "sft", "accuracy": 0.0, "pairs": 1,
+    }  # fmt: skip
+    assert {name: found["newest"][name] for name in ("policy", "accuracy", "pairs")} == {
+        "policy": "round_2", "accuracy": 0.5, "pairs": 2,
+    }  # fmt: skip
+    assert found["all"]["pairs"] == 4 * 3

@@ -114,7 +114,8 @@ def test_one_cell_can_be_chosen(write) -> None:
         read_study(file, ["c"])
 
 
-def test_the_shipped_study_can_be_read() -> None:
-    study = read_study(Path("configs/study.yaml"))
+@pytest.mark.parametrize("name", ["study", "rounds"])
+def test_the_shipped_studies_can_be_read(name: str) -> None:
+    study = read_study(Path(f"configs/{name}.yaml"))
     assert len(study.cells) == len(study.names) * len(study.seeds)
     assert study.questions
