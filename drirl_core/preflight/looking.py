@@ -199,14 +199,11 @@ def adapter_problems(config: Config, policy: Seen) -> Iterator[str]:
         config: the complete configuration.
         policy: the policy.
     """
-    from drirl_core.config import LoraConfig
     from drirl_core.models.adapters import adapters_of
 
     sections = {"sft.lora": config.sft.lora} if config.policy.start == "sft" else {}
     sections |= {"dpo.lora": config.dpo.lora} if {"dpo", "dpo_s", "irft"} & {*config.baselines} else {}
-    if config.rewards.backbone == "adapter":
-        own = config.rewards.adapter
-        sections["rewards.adapter"] = LoraConfig(own.rank, own.alpha, own.targets, own.first_layer)
+    sections |= {"rewards.adapter": config.rewards.adapter.lora} if config.rewards.backbone == "adapter" else {}
     for section, lora in {**sections, "policy.lora": config.policy.lora}.items():
         try:
             adapters_of(lora, policy.model, section, policy.reference)

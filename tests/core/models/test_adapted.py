@@ -116,8 +116,9 @@ def test_a_prompt_is_computed_once_for_its_completions(policy: Policy) -> None:
     name = add(host, 1)
     host._base.get_input_embeddings().register_forward_hook(lambda module, given, out: seen.append(given[0].numel()))
     with torch.no_grad():
-        host.features(ROWS[:2] + ROWS[3:4], [name] * 3)
+        first, _, _, again = host.features([*ROWS[:2], ROWS[3], ROWS[0]], [name] * 4)
     assert seen == [4 + 2 + 3 + 1]
+    assert torch.equal(first, again)
 
 
 def test_packs_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
