@@ -111,7 +111,7 @@ def write_models(folder: Path, models: ModelsConfig) -> None:
     """Write reward models with random weights for all categories and both backbones."""
     source = HiddenStates(models, ArtifactStore(folder / "store"), keep=False)
     host, own = source.adapted, RewardAdapterConfig()
-    lora = adapters_of(LoraConfig(own.rank, own.alpha, own.targets, own.first_layer), host.model, "adapter", "policy")
+    lora = adapters_of(own.lora, host.model, "rewards.adapter", source.reference)
     torch.manual_seed(0)
     layer = source.layer_of(0.6)
     for category in CATEGORIES:

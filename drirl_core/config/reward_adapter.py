@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from drirl_core.config.reading import require
+
+if TYPE_CHECKING:
+    from drirl_core.config.training import LoraConfig
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,13 @@ class RewardAdapterConfig:
     micro_tokens: int = 4096
     """Most tokens that are computed with gradients at once; a step of more is computed in parts. The completions of one
     prompt are never parted, because its loss needs all of them."""
+
+    @property
+    def lora(self) -> LoraConfig:
+        """The adapters in the words of the policy's settings."""
+        from drirl_core.config.training import LoraConfig
+
+        return LoraConfig(self.rank, self.alpha, self.targets, self.first_layer)
 
     def __post_init__(self) -> None:
         require(self.rank >= 1, f"rewards.adapter.rank is {self.rank}; at least 1")

@@ -146,10 +146,13 @@ class AdaptedPolicy:
             raise ValueError("rows of several adapters are read without gradients; train one adapter at a time")
         if not rows:
             return torch.zeros(0, self.dim)
-        packs = sorted(packs_of(rows, adapters, together=self._together), key=lambda pack: pack.length)
+        pairs = list(zip(rows, adapters, strict=True))
+        places = {pair: i for i, pair in enumerate(dict.fromkeys(pairs))}  # equal rows are computed once
+        known, names = zip(*places, strict=True)
+        packs = sorted(packs_of(known, names, together=self._together), key=lambda pack: pack.length)
         order = [row for pack in packs for row in pack.rows]
         values = torch.cat([self._means(part) for part in batches_of(packs)]).cpu()
-        return values[torch.tensor(order).argsort()]
+        return values[torch.tensor(order).argsort()[[places[pair] for pair in pairs]]]
 
     def _means(self, packs: Sequence[Pack]) -> torch.Tensor:
         """Return the mean states of the packs' completions, one after the other, (n, H)."""

@@ -204,6 +204,7 @@ def adapter_problems(config: Config, policy: Seen) -> Iterator[str]:
 
     sections = {"sft.lora": config.sft.lora} if config.policy.start == "sft" else {}
     sections |= {"dpo.lora": config.dpo.lora} if {"dpo", "dpo_s", "irft"} & {*config.baselines} else {}
+    sections |= {"rewards.adapter": config.rewards.adapter.lora} if config.rewards.backbone == "adapter" else {}
     for section, lora in {**sections, "policy.lora": config.policy.lora}.items():
         try:
             adapters_of(lora, policy.model, section, policy.reference)

@@ -63,6 +63,23 @@ def test_every_asset_of_the_graph_is_published_completely(config: Config, versio
     assert not [p for p in (store.root / ".work").iterdir() if p.is_dir() and any((p / "out").iterdir())]
 
 
+@pytest.mark.long
+def test_the_graph_runs_with_an_adapter_per_category(base_folder: Path, versions: dict[str, str]) -> None:
+    """Data, pools and start are those of the run with heads; rewards and what is trained on them are not."""
+    adapter = {"rank": 2, "first_layer": 0.5, "epochs": 1}
+    config = tiny_config(base_folder, {"rewards.backbone": "adapter", "rewards.adapter": adapter})
+    found = run_all(Project(config), SilentReporter())
+    same = {name for name, artifact in found.items() if artifact.version == versions[name]}
+    assert {name for name in found if "dataset" in name or "pool" in name} | {"sft_checkpoint"} <= same
+    assert not {name for name in found if name.startswith(("reward_model", "policy_checkpoint"))} & same
+    for category in SEVEN_CATEGORIES:
+        files = {file.name: file.stat().st_size for file in found[f"reward_model_{category}"].path.iterdir()}
+        assert files["model.safetensors"] < 20_000 < (base_folder / "policy" / "model.safetensors").stat().st_size
+    assert found["policy_checkpoint"].metadata["steps"] == 2
+    again = run_all(Project(config), SilentReporter())
+    assert {name: artifact.version for name, artifact in again.items()} == {n: a.version for n, a in found.items()}
+
+
 def test_nothing_is_lost_between_the_sources_and_the_pool(config: Config, versions: dict[str, str]) -> None:
     store = ArtifactStore(config.root)
     pool = store.open("prompt_pool", versions["prompt_pool"]).path

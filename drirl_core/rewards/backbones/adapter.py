@@ -143,7 +143,7 @@ class AdapterRewardModel(nn.Module):
             own.micro_tokens,
         )  # fmt: skip
         train, validation = (read_pool(part, source) for part in prompts)
-        lora = adapters_of(shape.lora, host.model, "rewards.adapter", source.reference)
+        lora = adapters_of(own.lora, host.model, "rewards.adapter", source.reference)
         moments: list[torch.Tensor] = []
 
         def untrained() -> AdapterRewardModel:

@@ -89,6 +89,13 @@ def test_rewards_depend_on_the_model_that_their_backbone_reads(tmp_path: Path) -
     assert "reward_model" in _changed(before, _config(tmp_path, {**embedding, "models.encoder": "hf:b/encoder"}))
     assert "reward_model" not in _changed(before, _config(tmp_path, {**embedding, "models.policy": "hf:b/policy"}))
     assert _changed(before, _config(tmp_path)) == {"reward_model"}
+    adapter: dict[str, Any] = {"rewards.backbone": "adapter"}
+    adapters = _config(tmp_path, adapter)
+    assert _changed(before, adapters) == {"reward_model"}
+    assert _changed(adapters, _config(tmp_path, {**adapter, "rewards.adapter": {"rank": 4}})) == {"reward_model"}
+    assert _changed(adapters, _config(tmp_path, {**adapter, "rewards.adapter": {"rank": 8}})) == set()  # the default
+    assert "reward_model" in _changed(adapters, _config(tmp_path, {**adapter, "models.policy": "hf:b/policy"}))
+    assert "reward_model" not in _changed(adapters, _config(tmp_path, {**adapter, "models.encoder": "hf:b/encoder"}))
 
 
 def test_bounds_of_checks_and_the_interval_of_checkpoints_make_nothing_stale(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from word_models import WordEncoder, compliance, dataset_rows, demonstration, pool_rows
 
 from drirl_core.config import Config, ModelsConfig, RewardsConfig
+from drirl_core.config.reward_adapter import RewardAdapterConfig
 from drirl_core.errors import DataError
 from drirl_core.graph.build import Context
 from drirl_core.models.hidden_states import HiddenStates
@@ -97,6 +98,22 @@ def test_the_stage_reads_the_policy_by_default(tmp_path, tiny_models, ensemble):
     users = {row["prompt_id"]: row["prompt"] for row in dataset_rows()}
     values = model.rewards([users[row["prompt_id"]] for row in rows], ["Sorry, I can't help with that."] * len(rows))
     assert values.tolist() == [row["reward"] for row in rows]
+
+
+@pytest.mark.long
+def test_the_stage_learns_adapters(tmp_path, tiny_models):
+    adapter = RewardAdapterConfig(rank=2, first_layer=0.5, epochs=1, learning_rate=5e-3)
+    context = make(tmp_path, models=tiny_models, backbone="adapter", adapter=adapter)
+    shown = stage.build_reward_model(context)
+    assert shown["accuracy"] > 0.8 and shown["epochs"] == 1
+    assert shown["draft_max_difference"] == pytest.approx(0, abs=1e-4)  # rounding, in another batch
+    model = load_reward_model(context.out, HiddenStates(tiny_models, context.store))
+    rows = [row for row in read_table(context.out / "rewards.parquet") if row["policy"] == "demonstration"]
+    users = {row["prompt_id"]: row["prompt"] for row in dataset_rows()}
+    values = model.rewards(
+        [users[row["prompt_id"]] for row in rows], [demonstration(int(row["prompt_id"][1:])) for row in rows]
+    )
+    assert values.tolist() == pytest.approx([row["reward"] for row in rows], abs=1e-4)
 
 
 def test_labels_among_the_inputs_are_learned_and_their_order_is_reported(tmp_path, context):
