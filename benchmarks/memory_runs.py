@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, PreTrainedTokenizerFast, PrinterCallback
 from trl import GRPOConfig, SFTConfig, SFTTrainer
 
 from drirl_core.models.hidden_states import read_layer
@@ -272,6 +272,7 @@ def run_grpo(policy: Policy, frozen: Policy, sizes: Sizes, meter: Meter, layer: 
 
 def _train(trainer: Any, meter: Meter) -> None:
     """Train, metering the steps; one small pass before makes what libraries keep part of the baseline."""
+    trainer.remove_callback(PrinterCallback)
     step, passes = trainer.training_step, [0, 0.0]
     model, device = trainer.model, next(trainer.model.parameters()).device
     ids = torch.full((1, 8), 10, device=device)

@@ -1,6 +1,5 @@
 """Settings that make a stage fit: the least change, in the order of what changes no result."""
 
-
 import pytest
 
 from drirl_core.config import Config
