@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def describe() -> dict[str, Any]:
-    """Return processor, cores, Python and library versions, and the date."""
+    """Return processor, cores, GPU, Python and the versions of the libraries that are there, and the date."""
     model = next(
         (
             line.split(":")[1].strip()
@@ -30,13 +30,24 @@ def describe() -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d"),
         "processor": model,
         "cores": os.cpu_count(),
+        **({"gpu": gpu} if (gpu := _gpu()) else {}),
         "python": platform.python_version(),
         **{name: version for name in packages if (version := _version(name))},
     }
 
 
+def _gpu() -> str | None:
+    """Return name and memory of the GPU, or None."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    found = torch.cuda.get_device_properties(0)
+    return f"{found.name}, {found.total_memory / 2**30:.0f} GiB"
+
+
 def _version(package: str) -> str | None:
-    """Return the version of a package; None where a measurement that does without it runs on a machine without it."""
+    """Return the version of a package, or None where it is not installed: a GPU machine may have no dagster."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -48,10 +59,11 @@ def shown(found: Estimate) -> dict[str, Any]:
     return {"value": round(found.value, 3), "interval_95": [round(found.low, 3), round(found.high, 3)]}
 
 
-def write(name: str, result: dict[str, Any]) -> Path:
-    """Write a result beside the machine's description and print it."""
+def write(name: str, result: dict[str, Any], *, show: bool = True) -> Path:
+    """Write a result beside the machine's description, and print it unless `show` is off."""
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{name}.json"
     file.write_text(json.dumps({"machine": describe(), **result}, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=1))
+    if show:
+        print(json.dumps(result, indent=1))
     return file

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from drirl_core.config.own_rewards import OwnRewardConfig
-from drirl_core.config.reading import added, require
+from drirl_core.config.reading import ADDED, added, require
+from drirl_core.config.reward_adapter import RewardAdapterConfig
 
 
 @dataclass(frozen=True)
 class RewardsConfig:
     """Shadow reward models learned by maximum-likelihood IRL."""
 
-    backbone: Literal["hidden_state", "embedding"] = "hidden_state"
-    """`hidden_state`: heads on a middle layer of the frozen policy; `embedding`: heads on a frozen sentence encoder."""
+    backbone: Literal["hidden_state", "embedding", "adapter"] = "hidden_state"
+    """`hidden_state`: heads on a middle layer of the frozen policy; `embedding`: heads on a frozen sentence encoder;
+    `adapter`: a LoRA adapter and a linear head on the frozen policy, which takes minutes and may learn more."""
     layer: float = 0.6
     """Layer that `hidden_state` reads: a share of the depth, below 1, or the number of a layer, such as 18."""
     features: Literal["completion", "prompt_and_completion"] = "prompt_and_completion"
@@ -42,11 +45,12 @@ class RewardsConfig:
     l2: float = 0.01
     """Weight of the penalty on squared rewards (objective `linear` only)."""
     hidden: int = 64
-    """Width of the head's hidden layer; 0 makes the head linear."""
+    """Width of the head's hidden layer; 0 makes the head linear. The backbone `adapter` has linear heads."""
     dropout: float = 0.1
-    """Dropout on the head's input."""
+    """Dropout on the head's input; none with the backbone `adapter`."""
     epochs: int = 60
-    """Passes over the training prompts; the epoch with the best validation loss is kept."""
+    """Passes over the training prompts; the epoch with the best validation loss is kept. The backbone `adapter` has
+    passes, steps and a learning rate of its own, in `rewards.adapter`."""
     batch_size: int = 16
     """Prompts per step."""
     learning_rate: float = 1e-3
@@ -63,8 +67,23 @@ class RewardsConfig:
     category is optional. `drirl label` writes a file to fill in."""
     label_weight: float = added(1.0)
     """Weight of the loss of the labelled rows, where `rewards.labels` names some; that of the demonstrations is 1."""
+    adapter: RewardAdapterConfig = field(default_factory=RewardAdapterConfig, metadata={ADDED: True})
+    """The backbone `adapter`."""
+
+    @property
+    def of_backbone(self) -> RewardsConfig:
+        """These settings with the passes, steps and learning rate of the backbone in use in place of the heads'."""
+        if self.backbone != "adapter":
+            return self
+        own = {name: getattr(self.adapter, name) for name in ("epochs", "batch_size", "learning_rate")}
+        return dataclasses.replace(self, **own)
 
     def __post_init__(self) -> None:
+        require(
+            self.backbone == "adapter" or self.adapter == RewardAdapterConfig(),
+            f"rewards.adapter is set, but rewards.backbone is {self.backbone!r}, which does not read it; set "
+            "rewards.backbone to adapter, or leave rewards.adapter out",
+        )
         require(self.beta > 0, f"rewards.beta is {self.beta}; above 0")
         require(self.epochs >= 1 and self.batch_size >= 1, "rewards.epochs and rewards.batch_size must be at least 1")
         require(self.hidden >= 0, f"rewards.hidden is {self.hidden}; 0 for a linear head or a width")
@@ -175,8 +194,12 @@ class SftConfig:
     contrast_tokens: int = added(0)
     """First tokens of an answer that are compared where `contrast` is on (0: all that are learned)."""
     validation_prompts: int = added(0)
-    """Validation prompts, unsafe ones and look-alikes each, that are answered twice per epoch; the checkpoint with the
-    best difference of refused shares is published. 0 publishes the last step."""
+    """Validation prompts, unsafe ones and look-alikes each, that are answered twice per epoch; the best checkpoint is
+    published (`choose_by`). 0 publishes the last step."""
+    choose_by: Literal["composite", "auc"] = added("composite")
+    """What the best checkpoint has most of: `composite`, the difference of refused shares, which a few replies move;
+    `auc`, that of the refusal score over all validation prompts: how well it tells unsafe prompts from look-alikes,
+    wherever its replies draw the line."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Adapters."""
     trl: Mapping[str, Any] = added({})
@@ -218,6 +241,11 @@ class SftConfig:
             f"sft.batch_size is {self.batch_size} with sft.contrast, which keeps twins together; choose an even number",
         )
         require(self.validation_prompts >= 0, f"sft.validation_prompts is {self.validation_prompts}; at least 0")
+        require(
+            self.choose_by == "composite" or self.validation_prompts > 0,
+            "sft.choose_by is auc, but sft.validation_prompts is 0 and the last step is published; set it to a number "
+            "of prompts, such as 48",
+        )
 
 
 Baseline = Literal["dpo", "dpo_s", "irft", "joint", "grpo", "rloo", "rloo_s", "verifiable", "propositions"]

@@ -18,7 +18,14 @@ BESIDE_POLICY = ("policy.save_steps", "policy.own_rewards.folder")
 OF_REWARDS = ("rewards", "completions.prompts", "completions.helpful_prompts", "sft.harmless_target", "seed")
 COST_OF_REWARDS = Cost(
     ("rewards.epochs",),
-    ("rewards.backbone", "rewards.layer", "rewards.hidden", "rewards.batch_size", "rewards.ensemble"),
+    (
+        "rewards.backbone",
+        "rewards.layer",
+        "rewards.hidden",
+        "rewards.batch_size",
+        "rewards.ensemble",
+        "rewards.adapter",
+    ),
 )
 OF_GRPO = ("policy", "hardness", "models.policy", "models.encoder", "models.dtype", "models.thinking", "seed")
 COST_OF_GRPO = Cost(
@@ -62,5 +69,5 @@ def for_grpo(rewards: str = "reward_model") -> tuple[str, ...]:
 
 def of_backbone(config: Config) -> tuple[str, ...]:
     """The model that the reward heads read."""
-    reads_policy = config.rewards.backbone == "hidden_state"
+    reads_policy = config.rewards.backbone != "embedding"
     return ("models.policy", "models.dtype", "models.thinking") if reads_policy else ("models.encoder",)

@@ -19,9 +19,11 @@ from drirl_core.errors import DataError, ModelError, TrainingError
 from drirl_core.models.context import context_length, shown
 from drirl_core.models.digests import former_digest, model_digest
 from drirl_core.models.loading import Policy, kept_tokenizer, policy_key
+from drirl_core.models.partial_pass import until_layer
 from drirl_core.models.references import resolve
 from drirl_core.models.sampling import open_policy
 from drirl_core.models.templates import answer_text
+from drirl_core.models.token_rows import TokenRow, token_rows, tokens_of
 from drirl_core.reporting import Reporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.rowcache import RowCache, content_key
@@ -29,6 +31,8 @@ from drirl_core.store.rowcache import RowCache, content_key
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+    from drirl_core.models.adapted import AdaptedPolicy
 
 LAST_PROMPT, COMPLETION_MEAN = 0, 1
 """Places of the two vectors of a row."""
@@ -158,6 +162,41 @@ class HiddenStates:
         """
         return self.encode(prompts, [""] * len(prompts), layer, reporter)[:, LAST_PROMPT]
 
+    def policy(self, reporter: Reporter | None = None) -> Policy:
+        """Return the policy itself, which loads here if it is not loaded yet.
+
+        Args:
+            reporter: gets what was set aside when it was loaded.
+
+        Raises:
+            ModelError: the policy cannot be loaded.
+        """
+        if self._loaded is None:
+            self._loaded = open_policy(self._models.policy, self._models, self._key, reporter)
+        return self._loaded
+
+    @functools.cached_property
+    def adapted(self) -> AdaptedPolicy:
+        """The policy under adapters; its weights are shared, and what is read by this class stays without adapters."""
+        from drirl_core.models.adapted import AdaptedPolicy
+
+        return AdaptedPolicy(self.policy())
+
+    def tokens(self, prompts: Sequence[str], completions: Sequence[str]) -> list[TokenRow]:
+        """Return rows as the policy reads them; of a completion that does not fit, the beginning.
+
+        Args:
+            prompts: B user messages.
+            completions: B completions without drafts.
+
+        Raises:
+            DataError: a prompt alone is longer than the policy can read.
+            ModelError: the tokenizer cannot be loaded.
+        """
+        rendered = {prompt: answer_text(self._tokenizer, prompt) for prompt in prompts}
+        texts = [(rendered[prompt], completion) for prompt, completion in zip(prompts, completions, strict=True)]
+        return token_rows(self._tokenizer, texts, context_length(self._config))
+
     def require_room(self, prompt: str, completion: str) -> None:
         """Refuse a row that the policy can read only in part.
 
@@ -170,7 +209,7 @@ class HiddenStates:
             ModelError: the tokenizer cannot be loaded.
         """
         limit, tokenizer = context_length(self._config), self._tokenizer
-        tokens = [len(_tokens(tokenizer, text)) for text in (answer_text(tokenizer, prompt), completion)]
+        tokens = [len(tokens_of(tokenizer, text)) for text in (answer_text(tokenizer, prompt), completion)]
         if limit is not None and sum(tokens) > limit:
             raise DataError(
                 f"the prompt {shown(prompt)} and its reply have {tokens[0]} and {tokens[1]} tokens as {self.reference} "
@@ -197,11 +236,9 @@ class HiddenStates:
     def _compute(self, missing: dict[str, tuple[str, str]], layer: int, reporter: Reporter | None) -> None:
         import numpy as np
 
-        if self._loaded is None:
-            self._loaded = open_policy(self._models.policy, self._models, self._key, reporter)
-        done = 0
-        for part in _batches(self._loaded.tokenizer, missing, context_length(self._config)):
-            states = read_layer(self._loaded, [row.prompt for row in part], [row.completion for row in part], layer)
+        policy, done = self.policy(reporter), 0
+        for part in _batches(policy.tokenizer, missing, context_length(self._config)):
+            states = read_layer(policy, [row.prompt for row in part], [row.completion for row in part], layer)
             values = states.cpu().numpy()
             if not np.isfinite(values).all():
                 raise TrainingError(
@@ -233,15 +270,8 @@ def _batches(tokenizer: Any, rows: dict[str, tuple[str, str]], limit: int | None
         rows: rendered prompt and completion by key.
         limit: tokens that the policy can read; None for no limit.
     """
-    prompts = {text: tuple(_tokens(tokenizer, text)) for text, _ in rows.values()}
-    for text, tokens in prompts.items():
-        if limit is not None and len(tokens) > limit:
-            raise DataError(
-                f"the prompt {shown(text)} has {len(tokens)} tokens as the model reads it, more than the {limit} that "
-                "it can read; shorten or remove it"
-            )
-    room = {text: None if limit is None else limit - len(tokens) for text, tokens in prompts.items()}
-    made = [_Row(key, prompts[p], tuple(_tokens(tokenizer, c)[: room[p]])) for key, (p, c) in rows.items()]
+    read = token_rows(tokenizer, list(rows.values()), limit)
+    made = [_Row(key, *row) for key, row in zip(rows, read, strict=True)]
     part: list[_Row] = []
     for row in sorted(made, key=lambda row: (len(row.prompt), row.prompt, len(row.completion))):
         longest = max(len(r.completion) for r in (*part, row))
@@ -252,10 +282,6 @@ def _batches(tokenizer: Any, rows: dict[str, tuple[str, str]], limit: int | None
         part.append(row)
     if part:
         yield part
-
-
-def _tokens(tokenizer: Any, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 
 
 def read_layer(
@@ -283,11 +309,11 @@ def read_layer(
         start = _common_length(list(places))
         if start > 0:
             common = torch.tensor([next(iter(places))[:start]], device=policy.device)
-            _until(policy.model, layer, input_ids=common, past_key_values=cache)
+            until_layer(policy.model, layer, input_ids=common, past_key_values=cache)
             cache.batch_select_indices(torch.zeros(len(places), dtype=torch.long, device=policy.device))
         ids, own = _padded([tokens[start:] for tokens in places], policy)
         present = torch.cat([own.new_ones(len(places), start), own], dim=1)
-        hidden = _until(policy.model, layer, input_ids=ids, attention_mask=present, past_key_values=cache)
+        hidden = until_layer(policy.model, layer, input_ids=ids, attention_mask=present, past_key_values=cache)
         lengths = present.sum(dim=1)
         ends = lengths - start - 1
         last = hidden[torch.arange(len(places), device=policy.device), ends].float()[of_row]  # (B, H)
@@ -295,7 +321,7 @@ def read_layer(
         if not ids.shape[1]:
             return torch.stack([last, torch.zeros_like(last)], dim=1)
         cache.batch_select_indices(of_row)
-        hidden = _until(
+        hidden = until_layer(
             policy.model,
             layer,
             input_ids=ids,
@@ -352,39 +378,6 @@ def masked_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """
     total = hidden.float().masked_fill(~mask.unsqueeze(-1), 0.0).sum(dim=1)
     return total / mask.sum(dim=1, keepdim=True).clamp(min=1)
-
-
-class _Reached(Exception):
-    """No error: it leaves a forward pass at a layer, and carries that layer's output."""
-
-    def __init__(self, hidden: torch.Tensor) -> None:
-        super().__init__()
-        self.hidden = hidden
-
-
-def _until(model: Any, layer: int, **inputs: Any) -> torch.Tensor:
-    """Run a decoder up to a layer and return that layer's output, (B, T, H); all of it where its list is not known."""
-    decoder = model.get_decoder()
-    layers = getattr(decoder, "layers", None)
-    if layers is None and callable(model):
-        return model(**inputs, use_cache=True, output_hidden_states=True, logits_to_keep=1).hidden_states[layer]
-    if layers is None:
-        raise ModelError(
-            f"{type(decoder).__name__} has no list of `layers`, so that its hidden states cannot be read; "
-            "set rewards.backbone to embedding"
-        )
-
-    def leave(module: Any, arguments: Any, output: Any) -> None:
-        raise _Reached(output[0] if isinstance(output, tuple) else output)
-
-    hook = layers[layer - 1].register_forward_hook(leave)
-    try:
-        decoder(**inputs, use_cache=True)
-    except _Reached as reached:
-        return reached.hidden
-    finally:
-        hook.remove()
-    raise ModelError(f"{type(decoder).__name__} did not call its layer {layer}; set rewards.backbone to embedding")
 
 
 def _padded(rows: Sequence[Sequence[int]], policy: Policy) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,7 +15,7 @@ from drirl_core.models.sampling import open_policy
 from drirl_core.models.sampling.decode import by_length
 from drirl_core.models.shared_prompts import start_once
 from drirl_core.models.templates import answer_text
-from drirl_core.reporting import Reporter
+from drirl_core.reporting import Reporter, SilentReporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.rowcache import RowCache, content_key
 
@@ -75,6 +75,31 @@ def continuation_log_probs(
             cache.put_many(fresh)
             found.update(fresh)
     return np.array([json.loads(found[key]) for key in keys], dtype=np.float64).reshape(-1, len(continuations))
+
+
+def log_probs_now(policy: Policy, prompts: Sequence[str], continuations: Sequence[str], batch_size: int) -> np.ndarray:
+    """Return what `continuation_log_probs` does for weights that training still changes, so that nothing is kept.
+
+    Args:
+        policy: the loaded policy.
+        prompts: N user messages.
+        continuations: C texts of at least one token each.
+        batch_size: continuations computed together.
+
+    Returns:
+        Sums of token log-probabilities in nats, at most 0, float64, (N, C).
+
+    Raises:
+        DataError: a continuation has no token.
+        TrainingError: the policy returned logits that are not finite.
+    """
+    import numpy as np
+
+    rows = [(str(number), answer_text(policy.tokenizer, prompt)) for number, prompt in enumerate(prompts)]
+    found: dict[str, list[float]] = {}
+    for part in _all_rows(policy, rows, continuations, batch_size, SilentReporter()):
+        found.update(part)
+    return np.array([found[key] for key, _ in rows], dtype=np.float64).reshape(-1, len(continuations))
 
 
 def _all_rows(

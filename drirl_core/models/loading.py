@@ -79,6 +79,18 @@ def device_of(models: ModelsConfig) -> torch.device:
     return torch.device("cuda" if available and models.device != "cpu" else "cpu")
 
 
+def without_cudnn_attention() -> None:
+    """Keep torch from computing attention on a GPU by cuDNN, for this process.
+
+    Its backward pass gives gradients that are not a number where a mask is given, rows are 64 tokens longer than a
+    multiple of 128 and a query sees nothing, as on padding (torch 2.11 to 2.13 on an H100 or H200,
+    pytorch/pytorch#196678): seen here as the first step of fine-tuning on an H200. The other kernels are not affected.
+    """
+    import torch
+
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def dtype_of(models: ModelsConfig) -> torch.dtype:
     """Return the type of frozen weights; `auto` is bfloat16 only where the hardware multiplies it natively."""
     import torch
@@ -105,6 +117,8 @@ def load_policy(reference: str | Path, models: ModelsConfig) -> Policy:
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     folder, device = resolve(reference, models), device_of(models)
+    if device.type == "cuda":
+        without_cudnn_attention()
     tokenizer, inherited = load_tokenizer(reference, models), inherited_settings(folder, reference)
     with library_errors(reference):
         model, loaded = AutoModelForCausalLM.from_pretrained(

@@ -18,9 +18,9 @@ from drirl_core.config import DpoConfig
 from drirl_core.errors import ConfigError, DataError
 from drirl_core.graph import build as stages
 from drirl_core.graph.stages import CHECKPOINTS
+from drirl_core.models.adapters import adapters_of
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.templates import chat_text
-from drirl_core.policy.adapters import adapters_of
 from drirl_core.policy.arguments import Ours, arguments_of
 from drirl_core.policy.options import require_options
 from drirl_core.policy.plots import curve_plot

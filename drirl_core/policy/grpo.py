@@ -13,10 +13,10 @@ from drirl_core.benchmarks.measure import ALIGNED
 from drirl_core.config import PolicyConfig
 from drirl_core.graph import build as stages
 from drirl_core.graph.stages import CHECKPOINTS
+from drirl_core.models.adapters import adapters_of
 from drirl_core.models.embeddings import RECORD
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.sampling import reader_of_completions
-from drirl_core.policy.adapters import adapters_of
 from drirl_core.policy.arguments import Ours, arguments_of
 from drirl_core.policy.options import require_options
 from drirl_core.policy.own_rewards import load_own_rewards, mean_metric

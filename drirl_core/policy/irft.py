@@ -23,9 +23,9 @@ from drirl_core import taxonomy
 from drirl_core.errors import DataError
 from drirl_core.graph import build as stages
 from drirl_core.graph.stages import CHECKPOINTS
+from drirl_core.models.adapters import adapters_of
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.sampling import SamplingSettings, sample
-from drirl_core.policy.adapters import adapters_of
 from drirl_core.policy.dpo import CURVES, LOG, Following, dpo_arguments, ends_of, fitting_pairs, trained_on_pairs
 from drirl_core.policy.options import require_options
 from drirl_core.policy.plots import curve_plot

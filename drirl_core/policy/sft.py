@@ -17,10 +17,10 @@ from drirl_core.config import SftConfig
 from drirl_core.errors import DataError, TrainingError
 from drirl_core.graph import build as stages
 from drirl_core.graph.layout import dataset_name
+from drirl_core.models.adapters import adapters_of
 from drirl_core.models.context import require_room
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.templates import chat_text
-from drirl_core.policy.adapters import adapters_of
 from drirl_core.policy.arguments import Ours, arguments_of
 from drirl_core.policy.options import require_options
 from drirl_core.policy.own_answers import with_own_answers
@@ -75,7 +75,8 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     log_file = context.scratch / "training_log.jsonl"
     stream = TrainingStream("SFT", log_file, context.reporter)
     count = settings.validation_prompts
-    choice = checkpoint_choice(context, policy, count, "sft.validation_prompts", _REPLY_TOKENS[settings.target])
+    length = _REPLY_TOKENS[settings.target]
+    choice = checkpoint_choice(context, policy, count, "sft.validation_prompts", length, settings.choose_by)
     tracking = tracking_of(context)
     common = common_arguments(seed, context.scratch, policy.device.type, tracking)
     arguments = sft_arguments(settings, len(read.rows), read.limit, common)

@@ -14,8 +14,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from drirl_core.config import DpoConfig, SftConfig
 from drirl_core.errors import ArtifactError, TrainingError
+from drirl_core.models.adapters import peft_config as peft_config
 from drirl_core.models.loading import Policy
-from drirl_core.policy.adapters import peft_config as peft_config
 from drirl_core.policy.arguments import Ours
 from drirl_core.policy.cpu import lean_training
 from drirl_core.policy.spread import SHARE

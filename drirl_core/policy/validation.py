@@ -1,7 +1,9 @@
 """Validation during training: refusals on held-out prompts of the pool, and the best checkpoint by them.
 
 Greedy replies to validation prompts show when a run has learned and when it begins to lose; a benchmark suite is never
-read here. The composite is the refused share of unsafe prompts minus that of look-alikes.
+read here. The composite is the refused share of unsafe prompts minus that of look-alikes: what a policy does at its
+operating point. The AUC of the refusal score says what it knows wherever that point lies, and costs one forward pass
+per prompt, so that all validation prompts are scored.
 """
 
 from __future__ import annotations
@@ -10,13 +12,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from drirl_core.benchmarks.judges.rules import UNUSABLE, Label, label_reply
+from drirl_core.benchmarks.refusal_score import refusal_margins
+from drirl_core.benchmarks.roc import auc
 from drirl_core.errors import DataError
 from drirl_core.graph import build as stages
 from drirl_core.models.loading import Policy
@@ -43,21 +47,32 @@ class ValidationPoint:
         unsafe: refused share of the unsafe prompts, in [0, 1].
         look_alike: refused share of the look-alikes, in [0, 1].
         unusable: share of all replies that are empty, degenerate or an echo: neither refusal nor help, in [0, 1].
+        auc: of the refusal score over all validation prompts of both kinds, in [0, 1]; None where it is not asked for.
     """
 
     step: int
     unsafe: float
     look_alike: float
     unusable: float
+    auc: float | None = None
 
     @property
     def composite(self) -> float:
         """Refused share of unsafe prompts minus that of look-alikes, in [-1, 1]."""
         return self.unsafe - self.look_alike
 
+    def record(self) -> dict[str, Any]:
+        """Return the point as JSON data, without an AUC that was not asked for."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
 
 def checkpoint_choice(
-    context: stages.Context, policy: Policy, count: int, setting: str, max_new_tokens: int
+    context: stages.Context,
+    policy: Policy,
+    count: int,
+    setting: str,
+    max_new_tokens: int,
+    by: Literal["composite", "auc"] = "composite",
 ) -> CheckpointChoice | None:
     """Make the callback that chooses the checkpoint of a training stage.
 
@@ -67,6 +82,7 @@ def checkpoint_choice(
         count: validation prompts of each kind; 0 publishes the last step.
         setting: which gives the count, for messages.
         max_new_tokens: length limit of a reply.
+        by: what the best checkpoint has most of; the AUC is taken over all validation prompts.
 
     Returns:
         The callback; None where the last step is published.
@@ -77,15 +93,16 @@ def checkpoint_choice(
     if not count:
         return None
     prompts = validation_prompts(context, count, setting)
-    return CheckpointChoice(policy, prompts, max_new_tokens, context.scratch, context.reporter)
+    scored = validation_prompts(context, None, setting) if by == "auc" else None
+    return CheckpointChoice(policy, prompts, max_new_tokens, context.scratch, context.reporter, scored)
 
 
-def validation_prompts(context: stages.Context, count: int, setting: str) -> dict[str, list[str]]:
+def validation_prompts(context: stages.Context, count: int | None, setting: str) -> dict[str, list[str]]:
     """Choose validation prompts of both kinds from the data sets, by the hash of their ids.
 
     Args:
         context: inputs are the data sets of all categories.
-        count: prompts of each kind, as far as there are so many.
+        count: prompts of each kind, as far as there are so many; None for all.
         setting: which asks for them, for the message.
 
     Returns:
@@ -105,7 +122,10 @@ def validation_prompts(context: stages.Context, count: int, setting: str) -> dic
                 f"{setting} is {count}, but no data set has a validation prompt of the kind {kind}; "
                 f"raise demonstrations.quota and helpful_quota, or set {setting} to 0"
             )
-    return {kind: [prompts[name] for name in first_by_hash(prompts, count)] for kind, prompts in found.items()}
+    return {
+        kind: [prompts[name] for name in first_by_hash(prompts, len(prompts) if count is None else count)]
+        for kind, prompts in found.items()
+    }
 
 
 class CheckpointChoice(TrainerCallback):
@@ -117,6 +137,8 @@ class CheckpointChoice(TrainerCallback):
         max_new_tokens: length limit of a reply.
         folder: holds the points and the best weights, also for a run that is resumed.
         reporter: gets each point.
+        scored: validation prompts by kind over which the AUC is taken, by which the best is then chosen; None chooses
+            by the composite.
     """
 
     def __init__(
@@ -126,8 +148,9 @@ class CheckpointChoice(TrainerCallback):
         max_new_tokens: int,
         folder: Path,
         reporter: Reporter,
+        scored: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        self._policy, self._prompts, self._reporter = policy, prompts, reporter
+        self._policy, self._prompts, self._reporter, self._scored = policy, prompts, reporter, scored
         self._settings = SamplingSettings(max_new_tokens, 0.0, _BATCH)
         self._points, self._best = folder / "validation.jsonl", folder / "best.safetensors"
 
@@ -139,13 +162,13 @@ class CheckpointChoice(TrainerCallback):
 
     @property
     def best(self) -> ValidationPoint:
-        """The point with the highest composite; of equal ones the latest."""
-        return max(self.points, key=lambda point: (point.composite, point.step))
+        """The point with the highest AUC, or composite where none is taken; of equal ones the latest."""
+        return max(self.points, key=lambda point: (point.composite if point.auc is None else point.auc, point.step))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure the start; forget points that a resumed run will measure again."""
         kept = [point for point in self.points if point.step <= state.global_step] if state.global_step else []
-        self._points.write_text("".join(json.dumps(vars(point)) + "\n" for point in kept), encoding="utf-8")
+        self._points.write_text("".join(json.dumps(point.record()) + "\n" for point in kept), encoding="utf-8")
         if not kept:
             self._measure(kwargs["model"], 0)
 
@@ -168,7 +191,7 @@ class CheckpointChoice(TrainerCallback):
         with torch.no_grad():
             for name, weight in _trained(model).items():
                 weight.copy_(weights[name])
-        rows = [{**vars(point), "composite": round(point.composite, 4)} for point in self.points]
+        rows = [{**point.record(), "composite": round(point.composite, 4)} for point in self.points]
         text = json.dumps({"chosen": best.step, "points": rows}, indent=1, sort_keys=True)
         (out / "validation.json").write_text(text, encoding="utf-8")
         self._reporter.log(f"step {best.step} is published: the best of {len(rows)} on validation prompts")
@@ -179,20 +202,27 @@ class CheckpointChoice(TrainerCallback):
         model.eval()
         with ready_to_decode(model):
             labels = {kind: self._labels(model, prompts) for kind, prompts in self._prompts.items()}
+            known = self._auc(model, self._scored) if self._scored else None
         model.train(training)
         refused = {kind: found.count("refusal") / len(found) for kind, found in labels.items()}
         every = [label for found in labels.values() for label in found]
         unusable = sum(label in UNUSABLE for label in every) / len(every)
-        point = ValidationPoint(step, refused["unsafe"], refused["look_alike"], unusable)
+        point = ValidationPoint(step, refused["unsafe"], refused["look_alike"], unusable, known)
         with self._points.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(vars(point)) + "\n")
+            file.write(json.dumps(point.record()) + "\n")
         if self.best == point:
             save_file({name: weight.detach().contiguous() for name, weight in _trained(model).items()}, self._best)
         counts = {kind: len(prompts) for kind, prompts in self._prompts.items()}
         self._reporter.log(
             f"validation after step {step}: refused {point.unsafe:.0%} of {counts['unsafe']} unsafe prompts and "
             f"{point.look_alike:.0%} of {counts['look_alike']} look-alikes; {unusable:.0%} of the replies are unusable"
+            + ("" if known is None else f"; AUC of the refusal score {known:.3f}")
         )
+
+    def _auc(self, model: Any, prompts: Mapping[str, Sequence[str]]) -> float:
+        policy = replace(self._policy, model=model)
+        scores = [refusal_margins(policy, prompts[kind], _BATCH).tolist() for kind in KINDS]
+        return round(auc(*scores), 4)
 
     def _labels(self, model: Any, prompts: Sequence[str]) -> list[Label]:
         policy = replace(self._policy, model=model)

@@ -199,7 +199,7 @@ def adapter_problems(config: Config, policy: Seen) -> Iterator[str]:
         config: the complete configuration.
         policy: the policy.
     """
-    from drirl_core.policy.adapters import adapters_of
+    from drirl_core.models.adapters import adapters_of
 
     sections = {"sft.lora": config.sft.lora} if config.policy.start == "sft" else {}
     sections |= {"dpo.lora": config.dpo.lora} if {"dpo", "dpo_s", "irft"} & {*config.baselines} else {}

@@ -1,8 +1,8 @@
 """Learn one reward head from demonstrations and completion pools.
 
-What the head reads is computed once and the head is small, so fitting runs on one CPU thread on every machine:
+What a head reads is computed once and the head is small, so fitting it runs on one CPU thread on every machine:
 about a second for a category of the demo, no waiting for threads on a busy machine, and the same bits on any number of
-cores.
+cores. The backbone `adapter` trains a part of the policy instead, on all threads or a GPU, in the same loop.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from drirl_core.rewards.pairs import Pool, PoolPrompt, with_positives, without_l
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 20
-"""Epochs without a better validation loss after which fitting stops."""
+PATIENCE, SLOW_PATIENCE = 20, 2
+"""Epochs without a better validation loss after which fitting stops; the second where an epoch takes minutes."""
 _SAID_EVERY = 10
 """Epochs from one report of the curve to the next: an epoch takes milliseconds, and the artifact has all of them."""
 _SEED_STEP = 1009
@@ -111,6 +111,7 @@ def fit(
             against a demonstration.
         TrainingError: the loss is not finite, or the reward came out constant.
     """
+    config = config.of_backbone
     if config.positives != "demonstrations":
         given, prompts = len(prompts), with_positives(prompts, config.positives, category)
         reporter.log(f"{category}: {len(prompts)} positives of {given} prompts (rewards.positives: {config.positives})")
@@ -130,7 +131,8 @@ def fit(
     )
     labelled = [_labelled(labels, split, source, config, reporter) for split in ("train", "validation")]
     sets = Material(prepared.train, labelled[0]), Material(prepared.validation, labelled[1])
-    with torch.random.fork_rng(devices=[]), _one_thread():
+    threads = contextlib.nullcontext() if prepared.slow else _one_thread()
+    with torch.random.fork_rng(devices=[]), threads, prepared.block():
         learned = [_member(prepared, sets, config, seed, number, reporter) for number in range(config.ensemble)]
         model: RewardModel = learned[0].model
         if config.ensemble > 1:
@@ -174,7 +176,7 @@ def _member(
     if config.ensemble > 1:
         train = train.drawn()
     model = prepared.untrained()
-    curve, best = _train(model, (train, validation), config, reporter, streams=number == 0)
+    curve, best = _train(model, (train, validation), config, reporter, streams=number == 0, slow=prepared.slow)
     _settle(model, prepared.train)
     return Fitted(model, tuple(curve), best)
 
@@ -204,7 +206,25 @@ def losses(model: Any, pool: Pool, config: RewardsConfig) -> torch.Tensor:
         pool: P prompts.
         config: objective, beta, penalties.
     """
-    own, others = model(*pool.own), model(*pool.others)
+    return losses_of(*pool_rewards(model, pool), pool, config)
+
+
+def pool_rewards(model: Any, pool: Pool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the raw rewards of demonstrations, (P,), and completions, (P, K), differentiable."""
+    if hasattr(model, "pool_rewards"):
+        return model.pool_rewards(pool)
+    return model(*pool.own), model(*pool.others)
+
+
+def losses_of(own: torch.Tensor, others: torch.Tensor, pool: Pool, config: RewardsConfig) -> torch.Tensor:
+    """Return the loss of every prompt from the raw rewards of its pool, as `losses` does.
+
+    Args:
+        own: of the demonstrations, (P,).
+        others: of the completions, (P, K).
+        pool: P prompts.
+        config: objective, beta, penalties.
+    """
     real = torch.cat([own, others[pool.mask & ~pool.corrupted]]).detach()
     others = torch.where(pool.corrupted, gated(others, pool.text_quality, real.min()), others)
     if config.objective == "maxent":
@@ -234,15 +254,23 @@ def labelled_losses(model: Any, labelled: LabelledRows, pool: Pool, config: Rewa
     level = torch.zeros(())
     if config.objective != "classifier":
         with torch.no_grad():
-            own, others = model(*pool.own), model(*pool.others)[pool.mask & ~pool.corrupted]
+            own, others = pool_rewards(model, pool)
+            others = others[pool.mask & ~pool.corrupted]
             level = (own.mean() + (others.mean() if len(others) else own.mean())) / 2
     return labelled_loss(labelled.rewards(model), labelled.right, labelled.wrong, level, config.beta)
 
 
 def _train(
-    model: Any, sets: tuple[Material, Material], config: RewardsConfig, reporter: Reporter, *, streams: bool
+    model: Any,
+    sets: tuple[Material, Material],
+    config: RewardsConfig,
+    reporter: Reporter,
+    *,
+    streams: bool,
+    slow: bool,
 ) -> tuple[list[Epoch], int]:
     """Fit a head on the training rows; return the curve and the epoch with the lowest loss on the validation rows."""
+    patience, said_every = (SLOW_PATIENCE, 1) if slow else (PATIENCE, _SAID_EVERY)
     train, validation = sets
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
@@ -251,19 +279,22 @@ def _train(
     curve: list[Epoch] = []
     best, kept = Epoch(0, math.inf, math.inf, 0.0), copy.deepcopy(model.state_dict())
     for number in range(1, config.epochs + 1):
-        point = Epoch(number, _epoch(model, train, optimiser, config), *_validate(model, validation, config))
+        said = _Said(reporter, f"{model.category}, epoch {number} of {config.epochs}: prompts") if slow else None
+        loss = _epoch(model, train, optimiser, config, said)
+        point = Epoch(number, loss, *_validate(model, validation, config))
         curve.append(point)
-        if streams and (number == 1 or number % _SAID_EVERY == 0):
+        if streams and (number == 1 or number % said_every == 0):
             reporter.metrics(number, {k: v for k, v in dataclasses.asdict(point).items() if k != "epoch"})
         if not (math.isfinite(point.train_loss) and math.isfinite(point.validation_loss)):
+            section = "rewards.adapter" if config.backbone == "adapter" else "rewards"
             raise TrainingError(
                 f"{model.category}: the reward loss is not finite in epoch {number} (training {point.train_loss}, "
-                f"validation {point.validation_loss}); lower rewards.learning_rate ({config.learning_rate}) "
+                f"validation {point.validation_loss}); lower {section}.learning_rate ({config.learning_rate}) "
                 f"or raise rewards.beta ({config.beta})"
             )
         if point.validation_loss < best.validation_loss:
             best, kept = point, copy.deepcopy(model.state_dict())
-        elif number - best.epoch >= PATIENCE:
+        elif number - best.epoch >= patience:
             break
     model.load_state_dict(kept)
     model.eval()
@@ -274,23 +305,37 @@ def _train(
     return curve, best.epoch
 
 
-def _epoch(model: Any, train: Material, optimiser: torch.optim.Optimizer, config: RewardsConfig) -> float:
+class _Said(NamedTuple):
+    """Who is told how far an epoch is, and in what words."""
+
+    reporter: Reporter
+    what: str
+
+
+def _epoch(
+    model: Any, train: Material, optimiser: torch.optim.Optimizer, config: RewardsConfig, said: _Said | None
+) -> float:
     model.train()
-    total, count = 0.0, len(train.pool.prompts)
+    total, count, done = 0.0, len(train.pool.prompts), 0
     order = torch.randperm(count).split(config.batch_size)
     turns = _in_turn(train.labelled, config.batch_size)
     for rows, labelled in zip(order, turns, strict=False):  # the labelled items begin again as often as need be
-        pool = train.pool.part(rows)
-        batch = losses(model, pool, config)
-        loss = batch.mean()
-        total += float(batch.detach().sum())
-        if labelled is not None:
-            beside = config.label_weight * labelled_losses(model, labelled, pool, config).mean()
-            loss = loss + beside
-            total += float(beside.detach()) * len(rows)
+        parts = list(model.parts(train.pool, rows)) if hasattr(model, "parts") else [rows]
         optimiser.zero_grad()
-        loss.backward()
+        for number, part in enumerate(parts, start=1):
+            pool = train.pool.part(part)
+            batch = losses(model, pool, config)
+            loss = batch.mean() * (len(part) / len(rows))  # the gradients of the parts add up to that of the step
+            total += float(batch.detach().sum())
+            if labelled is not None and number == len(parts):
+                beside = config.label_weight * labelled_losses(model, labelled, pool, config).mean()
+                loss = loss + beside
+                total += float(beside.detach()) * len(rows)
+            loss.backward()
         optimiser.step()
+        done += len(rows)
+        if said is not None:
+            said.reporter.progress(said.what, done, count)
     return total / count
 
 
@@ -306,8 +351,9 @@ def _in_turn(labelled: LabelledRows | None, size: int) -> Iterator[LabelledRows 
 def _validate(model: Any, rows: Material, config: RewardsConfig) -> tuple[float, float]:
     model.eval()
     pool = rows.pool
-    ahead = (model(*pool.own).unsqueeze(1) > model(*pool.others))[pool.mask & ~pool.corrupted]
-    loss = float(losses(model, pool, config).mean())
+    own, others = pool_rewards(model, pool)
+    ahead = (own.unsqueeze(1) > others)[pool.mask & ~pool.corrupted]
+    loss = float(losses_of(own, others, pool, config).mean())
     if rows.labelled is not None:
         loss += config.label_weight * float(labelled_losses(model, rows.labelled, pool, config).mean())
     return loss, float(ahead.float().mean()) if len(ahead) else 0.0
@@ -316,7 +362,7 @@ def _validate(model: Any, rows: Material, config: RewardsConfig) -> tuple[float,
 @torch.no_grad()
 def _settle(model: Any, train: Pool) -> None:
     """Take worst, mean and scale over the training pool, with the rewards as they will be given."""
-    own, others = model(*train.own).double(), model(*train.others).double()
+    own, others = (values.double() for values in pool_rewards(model, train))
     worst = float(torch.cat([own, others[train.mask & ~train.corrupted]]).min())
     model.normalisation = dataclasses.replace(model.normalisation, worst=worst, mean=0.0, scale=1.0)
     inputs, users, answers = train.rows()

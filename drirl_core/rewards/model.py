@@ -4,7 +4,8 @@ A backbone is one file below `backbones/`, named in `BACKBONES`: a class with th
 and `load` use `write_model`, `read_weights` and `damage_reported`. Its `routed` scores a batch of mixed categories at
 about the cost of one model: a backbone reads every text once and runs each small head on its own rows. `fit`
 also needs its `prepare`, which reads the pools, `read_rows`, which reads rows beside them, and `rewards_of`, which
-rewards rows that are read already. The labelling queue chooses by its `row_features`.
+rewards rows that are read already. One whose rows are costly may have `pool_rewards`, which rewards pools, and `parts`,
+which divides a step. The labelling queue chooses by its `row_features`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 BACKBONES = {
     "embedding": "drirl_core.rewards.backbones.encoder:EmbeddingRewardModel",
     "hidden_state": "drirl_core.rewards.backbones.hidden_state:HiddenStateRewardModel",
+    "adapter": "drirl_core.rewards.backbones.adapter:AdapterRewardModel",
     "ensemble": "drirl_core.rewards.ensemble:EnsembleRewardModel",
 }
 """Class by the name in `reward_model.json`; imported when a model of that kind is opened."""
@@ -127,11 +129,15 @@ class Prepared:
         train: pool of the training prompts.
         validation: pool of the validation prompts.
         untrained: makes a head with random weights.
+        slow: whether a pass over the prompts takes minutes rather than milliseconds.
+        block: what is entered while models are made and fitted.
     """
 
     train: Pool
     validation: Pool
     untrained: Callable[[], Any]
+    slow: bool = False
+    block: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
 
 def backbone_class(name: str) -> Any:

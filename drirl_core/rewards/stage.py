@@ -79,7 +79,7 @@ def _labels(context: stages.Context) -> list[LabelledItem]:
 def _learn(
     context: stages.Context, category: str, prompts: list[PoolPrompt], labels: list[LabelledItem]
 ) -> dict[str, Any]:
-    reads_policy = context.config.rewards.backbone == "hidden_state"
+    reads_policy = context.config.rewards.backbone != "embedding"
     source = (HiddenStates if reads_policy else Embedder)(context.config.models, context.store)
     config = context.config
     fitted = fit(

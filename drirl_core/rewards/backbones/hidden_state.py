@@ -130,7 +130,7 @@ class HiddenStateRewardModel(nn.Module):
         shape = HiddenShape(
             category, source.reference, source.digest, layer, source.dim, config.features, config.hidden, config.dropout
         )
-        mean, scale = _standardisation(selected(torch.from_numpy(train.rows()[0][0]), shape.features))
+        mean, scale = standardisation(selected(torch.from_numpy(train.rows()[0][0]), shape.features))
 
         def untrained() -> HiddenStateRewardModel:
             return cls(shape, mean.clone(), scale.clone())
@@ -165,12 +165,7 @@ class HiddenStateRewardModel(nn.Module):
         Raises:
             ModelError: it is another policy.
         """
-        if self.shape.digest not in (source.digest, *getattr(source, "former_digests", ())):
-            raise ModelError(
-                f"the reward model of {self.category} was learned on the hidden states of {self.shape.policy} "
-                f"({self.shape.digest}), but {source.reference} ({source.digest}) is another policy; "
-                "set models.policy back or learn the reward model again"
-            )
+        require_same_policy(self.shape, source)
         self._source = source
 
     def rewards(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
@@ -326,7 +321,25 @@ def intact(prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
     )
 
 
-def _standardisation(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def require_same_policy(shape: Any, source: HiddenStates) -> None:
+    """Refuse a policy that is not the one a reward model was learned on.
+
+    Args:
+        shape: of the reward model, with its `category`, and `policy` and `digest` of what it was learned on.
+        source: gives the present policy.
+
+    Raises:
+        ModelError: it is another policy.
+    """
+    if shape.digest not in (source.digest, *getattr(source, "former_digests", ())):
+        raise ModelError(
+            f"the reward model of {shape.category} was learned on the hidden states of {shape.policy} "
+            f"({shape.digest}), but {source.reference} ({source.digest}) is another policy; "
+            "set models.policy back or learn the reward model again"
+        )
+
+
+def standardisation(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and standard deviation of features (N, F), each (F,); numpy's sums do not depend on the threads."""
     values = features.numpy().astype(np.float64)
     scale = values.std(axis=0)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from drirl_core.config import ModelsConfig
 from drirl_core.errors import ModelError
@@ -81,7 +82,7 @@ def test_a_tokenizer_is_saved_with_the_same_bytes_online_and_offline(
     for offline in (False, True):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
         folder = tmp_path / str(offline)
-        load_policy(f"path:{tiny_policy}", settings).tokenizer.save_pretrained(folder)
+        load_policy(tiny_policy, settings).tokenizer.save_pretrained(folder)
         saved.add((folder / "tokenizer_config.json").read_text())
     assert len(saved) == 1
 
@@ -170,3 +171,18 @@ def test_threads_are_set(settings: ModelsConfig) -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_attention_on_a_gpu_is_not_left_to_cudnn(
+    tiny_policy: Path, settings: ModelsConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its gradients are not a number on padded rows; a policy on a CPU leaves the setting alone."""
+    monkeypatch.setattr(loading, "device_of", lambda models: torch.device("cuda"))
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *places: self)  # there may be no GPU here
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+        load_policy(tiny_policy, settings)
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)

@@ -10,8 +10,8 @@ from transformers import GPT2Config, GPTNeoXConfig, LlamaConfig, PhiConfig
 
 from drirl_core.config import LoraConfig
 from drirl_core.errors import ConfigError, ModelError
+from drirl_core.models.adapters import adapters_of
 from drirl_core.models.skeleton import described_layers, linear_layers, skeleton
-from drirl_core.policy.adapters import adapters_of
 
 SMALL: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
 

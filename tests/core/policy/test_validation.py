@@ -7,16 +7,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from killing import Killed, KillingReporter
 from safetensors.torch import load_file
 
-from drirl_core.errors import DataError
+from drirl_core.benchmarks.refusal_score import refusal_margins, refusal_scores
+from drirl_core.errors import ConfigError, DataError
+from drirl_core.models.loading import load_policy
 from drirl_core.models.sampling.decode import Completion
 from drirl_core.policy import validation
 from drirl_core.policy.grpo import build_policy_checkpoint
 from drirl_core.policy.sft import build_sft_checkpoint
 from drirl_core.policy.validation import ValidationPoint, validation_prompts
+from drirl_core.testing import tiny_config
 
 REFUSAL, ANSWER = "I'm sorry, but I can't help with that.", "Begin early, take your time, and ask a friend."
 LOOP = "I won't help with that, " * 6
@@ -102,6 +106,45 @@ def test_the_best_point_is_published(with_look_alikes: Any, refusals: list[list[
     build_policy_checkpoint(without)
     assert _same(last.out, without.out)  # validation changes nothing in training
     assert not _same(chosen.out, without.out)
+
+
+def test_the_start_is_chosen_by_auc(
+    with_look_alikes: Any, refusals: list[list[bool | None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two unsafe prompts and one look-alike, over all of which the AUC is taken: 0 and 2 against 1 is 1/2, 2 and 3
+    against 1 is 1, then 1/2 again; the replies of one prompt each would say the last step."""
+    refusals += [[True, True], [True, True], [True, False]]
+    margins = iter([[0.0, 2.0], [1.0], [2.0, 3.0], [1.0], [0.0, 2.0], [1.0]])
+    asked: list[int] = []
+
+    def by_hand(policy: Any, prompts: list[str], batch_size: int) -> np.ndarray:
+        asked.append(len(prompts))
+        return np.array(next(margins))
+
+    monkeypatch.setattr(validation, "refusal_margins", by_hand)
+    settings = {"sft.validation_prompts": 1, "sft.choose_by": "auc", "sft.epochs": 1}
+    context = with_look_alikes.make("auc", settings)
+    shown = build_sft_checkpoint(context)
+    points = json.loads((context.out / "validation.json").read_text())["points"]
+    assert [point["auc"] for point in points] == [0.5, 1.0, 0.5]
+    assert shown["chosen_step"] == points[1]["step"]
+    assert asked == [2, 1] * 3
+    assert "AUC of the refusal score 1.000" in "\n".join(context.reporter.lines)
+
+
+def test_margins_of_a_policy_in_training_are_those_of_the_kept_score(with_look_alikes: Any) -> None:
+    """The same numbers as the benchmarks' score, which keeps its rows, and nothing is kept."""
+    context = with_look_alikes.make("margins")
+    policy = load_policy(context.config.models.policy, context.config.models)
+    prompts = ["insult request number 6", "helpful request number 5", "a longer request of another kind"]
+    kept = refusal_scores(context, context.config.models.policy, prompts)
+    assert refusal_margins(policy, prompts, 64) == pytest.approx(kept, abs=1e-4)
+    assert refusal_margins(policy, prompts, 15) == pytest.approx(kept, abs=1e-4)  # a prompt at a time
+
+
+def test_choosing_by_auc_needs_prompts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"sft\.choose_by is auc, but sft\.validation_prompts is 0"):
+        tiny_config(tmp_path, {"sft.choose_by": "auc", "sft.validation_prompts": 0})
 
 
 @pytest.mark.usefixtures("no_curves")

@@ -1,0 +1,173 @@
+"""Seconds of a GRPO step against stock TRL, on a CPU or a GPU: `python -m benchmarks.grpo_step [CONFIG]`.
+
+Ours is the trainer of the policy stage, with the eight reward models of a finished run, dynamic scaling and the KL;
+stock is TRL's `GRPOTrainer` with the same arguments, model, adapters, prompts and batch, whose reward is the length of
+the completion and costs nothing. They take turns in one process, and the first step of each turn is left out. On a GPU
+the highest memory of either is read too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback
+from trl import GRPOTrainer
+
+from benchmarks.machine import write
+from drirl_core.graph.build import Context
+from drirl_core.graph.planned import Named
+from drirl_core.models.adapters import adapters_of
+from drirl_core.models.loading import load_policy
+from drirl_core.models.sampling import reader_of_completions
+from drirl_core.policy.cpu import lean_training
+from drirl_core.policy.grpo import grpo_arguments
+from drirl_core.policy.schedule import schedule, training_prompts
+from drirl_core.policy.scoring import load_scorer
+from drirl_core.policy.tracking import tracking_of
+from drirl_core.policy.trainer import DynamicRewardScalingTrainer
+from drirl_core.policy.training import common_arguments
+from drirl_core.project import Project
+from drirl_core.reporting import SilentReporter
+
+STEPS, ROUNDS = 5, 3
+
+
+class StepTimes(TrainerCallback):
+    """Keep when each step ended, and the times that a step logs of its parts."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+        self.parts: list[Mapping[str, float]] = []
+
+    def on_train_begin(self, *arguments: Any, **kwargs: Any) -> None:
+        """Begin to count."""
+        self.ends.append(time.perf_counter())
+
+    def on_step_end(self, *arguments: Any, **kwargs: Any) -> None:
+        """Read the clock once the device has finished."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Keep sampling and reward times."""
+        self.parts.append({key: value for key, value in (logs or {}).items() if key.startswith("time/")})
+
+    def seconds(self) -> list[float]:
+        """Return the seconds of each step but the first."""
+        return [after - before for before, after in zip(self.ends[1:-1], self.ends[2:], strict=True)]
+
+
+def length_reward(completions: list[Any], **columns: Any) -> list[float]:
+    """Reward a completion by its length, at no cost."""
+    return [float(len(completion[-1]["content"])) for completion in completions]
+
+
+@contextmanager
+def policy_stage(project: Project) -> Iterator[Context]:
+    """Yield the context in which the policy of a finished run was trained."""
+    node, store = project.graph.nodes["policy_checkpoint"], project.store
+    names = [name for name in node.inputs if name in project.graph.nodes]
+    inputs = {name: artifact.path for name, artifact in Named(project).open(*names).items()}
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        yield Context(
+            project.config,
+            None,
+            inputs,
+            scratch,
+            scratch,
+            store,
+            SilentReporter(),
+            graph=project.graph,
+            asset=node.name,
+        )
+
+
+def turn(context: Context, *, ours: bool) -> tuple[StepTimes, float]:
+    """Train some steps from the start; return their times and the highest GPU memory in GiB (0 on a CPU)."""
+    config = context.config
+    settings, seed = config.policy, config.seed_of(config.policy)
+    policy = load_policy(context.inputs.get("sft_checkpoint", config.models.policy), config.models)
+    device = policy.device.type
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    common = common_arguments(seed, context.scratch, device, tracking_of(context))
+    arguments = grpo_arguments(settings, common)
+    arguments.max_steps, arguments.save_strategy = STEPS, "no"
+    times = StepTimes()
+    rest: dict[str, Any] = {
+        "model": policy.model,
+        "args": arguments,
+        "train_dataset": Dataset.from_list(schedule(training_prompts(context), settings, seed)),
+        "processing_class": policy.tokenizer,
+        "peft_config": adapters_of(settings.lora, policy.model, "policy.lora", config.models.policy),
+        "callbacks": [times],
+    }
+    if ours:
+        scorer = load_scorer(context)
+        trainer: Any = DynamicRewardScalingTrainer(
+            coefficient=scorer,
+            reward_funcs=scorer.reward,
+            exact_sampling=device == "cpu",
+            read_completion=reader_of_completions(policy.tokenizer),
+            **rest,
+        )
+    else:
+        trainer = GRPOTrainer(reward_funcs=length_reward, **rest)
+    trainer.remove_callback(PrinterCallback)
+    if ours:
+        with lean_training(trainer.model):
+            trainer.train()
+    else:
+        trainer.train()
+    return times, torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
+
+
+def main() -> None:
+    """Measure and write benchmarks/results/grpo_step.json, or grpo_step_gpu.json on a GPU."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", nargs="?", default="configs/demo.yaml", help="of a run that has been built")
+    parser.add_argument("--device", help="models.device, when it is not the configuration's")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"turns of each (default {ROUNDS})")
+    arguments = parser.parse_args()
+    project = Project.load(arguments.config, {"models.device": arguments.device} if arguments.device else None)
+    stock, own, parts, memory = [], [], [], {"stock": 0.0, "ours": 0.0}
+    with policy_stage(project) as context:
+        for _ in range(arguments.rounds):
+            for name, seconds in (("stock", stock), ("ours", own)):
+                times, used = turn(context, ours=name == "ours")
+                seconds.append(statistics.median(times.seconds()))
+                memory[name] = max(memory[name], used)
+                parts += times.parts[1:] if name == "ours" else []
+    settings, on_gpu = project.config.policy, memory["ours"] > 0
+    ratios = sorted(theirs / mine for theirs, mine in zip(stock, own, strict=True))
+    write(
+        "grpo_step_gpu" if on_gpu else "grpo_step",
+        {
+            "what": f"{settings.prompts_per_step} prompts x {settings.num_generations} completions of at most "
+            f"{settings.max_new_tokens} tokens, {project.config.models.policy}, LoRA on the upper layers, KL",
+            "rounds": arguments.rounds,
+            "steps_of_a_round": STEPS - 1,
+            "stock_s": round(statistics.median(stock), 2),
+            "ours_s": round(statistics.median(own), 2),
+            "of_it_sampling_s": round(statistics.median(part["time/sample_s"] for part in parts if part), 2),
+            "of_it_rewards_and_alpha_s": round(statistics.median(part["time/reward_s"] for part in parts if part), 2),
+            "speedup_median": round(statistics.median(ratios), 2),
+            "speedup_min_max": [round(ratios[0], 2), round(ratios[-1], 2)],
+            **({"memory_gib": {name: round(used, 2) for name, used in memory.items()}} if on_gpu else {}),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
