@@ -53,6 +53,15 @@ def test_what_a_layer_keeps_per_token() -> None:
     assert kept_per_token(hand_shape(), CPU, ADAPTERS) == 32 + 32 + 32 + 96 + 28
 
 
+def test_reward_adapters_convert_their_inputs_to_float32_and_keep_every_adapted_layer() -> None:
+    rewards = Trained(1, TARGETS, 1, trainer=False)
+    # 32 for norms; five inputs of 16; queries and output 2 x 8 and 16 for o; 36 and 24 for down; seven ranks of 4.
+    assert kept_per_token(hand_shape(), GPU, rewards) == 32 + 80 + 32 + 60 + 28
+    found = training_pass(hand_shape(), GPU, rewards, Batch(2, 5, 0), 0)
+    # One layer of 10 tokens with its keys and values, the last state, and gradients in float32.
+    assert found == Parts(activations=10 * 232 + 160 + 80 + 10 * 4 * 6 + 10 * (4 * 2 * 6 + 16) * 2)
+
+
 def test_a_training_pass_on_a_gpu_keeps_one_hidden_state_per_layer() -> None:
     batch = Batch(2, 3, 2)  # 10 tokens
     found = training_pass(hand_shape(), GPU, ADAPTERS, batch, scored=4)

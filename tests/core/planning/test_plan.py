@@ -89,6 +89,15 @@ def test_rewards_on_hidden_states_hold_a_second_copy_of_the_model(large: Config)
     assert copy - without.others == without.weights
 
 
+def test_reward_adapters_share_the_frozen_copy_and_are_learned_without_checkpointing(large: Config) -> None:
+    adapted = with_changes(large, {"rewards.backbone": "adapter"})
+    assert {phase.name for phase in _stage(adapted, "policy_checkpoint").phases} >= {"rollouts", "reward adapters"}
+    learning = _stage(adapted, "reward_model_*").peak.parts
+    assert learning.largest == "activations" or learning.activations > 8 * GIB
+    fewer = _stage(with_changes(adapted, {"rewards.adapter.micro_tokens": 1024}), "reward_model_*").peak.parts
+    assert fewer.activations < learning.activations  # the answers of one prompt stay together
+
+
 def test_an_8b_fits_on_a_card_of_80_gb_and_not_on_one_of_24(large: Config) -> None:
     assert _plan(large).refusals == []
     small = gpu_named("rtx4090")

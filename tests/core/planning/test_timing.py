@@ -11,6 +11,12 @@ GPU = Numbers(True, 2)
 FREE = Rates(training=0.5, forward=0.5, memory=0.5, layer_s=0.0, adapter_s=0.0)
 
 
+def test_the_host_bounds_a_small_training_step() -> None:
+    card, slow = Gpu("card", 1, flops=1e30, bandwidth=1e30), Rates(layer_s=0.001, adapter_s=0.0001, training_host=4.0)
+    took = training_seconds(hand_shape(), Trained(1, TARGETS, 2), Batch(1, 3, 2), 2, card, GPU, slow)
+    assert took == pytest.approx(4 * (0.002 + 14 * 0.0001))
+
+
 def test_two_operations_per_weight_and_four_per_pair_and_query_column() -> None:
     # 260 weights of the layers and the final norm for 10 tokens, a head of 40 for 4, pairs 2 x 25 in two layers.
     assert forward_flops(hand_shape(), 10, 4, 50) == 2 * 260 * 10 + 2 * 40 * 4 + 4 * 4 * 50 * 2
