@@ -27,9 +27,9 @@ from drirl_core.planning.work import Device, Phase, Update, reading, resident_of
 
 RUNS = ("sampling", "sft", "grpo")
 CPU_SHAPES = {
-    "small": {"rows": 64, "micro": 16, "prompts": 8, "generations": 8, "prompt": 96, "new": 64},
-    "medium": {"rows": 64, "micro": 16, "prompts": 8, "generations": 4, "prompt": 96, "new": 64},
-    "smollm2-135m": {"rows": 64, "micro": 16, "prompts": 8, "generations": 4, "prompt": 96, "new": 48},
+    "small": {"rows": 32, "micro": 16, "prompts": 8, "generations": 4, "prompt": 96, "new": 32},
+    "medium": {"rows": 32, "micro": 16, "prompts": 8, "generations": 4, "prompt": 96, "new": 32},
+    "smollm2-135m": {"rows": 32, "micro": 8, "prompts": 4, "generations": 4, "prompt": 96, "new": 32},
 }
 """Shapes that the CPU compares, and how much is done with each."""
 GPU_SIZES = {

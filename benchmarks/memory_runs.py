@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, PreTrainedTokenizerFast, PrinterCallback
 from trl import GRPOConfig, SFTConfig, SFTTrainer
 
 from drirl_core.models.hidden_states import read_layer
-from drirl_core.models.loading import Policy, make_head_contiguous
+from drirl_core.models.loading import Policy, make_head_contiguous, without_cudnn_attention
 from drirl_core.models.sampling import SamplingSettings
 from drirl_core.models.sampling.decode import decode
 from drirl_core.policy.cpu import lean_training
@@ -134,6 +134,8 @@ def make_policy(shape: str, device: str, dtype: torch.dtype) -> Policy:
         tie_word_embeddings=tied, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
+    if device == "cuda":
+        without_cudnn_attention()
     torch.manual_seed(0)
     with torch.device(device):
         attention = {"attn_implementation": "eager"} if device == "cpu" else {}  # as models/loading.py chooses
@@ -272,6 +274,7 @@ def run_grpo(policy: Policy, frozen: Policy, sizes: Sizes, meter: Meter, layer: 
 
 def _train(trainer: Any, meter: Meter) -> None:
     """Train, metering the steps; one small pass before makes what libraries keep part of the baseline."""
+    trainer.remove_callback(PrinterCallback)
     step, passes = trainer.training_step, [0, 0.0]
     model, device = trainer.model, next(trainer.model.parameters()).device
     ids = torch.full((1, 8), 10, device=device)

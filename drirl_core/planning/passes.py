@@ -44,11 +44,14 @@ class Trained:
         rank: of the adapters; 0 for all weights.
         targets: names of the adapted linear layers.
         layers: decoder layers with adapters, counted from the last one.
+        trainer: whether TRL trains it: on a GPU with autocast and checkpointing. The reward backbone `adapter` has
+            neither: its adapters compute in float32, and the adapted layers keep what the backward pass needs.
     """
 
     rank: int = 0
     targets: tuple[str, ...] = ()
     layers: int = 0
+    trainer: bool = True
 
     def adapts(self, name: str) -> bool:
         """Whether a linear layer has adapters."""
@@ -122,12 +125,13 @@ def kept_per_token(shape: ModelShape, numbers: Numbers, what: Trained) -> int:
     """
     e, h, f = numbers.size, shape.hidden, shape.intermediate
     norms = 2 * FLOAT32 * h + (2 * e * h if what.rank == 0 else 0)
-    # Under autocast every adapter has an input of its own; otherwise those of one input share it.
-    own = numbers.gpu and what.rank > 0
-    inputs = sum(e * h * (sum(map(what.learns, names)) if own else any(map(what.learns, names))) for names in READS)
-    attention = e * shape.queries * (1 + numbers.gpu + what.learns("o_proj"))  # queries, output, its last input
-    feed_forward = 3 * e * f + (e * f if what.learns("down_proj") else 0)
-    ranks = e * what.rank * sum(what.adapts(name) for name, _, _ in shape.linear)
+    # On a GPU every adapter converts its input, and so has one of its own; otherwise those of one input share it.
+    own = what.rank > 0 and (numbers.gpu or not what.trainer)
+    i = FLOAT32 if what.rank and not what.trainer else e
+    inputs = sum(i * h * (sum(map(what.learns, names)) if own else any(map(what.learns, names))) for names in READS)
+    attention = e * shape.queries * (1 + numbers.gpu) + (i * shape.queries if what.learns("o_proj") else 0)
+    feed_forward = 3 * e * f + (i * f if what.learns("down_proj") else 0)
+    ranks = i * what.rank * sum(what.adapts(name) for name, _, _ in shape.linear)
     return norms + inputs + attention + feed_forward + ranks
 
 
@@ -153,7 +157,7 @@ def training_pass(shape: ModelShape, numbers: Numbers, what: Trained, batch: Bat
     e, h, n = numbers.size, shape.hidden, batch.tokens(numbers)
     layer = n * kept_per_token(shape, numbers, what) + _kept_by_attention(shape, numbers, batch)
     working = n * (4 * e * shape.intermediate + 2 * e * h)  # gradients inside the feed-forward part
-    if numbers.gpu:
+    if numbers.gpu and what.trainer:
         adapters = shape.adapter_weights(what.rank, what.targets, what.layers) if what.rank else 0
         base = shape.layers * n * e * h + adapters * e + batch.rows * batch.width**2  # checkpoints, casts, mask
         before_backward = n * h * (2 * e + FLOAT32)
@@ -164,7 +168,9 @@ def training_pass(shape: ModelShape, numbers: Numbers, what: Trained, batch: Bat
         return Parts(activations=base + layer + working)
     layers = what.layers if what.rank else shape.layers
     kept = layers * layer + n * h * (e + FLOAT32)
-    scores = 2 * e * shape.heads * batch.scores(numbers)
+    scores = 0 if numbers.gpu else 2 * e * shape.heads * batch.scores(numbers)
+    if not what.trainer:  # no logits; under float32 adapters the gradients inside a layer are float32 as well
+        return Parts(activations=kept + max(working * FLOAT32 // e, scores))
     logits = _CPU_TILE_BYTES * min(scored, _CPU_TILE_ROWS) * min(shape.vocabulary, _CPU_TILE_COLUMNS)
     return Parts(
         activations=kept + max(working, scores),

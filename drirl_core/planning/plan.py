@@ -92,47 +92,81 @@ class GpuPlan:
         return found
 
 
-def plan_for(config: Config, gpu: Gpu) -> GpuPlan:
-    """Plan a configuration for a card, from its settings, its files and the policy's config.json; no weights load.
+@dataclass(frozen=True)
+class Counted:
+    """What the plan rests on beside the settings: sizes of the models, and of the user's files.
+
+    Args:
+        shape: of the policy.
+        load: rows and tokens.
+        encoder: bytes of the sentence encoder; None where it is not on this machine.
+    """
+
+    shape: ModelShape
+    load: Workload
+    encoder: int | None
+
+
+def count(config: Config) -> Counted:
+    """Read config.json of the models, and the files; no weights load.
 
     Args:
         config: the configuration.
-        gpu: the card.
 
     Raises:
         ModelError: config.json or the tokenizer is missing, or the model is of a kind that cannot be counted.
         DataError: a file cannot be read.
         ConfigError: a setting cannot be used.
     """
-    folder = policy_folder(config)
-    shape, load = shape_of(folder, config.models.policy), workload_of(config, folder)
-    encoder = described(config.models.encoder, config.models)
-    weights = encoder_bytes(encoder, config.models.encoder) if encoder else 0
-
-    def stages(changed: Config) -> list[StagePlan]:
-        size = 4 if changed.models.dtype == "float32" else 2
-        return plan_stages(changed, Device(shape, Numbers(True, size), gpu), load, weights)
-
-    found = stages(config)
-
-    def refusal(stage: StagePlan) -> Refusal:
-        def fits(changed: Config) -> bool:
-            again = next(one for one in stages(changed) if one.name == stage.name)
-            return again.peak.parts.total <= gpu.usable
-
-        needs = stage.peak.parts.total
-        cards = sorted((card for card in GPUS.values() if card.usable >= needs), key=lambda card: card.memory)
-        changes = changes_that_fit(config, stage.settings, fits) or {}
-        names = [card.name for card in cards]
-        return Refusal(stage.name, needs, gpu.usable, changes, stage.peak.parts.largest, names)
-
-    refusals = [refusal(stage) for stage in found if stage.peak.parts.total > gpu.usable]
-    return GpuPlan(
-        gpu, config.models.policy, shape, load, found, refusals, _notes(config, gpu, load, encoder is not None)
+    folder, encoder = policy_folder(config), described(config.models.encoder, config.models)
+    return Counted(
+        shape_of(folder, config.models.policy),
+        workload_of(config, folder),
+        encoder_bytes(encoder, config.models.encoder) if encoder else None,
     )
 
 
-def _notes(config: Config, gpu: Gpu, load: Workload, encoder: bool) -> tuple[str, ...]:
+def plan_for(config: Config, gpu: Gpu, counted: Counted | None = None) -> GpuPlan:
+    """Plan a configuration for a card.
+
+    Args:
+        config: the configuration.
+        gpu: the card.
+        counted: what `count` returned for this model and these files; None to count now.
+
+    Raises:
+        ModelError: see `count`.
+        DataError: see `count`.
+        ConfigError: see `count`.
+    """
+    counted = counted or count(config)
+
+    def stages(changed: Config) -> list[StagePlan]:
+        device = Device(counted.shape, Numbers(True, 4 if changed.models.dtype == "float32" else 2), gpu)
+        return plan_stages(changed, device, counted.load, counted.encoder or 0)
+
+    def fits(stage: StagePlan) -> bool:
+        return stage.peak.parts.total <= gpu.usable
+
+    def refusal(stage: StagePlan) -> Refusal:
+        needs = stage.peak.parts.total
+        changes = changes_that_fit(
+            config,
+            stage.settings,
+            lambda changed: fits(next(one for one in stages(changed) if one.name == stage.name)),
+        )
+        cards = sorted((card for card in GPUS.values() if card.usable >= needs), key=lambda card: card.memory)
+        names = [card.name for card in cards]
+        return Refusal(stage.name, needs, gpu.usable, changes or {}, stage.peak.parts.largest, names)
+
+    found = stages(config)
+    refusals = [refusal(stage) for stage in found if not fits(stage)]
+    notes = _notes(config, gpu, counted)
+    return GpuPlan(gpu, config.models.policy, counted.shape, counted.load, found, refusals, notes)
+
+
+def _notes(config: Config, gpu: Gpu, counted: Counted) -> tuple[str, ...]:
+    load = counted.load
     notes = [
         f"Prompts have {load.prompts.mean:.0f} tokens on average and {load.prompts.longest} at most; memory is that of "
         "the longest, time that of completions which all reach their length limit. Weights are not quantised: the code "
@@ -145,7 +179,7 @@ def _notes(config: Config, gpu: Gpu, load: Workload, encoder: bool) -> tuple[str
         )
     if not gpu.timed:
         notes.append("Times are computed for named cards alone; a size says nothing about speed.")
-    if not encoder:
+    if counted.encoder is None:
         notes.append(f"{config.models.encoder} is not on this machine; the sentence encoder is not counted.")
     options = {"policy.trl": config.policy.trl, "policy.rloo_trl": config.policy.rloo_trl, "sft.trl": config.sft.trl}
     used = [f"{section}.{name}" for section, own in options.items() for name in own if name in NOT_PLANNED]

@@ -6,10 +6,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from drirl_core.benchmarks.refusal_score import OPENINGS
 from drirl_core.completions.choice import most_completed
 from drirl_core.config import Config, LoraConfig
+from drirl_core.config.reward_adapter import RewardAdapterConfig
 from drirl_core.planning.parts import Parts
-from drirl_core.planning.passes import Batch, Trained, loaded
+from drirl_core.planning.passes import Batch, Trained, cache_per_token, loaded, reading_pass, trained
+from drirl_core.planning.timing import forward_seconds
 from drirl_core.planning.work import (
     Device,
     Phase,
@@ -21,16 +24,16 @@ from drirl_core.planning.work import (
     sampling,
     training,
 )
-from drirl_core.planning.workload import SuiteLoad, Workload
+from drirl_core.planning.workload import Lengths, SuiteLoad, Workload
 from drirl_core.policy.validation import REPLY_TOKENS
 from drirl_core.taxonomy import HELPFUL
 
 _OWN_BATCH, _SPARE = 64, 8
 """Of policy/own_answers.py and policy/validation.py: rows that are answered together, and tokens beyond the learned."""
-_OPENINGS = 19
-"""Openings that a refusal score compares, so many rows per prompt: benchmarks/refusal_score.py."""
 _KEPT = 2
 """Policies that stay loaded in a process, and one more while the next is loaded: models/sampling/rows.py."""
+_PACK_TOKENS = 1024
+"""Tokens of one row of answers that share their prompt: models/adapted.py."""
 _DEPTH = 0.6
 """Share of the depth at which the linear probe reads: benchmarks/references/stage.py."""
 
@@ -118,14 +121,14 @@ class _Planner:
         passes = settings.epochs * math.ceil(rows / settings.batch_size)
         batch = _padded(size, width, answer)
         update = Update(what, batch, size * min(answer, width), passes)
-        trained = training(self._device, update, int(own))
-        phases = [_at(trained, usual / width)]
+        phases = [_at(training(self._device, update, int(own)), usual / width)]
         if own:
             sampled = Batch(_OWN_BATCH, load.prompts.longest, settings.answer_tokens + _SPARE)
             phases.insert(0, self._sampled(sampled, load.harmless * load.train, "greedy", load.prompts.mean))
         replies = {"answer": REPLY_TOKENS, "demonstration": 4 * REPLY_TOKENS}[settings.target]
         points = 2 * settings.epochs + 1
-        phases += self._validated(update, settings.validation_prompts, replies, points, int(own))
+        count, by_auc = settings.validation_prompts, settings.choose_by == "auc"
+        phases += self._validated(update, count, replies, points, int(own), by_auc)
         names = ("sft.batch_size", "sft.validation_prompts", "sft.max_length", "sft.lora.rank")
         return StagePlan("sft_checkpoint", tuple(phases), names)
 
@@ -140,12 +143,32 @@ class _Planner:
         return StagePlan("completion_pool_*", (phase,), names)
 
     def rewards(self) -> StagePlan:
-        """Plan the reward models: hidden states of the frozen policy, or embeddings; the heads learn on the CPU."""
-        contrast = sum(self._config.completions.contrast.values())
-        rows = self._completed() * (1 + sum(self._config.completions.samples.values()) + contrast)
-        if self._config.rewards.backbone != "hidden_state":
+        """Plan the reward models: hidden states of the frozen policy, embeddings, or adapters on the policy."""
+        samples, counts = self._config.completions.samples, self._config.completions.contrast
+        harmless = sum(counts.get(kind, 0) for kind in ("refusal", "hedged", "off_topic"))
+        contrast = max(counts.get("compliance", 0), harmless) + counts.get("corrupted", 0)
+        each = 1 + sum(samples.values()) + contrast
+        rows = self._completed() * each
+        if self._config.rewards.backbone == "embedding":
             return StagePlan("reward_model_*", (self._encoded(rows),))
+        if self._config.rewards.backbone == "adapter":
+            return StagePlan("reward_model_*", (self._reward_adapters(each),), ("rewards.adapter.micro_tokens",))
         return StagePlan("reward_model_*", (self._read(rows, self._layer(self._config.rewards.layer)),))
+
+    def _reward_adapters(self, each: int) -> Phase:
+        """Plan the adapters of the reward models, each learned from prompts with so many answers that lie in one row.
+
+        What the lower layers make of a row is kept, so that only the adapted ones are computed.
+        """
+        settings, load, device = self._config.rewards.adapter, self._load, self._device
+        longest = load.prompts.longest + each * load.answers.longest
+        usual = load.prompts.mean + each * load.answers.mean
+        width = min(longest, _PACK_TOKENS)
+        what = replace(self._adapters(settings), trainer=False)
+        batch = Batch(max(1, max(settings.micro_tokens, longest) // width), width, 0)
+        passes = settings.epochs * self._completed() * load.train * usual / (batch.rows * width)
+        phase = training(device, Update(what, batch, 0, passes * what.layers / device.shape.layers))
+        return replace(phase, name="reward adapters")
 
     def hardness(self) -> StagePlan:
         """Plan the hardness of prompts, which needs the sentence encoder alone."""
@@ -161,7 +184,7 @@ class _Planner:
         """
         settings, load, device = self._config.policy, self._load, self._device
         learned = (reward or settings.reward) == "learned"
-        frozen = int(learned and self._config.rewards.backbone == "hidden_state")
+        frozen = int(learned and self._config.rewards.backbone != "embedding")
         rows, what = settings.prompts_per_step * settings.num_generations, self._trained(settings.lora)
         micro, new = settings.micro_batch or rows, settings.max_new_tokens
         reference = settings.kl > 0
@@ -180,8 +203,7 @@ class _Planner:
             resident = replace(resident_of(device, update, frozen), gradients=0)
             read = settings.steps * (rows + settings.prompts_per_step)
             width = load.prompts.longest + max(new, load.answers.longest)
-            layers = self._layer(self._config.rewards.layer)
-            phases.append(_at(reading(device, read, width, layers, resident), usual))
+            phases.append(_at(self._rewarded(read, width, resident), usual))
         phases.append(_at(training(device, update, frozen), usual))
         points = settings.steps / settings.save_steps + 1
         replies = max(new, REPLY_TOKENS)
@@ -196,6 +218,15 @@ class _Planner:
             *(("rewards.backbone",) if frozen else ()),
         )
         return StagePlan(name, tuple(replace(one, parts=one.parts + encoder) for one in phases), names)
+
+    def _rewarded(self, rows: float, width: int, resident: Parts) -> Phase:
+        """Read what rewards are computed from: a middle layer, or the last one under the adapters of all categories."""
+        if self._config.rewards.backbone == "hidden_state":
+            return reading(self._device, rows, width, self._layer(self._config.rewards.layer), resident)
+        one = trained(self._device.shape, self._device.numbers, self._adapters(self._config.rewards.adapter))
+        adapters = Parts(adapters=(self._load.categories + 1) * one.adapters)
+        phase = reading(self._device, rows, width, self._device.shape.layers, resident + adapters)
+        return replace(phase, name="reward adapters")
 
     def dpo(self, name: str, pairs: float | None = None, epochs: float | None = None) -> StagePlan:
         """Plan DPO: a batch holds the two rows of each pair.
@@ -253,17 +284,16 @@ class _Planner:
             phases.append(replace(self._sampled(batch, drawn, "exact", suite.prompts.mean, copies), name="scores"))
         elif settings.score == "margin":
             resident = loaded(device.shape, device.numbers, copies)
-            scored = reading(device, policies * suite.rows, suite.prompts.longest, device.shape.layers, resident)
-            rows = max(_OPENINGS, settings.batch_size)
-            logits = rows * device.shape.vocabulary * (device.numbers.size + 8)  # and two results in float32
-            phases.append(replace(scored, name="scores", parts=scored.parts + Parts(logits=logits)))
+            phases.append(self._scored(policies * suite.rows, suite.prompts, settings.batch_size, resident))
         names = ("benchmarks.batch_size", "benchmarks.max_new_tokens")
         return StagePlan(f"benchmark_{suite.name}", tuple(phases), names)
 
     def _trained(self, lora: LoraConfig) -> Trained:
-        """Return what a training changes, as policy/adapters.py counts the layers."""
-        if lora.rank == 0:
-            return Trained()
+        """Return what a training changes."""
+        return self._adapters(lora) if lora.rank else Trained()
+
+    def _adapters(self, lora: LoraConfig | RewardAdapterConfig) -> Trained:
+        """Return adapters, as models/adapters.py counts their layers."""
         depth = self._device.shape.layers
         return Trained(lora.rank, lora.targets, depth - math.ceil(lora.first_layer * depth))
 
@@ -292,12 +322,31 @@ class _Planner:
         resident = loaded(self._device.shape, self._device.numbers)
         return _at(reading(self._device, rows, longest, layers, resident), usual / longest)
 
+    def _scored(self, rows: float, prompts: Lengths, size: int, resident: Parts) -> Phase:
+        """Compare the openings of replies: a pass over some prompts, and one over the openings of each."""
+        device, together = self._device, max(1, size // len(OPENINGS))
+        openings = together * len(OPENINGS)
+        read = reading_pass(
+            device.shape, device.numbers, together * prompts.longest + 2 * openings, device.shape.layers
+        )
+        cache = openings * (prompts.longest + 2) * cache_per_token(device.shape, device.numbers)
+        logits = 2 * openings * device.shape.vocabulary * (device.numbers.size + 8)  # and two results in float32
+        seconds, gpu = None, device.timed
+        if gpu:
+            both = (Batch(together, math.ceil(prompts.mean), 0), together), (Batch(openings, 2, 0), 2 * openings)
+            each = sum(forward_seconds(device.shape, *one, gpu, device.numbers, device.rates) for one in both)
+            seconds = rows / together * each
+        parts = resident + replace(read, kv_cache=cache, logits=logits)
+        return Phase("scores", parts, seconds)
+
     def _encoded(self, rows: float) -> Phase:
         """Return the embedding of texts; its time is not computed, and is small beside that of a language model."""
         return Phase("embeddings", Parts(weights=self._encoder), 0.0 if self._device.timed else None)
 
-    def _validated(self, update: Update, prompts: int, new: int, points: float, copies: int) -> Iterator[Phase]:
-        """Yield the answers to validation prompts during a training, for which adapters are merged."""
+    def _validated(
+        self, update: Update, prompts: int, new: int, points: float, copies: int, by_auc: bool = False
+    ) -> Iterator[Phase]:
+        """Yield answers to validation prompts during a training, for which adapters are merged, and their scores."""
         if not prompts:
             return
         device, load = self._device, self._load
@@ -306,6 +355,9 @@ class _Planner:
         resident = replace(resident_of(device, update, copies), gradients=0) + merged(device, update.what)
         alone = replace(sampled.parts, weights=0)
         yield Phase("validation", resident + alone, sampled.seconds)
+        if by_auc:
+            every = (load.unsafe + load.harmless) * (1 - load.train) / 2
+            yield replace(self._scored(points * every, load.prompts, _OWN_BATCH, resident), name="validation scores")
 
 
 def _padded(rows: int, width: int, answer: int) -> Batch:

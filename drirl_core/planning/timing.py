@@ -23,17 +23,22 @@ class Rates:
         memory: share of the bandwidth.
         layer_s: seconds in which the host starts one decoder layer.
         adapter_s: seconds in which it starts one adapter.
+        training_host: host time of a forward and backward pass over that of a forward pass.
     """
 
-    training: float = 0.40
-    forward: float = 0.50
+    training: float = 0.37
+    forward: float = 0.38
     memory: float = 0.70
-    layer_s: float = 0.9e-3
-    adapter_s: float = 0.07e-3
+    layer_s: float = 1.4e-3
+    adapter_s: float = 0.19e-3
+    training_host: float = 4.5
 
 
 RATES = Rates()
-"""Efficiencies of this code; benchmarks/memory_plan.py measures what they stand for."""
+"""Read from benchmarks/results/memory_plan_gpu.json (H200, 8B): `training` from the SFT step of 6,144 tokens, `forward`
+and `layer_s` from reading a middle layer of 3,840 and of 1,536 tokens, in two passes each, `adapter_s` from rollouts,
+which took 88 ms per token, `training_host` from the small SFT step; `memory` was never the bound, and is an assumption.
+Sampling from the frozen model is left out: it took 90 ms per token with cuDNN's attention, which is off since."""
 _CACHE_TRAFFIC = 3
 """A cache that grows by copying is read, written, and read again by the attention, for every token."""
 
@@ -71,7 +76,7 @@ def training_seconds(
 ) -> float:
     """Return the seconds of one forward and backward pass."""
     arithmetic = training_flops(shape, what, numbers, batch, scored) / (gpu.flops * _speed(numbers) * rates.training)
-    return max(arithmetic, (2 + numbers.gpu) * _host_seconds(shape, what, rates))
+    return max(arithmetic, rates.training_host * _host_seconds(shape, what, rates))
 
 
 def forward_seconds(

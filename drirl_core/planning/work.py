@@ -90,7 +90,11 @@ def reading(device: Device, rows: float, width: int, layers: int, resident: Part
     parts = resident + reading_pass(device.shape, device.numbers, tokens, layers)
     gpu = device.timed
     batch = Batch(max(1, READ_TOKENS // max(1, width)), width, 0)
-    each = gpu and forward_seconds(device.shape, batch, 0, gpu, device.numbers, device.rates, layers)
+    # Prompts and completions are two passes, so that the host starts every layer twice.
+    each = gpu and max(
+        forward_seconds(device.shape, batch, 0, gpu, device.numbers, device.rates, layers),
+        2 * layers * device.rates.layer_s,
+    )
     return Phase("hidden states", parts, None if each is None else rows / batch.rows * each)
 
 

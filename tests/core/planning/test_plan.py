@@ -1,0 +1,164 @@
+"""Plans of complete configurations: every stage, what does not fit, and why."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from drirl_core.config import Config
+from drirl_core.planning.fitting import with_changes
+from drirl_core.planning.gpus import GIB, Gpu, gpu_named
+from drirl_core.planning.plan import Counted, GpuPlan, as_data, count, plan_for
+from drirl_core.planning.stages import StagePlan
+from drirl_core.testing import tiny_config
+
+H100 = gpu_named("h100")
+LARGE = {
+    "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False, "head_dim": 128,
+}  # fmt: skip
+"""Llama-3.1-8B."""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    return tiny_config(tmp_path_factory.mktemp("plan"))
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """The shape of an 8B without weights, and the settings of configs/llama-3.1-8b.yaml for GRPO."""
+    folder = tmp_path_factory.mktemp("large")
+    config = tiny_config(folder)
+    described = folder / "policy" / "config.json"
+    described.write_text(json.dumps({**json.loads(described.read_text()), **LARGE}))
+    (folder / "policy" / "model.safetensors").unlink()
+    return with_changes(
+        config,
+        {
+            "models.dtype": "auto",
+            "policy.prompts_per_step": 32, "policy.num_generations": 8, "policy.micro_batch": 16,
+            "policy.max_new_tokens": 256, "policy.lora.rank": 64, "policy.steps": 400,
+        },
+    )  # fmt: skip
+
+
+_COUNTED: dict[str, Counted] = {}
+
+
+def _plan(config: Config, card: Gpu | None = H100) -> GpuPlan:
+    """Plan; the same files and models are counted once."""
+    assert card is not None
+    key = f"{config.models} {config.prompts} {config.demonstrations} {config.benchmarks}"
+    if key not in _COUNTED:
+        _COUNTED[key] = count(config)
+    return plan_for(config, card, _COUNTED[key])
+
+
+def _stage(config: Config, name: str, card: Gpu | None = H100) -> StagePlan:
+    return next(stage for stage in _plan(config, card).stages if stage.name == name)
+
+
+def test_every_stage_with_a_model_is_planned(tiny: Config) -> None:
+    found = _plan(tiny)
+    assert [stage.name for stage in found.stages] == [
+        "sft_checkpoint", "completion_pool_*", "reward_model_*", "hardness_*", "policy_checkpoint",
+        "reference_classifiers", "benchmark_embedded", "benchmark_twins",
+    ]  # fmt: skip
+    assert found.refusals == () or list(found.refusals) == []
+    assert found.seconds is not None and found.seconds > 0
+
+
+def test_baselines_are_planned_too(tiny: Config) -> None:
+    found = _plan(with_changes(tiny, {"baselines": ("dpo", "irft", "rloo", "verifiable")}))
+    names = [stage.name for stage in found.stages]
+    assert names[5:9] == ["dpo_checkpoint", "irft_checkpoint", "rloo_checkpoint", "verifiable_checkpoint"]
+
+
+def test_the_prompts_of_the_files_are_counted(tiny: Config) -> None:
+    """Quotas of 6 for seven categories, and 120 harmless prompts; the byte tokenizer reads a token per character."""
+    load = _plan(tiny).load
+    assert (load.unsafe, load.harmless, load.categories) == (42, 120, 7)
+    assert 30 < load.prompts.mean < load.prompts.longest <= 512
+
+
+def test_rewards_on_hidden_states_hold_a_second_copy_of_the_model(large: Config) -> None:
+    copy = _stage(large, "policy_checkpoint").peak.parts.others
+    without = _stage(with_changes(large, {"rewards.backbone": "embedding"}), "policy_checkpoint").peak.parts
+    assert _stage(large, "policy_checkpoint").peak.parts.weights == pytest.approx(8.03e9 * 2, rel=0.01)
+    assert copy - without.others == without.weights
+
+
+def test_reward_adapters_share_the_frozen_copy_and_are_learned_without_checkpointing(large: Config) -> None:
+    adapted = with_changes(large, {"rewards.backbone": "adapter"})
+    assert {phase.name for phase in _stage(adapted, "policy_checkpoint").phases} >= {"rollouts", "reward adapters"}
+    learning = _stage(adapted, "reward_model_*").peak.parts
+    assert learning.largest == "activations" or learning.activations > 8 * GIB
+    fewer = _stage(with_changes(adapted, {"rewards.adapter.micro_tokens": 1024}), "reward_model_*").peak.parts
+    assert fewer.activations < learning.activations  # the answers of one prompt stay together
+
+
+def test_an_8b_fits_on_a_card_of_80_gb_and_not_on_one_of_24(large: Config) -> None:
+    assert _plan(large).refusals == []
+    small = gpu_named("rtx4090")
+    refusal = next(one for one in _plan(large, small).refusals if one.stage == "policy_checkpoint")
+    assert refusal.needs > refusal.has == _plan(large, small).gpu.usable
+    assert not refusal.changes or _fits(with_changes(large, refusal.changes), small)
+
+
+def test_full_fine_tuning_of_an_8b_is_refused_with_adapters_as_the_way_out(large: Config) -> None:
+    every = with_changes(large, {"policy.lora.rank": 0})
+    refusal = next(one for one in _plan(every).refusals if one.stage == "policy_checkpoint")
+    assert refusal.changes == {"policy.lora.rank": 16}
+    assert "set policy.lora.rank to 16" in str(refusal)
+    assert _fits(with_changes(every, refusal.changes))
+
+
+def test_the_proposed_value_is_the_largest_that_fits(large: Config) -> None:
+    heavy = with_changes(large, {"completions.batch_size": 1024, "completions.max_new_tokens": 1024})
+    refusal = next(one for one in _plan(heavy).refusals if one.stage == "completion_pool_*")
+    size = refusal.changes["completions.batch_size"]
+    stage = _stage(with_changes(heavy, {"completions.batch_size": size}), "completion_pool_*")
+    more = _stage(with_changes(heavy, {"completions.batch_size": size + 64}), "completion_pool_*")
+    usable = _plan(heavy).gpu.usable
+    assert stage.peak.parts.total <= usable < more.peak.parts.total
+
+
+def _fits(config: Config, card: Gpu | None = H100) -> bool:
+    return "policy_checkpoint" not in [refusal.stage for refusal in _plan(config, card).refusals]
+
+
+def test_weights_that_are_too_large_name_a_card(large: Config) -> None:
+    card = Gpu("small", 12 * GIB)
+    refusal = next(one for one in _plan(large, card).refusals if one.stage == "completion_pool_*")
+    assert refusal.changes == {}
+    assert "no setting makes it fit; take a card such as" in str(refusal)
+
+
+def test_a_size_has_no_times(tiny: Config) -> None:
+    card = gpu_named("24GiB")
+    found = _plan(tiny, card)
+    assert found.seconds is None and all(stage.seconds is None for stage in found.stages)
+    assert any("no" in note or "alone" in note for note in found.notes)
+
+
+def test_several_cards_divide_nothing(tiny: Config) -> None:
+    one, eight = _plan(tiny), _plan(tiny, gpu_named("h100:8"))
+    assert one.seconds == eight.seconds
+    assert "A stage computes on one card" in " ".join(eight.notes)
+
+
+def test_all_figures_are_plain_data(tiny: Config) -> None:
+    document = json.loads(json.dumps(as_data(_plan(tiny))))
+    stage = document["stages"][0]
+    assert stage["fits"] and stage["peak"] == max(phase["total"] for phase in stage["phases"])
+    phase = stage["phases"][0]
+    parts = ("weights", "others", "adapters", "gradients", "optimiser", "activations", "kv_cache", "logits")
+    assert phase["total"] == sum(phase[name] for name in parts)
+
+
+def test_a_policy_without_config_json_is_named(tiny: Config, tmp_path: Path) -> None:
+    from drirl_core.errors import ModelError
+
+    with pytest.raises(ModelError, match=r"config\.json is not on this machine"):
+        _plan(with_changes(tiny, {"models.policy": f"path:{tmp_path}"}))
