@@ -95,7 +95,7 @@ class Hub:
         with _explained("the token was not accepted"):
             return str(self._api.whoami()["name"])
 
-    def require_own_place(self, repository: str, private: bool) -> bool:
+    def require_own_place(self, repository: str, private: bool) -> set[str] | None:
         """Refuse a repository that this project did not fill, or that more people can read than are meant to.
 
         Args:
@@ -103,7 +103,7 @@ class Hub:
             private: whether nobody else may read it.
 
         Returns:
-            Whether it exists.
+            Names of its files; None where there is no such repository.
 
         Raises:
             ArtifactError: it holds something else, or it is public although it should be private.
@@ -116,7 +116,7 @@ class Hub:
                 found = self._api.model_info(repository)
         except HubError as error:
             if isinstance(error.__cause__, RepositoryNotFoundError):
-                return False
+                return None
             raise
         files = {file.rfilename for file in found.siblings or ()} - {_ATTRIBUTES}
         if files and RECORD not in files:
@@ -129,7 +129,7 @@ class Hub:
                 f"{repository} is there and public, so everybody could read the policy; make it private on the hub, "
                 "give --public, or name another repository"
             )
-        return True
+        return files
 
     def upload(self, folder: Path, repository: str, private: bool, message: str) -> str:
         """Make the repository if there is none, and replace its content by a folder, in one commit.
@@ -149,15 +149,12 @@ class Hub:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         new = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
-        exists = self.require_own_place(repository, private)
+        former = self.require_own_place(repository, private)
         with _explained(f"{repository} was not published"):
-            if exists:
-                former = set(self._api.list_repo_files(repository)) - new.keys() - {_ATTRIBUTES}
-            else:
+            if former is None:
                 self._api.create_repo(repository, private=private)
-                former = set()
             operations = [
-                *(CommitOperationDelete(name) for name in sorted(former)),
+                *(CommitOperationDelete(name) for name in sorted((former or set()) - new.keys())),
                 *(CommitOperationAdd(name, str(file)) for name, file in new.items()),
             ]
             self._api.create_commit(repository, operations, commit_message=message)
@@ -167,12 +164,9 @@ class Hub:
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[None]:
     """Turn what the hub's client raises into one line, without secrets."""
-    import httpx
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
     try:
         yield
-    except (HfHubHTTPError, httpx.HTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+    except Exception as error:  # the hub's client raises many kinds of errors, which mean the same to the user
         lines = [line.strip() for line in redact_text(str(error)).splitlines() if line.strip()]
         said = " ".join(lines) or "no reason given"
         raise HubError(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import LLAMA3, SPECIAL, TEMPLATE, TEXT
+from bpe_policies import LLAMA3, SPECIAL, TEMPLATE, TEXT
 from gguf import GGUFReader
 
 from drirl_core.config import ModelsConfig
