@@ -9,8 +9,11 @@ from drirl_core.graph.record import Cost
 if TYPE_CHECKING:
     from drirl_core.config import Config
 
-BESIDE_WEIGHTS = frozenset({"times.jsonl", "README.md"})
-"""Files of a checkpoint that do not decide its version: what it cost, and a README that names the run."""
+BESIDE_WEIGHTS = frozenset(
+    {"times.jsonl", "README.md", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
+)
+"""Files of a checkpoint that do not decide its version: what it cost, a README that names the run, and the adapter,
+which the merged weights hold already."""
 
 BESIDE_POLICY = ("policy.save_steps", "policy.own_rewards.folder")
 """Settings of the policy that decide nothing: where a function is found counts by its file."""

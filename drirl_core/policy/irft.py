@@ -26,6 +26,7 @@ from drirl_core.graph.stages import CHECKPOINTS
 from drirl_core.models.adapters import adapters_of
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.sampling import SamplingSettings, sample
+from drirl_core.policy.adapter_files import FOLDER as ADAPTER
 from drirl_core.policy.dpo import CURVES, LOG, Following, dpo_arguments, ends_of, fitting_pairs, trained_on_pairs
 from drirl_core.policy.options import require_options
 from drirl_core.policy.plots import curve_plot
@@ -119,6 +120,8 @@ def build_irft_checkpoint(context: stages.Context) -> dict[str, Any]:
         finished.append((now, metrics))
         start = now.policy
     shutil.copytree(start, context.out, dirs_exist_ok=True)
+    if len(finished) > 1:  # the adapter of the last round alone, of which the weights below it are gone
+        shutil.rmtree(context.out / ADAPTER, ignore_errors=True)
     return _published(context, finished)
 
 

