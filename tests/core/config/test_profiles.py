@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from drirl_core.policy.adapters import adapters_of
+from drirl_core.models.adapters import adapters_of
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from drirl_core.config import Config, load_config

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from drirl_core.policy.adapters import peft_config
+from drirl_core.models.adapters import peft_config
 from report_inputs import ReportFolders
 
 from drirl_core.checks.gates import Gate
