@@ -27,9 +27,9 @@ from drirl_core.planning.work import Device, Phase, Update, reading, resident_of
 
 RUNS = ("sampling", "sft", "grpo")
 CPU_SHAPES = {
-    "small": {"rows": 32, "micro": 16, "prompts": 8, "generations": 4, "prompt": 96, "new": 32},
-    "medium": {"rows": 32, "micro": 16, "prompts": 8, "generations": 4, "prompt": 96, "new": 32},
-    "smollm2-135m": {"rows": 32, "micro": 8, "prompts": 4, "generations": 4, "prompt": 96, "new": 32},
+    "small": {"rows": 32, "micro": 16, "prompts": 4, "generations": 4, "prompt": 96, "new": 16},
+    "medium": {"rows": 32, "micro": 8, "prompts": 2, "generations": 4, "prompt": 96, "new": 16},
+    "smollm2-135m": {"rows": 16, "micro": 4, "prompts": 2, "generations": 4, "prompt": 64, "new": 16},
 }
 """Shapes that the CPU compares, and how much is done with each."""
 GPU_SIZES = {
@@ -123,7 +123,7 @@ def _compared(phase: Phase, meter: Any, shape: ModelShape, numbers: Numbers) -> 
     if not numbers.gpu:  # frozen models and adapters are in the baseline
         frozen = shape.parameters * numbers.size
         parts = {name: 0 if name in _NOT_COUNTED else value for name, value in parts.items()}
-        parts["others"] -= frozen if parts["others"] >= frozen else 0
+        parts["other_models"] -= frozen if parts["other_models"] >= frozen else 0
     both = {
         "phase": phase.name,
         **_pair(meter.peaks[phase.name] / GIB, sum(parts.values()) / GIB),
@@ -154,7 +154,7 @@ def _card() -> Gpu | None:
 
 def _apart(run: str, shape: str, dtype: str, sizes: Any) -> dict[str, Any]:
     """Measure in a fresh process, whose allocator gives freed memory back at once, so that its peak is what is live."""
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
     command = [sys.executable, "-m", "benchmarks.memory_plan", "--shape", shape, "--dtype", dtype, "--run", run]
     command += ["--sizes", json.dumps(dataclasses.asdict(sizes))]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

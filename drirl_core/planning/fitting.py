@@ -66,11 +66,11 @@ def smaller_values(config: Config, setting: str) -> list[Any]:
 
 
 def changes_that_fit(config: Config, settings: Iterable[str], fits: Callable[[Config], bool]) -> dict[str, Any] | None:
-    """Find changes with which a stage fits: one setting if one is enough, else as few as possible in the given order.
+    """Find changes with which a stage fits, of as few of the first settings as possible, each as small as possible.
 
     Args:
         config: the configuration, with which it does not fit.
-        settings: dotted names, in the order in which they are tried.
+        settings: dotted names, those that change least of the result first.
         fits: says whether it fits with a configuration.
 
     Returns:
@@ -84,28 +84,22 @@ def changes_that_fit(config: Config, settings: Iterable[str], fits: Callable[[Co
             return False
 
     options = {name: values for name in settings if (values := smaller_values(config, name))}
+    least: dict[str, Any] = {}
     for name, values in options.items():
-        found = _first(values, lambda value, name=name: works({name: value}))
-        if found is not None:
-            return {name: found}
-    taken: dict[str, Any] = {}
-    for name, values in options.items():
-        before = dict(taken)
-        found = _first(values, lambda value, name=name, before=before: works({**before, name: value}))
-        taken[name] = values[-1] if found is None else found
-        if found is not None:
-            return _without_idle(taken, works)
+        least[name] = values[-1]
+        if works(least):
+            return _relaxed(least, options, works)
     return None
 
 
-def _first(values: Iterable[Any], works: Callable[[Any], bool]) -> Any:
-    return next((value for value in values if works(value)), None)
-
-
-def _without_idle(changes: dict[str, Any], works: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any]:
-    """Leave out changes without which it still fits."""
-    for name in list(changes):
+def _relaxed(
+    changes: dict[str, Any], options: Mapping[str, list[Any]], works: Callable[[Mapping[str, Any]], bool]
+) -> dict[str, Any]:
+    """Undo what is not needed, the last setting first: leave it out, or give it the value that changes least."""
+    for name in reversed(list(changes)):
         fewer = {other: value for other, value in changes.items() if other != name}
         if fewer and works(fewer):
             changes = fewer
+        else:
+            changes[name] = next(value for value in options[name] if works({**changes, name: value}))
     return changes

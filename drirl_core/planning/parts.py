@@ -11,7 +11,7 @@ class Parts:
 
     Args:
         weights: of the model that the stage works with.
-        others: further frozen models, such as the second copy of the base model that rewards are read from.
+        other_models: further frozen models, such as the second copy of the base model that rewards are read from.
         adapters: trainable low-rank weights.
         gradients: of what is trained.
         optimiser: its two moments.
@@ -21,7 +21,7 @@ class Parts:
     """
 
     weights: int = 0
-    others: int = 0
+    other_models: int = 0
     adapters: int = 0
     gradients: int = 0
     optimiser: int = 0

@@ -105,7 +105,7 @@ class Batch:
 def loaded(shape: ModelShape, numbers: Numbers, copies: int = 0) -> Parts:
     """Return the memory of a frozen model, and of further copies of equal size."""
     weights = shape.parameters * numbers.size
-    return Parts(weights=weights, others=copies * weights)
+    return Parts(weights=weights, other_models=copies * weights)
 
 
 def trained(shape: ModelShape, numbers: Numbers, what: Trained) -> Parts:

@@ -208,7 +208,7 @@ class _Planner:
         points = settings.steps / settings.save_steps + 1
         replies = max(new, REPLY_TOKENS)
         phases += self._validated(update, settings.validation_prompts, replies, points, frozen)
-        encoder = Parts(others=self._encoder)
+        encoder = Parts(other_models=self._encoder)
         names = (
             "policy.micro_batch",
             "policy.validation_prompts",

@@ -174,4 +174,4 @@ def merged(device: Device, what: Trained) -> Parts:
     """Return the copies of weights that are kept while adapters are merged for decoding (sampling/decode.py)."""
     if what.rank == 0:
         return Parts()
-    return Parts(others=device.numbers.size * device.shape.adapted_weights(what.targets, what.layers))
+    return Parts(other_models=device.numbers.size * device.shape.adapted_weights(what.targets, what.layers))

@@ -83,10 +83,10 @@ def test_the_prompts_of_the_files_are_counted(tiny: Config) -> None:
 
 
 def test_rewards_on_hidden_states_hold_a_second_copy_of_the_model(large: Config) -> None:
-    copy = _stage(large, "policy_checkpoint").peak.parts.others
+    copy = _stage(large, "policy_checkpoint").peak.parts.other_models
     without = _stage(with_changes(large, {"rewards.backbone": "embedding"}), "policy_checkpoint").peak.parts
     assert _stage(large, "policy_checkpoint").peak.parts.weights == pytest.approx(8.03e9 * 2, rel=0.01)
-    assert copy - without.others == without.weights
+    assert copy - without.other_models == without.weights
 
 
 def test_reward_adapters_share_the_frozen_copy_and_are_learned_without_checkpointing(large: Config) -> None:
@@ -153,7 +153,7 @@ def test_all_figures_are_plain_data(tiny: Config) -> None:
     stage = document["stages"][0]
     assert stage["fits"] and stage["peak"] == max(phase["total"] for phase in stage["phases"])
     phase = stage["phases"][0]
-    parts = ("weights", "others", "adapters", "gradients", "optimiser", "activations", "kv_cache", "logits")
+    parts = ("weights", "other_models", "adapters", "gradients", "optimiser", "activations", "kv_cache", "logits")
     assert phase["total"] == sum(phase[name] for name in parts)
 
 

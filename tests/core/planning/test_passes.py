@@ -29,7 +29,7 @@ def test_parts_add_up_and_name_the_largest() -> None:
 
 
 def test_a_frozen_model_and_its_copy() -> None:
-    assert loaded(hand_shape(), GPU, 1) == Parts(weights=600, others=600)  # 300 weights of 2 bytes
+    assert loaded(hand_shape(), GPU, 1) == Parts(weights=600, other_models=600)  # 300 weights of 2 bytes
 
 
 def test_adapters_are_float32_with_gradients_and_two_moments() -> None:
