@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,12 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from word_models import compliance, demonstration, joined_pool
 
-from drirl_core.config import RewardsConfig
+from drirl_core.config import RewardsConfig, load_config
 from drirl_core.config.reward_adapter import RewardAdapterConfig
 from drirl_core.errors import ArtifactError, ConfigError, ModelError
 from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.models.token_rows import TokenRow
 from drirl_core.rewards import RewardRouter, load_reward_model
+from drirl_core.rewards.backbones.adapter import AdapterRewardModel
 from drirl_core.rewards.fit import fit
 from drirl_core.rewards.labels.items import LabelledItem
 from drirl_core.rewards.model import DESCRIPTION_FILE, EMPTY_MARGIN, WEIGHTS_FILE, serving
@@ -293,3 +295,28 @@ def test_ensembles_and_labels_go_with_it(reader, tmp_path):
     again = load_reward_model(tmp_path, reader())
     np.testing.assert_allclose(again.rewards(PROMPTS, texts), model.rewards(PROMPTS, texts), atol=1e-6)
     assert model.rewards(PROMPTS[:1], [demonstration(0)])[0] > model.rewards(PROMPTS[:1], [compliance(0, 0)])[0]
+
+
+@pytest.mark.slow
+def test_adapters_on_the_real_policy(tiny_models, tmp_path):
+    """Needs the network once. One pass over sixteen prompts orders those of unseen prompts; a mixed batch is routed."""
+    root = Path(__file__).parents[3]
+    demo = load_config(root / "configs" / "demo.yaml")
+    settings = dataclasses.replace(tiny_models, policy=demo.models.policy, cache=str(root / demo.models.cache))
+    source = HiddenStates(settings, ArtifactStore(tmp_path / "store"))
+    config = RewardsConfig(backbone="adapter", adapter=RewardAdapterConfig(epochs=1))
+    result = fit("insult", joined_pool(), source, config, 0, RecordingReporter())
+    assert result.curve[0].validation_accuracy > 0.9
+    held = [p for p in joined_pool() if p.split == "test"]
+    own = result.model.rewards([p.prompt for p in held], [p.answer for p in held])
+    others = result.model.rewards([p.prompt for p in held], [compliance(int(p.prompt_id[1:]), 0) for p in held])
+    assert (own > others).mean() > 0.9
+    result.model.save(tmp_path)
+    assert (tmp_path / WEIGHTS_FILE).stat().st_size < 5e6
+    fresh = AdapterRewardModel.prepare("privacy", (held[:2], held[2:]), source, config, RecordingReporter()).untrained()
+    fresh.use(source)
+    router = RewardRouter({"insult": result.model, "privacy": fresh}, None, source)
+    users, texts = [p.prompt for p in held], [p.answer for p in held]
+    mixed = router.rewards(users, texts, ["insult", "privacy"] * (len(held) // 2))
+    np.testing.assert_allclose(mixed[::2], own[::2], atol=1e-3)
+    np.testing.assert_allclose(mixed[1::2], fresh.rewards(users, texts)[1::2], atol=1e-3)
