@@ -156,6 +156,7 @@ def test_each_round_begins_at_its_own_reference(made: Any, rank: int) -> None:
     assert any("IRFT, round 1 of 2: 8 pairs, " in line for line in lines)
     assert load_policy(context.out, context.config.models).tokenizer.chat_template
     assert not [path for path in context.scratch.glob("round_*/checkpoints")]
+    assert not (context.out / "adapter").exists()  # that of the last round would not fit the start
 
 
 def test_the_loss_of_one_pair_by_hand(made: Any) -> None:
@@ -235,6 +236,7 @@ def test_a_round_without_pairs_is_the_end(made: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("drirl_core.policy.irft.own_pairs", lambda *a, **k: next(rounds)(*a, **k))
     ended = made("ended", {"irft.rounds": 3})
     assert build_irft_checkpoint(ended)["rounds"] == 1
+    assert (ended.out / "adapter").is_dir()
     assert any("round 2 of 3: there is nothing left to prefer; round 1 was" in line for line in ended.reporter.lines)
     assert same(weights(one.out), weights(ended.out))
 

@@ -34,6 +34,7 @@ def test_the_files_and_metadata_of_the_stage(contexts: Any, capsys: pytest.Captu
         "metrics.json",
         "curves.png",
         "README.md",
+        "adapter",
     } <= names
     log = read_log(context.out / "training_log.jsonl")
     assert [row["step"] for row in log] == [1, 2, 3, 4]
@@ -71,7 +72,9 @@ def test_equal_inputs_give_equal_bytes(contexts: Any) -> None:
     first, second = contexts.make("first", steps), contexts.make("second", steps)
     for context in (first, second):
         build_policy_checkpoint(context)
-    for name in sorted(path.name for path in first.out.iterdir() if path.name != "times.jsonl"):
+    files = [str(path.relative_to(first.out)) for path in sorted(first.out.rglob("*")) if path.is_file()]
+    assert "adapter/adapter_model.safetensors" in files
+    for name in (name for name in files if name != "times.jsonl"):
         assert (first.out / name).read_bytes() == (second.out / name).read_bytes(), name
     other = contexts.make("other", {**steps, "seed": 1})
     build_policy_checkpoint(other)
