@@ -91,6 +91,13 @@ class GpuPlan:
                 found[name] = min(found[name], value) if smaller else value
         return found
 
+    @property
+    def larger(self) -> str | None:
+        """The smallest card on which everything fits as it is, where some stage fits with no setting; else None."""
+        if all(refusal.changes for refusal in self.refusals):
+            return None
+        return next((name for name in self.refusals[0].cards if all(name in one.cards for one in self.refusals)), None)
+
 
 @dataclass(frozen=True)
 class Counted:

@@ -165,7 +165,9 @@ def show_gpu_plan(project: Project, gpu: Gpu, command: str, console: Console) ->
     table.add_row("total", "", "", "" if found.seconds is None else duration(found.seconds))
     console.print(table)
     lines = [*found.notes, *(f"Does not fit: {refusal}." for refusal in found.refusals)]
-    if found.changes:
+    if found.larger:
+        lines.append(f"Next: plan it for a card on which everything fits as it is: --gpu {found.larger}")
+    elif found.changes:
         changes = " ".join(f"--set {name}={value}" for name, value in found.changes.items())
         lines.append(f"Next: plan it again with {changes}")
     elif not found.refusals:

@@ -133,6 +133,9 @@ def test_weights_that_are_too_large_name_a_card(large: Config) -> None:
     refusal = next(one for one in _plan(large, card).refusals if one.stage == "completion_pool_*")
     assert refusal.changes == {}
     assert "no setting makes it fit; take a card such as" in str(refusal)
+    found = _plan(large, card)
+    assert found.larger and not _plan(large, gpu_named(found.larger)).refusals
+    assert _plan(large).larger is None
 
 
 def test_a_size_has_no_times(tiny: Config) -> None:
