@@ -21,7 +21,8 @@ class GpuConfig:
     """What a heavy step (SFT, completions, rewards, hardness, policy, benchmarks) needs from its machine."""
 
     count: int = 1
-    """GPUs; a step requests none when models.device is cpu. A worker computes on one, more are only reserved."""
+    """GPUs; a step requests none when models.device is cpu. With more than one, SFT, DPO, GRPO and RLOO train in one
+    process per GPU (`execution.processes`); other steps compute on one."""
     cpus: float = 0.0
     """CPU cores reserved for it on Ray and Kubernetes; 0 leaves it open (Ray then reserves 1)."""
     memory_gib: float = 0.0
@@ -98,6 +99,10 @@ class ExecutionConfig:
     alone)."""
     gpu: GpuConfig = field(default_factory=GpuConfig)
     """What a heavy step needs."""
+    processes: int = 0
+    """Processes that train a policy together (SFT, DPO, GRPO, RLOO); 0: one per GPU of gpu.count, and one on a CPU.
+    They share every batch, so that their number decides no result. A training whose batch does not divide among them
+    takes fewer, and says so."""
     ray: RayConfig = field(default_factory=RayConfig)
     """The Ray cluster."""
     kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)
@@ -107,6 +112,7 @@ class ExecutionConfig:
     that runs is tracked, not an artifact that is reused (docs/how-to/trl-options.md)."""
 
     def __post_init__(self) -> None:
+        require(self.processes >= 0, f"execution.processes is {self.processes}; 0 (one per GPU) or their number")
         require(
             len(set(self.report_to)) == len(self.report_to),
             f"execution.report_to names a tracker twice: {', '.join(self.report_to)}",
@@ -116,6 +122,14 @@ class ExecutionConfig:
             "execution.executor is 'kubernetes' but execution.kubernetes.image is not set; "
             "name the image that steps run in",
         )
+
+    def most_processes(self, on_gpu: bool) -> int:
+        """Return how many processes may train together.
+
+        Args:
+            on_gpu: whether policies compute on a GPU.
+        """
+        return self.processes or (max(1, self.gpu.count) if on_gpu else 1)
 
     def check_root(self, root: str) -> None:
         """Refuse a place for the artifacts that would vanish with the pod that wrote them.

@@ -75,6 +75,7 @@ def _dpo_baseline(name: str, description: str, *more: str) -> Stage:
         when=_compared(name),
         cost=Cost(("dpo.epochs",), _COST_OF_PAIRS),
         checks="drirl_core.checks.training:BASELINE",
+        batch="drirl_core.policy.shares:batch_of_pairs",
     )
 
 
@@ -96,6 +97,7 @@ def _grpo_baseline(name: str, description: str, *unread: str, rewards: str = "re
         when=_compared(name),
         cost=COST_OF_GRPO,
         checks="drirl_core.checks.training:BASELINE",
+        batch="drirl_core.policy.shares:batch_of_rollouts",
     )
 
 

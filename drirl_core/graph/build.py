@@ -19,6 +19,7 @@ from drirl_core.config import Config, resolved
 from drirl_core.errors import ArtifactError, DataError
 from drirl_core.graph.exclusion import deciding_inputs, suites_of
 from drirl_core.graph.layout import INBOX_SOURCE, Graph, Node, dataset_name
+from drirl_core.graph.processes import Job, build_together, count_for
 from drirl_core.graph.record import lazy
 from drirl_core.graph.stages import STAGES
 from drirl_core.graph.versions import code_version, named_contents, source_version
@@ -26,7 +27,7 @@ from drirl_core.project import Project
 from drirl_core.reporting import Plot, Reporter
 from drirl_core.store.artifacts import Artifact, ArtifactStore, Workspace, fingerprint
 
-__all__ = ["FIRST_STAGE", "Context", "build", "run_all"]
+__all__ = ["FIRST_STAGE", "Context", "build", "context_of", "run_all"]
 
 FIRST_STAGE = "prompt_pool"
 """The stage before which models and prompts are looked at."""
@@ -49,6 +50,8 @@ class Context:
         asset: name of the asset that is built.
         key: hash of its code, settings and inputs; the store notes under it which version they gave.
         versions: version of each input, by asset name.
+        process: of several processes that train together the index of this one, from 0.
+        processes: how many there are.
     """
 
     config: Config
@@ -63,6 +66,13 @@ class Context:
     asset: str = ""
     key: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    process: int = 0
+    processes: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes the artifact."""
+        return self.process == 0
 
     @property
     def project(self) -> Project:
@@ -182,9 +192,33 @@ def _look_ahead(project: Project) -> None:
 def _run(
     node: Node, project: Project, versions: Mapping[str, str], workspace: Workspace, reporter: Reporter, key: str
 ) -> dict[str, Any]:
-    """Call the function of a node's stage; it fills the workspace."""
+    """Call the function of a node's stage, here or in several processes; it fills the workspace."""
+    count = count_for(node, project.config, reporter)
+    if count > 1:
+        return build_together(Job(node, project.config, versions, workspace, key), count, reporter)
+    return lazy(STAGES[node.stage].function)(context_of(node, project, versions, workspace, reporter, key=key))
+
+
+def context_of(
+    node: Node,
+    project: Project,
+    versions: Mapping[str, str],
+    workspace: Workspace,
+    reporter: Reporter,
+    **place: Any,
+) -> Context:
+    """Return what the function of a node's stage may use.
+
+    Args:
+        node: the asset.
+        project: the configuration, its graph and its store.
+        versions: version of each of the node's inputs.
+        workspace: directories of the build.
+        reporter: where to send progress.
+        **place: `key`, `process` and `processes` of the context.
+    """
     sources, store = project.graph.sources, project.store
-    context = Context(
+    return Context(
         project.config,
         node.category,
         {
@@ -198,10 +232,9 @@ def _run(
         node.suite,
         project.graph,
         node.name,
-        key,
-        versions,
+        versions=versions,
+        **place,
     )
-    return lazy(STAGES[node.stage].function)(context)
 
 
 def _changed_meanwhile(

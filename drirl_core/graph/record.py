@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from drirl_core.config import Config
@@ -59,6 +59,24 @@ class Cost:
     like_settings: Mapping[str, str] = field(default_factory=dict)
 
 
+class Batch(NamedTuple):
+    """A training batch that processes may share.
+
+    Args:
+        rows: of the batch.
+        unit: rows that must stay in one process.
+        setting: that gives the rows, for messages.
+    """
+
+    rows: int
+    unit: int
+    setting: str
+
+    def processes(self, most: int) -> int:
+        """Return the largest number of processes, `most` or fewer, among which the batch divides evenly."""
+        return next(count for count in range(max(1, most), 0, -1) if count == 1 or self.rows % (count * self.unit) == 0)
+
+
 @dataclass(frozen=True)
 class Stage:
     """One kind of work.
@@ -81,6 +99,8 @@ class Stage:
         table: its main table; None where it has none.
         cost: what its cost follows.
         checks: `module:name` of the rules that its artifacts must keep, imported on use; empty where there are none.
+        batch: `module:name` of the function that returns the `Batch` of a configuration, which several processes may
+            share; imported on use; empty where one process does all the work.
         excluded: `module:name` of the function that says what the suites keep out of its artifacts: they count by that
             instead of by their own rows (`drirl_core.graph.exclusion`); empty where they count by their rows.
     """
@@ -101,6 +121,7 @@ class Stage:
     table: MainTable | None = None
     cost: Cost = Cost()
     checks: str = ""
+    batch: str = ""
     excluded: str = ""
 
     @property

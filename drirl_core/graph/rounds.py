@@ -114,6 +114,7 @@ def _stages(number: int) -> dict[str, Stage]:
             _OF_POLICY,
             "policy",
             heavy=True,
+            batch="drirl_core.policy.shares:batch_of_rollouts",
             volatile=BESIDE_WEIGHTS,
             unread=(*BESIDE_POLICY, "policy.rloo_trl"),
             inputs=("dataset", rewards_of(number), start_of(number)),

@@ -150,6 +150,7 @@ STAGES: dict[str, Stage] = {
             tokens=True,
         ),
         checks="drirl_core.checks.training:SFT_CHECKPOINT",
+        batch="drirl_core.policy.shares:batch_of_sft",
     ),
     "completion_pool": Stage(
         "drirl_core.completions.stage:build_completion_pool",
@@ -283,6 +284,7 @@ STAGES: dict[str, Stage] = {
         description="The policy aligned by GRPO with dynamic reward scaling.",
         cost=COST_OF_GRPO,
         checks="drirl_core.checks.training:POLICY_CHECKPOINT",
+        batch="drirl_core.policy.shares:batch_of_rollouts",
     ),
     **BASELINE_STAGES,
     "reference_classifiers": Stage(

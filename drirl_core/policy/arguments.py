@@ -53,12 +53,19 @@ def arguments_of(cls: type, section: str, ours: Mapping[str, Ours], options: Map
     own = {name: _converted(hints[name], value) for name, value in options.items()}
     values = {name: field.value for name, field in ours.items()}
     if not own:
-        return cls(**values)
+        return _on_one_gpu(cls(**values))
     try:
-        return cls(**values, **own)
+        return _on_one_gpu(cls(**values, **own))
     except (ValueError, TypeError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{section} ({', '.join(sorted(own))}): TRL's {cls.__name__} refuses it: {reason}") from error
+
+
+def _on_one_gpu(arguments: Any) -> Any:
+    """Return the arguments for one GPU: transformers would put a batch on each GPU that it sees (DataParallel)."""
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
 
 
 def _problems(cls: type, section: str, ours: Mapping[str, Ours], options: Mapping[str, Any]) -> Iterator[str]:

@@ -11,7 +11,6 @@ from typing import Any
 
 from datasets import Dataset
 from trl import DPOConfig as TrlDpoConfig
-from trl import DPOTrainer
 
 from drirl_core import taxonomy
 from drirl_core.config import DpoConfig
@@ -28,6 +27,7 @@ from drirl_core.policy.preferences import preference_pairs
 from drirl_core.policy.readme import write_readme
 from drirl_core.policy.scoring import alpha_of_prompts
 from drirl_core.policy.sft_rows import first, tokenised
+from drirl_core.policy.together import SharedDpoTrainer
 from drirl_core.policy.tracking import Tracking, tracking_of
 from drirl_core.policy.training import (
     TrainingStream,
@@ -135,8 +135,10 @@ def _prefer(context: stages.Context, name: str) -> dict[str, Any]:
     random.Random(seed).shuffle(rows)  # noqa: S311 - reproducible order, not security
     tracking = tracking_of(context)
     common = common_arguments(seed, context.scratch, policy.device.type, tracking)
-    arguments = dpo_arguments(config.dpo, len(rows), limit, common)
+    arguments = dpo_arguments(config.dpo, len(rows), limit, common, context.processes)
     trainer = trained_on_pairs(rows, policy, adapters, arguments, Following("DPO", context.reporter, tracking))
+    if not context.first:
+        return {}
     log = read_log(context.scratch / LOG)
     save_merged(trainer.model, policy, context.out)
     metrics = {
@@ -160,7 +162,7 @@ def trained_on_pairs(
     adapters: Any,
     arguments: TrlDpoConfig,
     following: Following,
-) -> DPOTrainer:
+) -> SharedDpoTrainer:
     """Train a policy on preference pairs, from the newest complete checkpoint where there is one.
 
     Args:
@@ -174,7 +176,7 @@ def trained_on_pairs(
         The trainer, with the trained model.
     """
     checkpoints = Path(arguments.output_dir)
-    trainer = DPOTrainer(
+    trainer = SharedDpoTrainer(
         model=policy.model,
         args=arguments,
         train_dataset=Dataset.from_list(list(rows)),
@@ -196,7 +198,9 @@ def ends_of(log: Sequence[Mapping[str, float]]) -> dict[str, float]:
     }
 
 
-def dpo_arguments(settings: DpoConfig, pairs: int, limit: int, common: Mapping[str, Ours]) -> TrlDpoConfig:
+def dpo_arguments(
+    settings: DpoConfig, pairs: int, limit: int, common: Mapping[str, Ours], processes: int = 1
+) -> TrlDpoConfig:
     """Return TRL's arguments for our settings.
 
     Args:
@@ -204,13 +208,14 @@ def dpo_arguments(settings: DpoConfig, pairs: int, limit: int, common: Mapping[s
         pairs: number of pairs.
         limit: tokens per row at most.
         common: arguments that do not depend on the method.
+        processes: that share a batch evenly.
 
     Raises:
         ConfigError: an option of `dpo.trl` cannot be used.
     """
     ours = {
         **common,
-        **passes_over(pairs, settings, "dpo"),
+        **passes_over(pairs, settings, "dpo", processes),
         "seed": Ours(common["seed"].value, "dpo.seed"),
         "data_seed": Ours(common["data_seed"].value, "dpo.seed"),
         "beta": Ours(settings.beta, "dpo.beta"),

@@ -26,6 +26,7 @@ from drirl_core.policy.readme import write_readme
 from drirl_core.policy.schedule import schedule, training_prompts, with_room
 from drirl_core.policy.scoring import load_scorer
 from drirl_core.policy.sft_rows import first
+from drirl_core.policy.shares import micro_batch
 from drirl_core.policy.spread import SHARE
 from drirl_core.policy.tracking import tracking_of
 from drirl_core.policy.trainer import DynamicRewardScalingTrainer, ScaledRlooTrainer
@@ -127,7 +128,8 @@ def align(context: stages.Context, name: str, method: Method = "GRPO", *, publis
     choice = checkpoint_choice(context, policy, count, "policy.validation_prompts", length)
     trainer_class, made = _TRAINERS[method]
     tracking = tracking_of(context)
-    arguments = made(config.policy, common_arguments(seed, context.scratch, policy.device.type, tracking))
+    common = common_arguments(seed, context.scratch, policy.device.type, tracking)
+    arguments = made(config.policy, common, context.processes)
     trainer = trainer_class(
         coefficient=scorer,
         exact_sampling=policy.device.type == "cpu" and not SAMPLING & options_of(config.policy, method).keys(),
@@ -144,6 +146,8 @@ def align(context: stages.Context, name: str, method: Method = "GRPO", *, publis
     if checkpoint:
         scorer.load_state_dict(checkpoint_state(checkpoint))
     run(trainer, checkpoint, tracking)
+    if not context.first:
+        return {}
     found = {}
     if choice:
         found = choice.publish_last(context.out) if publish_last else choice.publish(trainer.model, context.out)
@@ -176,27 +180,27 @@ def _record(left_out: Sequence[str]) -> dict[str, int | str]:
     return {**counts, "first_left_out": first(left_out)} if left_out else counts
 
 
-def grpo_arguments(settings: PolicyConfig, common: Mapping[str, Ours]) -> GRPOConfig:
+def grpo_arguments(settings: PolicyConfig, common: Mapping[str, Ours], processes: int = 1) -> GRPOConfig:
     """Return TRL's arguments for our settings.
 
     Raises:
         ConfigError: an option of `policy.trl` cannot be used.
     """
     ours = {
-        **_of_both(settings, common),
+        **_of_both(settings, common, processes),
         "loss_type": Ours(settings.loss, "policy.loss"),
         "scale_rewards": Ours(settings.scale_rewards, "policy.scale_rewards"),
     }
     return arguments_of(GRPOConfig, "policy.trl", ours, settings.trl)
 
 
-def rloo_arguments(settings: PolicyConfig, common: Mapping[str, Ours]) -> RLOOConfig:
+def rloo_arguments(settings: PolicyConfig, common: Mapping[str, Ours], processes: int = 1) -> RLOOConfig:
     """Return TRL's arguments for our settings; the KL is part of RLOO's reward, with the same weight.
 
     Raises:
         ConfigError: an option of `policy.rloo_trl` cannot be used.
     """
-    ours = {**_of_both(settings, common), "normalize_advantages": Ours(False)}
+    ours = {**_of_both(settings, common, processes), "normalize_advantages": Ours(False)}
     return arguments_of(RLOOConfig, "policy.rloo_trl", ours, settings.rloo_trl)
 
 
@@ -205,9 +209,9 @@ def options_of(settings: PolicyConfig, method: Method) -> Mapping[str, Any]:
     return settings.rloo_trl if method == "RLOO" else settings.trl
 
 
-def _of_both(settings: PolicyConfig, common: Mapping[str, Ours]) -> dict[str, Ours]:
-    batch = settings.prompts_per_step * settings.num_generations
-    micro, of_step = settings.micro_batch or batch, "policy.prompts_per_step and policy.num_generations"
+def _of_both(settings: PolicyConfig, common: Mapping[str, Ours], processes: int) -> dict[str, Ours]:
+    batch = settings.prompts_per_step * settings.num_generations // processes  # of this process
+    micro, of_step = micro_batch(settings, batch), "policy.prompts_per_step and policy.num_generations"
     return {
         **common,
         "seed": Ours(common["seed"].value, "policy.seed"),

@@ -13,6 +13,7 @@ from typing import Any
 
 from drirl_core.config import Config
 from drirl_core.errors import ConfigError
+from drirl_core.policy.shares import unshared
 
 _MODULES = {"tensorboard": ("tensorboard", "tensorboardX")}
 """Packages of which a tracker needs one, where they are not its name."""
@@ -20,13 +21,16 @@ _MODULES = {"tensorboard": ("tensorboard", "tensorboardX")}
 
 def options_in(config: Config) -> dict[str, Mapping[str, Any]]:
     """Return the user's options of TRL that are not empty, by dotted name of the setting."""
-    every = {
+    return {section: options for section, options in _every(config).items() if options}
+
+
+def _every(config: Config) -> dict[str, Mapping[str, Any]]:
+    return {
         "sft.trl": config.sft.trl,
         "dpo.trl": config.dpo.trl,
         "policy.trl": config.policy.trl,
         "policy.rloo_trl": config.policy.rloo_trl,
     }
-    return {section: options for section, options in every.items() if options}
 
 
 def require_options(config: Config, section: str) -> None:
@@ -37,9 +41,10 @@ def require_options(config: Config, section: str) -> None:
         section: dotted name of the options that the training reads.
 
     Raises:
-        ConfigError: an option is unknown, ours or of the wrong type, TRL refuses it, or a tracker is not installed.
+        ConfigError: an option is unknown, ours or of the wrong type, TRL refuses it, several processes cannot share it,
+            or a tracker is not installed.
     """
-    for problem in _problems(config, {section} & options_in(config).keys()):
+    for problem in _problems(config, {section}):
         raise ConfigError(problem)
 
 
@@ -49,7 +54,7 @@ def option_problems(config: Config) -> Iterator[str]:
     Args:
         config: the complete configuration.
     """
-    yield from _problems(config, options_in(config))
+    yield from _problems(config, _every(config))
 
 
 def tracker_problems(config: Config) -> Iterator[str]:
@@ -73,10 +78,13 @@ def _installed(module: str) -> bool:
 
 def _problems(config: Config, sections: Collection[str]) -> Iterator[str]:
     yield from tracker_problems(config)
-    if not sections:
+    every = _every(config)
+    yield from unshared(config, {section: every[section] for section in sections})
+    given = [section for section in sections if section in options_in(config)]
+    if not given:
         return
     made = _makers(config)
-    for section in sections:
+    for section in given:
         try:
             made[section]()
         except ConfigError as error:

@@ -109,6 +109,8 @@ class RolloutScorer:
     def coefficients(self, batch: RolloutBatch, processes: Processes) -> RolloutCoefficients:
         """Return alpha for the rows of `batch`, with statistics overall and per category; see `CoefficientSource`."""
         rows = processes.gather(self._scored(batch))  # alpha is normalised over the generation batch of all processes
+        for row in rows:  # each process has the state of all, so that a checkpoint holds it
+            self._demonstration_rewards.setdefault(row["prompt_id"], row["demonstration_reward"])
         categories, kinds, refused = ([row[name] for row in rows] for name in ("category", "kind", "refused"))
         similarities, gaps, rewards = (
             np.array([row[name] for row in rows]) for name in ("similarity", "gap", "reward")
@@ -134,7 +136,8 @@ class RolloutScorer:
         if len(harm):
             demonstrations = [batch.demonstrations[i] for i in harm]
             similarities[harm] = self._similarity.similarity(demonstrations, [answers[i] for i in harm])
-        gaps = self._expert_rewards(batch) - batch.rewards
+        expert = self._expert_rewards(batch)
+        gaps = expert - batch.rewards
         return [
             {
                 "category": batch.categories[i],
@@ -142,6 +145,7 @@ class RolloutScorer:
                 "prompt_id": batch.prompt_ids[i],
                 "similarity": float(similarities[i]),
                 "gap": float(gaps[i]),
+                "demonstration_reward": float(expert[i]),
                 "reward": float(batch.rewards[i]),
                 "refused": label_reply(answers[i], batch.prompts[i]) == "refusal",
             }

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from datasets import Dataset
 from trl import SFTConfig as TrlSftConfig
-from trl import SFTTrainer
 
 from drirl_core import taxonomy
 from drirl_core.benchmarks.room import require_room_for_suites
@@ -27,6 +27,7 @@ from drirl_core.policy.own_answers import with_own_answers
 from drirl_core.policy.plots import curve_plot
 from drirl_core.policy.readme import write_readme
 from drirl_core.policy.sft_rows import TokenRow, TokenRows, in_batches_of_one_length, tokenised
+from drirl_core.policy.together import SharedSftTrainer
 from drirl_core.policy.tracking import tracking_of
 from drirl_core.policy.training import (
     STEP_TOKENS,
@@ -67,7 +68,8 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     settings, seed = context.config.sft, context.config.seed
     chosen = training_rows(context, settings, seed)
     if settings.own_answers:
-        chosen = with_own_answers(context, chosen)
+        with PartialState().main_process_first():  # which samples and keeps them, and the others read them
+            chosen = with_own_answers(context, chosen)
     policy = load_policy(context.config.models.policy, context.config.models)
     adapters = adapters_of(settings.lora, policy.model, "sft.lora", context.config.models.policy)
     require_room_for_all(context, policy)
@@ -79,7 +81,7 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     choice = checkpoint_choice(context, policy, count, "sft.validation_prompts", length, settings.choose_by)
     tracking = tracking_of(context)
     common = common_arguments(seed, context.scratch, policy.device.type, tracking)
-    arguments = sft_arguments(settings, len(read.rows), read.limit, common)
+    arguments = sft_arguments(settings, len(read.rows), read.limit, common, context.processes)
     units = _units(settings, read, chosen, context.reporter)
     trainer = _trainer(
         settings,
@@ -91,12 +93,14 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
         peft_config=adapters,
         callbacks=[stream] if choice is None else [choice, stream],
     )
-    if len(trainer.train_dataset) != len(read.rows):
+    if trainer.rows != len(read.rows):
         raise TrainingError(
-            f"TRL trains on {len(trainer.train_dataset)} of {len(read.rows)} rows, although all of them fit into "
+            f"TRL trains on {trainer.rows} of {len(read.rows)} rows, although all of them fit into "
             f"{read.limit} tokens; install the version of TRL that constraints.txt names"
         )
     run(trainer, found_checkpoint("SFT", Path(arguments.output_dir), context.reporter), tracking)
+    if not context.first:
+        return {}
     found = choice.publish(trainer.model, context.out) if choice else {}
     log = read_log(log_file)
     save_merged(trainer.model, policy, context.out)
@@ -142,11 +146,13 @@ def _pairs(units: Sequence[Sequence[TokenRow]]) -> int:
     return sum(len(unit) == 2 for unit in units)
 
 
-def _trainer(settings: SftConfig, units: Sequence[Sequence[TokenRow]], limit: int, **arguments: Any) -> SFTTrainer:
-    """Return the trainer: TRL's, or ours where twins are to be compared."""
+def _trainer(
+    settings: SftConfig, units: Sequence[Sequence[TokenRow]], limit: int, **arguments: Any
+) -> SharedSftTrainer:
+    """Return the trainer: TRL's, or one that compares twins as well."""
     rows = Dataset.from_list(in_batches_of_one_length(units, settings.batch_size, arguments["args"].seed))
     if not settings.contrast:
-        return SFTTrainer(train_dataset=rows, **arguments)
+        return SharedSftTrainer(train_dataset=rows, **arguments)
     compared = settings.contrast_tokens
     collator = TwinCollator(arguments["processing_class"].pad_token_id, limit, compared)
     return TwinTrainer(
@@ -154,7 +160,9 @@ def _trainer(settings: SftConfig, units: Sequence[Sequence[TokenRow]], limit: in
     )
 
 
-def sft_arguments(settings: SftConfig, rows: int, limit: int, common: Mapping[str, Ours]) -> TrlSftConfig:
+def sft_arguments(
+    settings: SftConfig, rows: int, limit: int, common: Mapping[str, Ours], processes: int = 1
+) -> TrlSftConfig:
     """Return TRL's arguments for our settings.
 
     Args:
@@ -162,13 +170,14 @@ def sft_arguments(settings: SftConfig, rows: int, limit: int, common: Mapping[st
         rows: number of rows that are trained on.
         limit: tokens per row at most.
         common: arguments that do not depend on the method.
+        processes: that share a batch evenly.
 
     Raises:
         ConfigError: an option of `sft.trl` cannot be used.
     """
     ours = {
         **common,
-        **passes_over(rows, settings, "sft"),
+        **passes_over(rows, settings, "sft", processes),
         "eval_strategy": Ours("no", "sft.validation_prompts"),
         "train_sampling_strategy": Ours("sequential"),  # the rows come in the order of their batches
         "shuffle_dataset": Ours(False),

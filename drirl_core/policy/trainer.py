@@ -69,7 +69,15 @@ class RewardScaling:
             self._sampling_seconds, started = 0.0, time.monotonic()
             if self._read_completion is not None:
                 completions = [self._read_completion(tokens) for tokens in columns["completion_ids"]]
-            rewards = reward(prompts=prompts, completions=completions, log_metric=log_metric, **columns)
+            logged: set[str] = set()
+
+            def noted(name: str, value: float) -> None:
+                logged.add(name)
+                log_metric(name, value)
+
+            rewards = reward(prompts=prompts, completions=completions, log_metric=noted, **columns)
+            for name in sorted(set(gather_object(sorted(logged))) - logged):
+                log_metric(name, 0.0)  # a share of rows of which this process has none
             log_metric("time/reward_s", time.monotonic() - started)
             batch_rewards = _finite(rewards)
             if self._coefficient is not None and self.model.training:
@@ -88,7 +96,8 @@ class RewardScaling:
         with contextlib.ExitStack() as blocks:
             if self._exact_sampling:
                 drawn = (self.args.temperature, self._step_generator(), self.args.max_completion_length)
-                blocks.enter_context(exact_cpu_sampling(self.model, *drawn))
+                place = (self.accelerator.process_index, self.accelerator.num_processes)
+                blocks.enter_context(exact_cpu_sampling(self.model, *drawn, place))
                 blocks.enter_context(prompts_once(self.accelerator.unwrap_model(self.model)))
             generated = super()._generate_single_turn(*args, **kwargs)
         self._sampling_seconds += time.monotonic() - started
@@ -120,10 +129,8 @@ class RewardScaling:
         return batch
 
     def _step_generator(self) -> torch.Generator:
-        """Seed by step, so that a resumed run samples like an uninterrupted one, and by process."""
-        return self._uniforms.manual_seed(
-            self.args.seed * 1_000_003 + self.state.global_step + (self.accelerator.process_index << 40)
-        )
+        """Seed by step, so that a resumed run samples like an uninterrupted one; processes share the numbers out."""
+        return self._uniforms.manual_seed(self.args.seed * 1_000_003 + self.state.global_step)
 
 
 class DynamicRewardScalingTrainer(RewardScaling, GRPOTrainer):

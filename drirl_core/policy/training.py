@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -32,6 +33,8 @@ STEP_TOKENS = "step_tokens"
 class TrainingStream(TrainerCallback):
     """Send progress and metrics to a reporter, keep a log, stop on NaN and mark complete checkpoints.
 
+    Of several processes all stop on NaN, and the first does the rest.
+
     Args:
         what: name of the training in progress lines.
         log_file: JSON lines, one per step; continued on resume.
@@ -52,12 +55,15 @@ class TrainingStream(TrainerCallback):
             time.monotonic(),
             float(state.num_input_tokens_seen),
         )  # not 0 where TRL keeps it when a run is resumed
+        if not state.is_world_process_zero:
+            return
         kept = [row for row in read_log(self._file) if row["step"] <= state.global_step]
         self._file.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Report the progress of training."""
-        self._reporter.progress(self._what, state.global_step, state.max_steps)
+        if state.is_world_process_zero:
+            self._reporter.progress(self._what, state.global_step, state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """Store and stream the metrics of one step.
@@ -76,7 +82,7 @@ class TrainingStream(TrainerCallback):
                 f"{self._what}: {', '.join(bad)} is not finite at step {state.global_step}; "
                 "lower the learning rate, or check the rewards"
             )
-        if "loss" not in values:  # the final summary of the trainer, not a step
+        if "loss" not in values or not state.is_world_process_zero:  # without: the final summary of the trainer
             return
         now = time.monotonic()
         values["time/step_s"] = now - self._last
@@ -90,6 +96,9 @@ class TrainingStream(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Mark the checkpoint as complete; an interrupted write leaves no mark."""
+        PartialState().wait_for_everyone()  # each process writes its random state
+        if not state.is_world_process_zero:
+            return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         (folder / _STATE).write_text(json.dumps(dict(self._state())), encoding="utf-8")
         (folder / _COMPLETE).write_text(json.dumps({"step": state.global_step}), encoding="utf-8")
@@ -146,19 +155,20 @@ def shortened(values: Mapping[str, float]) -> dict[str, float]:
     return {key: values[key] for key in wanted if key in values}
 
 
-def passes_over(rows: int, settings: SftConfig | DpoConfig, section: str) -> dict[str, Ours]:
+def passes_over(rows: int, settings: SftConfig | DpoConfig, section: str, processes: int) -> dict[str, Ours]:
     """Return the trainer arguments of passes over rows: a short warm-up, and two checkpoints per epoch.
 
     Args:
         rows: number of rows, or of pairs.
         settings: epochs, batch size and learning rate.
         section: name of the settings.
+        processes: that share a batch evenly.
     """
     steps_per_epoch = -(-rows // settings.batch_size)
     return {
         "num_train_epochs": Ours(settings.epochs, f"{section}.epochs"),
         "max_steps": Ours(-1, f"{section}.epochs"),
-        "per_device_train_batch_size": Ours(settings.batch_size, f"{section}.batch_size"),
+        "per_device_train_batch_size": Ours(settings.batch_size // processes, f"{section}.batch_size"),
         "learning_rate": Ours(settings.learning_rate, f"{section}.learning_rate"),
         "warmup_steps": Ours(max(1, steps_per_epoch // 10)),
         "save_steps": Ours(max(1, steps_per_epoch // 2)),
@@ -173,7 +183,8 @@ def found_checkpoint(what: str, folder: Path, reporter: Reporter) -> Path | None
         folder: of the checkpoints.
         reporter: gets the line.
     """
-    checkpoint = last_checkpoint(folder)
+    with PartialState().main_process_first():  # which removes incomplete ones
+        checkpoint = last_checkpoint(folder)
     if checkpoint:
         reporter.log(f"{what} resumes from {checkpoint.name}")
     return checkpoint
@@ -260,4 +271,5 @@ def common_arguments(seed: int, scratch: Path, device: str, tracking: Tracking) 
         "push_to_hub": Ours(False),
         "hub_token": Ours(None, "the environment variable HF_TOKEN"),  # settings are stored and shown
         "dataloader_pin_memory": Ours(not on_cpu, by_device),
+        "average_tokens_across_devices": Ours(True),  # several processes divide by the tokens of all
     }

@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 from torch.nn.functional import logsigmoid
-from trl import SFTTrainer
 
 from drirl_core.models.shared_prompts import prompts_once
 from drirl_core.policy.sft_rows import TokenRow, TokenRows
+from drirl_core.policy.together import SharedSftTrainer
 
 BETA = 0.5
 """B of the loss; a log-probability is the sum over the compared tokens of an answer."""
@@ -110,18 +110,24 @@ class TwinCollator:
 
 
 def _split(row: TokenRow) -> tuple[list[int], list[int]]:
-    start = next(place for place, label in enumerate(row["labels"]) if label != _IGNORED)
+    labels = row["labels"]
+    learned = (place for place, label in enumerate(labels) if label != _IGNORED)
+    start = next(learned, len(labels))  # a blank row has none
     return row["input_ids"][:start], row["input_ids"][start:]
 
 
-class TwinTrainer(SFTTrainer):
+class TwinTrainer(SharedSftTrainer):
     """Add the comparison of twins to the likelihood; the batches are those of `TwinCollator`.
+
+    Of several processes each compares its own pairs, and the mean is that over the pairs of all.
 
     Args:
         contrast: weight of the comparison.
         compared: first tokens of an answer that are compared; 0 takes all.
         **arguments: other arguments of `SFTTrainer`.
     """
+
+    unit = 2
 
     def __init__(self, *, contrast: float, compared: int = 0, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -151,13 +157,23 @@ class TwinTrainer(SFTTrainer):
             if complete["labels"].device.type == "cpu"
             else contextlib.nullcontext()
         )
+        rows = {name: value[:count] for name, value in complete.items()}
         with once:  # without `num_items_in_batch`, which counts the tokens of the crossed rows too
-            loss = super().compute_loss(of_the_rows, {name: value[:count] for name, value in complete.items()})
-        if len(pairs):
+            loss = super().compute_loss(of_the_rows, rows, num_items_in_batch=self._tokens_of_all(rows["labels"]))
+        total = int(self.accelerator.gather(torch.tensor([len(pairs)], device=loss.device)).sum())
+        if total:
             margins = matching_margins(scored[0].log_probs, scored[0].label_mask, pairs, self._compared)
-            self._matched.append((margins > 0).float().mean().item())
-            loss = loss + self._contrast * matching_loss(margins)
+            self._matched.append((self.accelerator.gather((margins > 0).sum()).sum().float() / total).item())
+            share = len(pairs) * self.accelerator.num_processes / total  # the gradients of all are averaged
+            if len(pairs):
+                loss = loss + self._contrast * share * matching_loss(margins)
         return (loss, None) if return_outputs else loss
+
+    def _tokens_of_all(self, labels: torch.Tensor) -> torch.Tensor | None:
+        """Return the learned tokens of the batch of all processes; None of one process, which counts for itself."""
+        if self.accelerator.num_processes == 1:
+            return None
+        return self.accelerator.gather((labels[:, 1:] != _IGNORED).sum()).sum()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log TRL's metrics, and the share of twins that were matched since the last time."""

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
@@ -131,6 +133,8 @@ def validation_prompts(context: stages.Context, count: int | None, setting: str)
 class CheckpointChoice(TrainerCallback):
     """Answer validation prompts at every checkpoint, and keep the trained weights of the best one.
 
+    Several processes share the prompts, batch by batch, and the first one keeps points and weights.
+
     Args:
         policy: tokenizer and device; the weights are those of the trainer's model.
         prompts: validation prompts by kind.
@@ -153,6 +157,7 @@ class CheckpointChoice(TrainerCallback):
         self._policy, self._prompts, self._reporter, self._scored = policy, prompts, reporter, scored
         self._settings = SamplingSettings(max_new_tokens, 0.0, _BATCH)
         self._points, self._best = folder / "validation.jsonl", folder / "best.safetensors"
+        self._measured: set[int] = set()
 
     @property
     def points(self) -> list[ValidationPoint]:
@@ -168,13 +173,16 @@ class CheckpointChoice(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure the start; forget points that a resumed run will measure again."""
         kept = [point for point in self.points if point.step <= state.global_step] if state.global_step else []
-        self._points.write_text("".join(json.dumps(point.record()) + "\n" for point in kept), encoding="utf-8")
+        self._measured = {point.step for point in kept}
+        PartialState().wait_for_everyone()  # until each process has read the file
+        if state.is_world_process_zero:
+            self._points.write_text("".join(json.dumps(point.record()) + "\n" for point in kept), encoding="utf-8")
         if not kept:
             self._measure(kwargs["model"], 0)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure a checkpoint; the trainer calls this before the checkpoint is marked as complete."""
-        if state.global_step not in {point.step for point in self.points}:
+        if state.global_step not in self._measured:
             self._measure(kwargs["model"], state.global_step)
 
     def publish(self, model: Any, out: Path) -> dict[str, Any]:
@@ -213,12 +221,15 @@ class CheckpointChoice(TrainerCallback):
         return {"chosen_step": chosen.step, "validation": Table(rows)}
 
     def _measure(self, model: Any, step: int) -> None:
+        self._measured.add(step)
         training = model.training
         model.eval()
         with ready_to_decode(model):
             labels = {kind: self._labels(model, prompts) for kind, prompts in self._prompts.items()}
             known = self._auc(model, self._scored) if self._scored else None
         model.train(training)
+        if not PartialState().is_main_process:
+            return
         refused = {kind: found.count("refusal") / len(found) for kind, found in labels.items()}
         every = [label for found in labels.values() for label in found]
         unusable = sum(label in UNUSABLE for label in every) / len(every)
@@ -242,12 +253,13 @@ class CheckpointChoice(TrainerCallback):
     def _labels(self, model: Any, prompts: Sequence[str]) -> list[Label]:
         policy = replace(self._policy, model=model)
         texts = {prompt: chat_text(policy.tokenizer, prompt) for prompt in prompts}
-        labels: list[Label] = []
-        for part in by_length(prompts, texts.__getitem__, _BATCH):
+        state, labels = PartialState(), list[Label]()
+        # Whole batches, so that each is what one process would decode.
+        for part in list(by_length(prompts, texts.__getitem__, _BATCH))[state.process_index :: state.num_processes]:
             replies = decode(policy, [texts[prompt] for prompt in part], ["0" * 16] * len(part), self._settings)
             answers = [cut_draft(reply.text) for reply in replies]
             labels += [label_reply(answer, asked) for answer, asked in zip(answers, part, strict=True)]
-        return labels
+        return gather_object(labels)
 
 
 def _trained(model: Any) -> dict[str, torch.Tensor]:

@@ -20,6 +20,7 @@ from drirl_core.config import from_resolved
 from drirl_core.errors import DrirlError
 from drirl_core.graph.build import build
 from drirl_core.graph.layout import Graph, Node
+from drirl_core.graph.processes import ProcessKilledError
 from drirl_core.graph.stages import STAGES
 from drirl_core.models.threads import choose_waiting
 from drirl_core.project import Project
@@ -80,6 +81,10 @@ def work(pipes: PipesContext, project: Project, targets: list[str], versions: Ma
             reporter.log(_said(f"{node.name}: {error}", problems))
             _report_problem(pipes, node.name, str(error), expected=True)
             complete = False
+        except ProcessKilledError as error:  # may succeed when it is started again, like a killed worker
+            reporter.log(f"failed: {error}")
+            _report_problem(pipes, node.name, str(error), expected=False)
+            return False
         except Exception as error:
             problem = _unexpected(error)
             reporter.log(f"failed: {problem}")

@@ -21,6 +21,7 @@ from drirl_core.config import slice_hash
 from drirl_core.errors import DataError
 from drirl_core.graph.build import Context, build
 from drirl_core.graph.layout import dataset_name
+from drirl_core.graph.processes import ProcessKilledError
 from drirl_core.graph.stages import STAGES
 from drirl_core.graph.versions import code_version, source_version
 from drirl_core.promotion import build_candidate
@@ -49,6 +50,8 @@ def _misbehave(context: Context) -> None:
         raise DataError("demonstrations.csv has no column 'demonstration'")
     if wanted.get("crash") == asset:
         raise ZeroDivisionError("a bug")
+    if wanted.get("lose") == asset:
+        raise ProcessKilledError("process 2 of 2 that trained together was killed by SIGKILL")
     if wanted.get("kill") == asset and not (context.scratch / "killed").exists():
         (context.scratch / "killed").touch()
         os.kill(os.getpid(), signal.SIGKILL)

@@ -172,6 +172,13 @@ def test_a_killed_worker_is_started_again_once(run):
     assert "killed by SIGKILL; the usual cause is too little memory" in retries[0].step_retry_data.error.cause.message
 
 
+def test_a_killed_process_of_several_is_named_and_may_be_tried_again(run):
+    failure = _failure(run("prompt_pool", behaviour="lose=prompt_pool"), "prompt_pool")
+
+    assert failure.description == "prompt_pool: process 2 of 2 that trained together was killed by SIGKILL"
+    assert failure.metadata == {}
+
+
 def test_a_failing_blocking_check_stops_downstream_assets(run):
     run.made_before(*DATA, "sft_checkpoint", "completion_pool_insult")
     result = run("reward_model_insult", "hardness_insult", behaviour="weak=reward_model_insult")

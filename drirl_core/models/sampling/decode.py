@@ -218,7 +218,11 @@ def inverse_transform(temperature: float, uniforms: torch.Tensor, prompt_width: 
 
 @contextlib.contextmanager
 def exact_cpu_sampling(
-    model: Any, temperature: float, generator: torch.Generator, max_new_tokens: int
+    model: Any,
+    temperature: float,
+    generator: torch.Generator,
+    max_new_tokens: int,
+    place: tuple[int, int] = (0, 1),
 ) -> Iterator[None]:
     """Let `model.generate` sample by `inverse_transform` inside the block.
 
@@ -227,6 +231,8 @@ def exact_cpu_sampling(
         temperature: divides the logits, above 0.
         generator: source of the uniform numbers; advances.
         max_new_tokens: uniform numbers drawn per row.
+        place: number of this process, and of all that sample equally many rows of one batch. Each draws the numbers of
+            all rows and takes its own, so that a row is the same with any number of processes.
     """
     import torch
 
@@ -235,7 +241,9 @@ def exact_cpu_sampling(
     @functools.wraps(original)
     def generate(*args: Any, generation_config: Any = None, **kwargs: Any) -> Any:
         rows, width = kwargs["input_ids"].shape
-        uniforms = torch.rand(rows, max_new_tokens, generator=generator, dtype=torch.float64)
+        process, processes = place
+        every = torch.rand(rows * processes, max_new_tokens, generator=generator, dtype=torch.float64)
+        uniforms = every[rows * process : rows * (process + 1)]
         plain = type(generation_config).from_dict(
             {**generation_config.to_dict(), "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         )

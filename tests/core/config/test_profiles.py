@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from drirl_core.models.adapters import adapters_of
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from drirl_core.config import Config, load_config
 from drirl_core.graph.plan import plan
+from drirl_core.models.adapters import adapters_of
 from drirl_core.models.loading import load_policy
 from drirl_core.models.naming import base_model
 from drirl_core.models.skeleton import skeleton

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from drirl_core.models.adapters import peft_config
 from report_inputs import ReportFolders
 
 from drirl_core.checks.gates import Gate
@@ -14,6 +13,7 @@ from drirl_core.checks.verdicts import Verdict
 from drirl_core.config import LoraConfig, ModelsConfig
 from drirl_core.demonstrations.publish import ROWS
 from drirl_core.export.material import Material
+from drirl_core.models.adapters import peft_config
 from drirl_core.models.loading import load_policy
 from drirl_core.policy.training import save_merged
 from drirl_core.store.artifacts import Artifact
