@@ -213,14 +213,14 @@ def test_sft_killed_in_two_processes_and_resumed_in_one(runs: Runs, contrast: fl
     """17 rows in batches of 8; with the comparison of twins, pairs stay together and weigh as in one process."""
     settings = {
         "policy.start": "sft",
-        "sft.epochs": 8,
+        "sft.epochs": 4,
         "sft.rows_per_category": 0,
-        "sft.learning_rate": 1e-3,
+        "sft.learning_rate": 2e-4,
         "sft.contrast": contrast,
         "sft.validation_prompts": 1,
     }
     alone, _, shown = runs.train("alone", "sft_checkpoint", 1, settings)
-    assert (shown["rows"], shown["steps"]) == (17, 24)
+    assert (shown["rows"], shown["steps"]) == (17, 12)
     with pytest.raises(Killed):
         runs.train("together", "sft_checkpoint", 2, settings, KillingReporter(4))
     resumed, reporter, _ = runs.train("together", "sft_checkpoint", 1, settings)

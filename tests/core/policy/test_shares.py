@@ -84,7 +84,10 @@ def test_the_settings_decide_how_many_processes() -> None:
 
 
 def _count(contexts: Any, asset: str, overrides: dict[str, Any]) -> tuple[int, list[str]]:
-    project, reporter = Project(contexts.config({"baselines": ["irft"], **overrides})), RecordingReporter()
+    project, reporter = (
+        Project(contexts.config({"baselines": ["irft"], "policy.start": "sft", **overrides})),
+        RecordingReporter(),
+    )
     return processes.count_for(project.graph.nodes[asset], project.config, reporter), reporter.lines
 
 

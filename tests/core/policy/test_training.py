@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,8 +35,8 @@ def _stream(folder: Path, **more: Any) -> tuple[TrainingStream, RecordingReporte
     return TrainingStream("GRPO", file, reporter, **more), reporter, file
 
 
-def _at(step: int, total: int = 4) -> SimpleNamespace:
-    return SimpleNamespace(global_step=step, max_steps=total, num_input_tokens_seen=0)
+def _at(step: int, total: int = 4, first: bool = True) -> SimpleNamespace:
+    return SimpleNamespace(global_step=step, max_steps=total, num_input_tokens_seen=0, is_world_process_zero=first)
 
 
 # -------------------------------------------------------------------------------------------------------------- stream
@@ -70,6 +71,18 @@ def test_numbers_that_are_not_finite_stop_training(tmp_path: Path, key: str, val
     ):
         stream.on_log(None, _at(3), None, {"loss": 0.1, key: value})
     assert (read_log(file), reporter.steps) == ([], [])
+
+
+def test_of_several_processes_the_first_writes_and_all_stop(tmp_path: Path) -> None:
+    stream, reporter, file = _stream(tmp_path)
+    other = functools.partial(_at, first=False)
+    stream.on_train_begin(None, other(0), None)
+    stream.on_step_end(None, other(1), None)
+    stream.on_log(None, other(1), None, {"loss": 0.5})
+    stream.on_save(SimpleNamespace(output_dir=str(tmp_path)), other(1), None)
+    assert (file.exists(), reporter.steps, reporter.done, list(tmp_path.iterdir())) == (False, [], {}, [])
+    with pytest.raises(TrainingError, match="loss is not finite at step 2"):
+        stream.on_log(None, other(2), None, {"loss": float("nan")})
 
 
 def test_metrics_without_values_may_be_nan(tmp_path: Path) -> None:
