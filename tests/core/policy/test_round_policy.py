@@ -54,37 +54,40 @@ def _same(one: Path, other: Path) -> bool:
     return all((left[name] == right[name]).all() for name in left)
 
 
+def _initial(context: Any) -> Path:
+    return Path(context.config.models.policy.removeprefix("path:"))
+
+
 def test_it_is_grpo_with_alpha_1_and_the_next_seed(made: Any, contexts: Any) -> None:
     """The weights are those of the baseline `grpo` with the seed one higher, whatever the hardness settings are."""
-    context = made("round", {"policy.steps": 2, "hardness.combine": "product", "hardness.sharpness": 3.0})
+    context = made("round", {"hardness.combine": "product", "hardness.sharpness": 3.0})
     shown = build_round_policy(context)
     assert (shown["alpha_min"], shown["alpha_max"]) == (1.0, 1.0)
-    baseline = contexts.make("baseline", {"policy.steps": 2, "policy.seed": 1})
+    baseline = contexts.make("baseline", {"policy.seed": 1})
     build_grpo_checkpoint(baseline)
     assert _same(context.out, baseline.out)
+    assert not _same(context.out, _initial(context))
     readme = (context.out / "README.md").read_text(encoding="utf-8")
     assert "after round 1" in readme and "| round_1_reward_model_insult |" in readme
     assert "GRPO" in context.reporter.done
 
 
 @pytest.mark.long
-def test_it_starts_where_the_round_before_ended(made: Any, tmp_path: Path) -> None:
-    """The first step of a policy is at its start: no KL, although the start is not the initial model."""
-    first = made("first", {"policy.steps": 2})
+def test_it_starts_where_the_round_before_ended(made: Any) -> None:
+    """The first step of a policy is at its start, so that there is no KL yet; without that start it ends elsewhere."""
+    first = made("first")
     build_round_policy(first)
-    second = made("second", {"policy.steps": 2, "policy.kl": 0.1}, number=2, more={"round_1_policy": first.out})
-    build_round_policy(second)
-    log = read_log(second.out / "training_log.jsonl")
-    assert log[0]["kl"] == pytest.approx(0.0, abs=1e-6)
-    alone = made("alone", {"policy.steps": 2, "policy.kl": 0.1}, number=2)
-    build_round_policy(alone)
+    assert not _same(first.out, _initial(first))
+    second = made("second", number=2, more={"round_1_policy": first.out})
+    alone = made("alone", number=2)
+    for context in (second, alone):
+        build_round_policy(context)
+        assert read_log(context.out / "training_log.jsonl")[0]["kl"] == pytest.approx(0.0, abs=1e-6)
     assert not _same(alone.out, second.out)
-    final = second.inputs | {name.removeprefix("round_2_"): path for name, path in second.inputs.items()}
-    del final["policy"]
-    final = {name: path for name, path in final.items() if not name.startswith("round_2")}
-    aligned = made("aligned", {"policy.steps": 2, "hardness.combine": "none"}, inputs=final, asset="policy_checkpoint")
-    build_policy_checkpoint(aligned)
-    assert read_log(aligned.out / "training_log.jsonl")[0]["kl"] == pytest.approx(0.0, abs=1e-6)
+    models = {name.removeprefix("round_2_"): path for name, path in second.inputs.items()}
+    final = made("final", {"hardness.combine": "none", "policy.seed": 2}, inputs=models, asset="policy_checkpoint")
+    build_policy_checkpoint(final)
+    assert _same(final.out, second.out)  # its seed is that of round 2's policy
 
 
 @pytest.mark.long
@@ -127,7 +130,7 @@ def test_its_last_step_is_published_whatever_validation_says(
 
 def _pool(made: Any, name: str, overrides: dict[str, Any] | None = None) -> Any:
     context = made(name, {"rewards.round_samples": 3, **(overrides or {})}, category="insult")
-    policy = Path(context.config.models.policy.removeprefix("path:"))
+    policy = _initial(context)
     inputs = {key: context.inputs[key] for key in ("safety_dataset_insult", "round_1_reward_model_insult")}
     return made(
         name,
