@@ -261,11 +261,6 @@ class SftConfig:
             f"sft.batch_size is {self.batch_size} with sft.contrast, which keeps twins together; choose an even number",
         )
         require(self.validation_prompts >= 0, f"sft.validation_prompts is {self.validation_prompts}; at least 0")
-        require(
-            self.choose_by == "composite" or self.validation_prompts > 0,
-            "sft.choose_by is auc, but sft.validation_prompts is 0 and the last step is published; set it to a number "
-            "of prompts, such as 48",
-        )
 
 
 Baseline = Literal["dpo", "dpo_s", "irft", "joint", "grpo", "rloo", "rloo_s", "verifiable", "propositions"]

@@ -485,6 +485,7 @@ def test_what_next_of_a_named_run_names_it(config: Path, fake_run: Any) -> None:
     assert "The placebo wins." in again.output
 
 
+@pytest.mark.long
 def test_runs_lists_results_and_forgets_names(config: Path, fake_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")  # wide enough for the path of a test's directory
     fake_run(outcome())

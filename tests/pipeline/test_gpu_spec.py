@@ -139,6 +139,7 @@ def test_only_gpus_that_this_process_may_see_are_taken(two_gpus, monkeypatch):
         assert [first["CUDA_VISIBLE_DEVICES"], second["CUDA_VISIBLE_DEVICES"]] == ["3", "5"]
 
 
+@pytest.mark.long
 def test_a_heavy_worker_sees_one_gpu_and_a_light_one_all(two_gpus, stubbed, instance, project):
     names = ["prompt_pool", "safety_dataset_insult", "safety_dataset_harm", "helpful_dataset", "sft_checkpoint"]
     job = all_definitions(project).resolve_implicit_global_asset_job_def()

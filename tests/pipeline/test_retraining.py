@@ -131,6 +131,7 @@ def test_observing_unchanged_sources_launches_nothing(deployment):
     assert deployment.settle() == Counter()
 
 
+@pytest.mark.long
 def test_rows_of_one_category_recompute_its_own_branch_and_the_policy_once(deployment):
     _change_one_category(deployment)
 

@@ -247,6 +247,7 @@ def test_going_back_to_former_data_records_the_former_version(runner):
     assert (outcome.built, outcome.reused) == ([], ["prompt_pool"])
 
 
+@pytest.mark.long
 def test_the_sources_are_recorded_so_that_nothing_looks_stale_afterwards(runner):
     runner("prompt_pool")
     with runner.instance() as instance:
@@ -272,6 +273,7 @@ def test_a_second_run_at_the_same_time_is_refused_and_names_the_first(runner):
             runner("prompt_pool")
 
 
+@pytest.mark.long
 def test_a_run_whose_process_was_killed_is_closed_by_the_next_one(runner):
     dead = json.dumps({**json.loads(owner_tag()), "started": "1"})
 
@@ -320,6 +322,7 @@ def test_a_pool_slot_that_a_finished_run_kept_is_released(runner):
     assert {place.run_id for place in (*pool.claimed_slots, *pool.pending_steps)} == {alive}
 
 
+@pytest.mark.long
 def test_a_listener_that_fails_stops_the_run(runner):
     def listener(event):
         raise RuntimeError("the terminal is gone")

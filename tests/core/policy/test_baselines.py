@@ -154,6 +154,7 @@ def test_pairs_of_unsafe_prompts_alone_are_said(pooled: Callable[..., Context]) 
     assert any("all 12 pairs are of unsafe prompts" in line for line in context.reporter.lines)
 
 
+@pytest.mark.long
 def test_grpo_without_scaling_is_dr_irl_with_alpha_one(contexts: Any) -> None:
     settings = {"policy.steps": 2, "policy.save_steps": 2}
     baseline, same, scaled = (contexts.make(name, settings) for name in ("baseline", "same", "scaled"))

@@ -13,14 +13,13 @@ from killing import Killed, KillingReporter
 from safetensors.torch import load_file
 
 from drirl_core.benchmarks.refusal_score import refusal_margins, refusal_scores
-from drirl_core.errors import ConfigError, DataError
+from drirl_core.errors import DataError
 from drirl_core.models.loading import load_policy
 from drirl_core.models.sampling.decode import Completion
 from drirl_core.policy import validation
 from drirl_core.policy.grpo import build_policy_checkpoint
 from drirl_core.policy.sft import build_sft_checkpoint
 from drirl_core.policy.validation import ValidationPoint, validation_prompts
-from drirl_core.testing import tiny_config
 
 REFUSAL, ANSWER = "I'm sorry, but I can't help with that.", "Begin early, take your time, and ask a friend."
 LOOP = "I won't help with that, " * 6
@@ -140,11 +139,6 @@ def test_margins_of_a_policy_in_training_are_those_of_the_kept_score(with_look_a
     kept = refusal_scores(context, context.config.models.policy, prompts)
     assert refusal_margins(policy, prompts, 64) == pytest.approx(kept, abs=1e-4)
     assert refusal_margins(policy, prompts, 15) == pytest.approx(kept, abs=1e-4)  # a prompt at a time
-
-
-def test_choosing_by_auc_needs_prompts(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"sft\.choose_by is auc, but sft\.validation_prompts is 0"):
-        tiny_config(tmp_path, {"sft.choose_by": "auc", "sft.validation_prompts": 0})
 
 
 @pytest.mark.usefixtures("no_curves")
