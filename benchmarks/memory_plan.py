@@ -27,9 +27,9 @@ from drirl_core.planning.work import Device, Phase, Update, reading, resident_of
 
 RUNS = ("sampling", "sft", "grpo")
 CPU_SHAPES = {
-    "small": {"rows": 32, "micro": 16, "prompts": 4, "generations": 4, "prompt": 96, "new": 16},
-    "medium": {"rows": 32, "micro": 8, "prompts": 2, "generations": 4, "prompt": 96, "new": 16},
-    "smollm2-135m": {"rows": 16, "micro": 4, "prompts": 2, "generations": 4, "prompt": 64, "new": 16},
+    "small": {"rows": 32, "micro": 16, "prompts": 8, "generations": 4, "prompt": 96, "new": 32},
+    "medium": {"rows": 32, "micro": 8, "prompts": 4, "generations": 4, "prompt": 96, "new": 32},
+    "smollm2-135m": {"rows": 32, "micro": 8, "prompts": 2, "generations": 4, "prompt": 96, "new": 32},
 }
 """Shapes that the CPU compares, and how much is done with each."""
 GPU_SIZES = {
@@ -73,11 +73,8 @@ def planned(shape: ModelShape, run: str, sizes: Any, numbers: Numbers, gpu: Gpu 
     update = Update(what, micro, sizes.micro * sizes.new, batch / sizes.micro, reference=True)
     every = Batch(batch, sizes.prompt, sizes.new, sizes.prompts)
     resident = dataclasses.replace(resident_of(device, update, 1), gradients=0)
-    return [
-        rollout(device, update, every, 1, 1),
-        reading(device, batch, width, layer, resident),
-        training(device, update, 1),
-    ]
+    read = reading(device, batch, width, layer, resident)
+    return [rollout(device, update, every, 1, 1), *([read] if numbers.gpu else []), training(device, update, 1)]
 
 
 def measure(run: str, shape: str, device: str, dtype: str, sizes: Any) -> dict[str, Any]:
@@ -154,7 +151,7 @@ def _card() -> Gpu | None:
 
 def _apart(run: str, shape: str, dtype: str, sizes: Any) -> dict[str, Any]:
     """Measure in a fresh process, whose allocator gives freed memory back at once, so that its peak is what is live."""
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     command = [sys.executable, "-m", "benchmarks.memory_plan", "--shape", shape, "--dtype", dtype, "--run", run]
     command += ["--sizes", json.dumps(dataclasses.asdict(sizes))]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

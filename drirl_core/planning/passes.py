@@ -156,7 +156,7 @@ def training_pass(shape: ModelShape, numbers: Numbers, what: Trained, batch: Bat
     """
     e, h, n = numbers.size, shape.hidden, batch.tokens(numbers)
     layer = n * kept_per_token(shape, numbers, what) + _kept_by_attention(shape, numbers, batch)
-    working = n * (4 * e * shape.intermediate + 2 * e * h)  # gradients inside the feed-forward part
+    working = n * (2 * e * shape.intermediate + 2 * e * h)  # gradients inside the feed-forward part
     if numbers.gpu and what.trainer:
         adapters = shape.adapter_weights(what.rank, what.targets, what.layers) if what.rank else 0
         base = shape.layers * n * e * h + adapters * e + batch.rows * batch.width**2  # checkpoints, casts, mask

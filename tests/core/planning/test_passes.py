@@ -59,15 +59,15 @@ def test_reward_adapters_convert_their_inputs_to_float32_and_keep_every_adapted_
     assert kept_per_token(hand_shape(), GPU, rewards) == 32 + 80 + 32 + 60 + 28
     found = training_pass(hand_shape(), GPU, rewards, Batch(2, 5, 0), 0)
     # One layer of 10 tokens with its keys and values, the last state, and gradients in float32.
-    assert found == Parts(activations=10 * 232 + 160 + 80 + 10 * 4 * 6 + 10 * (4 * 2 * 6 + 16) * 2)
+    assert found == Parts(activations=10 * 232 + 160 + 80 + 10 * 4 * 6 + 10 * (2 * 2 * 6 + 16) * 2)
 
 
 def test_a_training_pass_on_a_gpu_keeps_one_hidden_state_per_layer() -> None:
     batch = Batch(2, 3, 2)  # 10 tokens
     found = training_pass(hand_shape(), GPU, ADAPTERS, batch, scored=4)
     # Checkpoints 2 x 10 x 8, adapters in bfloat16 116 x 2, mask 2 x 25; a layer: 10 x 158, keys and values repeated for
-    # four query columns 2 x 2 x 4 x 10, one float32 per query and head 4 x 2 x 10; gradients 10 x (4 x 2 x 6 + 2 x 2 x 4).
-    assert found == Parts(activations=160 + 232 + 50 + 1580 + 160 + 80 + 640)
+    # four query columns 2 x 2 x 4 x 10, one float32 per query and head 4 x 2 x 10; gradients 10 x (2 x 2 x 6 + 2 x 2 x 4).
+    assert found == Parts(activations=160 + 232 + 50 + 1580 + 160 + 80 + 400)
 
 
 def test_the_logits_come_before_the_backward_pass_of_the_layers() -> None:
