@@ -69,7 +69,7 @@ def planned(shape: ModelShape, run: str, sizes: Any, numbers: Numbers, gpu: Gpu 
     if run == "sft":
         return [training(device, Update(what, micro, sizes.micro * sizes.new, 1))]
     if not numbers.gpu:
-        micro = dataclasses.replace(micro, distinct=max(1, sizes.micro // sizes.generations))
+        micro = dataclasses.replace(micro, distinct=min(sizes.prompts, sizes.micro))  # TRL shuffles a step's rows
     update = Update(what, micro, sizes.micro * sizes.new, batch / sizes.micro, reference=True)
     every = Batch(batch, sizes.prompt, sizes.new, sizes.prompts)
     resident = dataclasses.replace(resident_of(device, update, 1), gradients=0)
