@@ -63,7 +63,7 @@ def test_every_asset_of_the_graph_is_published_completely(config: Config, versio
     assert not [p for p in (store.root / ".work").iterdir() if p.is_dir() and any((p / "out").iterdir())]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_graph_runs_with_an_adapter_per_category(base_folder: Path, versions: dict[str, str]) -> None:
     """Data, pools and start are those of the run with heads; rewards and what is trained on them are not."""
     adapter = {"rank": 2, "first_layer": 0.5, "epochs": 1}

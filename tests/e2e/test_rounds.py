@@ -19,7 +19,7 @@ from drirl_core.store.artifacts import Artifact
 from drirl_core.store.tables import read_table
 from drirl_core.testing import RecordingReporter, tiny_config
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 SETTINGS: dict[str, Any] = {"rewards.rounds": 2, "policy.validation_prompts": 2, "demonstrations.quota": 12}
 
 
