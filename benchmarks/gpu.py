@@ -19,9 +19,8 @@ from typing import Any
 
 from benchmarks.machine import write
 from drirl_core.benchmarks.render import examination_table
-from drirl_core.graph.build import build
+from drirl_core.graph.build import build_each
 from drirl_core.graph.plan import with_ancestors
-from drirl_core.graph.versions import source_version
 from drirl_core.project import Project
 from drirl_core.reporting import LogReporter
 
@@ -44,7 +43,6 @@ def demo(device: str, until: str | None) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     project, started = Project.load(CONFIG, {"models.device": device}), time.perf_counter()
-    versions = {name: source_version(path) for name, path in project.graph.sources.items()}
     stages: dict[str, dict[str, float]] = {}
     result: dict[str, Any] = {
         "what": f"{CONFIG}, {f'what {until} needs' if until else 'every asset'}, without Dagster, in one process, "
@@ -52,20 +50,19 @@ def demo(device: str, until: str | None) -> None:
         "stages": stages,
     }
     name = "demo_gpu" if device == "cuda" else "demo_cpu"
-    for node in with_ancestors(project.graph, [until]) if until else project.graph.nodes.values():
-        begun = time.perf_counter()
-        if device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        artifact, *_ = build(node, project, versions, LogReporter())
-        versions[node.name], last = artifact.version, artifact
+    nodes = with_ancestors(project.graph, [until]) if until else project.graph.nodes.values()
+    begun = started
+    for node, artifact in build_each(project, nodes, LogReporter()):
         taken = stages.setdefault(node.stage, {"seconds": 0.0, "gpu_gib": 0.0})
         taken["seconds"] = round(taken["seconds"] + time.perf_counter() - begun, 1)
         if device == "cuda":
             taken["gpu_gib"] = max(taken["gpu_gib"], round(torch.cuda.max_memory_allocated() / 2**30, 2))
+            torch.cuda.reset_peak_memory_stats()
         result["seconds"] = round(time.perf_counter() - started, 1)
         result["built"] = node.name
         print(f"{result['seconds']:7.1f} s  {node.name}", flush=True)
         write(name, result, show=False)
+        last, begun = artifact, time.perf_counter()
     if until:
         return
     summary = json.loads((last.path / "summary.json").read_text(encoding="utf-8"))

@@ -23,7 +23,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOTrainer
 
 from benchmarks.machine import write
-from drirl_core.graph.build import Context
+from drirl_core.graph.build import Context, context_of
 from drirl_core.graph.planned import Named
 from drirl_core.models.adapters import adapters_of
 from drirl_core.models.loading import load_policy
@@ -37,6 +37,7 @@ from drirl_core.policy.trainer import DynamicRewardScalingTrainer
 from drirl_core.policy.training import common_arguments
 from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
+from drirl_core.store.artifacts import Workspace
 
 STEPS, ROUNDS = 5, 3
 
@@ -75,22 +76,11 @@ def length_reward(completions: list[Any], **columns: Any) -> list[float]:
 @contextmanager
 def policy_stage(project: Project) -> Iterator[Context]:
     """Yield the context in which the policy of a finished run was trained."""
-    node, store = project.graph.nodes["policy_checkpoint"], project.store
+    node = project.graph.nodes["policy_checkpoint"]
     names = [name for name in node.inputs if name in project.graph.nodes]
-    inputs = {name: artifact.path for name, artifact in Named(project).open(*names).items()}
+    versions = {name: artifact.version for name, artifact in Named(project).open(*names).items()}
     with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder)
-        yield Context(
-            project.config,
-            None,
-            inputs,
-            scratch,
-            scratch,
-            store,
-            SilentReporter(),
-            graph=project.graph,
-            asset=node.name,
-        )
+        yield context_of(node, project, versions, Workspace(Path(folder), Path(folder)), SilentReporter())
 
 
 def turn(context: Context, *, ours: bool) -> tuple[StepTimes, float]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe, write
-from drirl_core.planning.gpus import GIB, Gpu, gpu_named
+from drirl_core.planning.gpus import GIB, GPUS, Gpu
 from drirl_core.planning.parts import Parts
 from drirl_core.planning.passes import Batch, Numbers, Trained
 from drirl_core.planning.shape import ModelShape, shape_of_model
@@ -141,12 +141,12 @@ def _pair(measured: float, planned: float) -> dict[str, float]:
 
 
 def _card() -> Gpu | None:
-    """Return the card of this machine from the table, by its name."""
+    """Return the card of this machine from the table, by its name and memory."""
     import torch
 
-    name = torch.cuda.get_device_name().lower()
-    known = ("h100", "h200", "b200", "a100-80", "a100-40", "l40s", "l4", "a10", "rtx4090", "rtx3090", "a6000")
-    return next((gpu_named(one) for one in known if one.split("-")[0].removeprefix("rtx") in name), None)
+    here = torch.cuda.get_device_properties(0)
+    alike = [gpu for name, gpu in GPUS.items() if name.split("-")[0].removeprefix("rtx") in here.name.lower()]
+    return min(alike, key=lambda gpu: abs(gpu.memory - here.total_memory), default=None)
 
 
 def _apart(run: str, shape: str, dtype: str, sizes: Any) -> dict[str, Any]:

@@ -26,7 +26,9 @@ from drirl_core.models.loading import Policy, make_head_contiguous, without_cudn
 from drirl_core.models.sampling import SamplingSettings
 from drirl_core.models.sampling.decode import decode
 from drirl_core.policy.cpu import lean_training
+from drirl_core.policy.tracking import Tracking
 from drirl_core.policy.trainer import DynamicRewardScalingTrainer
+from drirl_core.policy.training import common_arguments
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SHAPES = {  # layers, hidden, intermediate, query heads, key heads, vocabulary, tied
@@ -207,13 +209,9 @@ def adapters(sizes: Sizes) -> LoraConfig | None:
 
 
 def common(device: str, folder: str) -> dict[str, Any]:
-    """Return the trainer arguments that decide memory and time, as policy/training.py sets them."""
-    on_cpu = device == "cpu"
-    return {
-        "output_dir": folder, "use_cpu": on_cpu, "bf16": not on_cpu, "gradient_checkpointing": not on_cpu,
-        "dataloader_pin_memory": not on_cpu, "report_to": "none", "logging_steps": 1, "save_strategy": "no",
-        "eval_strategy": "no", "disable_tqdm": True, "learning_rate": 1e-5,
-    }  # fmt: skip
+    """Return the trainer arguments of the project's own trainings, without checkpoints."""
+    ours = common_arguments(0, Path(folder), device, Tracking())
+    return {**{name: one.value for name, one in ours.items()}, "save_strategy": "no", "learning_rate": 1e-5}
 
 
 def run_sft(policy: Policy, sizes: Sizes, meter: Meter) -> None:

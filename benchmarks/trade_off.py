@@ -18,9 +18,8 @@ from benchmarks.machine import RESULTS, write
 from benchmarks.validation import held_back
 from drirl_core.benchmarks.judges.rules import label_reply
 from drirl_core.config.strict_yaml import load_yaml
-from drirl_core.graph.build import build
+from drirl_core.graph.build import build_each
 from drirl_core.graph.plan import with_ancestors
-from drirl_core.graph.versions import source_version
 from drirl_core.models.sampling import SamplingSettings, sample
 from drirl_core.project import Project
 from drirl_core.reporting import LogReporter
@@ -31,13 +30,8 @@ PICTURE = Path(__file__).parents[1] / "docs" / "images" / "trade_off.png"
 
 def make(project: Project) -> dict[str, Path]:
     """Build what the policy needs, and return the directories of its start and of itself."""
-    graph, reporter = project.graph, LogReporter()
-    versions = {name: source_version(path) for name, path in graph.sources.items()}
-    made: dict[str, Path] = {}
-    for node in with_ancestors(graph, ["policy_checkpoint"]):
-        artifact, *_ = build(node, project, versions, reporter)
-        versions[node.name], made[node.name] = artifact.version, artifact.path
-    return made
+    nodes = with_ancestors(project.graph, ["policy_checkpoint"])
+    return {node.name: artifact.path for node, artifact in build_each(project, nodes, LogReporter())}
 
 
 def measure(reference: str | Path, project: Project) -> dict[str, Any]:

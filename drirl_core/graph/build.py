@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from drirl_core.project import Project
 from drirl_core.reporting import Plot, Reporter
 from drirl_core.store.artifacts import Artifact, ArtifactStore, Workspace, fingerprint
 
-__all__ = ["FIRST_STAGE", "Context", "build", "context_of", "run_all"]
+__all__ = ["FIRST_STAGE", "Context", "build", "build_each", "context_of", "run_all"]
 
 FIRST_STAGE = "prompt_pool"
 """The stage before which models and prompts are looked at."""
@@ -173,13 +173,29 @@ def run_all(project: Project, reporter: Reporter) -> dict[str, Artifact]:
             Gates of a promotion stop nothing here.
         DrirlError: a source cannot be read, or a stage failed; the message says how to fix it.
     """
-    versions = {name: source_version(path) for name, path in project.graph.sources.items()}
     built: dict[str, Artifact] = {}
-    for node in project.graph.nodes.values():
-        built[node.name], _, _ = build(node, project, versions, reporter)
-        require_kept(node, built[node.name].path, project)
-        versions[node.name] = built[node.name].version
+    for node, artifact in build_each(project, project.graph.nodes.values(), reporter):
+        require_kept(node, artifact.path, project)
+        built[node.name] = artifact
     return built
+
+
+def build_each(project: Project, nodes: Iterable[Node], reporter: Reporter) -> Iterator[tuple[Node, Artifact]]:
+    """Build assets one after the other in this process, and yield each as soon as it is built.
+
+    Args:
+        project: the configuration, its graph and its store.
+        nodes: in topological order, with everything that they need.
+        reporter: where to send progress.
+
+    Raises:
+        DrirlError: a source cannot be read, or a stage failed; the message says how to fix it.
+    """
+    versions = {name: source_version(path) for name, path in project.graph.sources.items()}
+    for node in nodes:
+        artifact, _, _ = build(node, project, versions, reporter)
+        yield node, artifact
+        versions[node.name] = artifact.version
 
 
 def _look_ahead(project: Project) -> None:

@@ -20,13 +20,12 @@ from drirl_core.config import HardnessConfig
 from drirl_core.graph import build as stages
 from drirl_core.graph.layout import dataset_name
 from drirl_core.graph.rounds import number_of, policy_of, rewards_of
-from drirl_core.models.embeddings import Embedder
-from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.models.sampling import SamplingSettings, sample
 from drirl_core.policy.grpo import align
 from drirl_core.reporting import Table
 from drirl_core.rewards import load_reward_model
 from drirl_core.rewards.evaluate import ScoredPrompt, score_pool
+from drirl_core.rewards.model import source_of
 from drirl_core.rewards.pairs import join_pool
 from drirl_core.rewards.stage import without_nan
 from drirl_core.rewards.within_groups import within_groups
@@ -122,7 +121,7 @@ def _measured(
     """
     category, number = context.category or "", number_of(context.asset)
     model = load_reward_model(context.inputs[f"{rewards_of(number)}_{category}"])
-    model.use((HiddenStates if model.reads == "policy" else Embedder)(context.config.models, context.store))
+    model.use(source_of(model.reads, context.config.models, context.store))
     held_out = [prompt for prompt in join_pool(rows, pool, category) if prompt.split != "train"]
     scored = score_pool(model, held_out)
     order = within_groups((one.prompt, one.reply_rewards) for one in scored)

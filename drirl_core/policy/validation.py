@@ -226,7 +226,8 @@ class CheckpointChoice(TrainerCallback):
         model.eval()
         with ready_to_decode(model):
             labels = {kind: self._labels(model, prompts) for kind, prompts in self._prompts.items()}
-            known = self._auc(model, self._scored) if self._scored else None
+            alone = PartialState().is_main_process  # of several processes the others have no use for it
+            known = self._auc(model, self._scored) if self._scored and alone else None
         model.train(training)
         if not PartialState().is_main_process:
             return

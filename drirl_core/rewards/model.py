@@ -30,9 +30,11 @@ from drirl_core.errors import ArtifactError, TrainingError
 from drirl_core.text.quality import has_words
 
 if TYPE_CHECKING:
+    from drirl_core.config import ModelsConfig
     from drirl_core.models.embeddings import Embedder
     from drirl_core.models.hidden_states import HiddenStates
     from drirl_core.rewards.pairs import Pool
+    from drirl_core.store.artifacts import ArtifactStore
 
 BACKBONES = {
     "embedding": "drirl_core.rewards.backbones.encoder:EmbeddingRewardModel",
@@ -144,6 +146,16 @@ def backbone_class(name: str) -> Any:
     """Import the class of a backbone by its name in `BACKBONES`."""
     module, _, attribute = BACKBONES[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def source_of(
+    reads: Literal["encoder", "policy"], models: ModelsConfig, store: ArtifactStore
+) -> Embedder | HiddenStates:
+    """Return what reward models read texts with, by their `reads`."""
+    from drirl_core.models.embeddings import Embedder
+    from drirl_core.models.hidden_states import HiddenStates
+
+    return (HiddenStates if reads == "policy" else Embedder)(models, store)
 
 
 def serving(model: Any, category: str) -> Any:

@@ -306,7 +306,7 @@ def by_prompt(prompts: Sequence[PoolPrompt], rows: np.ndarray) -> tuple[torch.Te
         Rows of the demonstrations, (P, ...), and of the completions, (P, K, ...); zero where there is none.
     """
     starts = np.cumsum([0, *(1 + len(p.replies) for p in prompts)])
-    others = np.zeros((len(prompts), max(len(p.replies) for p in prompts), *rows.shape[1:]), dtype=np.float32)
+    others = np.zeros((len(prompts), max(len(p.replies) for p in prompts), *rows.shape[1:]), dtype=rows.dtype)
     for i, p in enumerate(prompts):
         others[i, : len(p.replies)] = rows[starts[i] + 1 : starts[i + 1]]
     # Copied into torch's own memory: its alignment is fixed, and so is the order of sums: fits are the same to the bit.

@@ -15,13 +15,12 @@ from drirl_core.config import CompletionsConfig
 from drirl_core.graph import build as stages
 from drirl_core.graph.layout import dataset_name
 from drirl_core.graph.rounds import ROUND_POOLS
-from drirl_core.models.embeddings import Embedder
-from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.reporting import Plot, Table
 from drirl_core.rewards.evaluate import ScoredPrompt, evaluate, score_pool
 from drirl_core.rewards.fit import Fitted, fit
 from drirl_core.rewards.labels.agreement import label_agreement
 from drirl_core.rewards.labels.items import LabelledItem, read_items
+from drirl_core.rewards.model import backbone_class, source_of
 from drirl_core.rewards.pairs import PoolPrompt, join_pool
 from drirl_core.rewards.plots import plot_accuracy, plot_calibration, plot_curve, plot_rewards
 from drirl_core.store.tables import read_table, write_table
@@ -82,8 +81,8 @@ def _labels(context: stages.Context) -> list[LabelledItem]:
 def _learn(
     context: stages.Context, category: str, prompts: list[PoolPrompt], labels: list[LabelledItem]
 ) -> dict[str, Any]:
-    reads_policy = context.config.rewards.backbone != "embedding"
-    source = (HiddenStates if reads_policy else Embedder)(context.config.models, context.store)
+    reads = backbone_class(context.config.rewards.backbone).reads
+    source = source_of(reads, context.config.models, context.store)
     config = context.config
     fitted = fit(
         category, prompts, source, config.rewards, config.seed, context.reporter, config.sft.own_answers, labels

@@ -10,7 +10,7 @@ import torch
 
 from drirl_core.models.token_rows import TokenRow
 from drirl_core.rewards.backbones.hidden_state import intact
-from drirl_core.rewards.pairs import Pool, PoolPrompt
+from drirl_core.rewards.pairs import Pool, PoolPrompt, by_prompt
 
 if TYPE_CHECKING:
     from drirl_core.models.hidden_states import HiddenStates
@@ -28,15 +28,8 @@ def read_pool(prompts: Sequence[PoolPrompt], source: HiddenStates) -> Pool:
     """
     users = [p.prompt for p in prompts for _ in range(1 + len(p.replies))]
     answers = [text for p in prompts for text in (p.answer, *(reply.answer for reply in p.replies))]
-    ids, counts = padded(source.tokens(users, answers))
-    most, width = max(len(p.replies) for p in prompts), ids.shape[1]
-    others = np.zeros((len(prompts), most, width), dtype=np.int64), np.zeros((len(prompts), most, 2), dtype=np.int64)
-    starts = np.cumsum([0, *(1 + len(p.replies) for p in prompts)])
-    for i, p in enumerate(prompts):
-        for column, read in zip(others, (ids, counts), strict=True):
-            column[i, : len(p.replies)] = read[starts[i] + 1 : starts[i + 1]]
-    own = tuple(torch.from_numpy(read[starts[:-1]]) for read in (ids, counts))
-    return Pool.of(prompts, own, tuple(torch.from_numpy(column) for column in others), intact)
+    own, others = zip(*(by_prompt(prompts, read) for read in padded(source.tokens(users, answers))), strict=True)
+    return Pool.of(prompts, own, others, intact)
 
 
 def padded(rows: Sequence[TokenRow]) -> tuple[np.ndarray, np.ndarray]:

@@ -84,10 +84,8 @@ def collect(named: Named, categories: Sequence[str], reporter: Reporter) -> list
         DataError: an artifact or a file of labels cannot be read.
     """
     from drirl_core.graph.layout import dataset_name
-    from drirl_core.models.embeddings import Embedder
-    from drirl_core.models.hidden_states import HiddenStates
     from drirl_core.rewards.labels.exclusion import labelled_rows
-    from drirl_core.rewards.model import load_reward_model
+    from drirl_core.rewards.model import load_reward_model, source_of
     from drirl_core.rewards.stage import pool_prompts
 
     project = named.project
@@ -107,7 +105,7 @@ def collect(named: Named, categories: Sequence[str], reporter: Reporter) -> list
         prompts = pool_prompts(found[dataset_name(name)].path, pools, config.completions, name)
         model = load_reward_model(found[models[name]].path)
         if model.reads not in sources:
-            sources[model.reads] = (HiddenStates if model.reads == "policy" else Embedder)(config.models, store)
+            sources[model.reads] = source_of(model.reads, config.models, store)
         model.use(sources[model.reads])
         collected.append(candidates_of(model, prompts, labelled, (sources[model.reads], config.rewards, reporter)))
     return collected

@@ -15,6 +15,7 @@ from test_reward_stage import POOL, make
 from word_models import WordEncoder, compliance, joined_pool, pool_rows
 
 from drirl_core.config import RewardsConfig
+from drirl_core.models import embeddings
 from drirl_core.reporting import SilentReporter
 from drirl_core.rewards import stage
 from drirl_core.rewards.fit import fit, losses
@@ -110,7 +111,7 @@ def test_the_classifier_reads_both_kinds_of_samples() -> None:
 
 def test_the_pools_of_all_rounds_reach_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two more pools: their samples are rewarded, told apart, and in the first figure of the model."""
-    monkeypatch.setattr(stage, "Embedder", lambda models, store: WordEncoder())
+    monkeypatch.setattr(embeddings, "Embedder", lambda models, store: WordEncoder())
     plain = make(tmp_path, name="plain")
     shown = stage.build_reward_model(plain)
     assert "within_group_newest" not in shown

@@ -10,6 +10,7 @@ from drirl_core.config import Config, ModelsConfig, RewardsConfig
 from drirl_core.config.reward_adapter import RewardAdapterConfig
 from drirl_core.errors import DataError
 from drirl_core.graph.build import Context
+from drirl_core.models import embeddings
 from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.reporting import Plot, SilentReporter, Table
 from drirl_core.rewards import load_reward_model, stage
@@ -29,7 +30,7 @@ POOL = pa.schema([("prompt_id", TEXT), ("policy", TEXT), ("sample", pa.int32()),
 
 @pytest.fixture
 def context(tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "Embedder", lambda models, store: WordEncoder())
+    monkeypatch.setattr(embeddings, "Embedder", lambda models, store: WordEncoder())
     return make(tmp_path)
 
 
@@ -167,7 +168,7 @@ def test_equal_inputs_give_equal_bytes(tmp_path, context):
 
 
 def test_the_helpful_model_is_measured_on_refusals_and_off_topic_replies(tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "Embedder", lambda models, store: WordEncoder())
+    monkeypatch.setattr(embeddings, "Embedder", lambda models, store: WordEncoder())
     extra = [
         {
             "prompt_id": f"p{i:02d}",
@@ -208,6 +209,6 @@ def test_one_model_is_learned_from_all_categories(context, tmp_path):
 
 
 def test_a_pool_of_another_data_set_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "Embedder", lambda models, store: WordEncoder())
+    monkeypatch.setattr(embeddings, "Embedder", lambda models, store: WordEncoder())
     with pytest.raises(DataError, match="do not belong together"):
         stage.build_reward_model(make(tmp_path, pool=pool_rows()[6:]))
