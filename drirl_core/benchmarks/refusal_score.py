@@ -107,7 +107,7 @@ def refusal_margins(policy: Policy, prompts: Sequence[str], batch_size: int) -> 
     Args:
         policy: the loaded policy.
         prompts: N prompts.
-        batch_size: openings computed together.
+        batch_size: different beginnings of openings that are computed together.
 
     Returns:
         Nats, higher for a likelier refusal, (N,).

@@ -213,6 +213,9 @@ class SftConfig:
     the two prompts. Each pair adds two rows to a batch. 0 is off; without twins in the data nothing is compared."""
     contrast_tokens: int = added(0)
     """First tokens of an answer that are compared where `contrast` is on (0: all that are learned)."""
+    partners: int = added(0)
+    """Unsafe prompts of its batch that a harmless prompt without a twin is compared with where `contrast` is on; they
+    need no twins either. Data of many twins otherwise teaches little of other look-alikes."""
     validation_prompts: int = added(0)
     """Validation prompts, unsafe ones and look-alikes each, that are answered twice per epoch; the best checkpoint is
     published (`choose_by`). 0 publishes the last step."""
@@ -255,6 +258,12 @@ class SftConfig:
             not self.contrast_tokens or self.contrast > 0,
             f"sft.contrast_tokens is {self.contrast_tokens}, but sft.contrast is 0 and nothing is compared; "
             "set sft.contrast to a weight, such as 1",
+        )
+        require(self.partners >= 0, f"sft.partners is {self.partners}; 0 (none) or a number of unsafe prompts")
+        require(
+            not self.partners or self.contrast > 0,
+            f"sft.partners is {self.partners}, but sft.contrast is 0 and nothing is compared; set sft.contrast to a "
+            "weight, such as 1",
         )
         require(
             not self.contrast or self.batch_size % 2 == 0,

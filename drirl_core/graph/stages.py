@@ -143,6 +143,7 @@ STAGES: dict[str, Stage] = {
                 "sft.answer_tokens",
                 "sft.contrast",
                 "sft.contrast_tokens",
+                "sft.partners",
                 "sft.lora.rank",
                 "sft.lora.first_layer",
                 "sft.trl",

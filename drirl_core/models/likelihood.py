@@ -43,7 +43,8 @@ def continuation_log_probs(
         policy: model reference or checkpoint directory, or a policy that is loaded already.
         prompts: N user messages.
         continuations: C texts of at least one token each.
-        batch_size: continuations computed together; a batch holds all continuations of at least one prompt.
+        batch_size: different beginnings of continuations that are computed together; a batch holds all of at least one
+            prompt.
         models: how to load the policy.
         store: keeps the rows.
         reporter: gets progress.
@@ -84,7 +85,7 @@ def log_probs_now(policy: Policy, prompts: Sequence[str], continuations: Sequenc
         policy: the loaded policy.
         prompts: N user messages.
         continuations: C texts of at least one token each.
-        batch_size: continuations computed together.
+        batch_size: different beginnings of continuations that are computed together.
 
     Returns:
         Sums of token log-probabilities in nats, at most 0, float64, (N, C).
@@ -110,7 +111,7 @@ def _all_rows(
     if empty:
         raise DataError(f"the continuation {empty[0]!r} has no token; give a text")
     done = 0
-    for part in by_length(rows, lambda row: row[1], max(1, batch_size // len(continuations))):
+    for part in by_length(rows, lambda row: row[1], max(1, batch_size // max(1, len(_paths(tokens))))):
         values = _batch(policy, [text for _, text in part], tokens)
         # Rounded, because the last bits depend on which rows share the batch.
         yield {key: [round(value, 5) for value in row] for (key, _), row in zip(part, values.tolist(), strict=True)}

@@ -107,14 +107,14 @@ class _Planner:
         self._config, self._device, self._load, self._encoder = config, device, load, encoder
 
     def sft(self) -> StagePlan:
-        """Plan supervised fine-tuning; `sft.contrast` adds two rows per pair to a batch, where all are twins."""
+        """Plan supervised fine-tuning; `sft.contrast` adds two rows per pair to a batch, where all have a partner."""
         settings, load = self._config.sft, self._load
         per_category = load.unsafe * load.train / load.categories
         rows = load.harmless * load.train + load.categories * min(
             per_category, settings.rows_per_category or per_category
         )
         answer = settings.answer_tokens or load.answers.longest
-        size = settings.batch_size * (2 if settings.contrast else 1)
+        size = settings.batch_size * (1 + max(1, 2 * settings.partners) if settings.contrast else 1)
         width = min(settings.max_length, load.prompts.longest + answer)
         usual = min(settings.max_length, load.prompts.mean + min(answer, load.answers.mean))
         what, own = self._trained(settings.lora), settings.own_answers

@@ -133,8 +133,13 @@ def _units(
     """Return the rows that stay together in a batch: twins where they are compared, else every row by itself."""
     if not settings.contrast:
         return [[row] for row in read.rows]
-    units = units_of(read, {row["prompt_id"]: row["twin_of"] for row in chosen if row["twin_of"]})
-    if not _pairs(units):
+    harmless = {str(row["prompt_id"]) for row in chosen if row["category"] == dataset_name(taxonomy.HELPFUL)}
+    units = units_of(
+        read,
+        {row["prompt_id"]: row["twin_of"] for row in chosen if row["twin_of"]},
+        harmless if settings.partners else None,
+    )
+    if not _pairs(units) and not settings.partners:
         reporter.log(
             "SFT: sft.contrast compares twins, but no training row has its twin among the training rows; the start "
             "learns by likelihood alone (a column twin_of of harmless rows names the id of their unsafe prompt)"
@@ -143,7 +148,7 @@ def _units(
 
 
 def _pairs(units: Sequence[Sequence[TokenRow]]) -> int:
-    return sum(len(unit) == 2 for unit in units)
+    return sum(unit[0]["pair"] >= 0 for unit in units)
 
 
 def _trainer(
@@ -154,7 +159,7 @@ def _trainer(
     if not settings.contrast:
         return SharedSftTrainer(train_dataset=rows, **arguments)
     compared = settings.contrast_tokens
-    collator = TwinCollator(arguments["processing_class"].pad_token_id, limit, compared)
+    collator = TwinCollator(arguments["processing_class"].pad_token_id, limit, compared, settings.partners)
     return TwinTrainer(
         contrast=settings.contrast, compared=compared, train_dataset=rows, data_collator=collator, **arguments
     )

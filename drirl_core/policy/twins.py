@@ -7,7 +7,9 @@ prompts u and s with the answers r and a,
     loss = -log sigmoid( B [ log pi(r|u) + log pi(a|s) - log pi(a|u) - log pi(r|s) ] )
 
 is that of a choice between the right assignment and the crossed one. How likely an answer is by itself cancels out, so
-that no reference policy is needed, as it is in DPO. Whether a reply refuses is decided in its first tokens: the sums
+that no reference policy is needed, as it is in DPO. A harmless prompt without a twin can be compared in the same way
+with unsafe prompts that happen to be in its batch: it learns less of single words, and more of what look-alikes have in
+common. Whether a reply refuses is decided in its first tokens: the sums
 may stop there, while likelihood learns the whole answers, so that the replies also go on and end as they should.
 """
 
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,17 +32,24 @@ BETA = 0.5
 MATCHED = "twins/matched"
 """Logged share of twins for whom the right assignment is likelier than the crossed one."""
 _IGNORED = -100
+_ALONE, _HARMLESS, _UNSAFE = -1, -2, -3
+"""In place of a pair's number: rows that are not compared, and those without a twin that are, with each other."""
 
 
-def units_of(read: TokenRows, twin_of: Mapping[str, str]) -> list[list[TokenRow]]:
-    """Put each unsafe row together with its twin; `pair` numbers the pairs, and is -1 in rows without a twin.
+def units_of(
+    read: TokenRows, twin_of: Mapping[str, str], harmless: Collection[str] | None = None
+) -> list[list[TokenRow]]:
+    """Put each unsafe row together with its twin; `pair` numbers the pairs, and is below 0 in rows without a twin.
 
     Args:
         read: the rows, with their names.
         twin_of: name of a harmless row to the name of its unsafe twin. Of several with one twin the first counts.
+        harmless: names of the harmless rows, of which those without a twin are compared with unsafe rows of their
+            batch; None where twins alone are compared.
 
     Returns:
-        Pairs, then single rows.
+        Pairs, the unsafe row first, then single rows; with `harmless` two single rows of similar length together, an
+        unsafe and a harmless one as far as there are both, so that batches hold both kinds.
     """
     place: dict[str, int] = {}
     for number, name in enumerate(read.names):
@@ -54,7 +63,25 @@ def units_of(read: TokenRows, twin_of: Mapping[str, str]) -> list[list[TokenRow]
         for number, (unsafe, safe) in enumerate(sorted(partner.items()))
     ]
     paired = {*partner, *partner.values()}
-    return pairs + [[{**row, "pair": -1}] for number, row in enumerate(read.rows) if number not in paired]
+    left = [
+        (row, name)
+        for number, (row, name) in enumerate(zip(read.rows, read.names, strict=True))
+        if number not in paired
+    ]
+    if harmless is None:
+        return pairs + [[{**row, "pair": _ALONE}] for row, _ in left]
+    single = sorted(left, key=lambda one: len(one[0]["input_ids"]))
+    answered = [{**row, "pair": _HARMLESS} for row, name in single if name in harmless]
+    refused = [{**row, "pair": _UNSAFE} for row, name in single if name not in harmless]
+    return pairs + _mixed(*sorted((refused, answered), key=len))
+
+
+def _mixed(few: list[TokenRow], many: list[TokenRow]) -> list[list[TokenRow]]:
+    """Put each of the fewer rows together with one of the many at its place by length, and those left over in twos."""
+    met = {turn * len(many) // len(few): row for turn, row in enumerate(few)}
+    rest = [row for place, row in enumerate(many) if place not in met]
+    together = [[row, many[place]] for place, row in met.items()]
+    return together + [rest[start : start + 2] for start in range(0, len(rest), 2)]
 
 
 class TwinCollator:
@@ -67,13 +94,15 @@ class TwinCollator:
         padding: id of the padding token.
         limit: tokens per row at most; a crossed answer that does not fit is cut.
         compared: first tokens of an answer that are compared, and all that a crossed row holds; 0 takes all.
+        partners: unsafe rows of the batch that each harmless row without a twin is compared with, where there are as
+            many.
     """
 
-    def __init__(self, padding: int, limit: int, compared: int = 0) -> None:
-        self._padding, self._limit, self._compared = padding, limit, compared or limit
+    def __init__(self, padding: int, limit: int, compared: int = 0, partners: int = 0) -> None:
+        self._padding, self._limit, self._compared, self._partners = padding, limit, compared or limit, partners
 
     def __call__(self, rows: Sequence[TokenRow]) -> dict[str, Any]:
-        """Return the batch of N rows and 2 M crossed ones.
+        """Return the batch of N rows and 2 M crossed ones; pairs of rows without a twin come last.
 
         Returns:
             `input_ids`, `attention_mask`, `position_ids` and `labels`, int64, (N + 2 M, T); `pairs`, rows of the M
@@ -84,7 +113,9 @@ class TwinCollator:
         members: dict[int, list[int]] = {}
         for place, row in enumerate(rows):
             members.setdefault(row["pair"], []).append(place)
-        pairs = [tuple(places) for pair, places in members.items() if pair >= 0 and len(places) == 2]
+        pairs = [(places[0], places[1]) for pair, places in members.items() if pair >= 0 and len(places) == 2]
+        unsafe = [*(one for one, _ in pairs), *members.get(_UNSAFE, [])]
+        pairs += _met(unsafe, members.get(_HARMLESS, []), self._partners)
         crossed = [(parts[one][0], parts[other][1]) for one, other in pairs]
         crossed += [(parts[other][0], parts[one][1]) for one, other in pairs]
         parts += [
@@ -107,6 +138,16 @@ class TwinCollator:
             "pairs": torch.tensor(pairs, dtype=torch.long).reshape(-1, 2),
             "prompt_width": width,
         }
+
+
+def _met(unsafe: Sequence[int], harmless: Sequence[int], partners: int) -> list[tuple[int, int]]:
+    """Deal the unsafe rows of a batch to its harmless ones in turn, `partners` to each as far as there are as many."""
+    each = min(partners, len(unsafe))
+    return [
+        (unsafe[(turn * each + number) % len(unsafe)], place)
+        for turn, place in enumerate(harmless)
+        for number in range(each)
+    ]
 
 
 def _split(row: TokenRow) -> tuple[list[int], list[int]]:

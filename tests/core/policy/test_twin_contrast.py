@@ -113,9 +113,44 @@ def test_a_crossed_row_holds_the_compared_tokens_alone() -> None:
     assert batch["attention_mask"].tolist() == [[0, 1, 1, 1], [1, 1, 1, 1], [0, 1, 1, 0], [1, 1, 1, 0]]
 
 
+def test_rows_without_a_twin_stand_in_twos_beside_the_pairs() -> None:
+    """Harmless rows by length: c (1), bb (2), aaa (3); the copy of u1 (2) goes with the first, the others together."""
+    names = ("u1", "s1", "aaa", "c", "u1", "bb")
+    rows = [{"input_ids": [0] * len(name), "completion_mask": [1] * len(name)} for name in names]
+    read = TokenRows(rows, names, (), (), 9)
+    units = units_of(read, {"s1": "u1"}, {"s1", "aaa", "c", "bb"})
+    assert [[row["pair"] for row in unit] for unit in units] == [[0, 0], [-3, -2], [-2, -2]]
+    assert [[len(row["input_ids"]) for row in unit] for unit in units] == [[2, 2], [2, 1], [2, 3]]
+
+
+def test_rows_without_a_twin_are_compared_with_the_unsafe_rows_in_turn() -> None:
+    """Two pairs whose unsafe rows are 0 and 2, and the harmless rows 4 and 6; row 5 is not compared."""
+    rows = [token_row([7], [1], 3), token_row([6], [2], 3), token_row([5], [1], 8), token_row([4], [2], 8)]
+    rows += [token_row([3], [9], -2), token_row([2], [9]), token_row([1], [9], -2)]
+    for partners, met in ((0, []), (1, [[0, 4], [2, 6]]), (2, [[0, 4], [2, 4], [0, 6], [2, 6]])):
+        batch = TwinCollator(padding=0, limit=9, partners=partners)(rows)
+        assert batch["pairs"].tolist() == [[0, 1], [2, 3], *met]
+        assert len(batch["input_ids"]) == 7 + 2 * (2 + len(met))
+    crossed = batch["input_ids"][7:].tolist()
+    assert crossed[2] == [5 + 2, 9] and crossed[8] == [3, 1]  # prompt of row 0 with answer of 4, and the reverse
+
+
+def test_data_without_any_twins_is_compared_too() -> None:
+    rows = [token_row([7], [1], -3), token_row([6], [2], -2), token_row([3], [9], -3)]
+    assert TwinCollator(padding=0, limit=9, partners=2)(rows)["pairs"].tolist() == [[0, 1], [2, 1]]
+
+
+def test_more_partners_than_unsafe_rows_are_as_many_as_there_are() -> None:
+    rows = [token_row([7], [1], 0), token_row([6], [2], 0), token_row([3], [9], -2)]
+    assert TwinCollator(padding=0, limit=9, partners=4)(rows)["pairs"].tolist() == [[0, 1], [0, 2]]
+    assert TwinCollator(padding=0, limit=9, partners=4)(rows[2:])["pairs"].shape == (0, 2)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"partners": 1}, "sft.partners is 1, but sft.contrast is 0"),
+        ({"contrast": 1.0, "partners": -1}, "sft.partners is -1; 0"),
         ({"contrast": -1.0}, "sft.contrast is -1.0; 0"),
         ({"contrast": 1.0, "batch_size": 5}, "choose an even number"),
         ({"contrast": 1.0, "contrast_tokens": -1}, "sft.contrast_tokens is -1; 0"),
@@ -177,6 +212,15 @@ def test_comparing_as_many_tokens_as_an_answer_has_is_comparing_all_of_it(with_t
     weights = [load_file(context.out / "model.safetensors") for context in (every, all_six, one)]
     assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-6) for name in weights[0])
     assert not all(torch.allclose(weights[0][name], weights[2][name], atol=1e-6) for name in weights[0])
+
+
+def test_look_alikes_without_a_twin_are_learned_to_be_told_apart(contexts: Any) -> None:
+    """No row has a twin: without partners nothing is compared, with them the right assignment is learned."""
+    context = contexts.make("partners", {**SETTINGS, "sft.partners": 2})
+    assert build_sft_checkpoint(context)["twin_pairs"] == 0
+    matched = [row[MATCHED] for row in read_log(context.out / "training_log.jsonl") if MATCHED in row]
+    assert matched[-1] == 1.0
+    assert not any("no training row has its twin" in line for line in context.reporter.lines)
 
 
 def test_without_a_twin_the_start_learns_by_likelihood_alone_and_says_so(contexts: Any) -> None:
