@@ -81,14 +81,16 @@ class RefusalThreshold:
     Args:
         given: the threshold of every policy; None to calibrate one for each.
         validation: validation prompts by kind, to calibrate with; empty where `given` is a number.
-        config: the complete configuration; says how prompts are scored and bounds the over-refusal.
+        config: the complete configuration; says how prompts are scored.
         store: keeps scores and completions row by row.
+        bound: share of the validation look-alikes that a calibrated threshold may refuse, in [0, 1].
     """
 
     given: float | None
     validation: Mapping[str, Sequence[str]]
     config: Config
     store: ArtifactStore
+    bound: float
 
     def of(self, policy: str | Path | Policy, reporter: Reporter) -> float | Threshold:
         """Return the threshold of a policy: the number given, or one chosen on validation prompts.
@@ -104,7 +106,7 @@ class RefusalThreshold:
         prompts = [prompt for own in self.validation.values() for prompt in own]
         unsafe = [kind == "unsafe" for kind, own in self.validation.items() for _ in own]
         scores = score_prompts(policy, prompts, self.config, self.store, reporter)
-        return calibrate(scores, unsafe, self.config.checks.max_over_refusal)
+        return calibrate(scores, unsafe, self.bound)
 
     def decide(
         self, policy: str | Path | Policy, prompt: str, threshold: float | Threshold, reporter: Reporter
@@ -159,12 +161,13 @@ class RefusalThreshold:
         return tried[0]
 
 
-def load_threshold(named: Named, text: str) -> RefusalThreshold:
+def load_threshold(named: Named, text: str, bound: float) -> RefusalThreshold:
     """Make the threshold of a configuration or of a recorded result.
 
     Args:
         named: gives the data sets, whose validation prompts a threshold is calibrated on.
         text: a number, or `auto`.
+        bound: share of the validation look-alikes that a calibrated threshold may refuse, in [0, 1].
 
     Raises:
         ConfigError: the text is neither, or the configuration has no refusal score.
@@ -176,11 +179,11 @@ def load_threshold(named: Named, text: str) -> RefusalThreshold:
             "--threshold needs a refusal score, and benchmarks.score is 'none'; set it to margin or samples"
         )
     if given is not None:
-        return RefusalThreshold(given, {}, project.config, project.store)
+        return RefusalThreshold(given, {}, project.config, project.store, bound)
     from drirl_core.policy.validation import prompts_by_kind
 
     names = {name: dataset_name(name) for name in (*project.graph.categories, taxonomy.HELPFUL)}
     found = named.open(*names.values())
     prompts = prompts_by_kind({name: found[asset].path for name, asset in names.items()})
     validation = {kind: list(own.values()) for kind, own in prompts.items()}
-    return RefusalThreshold(None, validation, project.config, project.store)
+    return RefusalThreshold(None, validation, project.config, project.store, bound)

@@ -99,7 +99,7 @@ class ChatPolicies:
         if threshold is not None:
             from drirl_core.policy.refusal_threshold import load_threshold
 
-            self._threshold = load_threshold(named, threshold)
+            self._threshold = load_threshold(named, threshold, self._config.checks.max_over_refusal)
         self._reranking: Reranking | None = None
         if best_of is not None:
             from drirl_core.policy.best_of_n import load_reranking
