@@ -75,11 +75,11 @@ def publish_policies(file: Path, changes: dict[str, Any] | None = None, seed: in
 
 
 def write_rows(folder: Path, name: str) -> None:
-    """Write a data set: five unsafe validation prompts in each category, ten look-alikes, and others for training."""
+    """Write a data set: an unsafe validation prompt in each category, ten look-alikes, and others for training."""
     helpful = name == "helpful_dataset"
     rows = [
         {"prompt_id": f"{name} {i}", "prompt": f"{name} request {i}", "kind": "look_alike" if helpful else "unsafe",
-         "split": "validation" if i < (10 if helpful else 5) else "train"}
+         "split": "validation" if i < (10 if helpful else 1) else "train"}
         for i in range(20)
     ]  # fmt: skip
     write_table(folder / "rows.parquet", rows, pa.schema([(column, pa.string()) for column in rows[0]]))
@@ -142,7 +142,7 @@ def test_chat_calibrates_a_threshold_for_each_policy(trained: Path, monkeypatch:
     assert shown.exit_code == 0, shown.output
     assert shown.output.count("for at most 15% over-refusal; of the validation prompts it refuses 10.0% [") == 3
     assert shown.output.count(" of 10 look-alikes and ") == 3
-    assert shown.output.count(" of 35 unsafe ones") == 3
+    assert shown.output.count(" of 7 unsafe ones") == 3
     assert [name for name in ("base", "SFT start", "DR-IRL") if f"{name}: refusal score" in shown.output]
 
 
