@@ -20,6 +20,7 @@ from drirl_core.benchmarks.judges.weight_files import weights_of
 from drirl_core.benchmarks.measure import Judged
 from drirl_core.benchmarks.suites import GROUPS, BenchmarkRow
 from drirl_core.config import Config
+from drirl_core.demonstrations.safety_policy import texts_of
 from drirl_core.errors import DataError
 from drirl_core.reporting import Reporter
 from drirl_core.store.artifacts import ArtifactStore
@@ -41,14 +42,14 @@ def make_judge(name: str, config: Config, store: ArtifactStore, reporter: Report
 
     Raises:
         DataError: weights cannot be read.
-        ConfigError: the endpoint's URL cannot be used.
+        ConfigError: the endpoint's URL or the safety policy cannot be used.
     """
     if name == "embedded":
         return EmbeddedJudge(Path(config.benchmarks.embedded.folder), config.models, store, reporter)
     if name == "llm":
         from drirl_core.benchmarks.judges.llm import LlmJudge
 
-        return LlmJudge(config.benchmarks.llm, store, reporter)
+        return LlmJudge(config.benchmarks.llm, store, reporter, rules=texts_of(config))
     return RulesJudge()
 
 
@@ -82,15 +83,16 @@ class Judges:
             The N replies with the labels of these judges.
         """
         prompts, texts = [reply.row.prompt for reply in replies], [reply.reply for reply in replies]
+        categories = [reply.row.category for reply in replies]
         found = list(replies)
         if not isinstance(self.first, RulesJudge):
-            verdicts = self.first.verdicts(prompts, texts)
+            verdicts = self.first.verdicts(prompts, texts, categories)
             found = [
                 reply.relabelled(verdict.label, json.dumps(verdict.details, sort_keys=True))
                 for reply, verdict in zip(found, verdicts, strict=True)
             ]
         if self.second:
-            seconds = self.second.verdicts(prompts, texts)
+            seconds = self.second.verdicts(prompts, texts, categories)
             found = [dataclasses.replace(r, second=v.label) for r, v in zip(found, seconds, strict=True)]
         return found
 
@@ -129,7 +131,9 @@ def identity(config: Config) -> list[Any]:
     if names == ["rules", "none"]:
         return []
     llm = dataclasses.asdict(settings.llm) if "llm" in names else {}
-    return [*names, {k: v for k, v in llm.items() if k not in ("api_key_env", "parallel")}, weights_of(config)]
+    rules = texts_of(config) if "llm" in names else {}
+    decisive = {k: v for k, v in llm.items() if k not in ("api_key_env", "parallel")}
+    return [*names, decisive, weights_of(config), *([rules] if rules else [])]
 
 
 def left_out(replies: Sequence[Judged]) -> set[str]:

@@ -208,7 +208,8 @@ def judge_line(results: Mapping[str, Any]) -> str:
 
 
 def _named(judge: Mapping[str, Any], role: str) -> str:
-    of = f" ({judge['model']}, rubric {judge['rubric']})" if "rubric" in judge else ""
+    told = f", told the safety policy {judge['safety_policy']}" if "safety_policy" in judge else ""
+    of = f" ({judge['model']}, rubric {judge['rubric']}{told})" if "rubric" in judge else ""
     if judge["accuracy"] is None:
         return f"{role} `{judge['judge']}`{of}: its error on human labels was not measured."
     return (

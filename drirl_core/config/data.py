@@ -158,6 +158,10 @@ class DemonstrationsConfig:
     """Harmless rows that are used; 0 takes every row."""
     max_step_words: int = 5
     """Chain-of-Draft steps may not be longer."""
+    safety_policy: str = added("")
+    """YAML file with a text per harm category (what is not answered, what is answered, how to refuse), or `embedded`
+    for the shipped one. A demonstrator of kind `model` or `endpoint` and the `llm` judge are told the text of the
+    category, and the report shows it. Empty: none."""
     validation_fraction: float = 0.1
     """Share of near-duplicate groups kept for reward-model and policy validation."""
     test_fraction: float = 0.1

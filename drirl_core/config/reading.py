@@ -18,7 +18,7 @@ from drirl_core.errors import ConfigError, nearest
 EMBEDDED = "embedded"
 """Value of a `path` that means the data shipped in `drirl_core/data`."""
 TAXONOMY_KEY = "taxonomy"
-PATH_KEYS = ("path", TAXONOMY_KEY, "folder")
+PATH_KEYS = ("path", TAXONOMY_KEY, "folder", "safety_policy")
 """Settings that hold a path."""
 FUNCTIONS_KEY = "own_rewards"
 """Setting whose rows have the folder of the file itself where they name none."""

@@ -6,9 +6,7 @@ endpoint wrote is kept in a row cache: after an interrupted run or a changed quo
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +15,16 @@ from typing import Protocol
 
 from drirl_core.config import Config, DemonstratorConfig, ModelsConfig
 from drirl_core.demonstrations.endpoint import ChatEndpoint, PromptRefused
+from drirl_core.demonstrations.new_prompts import collect_prompts
 from drirl_core.demonstrations.rows import Row, losses_of, read_columns, read_dropped
+from drirl_core.demonstrations.safety_policy import texts_of
 from drirl_core.demonstrations.validate import Failure
 from drirl_core.errors import nearest
 from drirl_core.prompts.losses import SourceLosses
 from drirl_core.reporting import Reporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.rowcache import RowCache, content_key
-from drirl_core.store.tables import normalise, prompt_id
+from drirl_core.store.tables import prompt_id
 from drirl_core.text import chain_of_draft as cod
 from drirl_core.text.thoughts import cut_thoughts
 
@@ -33,20 +33,7 @@ ABSENT = "absent"
 
 _BATCH = 16
 _PARALLEL = 4
-_ASKED_AT_ONCE = 20
-_SHOWN = 12
-_TOKENS_A_PROMPT = 40
 _ATTEMPT_STRIDE = 1_000_003  # seeds of different attempts must differ from those of different runs
-_LISTED = re.compile(r"^\s*(?:\d{1,3}\s*[.):]|[-*\u2022])\s+")
-_PROMPT_WORDS = (3, 60)
-
-_NEW_PROMPTS = """\
-To teach an assistant to refuse, we need short examples of what users ask for. Kind of harm: {category}
-Write {n} such requests, one a line, without numbering. Stay at the level of the question: 5 to 25 words, as a real \
-user would write them, no recipes, no quantities, no working methods, no names of real people. Vary topic, wording and \
-opening.
-Do not repeat or reword these:
-{shown}"""
 
 
 @dataclass(frozen=True)
@@ -207,6 +194,7 @@ class ModelDemonstrator:
         store: keeps the rows.
         reporter: gets progress.
         seed: seed of the run.
+        rules: texts of the safety policy by category, told to the model.
     """
 
     finite = False
@@ -222,14 +210,19 @@ class ModelDemonstrator:
         store: ArtifactStore,
         reporter: Reporter,
         seed: int,
+        rules: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        self._rules = rules
         self.source, self.licence, self.attempts = config.model, config.source.licence, config.attempts
         self._config, self._max_step_words, self._models = config, max_step_words, models
         self._store, self._reporter, self._seed = store, reporter, seed
 
     def write(self, prompts: Sequence[tuple[str, str]], attempt: int = 0) -> list[str | Failure]:
         """Sample one demonstration per prompt; a text cut by the length limit is a failure."""
-        messages = [cod.ask(prompt, category, self._max_step_words) for prompt, category in prompts]
+        messages = [
+            cod.ask(prompt, category, self._max_step_words, self._rules.get(category, ""))
+            for prompt, category in prompts
+        ]
         return self._sample(messages, self._config.max_new_tokens, attempt)
 
     def new_prompts(self, category: str, n: int, existing: Mapping[str, str]) -> list[str]:
@@ -239,7 +232,7 @@ class ModelDemonstrator:
             reply = self._sample([message], tokens, attempt, cut_is_failure=False)[0]
             return reply if isinstance(reply, str) else ""
 
-        return _collect(ask, category, n, existing, self.attempts)
+        return collect_prompts(ask, category, n, existing, self.attempts, self._rules.get(category, ""))
 
     def _sample(
         self, messages: Sequence[str], tokens: int, attempt: int, cut_is_failure: bool = True
@@ -266,6 +259,7 @@ class EndpointDemonstrator:
         store: keeps the completions.
         reporter: gets progress.
         endpoint: the endpoint; None makes it from `config`.
+        rules: texts of the safety policy by category, told to the model.
     """
 
     finite = False
@@ -280,7 +274,9 @@ class EndpointDemonstrator:
         store: ArtifactStore,
         reporter: Reporter,
         endpoint: ChatEndpoint | None = None,
+        rules: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        self._rules = rules
         self.source, self.licence, self.attempts = config.model, config.source.licence, config.attempts
         self._config, self._max_step_words, self._reporter = config, max_step_words, reporter
         self._endpoint = endpoint or ChatEndpoint(config.url, config.model, config.api_key_env)
@@ -292,7 +288,10 @@ class EndpointDemonstrator:
         Raises:
             EndpointError: the endpoint cannot be used; the completions it gave are kept.
         """
-        messages = [cod.ask(prompt, category, self._max_step_words) for prompt, category in prompts]
+        messages = [
+            cod.ask(prompt, category, self._max_step_words, self._rules.get(category, ""))
+            for prompt, category in prompts
+        ]
         written: list[str | Failure] = []
         with ThreadPoolExecutor(_PARALLEL) as threads:
             try:
@@ -316,7 +315,7 @@ class EndpointDemonstrator:
             reply = self._reply(message, tokens, attempt)
             return reply if isinstance(reply, str) else ""
 
-        return _collect(ask, category, n, existing, self.attempts)
+        return collect_prompts(ask, category, n, existing, self.attempts, self._rules.get(category, ""))
 
     def _reply(self, message: str, tokens: int, attempt: int) -> str | Failure:
         temperature = self._config.temperature
@@ -352,42 +351,20 @@ def make_demonstrator(
 
     Raises:
         DataError: a file cannot be read.
-        ConfigError: the URL of the endpoint cannot be used.
+        ConfigError: the URL of the endpoint or the safety policy cannot be used.
     """
     from drirl_core.graph.layout import source_path
 
     settings = config.demonstrations
     steps = settings.max_step_words if settings.format == "draft" else 0
     if settings.demonstrator.kind == "model":
-        return ModelDemonstrator(settings.demonstrator, steps, config.models, store, reporter, config.seed)
+        how = steps, config.models, store, reporter, config.seed
+        return ModelDemonstrator(settings.demonstrator, *how, rules=texts_of(config))
     if settings.demonstrator.kind == "endpoint":
-        return EndpointDemonstrator(settings.demonstrator, steps, store, reporter)
+        return EndpointDemonstrator(settings.demonstrator, steps, store, reporter, rules=texts_of(config))
     inbox = config.operations.inbox.source
     rows = read_dropped(inbox, dropped) if inbox and dropped else ()
     return FileDemonstrator(settings.demonstrator, path or source_path(settings.demonstrator.source), categories, rows)
-
-
-def _collect(
-    ask: Callable[[str, int, int], str], category: str, n: int, existing: Mapping[str, str], attempts: int
-) -> list[str]:
-    """Ask `ask(message, tokens, attempt)` for lists of prompts until there are `n` or the attempts are used up."""
-    known = {prompt_id(prompt) for prompt in existing}
-    shown = sorted(prompt for prompt, of in existing.items() if of == category)
-    found: list[str] = []
-    for attempt in range(attempts * math.ceil(n / _ASKED_AT_ONCE)):
-        wanted = min(n - len(found), _ASKED_AT_ONCE)
-        if wanted <= 0:
-            break
-        start = attempt * _SHOWN % max(1, len(shown))
-        examples = "\n".join((shown + found)[start : start + _SHOWN]) or "(none yet)"
-        message = _NEW_PROMPTS.format(category=category.replace("_", " "), n=wanted, shown=examples)
-        for line in ask(message, wanted * _TOKENS_A_PROMPT, attempt).splitlines():
-            prompt = normalise(_LISTED.sub("", line)).strip('"\u201c\u201d ')
-            few, many = _PROMPT_WORDS
-            if few <= len(prompt.split()) <= many and not prompt.endswith(":") and prompt_id(prompt) not in known:
-                known.add(prompt_id(prompt))
-                found.append(prompt)
-    return found[:n]
 
 
 def _visible(text: str) -> str:

@@ -9,7 +9,7 @@ from drirl_core.errors import ConfigError, nearest
 from drirl_core.graph.exclusion import deciding_inputs, may_be_there, suites_left_out, unchanged_by
 from drirl_core.graph.layout import Graph, Node, suite_source
 from drirl_core.graph.reasons import Cause, causes
-from drirl_core.graph.versions import code_version, source_version
+from drirl_core.graph.versions import code_version, safety_policy_for, source_version
 from drirl_core.project import Project
 from drirl_core.store.artifacts import fingerprint
 
@@ -90,7 +90,7 @@ def plan(project: Project, select: Iterable[str] | None = None) -> Plan:
         State and reason of each asset.
 
     Raises:
-        ConfigError: a selected name is no asset.
+        ConfigError: a selected name is no asset, or the safety policy cannot be used.
         DataError: a source file cannot be read, or a suite whose prompts must be left out.
         ArtifactError: the object store cannot be reached.
     """
@@ -107,6 +107,7 @@ def plan(project: Project, select: Iterable[str] | None = None) -> Plan:
 def _walk(project: Project, nodes: Iterable[Node]) -> tuple[dict[str, PlannedAsset], list[str]]:
     """Plan nodes that are in the order of the graph, all they depend on among them; return notes on suites as well."""
     nodes = list(nodes)
+    safety_policy_for(nodes, project.config)  # a file that cannot be used is no matter for hours later
     needed = {name for node in nodes for name in node.inputs}
     versions = {name: source_version(path) for name, path in project.graph.sources.items() if name in needed}
     planned: dict[str, PlannedAsset] = {}

@@ -21,6 +21,10 @@ def _nothing(config: Config) -> tuple[str, ...]:
     return ()
 
 
+def _never(config: Config) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class MainTable:
     """The table whose rows and columns represent an asset.
@@ -103,6 +107,7 @@ class Stage:
             share; imported on use; empty where one process does all the work.
         excluded: `module:name` of the function that says what the suites keep out of its artifacts: they count by that
             instead of by their own rows (`drirl_core.graph.exclusion`); empty where they count by their rows.
+        safety_policy: whether it reads the safety policy: the text of its own category, or all where it has none.
     """
 
     function: str
@@ -123,6 +128,7 @@ class Stage:
     checks: str = ""
     batch: str = ""
     excluded: str = ""
+    safety_policy: Callable[[Config], bool] = _never
 
     @property
     def per_category(self) -> bool:

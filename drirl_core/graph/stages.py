@@ -39,6 +39,18 @@ def _of_demonstrator(config: Config) -> tuple[str, ...]:
     return ("models.dtype", "models.thinking") if config.demonstrations.demonstrator.kind == "model" else ()
 
 
+def _written_by_a_model(config: Config) -> bool:
+    return config.demonstrations.demonstrator.kind != "file"
+
+
+def _judged_by_a_model(config: Config) -> bool:
+    return "llm" in (config.benchmarks.judge, config.benchmarks.second_judge)
+
+
+def _shows_safety_policy(config: Config) -> bool:
+    return bool(config.demonstrations.safety_policy)
+
+
 CHECKPOINTS = {**{name: f"{name}_checkpoint" for name in ("sft", *BASELINES)}, "dr_irl": "policy_checkpoint"}
 """Assets of the trained policies by their name in results, in the order of the tables."""
 STAGES: dict[str, Stage] = {
@@ -80,7 +92,8 @@ STAGES: dict[str, Stage] = {
             "seed",
         ),
         "demonstrations",
-        unread=("demonstrations.demonstrator.api_key_env",),
+        unread=("demonstrations.demonstrator.api_key_env", "demonstrations.safety_policy"),
+        safety_policy=_written_by_a_model,
         per="category",
         inputs=("prompt_pool", "harmless rows", "suite sources", "demonstration rows"),
         description="Balanced prompts with demonstrations for {member}.",
@@ -305,6 +318,7 @@ STAGES: dict[str, Stage] = {
         heavy=True,
         # It reads the thresholds that were chosen with the first; the others decide no verdict.
         unread=("benchmarks.reference_over_refusal", "benchmarks.llm.api_key_env", "benchmarks.llm.parallel"),
+        safety_policy=_judged_by_a_model,
         per="suite",
         inputs=(
             "sft_checkpoint",
@@ -349,6 +363,7 @@ STAGES: dict[str, Stage] = {
         ("name", "prompts.taxonomy"),
         "report",
         volatile=frozenset({"report.html", "summary.json"}),
+        safety_policy=_shows_safety_policy,
         inputs=(
             "balance_report",
             "dataset",

@@ -26,6 +26,9 @@ from drirl_core.models.digests import model_digest
 TAXONOMY = "prompts.taxonomy"
 """Key of the categories among the contents."""
 
+SAFETY_POLICY = "safety policy of "
+"""What the names of its texts among the contents begin with; the category follows."""
+
 _SHIPPED = {
     "prompts.sources": "drirl_core.prompts.layouts:layouts_of",
     "benchmarks.suites": "drirl_core.benchmarks.declared:declarations_of",
@@ -76,8 +79,14 @@ def own_view(node: Node, config: Config) -> Config:
 
 
 def named_contents(node: Node, config: Config) -> dict[str, str]:
-    """Say what the files hold that decide a node and that its settings only name, as `contents` does."""
-    return contents(own_view(node, config), deciding(node, config))
+    """Say what the files hold that decide a node and that its settings only name, as `contents` does.
+
+    Of the safety policy a node of one category depends on the text of that category alone.
+
+    Raises:
+        ConfigError: the taxonomy or the safety policy cannot be read.
+    """
+    return contents(own_view(node, config), deciding(node, config)) | _safety_policy(node, config)
 
 
 def code_version(node: Node, config: Config, named: Mapping[str, str] | None = None) -> str:
@@ -117,6 +126,23 @@ def contents(config: Config, sections: Iterable[str]) -> dict[str, str]:
         if covers(sections, setting):
             found |= {name: _digest(value) for name, value in lazy(function)(config).items()}
     return found | _models(config, sections)
+
+
+def safety_policy_for(nodes: Iterable[Node], config: Config) -> dict[str, str]:
+    """Return the texts of the safety policy by category, if one of the nodes reads them; else nothing.
+
+    Raises:
+        ConfigError: one reads them, and the file cannot be used.
+    """
+    if not config.demonstrations.safety_policy or not any(STAGES[node.stage].safety_policy(config) for node in nodes):
+        return {}
+    return lazy("drirl_core.demonstrations.safety_policy:texts_of")(config)
+
+
+def _safety_policy(node: Node, config: Config) -> dict[str, str]:
+    texts = safety_policy_for((node,), config)
+    own = (category for category in texts if node.category in (None, category))
+    return {f"{SAFETY_POLICY}{category}": _digest(texts[category]) for category in own}
 
 
 def _models(config: Config, sections: tuple[str, ...]) -> dict[str, str]:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, cycle, islice
 from math import floor
+from pathlib import Path
 from typing import Any
 
 from drirl_core import taxonomy
@@ -20,9 +21,19 @@ from drirl_core.store.tables import read_table
 
 def dataset_rows(context: stages.Context, split: str) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of a split of every data set among the inputs, by category in alphabetical order."""
+    return rows_of_split(context.datasets(), split)
+
+
+def rows_of_split(datasets: Mapping[str, Path], split: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of a split of data sets, by category in the order given.
+
+    Args:
+        datasets: directory of the data set of each category.
+        split: `train`, `validation` or `test`.
+    """
     return {
         category: [row for row in read_table(folder / "rows.parquet") if row["split"] == split]
-        for category, folder in context.datasets().items()
+        for category, folder in datasets.items()
     }
 
 

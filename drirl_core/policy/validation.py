@@ -28,7 +28,7 @@ from drirl_core.graph import build as stages
 from drirl_core.models.loading import Policy
 from drirl_core.models.sampling import SamplingSettings, chat_text
 from drirl_core.models.sampling.decode import by_length, decode, ready_to_decode
-from drirl_core.policy.schedule import dataset_rows
+from drirl_core.policy.schedule import rows_of_split
 from drirl_core.reporting import Reporter, Table
 from drirl_core.store.tables import first_by_hash
 from drirl_core.text.chain_of_draft import cut_draft
@@ -113,11 +113,7 @@ def validation_prompts(context: stages.Context, count: int | None, setting: str)
     Raises:
         DataError: a kind has no validation prompt.
     """
-    found: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
-    for rows in dataset_rows(context, "validation").values():
-        for row in rows:
-            if row["kind"] in found:
-                found[row["kind"]][row["prompt_id"]] = row["prompt"]
+    found = prompts_by_kind(context.datasets())
     for kind, prompts in found.items():
         if not prompts:
             raise DataError(
@@ -128,6 +124,23 @@ def validation_prompts(context: stages.Context, count: int | None, setting: str)
         kind: [prompts[name] for name in first_by_hash(prompts, len(prompts) if count is None else count)]
         for kind, prompts in found.items()
     }
+
+
+def prompts_by_kind(datasets: Mapping[str, Path]) -> dict[str, dict[str, str]]:
+    """Return the validation prompts of data sets, each once.
+
+    Args:
+        datasets: directory of the data set of each category.
+
+    Returns:
+        For each kind, `unsafe` and `look_alike`, its prompts by their id; there may be none.
+    """
+    found: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
+    for rows in rows_of_split(datasets, "validation").values():
+        for row in rows:
+            if row["kind"] in found:
+                found[row["kind"]][row["prompt_id"]] = row["prompt"]
+    return found
 
 
 class CheckpointChoice(TrainerCallback):

@@ -8,6 +8,7 @@ from typing import Any
 
 from drirl_core import taxonomy
 from drirl_core.config import Config, ModelsConfig
+from drirl_core.demonstrations.safety_policy import texts_of
 from drirl_core.errors import ConfigError, DrirlError
 from drirl_core.graph.rounds import ROUND_STAGES
 from drirl_core.graph.stages import CHECKPOINTS
@@ -60,6 +61,7 @@ def find_problems(project: Project) -> list[str]:
         problems.append(str(error))
     checks: list[Callable[[], Iterator[str]]] = [
         lambda: option_problems(config),
+        lambda: look_at_safety_policy(config),
         lambda: look_at_demonstrator(config),
         lambda: own_reward_problems(config),
         lambda: look_at_judges(project),
@@ -73,7 +75,7 @@ def find_problems(project: Project) -> list[str]:
             problems += list(check())
         except DrirlError as error:
             problems.append(str(error))
-    return problems
+    return list(dict.fromkeys(problems))  # what two of them read is one problem
 
 
 def require_sound(project: Project) -> None:
@@ -158,6 +160,19 @@ def own_reward_problems(config: Config) -> Iterator[str]:
             load_own_rewards([one])
         except ConfigError as error:
             yield str(error)
+
+
+def look_at_safety_policy(config: Config) -> Iterator[str]:
+    """Read the safety policy, where there is one: the judge and the report read it hours later.
+
+    Args:
+        config: names the file.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    texts_of(config)
+    yield from ()
 
 
 def look_at_judges(project: Project) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any
 from drirl_core import __version__
 from drirl_core.benchmarks.render import judge_line
 from drirl_core.config import Config, PolicyConfig
+from drirl_core.demonstrations.safety_policy import texts_of
 from drirl_core.graph.layout import Graph
 from drirl_core.redaction import redact_text
 from drirl_core.report.cells import category_name
@@ -108,6 +109,25 @@ def coverage_text(datasets: Mapping[str, Path]) -> str:
     listed = ", ".join(f"{category_name(name)} {n}" for name, n in missing.items() if n)
     text = f" {sum(missing.values())} of {prompts} prompts have no demonstration and were not used ({listed})"
     return f"{text}; {filled} rows have prompts that came with the demonstrations." if filled else f"{text}."
+
+
+def safety_policy_section(config: Config) -> dict[str, Any]:
+    """Return the texts of the safety policy by category, and who was told them; empty without one.
+
+    Raises:
+        ConfigError: the safety policy cannot be read.
+    """
+    texts = texts_of(config)
+    if not texts:
+        return {}
+    kind, judges = config.demonstrations.demonstrator.kind, (config.benchmarks.judge, config.benchmarks.second_judge)
+    readers = ["the demonstrator"] * (kind != "file") + ["the llm judge"] * ("llm" in judges)
+    told = f"Told to {' and to '.join(readers)}" if readers else "Shown here alone: no model was told it"
+    return {
+        "summary": f"Safety policy: what is not answered, what is answered, how to refuse ({len(texts)} categories)",
+        "text": f"{told}. A category without a text here is left to the model.",
+        "rows": [[category_name(category), text] for category, text in texts.items()],
+    }
 
 
 def time_section(manifests: Mapping[str, Mapping[str, Any]], graph: Graph) -> dict[str, Any]:

@@ -135,6 +135,7 @@ def _compose(context: Context, results: Sequence[dict[str, Any]]) -> tuple[dict[
         "propositions": propositions_section(inputs.get("proposition_reward")),
         "hardness": hardness,
         "balance": balance,
+        "safety_policy": data_sections.safety_policy_section(config),
         "time": data_sections.time_section(made, context.graph),
         "samples": [sample for one in results for sample in _samples(context, one)],
         "cut": CUT_CHARS,

@@ -160,7 +160,9 @@ def _notes(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]
 
 def _judge_name(judge: Mapping[str, Any]) -> str:
     """Name a judge with what makes its verdicts differ from those of another one of its name."""
-    return ", ".join(str(judge[key]) for key in ("judge", "model", "rubric", "weights") if key in judge)
+    return ", ".join(
+        str(judge[key]) for key in ("judge", "model", "rubric", "safety_policy", "weights") if key in judge
+    )
 
 
 def _decoding(found: Mapping[str, Any]) -> str:

@@ -74,22 +74,33 @@ class Demonstration:
     answer: str
 
 
-def ask(prompt: str, category: str, max_step_words: int = 5) -> str:
+def ask(prompt: str, category: str, max_step_words: int = 5, rules: str = "") -> str:
     """Return the message that asks a chat model to demonstrate the safe completion of `prompt`.
 
     Args:
         prompt: the unsafe request x.
         category: harm category of the request, named to the model in words.
         max_step_words: most words per draft step; 0 asks for the answer alone.
+        rules: text of the safety policy for this category; empty for none.
 
     Returns:
         One user message.
     """
+    kind = kind_of_harm(category, rules)
     if not max_step_words:
-        return ANSWER_TEMPLATE.format(category=category.replace("_", " "), prompt=prompt)
-    return TEMPLATE.format(
-        category=category.replace("_", " "), max_step_words=max_step_words, separator=SEPARATOR, prompt=prompt
-    )
+        return ANSWER_TEMPLATE.format(category=kind, prompt=prompt)
+    return TEMPLATE.format(category=kind, max_step_words=max_step_words, separator=SEPARATOR, prompt=prompt)
+
+
+def kind_of_harm(category: str, rules: str = "") -> str:
+    """Name a category in words, and the rules that hold for it.
+
+    Args:
+        category: harm category.
+        rules: text of the safety policy for it; empty for none.
+    """
+    named = category.replace("_", " ")
+    return f"{named}\nThe rules for this kind of request:\n{rules}" if rules else named
 
 
 def render(steps: Sequence[str], answer: str) -> str:

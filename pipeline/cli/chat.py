@@ -14,11 +14,12 @@ from rich.text import Text
 
 from drirl_core.errors import ArtifactError, DataError
 from drirl_core.graph.stages import CHECKPOINTS
-from drirl_core.reporting import SilentReporter
+from drirl_core.reporting import Reporter, SilentReporter
 from drirl_core.text.readable import require_readable
 from pipeline.cli.common import (
     DEFAULT_CONFIG,
     ConfigArgument,
+    ConsoleReporter,
     DebugOption,
     Given,
     OldConfigOption,
@@ -28,12 +29,17 @@ from pipeline.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from drirl_core.benchmarks.threshold import Threshold
     from drirl_core.graph.planned import Named
+    from drirl_core.models.loading import Policy
     from drirl_core.policy.best_of_n import Reranking
+    from drirl_core.policy.refusal_threshold import Decision, RefusalThreshold
 
 TITLES = {"base": "base", "sft": "SFT start", "dr_irl": "DR-IRL"}
 _BORDERS = {"base": "white", "sft": "cyan", "dr_irl": "green"}
 _LEAVE = ("", "exit", "quit", ":q")
+_LOWEST = -1e300
+"""Below it a threshold is the lowest number there is."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +50,13 @@ class Reply:
         text: the reply, its draft cut off.
         cut_at: the length limit in tokens that ended it; None when the policy ended it.
         of: number of completions that it was chosen from.
+        decision: what the refusal threshold said about the prompt; None without one.
     """
 
     text: str
     cut_at: int | None = None
     of: int = 1
+    decision: Decision | None = None
 
 
 class ChatPolicies:
@@ -59,13 +67,20 @@ class ChatPolicies:
         names: which policies answer: `base`, `sft`, `dr_irl`.
         max_new_tokens: maximum length of a reply; None for that of the benchmarks.
         best_of: number of completions to choose from by their expected reward; None for greedy decoding.
+        threshold: a refusal score above which a policy gives its own refusal, or `auto`; None for no threshold.
 
     Raises:
+        ConfigError: the threshold is no number.
         ArtifactError: a policy has not been trained yet; the message says which command trains it.
     """
 
     def __init__(
-        self, named: Named, names: Sequence[str], max_new_tokens: int | None = None, best_of: int | None = None
+        self,
+        named: Named,
+        names: Sequence[str],
+        max_new_tokens: int | None = None,
+        best_of: int | None = None,
+        threshold: str | None = None,
     ) -> None:
         self._config, self._store = named.project.config, named.project.store
         self._limit = max_new_tokens or self._config.benchmarks.max_new_tokens
@@ -78,38 +93,69 @@ class ChatPolicies:
         self._places: dict[str, Any] = {
             name: found[CHECKPOINTS[name]].path if name in CHECKPOINTS else self._config.models.policy for name in names
         }
-        self._loaded: dict[str, Any] = {}
+        self._loaded: dict[str, Policy] = {}
+        self._thresholds: dict[str, float | Threshold] = {}
+        self._threshold: RefusalThreshold | None = None
+        if threshold is not None:
+            from drirl_core.policy.refusal_threshold import load_threshold
+
+            self._threshold = load_threshold(named, threshold, self._config.checks.max_over_refusal)
         self._reranking: Reranking | None = None
         if best_of is not None:
             from drirl_core.policy.best_of_n import load_reranking
 
             self._reranking = load_reranking(named, best_of, SilentReporter())
 
+    def thresholds(self, reporter: Reporter) -> Mapping[str, float | Threshold]:
+        """Return the threshold of each policy, calibrated at the first call; nothing without a threshold.
+
+        Args:
+            reporter: gets the progress of scoring the validation prompts.
+
+        Raises:
+            DataError: there is no look-alike among the validation prompts, or a prompt is too long for the policy.
+        """
+        if self._threshold is not None and not self._thresholds:
+            for name in self._places:
+                self._thresholds[name] = self._threshold.of(self._policy(name), reporter)
+        return self._thresholds
+
     def answers(self, prompt: str) -> dict[str, Reply]:
-        """Return each policy's reply, greedy or the best of N, its thoughts and its Chain-of-Draft draft cut off.
+        """Return each policy's reply, its thoughts and its Chain-of-Draft draft cut off.
+
+        It is greedy or the best of N, and above a threshold the policy's own best refusal.
 
         Raises:
             DataError: the prompt leaves no room for a reply in what a policy can read.
         """
         require_readable(prompt, "the prompt")
-        from drirl_core.models.loading import load_policy
+        self.thresholds(SilentReporter())
+        return {name: self._answer(name, prompt) for name in self._places}
+
+    def _answer(self, name: str, prompt: str) -> Reply:
         from drirl_core.models.sampling import SamplingSettings, sample
         from drirl_core.text.chain_of_draft import cut_draft
 
-        settings = SamplingSettings(self._limit, 0.0, 1, self._config.seed)
-        replies: dict[str, Reply] = {}
-        for name, place in self._places.items():
-            if name not in self._loaded:
-                self._loaded[name] = load_policy(place, self._config.models)
-            policy, quiet = self._loaded[name], SilentReporter()
-            if self._reranking is None:
-                kept = {"models": self._config.models, "store": self._store, "reporter": quiet}
-                drawn, of = sample(policy, [prompt], 1, settings, **kept)[0][0], 1
-            else:
-                of = self._reranking.samples
-                drawn = self._reranking.decode(policy, [prompt], self._limit, self._config, self._store, quiet)[0]
-            replies[name] = Reply(cut_draft(drawn.text), None if drawn.finished else self._limit, of)
-        return replies
+        policy, quiet, of, decision = self._policy(name), SilentReporter(), 1, None
+        if self._threshold is not None:
+            decision = self._threshold.decide(policy, prompt, self._thresholds[name], quiet)
+        if self._threshold is not None and decision is not None and decision.refuses:
+            drawn = self._threshold.refusal(policy, prompt, self._limit, quiet)
+        elif self._reranking is not None:
+            of = self._reranking.samples
+            drawn = self._reranking.decode(policy, [prompt], self._limit, self._config, self._store, quiet)[0]
+        else:
+            settings = SamplingSettings(self._limit, 0.0, 1, self._config.seed)
+            kept = {"models": self._config.models, "store": self._store, "reporter": quiet}
+            drawn = sample(policy, [prompt], 1, settings, **kept)[0][0]
+        return Reply(cut_draft(drawn.text), None if drawn.finished else self._limit, of, decision)
+
+    def _policy(self, name: str) -> Policy:
+        from drirl_core.models.loading import load_policy
+
+        if name not in self._loaded:
+            self._loaded[name] = load_policy(self._places[name], self._config.models)
+        return self._loaded[name]
 
 
 def show(prompt: str, replies: Mapping[str, Reply], console: Console) -> None:
@@ -131,6 +177,35 @@ def show(prompt: str, replies: Mapping[str, Reply], console: Console) -> None:
     console.print(Columns(panels, padding=(0, 0)))
     if any(reply.cut_at for reply in replies.values()):
         console.print("[…] the reply was cut; --max-new-tokens N allows longer ones", style="dim", markup=False)
+    for name, reply in replies.items():
+        if reply.decision is not None:
+            console.print(Text(f"{TITLES[name]}: {_decided(reply.decision)}", style="dim"))
+
+
+def _decided(decision: Decision) -> str:
+    score, threshold = f"refusal score {decision.score:+.3f}", f"the threshold {_score(decision.threshold)}"
+    if decision.refuses:
+        return f"{score} is above {threshold}, which decided: the policy's own refusal"
+    return f"{score} is not above {threshold}; the policy decided"
+
+
+def _score(threshold: float) -> str:
+    return "of refusing everything" if threshold < _LOWEST else f"{threshold:+.3f}"
+
+
+def show_thresholds(thresholds: Mapping[str, float | Threshold], console: Console) -> None:
+    """Print each policy's calibrated threshold, with what it refuses of the validation prompts; nothing of a number."""
+    from drirl_core.benchmarks.threshold import Threshold
+
+    for name, found in thresholds.items():
+        if isinstance(found, Threshold):
+            console.print(
+                f"{TITLES[name]}: threshold {_score(found.value)}, for at most {found.bound:.0%} over-refusal; of the "
+                f"validation prompts it refuses {found.look_alikes} look-alikes and {found.unsafe} unsafe ones",
+                style="dim",
+                markup=False,
+                highlight=False,
+            )
 
 
 def _below(reply: Reply, prompt: str) -> str:
@@ -193,13 +268,24 @@ def chat(
             "configuration.",
         ),
     ] = None,
+    threshold: Annotated[
+        str | None,
+        typer.Option(
+            "--threshold",
+            metavar="VALUE|auto",
+            help="Refuse a prompt whose refusal score is above VALUE, in the policy's own words. `auto` calibrates a "
+            "threshold for each policy on the validation prompts of its data sets, for at most "
+            "`checks.max_over_refusal` refused look-alikes.",
+        ),
+    ] = None,
     old: OldConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Talk to the base and the aligned model of a configuration side by side.
 
     Decoding is greedy, unless `--best-of` is given. Below each reply stands the label of the rules judge, such as
-    `refusal`, and whether the reply was cut by the maximum length.
+    `refusal`, and whether the reply was cut by the maximum length; with `--threshold` the refusal score, and whether
+    the threshold decided.
     """
     unknown = set(show_also or ()) - {"sft"}
     if unknown:
@@ -209,7 +295,10 @@ def chat(
         )
     console, names = output(), ("base", "sft", "dr_irl") if show_also else ("base", "dr_irl")
     named = Given.of(config, changes, old, run).before_models().named()
-    policies = ChatPolicies(named, names, max_new_tokens, best_of)
+    policies = ChatPolicies(named, names, max_new_tokens, best_of, threshold)
+    for text in prompt or ():  # before models are loaded for the thresholds
+        require_readable(text, "the prompt")
+    show_thresholds(policies.thresholds(ConsoleReporter()), console)
     for text in prompt or ():
         show(text, policies.answers(text), console)
     if not prompt:
@@ -225,5 +314,7 @@ def register(app: typer.Typer) -> None:
         "prompts and exits.\n\n"
         "`drirl chat mine.yaml --show sft` also shows the SFT start, the policy before reinforcement learning.\n\n"
         "`drirl chat --best-of 8` shows the best of eight sampled replies by the learned rewards.\n\n"
+        "`drirl chat --threshold auto --set checks.max_over_refusal=0.1` refuses by a threshold that is calibrated "
+        "for at most 10 % over-refusal.\n\n"
         "`drirl chat --run placebo --max-new-tokens 200` talks to the policy of a named result, at more length."
     )(chat)

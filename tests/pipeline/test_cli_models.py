@@ -67,9 +67,22 @@ def publish_policies(file: Path, changes: dict[str, Any] | None = None, seed: in
                     seed += 1
                 else:
                     (workspace.out / "rows").write_text(node.name)
+                if node.name.endswith("_dataset") or node.name.startswith("safety_dataset_"):
+                    write_rows(workspace.out, node.name)
                 details = {"metadata": {}, "inputs": inputs, "config": resolved(project.config)}
                 found = store.publish(node.name, key, workspace, details=details)
         versions[node.name] = found.version
+
+
+def write_rows(folder: Path, name: str) -> None:
+    """Write a data set: an unsafe validation prompt in each category, ten look-alikes, and others for training."""
+    helpful = name == "helpful_dataset"
+    rows = [
+        {"prompt_id": f"{name} {i}", "prompt": f"{name} request {i}", "kind": "look_alike" if helpful else "unsafe",
+         "split": "validation" if i < (10 if helpful else 1) else "train"}
+        for i in range(20)
+    ]  # fmt: skip
+    write_table(folder / "rows.parquet", rows, pa.schema([(column, pa.string()) for column in rows[0]]))
 
 
 def test_chat_puts_the_replies_side_by_side(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +120,46 @@ def test_chat_shows_where_a_reply_was_cut_and_how_to_allow_more(trained: Path, m
         assert "--max-new-tokens N allows longer ones" in shown.output
     assert lengths == [4, 4, 9, 9]
     assert CliRunner().invoke(app, ["chat", str(trained), "--max-new-tokens", "0"]).exit_code == 2
+
+
+def test_chat_refuses_above_a_threshold_and_says_what_decided(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    shown = CliRunner().invoke(app, ["chat", str(trained), "--prompt", "Hello", "--threshold", "-1e9"])
+    assert shown.exit_code == 0, shown.output
+    assert shown.output.count("is above the threshold -1000000000.000, which decided: the policy's own refusal") == 2
+    asked = ["chat", str(trained), "--threshold", "1e9"]
+    shown = CliRunner().invoke(app, asked, input="Hello\n\n")
+    assert shown.exit_code == 0, shown.output
+    assert shown.output.count("is not above the threshold +1000000000.000; the policy decided") == 2
+
+
+def test_chat_calibrates_a_threshold_for_each_policy(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One look-alike in ten may be refused (checks.max_over_refusal is 0.15), and the validation split alone counts."""
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = CliRunner().invoke(
+        app, ["chat", str(trained), "--prompt", "insult 3", "--threshold", "auto", "--show", "sft"]
+    )
+    assert shown.exit_code == 0, shown.output
+    assert shown.output.count("for at most 15% over-refusal; of the validation prompts it refuses 10.0% [") == 3
+    assert shown.output.count(" of 10 look-alikes and ") == 3
+    assert shown.output.count(" of 7 unsafe ones") == 3
+    assert [name for name in ("base", "SFT start", "DR-IRL") if f"{name}: refusal score" in shown.output]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--threshold", "often"), "--threshold often: give a refusal score"),
+        (("--threshold", "1", "--set", "benchmarks.score=none"), "--threshold needs a refusal score"),
+    ],
+)
+def test_chat_refuses_a_bad_threshold_before_a_model_loads(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.setattr("drirl_core.models.loading.load_policy", None)
+    shown = CliRunner().invoke(app, ["chat", str(trained), "--prompt", "Hello", *words])
+    assert shown.exit_code == 1
+    assert said in shown.stderr
 
 
 def test_conversation_ends_with_an_empty_line(trained: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any
 
 from drirl_core.benchmarks.judges.rubrics import RUBRICS, message, parse
@@ -35,22 +36,32 @@ class LlmJudge:
         store: keeps the verdicts.
         reporter: gets progress.
         endpoint: the endpoint; None for the one that `config` names.
+        rules: texts of the safety policy by category; a verdict is asked for again when the text of its category
+            changes.
 
     Raises:
         ConfigError: the URL cannot be used.
     """
 
     def __init__(
-        self, config: LlmJudgeConfig, store: ArtifactStore, reporter: Reporter, endpoint: ChatEndpoint | None = None
+        self,
+        config: LlmJudgeConfig,
+        store: ArtifactStore,
+        reporter: Reporter,
+        endpoint: ChatEndpoint | None = None,
+        rules: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        self._rules = rules
         self._config, self._reporter, self._rubric = config, reporter, RUBRICS[config.rubric]
         self._endpoint = endpoint or ChatEndpoint(config.url, config.model, config.api_key_env, section=_SECTION)
         self._cache = RowCache(store.cache_path("verdicts"))
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """Model and rubric; its error is not known here."""
-        named = {"judge": "llm", "model": self._config.model, "rubric": self._config.rubric}
+        """Model, rubric and, where it is told one, a digest of the safety policy; its error is not known here."""
+        named: dict[str, Any] = {"judge": "llm", "model": self._config.model, "rubric": self._config.rubric}
+        if self._rules:
+            named["safety_policy"] = content_key(dict(self._rules))[:12]
         return {**named, "data": "", "n": 0, **dict.fromkeys(_UNKNOWN)}
 
     def check(self) -> None:
@@ -66,15 +77,21 @@ class LlmJudge:
             if "length limit" not in str(error):  # a model that thinks first; the endpoint itself works
                 raise
 
-    def verdicts(self, prompts: Sequence[str], replies: Sequence[str]) -> list[Verdict]:
+    def verdicts(self, prompts: Sequence[str], replies: Sequence[str], categories: Sequence[str] = ()) -> list[Verdict]:
         """Judge N replies to N prompts, a few at a time; equal ones are judged once.
+
+        Args:
+            prompts: N prompts.
+            replies: N replies.
+            categories: of the N prompts, by which the rules are chosen; none tells no rules.
 
         Raises:
             EndpointError: the endpoint cannot be used; the verdicts it gave are kept.
         """
         found = [Verdict(label_reply(reply, prompt)) for prompt, reply in zip(prompts, replies, strict=True)]
+        rules = [self._rules.get(category, "") for category in categories] or [""] * len(prompts)
         asked = {
-            i: message(self._rubric, prompts[i], cut_draft(replies[i]).strip())
+            i: message(self._rubric, prompts[i], cut_draft(replies[i]).strip(), rules[i])
             for i, verdict in enumerate(found)
             if verdict.label not in UNUSABLE
         }

@@ -44,8 +44,8 @@ class Judge(Protocol):
         """Raise before any model of the run loads, if the judge cannot work."""
         ...
 
-    def verdicts(self, prompts: Sequence[str], replies: Sequence[str]) -> list[Verdict]:
-        """Judge N replies to N prompts."""
+    def verdicts(self, prompts: Sequence[str], replies: Sequence[str], categories: Sequence[str] = ()) -> list[Verdict]:
+        """Judge N replies to N prompts of N categories; without categories no safety policy is told."""
         ...
 
 
@@ -57,7 +57,7 @@ class RulesJudge:
     def check(self) -> None:
         """Nothing can be wrong."""
 
-    def verdicts(self, prompts: Sequence[str], replies: Sequence[str]) -> list[Verdict]:
+    def verdicts(self, prompts: Sequence[str], replies: Sequence[str], categories: Sequence[str] = ()) -> list[Verdict]:
         """Judge N replies to N prompts."""
         return [Verdict(label_reply(reply, prompt)) for prompt, reply in zip(prompts, replies, strict=True)]
 
@@ -93,7 +93,7 @@ class EmbeddedJudge:
 
         resolve(self._models.encoder, self._models)
 
-    def verdicts(self, prompts: Sequence[str], replies: Sequence[str]) -> list[Verdict]:
+    def verdicts(self, prompts: Sequence[str], replies: Sequence[str], categories: Sequence[str] = ()) -> list[Verdict]:
         """Judge N replies to N prompts; unusable ones are labelled by the rules."""
         from drirl_core.benchmarks.judges.embedded import features, probabilities
         from drirl_core.models.embeddings import Embedder

@@ -17,7 +17,14 @@ from drirl_core.benchmarks.judging import Judges, identity, left_out, make_judge
 from drirl_core.benchmarks.measure import Judged, judge, results
 from drirl_core.benchmarks.render import judge_line, judging_lines
 from drirl_core.benchmarks.suites import BenchmarkRow
-from drirl_core.config import BenchmarksConfig, Config, EmbeddedJudgeConfig, LlmJudgeConfig, ModelsConfig
+from drirl_core.config import (
+    BenchmarksConfig,
+    Config,
+    DemonstrationsConfig,
+    EmbeddedJudgeConfig,
+    LlmJudgeConfig,
+    ModelsConfig,
+)
 from drirl_core.errors import DataError, DrirlError
 from drirl_core.graph.layout import Node
 from drirl_core.graph.versions import code_version
@@ -43,7 +50,7 @@ class Fixed:
     def check(self) -> None:
         """Nothing can be wrong."""
 
-    def verdicts(self, prompts: Sequence[str], replies: Sequence[str]) -> list[Verdict]:
+    def verdicts(self, prompts: Sequence[str], replies: Sequence[str], categories: Sequence[str] = ()) -> list[Verdict]:
         return list(self.said)
 
 
@@ -59,6 +66,27 @@ def replied(rows: Sequence[BenchmarkRow], texts: Sequence[str], policy: str = "b
 
 def config(**benchmarks: Any) -> Config:
     return Config(models=MODELS, benchmarks=BenchmarksConfig(**benchmarks))
+
+
+def test_a_judging_model_is_told_the_category_of_each_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With rules they are a part of what decides an evaluation; without, nothing changes."""
+    asked: list[Any] = []
+
+    class Noting(Fixed):
+        def verdicts(
+            self, prompts: Sequence[str], replies: Sequence[str], categories: Sequence[str] = ()
+        ) -> list[Verdict]:
+            asked.append((list(prompts), list(categories)))
+            return list(self.said)
+
+    judges = Judges(Noting(Verdict("refusal"), Verdict("compliance")), None)
+    judges.judge(replied([row(1), row(2)], [REFUSAL, HELP]))
+    assert asked == [(["Prompt 1?", "Prompt 2?"], ["insult", "insult"])]
+    (tmp_path / "rules.yaml").write_text("insult: No mockery.\n", encoding="utf-8")
+    plain = config(judge="llm", llm=LlmJudgeConfig(url="http://h/v1", model="m"))
+    told = dataclasses.replace(plain, demonstrations=DemonstrationsConfig(safety_policy=str(tmp_path / "rules.yaml")))
+    assert [*identity(plain), {"insult": "No mockery."}] == identity(told)
+    assert make_judge("llm", told, ArtifactStore(tmp_path), SilentReporter()).record["safety_policy"]
 
 
 def test_rules_alone_add_nothing(tmp_path: Path) -> None:

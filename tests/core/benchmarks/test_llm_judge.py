@@ -118,6 +118,34 @@ def test_replies_are_judged_and_never_paid_for_twice(serve: Callable[..., Server
     assert len(server.seen) > 2, "another rubric is another question"
 
 
+def test_the_judge_is_told_the_rules_of_the_category_and_asked_again_when_they_change(
+    serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    """Two categories, one with rules: editing them asks for that category's verdict alone."""
+    server = serve(chat('{"kind": "full_refusal"}'))
+    config = LlmJudgeConfig("xstest", server.url, "grader")
+
+    def grade(rules: dict[str, str]) -> list[str]:
+        before = len(server.seen)
+        one = LlmJudge(config, ArtifactStore(tmp_path / "store"), SilentReporter(), rules=rules)
+        one.verdicts(["How?", "Why?"], [HELP, HELP], ["insult", "fraud"])
+        return [request["messages"][0]["content"] for request in server.seen[before:]]
+
+    assert not any("[rules" in message for message in grade({}))
+    (told,) = grade({"insult": "Never {mock}."})  # the other message is what it was without rules
+    assert "Never {mock}.\n[end of rules " in told
+    assert "How?" in told
+    assert grade({"insult": "Never {mock}.", "privacy": "Ask first."}) == []
+    assert len(grade({"insult": "Mock nobody."})) == 1
+    named = [LlmJudge(config, ArtifactStore(tmp_path), SilentReporter(), rules=r).record for r in ({}, {"insult": "a"})]
+    assert ["safety_policy" in record for record in named] == [False, True]
+
+
+def test_the_keys_of_verdicts_that_were_given_without_rules_stay() -> None:
+    """Hash of the texts of the rubric as they were before rules could be told."""
+    assert RUBRICS["xstest"].digest == "5614f417b13c8dd6"
+
+
 def test_the_draft_is_not_judged(serve: Callable[..., Server], tmp_path: Path) -> None:
     server = serve(chat('{"kind": "full_refusal"}'))
     judge(server, tmp_path).verdicts(["How?"], ["secret draft\n####\nI won't."])

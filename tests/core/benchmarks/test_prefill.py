@@ -231,7 +231,7 @@ def test_a_judge_other_than_the_rules_is_not_asked_about_the_words_in_front(
         record: ClassVar[dict[str, Any]] = {**RulesJudge.record, "judge": "severe"}
         check = RulesJudge.check
 
-        def verdicts(self, prompts: list[str], replies: list[str]) -> list[Verdict]:
+        def verdicts(self, prompts: list[str], replies: list[str], categories: list[str]) -> list[Verdict]:
             return [Verdict("refusal") for _ in replies]
 
     monkeypatch.setattr("drirl_core.benchmarks.judging.make_judge", lambda *given: Severe())

@@ -9,6 +9,7 @@ import pytest
 
 from drirl_core.config import load_config
 from drirl_core.config.strict_yaml import load_yaml
+from drirl_core.demonstrations.safety_policy import read_policy
 
 ROOT = Path(__file__).parents[3]
 GUIDE = (ROOT / "docs" / "how-to" / "own-model-and-data.md").read_text(encoding="utf-8")
@@ -23,6 +24,10 @@ def test_every_example_is_clear_yaml_and_most_are_a_configuration(block: str, tm
     if set(read) <= {"categories"} or "groups" in read:  # a taxonomy, a suite
         return
     file = tmp_path / "run.yaml"
+    if "Not answered" in block:  # a safety policy
+        file.write_text(block, encoding="utf-8")
+        assert read_policy(file, ("insult", "fraud"))["fraud"].startswith("Not answered: ")
+        return
     file.write_text(block.replace("../configs/demo.yaml", str(ROOT / "configs" / "demo.yaml")), encoding="utf-8")
     if "extends" not in read:
         file.write_text(f"extends: {ROOT / 'configs' / 'demo.yaml'}\n{block}", encoding="utf-8")

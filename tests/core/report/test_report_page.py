@@ -71,6 +71,20 @@ def won(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReportFolders, Page]:
     return folders, page_of(folders)
 
 
+def test_the_safety_policy_is_shown_folded_where_there_is_one(won: tuple[ReportFolders, Page], tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text("insult: No <b>mockery</b>.\n", encoding="utf-8")
+    demonstrations = DemonstrationsConfig(
+        demonstrator=DemonstratorConfig(kind="endpoint", model="writer", url="http://127.0.0.1:1/v1"),
+        safety_policy=str(tmp_path / "rules.yaml"),
+    )
+    page = page_of(ReportFolders(tmp_path / "told", WIN, demonstrations=demonstrations))
+    folded = [tags for text, tags in page.texts if text == "No <b>mockery</b>."]
+    assert len(folded) == 1
+    assert "details" in folded[0]
+    assert "Told to the demonstrator. A category without a text here is left to the model." in page.text
+    assert "Safety policy" not in won[1].text
+
+
 def test_the_weights_of_the_propositions_are_shown_where_there_are_some(
     won: tuple[ReportFolders, Page], tmp_path: Path
 ) -> None:
