@@ -214,8 +214,8 @@ class SftConfig:
     contrast_tokens: int = added(0)
     """First tokens of an answer that are compared where `contrast` is on (0: all that are learned)."""
     partners: int = added(0)
-    """Unsafe prompts of its batch that a harmless prompt without a twin is compared with where `contrast` is on; they
-    need no twins either. Data of many twins otherwise teaches little of other look-alikes."""
+    """Unsafe prompts of its batch that each harmless prompt is ranked below, by how likely their refusals begin, where
+    `contrast` is on; none needs a twin. Twins alone teach that words mean nothing, which is not so elsewhere."""
     validation_prompts: int = added(0)
     """Validation prompts, unsafe ones and look-alikes each, that are answered twice per epoch; the best checkpoint is
     published (`choose_by`). 0 publishes the last step."""
