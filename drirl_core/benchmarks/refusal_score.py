@@ -81,7 +81,9 @@ def refusal_scores(
         seed=0,
         prefill=prefill,
     )
-    drawn = sampling.sample(policy, prompts, config.score_samples, settings, **how)
+    drawn = sampling.sample(
+        policy, prompts, config.score_samples, settings, vllm=context.config.execution.engine, **how
+    )
     return [
         refused_share([completion.text for completion in row], prompt)
         for row, prompt in zip(drawn, prompts, strict=True)
