@@ -110,7 +110,9 @@ def score_prompts(
         seed=0,
         prefill=prefill,
     )
-    drawn = sampling.sample(policy, prompts, settings.score_samples, sampled, **how)
+    # A policy that is loaded already, as in chat, is sampled as it is.
+    engine = None if isinstance(policy, Policy) else config.execution.engine
+    drawn = sampling.sample(policy, prompts, settings.score_samples, sampled, vllm=engine, **how)
     return [
         refused_share([completion.text for completion in row], prompt)
         for row, prompt in zip(drawn, prompts, strict=True)

@@ -245,8 +245,10 @@ def answer(
     )
     prompts = [row.prompt for row in rows]
     drawn = sampling.sample(
-        reference, prompts, 1, settings, models=context.config.models, store=context.store, reporter=context.reporter
-    )
+        reference, prompts, 1, settings,
+        models=context.config.models, store=context.store, reporter=context.reporter,
+        vllm=context.config.execution.engine,
+    )  # fmt: skip
     return judged(policy, rows, [completion for (completion,) in drawn])
 
 

@@ -74,6 +74,7 @@ def build_completion_pool(context: Context) -> dict[str, Any]:
             drawn = sample(
                 reference, [row["prompt"] for row in rows], copies, how,
                 models=context.config.models, store=context.store, reporter=context.reporter,
+                vllm=context.config.execution.engine,
             )  # fmt: skip
             pool += sampled_rows(rows, policy, drawn)
     sampled, figures = len(pool), figures_of(pool, category, context.reporter)

@@ -26,7 +26,7 @@ from drirl_core.config.data import (
     PromptsConfig,
     SourceConfig,
 )
-from drirl_core.config.execution import ExecutionConfig
+from drirl_core.config.execution import ExecutionConfig, VllmConfig
 from drirl_core.config.irft import IrftConfig
 from drirl_core.config.judges import EmbeddedJudgeConfig, JudgeName, LlmJudgeConfig, SecondJudge
 from drirl_core.config.names import label_source_name, require_distinct
@@ -62,7 +62,7 @@ __all__ = [
     "DifferenceConfig", "DpoConfig", "EmbeddedJudgeConfig", "ExecutionConfig", "FreshnessConfig", "HardnessConfig",
     "InboxConfig", "IrftConfig", "JudgeName", "LlmJudgeConfig", "LoraConfig", "ModelsConfig", "OperationsConfig",
     "OwnRewardConfig", "PolicyConfig", "PromotionConfig", "PromptsConfig", "RewardsConfig", "SecondJudge", "SftConfig",
-    "SourceConfig", "SuiteConfig", "from_resolved", "load_config", "resolved", "slice_hash",
+    "SourceConfig", "SuiteConfig", "VllmConfig", "from_resolved", "load_config", "resolved", "slice_hash",
 ]  # fmt: skip
 
 

@@ -1,4 +1,7 @@
-"""Settings of execution: where steps run, and what heavy ones ask for. None of them decides a result."""
+"""Settings of execution: where steps run, and what heavy ones ask for.
+
+None of them decides a result, but `sampler`, of what is drawn at random.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal, get_args
 
-from drirl_core.config.reading import require
+from drirl_core.config.reading import added, require
 
 TOLERATION = re.compile(
     r"(?P<key>[\w./-]+)(?:=(?P<value>[\w.-]*))?(?::(?P<effect>NoSchedule|PreferNoSchedule|NoExecute))?"
@@ -82,6 +85,40 @@ class KubernetesConfig:
         )
 
 
+@dataclass(frozen=True)
+class VllmConfig:
+    """The engine of `sampler: vllm`. It has a process of its own, and none of these settings decides a result."""
+
+    python: str = ""
+    """Python of an environment that has vLLM, such as /opt/vllm/bin/python; empty for this one. vLLM pins other
+    versions of many packages than this project, so that an environment of its own is often easier."""
+    gpu_memory: float = 0.5
+    """Share of each GPU's memory that the engine takes, weights and attention cache together; other models of the same
+    step need the rest."""
+    cpu_cache_gib: float = 1.0
+    """Attention cache on a CPU, in GiB."""
+    max_model_len: int = 0
+    """Longest prompt and completion together, in tokens; 0 for what the policy can read. Lower it where the attention
+    cache cannot hold one text of that length."""
+    gpus: int = 1
+    """GPUs that share the layers of one policy (tensor parallel)."""
+    compile: bool = True
+    """Whether the engine compiles the model when it starts; off, it starts sooner, needs no compiler and samples more
+    slowly."""
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.gpu_memory < 1,
+            f"execution.vllm.gpu_memory is {self.gpu_memory}; choose a share between 0 and 1",
+        )
+        require(self.cpu_cache_gib > 0, f"execution.vllm.cpu_cache_gib is {self.cpu_cache_gib}; choose a size above 0")
+        require(
+            self.max_model_len >= 0,
+            f"execution.vllm.max_model_len is {self.max_model_len}; 0 (what the policy can read) or a number of tokens",
+        )
+        require(self.gpus >= 1, f"execution.vllm.gpus is {self.gpus}; at least 1")
+
+
 Tracker = Literal["trackio", "tensorboard", "wandb", "mlflow"]
 TRACKERS: tuple[Tracker, ...] = get_args(Tracker)
 """Trackers of training runs, by the name of their package and of the extra that installs it."""
@@ -107,6 +144,13 @@ class ExecutionConfig:
     """The Ray cluster."""
     kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)
     """The pods."""
+    sampler: Literal["transformers", "vllm"] = added("transformers")
+    """What samples a policy whose weights do not change: completion pools, own answers of SFT, replies of benchmarks
+    and a local demonstrator. `vllm` needs a package of its own (docs/how-to/vllm.md), and pays for many rows. It draws
+    other random numbers from the same distribution, so that what is drawn has other versions; greedy completions are
+    shared. A policy in training is sampled by transformers, or by TRL's own engine (`policy.trl`)."""
+    vllm: VllmConfig = field(default_factory=VllmConfig)
+    """The engine of `sampler: vllm`."""
     report_to: tuple[Tracker, ...] = ()
     """Trackers that get the metrics of every training as it runs; each needs the extra of its name, and only a training
     that runs is tracked, not an artifact that is reused (docs/how-to/trl-options.md)."""
@@ -122,6 +166,11 @@ class ExecutionConfig:
             "execution.executor is 'kubernetes' but execution.kubernetes.image is not set; "
             "name the image that steps run in",
         )
+
+    @property
+    def engine(self) -> VllmConfig | None:
+        """The engine that samples, None where transformers does."""
+        return self.vllm if self.sampler == "vllm" else None
 
     def most_processes(self, on_gpu: bool) -> int:
         """Return how many processes may train together.

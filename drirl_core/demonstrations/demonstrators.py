@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
-from drirl_core.config import Config, DemonstratorConfig, ModelsConfig
+from drirl_core.config import Config, DemonstratorConfig, ModelsConfig, VllmConfig
 from drirl_core.demonstrations.endpoint import ChatEndpoint, PromptRefused
 from drirl_core.demonstrations.new_prompts import collect_prompts
 from drirl_core.demonstrations.rows import Row, losses_of, read_columns, read_dropped
@@ -195,6 +195,7 @@ class ModelDemonstrator:
         reporter: gets progress.
         seed: seed of the run.
         rules: texts of the safety policy by category, told to the model.
+        vllm: the engine that samples it; None for transformers.
     """
 
     finite = False
@@ -211,11 +212,12 @@ class ModelDemonstrator:
         reporter: Reporter,
         seed: int,
         rules: Mapping[str, str] = MappingProxyType({}),
+        vllm: VllmConfig | None = None,
     ) -> None:
         self._rules = rules
         self.source, self.licence, self.attempts = config.model, config.source.licence, config.attempts
         self._config, self._max_step_words, self._models = config, max_step_words, models
-        self._store, self._reporter, self._seed = store, reporter, seed
+        self._store, self._reporter, self._seed, self._vllm = store, reporter, seed, vllm
 
     def write(self, prompts: Sequence[tuple[str, str]], attempt: int = 0) -> list[str | Failure]:
         """Sample one demonstration per prompt; a text cut by the length limit is a failure."""
@@ -241,8 +243,9 @@ class ModelDemonstrator:
 
         settings = SamplingSettings(tokens, self._config.temperature, _BATCH, self._seed + _ATTEMPT_STRIDE * attempt)
         rows = sample(
-            self._config.model, messages, 1, settings, models=self._models, store=self._store, reporter=self._reporter
-        )
+            self._config.model, messages, 1, settings,
+            models=self._models, store=self._store, reporter=self._reporter, vllm=self._vllm,
+        )  # fmt: skip
         cut = Failure(
             "bad_format",
             f"the text hit the length limit of {tokens} tokens; raise demonstrations.demonstrator.max_new_tokens",
@@ -359,7 +362,7 @@ def make_demonstrator(
     steps = settings.max_step_words if settings.format == "draft" else 0
     if settings.demonstrator.kind == "model":
         how = steps, config.models, store, reporter, config.seed
-        return ModelDemonstrator(settings.demonstrator, *how, rules=texts_of(config))
+        return ModelDemonstrator(settings.demonstrator, *how, rules=texts_of(config), vllm=config.execution.engine)
     if settings.demonstrator.kind == "endpoint":
         return EndpointDemonstrator(settings.demonstrator, steps, store, reporter, rules=texts_of(config))
     inbox = config.operations.inbox.source

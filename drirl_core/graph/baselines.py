@@ -12,6 +12,7 @@ from drirl_core.graph.reads import (
     COST_OF_REWARDS,
     OF_GRPO,
     OF_REWARDS,
+    SAMPLER,
     for_grpo,
     of_backbone,
 )
@@ -46,6 +47,7 @@ _OF_IRFT = (
     "completions.max_new_tokens",
     "completions.temperature",
     "completions.batch_size",
+    SAMPLER,
     "policy.start",
     "sft.harmless_target",
     "models.policy",
@@ -122,6 +124,7 @@ BASELINE_STAGES: dict[str, Stage] = {
                 "irft.negatives",
                 "irft.epochs",
                 "completions.max_new_tokens",
+                SAMPLER,
                 *_COST_OF_PAIRS,
             ),
         ),

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 
 from drirl_core.config import MOST_ROUNDS
 from drirl_core.graph.columns import meanings
-from drirl_core.graph.reads import BESIDE_POLICY, BESIDE_WEIGHTS, COST_OF_GRPO, COST_OF_REWARDS, OF_REWARDS, of_backbone
+from drirl_core.graph.reads import (
+    BESIDE_POLICY,
+    BESIDE_WEIGHTS,
+    COST_OF_GRPO,
+    COST_OF_REWARDS,
+    OF_REWARDS,
+    SAMPLER,
+    of_backbone,
+)
 from drirl_core.graph.record import Cost, MainTable, Stage
 
 if TYPE_CHECKING:
@@ -33,6 +41,7 @@ _OF_POOL = (
     "completions.batch_size",
     "models.dtype",
     "models.thinking",
+    SAMPLER,
     "seed",
 )
 
@@ -148,7 +157,7 @@ def _stages(number: int) -> dict[str, Stage]:
             config_when=of_backbone,
             cost=Cost(
                 ("rewards.round_samples",),
-                ("completions.max_new_tokens", "completions.batch_size"),
+                ("completions.max_new_tokens", "completions.batch_size", SAMPLER),
                 tokens=True,
                 prompts=True,
                 most_prompts="drirl_core.completions.choice:most_completed",

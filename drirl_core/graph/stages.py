@@ -15,6 +15,7 @@ from drirl_core.graph.reads import (
     OF_GRPO,
     OF_PROPOSITIONS,
     OF_REWARDS,
+    SAMPLER,
     for_grpo,
     of_backbone,
     wants_propositions,
@@ -35,8 +36,13 @@ def _has_labels(config: Config) -> bool:
 
 
 def _of_demonstrator(config: Config) -> tuple[str, ...]:
-    """A local model writes demonstrations in its own number type, and may think before it does."""
-    return ("models.dtype", "models.thinking") if config.demonstrations.demonstrator.kind == "model" else ()
+    """A local model writes demonstrations in its own number type, may think before it does, and is sampled."""
+    return ("models.dtype", "models.thinking", SAMPLER) if config.demonstrations.demonstrator.kind == "model" else ()
+
+
+def _of_scores(config: Config) -> tuple[str, ...]:
+    """Replies are greedy, so that the sampler decides only a score that draws some."""
+    return (SAMPLER,) if config.benchmarks.score == "samples" else ()
 
 
 def _written_by_a_model(config: Config) -> bool:
@@ -169,7 +175,7 @@ STAGES: dict[str, Stage] = {
     "completion_pool": Stage(
         "drirl_core.completions.stage:build_completion_pool",
         "3",
-        ("completions", "models.policy", "models.dtype", "models.thinking", "seed"),
+        ("completions", "models.policy", "models.dtype", "models.thinking", SAMPLER, "seed"),
         "completions",
         heavy=True,
         per="category",
@@ -185,7 +191,7 @@ STAGES: dict[str, Stage] = {
         ),
         cost=Cost(
             ("completions.samples",),
-            ("completions.max_new_tokens", "completions.batch_size"),
+            ("completions.max_new_tokens", "completions.batch_size", SAMPLER),
             tokens=True,
             prompts=True,
             most_prompts="drirl_core.completions.choice:most_completed",
@@ -336,8 +342,10 @@ STAGES: dict[str, Stage] = {
                 **meanings("reply", "tokens", "finished", "label", "correct", "pair", "score"),
             },
         ),
+        config_when=_of_scores,
         cost=Cost(
             decisive=(
+                SAMPLER,
                 "benchmarks.max_new_tokens",
                 "benchmarks.batch_size",
                 "benchmarks.suites[{member}]",

@@ -188,6 +188,11 @@ def _notes(config: Config, gpu: Gpu, counted: Counted) -> tuple[str, ...]:
         notes.append("Times are computed for named cards alone; a size says nothing about speed.")
     if counted.encoder is None:
         notes.append(f"{config.models.encoder} is not on this machine; the sentence encoder is not counted.")
+    if config.execution.sampler == "vllm":
+        notes.append(
+            "execution.sampler is 'vllm': pools and replies are planned as transformers samples them. The engine takes "
+            f"{config.execution.vllm.gpu_memory:.0%} of the card (execution.vllm.gpu_memory) instead."
+        )
     options = {"policy.trl": config.policy.trl, "policy.rloo_trl": config.policy.rloo_trl, "sft.trl": config.sft.trl}
     used = [f"{section}.{name}" for section, own in options.items() for name in own if name in NOT_PLANNED]
     if used:

@@ -126,7 +126,10 @@ class Reranking:
 
         batch = config.benchmarks.batch_size
         settings = SamplingSettings(max_new_tokens, self.temperature, batch, config.seed, self.prefill)
-        drawn = sample(policy, prompts, self.samples, settings, models=config.models, store=store, reporter=reporter)
+        drawn = sample(
+            policy, prompts, self.samples, settings,
+            models=config.models, store=store, reporter=reporter, vllm=config.execution.engine,
+        )  # fmt: skip
         chosen = self.chooser.choose(prompts, [[self.prefill + one.text for one in own] for own in drawn])
         return [own[place] for own, place in zip(drawn, chosen, strict=True)]
 

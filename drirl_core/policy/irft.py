@@ -162,7 +162,8 @@ def _train_round(
     config, seed = context.config, context.config.seed_of(context.config.dpo)
     policy = load_policy(start, config.models)
     adapters = adapters_of(config.dpo.lora, policy.model, "dpo.lora", config.models.policy)
-    found, sampled = _own_pairs(context, now, policy, prompts_of_round(rows, config.irft.prompts, now.number, seed))
+    asked = prompts_of_round(rows, config.irft.prompts, now.number, seed)
+    found, sampled = _own_pairs(context, now, start if config.execution.engine else policy, asked)
     if not found:
         return {"pairs": 0}
     limit = min(config.dpo.max_length, policy.context or config.dpo.max_length)
@@ -192,7 +193,7 @@ def _train_round(
 
 
 def _own_pairs(
-    context: stages.Context, now: _Round, policy: Policy, rows: Sequence[Mapping[str, Any]]
+    context: stages.Context, now: _Round, policy: str | Path | Policy, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Sample the policy, and return the pairs and how often it refused; both are said."""
     config, reporter = context.config, context.reporter
@@ -202,7 +203,10 @@ def _own_pairs(
     )
     reporter.log(f"{now.title}: {copies} own completions of {len(rows)} training prompts")
     prompts = [row["prompt"] for row in rows]
-    drawn = sample(policy, prompts, copies, how, models=config.models, store=context.store, reporter=reporter)
+    drawn = sample(
+        policy, prompts, copies, how,
+        models=config.models, store=context.store, reporter=reporter, vllm=config.execution.engine,
+    )  # fmt: skip
     answers = [[cut_draft(completion.text) for completion in own] for own in drawn]
     pairs = own_pairs(
         rows,

@@ -83,12 +83,35 @@ def _problems(config: Config, sections: Collection[str]) -> Iterator[str]:
     given = [section for section in sections if section in options_in(config)]
     if not given:
         return
+    yield from _rollout_problems(config, {section: every[section] for section in given})
     made = _makers(config)
     for section in given:
         try:
             made[section]()
         except ConfigError as error:
             yield str(error)
+
+
+def _rollout_problems(config: Config, given: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Say why TRL cannot let vLLM sample the policy that it trains.
+
+    The new weights have to reach the engine after each step. TRL sends them to a server by NCCL, and writes them into
+    an engine in the same process one by one, where vLLM for a CPU has packed them into another form and dropped the
+    tensors (TRL 1.16, vLLM 0.29).
+    """
+    for section in [section for section, options in given.items() if options.get("use_vllm")]:
+        from drirl_core.models.loading import device_of
+
+        if device_of(config.models).type != "cuda":
+            yield (
+                f"{section}.use_vllm is true, but the policy trains on a CPU, where TRL cannot give vLLM the weights "
+                "of each step; take it out (execution.sampler: vllm samples everything else), or train on a GPU"
+            )
+        elif not _installed("vllm"):
+            yield (
+                f"{section}.use_vllm is true, but vllm is not installed in this environment, and TRL runs it or its "
+                f"client here; install it with `pip install 'drirl[vllm]'`, or take {section}.use_vllm out"
+            )
 
 
 def _makers(config: Config) -> dict[str, Callable[[], Any]]:

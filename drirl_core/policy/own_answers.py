@@ -40,8 +40,9 @@ def with_own_answers(context: Context, rows: Sequence[Mapping[str, Any]]) -> lis
     context.reporter.log(f"SFT: own answers of the initial model to {len(prompts)} harmless prompts")
     settings = SamplingSettings(config.sft.answer_tokens + _SPARE, 0.0, _BATCH)
     drawn = sample(
-        config.models.policy, prompts, 1, settings, models=config.models, store=context.store, reporter=context.reporter
-    )
+        config.models.policy, prompts, 1, settings,
+        models=config.models, store=context.store, reporter=context.reporter, vllm=config.execution.engine,
+    )  # fmt: skip
     replies = [cut_draft(completion.text) for (completion,) in drawn]
     own = {
         row["prompt_id"]: reply

@@ -83,7 +83,7 @@ def build_round_pool(context: stages.Context) -> dict[str, Any]:
     context.reporter.log(f"{category}: {copies} completions of {len(rows)} prompts from the policy of round {number}")
     drawn = sample(
         context.inputs[policy_of(number)], [row["prompt"] for row in rows], copies, how,
-        models=config.models, store=context.store, reporter=context.reporter,
+        models=config.models, store=context.store, reporter=context.reporter, vllm=config.execution.engine,
     )  # fmt: skip
     pool = sampled_rows(rows, ROUNDS[number - 1], drawn)
     pool.sort(key=lambda row: (row["prompt_id"], row["sample"]))

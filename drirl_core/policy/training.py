@@ -17,6 +17,7 @@ from drirl_core.config import DpoConfig, SftConfig
 from drirl_core.errors import ArtifactError, TrainingError
 from drirl_core.models.adapters import peft_config as peft_config
 from drirl_core.models.loading import Policy
+from drirl_core.models.sampling import close_engine
 from drirl_core.policy.adapter_files import adapter_state, write_adapter
 from drirl_core.policy.arguments import Ours
 from drirl_core.policy.cpu import lean_training
@@ -106,6 +107,7 @@ class TrainingStream(TrainerCallback):
 
 def run(trainer: Any, checkpoint: Path | None, tracking: Tracking) -> None:
     """Train from the beginning or from a checkpoint, without the callback that prints every log to standard output."""
+    close_engine()  # training needs the memory of an engine that sampled before
     trainer.remove_callback(PrinterCallback)
     with tracked(trainer, tracking), lean_training(trainer.model):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

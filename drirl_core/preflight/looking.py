@@ -62,6 +62,7 @@ def find_problems(project: Project) -> list[str]:
     checks: list[Callable[[], Iterator[str]]] = [
         lambda: option_problems(config),
         lambda: look_at_safety_policy(config),
+        lambda: sampler_problems(config),
         lambda: look_at_demonstrator(config),
         lambda: own_reward_problems(config),
         lambda: look_at_judges(project),
@@ -130,6 +131,17 @@ def look_at_policy(reference: str, models: ModelsConfig) -> Seen | None:
     found = probe_policy(reference, tokenizer, model.config, len(model.get_input_embeddings().weight), ends)
     said = describe_policy(found, tokenizer, models.thinking)
     return Seen(reference, tokenizer, model, found["context"], said)
+
+
+def sampler_problems(config: Config) -> Iterator[str]:
+    """Say why vLLM cannot sample here, where it is to.
+
+    Args:
+        config: the complete configuration.
+    """
+    from drirl_core.models.sampling import vllm_problems
+
+    yield from vllm_problems(config.execution)
 
 
 def look_at_demonstrator(config: Config) -> Iterator[str]:

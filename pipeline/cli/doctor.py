@@ -76,6 +76,7 @@ def _with_config(project: Project, fetch: bool) -> Iterator[Check]:
         here |= {name} if check.status == "ok" else set()
         yield check
     yield from looks.check_options(config)
+    yield looks.check_sampler(config)
     if "policy model" in here:
         yield from looks.check_policy(project)
     if "sentence encoder" in here:

@@ -46,6 +46,22 @@ def check_options(config: Config) -> Iterator[Check]:
         yield _one("training options", lambda: option_problems(config), "; ".join(given))
 
 
+def check_sampler(config: Config) -> Check:
+    """Look for the package of the sampler that the configuration chooses.
+
+    Args:
+        config: names the sampler, and where its engine is.
+    """
+    from drirl_core.preflight import looking
+
+    where = (
+        f" in {config.execution.vllm.python}"
+        if config.execution.sampler == "vllm" and config.execution.vllm.python
+        else ""
+    )
+    return _one("sampler", lambda: looking.sampler_problems(config), f"{config.execution.sampler}{where}")
+
+
 def check_encoder(config: Config) -> Check:
     """Load the sentence encoder and encode a long text.
 

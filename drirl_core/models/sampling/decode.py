@@ -102,7 +102,7 @@ def decode(policy: Policy, texts: Sequence[str], keys: Sequence[str], settings: 
     ends = set(_ends(policy))
     last = output[:, width - 1].tolist() if settings.prefill else [None] * len(texts)
     rows = zip(output[:, width:].tolist(), texts, last, strict=True)
-    return [_completion(row, policy.tokenizer, ends, text, before) for row, text, before in rows]
+    return [completion_of(row, policy.tokenizer, ends, text, before) for row, text, before in rows]
 
 
 def greedy(policy: Policy, settings: SamplingSettings) -> Any:
@@ -131,8 +131,16 @@ def _ends(policy: Policy) -> list[int]:
     return end_tokens(policy.tokenizer, {"eos_token_id": policy.model.generation_config.eos_token_id})
 
 
-def _completion(row: list[int], tokenizer: Any, ends: set[int], prompt: str, before: int | None) -> Completion:
-    """Read what was decoded; `before` is the last token of a prefill."""
+def completion_of(row: list[int], tokenizer: Any, ends: set[int], prompt: str, before: int | None) -> Completion:
+    """Read what was decoded.
+
+    Args:
+        row: ids of the new tokens; what follows an end token is left out.
+        tokenizer: of the policy.
+        ends: ids of the tokens that end a completion.
+        prompt: the rendered prompt.
+        before: the last token of a prefill; None without one.
+    """
     stop = next((i for i, token in enumerate(row) if token in ends), None)
     tokens = row if stop is None else row[:stop]
     text = completion_text(tokenizer, tokens, prompt) if before is None else _continued(tokenizer, before, tokens)

@@ -9,14 +9,15 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from drirl_core.config import ModelsConfig
+from drirl_core.config import ModelsConfig, VllmConfig
 from drirl_core.models.context import require_room
 from drirl_core.models.loading import Policy, kept_tokenizer, load_policy, policy_key
 from drirl_core.models.sampling.decode import Completion, SamplingSettings, by_length, decode
+from drirl_core.models.sampling.vllm_engine import ROWS, open_engine
 from drirl_core.models.templates import begun_text
 from drirl_core.reporting import Reporter
 from drirl_core.store.artifacts import ArtifactStore
@@ -32,8 +33,11 @@ def sample(
     models: ModelsConfig,
     store: ArtifactStore,
     reporter: Reporter,
+    vllm: VllmConfig | None = None,
 ) -> list[list[Completion]]:
     """Sample completions of prompts; rows sampled before are read from the cache.
+
+    A policy that is loaded already is sampled where it is.
 
     Args:
         policy: model reference or checkpoint directory, or a loaded policy.
@@ -43,13 +47,15 @@ def sample(
         models: how to load the policy.
         store: holds the cached rows.
         reporter: receives progress and tokens per second.
+        vllm: the engine that samples; None for transformers.
 
     Returns:
         N lists of K completions, in the order of `prompts`.
 
     Raises:
+        ConfigError: vLLM is to sample and is not installed.
         DataError: a prompt and its completion are longer than the policy can read.
-        ModelError: the chat template cannot render a prompt.
+        ModelError: the chat template cannot render a prompt, or vLLM cannot load the policy.
         TrainingError: the policy returned logits that are not finite.
     """
     if not prompts:
@@ -60,6 +66,9 @@ def sample(
     texts = {prompt: begun_text(tokenizer, prompt, settings.prefill) for prompt in prompts}
     key_parts = [weights, settings.max_new_tokens, settings.temperature, settings.seed]
     key_parts += [settings.prefill] if settings.prefill else []  # rows without one keep the keys that they had
+    engine = None if isinstance(policy, Policy) else vllm
+    # Another draw from the same distribution; a greedy completion is the same but for rounding.
+    key_parts += ["vllm"] if engine is not None and settings.temperature > 0 else []
     rows = {
         (prompt, copy): _Row(prompt, *_keys(key_parts, prompt, copy, text))
         for prompt, text in texts.items()
@@ -71,10 +80,15 @@ def sample(
     if found and missing:
         reporter.log(f"{len(found)} of {len(flat)} completions are reused; sampling {len(missing)}")
     if missing:
-        loaded = policy if isinstance(policy, Policy) else open_policy(policy, models, weights, reporter)
+        if engine is not None and not isinstance(policy, Policy):
+            opened = open_engine(policy, models, weights, engine, reporter)
+            decoder, context, size = opened.decode, opened.context, ROWS
+        else:
+            loaded = policy if isinstance(policy, Policy) else open_policy(policy, models, weights, reporter)
+            decoder, context, size = functools.partial(decode, loaded), loaded.context, settings.batch_size
         own = {row.prompt: texts[row.prompt] for row in missing}
-        require_room(loaded.tokenizer, own, settings.max_new_tokens, loaded.context)
-        for part in _decode_all(loaded, missing, texts, settings, reporter):
+        require_room(tokenizer, own, settings.max_new_tokens, context)
+        for part in _decode_all(decoder, missing, texts, settings, size, reporter):
             fresh = {key: json.dumps([c.text, c.tokens, c.finished]).encode() for key, c in part.items()}
             cache.put_many(fresh)
             found.update(fresh)
@@ -123,11 +137,16 @@ def _keys(parts: Sequence[object], prompt: str, copy: int, rendered: str) -> tup
 
 
 def _decode_all(
-    policy: Policy, rows: Sequence[_Row], texts: Mapping[str, str], settings: SamplingSettings, reporter: Reporter
+    decoder: Callable[[Sequence[str], Sequence[str], SamplingSettings], list[Completion]],
+    rows: Sequence[_Row],
+    texts: Mapping[str, str],
+    settings: SamplingSettings,
+    size: int,
+    reporter: Reporter,
 ) -> Iterator[dict[str, Completion]]:
     tokens, done, started = 0, 0, time.monotonic()
-    for part in by_length(rows, lambda row: texts[row.prompt], settings.batch_size):
-        completions = decode(policy, [texts[row.prompt] for row in part], [row.seed for row in part], settings)
+    for part in by_length(rows, lambda row: texts[row.prompt], size):
+        completions = decoder([texts[row.prompt] for row in part], [row.seed for row in part], settings)
         tokens += sum(c.tokens for c in completions)
         yield {row.key: completion for row, completion in zip(part, completions, strict=True)}
         done += len(part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,24 @@ def test_where_steps_run_makes_nothing_stale(tmp_path: Path) -> None:
     ]
 
     assert versions[0] == versions[1]
-    assert not [
-        stage for stage in STAGES.values() if any(section.partition(".")[0] == "execution" for section in stage.config)
-    ]
+    read = {section for stage in STAGES.values() for section in stage.config if section.startswith("execution")}
+    assert read == {"execution.sampler"}
+
+
+def test_the_sampler_makes_stale_what_is_drawn_at_random_and_its_engine_nothing(tmp_path: Path) -> None:
+    """Greedy replies are the same but for rounding, so that SFT and benchmarks stay; a sampled score is drawn."""
+
+    def versions(score: str, **execution: Any) -> dict[str, str]:
+        config = _load(tmp_path, {"executor": "in_process", **execution})
+        config = dataclasses.replace(config, benchmarks=dataclasses.replace(config.benchmarks, score=score))
+        return {node.name: code_version(node, config) for node in build_graph(config).nodes.values()}
+
+    def changed(score: str) -> set[str]:
+        before, now = versions(score), versions(score, sampler="vllm")
+        assert versions(score, sampler="vllm", vllm={"cpu_cache_gib": 4.0, "max_model_len": 64}) == now
+        return {name for name in now if now[name] != before[name]}
+
+    assert versions("margin", sampler="transformers", vllm={"gpu_memory": 0.2}) == versions("margin")
+    pools = {name for name in versions("margin") if name.startswith("completion_pool")}
+    assert changed("margin") == pools != set()
+    assert changed("samples") - pools == {name for name in versions("margin") if name.startswith("benchmark_")}

@@ -1,5 +1,6 @@
 """Plans of complete configurations: every stage, what does not fit, and why."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -143,6 +144,12 @@ def test_a_size_has_no_times(tiny: Config) -> None:
     found = _plan(tiny, card)
     assert found.seconds is None and all(stage.seconds is None for stage in found.stages)
     assert any("no" in note or "alone" in note for note in found.notes)
+
+
+def test_the_plan_says_what_it_does_not_know_of_vllm(tiny: Config) -> None:
+    sampled = dataclasses.replace(tiny, execution=dataclasses.replace(tiny.execution, sampler="vllm"))
+    assert "The engine takes 50% of the card" in " ".join(_plan(sampled).notes)
+    assert "vllm" not in " ".join(_plan(tiny).notes)
 
 
 def test_several_cards_divide_nothing(tiny: Config) -> None:

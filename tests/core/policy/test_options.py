@@ -163,6 +163,14 @@ def test_what_trl_itself_refuses_is_said_with_its_reason(folder: Path) -> None:
     assert "is not a valid SchedulerType" in problem(folder, "sft.trl", lr_scheduler_type="diagonal")
 
 
+@pytest.mark.parametrize("section", ["policy.trl", "policy.rloo_trl"])
+def test_vllm_cannot_sample_what_trains_on_a_cpu(folder: Path, section: str) -> None:
+    found = problem(folder, section, use_vllm=True)
+    assert found.startswith(f"{section}.use_vllm is true, but the policy trains on a CPU")
+    assert "execution.sampler: vllm samples everything else" in found
+    assert list(option_problems(tiny_config(folder, {section: {"use_vllm": False}}))) == []
+
+
 def test_every_problem_is_said_at_once_before_a_run(folder: Path) -> None:
     wrong: dict[str, Any] = {section: {"nonsense": 1, "learning_rate": 1} for section in SECTIONS}
     found = find_problems(Project(tiny_config(folder, {**wrong, "policy.trl.epsilon_high": "0.3"})))
