@@ -67,7 +67,7 @@ class LabelledSet:
     """Labelled replies to measure judges on.
 
     Args:
-        name: the shipped set's, or of the file.
+        name: the shipped set's, or of the file and its directory.
         rows: the replies, at least one.
         left_out: rows of the file whose label is of no one kind.
     """
@@ -106,7 +106,7 @@ def read_labelled_set(where: str, *, held_out: bool = False) -> LabelledSet:
             rows.append(row)
     if not rows:
         raise DataError(f"{path} has no labelled reply that judges could be measured on; give a file with at least one")
-    name = where if where == HAND_READ else path.name
+    name = where if where == HAND_READ else f"{path.resolve().parent.name}/{path.name}"  # many are called test.jsonl
     return LabelledSet(f"{name}, prompts whose SHA-256 is odd" if held_out else name, tuple(rows), left_out)
 
 
