@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-for path in (Path(__file__).parent, Path(__file__).parents[2]):
+for path in (Path(__file__).parent, Path(__file__).parents[1] / "core", Path(__file__).parents[2]):
     if str(path) not in sys.path:
         sys.path.insert(0, str(path))
 

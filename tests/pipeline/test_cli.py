@@ -31,6 +31,7 @@ COMMANDS = (
     "plan",
     "chat",
     "score",
+    "judge",
     "label",
     "report",
     "runs",

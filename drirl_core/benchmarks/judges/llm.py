@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -26,6 +27,25 @@ TRIES = 2
 """Requests per reply whose answer cannot be read."""
 _SECTION = "benchmarks.llm"
 _UNKNOWN = ("accuracy", "low", "high", "precision", "recall", "f1")
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What judging replies would cost.
+
+    Args:
+        replies: how many there are.
+        unusable: those that the rules label, and that are never sent.
+        kept: those whose verdict is in the store.
+        calls: messages to send; equal replies to equal prompts are one. One that cannot be read is sent `TRIES` times.
+        characters: in these messages.
+    """
+
+    replies: int
+    unusable: int
+    kept: int
+    calls: int
+    characters: int
 
 
 class LlmJudge:
@@ -88,6 +108,20 @@ class LlmJudge:
         Raises:
             EndpointError: the endpoint cannot be used; the verdicts it gave are kept.
         """
+        found, keys, known, missing = self._sort(prompts, replies, categories)
+        known |= self._ask_all(missing)
+        return [_read(known[keys[i]]) if i in keys else verdict for i, verdict in enumerate(found)]
+
+    def bill(self, prompts: Sequence[str], replies: Sequence[str]) -> Bill:
+        """Say what judging N replies to N prompts would cost, and send nothing."""
+        _, keys, known, missing = self._sort(prompts, replies)
+        kept = sum(key in known for key in keys.values())
+        return Bill(len(prompts), len(prompts) - len(keys), kept, len(missing), sum(map(len, missing.values())))
+
+    def _sort(
+        self, prompts: Sequence[str], replies: Sequence[str], categories: Sequence[str] = ()
+    ) -> tuple[list[Verdict], dict[int, str], dict[str, bytes], dict[str, str]]:
+        """Return the rules' verdicts, keys of the usable replies, kept rows, and the messages that are missing."""
         found = [Verdict(label_reply(reply, prompt)) for prompt, reply in zip(prompts, replies, strict=True)]
         rules = [self._rules.get(category, "") for category in categories] or [""] * len(prompts)
         asked = {
@@ -98,8 +132,7 @@ class LlmJudge:
         keys = {i: self._key(text) for i, text in asked.items()}
         known = self._cache.get_many(keys.values())
         missing = {keys[i]: text for i, text in asked.items() if keys[i] not in known}
-        known |= self._ask_all(missing)
-        return [_read(known[keys[i]]) if i in keys else verdict for i, verdict in enumerate(found)]
+        return found, keys, known, missing
 
     def _key(self, text: str) -> str:
         config = self._config

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from drirl_core.benchmarks.judges.embedded import SCALARS, Weights, features, probabilities, save
+from drirl_core.benchmarks.judges.labelled import HAND_READ_FILE, is_held_out
 from drirl_core.benchmarks.judges.rules import agreement, label_reply
 from drirl_core.config import load_config
 from drirl_core.errors import DataError, DrirlError, nearest
@@ -57,7 +57,7 @@ class Labelled:
     @property
     def measured(self) -> np.ndarray:
         """Which rows are measured, never fitted on: prompts whose SHA-256 is odd, bool (N,)."""
-        return np.array([bool(int(hashlib.sha256(p.encode()).hexdigest(), 16) % 2) for p in self.prompts])
+        return np.array([is_held_out(prompt) for prompt in self.prompts])
 
 
 def read_labelled(paths: Sequence[Path], columns: Mapping[str, str], labels: Mapping[str, bool]) -> Labelled:
@@ -69,10 +69,13 @@ def read_labelled(paths: Sequence[Path], columns: Mapping[str, str], labels: Map
         labels: whether each value of the label means refusal.
 
     Raises:
-        DataError: a file cannot be read, lacks a column, or holds an unknown label.
+        DataError: a file cannot be read, lacks a column, holds an unknown label, or is the set that judges are only
+            measured on.
     """
     rows: list[tuple[str, str, bool, str]] = []
     for path in paths:
+        if path.resolve() == HAND_READ_FILE.resolve():
+            raise DataError(f"{path} is for measuring judges alone; fit on other labelled replies")
         for record in read_strictly(path):
             missing = [columns[name] for name in ("prompt", "reply", "label") if columns[name] not in record.values]
             if missing:

@@ -19,6 +19,7 @@ from drirl_core.store.tables import normalise, prompt_id
 from drirl_core.text.quality import has_words
 
 if TYPE_CHECKING:
+    from drirl_core.graph.layout import Graph
     from drirl_core.graph.planned import Named
     from drirl_core.reporting import Reporter
 
@@ -68,7 +69,7 @@ class Queue:
 
 
 def collect(named: Named, categories: Sequence[str], reporter: Reporter) -> list[Candidates]:
-    """Read the sampled completions of training prompts, and what the reward models read of them.
+    """Read the sampled completions of training prompts, of all rounds, and what the reward models read of them.
 
     Left out are held-out prompts, which no label may teach; what was labelled before; and completions without words,
     degenerate ones and echoes, whose rewards are set by rule.
@@ -95,14 +96,15 @@ def collect(named: Named, categories: Sequence[str], reporter: Reporter) -> list
     if unknown:
         known = [node.category or "" for node in project.graph.of("reward_model")]
         raise ConfigError(f"--category {unknown!r} is not in the taxonomy; {nearest(unknown, known)}")
-    needed = [asset for name in categories for asset in (dataset_name(name), f"completion_pool_{name}", models[name])]
+    pools = {name: _pools(project.graph, models[name]) for name in categories}
+    needed = [asset for name in categories for asset in (dataset_name(name), *pools[name], models[name])]
     found = named.open(*needed)
     before = labelled_rows(config, project.graph.sources)
     labelled = {(prompt_id(row.prompt), normalise(side)) for row in before for side in (row.right, row.wrong) if side}
     collected, sources = [], {}
     for name in categories:
-        pools = [found[f"completion_pool_{name}"].path]
-        prompts = pool_prompts(found[dataset_name(name)].path, pools, config.completions, name)
+        completions = [found[pool].path for pool in pools[name]]
+        prompts = pool_prompts(found[dataset_name(name)].path, completions, config.completions, name)
         model = load_reward_model(found[models[name]].path)
         if model.reads not in sources:
             sources[model.reads] = source_of(model.reads, config.models, store)
@@ -229,6 +231,14 @@ def write_queue(queue: Queue, path: Path) -> None:
         raise DataError(
             f"{path} cannot be written ({error.strerror or error}); give another place with --out"
         ) from error
+
+
+def _pools(graph: Graph, model: str) -> list[str]:
+    """Return the completion pools that a reward model learns from: the first one, and those of the rounds before it."""
+    from drirl_core.graph.rounds import ROUND_POOLS
+
+    inputs = [graph.nodes[name] for name in graph.nodes[model].inputs if name in graph.nodes]
+    return [node.name for stage in ("completion_pool", *ROUND_POOLS) for node in inputs if node.stage == stage]
 
 
 def _csv(rows: Sequence[Mapping[str, str]]) -> str:

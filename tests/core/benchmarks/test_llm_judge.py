@@ -146,6 +146,22 @@ def test_the_keys_of_verdicts_that_were_given_without_rules_stay() -> None:
     assert RUBRICS["xstest"].digest == "5614f417b13c8dd6"
 
 
+def test_the_bill_by_hand_sends_nothing(serve: Callable[..., Server], tmp_path: Path) -> None:
+    """Four replies: one unusable, two equal, one other; after the first is judged, one call stays."""
+    server = serve(chat('{"kind": "full_refusal"}'))
+    one = judge(server, tmp_path)
+    prompts, replies = ["How?", "How?", "Why so?", "When?"], [HELP, HELP, "I never say.", "..."]
+    before = one.bill(prompts, replies)
+    assert (before.replies, before.unusable, before.kept, before.calls) == (4, 1, 0, 2)
+    assert before.characters == sum(
+        len(message(RUBRICS["xstest"], p, r)) for p, r in zip(prompts[1:3], replies[1:3], strict=True)
+    )
+    assert not server.seen
+    one.verdicts(prompts[:1], replies[:1])
+    after = one.bill(prompts, replies)
+    assert (after.kept, after.calls) == (2, 1)
+
+
 def test_the_draft_is_not_judged(serve: Callable[..., Server], tmp_path: Path) -> None:
     server = serve(chat('{"kind": "full_refusal"}'))
     judge(server, tmp_path).verdicts(["How?"], ["secret draft\n####\nI won't."])
