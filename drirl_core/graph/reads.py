@@ -18,6 +18,9 @@ which the merged weights hold already."""
 BESIDE_POLICY = ("policy.save_steps", "policy.own_rewards.folder")
 """Settings of the policy that decide nothing: where a function is found counts by its file."""
 
+IN_STAGES = ("policy.order", "policy.stages", "policy.renew_reference")
+"""Settings of a training in stages."""
+
 OF_REWARDS = ("rewards", "completions.prompts", "completions.helpful_prompts", "sft.harmless_target", "seed")
 COST_OF_REWARDS = Cost(
     ("rewards.epochs",),

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 
 from drirl_core.config import MOST_ROUNDS
 from drirl_core.graph.columns import meanings
-from drirl_core.graph.reads import BESIDE_POLICY, BESIDE_WEIGHTS, COST_OF_GRPO, COST_OF_REWARDS, OF_REWARDS, of_backbone
+from drirl_core.graph.reads import (
+    BESIDE_POLICY,
+    BESIDE_WEIGHTS,
+    COST_OF_GRPO,
+    COST_OF_REWARDS,
+    IN_STAGES,
+    OF_REWARDS,
+    of_backbone,
+)
 from drirl_core.graph.record import Cost, MainTable, Stage
 
 if TYPE_CHECKING:
@@ -116,7 +124,7 @@ def _stages(number: int) -> dict[str, Stage]:
             heavy=True,
             batch="drirl_core.policy.shares:batch_of_rollouts",
             volatile=BESIDE_WEIGHTS,
-            unread=(*BESIDE_POLICY, "policy.rloo_trl"),
+            unread=(*BESIDE_POLICY, *IN_STAGES, "policy.rloo_trl"),
             inputs=("dataset", rewards_of(number), start_of(number)),
             description=f"The policy that the rewards of round {number} lead to, by GRPO with alpha = 1.",
             when=when,
