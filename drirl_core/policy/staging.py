@@ -162,7 +162,8 @@ def _reference_weights(trainer: Any) -> dict[str, tuple[torch.Tensor, torch.Tens
     if trainer.ref_model is not None:
         reference = dict(trainer.accelerator.unwrap_model(trainer.ref_model).named_parameters())
         return {name: (reference[name], weight) for name, weight in model.named_parameters()}
-    with torch.random.fork_rng():  # its random weights are overwritten, and no other number may change
+    devices = {weight.device for weight in model.parameters() if weight.device.type == "cuda"}
+    with torch.random.fork_rng(devices):  # its random weights are overwritten, and no other number may change
         model.add_adapter("ref", model.peft_config["default"])
     found = {
         name: (model.get_parameter(name.replace(".default.", ".ref.")), weight)
