@@ -85,6 +85,8 @@ def attack_suite(
         raise DataError(f"suite {suite.name!r} has no unsafe prompts, and attacks are of these; choose another suite")
     policy = load_policy(subject.reference, project.config.models)
     require_known(policy, subject.label)
+    what = f"{search.steps} steps of {search.candidates} candidates each"
+    reporter.log(f"{subject.label}: {len(asked)} prompts of {suite.name}, {what}")
     cache, rows, left_out = RowCache(project.store.cache_path("attacks")), list[dict[str, Any]](), list[str]()
     for number, row in enumerate(asked, 1):
         wanted = target.replace("{category}", row.category.replace("_", " "))
