@@ -17,6 +17,7 @@ POLICY_NAMES = {
     "irft": "IRFT",
     "joint": "GRPO, one reward model",
     "grpo": "GRPO, alpha = 1",
+    "staged_competence": "GRPO, easy to hard",
     "rloo": "RLOO, alpha = 1",
     "rloo_s": "RLOO-S",
     "verifiable": "GRPO, verifiable reward",

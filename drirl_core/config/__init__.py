@@ -27,6 +27,7 @@ from drirl_core.config.data import (
     SourceConfig,
 )
 from drirl_core.config.execution import ExecutionConfig, VllmConfig
+from drirl_core.config.hardness import HardnessConfig
 from drirl_core.config.irft import IrftConfig
 from drirl_core.config.judges import EmbeddedJudgeConfig, JudgeName, LlmJudgeConfig, SecondJudge
 from drirl_core.config.names import label_source_name, require_distinct
@@ -42,12 +43,12 @@ from drirl_core.config.own_rewards import OwnRewardConfig
 from drirl_core.config.promotion import PromotionConfig
 from drirl_core.config.reading import EMBEDDED, added, anchor_paths, build, expanded, read, require
 from drirl_core.config.slices import quiet, slice_of
+from drirl_core.config.staging import check_stages
 from drirl_core.config.training import (
     BASELINES,
     MOST_ROUNDS,
     Baseline,
     DpoConfig,
-    HardnessConfig,
     LoraConfig,
     PolicyConfig,
     RewardsConfig,
@@ -98,9 +99,10 @@ class Config:
     baselines: tuple[Baseline, ...] = added(())
     """Policies to compare with, an asset each, in every benchmark: `dpo` on the pairs of the pools, `dpo_s` on pairs
     drawn in proportion to alpha, `irft` in rounds on pairs with the policy's own completions, `joint` by GRPO with one
-    reward model for all categories, `grpo` and `rloo` with the same rewards and alpha = 1, `rloo_s` with alpha, and as
-    controls `verifiable`, GRPO rewarded by the rules judge, and `propositions`, GRPO rewarded by readable propositions
-    of a reply."""
+    reward model for all categories, `grpo` and `rloo` with the same rewards and alpha = 1, `staged_competence` as
+    `grpo` with the prompts in the order of their hardness and a reference renewed at every stage, `rloo_s` with alpha,
+    and as controls `verifiable`, GRPO rewarded by the rules judge, and `propositions`, GRPO rewarded by readable
+    propositions of a reply."""
     dpo: DpoConfig = field(default_factory=DpoConfig)
     """The baseline `dpo`."""
     irft: IrftConfig = field(default_factory=IrftConfig)
@@ -158,6 +160,7 @@ class Config:
         require(
             len(set(self.baselines)) == len(self.baselines), f"baselines names one twice: {', '.join(self.baselines)}"
         )
+        check_stages(self)
         require(self.seed >= 0, f"seed is {self.seed}; at least 0")
         self.execution.check_root(self.root)
         require(bool(self.name.strip()), "name is empty; give the run a name, which its report shows")

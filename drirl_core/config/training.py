@@ -1,4 +1,4 @@
-"""Settings of rewards, hardness and policies. The string under a field is its help."""
+"""Settings of rewards and policies. The string under a field is its help."""
 
 from __future__ import annotations
 
@@ -134,38 +134,6 @@ class RewardsConfig:
 
 
 @dataclass(frozen=True)
-class HardnessConfig:
-    """Data hardness, model responsiveness and the coefficient alpha (docs/method.md, section 4)."""
-
-    combine: Literal["product", "sum", "data", "model", "none", "shuffled"] = "product"
-    """How alphaD and alphaM make alpha; `shuffled` is the placebo, `none` is alpha = 1."""
-    similarity: Literal["sub_sentence", "full_text"] = "sub_sentence"
-    """Compare sub-sentences pairwise, or the complete texts."""
-    direction: Literal["demonstration", "completion", "symmetric"] = "demonstration"
-    """Whose sub-sentences look for their best match; symmetric is the harmonic mean."""
-    responsiveness: Literal["filtered", "ema"] = "filtered"
-    """alphaM from the masked gaps (the paper), or from a running mean."""
-    keep_quantile: float = 0.8
-    """tau is the quantile that keeps this share of the gaps."""
-    tau: float | None = None
-    """A fixed tau instead of the quantile."""
-    ema_decay: float = 0.9
-    """Decay of the running mean, for responsiveness `ema`."""
-    refresh: Literal["step", "epoch", "once"] = "step"
-    """How often alpha is recomputed from the policy's own completions; `once` keeps the stored table."""
-    granularity: Literal["prompt", "completion"] = "prompt"
-    """One alpha per group (mean over its completions), or one per completion."""
-    sharpness: float = 1.0
-    """alpha is raised to this power; 1 is the paper."""
-
-    def __post_init__(self) -> None:
-        require(self.sharpness >= 1, f"hardness.sharpness is {self.sharpness}; at least 1 (1 is the paper)")
-        require(0 < self.keep_quantile <= 1, f"hardness.keep_quantile is {self.keep_quantile}; choose in (0, 1]")
-        require(self.tau is None or self.tau >= 0, f"hardness.tau is {self.tau}; at least 0, or leave it out")
-        require(0 <= self.ema_decay < 1, f"hardness.ema_decay is {self.ema_decay}; choose in [0, 1)")
-
-
-@dataclass(frozen=True)
 class LoraConfig:
     """Low-rank adapters; rank 0 trains all weights."""
 
@@ -272,7 +240,9 @@ class SftConfig:
         require(self.validation_prompts >= 0, f"sft.validation_prompts is {self.validation_prompts}; at least 0")
 
 
-Baseline = Literal["dpo", "dpo_s", "irft", "joint", "grpo", "rloo", "rloo_s", "verifiable", "propositions"]
+Baseline = Literal[
+    "dpo", "dpo_s", "irft", "joint", "grpo", "staged_competence", "rloo", "rloo_s", "verifiable", "propositions"
+]
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 """Policies to compare with, in the order of the tables; the asset of each is `<name>_checkpoint`."""
 
@@ -333,6 +303,15 @@ class PolicyConfig:
     """Peak learning rate."""
     kl: float = 0.02
     """Weight of the KL to the reference (TRL's beta)."""
+    order: Literal["random", "hardness"] = added("random")
+    """Order of the unsafe prompts. `hardness`: those of a category are cut into `stages` equal parts by delta = 1 - W
+    of their hardness table, and each stage draws from one part, the easiest first; it needs `completions.prompts: 0`.
+    Harmless prompts have no hardness and are drawn in every stage."""
+    stages: int = added(1)
+    """Equal parts of the training: at least 2 where `order` is `hardness` or `renew_reference` is on, else 1."""
+    renew_reference: bool = added(False)
+    """At the first step of each stage but the first, the policy becomes the reference of the KL. With `order: hardness`
+    and `hardness.combine: none` this is the baseline `staged_competence`."""
     num_iterations: int = 1
     """mu, passes over a generation batch."""
     epsilon: float = 0.2
@@ -395,6 +374,7 @@ class PolicyConfig:
         functions = [one.function for one in self.own_rewards]
         require(len(set(functions)) == len(functions), f"policy.own_rewards names one twice: {', '.join(functions)}")
         require(self.kl >= 0, f"policy.kl is {self.kl}; at least 0")
+        self._check_stages()
         require(self.min_spread >= 0, f"policy.min_spread is {self.min_spread}; 0 (off) or a standard deviation")
         require(self.validation_prompts >= 0, f"policy.validation_prompts is {self.validation_prompts}; at least 0")
         require(self.save_steps >= 1, f"policy.save_steps is {self.save_steps}; at least 1")
@@ -402,3 +382,27 @@ class PolicyConfig:
         require(self.max_new_tokens >= 1, f"policy.max_new_tokens is {self.max_new_tokens}; at least 1")
         for name in ("temperature", "learning_rate", "epsilon", "over_refusal_step"):
             require(getattr(self, name) > 0, f"policy.{name} is {getattr(self, name)}; above 0")
+
+    def _check_stages(self) -> None:
+        staged = [f"policy.order is {self.order!r}"] * (self.order == "hardness")
+        staged += ["policy.renew_reference is true"] * self.renew_reference
+        require(self.stages >= 1, f"policy.stages is {self.stages}; 1 (no stages) or more")
+        require(
+            not staged or self.stages >= 2,
+            f"{' and '.join(staged)}, but policy.stages is {self.stages}; set it to 2 or more, such as 4",
+        )
+        require(
+            bool(staged) or self.stages == 1,
+            f"policy.stages is {self.stages}, but policy.order is 'random' and policy.renew_reference false, so that "
+            "nothing is done in stages; set one of them, or policy.stages to 1",
+        )
+        require(
+            self.stages <= self.steps,
+            f"policy.stages is {self.stages} and policy.steps {self.steps}; a stage needs at least one step: lower "
+            "policy.stages or raise policy.steps",
+        )
+        require(
+            not self.renew_reference or self.kl > 0,
+            "policy.renew_reference is true, but policy.kl is 0 and there is no reference; set policy.kl to a weight, "
+            "such as 0.02, or policy.renew_reference to false",
+        )

@@ -157,6 +157,14 @@ BASELINE_STAGES: dict[str, Stage] = {
         "hardness.combine",
         *_RLOO_ALONE,
     ),
+    "staged_competence_checkpoint": _grpo_baseline(
+        "staged_competence",
+        "Baseline, if `baselines` has staged_competence: GRPO on prompts in the order of their hardness, alpha = 1.",
+        "hardness.combine",
+        "policy.order",
+        "policy.renew_reference",
+        *_RLOO_ALONE,
+    ),
     "rloo_checkpoint": _grpo_baseline(
         "rloo",
         "Baseline, if `baselines` has rloo: RLOO with the same rewards, every prompt with weight 1.",

@@ -21,6 +21,9 @@ BESIDE_POLICY = ("policy.save_steps", "policy.own_rewards.folder")
 SAMPLER = "execution.sampler"
 """What samples: it decides completions that are drawn at random, and no greedy ones."""
 
+IN_STAGES = ("policy.order", "policy.stages", "policy.renew_reference")
+"""Settings of a training in stages."""
+
 OF_REWARDS = ("rewards", "completions.prompts", "completions.helpful_prompts", "sft.harmless_target", "seed")
 COST_OF_REWARDS = Cost(
     ("rewards.epochs",),

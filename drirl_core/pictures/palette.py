@@ -33,6 +33,7 @@ PALETTE: Mapping[str, Colour] = {
     "irft": Colour("#9c2a2a", "#e88f8f"),
     "joint": Colour("#a3591f", "#e0975c"),
     "grpo": Colour("#00856a", "#3fbf9f"),
+    "staged_competence": Colour("#4a5f78", "#a9bdd6"),
     "rloo": Colour("#6b7d00", "#b3c63f"),
     "rloo_s": Colour("#454f00", "#d6e68a"),
     "verifiable": Colour("#b8437a", "#e07fb0"),

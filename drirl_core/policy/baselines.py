@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from drirl_core.config.staging import STAGES
 from drirl_core.graph import build as stages
 from drirl_core.policy.grpo import align
 
@@ -40,6 +41,20 @@ def build_joint_checkpoint(context: stages.Context) -> dict[str, Any]:
         context: `joint_reward_model` is among the inputs in place of the reward models of the categories.
     """
     return align(_unscaled(context, reward="learned"), "joint")
+
+
+def build_staged_competence_checkpoint(context: stages.Context) -> dict[str, Any]:
+    """Align the policy with difficulty as the order of the prompts, a reference renewed at every stage, and alpha = 1.
+
+    The counterpart of DR-IRL, where difficulty is a weight. It has the stages of `policy.stages`, or four where the
+    policy itself has none; see `build_policy_checkpoint`.
+
+    Raises:
+        DataError: a prompt has no hardness, or a category fewer prompts than there are stages.
+    """
+    parts = context.config.policy.stages
+    staged = {"order": "hardness", "renew_reference": True, "stages": parts if parts > 1 else STAGES}
+    return align(_unscaled(context, **staged), "staged_competence")
 
 
 def build_rloo_checkpoint(context: stages.Context) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from drirl_core.policy.scoring import load_scorer
 from drirl_core.policy.sft_rows import first
 from drirl_core.policy.shares import micro_batch
 from drirl_core.policy.spread import SHARE
+from drirl_core.policy.staging import ReferenceRenewal, hardness_of_prompts
 from drirl_core.policy.tracking import tracking_of
 from drirl_core.policy.trainer import DynamicRewardScalingTrainer, ScaledRlooTrainer
 from drirl_core.policy.training import (
@@ -65,6 +66,7 @@ _TITLES = {
     "verifiable": "GRPO with the verifiable reward",
     "propositions": "GRPO with the reward over propositions",
     "joint": "GRPO with one reward model for all categories",
+    "staged_competence": "GRPO in stages of growing hardness",
     "rloo": "RLOO without reward scaling",
     "rloo_s": "RLOO with dynamic reward scaling",
     **{name: f"GRPO in round {number}" for number, name in enumerate(ROUND_POLICIES, 1)},
@@ -119,13 +121,14 @@ def align(context: stages.Context, name: str, method: Method = "GRPO", *, publis
     policy = load_policy(start, config.models)
     adapters = adapters_of(config.policy.lora, policy.model, "policy.lora", config.models.policy)
     prompts, left_out = with_room(prompts, policy.tokenizer, config.policy.max_new_tokens, policy.context)
-    rows = schedule(prompts, config.policy, seed)
+    rows = schedule(prompts, config.policy, seed, _hardness(context))
     _say(context.reporter, method, policy, left_out)
     scorer = load_scorer(context)
     log_file = context.scratch / "training_log.jsonl"
     stream = TrainingStream(method, log_file, context.reporter, scorer.state_dict)
     count, length = config.policy.validation_prompts, max(config.policy.max_new_tokens, REPLY_TOKENS)
     choice = checkpoint_choice(context, policy, count, "policy.validation_prompts", length)
+    renewal = ReferenceRenewal(config.policy, context.reporter) if config.policy.renew_reference else None
     trainer_class, made = _TRAINERS[method]
     tracking = tracking_of(context)
     common = common_arguments(seed, context.scratch, policy.device.type, tracking)
@@ -140,8 +143,10 @@ def align(context: stages.Context, name: str, method: Method = "GRPO", *, publis
         train_dataset=Dataset.from_list(rows),
         processing_class=policy.tokenizer,
         peft_config=adapters,
-        callbacks=[stream] if choice is None else [choice, stream],
+        callbacks=[one for one in (choice, renewal, stream) if one],  # the stream marks a checkpoint as complete
     )
+    if renewal:
+        renewal.attach(trainer)
     checkpoint = found_checkpoint(method, Path(arguments.output_dir), context.reporter)
     if checkpoint:
         scorer.load_state_dict(checkpoint_state(checkpoint))
@@ -162,6 +167,11 @@ def _start(context: stages.Context) -> str | Path:
         return before
     config = context.config
     return context.inputs["sft_checkpoint"] if config.policy.start == "sft" else config.models.policy
+
+
+def _hardness(context: stages.Context) -> dict[str, float] | None:
+    """Return the hardness of the prompts where it decides their order."""
+    return hardness_of_prompts(context) if context.config.policy.order == "hardness" else None
 
 
 def _say(reporter: Reporter, method: Method, policy: Policy, left_out: Sequence[str]) -> None:
@@ -282,7 +292,8 @@ def _finish(
     write_log(context.out, log, metrics)
     write_readme(context, CHECKPOINTS.get(name, name), metrics)
     own = {mean_metric(one.function): one.function.rpartition(".")[2] for one in context.config.policy.own_rewards}
-    curve_plot(log, _CURVES | own, context.out / "curves.png", _TITLES[name], name if name in CHECKPOINTS else ALIGNED)
+    shown = _CURVES | ({"kl": "KL to the stage's reference"} if context.config.policy.renew_reference else {}) | own
+    curve_plot(log, shown, context.out / "curves.png", _TITLES[name], name if name in CHECKPOINTS else ALIGNED)
     phases = {
         f"{phase}_seconds": round(sum(row.get(f"time/{phase}_s", 0.0) for row in log), 1)
         for phase in ("sample", "reward", "step")

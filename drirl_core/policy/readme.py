@@ -67,6 +67,12 @@ METHODS = {
         "A baseline of DR-IRL: GRPO with a single reward model, learned by inverse reinforcement learning from the "
         "demonstrations of all harm categories and of harmless prompts, where every prompt counts the same.",
     ),
+    "staged_competence_checkpoint": (
+        "aligned in stages of growing hardness",
+        "A baseline of DR-IRL: GRPO with the same reward model per harm category, learned by inverse reinforcement "
+        "learning, where hardness decides the order of the prompts instead of their weight, and the reference is "
+        "renewed at every stage.",
+    ),
     "rloo_checkpoint": (
         "aligned by RLOO without reward scaling",
         "A baseline of DR-IRL: REINFORCE with a leave-one-out baseline (RLOO) with the same reward model per harm "

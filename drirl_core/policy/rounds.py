@@ -52,7 +52,9 @@ def build_round_policy(context: stages.Context) -> dict[str, Any]:
     """
     config = context.config
     seed = config.seed_of(config.policy) + number_of(context.asset)
-    changed = replace(config, hardness=HardnessConfig(combine="none"), policy=replace(config.policy, seed=seed))
+    # What hardness does, as a weight or as an order, is for the final policy; here no prompt has one yet.
+    policy = replace(config.policy, seed=seed, order="random", stages=1, renew_reference=False)
+    changed = replace(config, hardness=HardnessConfig(combine="none"), policy=policy)
     return align(replace(context, config=changed), context.asset, publish_last=True)
 
 

@@ -16,6 +16,7 @@ from drirl_core.graph import build as stages
 from drirl_core.graph.layout import dataset_name
 from drirl_core.models.context import too_long
 from drirl_core.models.templates import chat_text
+from drirl_core.policy.staging import in_stages
 from drirl_core.store.tables import read_table
 
 
@@ -94,17 +95,24 @@ def with_room(
 
 
 def schedule(
-    prompts: Mapping[str, Sequence[dict[str, Any]]], settings: PolicyConfig, seed: int
+    prompts: Mapping[str, Sequence[dict[str, Any]]],
+    settings: PolicyConfig,
+    seed: int,
+    hardness: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Choose the prompts of all steps, so that every step mixes the categories and has the helpful share.
 
     Args:
         prompts: training prompts by category; `helpful` holds the harmless ones.
-        settings: steps, prompts per step and helpful share.
-        seed: of the order inside a category.
+        settings: steps, prompts per step, helpful share, and order.
+        seed: of the order inside a category, with `order: hardness` inside each of its stages.
+        hardness: by id of the prompt, for `order: hardness`.
 
     Returns:
         steps * prompts_per_step rows. Harm categories alternate; look-alikes are spread evenly.
+
+    Raises:
+        DataError: with `order: hardness`, a prompt has no hardness, or a category fewer prompts than there are stages.
     """
     generator = random.Random(seed)  # noqa: S311 - reproducible order, not security
 
@@ -114,16 +122,22 @@ def schedule(
             generator.shuffle(order)
             yield from order
 
-    turns = [endless(prompts[c]) for c in sorted(prompts) if c != taxonomy.HELPFUL]
-    harm = (next(turn) for turn in cycle(turns))
+    harmful = {category: rows for category, rows in prompts.items() if category != taxonomy.HELPFUL}
+    parts: list[Any] = [harmful]
+    if settings.order == "hardness":
+        parts = in_stages(harmful, settings.stages, hardness or {})
+    turns = [{category: endless(rows) for category, rows in part.items()} for part in parts]
+    categories = cycle(sorted(harmful))
     kinds = {kind: endless(rows) for kind, rows in _by_kind(prompts.get(taxonomy.HELPFUL, ())).items()}
     helpful = _mixed(kinds, settings.look_alike_share)
     harmless = (
         min(round(settings.prompts_per_step * settings.helpful_share), settings.prompts_per_step - 1) if kinds else 0
     )
     rows: list[dict[str, Any]] = []
-    for _ in range(settings.steps):
-        step = [*islice(harm, settings.prompts_per_step - harmless), *islice(helpful, harmless)]
+    for number in range(settings.steps):
+        turn = turns[number * len(turns) // settings.steps]
+        harm = [next(turn[category]) for category in islice(categories, settings.prompts_per_step - harmless)]
+        step = [*harm, *islice(helpful, harmless)]
         generator.shuffle(step)
         rows += step
     return rows

@@ -9,7 +9,22 @@ from typing import Annotated
 import typer
 
 from drirl_core import __version__
-from pipeline.cli import chat, compare, eval, export, judge, label, promote, push, report, runs, score, study, utility
+from pipeline.cli import (
+    attack,
+    chat,
+    compare,
+    eval,
+    export,
+    judge,
+    label,
+    promote,
+    push,
+    report,
+    runs,
+    score,
+    study,
+    utility,
+)
 from pipeline.cli.common import (
     DEFAULT_CONFIG,
     ConfigArgument,
@@ -151,7 +166,9 @@ def plan(
         raise typer.Exit(3)
 
 
-for module in (chat, score, judge, label, report, runs, compare, study, eval, utility, promote, export, push):
+for module in (
+    chat, score, judge, label, report, runs, compare, study, eval, utility, attack, promote, export, push
+):  # fmt: skip
     module.register(app)
 
 

@@ -432,6 +432,9 @@ def test_a_setting_that_came_later_changes_no_version_until_it_is_used(tmp_path:
         "rloo_trl",
         "min_spread",
         "own_rewards",
+        "order",
+        "stages",
+        "renew_reference",
     )
     for name in later:
         del data[name]

@@ -75,7 +75,15 @@ def test_policies_may_start_where_the_round_before_ended(tmp_path: Path) -> None
     assert starts.pop("round_1_policy") == {"sft_checkpoint"}
     assert starts.pop("round_2_policy") == {"round_1_policy"}
     moved = {name for name, start in starts.items() if start == {"round_2_policy"}}
-    assert moved == {"policy_checkpoint", "grpo_checkpoint", "rloo_checkpoint", "rloo_s_checkpoint"}
+    assert moved == {
+        *(
+            "policy_checkpoint",
+            "grpo_checkpoint",
+            "staged_competence_checkpoint",
+            "rloo_checkpoint",
+            "rloo_s_checkpoint",
+        )
+    }
     assert all(starts[name] == {"sft_checkpoint"} for name in starts.keys() - moved)
     pools = {"round_2_completion_pool_insult"}
     assert _inputs(graph, "hardness_insult") == {"safety_dataset_insult", "reward_model_insult"} | pools

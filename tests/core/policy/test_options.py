@@ -76,7 +76,7 @@ def _versions(config: Config) -> dict[str, str]:
         (
             "policy.trl",
             {
-                *("policy_checkpoint", "joint_checkpoint", "grpo_checkpoint"),
+                *("policy_checkpoint", "joint_checkpoint", "grpo_checkpoint", "staged_competence_checkpoint"),
                 *("verifiable_checkpoint", "propositions_checkpoint"),
             },
         ),
@@ -86,7 +86,7 @@ def _versions(config: Config) -> dict[str, str]:
 def test_options_decide_the_trainings_that_read_them_and_nothing_else(
     folder: Path, section: str, changed: set[str]
 ) -> None:
-    plain = {"baselines": list(BASELINES)}
+    plain = {"baselines": list(BASELINES), "policy.steps": 4}
     before, now = (_versions(tiny_config(folder, {**plain, section: o})) for o in ({}, {"weight_decay": 0.1}))
     assert {name for name in before if before[name] != now[name]} == changed
     assert before == _versions(tiny_config(folder, plain))

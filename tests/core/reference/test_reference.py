@@ -60,7 +60,7 @@ def test_a_default_is_the_one_of_the_class() -> None:
 def test_a_section_says_which_stages_it_decides(made: dict[str, str]) -> None:
     text = made["docs/reference/settings.md"]
     assert (
-        "Decides, at least in part: `hardness`, `policy_checkpoint`, `joint_checkpoint`, `grpo_checkpoint`, `rloo_checkpoint`, `rloo_s_checkpoint`, `verifiable_checkpoint`, `propositions_checkpoint`."
+        "Decides, at least in part: `hardness`, `policy_checkpoint`, `joint_checkpoint`, `grpo_checkpoint`, `staged_competence_checkpoint`, `rloo_checkpoint`, `rloo_s_checkpoint`, `verifiable_checkpoint`, `propositions_checkpoint`."
         in text.split("\n## hardness\n")[1].split("|")[0]
     )
     assert "Decides no result" in text.split("\n## checks\n")[1].split("|")[0]
