@@ -32,6 +32,7 @@ _OF_DPO = (
     "completions.helpful_prompts",
     "models.policy",
     "models.dtype",
+    "models.quantization",
     "models.thinking",
     "seed",
 )
@@ -50,6 +51,7 @@ _OF_IRFT = (
     "sft.harmless_target",
     "models.policy",
     "models.dtype",
+    "models.quantization",
     "models.thinking",
     "seed",
 )

@@ -36,7 +36,11 @@ def _has_labels(config: Config) -> bool:
 
 def _of_demonstrator(config: Config) -> tuple[str, ...]:
     """A local model writes demonstrations in its own number type, and may think before it does."""
-    return ("models.dtype", "models.thinking") if config.demonstrations.demonstrator.kind == "model" else ()
+    return (
+        ("models.dtype", "models.quantization", "models.thinking")
+        if config.demonstrations.demonstrator.kind == "model"
+        else ()
+    )
 
 
 CHECKPOINTS = {**{name: f"{name}_checkpoint" for name in ("sft", *BASELINES)}, "dr_irl": "policy_checkpoint"}
@@ -125,7 +129,7 @@ STAGES: dict[str, Stage] = {
     "sft_checkpoint": Stage(
         "drirl_core.policy.sft:build_sft_checkpoint",
         "3",
-        ("sft", "models.policy", "models.dtype", "models.thinking", "seed"),
+        ("sft", "models.policy", "models.dtype", "models.quantization", "models.thinking", "seed"),
         "policy",
         heavy=True,
         volatile=BESIDE_WEIGHTS,
@@ -155,7 +159,7 @@ STAGES: dict[str, Stage] = {
     "completion_pool": Stage(
         "drirl_core.completions.stage:build_completion_pool",
         "3",
-        ("completions", "models.policy", "models.dtype", "models.thinking", "seed"),
+        ("completions", "models.policy", "models.dtype", "models.quantization", "models.thinking", "seed"),
         "completions",
         heavy=True,
         per="category",
@@ -290,7 +294,13 @@ STAGES: dict[str, Stage] = {
     "reference_classifiers": Stage(
         "drirl_core.benchmarks.references.stage:build_reference_classifiers",
         "2",
-        ("benchmarks.reference_over_refusal", "models.policy", "models.dtype", "models.thinking"),
+        (
+            "benchmarks.reference_over_refusal",
+            "models.policy",
+            "models.dtype",
+            "models.quantization",
+            "models.thinking",
+        ),
         "benchmarks",
         heavy=True,
         inputs=("dataset",),
@@ -299,7 +309,7 @@ STAGES: dict[str, Stage] = {
     "benchmark": Stage(
         "drirl_core.benchmarks.stage:build_benchmark",
         "3",
-        ("benchmarks", "models.policy", "models.dtype", "models.thinking", "seed"),
+        ("benchmarks", "models.policy", "models.dtype", "models.quantization", "models.thinking", "seed"),
         "benchmarks",
         heavy=True,
         # It reads the thresholds that were chosen with the first; the others decide no verdict.

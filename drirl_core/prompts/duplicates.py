@@ -21,8 +21,6 @@ from drirl_core.prompts.sketches import (
     pairs_within,
     permutations_for,
     sketch,
-    unit_shingles,
-    units,
 )
 
 # In scripts written without blanks every letter counts as one word.
@@ -32,7 +30,7 @@ _WORD = re.compile(
 _ASCII_WORD = re.compile("[a-z0-9]+")
 _APOSTROPHES = str.maketrans("", "", "'\u2018\u2019\u02bc`")
 _CONTAINED_WORDS = 6
-_SETS = 100_000
+_SETS = 2048
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,9 @@ def words(prompt: str) -> list[str]:
 def shingles(prompt: str) -> frozenset[str]:
     """Return the set of a prompt's words and letter triples; empty when it has no letters or digits."""
     found = words(prompt)
-    return frozenset(shingle for unit in units(found) for shingle in unit_shingles(unit))
+    text = f" {' '.join(found)} " if found else ""
+    # As sketches.unit_shingles; a mark that no triple can hold separates a word from the triple with the same letters.
+    return frozenset([*(f"={word}" for word in found), *map("".join, zip(text, text[1:], text[2:], strict=False))])
 
 
 def jaccard(first: frozenset[str], second: frozenset[str]) -> float:
@@ -111,11 +111,11 @@ def find_duplicates(prompts: Sequence[str], threshold: float) -> DuplicateReport
     """
     first_of: dict[str, int] = {}
     leader = [first_of.setdefault(_wording(prompt), index) for index, prompt in enumerate(prompts)]
-    distinct = sorted(first_of.values())
+    distinct = list(first_of.values())  # in order
     texts = [prompts[index] for index in distinct]
     neighbours: dict[int, list[tuple[int, float]]] = defaultdict(list)
     union = UnionFind(len(prompts))
-    sketches = _sketch(texts, threshold, permutations_for(len(texts)))
+    sketches = _sketch(first_of, threshold, permutations_for(len(texts)))
     for a, b, similarity in _scored(pairs_within(sketches, threshold), texts, texts, threshold):
         neighbours[distinct[b]].append((distinct[a], similarity))
         union.join(distinct[a], distinct[b])
@@ -153,19 +153,18 @@ def _overlaps(prompts: tuple[str, ...], benchmark: tuple[str, ...], threshold: f
     """Do the work of `decontaminate`, for benchmark prompts that are sorted and all different."""
     first_of: dict[str, int] = {}
     leader = [first_of.setdefault(_wording(prompt), index) for index, prompt in enumerate(prompts)]
-    distinct = sorted(first_of.values())
+    distinct = list(first_of.values())  # in order
     best: dict[int, Overlap] = {}
     texts = [prompts[index] for index in distinct]
     known = _benchmark_sketches(benchmark, threshold)
-    pairs = pairs_between(_sketch(texts, threshold, permutations_for(0)), known, threshold)
+    pairs = pairs_between(_sketch(first_of, threshold, permutations_for(0)), known, threshold)
     for a, b, similarity in _scored(pairs, texts, benchmark, threshold):
         index = distinct[a]
         if index not in best or similarity > best[index].similarity:
             best[index] = Overlap(benchmark[b], similarity)
     openings = _openings(benchmark)
     equal = {_wording(prompt): prompt for prompt in benchmark if words(prompt)}
-    for index in distinct:
-        wording = _wording(prompts[index])
+    for wording, index in first_of.items():
         contained = equal.get(wording) or _contained(wording.split(" "), openings)
         if contained is not None:
             best[index] = Overlap(contained, 1.0)
@@ -198,11 +197,13 @@ def _contained(split: list[str], openings: dict[tuple[str, str], list[tuple[list
 
 @functools.lru_cache(maxsize=2)  # every data set is compared with the same suites
 def _benchmark_sketches(benchmark: tuple[str, ...], threshold: float) -> Sketches:
-    return _sketch(benchmark, threshold, permutations_for(0))
+    return _sketch(map(_wording, benchmark), threshold, permutations_for(0))
 
 
-def _sketch(prompts: Sequence[str], threshold: float, permutations: int) -> Sketches:
-    return sketch([" ".join(words(prompt)) for prompt in prompts], threshold, permutations)
+def _sketch(wordings: Iterable[str], threshold: float, permutations: int) -> Sketches:
+    """Sketch prompts by what `_wording` returns; those without any word have an empty set."""
+    texts = ["" if wording.startswith("\n") else wording for wording in wordings]
+    return sketch(texts, threshold, permutations)
 
 
 def _scored(

@@ -65,17 +65,18 @@ def permutations_for(count: int) -> int:
     return next(number for most, number in _PERMUTATIONS if most is None or count <= most)
 
 
-def unit_shingles(unit: str) -> list[str]:
+@functools.lru_cache(maxsize=1 << 16)  # the blocks share their frequent words
+def unit_shingles(unit: str) -> tuple[str, ...]:
     """Return the shingles of a unit: a word with its letter triples, or the one triple around a blank.
 
     Args:
         unit: a word; or two letters with a blank between them, the last of one word and the first of the next.
     """
     if len(unit) == 3 and unit[1] == " ":
-        return [unit]
+        return (unit,)
     text = f" {unit} "
     # A mark that no triple can hold separates a word from the triple with the same letters.
-    return [f"={unit}", *(text[at : at + 3] for at in range(len(unit)))]
+    return (f"={unit}", *map("".join, zip(text, text[1:], text[2:], strict=False)))
 
 
 def units(words: Sequence[str]) -> list[str]:

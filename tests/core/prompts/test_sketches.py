@@ -37,7 +37,7 @@ def _shipped(count: int) -> list[str]:
 def test_units_of_two_words_by_hand() -> None:
     """'ab c' has the triples _ab ab_ b_c _c_: those of each word in blanks, and the one around the blank."""
     assert units(["ab", "c"]) == ["ab", "c", "b c"]
-    assert [unit_shingles(unit) for unit in units(["ab", "c"])] == [["=ab", " ab", "ab "], ["=c", " c "], ["b c"]]
+    assert [unit_shingles(unit) for unit in units(["ab", "c"])] == [("=ab", " ab", "ab "), ("=c", " c "), ("b c",)]
 
 
 def test_bands_are_as_long_as_the_threshold_allows() -> None:
