@@ -128,6 +128,25 @@ class Config:
         """
         return self.seed if training.seed < 0 else training.seed
 
+    def _require_adapters(self) -> None:
+        """Refuse trainings that would change weights of four bits."""
+        if self.models.quantization == "none":
+            return
+        ranks = {"policy.lora": self.policy.lora, "sft.lora": self.sft.lora}
+        ranks |= {f"{name}.lora": getattr(self, name).lora for name in ("dpo", "irft") if name in self.baselines}
+        full = [name for name, lora in ranks.items() if lora.rank == 0]
+        require(
+            not full,
+            f"models.quantization is {self.models.quantization!r}, but {' and '.join(full)}.rank is 0, which trains "
+            f"all weights, and weights of four bits cannot be trained; set {' and '.join(full)}.rank to a positive "
+            "rank, or models.quantization to none",
+        )
+        require(
+            self.rewards.backbone != "adapter",
+            f"models.quantization is {self.models.quantization!r}, but rewards.backbone is 'adapter', whose adapters "
+            "read unquantised weights only; choose the backbone hidden_state or embedding, or models.quantization none",
+        )
+
     @property
     def shown_seed(self) -> str:
         """The seed of the run, and that of the policy where it has one of its own."""
@@ -161,6 +180,7 @@ class Config:
             len(set(self.baselines)) == len(self.baselines), f"baselines names one twice: {', '.join(self.baselines)}"
         )
         check_stages(self)
+        self._require_adapters()
         require(self.seed >= 0, f"seed is {self.seed}; at least 0")
         self.execution.check_root(self.root)
         require(bool(self.name.strip()), "name is empty; give the run a name, which its report shows")

@@ -20,6 +20,10 @@ class ModelsConfig:
     """Reference of the sentence encoder used by the router, the rewards and the hardness."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the frozen weights; auto is bfloat16 where the hardware multiplies it natively, else float32."""
+    quantization: Literal["none", "4bit"] = added("none")
+    """How the frozen weights of the policy's layers are held, in every stage: as they are, or in four bits each (NF4,
+    by the package bitsandbytes: the extra `4bit`), which takes a third of the memory and some of the quality. Only
+    adapters are then trained (QLoRA); what is published is the weights as they were with the adapters joined."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models run; auto takes the GPU when there is one."""
     threads: int = 0

@@ -51,7 +51,7 @@ def jsonl_records(data: bytes) -> list[Record]:
     try:
         return _one_by_one(_values(data.decode("utf-8")))
     except ValueError:  # UnicodeDecodeError is one
-        return list(_tolerant(lines))
+        return list(_tolerant(lines, records))
 
 
 def json_records(path: Path, data: bytes) -> list[Record]:
@@ -124,9 +124,12 @@ def _line(number: int, line: bytes) -> Record:
     return Record(number, found.values, "undecodable", problem, line=number) if problem else found
 
 
-def _tolerant(lines: list[tuple[int, bytes]]) -> Iterable[Record]:
-    """Read line by line where commas and the brackets of a list may stand around the objects."""
-    for place, (number, line) in enumerate(lines):
+def _tolerant(lines: list[tuple[int, bytes]], read: list[Record]) -> Iterable[Record]:
+    """Read the lines again that could not be read: commas and the brackets of a list may stand around the objects."""
+    for place, ((number, line), found) in enumerate(zip(lines, read, strict=True)):
+        if not found.reason:
+            yield found
+            continue
         stripped = line.strip()
         first, last = place == 0, place == len(lines) - 1
         if (first or last) and stripped.decode("utf-8", "replace") in _BRACKETS:

@@ -10,7 +10,7 @@ from typing import Any
 _UNNAMED = re.compile(r"[\s\ufeff]*|Unnamed: \d+(?:\.\d+)*(?:_level_\d+)?|__index_level_\d+__")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One row of a file.
 

@@ -33,6 +33,7 @@ _OF_DPO = (
     "completions.helpful_prompts",
     "models.policy",
     "models.dtype",
+    "models.quantization",
     "models.thinking",
     "seed",
 )
@@ -52,6 +53,7 @@ _OF_IRFT = (
     "sft.harmless_target",
     "models.policy",
     "models.dtype",
+    "models.quantization",
     "models.thinking",
     "seed",
 )

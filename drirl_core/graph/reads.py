@@ -36,7 +36,16 @@ COST_OF_REWARDS = Cost(
         "rewards.adapter",
     ),
 )
-OF_GRPO = ("policy", "hardness", "models.policy", "models.encoder", "models.dtype", "models.thinking", "seed")
+OF_GRPO = (
+    "policy",
+    "hardness",
+    "models.policy",
+    "models.encoder",
+    "models.dtype",
+    "models.quantization",
+    "models.thinking",
+    "seed",
+)
 COST_OF_GRPO = Cost(
     ("policy.steps",),
     (
@@ -84,4 +93,8 @@ def for_grpo(rewards: str = "reward_model", start: str = "start") -> tuple[str, 
 def of_backbone(config: Config) -> tuple[str, ...]:
     """The model that the reward heads read."""
     reads_policy = config.rewards.backbone != "embedding"
-    return ("models.policy", "models.dtype", "models.thinking") if reads_policy else ("models.encoder",)
+    return (
+        ("models.policy", "models.dtype", "models.quantization", "models.thinking")
+        if reads_policy
+        else ("models.encoder",)
+    )

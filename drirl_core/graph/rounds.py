@@ -32,7 +32,15 @@ NUMBERS = range(1, MOST_ROUNDS)
 """Of the rounds that another one can follow."""
 BESIDE_REWARDS = ("rewards.labels", "rewards.rounds", "rewards.round_samples", "rewards.round_start")
 """Settings of rewards that decide none by themselves: labels count by their rows, and rounds by their pools."""
-_OF_POLICY = ("policy", "models.policy", "models.encoder", "models.dtype", "models.thinking", "seed")
+_OF_POLICY = (
+    "policy",
+    "models.policy",
+    "models.encoder",
+    "models.dtype",
+    "models.quantization",
+    "models.thinking",
+    "seed",
+)
 _OF_POOL = (
     "rewards.round_samples",
     "completions.prompts",
@@ -41,6 +49,7 @@ _OF_POOL = (
     "completions.temperature",
     "completions.batch_size",
     "models.dtype",
+    "models.quantization",
     "models.thinking",
     SAMPLER,
     "seed",

@@ -37,7 +37,11 @@ def _has_labels(config: Config) -> bool:
 
 def _of_demonstrator(config: Config) -> tuple[str, ...]:
     """A local model writes demonstrations in its own number type, may think before it does, and is sampled."""
-    return ("models.dtype", "models.thinking", SAMPLER) if config.demonstrations.demonstrator.kind == "model" else ()
+    return (
+        ("models.dtype", "models.quantization", "models.thinking", SAMPLER)
+        if config.demonstrations.demonstrator.kind == "model"
+        else ()
+    )
 
 
 def _of_scores(config: Config) -> tuple[str, ...]:
@@ -144,7 +148,7 @@ STAGES: dict[str, Stage] = {
     "sft_checkpoint": Stage(
         "drirl_core.policy.sft:build_sft_checkpoint",
         "3",
-        ("sft", "models.policy", "models.dtype", "models.thinking", "seed"),
+        ("sft", "models.policy", "models.dtype", "models.quantization", "models.thinking", "seed"),
         "policy",
         heavy=True,
         volatile=BESIDE_WEIGHTS,
@@ -175,7 +179,7 @@ STAGES: dict[str, Stage] = {
     "completion_pool": Stage(
         "drirl_core.completions.stage:build_completion_pool",
         "3",
-        ("completions", "models.policy", "models.dtype", "models.thinking", SAMPLER, "seed"),
+        ("completions", "models.policy", "models.dtype", "models.quantization", "models.thinking", SAMPLER, "seed"),
         "completions",
         heavy=True,
         per="category",
@@ -310,7 +314,13 @@ STAGES: dict[str, Stage] = {
     "reference_classifiers": Stage(
         "drirl_core.benchmarks.references.stage:build_reference_classifiers",
         "2",
-        ("benchmarks.reference_over_refusal", "models.policy", "models.dtype", "models.thinking"),
+        (
+            "benchmarks.reference_over_refusal",
+            "models.policy",
+            "models.dtype",
+            "models.quantization",
+            "models.thinking",
+        ),
         "benchmarks",
         heavy=True,
         inputs=("dataset",),
@@ -319,7 +329,7 @@ STAGES: dict[str, Stage] = {
     "benchmark": Stage(
         "drirl_core.benchmarks.stage:build_benchmark",
         "3",
-        ("benchmarks", "models.policy", "models.dtype", "models.thinking", "seed"),
+        ("benchmarks", "models.policy", "models.dtype", "models.quantization", "models.thinking", "seed"),
         "benchmarks",
         heavy=True,
         # It reads the thresholds that were chosen with the first; the others decide no verdict.

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from drirl_core.models.context import context_length
 from drirl_core.models.digests import model_digest
 from drirl_core.models.generation import end_tokens, inherited_settings, only_special_tokens
 from drirl_core.models.probe import probe_encoder, probe_policy
+from drirl_core.models.quantization import prepare, quantized_loading
 from drirl_core.models.references import library_errors, resolve
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Policy:
         key: digest of the weights; rows made by this policy are cached under it.
         rendering: what its chat template adds, for the metadata of artifacts; see `templates.record`.
         notes: what was set aside when it was loaded, for the log.
+        whole: loads the unquantised weights, in memory of the CPU; None where the model has them.
     """
 
     model: Any
@@ -48,6 +50,7 @@ class Policy:
     key: str
     rendering: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    whole: Callable[[], Any] | None = None
 
     @property
     def depth(self) -> int:
@@ -112,18 +115,57 @@ def load_policy(reference: str | Path, models: ModelsConfig) -> Policy:
         The policy in evaluation mode.
 
     Raises:
-        ModelError: the files are missing, damaged, of another kind of model, or do not fit together.
+        ModelError: the files are missing, damaged, of another kind of model, or do not fit together; or the weights
+            cannot be quantised here.
     """
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    import torch
 
-    folder, device = resolve(reference, models), device_of(models)
+    device = device_of(models)
+    quantized = quantized_loading(models.quantization, device, dtype_of(models))
+    folder = resolve(reference, models)
     if device.type == "cuda":
         without_cudnn_attention()
     tokenizer, inherited = load_tokenizer(reference, models), inherited_settings(folder, reference)
+    model = _weights(folder, reference, device, dtype_of(models), quantized)
+    ends = end_tokens(tokenizer, inherited)
+    complete_special_tokens(tokenizer, ends)
+    probe_policy(reference, tokenizer, model.config, len(model.get_input_embeddings().weight), ends)
+    notes = _said_of(reference, only_special_tokens(model, tokenizer, inherited))
+    make_head_contiguous(model)
+    rendering = templates.record(tokenizer, models.thinking)
+    whole = functools.partial(_weights, folder, reference, torch.device("cpu"), dtype_of(models), {})
+    return Policy(
+        (model if quantized else model.to(device)).eval(),
+        tokenizer,
+        device,
+        policy_key(reference, models),
+        rendering,
+        notes,
+        whole if quantized else None,
+    )
+
+
+def _weights(
+    folder: Path, reference: str | Path, device: torch.device, dtype: torch.dtype, quantized: Mapping[str, Any]
+) -> Any:
+    """Load the weights of a causal language model, on the CPU unless `quantized` places them.
+
+    Args:
+        folder: directory of the model.
+        reference: of the model, for messages.
+        device: where it will compute.
+        dtype: type of the weights.
+        quantized: further arguments of the loading, see `quantized_loading`.
+
+    Raises:
+        ModelError: the files are missing, damaged, of another kind of model, or lack weights.
+    """
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
     with library_errors(reference):
         model, loaded = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=dtype_of(models),
+            dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
@@ -131,15 +173,12 @@ def load_policy(reference: str | Path, models: ModelsConfig) -> Policy:
             # On a CPU the fused attention's backward pass is slower than plain matrices at these lengths (3.3 s against
             # 2.4 s per step of 16 x 91 tokens of the demo model).
             attn_implementation="eager" if device.type == "cpu" else None,
+            **quantized,
         )
     _require_all_weights(reference, loaded)
-    ends = end_tokens(tokenizer, inherited)
-    complete_special_tokens(tokenizer, ends)
-    probe_policy(reference, tokenizer, model.config, len(model.get_input_embeddings().weight), ends)
-    notes = _said_of(reference, only_special_tokens(model, tokenizer, inherited))
-    make_head_contiguous(model)
-    rendering = templates.record(tokenizer, models.thinking)
-    return Policy(model.to(device).eval(), tokenizer, device, policy_key(reference, models), rendering, notes)
+    if quantized:
+        prepare(model)
+    return model
 
 
 def load_tokenizer(reference: str | Path, models: ModelsConfig) -> Any:
@@ -282,7 +321,8 @@ def policy_key(reference: str | Path, models: ModelsConfig) -> str:
     """Return a digest of a model's files and type, from the manifest where it is an artifact."""
     folder = resolve(reference, models)
     content = model_digest(folder, Path(models.cache))
-    return hashlib.sha256(f"{content} {dtype_of(models)}".encode()).hexdigest()[:16]
+    held = f"{dtype_of(models)}" + (f" {models.quantization}" if models.quantization != "none" else "")
+    return hashlib.sha256(f"{content} {held}".encode()).hexdigest()[:16]
 
 
 def make_head_contiguous(model: Any) -> None:

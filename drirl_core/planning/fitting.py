@@ -56,6 +56,8 @@ def smaller_values(config: Config, setting: str) -> list[Any]:
         return [] if now else [RANK]
     if name == "backbone":
         return ["embedding"]
+    if name == "quantization":
+        return ["4bit"] if now == "none" else []
     if name == "validation_prompts":
         return [0] if now else []
     least = _LEAST.get(name, 1)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from drirl_core.models.quantization import BYTES_PER_WEIGHT
 from drirl_core.planning.parts import Parts
 from drirl_core.planning.shape import READS, ModelShape
 
@@ -30,10 +31,16 @@ class Numbers:
     Args:
         gpu: whether it is a GPU.
         size: e, bytes of a frozen weight and of an activation: 2 for bfloat16, 4 for float32.
+        four_bits: whether the frozen weights of the layers are held in four bits each.
     """
 
     gpu: bool
     size: int
+    four_bits: bool = False
+
+    def of_layers(self, weights: int) -> int:
+        """Return the bytes of so many frozen weights of linear layers."""
+        return round(weights * (BYTES_PER_WEIGHT if self.four_bits else self.size))
 
 
 @dataclass(frozen=True)
@@ -103,9 +110,19 @@ class Batch:
 
 
 def loaded(shape: ModelShape, numbers: Numbers, copies: int = 0) -> Parts:
-    """Return the memory of a frozen model, and of further copies of equal size."""
-    weights = shape.parameters * numbers.size
-    return Parts(weights=weights, other_models=copies * weights)
+    """Return the memory of a frozen model, and of further copies of equal size.
+
+    Weights of four bits are multiplied as a copy in the type of the activations, one layer after the other.
+    """
+    weights = frozen_bytes(shape, numbers)
+    widest = max((into * out for _, into, out in shape.linear), default=0) if numbers.four_bits else 0
+    return Parts(weights=weights, other_models=copies * weights, activations=numbers.size * widest)
+
+
+def frozen_bytes(shape: ModelShape, numbers: Numbers) -> int:
+    """Return the bytes of a frozen model; embeddings, norms and output layer are never quantised."""
+    in_linear = shape.layers * sum(into * out for _, into, out in shape.linear)
+    return (shape.parameters - in_linear) * numbers.size + numbers.of_layers(in_linear)
 
 
 def trained(shape: ModelShape, numbers: Numbers, what: Trained) -> Parts:

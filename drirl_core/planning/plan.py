@@ -149,7 +149,9 @@ def plan_for(config: Config, gpu: Gpu, counted: Counted | None = None) -> GpuPla
     counted = counted or count(config)
 
     def stages(changed: Config) -> list[StagePlan]:
-        device = Device(counted.shape, Numbers(True, 4 if changed.models.dtype == "float32" else 2), gpu)
+        models = changed.models
+        numbers = Numbers(True, 4 if models.dtype == "float32" else 2, models.quantization == "4bit")
+        device = Device(counted.shape, numbers, gpu)
         return plan_stages(changed, device, counted.load, counted.encoder or 0)
 
     def fits(stage: StagePlan) -> bool:
@@ -176,9 +178,13 @@ def _notes(config: Config, gpu: Gpu, counted: Counted) -> tuple[str, ...]:
     load = counted.load
     notes = [
         f"Prompts have {load.prompts.mean:.0f} tokens on average and {load.prompts.longest} at most; memory is that of "
-        "the longest, time that of completions which all reach their length limit. Weights are not quantised: the code "
-        "has no 4-bit loading."
+        "the longest, time that of completions which all reach their length limit."
     ]
+    if config.models.quantization == "4bit":
+        notes.append(
+            "Weights of four bits are expanded in every pass, which takes time that is not counted; what is published "
+            f"is joined in the memory of the CPU, {counted.shape.parameters * 2 / 1e9:.0f} GB in bfloat16."
+        )
     if gpu.count > 1:
         notes.append(
             f"A stage computes on one card and holds a complete copy of the weights; the other {gpu.count - 1} are "

@@ -86,7 +86,9 @@ def plan_stages(config: Config, device: Device, load: Workload, encoder: int) ->
         else:
             found.append(planner.policy(f"{name}_checkpoint", _REWARDS.get(name, "learned")))
     found.append(planner.classifiers())
-    return found + [planner.benchmark(suite) for suite in load.suites]
+    found += [planner.benchmark(suite) for suite in load.suites]
+    # The last resort: it changes the result of every stage.
+    return [replace(stage, settings=(*stage.settings, "models.quantization")) for stage in found]
 
 
 _REWARDS = {"verifiable": "verifiable", "propositions": "propositions"}

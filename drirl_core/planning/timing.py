@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from drirl_core.planning.gpus import Gpu
-from drirl_core.planning.passes import Batch, Numbers, Trained, cache_per_token
+from drirl_core.planning.passes import Batch, Numbers, Trained, cache_per_token, frozen_bytes
 from drirl_core.planning.shape import ModelShape
 
 
@@ -114,7 +114,7 @@ def sampling_seconds(
     """
     prompt = forward_seconds(shape, Batch(batch.rows, batch.prompt, 0), batch.rows, gpu, numbers, rates)
     host = _host_seconds(shape, unmerged or Trained(0, (), 0), rates)
-    weights = (shape.in_layers + shape.head) * numbers.size
+    weights = frozen_bytes(shape, numbers) - shape.embedding * numbers.size
     middle = batch.prompt + batch.completion / 2
     moved = weights + _CACHE_TRAFFIC * batch.rows * middle * cache_per_token(shape, numbers)
     arithmetic = forward_flops(shape, batch.rows, batch.rows, int(batch.rows * middle))

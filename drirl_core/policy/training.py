@@ -17,6 +17,7 @@ from drirl_core.config import DpoConfig, SftConfig
 from drirl_core.errors import ArtifactError, TrainingError
 from drirl_core.models.adapters import peft_config as peft_config
 from drirl_core.models.loading import Policy
+from drirl_core.models.quantization import joined
 from drirl_core.models.sampling import close_engine
 from drirl_core.policy.adapter_files import adapter_state, write_adapter
 from drirl_core.policy.arguments import Ours
@@ -221,6 +222,8 @@ def checkpoint_state(checkpoint: Path) -> dict[str, Any]:
 def save_merged(model: Any, policy: Policy, folder: Path) -> None:
     """Write the policy with its adapters merged in, as safetensors with the tokenizer beside it.
 
+    Adapters that were trained beside weights of four bits are merged into the weights as they were before.
+
     The adapter is kept by itself in a folder below. The generation settings are the special tokens alone, and the chat
     template has the defaults that it was trained with.
 
@@ -230,7 +233,10 @@ def save_merged(model: Any, policy: Policy, folder: Path) -> None:
     import torch
 
     adapter = adapter_state(model)
-    merged = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    if policy.whole is not None:
+        merged = joined(model, policy.whole())
+    else:
+        merged = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
     for name, weight in merged.named_parameters():
         if not torch.isfinite(weight).all():
             raise TrainingError(f"weight {name} is not finite after training; lower the learning rate")

@@ -23,7 +23,7 @@ from drirl_core.prompts.layouts import CHAT_LAYOUTS, Layout, layout_name, load_l
 _MAPPABLE = ("prompt", "category", "demonstration", "answer", "licence", "id", "style", "twin_of", "safe")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PromptRow:
     """One prompt as a source gives it.
 

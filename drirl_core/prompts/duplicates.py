@@ -11,19 +11,26 @@ import functools
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+
+from drirl_core.prompts.sketches import (
+    Sketches,
+    pairs_between,
+    pairs_within,
+    permutations_for,
+    sketch,
+)
 
 # In scripts written without blanks every letter counts as one word.
 _WORD = re.compile(
     r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]|[^\W_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]+"
 )
+_ASCII_WORD = re.compile("[a-z0-9]+")
 _APOSTROPHES = str.maketrans("", "", "'\u2018\u2019\u02bc`")
-_TRIPLE = 3
 _CONTAINED_WORDS = 6
-_PERMUTATIONS = 256
-_MISS = 1e-4
+_SETS = 2048
 
 
 @dataclass(frozen=True)
@@ -71,17 +78,17 @@ class Overlap:
 
 def words(prompt: str) -> list[str]:
     """Split a prompt into lower-case words without punctuation."""
+    if prompt.isascii():  # the same in a third of the time: no other Unicode form, and no other apostrophes
+        return _ASCII_WORD.findall(prompt.lower().replace("'", "").replace("`", ""))
     return _WORD.findall(unicodedata.normalize("NFKC", prompt).casefold().translate(_APOSTROPHES))
 
 
 def shingles(prompt: str) -> frozenset[str]:
     """Return the set of a prompt's words and letter triples; empty when it has no letters or digits."""
     found = words(prompt)
-    text = f" {' '.join(found)} "
-    # A mark that no triple can hold separates a word from the triple with the same letters.
-    return frozenset(
-        [f"={word}" for word in found] + [text[i : i + _TRIPLE] for i in range(len(text) - _TRIPLE + 1) if found]
-    )
+    text = f" {' '.join(found)} " if found else ""
+    # As sketches.unit_shingles; a mark that no triple can hold separates a word from the triple with the same letters.
+    return frozenset([*(f"={word}" for word in found), *map("".join, zip(text, text[1:], text[2:], strict=False))])
 
 
 def jaccard(first: frozenset[str], second: frozenset[str]) -> float:
@@ -104,14 +111,14 @@ def find_duplicates(prompts: Sequence[str], threshold: float) -> DuplicateReport
     """
     first_of: dict[str, int] = {}
     leader = [first_of.setdefault(_wording(prompt), index) for index, prompt in enumerate(prompts)]
-    distinct = sorted(first_of.values())
-    sets = [shingles(prompts[index]) for index in distinct]
+    distinct = list(first_of.values())  # in order
+    texts = [prompts[index] for index in distinct]
     neighbours: dict[int, list[tuple[int, float]]] = defaultdict(list)
     union = UnionFind(len(prompts))
-    for a, b, similarity in _Index(sets, threshold).similar(sets):
-        if a < b:
-            neighbours[distinct[b]].append((distinct[a], similarity))
-            union.join(distinct[a], distinct[b])
+    sketches = _sketch(first_of, threshold, permutations_for(len(texts)))
+    for a, b, similarity in _scored(pairs_within(sketches, threshold), texts, texts, threshold):
+        neighbours[distinct[b]].append((distinct[a], similarity))
+        union.join(distinct[a], distinct[b])
     duplicate: list[Duplicate | None] = []
     for index, first in enumerate(leader):
         if first != index:
@@ -119,7 +126,8 @@ def find_duplicates(prompts: Sequence[str], threshold: float) -> DuplicateReport
             kept = duplicate[first]
             duplicate.append(Duplicate(kept.of, kept.similarity, False) if kept else Duplicate(first, 1.0, True))
             continue
-        rivals = [(similarity, -other) for other, similarity in neighbours[index] if duplicate[other] is None]
+        near = neighbours.get(index, ())
+        rivals = [(similarity, -other) for other, similarity in near if duplicate[other] is None]
         similarity, other = max(rivals, default=(0.0, 0))
         duplicate.append(Duplicate(-other, similarity, False) if rivals else None)
     return DuplicateReport(tuple(union.root(index) for index in range(len(prompts))), tuple(duplicate))
@@ -145,17 +153,19 @@ def _overlaps(prompts: tuple[str, ...], benchmark: tuple[str, ...], threshold: f
     """Do the work of `decontaminate`, for benchmark prompts that are sorted and all different."""
     first_of: dict[str, int] = {}
     leader = [first_of.setdefault(_wording(prompt), index) for index, prompt in enumerate(prompts)]
-    distinct = sorted(first_of.values())
+    distinct = list(first_of.values())  # in order
     best: dict[int, Overlap] = {}
-    index_of_suites = _benchmark_index(benchmark, threshold)
-    for a, b, similarity in index_of_suites.similar([shingles(prompts[i]) for i in distinct]):
+    texts = [prompts[index] for index in distinct]
+    known = _benchmark_sketches(benchmark, threshold)
+    pairs = pairs_between(_sketch(first_of, threshold, permutations_for(0)), known, threshold)
+    for a, b, similarity in _scored(pairs, texts, benchmark, threshold):
         index = distinct[a]
         if index not in best or similarity > best[index].similarity:
             best[index] = Overlap(benchmark[b], similarity)
     openings = _openings(benchmark)
     equal = {_wording(prompt): prompt for prompt in benchmark if words(prompt)}
-    for index in distinct:
-        contained = equal.get(_wording(prompts[index])) or _contained(words(prompts[index]), openings)
+    for wording, index in first_of.items():
+        contained = equal.get(wording) or _contained(wording.split(" "), openings)
         if contained is not None:
             best[index] = Overlap(contained, 1.0)
     return tuple(best.get(index) for index in leader)
@@ -166,73 +176,45 @@ def _wording(prompt: str) -> str:
     return " ".join(words(prompt)) or f"\n{prompt}"
 
 
-def _openings(benchmark: Iterable[str]) -> dict[tuple[str, ...], list[tuple[list[str], str]]]:
-    found: dict[tuple[str, ...], list[tuple[list[str], str]]] = defaultdict(list)
+def _openings(benchmark: Iterable[str]) -> dict[tuple[str, str], list[tuple[list[str], str]]]:
+    """Return words and text of the benchmark prompts that are long enough, by their first two words."""
+    found: dict[tuple[str, str], list[tuple[list[str], str]]] = defaultdict(list)
     for prompt in benchmark:
         split = words(prompt)
         if len(split) >= _CONTAINED_WORDS:
-            found[tuple(split[:_CONTAINED_WORDS])].append((split, prompt))
+            found[split[0], split[1]].append((split, prompt))
     return found
 
 
-def _contained(split: list[str], openings: dict[tuple[str, ...], list[tuple[list[str], str]]]) -> str | None:
-    for start in range(len(split) - _CONTAINED_WORDS + 1):
-        for wanted, prompt in openings.get(tuple(split[start : start + _CONTAINED_WORDS]), ()):
+def _contained(split: list[str], openings: dict[tuple[str, str], list[tuple[list[str], str]]]) -> str | None:
+    """Return the prompt that stands first in a text, of those that stand there the first one."""
+    for start, opening in enumerate(pairwise(split)):
+        for wanted, prompt in openings.get(opening, ()):
             if split[start : start + len(wanted)] == wanted:
                 return prompt
     return None
 
 
-class _Index:
-    """Finds those of a collection of shingle sets that are similar to others.
-
-    Args:
-        sets: the collection.
-        threshold: similarity in (0, 1] from which two sets are similar.
-    """
-
-    def __init__(self, sets: Sequence[frozenset[str]], threshold: float) -> None:
-        from datasketch import MinHashLSH
-
-        rows = _rows_per_band(threshold)
-        self._sets, self._threshold, self._sketches = sets, threshold, _sketches(sets)
-        self._index = MinHashLSH(num_perm=_PERMUTATIONS, params=(_PERMUTATIONS // rows, rows))
-        for number, sketch in enumerate(self._sketches):
-            if sets[number]:
-                self._index.insert(number, sketch, check_duplication=False)
-
-    def similar(self, others: Sequence[frozenset[str]]) -> list[tuple[int, int, float]]:
-        """Return all pairs (index in others, index in the collection, similarity) at or above the threshold, sorted.
-
-        The collection itself as `others` gives every pair in both orders, and each set with itself.
-        """
-        pairs: list[tuple[int, int, float]] = []
-        for a, sketch in enumerate(self._sketches if others is self._sets else _sketches(others)):
-            candidates = self._index.query(sketch) if others[a] else ()
-            scored = ((a, b, jaccard(others[a], self._sets[b])) for b in candidates)
-            pairs.extend(pair for pair in scored if pair[2] >= self._threshold)
-        return sorted(pairs)
-
-
 @functools.lru_cache(maxsize=2)  # every data set is compared with the same suites
-def _benchmark_index(benchmark: tuple[str, ...], threshold: float) -> _Index:
-    return _Index([shingles(prompt) for prompt in benchmark], threshold)
+def _benchmark_sketches(benchmark: tuple[str, ...], threshold: float) -> Sketches:
+    return _sketch(map(_wording, benchmark), threshold, permutations_for(0))
 
 
-def _sketches(sets: Sequence[frozenset[str]]) -> list[Any]:
-    from datasketch import MinHash
+def _sketch(wordings: Iterable[str], threshold: float, permutations: int) -> Sketches:
+    """Sketch prompts by what `_wording` returns; those without any word have an empty set."""
+    texts = ["" if wording.startswith("\n") else wording for wording in wordings]
+    return sketch(texts, threshold, permutations)
 
-    encoded = [[text.encode("utf-8", "surrogatepass") for text in one] for one in sets]
-    return list(MinHash.bulk(encoded, num_perm=_PERMUTATIONS))
 
-
-def _rows_per_band(threshold: float) -> int:
-    """Return the longest band that misses a pair at the threshold with probability at most 1e-4.
-
-    Longer bands propose fewer pairs.
-    """
-    fitting = [rows for rows in range(1, 17) if (1 - threshold**rows) ** (_PERMUTATIONS // rows) <= _MISS]
-    return max(fitting, default=1)
+def _scored(
+    pairs: Iterable[tuple[int, int]], first: Sequence[str], second: Sequence[str], threshold: float
+) -> Iterator[tuple[int, int, float]]:
+    """Yield those of the pairs of prompts whose exact similarity reaches the threshold, with it."""
+    of_first, of_second = (functools.lru_cache(maxsize=_SETS)(shingles) for _ in range(2))
+    for a, b in pairs:
+        similarity = jaccard(of_first(first[a]), of_second(second[b]))
+        if similarity >= threshold:
+            yield a, b, similarity
 
 
 class UnionFind:

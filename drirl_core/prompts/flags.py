@@ -22,7 +22,7 @@ _BETWEEN = re.compile(r"[;|\n]")
 _SAFE_WORDS = frozenset({"none", "safe", "no harm", "harmless", "benign", "not harmful", "n a"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Marks:
     """What a source says of a row.
 

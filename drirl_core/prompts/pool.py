@@ -56,7 +56,7 @@ QUARANTINE_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """A row that is kept out of the pool, and why."""
 
@@ -71,7 +71,7 @@ class Rejected:
         return Loss(self.row.source, self.reason, place, self.detail)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Kept:
     """A row of the pool.
 

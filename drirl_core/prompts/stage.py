@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from drirl_core import taxonomy
@@ -146,10 +147,12 @@ def account(read: Sequence[PromptRow], kept: Sequence[PromptRow], quarantined: S
     Raises:
         DataError: a row is lost or counted twice.
     """
-    before = Counter(row.place for row in read)
-    after = Counter(row.place for row in (*kept, *quarantined))
+    before = Counter((row.source, row.file, row.row) for row in read)
+    after = Counter((row.source, row.file, row.row) for rows in (kept, quarantined) for row in rows)
     if before != after:
-        lost, twice = list((before - after).elements())[:3], list((after - before).elements())[:3]
+        places = {(row.source, row.file, row.row): row.place for rows in (read, kept, quarantined) for row in rows}
+        lost = [places[key] for key in islice((before - after).elements(), 3)]
+        twice = [places[key] for key in islice((after - before).elements(), 3)]
         raise DataError(
             f"prompt pool: {len(read)} rows were read, but {len(kept)} are kept and {len(quarantined)} quarantined "
             f"(lost: {lost}, counted twice: {twice}); this is a bug in drirl_core.prompts.stage, please report it"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from drirl_core.errors import TrainingError
 from drirl_core.models.generation import end_tokens
 from drirl_core.models.loading import Policy
+from drirl_core.models.quantization import is_quantized
 from drirl_core.models.templates import PROBE, chat_text
 from drirl_core.text.thoughts import MARKERS, opened_by
 
@@ -275,7 +276,7 @@ def ready_to_decode(model: Any) -> Iterator[None]:
     """Use the attention that is fast without gradients and merge adapters; restore both bit by bit afterwards.
 
     Decoding reads every weight once per token: an adapter's two small products per layer would add half of that cost.
-    The merged weights are rounded as in the published checkpoint.
+    The merged weights are rounded as in the published checkpoint. Adapters of quantised weights stay beside them.
 
     Args:
         model: a transformers or PEFT model.
@@ -285,19 +286,21 @@ def ready_to_decode(model: Any) -> Iterator[None]:
 
     adapted = isinstance(model, peft.PeftModel)
     base = model.get_base_model() if adapted else model
-    layers = [layer for layer in base.modules() if isinstance(layer, peft.tuners.tuners_utils.BaseTunerLayer)]
+    merged = adapted and not is_quantized(base)  # four bits have no room for an adapter
+    tuned = base.modules() if merged else ()
+    layers = [layer for layer in tuned if isinstance(layer, peft.tuners.tuners_utils.BaseTunerLayer)]
     weights = [layer.get_base_layer().weight for layer in layers]
     kept = [weight.detach().clone() for weight in weights]
     attention = base.config._attn_implementation
     if getattr(base, "_supports_sdpa", False):
         base.set_attn_implementation("sdpa")
-    if adapted:
+    if merged:
         model.merge_adapter()
     try:
         yield
     finally:
         base.set_attn_implementation(attention)
-        if adapted:
+        if merged:
             model.unmerge_adapter()
             with torch.no_grad():
                 for weight, before in zip(weights, kept, strict=True):

@@ -130,13 +130,23 @@ def _fits(config: Config, card: Gpu | None = H100) -> bool:
 
 
 def test_weights_that_are_too_large_name_a_card(large: Config) -> None:
-    card = Gpu("small", 12 * GIB)
+    card = Gpu("small", 5 * GIB)
     refusal = next(one for one in _plan(large, card).refusals if one.stage == "completion_pool_*")
     assert refusal.changes == {}
     assert "no setting makes it fit; take a card such as" in str(refusal)
     found = _plan(large, card)
     assert found.larger and not _plan(large, gpu_named(found.larger)).refusals
     assert _plan(large).larger is None
+
+
+def test_four_bits_are_the_last_resort(large: Config) -> None:
+    """The weights of an 8B model take 15 GiB in bfloat16 and 5.3 GiB in four bits, head and embedding whole."""
+    card = Gpu("small", 12 * GIB)
+    refusal = next(one for one in _plan(large, card).refusals if one.stage == "completion_pool_*")
+    assert refusal.changes["models.quantization"] == "4bit"
+    changed = with_changes(large, refusal.changes)
+    assert "completion_pool_*" not in [one.stage for one in _plan(changed, card).refusals]
+    assert any("four bits" in note for note in _plan(changed, card).notes)
 
 
 def test_a_size_has_no_times(tiny: Config) -> None:

@@ -32,6 +32,11 @@ def test_a_frozen_model_and_its_copy() -> None:
     assert loaded(hand_shape(), GPU, 1) == Parts(weights=600, other_models=600)  # 300 weights of 2 bytes
 
 
+def test_weights_of_four_bits() -> None:
+    # 240 weights of linear layers at 0.5159 bytes are 124, the other 60 stay whole; the widest layer is expanded: 24 x 2.
+    assert loaded(hand_shape(), Numbers(True, 2, True), 1) == Parts(weights=244, other_models=244, activations=48)
+
+
 def test_adapters_are_float32_with_gradients_and_two_moments() -> None:
     # rank 1, per layer: (4+4) + (4+2) + (4+2) + (4+4) + (4+6) + (4+6) + (6+4) = 58 weights, in two layers 116
     assert trained(hand_shape(), GPU, ADAPTERS) == Parts(adapters=464, gradients=464, optimiser=928)
