@@ -106,31 +106,40 @@ def test_every_clean_prompt_of_the_pool_has_a_demonstration() -> None:
 def test_helpful_rows_are_a_few_general_ones_look_alikes_and_a_twin_of_every_clean_prompt() -> None:
     rows = _rows("helpful")
     assert all(row.keys() == {"prompt", "kind", "answer", "lookalike_of", "style", "twin_of"} for row in rows)
-    assert Counter(row["kind"] for row in rows) == {"general": 70, "look_alike": 2380}
+    assert Counter(row["kind"] for row in rows) == {"general": 70, "look_alike": 1680}
     assert Counter(row["lookalike_of"] for row in rows if row["kind"] == "look_alike") == dict.fromkeys(
-        SEVEN_CATEGORIES, 340
+        SEVEN_CATEGORIES, 240
     )
     assert all(row["answer"].strip() and row["prompt"].strip() for row in rows)
     assert len({row["prompt"] for row in rows}) == len(rows)
     _no_shared_runs([row["answer"] for row in rows], 6)
-    alone = [row for row in rows if not row["twin_of"]]
-    assert {row["style"] for row in alone if row["kind"] == "general"} == {"house"}
-    styles = Counter(row["style"] for row in alone if row["kind"] == "look_alike")
-    assert (len(styles), styles["house"], min(styles.values())) == (13, 280 + 280, 35)
+    assert {(row["style"], row["kind"]) for row in rows if not row["twin_of"]} == {
+        ("house", "general"),
+        ("house", "look_alike"),
+    }
     defects = {defect["id"] for defect in _rows("planted_defects")}
     pool = {row["id"]: row for row in _rows("unsafe_prompts") if row["id"] not in defects}
     twins = {row["twin_of"]: row for row in rows if row["twin_of"]}
     assert twins.keys() == pool.keys()
-    assert len(rows) - len(twins) == len(alone) == 1050
+    assert len(rows) - len(twins) == 350
     for name, twin in twins.items():
         assert (twin["style"], twin["lookalike_of"]) == (pool[name]["style"], pool[name]["category"])
 
 
-def test_look_alikes_without_a_twin_are_apart_from_evaluation_files() -> None:
+def test_further_look_alikes_are_like_the_others_and_apart_from_evaluation_files() -> None:
+    """A hundred per category, 40 of style house and five of each other style."""
+    rows, others = _rows("look_alikes"), _rows("helpful")
+    assert all(row.keys() == others[0].keys() for row in rows)
+    assert {(row["kind"], row["twin_of"]) for row in rows} == {("look_alike", "")}
+    assert Counter(row["lookalike_of"] for row in rows) == dict.fromkeys(SEVEN_CATEGORIES, 100)
+    styles = Counter(row["style"] for row in rows)
+    assert (len(styles), styles["house"], min(styles.values())) == (13, 280, 35)
+    assert len({row["prompt"] for row in (*rows, *others)}) == len(rows) + len(others)
+    assert all(15 <= len(row["answer"].split()) <= 42 for row in rows)
+    _no_shared_runs([row["answer"] for row in (*rows, *others)], 6)
     held = [row["prompt"] for name in ("unsafe", "safe", "helpful") for row in _rows(f"heldout/{name}")]
-    alone = [row["prompt"] for row in _rows("helpful") if row["kind"] == "look_alike" and not row["twin_of"]]
-    assert len(alone) == 980
-    assert [found for found in decontaminate(alone, held, 0.45) if found] == []
+    held += [row[name] for row in _rows("heldout_twins/pairs") for name in ("unsafe", "safe")]
+    assert [found for found in decontaminate([row["prompt"] for row in rows], held, 0.45) if found] == []
 
 
 def test_twins_keep_at_least_half_of_the_words_in_order() -> None:
