@@ -78,7 +78,7 @@ def pool(file: Path, folder: Path) -> dict[str, Any]:
     out = folder / "out"
     out.mkdir()
     inputs = {"source_synthetic": file}
-    shown = build_prompt_pool(Context(config, None, inputs, out, folder, ArtifactStore(config.root), SilentReporter()))
+    shown = build_prompt_pool(Context(config, None, inputs, out, folder, ArtifactStore.of(config), SilentReporter()))
     return {name: shown.get(name, 0) for name in ("read", "kept", "exact_duplicate", "near_duplicate")}
 
 

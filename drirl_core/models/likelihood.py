@@ -170,5 +170,7 @@ def _later_tokens(model: Any, cache: Any, mask: torch.Tensor, tokens: list[list[
 def _paths(tokens: list[list[int]]) -> list[tuple[int, ...]]:
     """Return the beginnings that must be read: of each continuation all but its last token, none inside another."""
     heads = sorted({tuple(ids[:-1]) for ids in tokens if len(ids) > 1})
+    if not heads:
+        return []
     # In this order a beginning that goes on in another one stands right before the first that continues it.
     return [head for head, after in zip(heads, [*heads[1:], ()], strict=True) if after[: len(head)] != head]
