@@ -355,7 +355,6 @@ STAGES: dict[str, Stage] = {
         config_when=_of_scores,
         cost=Cost(
             decisive=(
-                SAMPLER,
                 "benchmarks.max_new_tokens",
                 "benchmarks.batch_size",
                 "benchmarks.suites[{member}]",
