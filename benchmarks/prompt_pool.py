@@ -65,9 +65,9 @@ class Memory:
 def pool(file: Path, folder: Path) -> dict[str, Any]:
     """Build the pool of a file of prompts and return its counts."""
     from drirl_core.graph.build import Context
+    from drirl_core.project import Project
     from drirl_core.prompts.stage import build_prompt_pool
     from drirl_core.reporting import SilentReporter
-    from drirl_core.store.artifacts import ArtifactStore
 
     source = SourceConfig(name="synthetic", path=str(file), category="insult", licence="CC0-1.0")
     config = Config(
@@ -78,7 +78,7 @@ def pool(file: Path, folder: Path) -> dict[str, Any]:
     out = folder / "out"
     out.mkdir()
     inputs = {"source_synthetic": file}
-    shown = build_prompt_pool(Context(config, None, inputs, out, folder, ArtifactStore.of(config), SilentReporter()))
+    shown = build_prompt_pool(Context(config, None, inputs, out, folder, Project(config).store, SilentReporter()))
     return {name: shown.get(name, 0) for name in ("read", "kept", "exact_duplicate", "near_duplicate")}
 
 
