@@ -133,7 +133,7 @@ class Config:
         if self.models.quantization == "none":
             return
         ranks = {"policy.lora": self.policy.lora, "sft.lora": self.sft.lora}
-        ranks |= {f"{name}.lora": getattr(self, name).lora for name in ("dpo", "irft") if name in self.baselines}
+        ranks |= {"dpo.lora": self.dpo.lora} if {"dpo", "dpo_s", "irft"} & set(self.baselines) else {}
         full = [name for name, lora in ranks.items() if lora.rank == 0]
         require(
             not full,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from drirl_core.config import Config, LoraConfig, ModelsConfig, PolicyConfig, RewardsConfig
+from drirl_core.config import Config, DpoConfig, LoraConfig, ModelsConfig, PolicyConfig, RewardsConfig
 from drirl_core.errors import ConfigError, ModelError
 from drirl_core.models.adapters import peft_config
 from drirl_core.models.loading import load_policy
@@ -31,6 +31,16 @@ def test_full_fine_tuning_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"policy\.lora\.rank is 0, .* set policy\.lora\.rank to a positive rank"):
         Config(models=MODELS, policy=PolicyConfig(lora=LoraConfig(rank=0)))
     Config(models=dataclasses.replace(MODELS, quantization="none"), policy=PolicyConfig(lora=LoraConfig(rank=0)))
+
+
+@pytest.mark.parametrize("baseline", ["dpo", "dpo_s", "irft"])
+def test_full_fine_tuning_on_pairs_is_refused_where_it_is_compared(baseline: str) -> None:
+    """All three train with the adapters of `dpo`."""
+    full = DpoConfig(lora=LoraConfig(rank=0))
+    Config(models=MODELS, dpo=full)
+    Config(models=MODELS, baselines=(baseline,))
+    with pytest.raises(ConfigError, match=r"dpo\.lora\.rank is 0"):
+        Config(models=MODELS, dpo=full, baselines=(baseline,))
 
 
 def test_reward_adapters_are_refused() -> None:
