@@ -184,6 +184,11 @@ class FileDemonstrator:
         return [prompt for prompt in self._prompts.get(category, []) if prompt_id(prompt) not in known][:n]
 
 
+def _messages(prompts: Sequence[tuple[str, str]], max_step_words: int, rules: Mapping[str, str]) -> list[str]:
+    """Return what a model is told, for prompts with their categories."""
+    return [cod.ask(prompt, category, max_step_words, rules.get(category, "")) for prompt, category in prompts]
+
+
 class ModelDemonstrator:
     """A local chat model, sampled through `drirl_core.models.sampling`.
 
@@ -221,10 +226,7 @@ class ModelDemonstrator:
 
     def write(self, prompts: Sequence[tuple[str, str]], attempt: int = 0) -> list[str | Failure]:
         """Sample one demonstration per prompt; a text cut by the length limit is a failure."""
-        messages = [
-            cod.ask(prompt, category, self._max_step_words, self._rules.get(category, ""))
-            for prompt, category in prompts
-        ]
+        messages = _messages(prompts, self._max_step_words, self._rules)
         return self._sample(messages, self._config.max_new_tokens, attempt)
 
     def new_prompts(self, category: str, n: int, existing: Mapping[str, str]) -> list[str]:
@@ -291,10 +293,7 @@ class EndpointDemonstrator:
         Raises:
             EndpointError: the endpoint cannot be used; the completions it gave are kept.
         """
-        messages = [
-            cod.ask(prompt, category, self._max_step_words, self._rules.get(category, ""))
-            for prompt, category in prompts
-        ]
+        messages = _messages(prompts, self._max_step_words, self._rules)
         written: list[str | Failure] = []
         with ThreadPoolExecutor(_PARALLEL) as threads:
             try:

@@ -10,6 +10,7 @@ from drirl_core.graph.reads import (
     BESIDE_WEIGHTS,
     COST_OF_GRPO,
     COST_OF_REWARDS,
+    INITIAL_POLICY,
     OF_GRPO,
     OF_REWARDS,
     SAMPLER,
@@ -31,10 +32,7 @@ _OF_DPO = (
     "dpo",
     "completions.prompts",
     "completions.helpful_prompts",
-    "models.policy",
-    "models.dtype",
-    "models.quantization",
-    "models.thinking",
+    *INITIAL_POLICY,
     "seed",
 )
 _OF_IRFT = (
@@ -51,10 +49,7 @@ _OF_IRFT = (
     SAMPLER,
     "policy.start",
     "sft.harmless_target",
-    "models.policy",
-    "models.dtype",
-    "models.quantization",
-    "models.thinking",
+    *INITIAL_POLICY,
     "seed",
 )
 _COST_OF_PAIRS = ("dpo.batch_size", "dpo.max_length", "dpo.lora.rank", "dpo.lora.first_layer", "dpo.trl")

@@ -21,6 +21,12 @@ BESIDE_POLICY = ("policy.save_steps", "policy.own_rewards.folder")
 SAMPLER = "execution.sampler"
 """What samples: it decides completions that are drawn at random, and no greedy ones."""
 
+HOW_LOADED = ("models.dtype", "models.quantization", "models.thinking")
+"""How a policy is loaded and asked, whichever it is."""
+
+INITIAL_POLICY = ("models.policy", *HOW_LOADED)
+"""The initial policy, and how it is loaded and asked."""
+
 IN_STAGES = ("policy.order", "policy.stages", "policy.renew_reference")
 """Settings of a training in stages."""
 
@@ -36,16 +42,8 @@ COST_OF_REWARDS = Cost(
         "rewards.adapter",
     ),
 )
-OF_GRPO = (
-    "policy",
-    "hardness",
-    "models.policy",
-    "models.encoder",
-    "models.dtype",
-    "models.quantization",
-    "models.thinking",
-    "seed",
-)
+OF_POLICY = ("policy", "models.encoder", *INITIAL_POLICY, "seed")
+OF_GRPO = ("hardness", *OF_POLICY)
 COST_OF_GRPO = Cost(
     ("policy.steps",),
     (
@@ -93,8 +91,4 @@ def for_grpo(rewards: str = "reward_model", start: str = "start") -> tuple[str, 
 def of_backbone(config: Config) -> tuple[str, ...]:
     """The model that the reward heads read."""
     reads_policy = config.rewards.backbone != "embedding"
-    return (
-        ("models.policy", "models.dtype", "models.quantization", "models.thinking")
-        if reads_policy
-        else ("models.encoder",)
-    )
+    return INITIAL_POLICY if reads_policy else ("models.encoder",)

@@ -18,7 +18,9 @@ from drirl_core.graph.reads import (
     BESIDE_WEIGHTS,
     COST_OF_GRPO,
     COST_OF_REWARDS,
+    HOW_LOADED,
     IN_STAGES,
+    OF_POLICY,
     OF_REWARDS,
     SAMPLER,
     of_backbone,
@@ -32,15 +34,6 @@ NUMBERS = range(1, MOST_ROUNDS)
 """Of the rounds that another one can follow."""
 BESIDE_REWARDS = ("rewards.labels", "rewards.rounds", "rewards.round_samples", "rewards.round_start")
 """Settings of rewards that decide none by themselves: labels count by their rows, and rounds by their pools."""
-_OF_POLICY = (
-    "policy",
-    "models.policy",
-    "models.encoder",
-    "models.dtype",
-    "models.quantization",
-    "models.thinking",
-    "seed",
-)
 _OF_POOL = (
     "rewards.round_samples",
     "completions.prompts",
@@ -48,9 +41,7 @@ _OF_POOL = (
     "completions.max_new_tokens",
     "completions.temperature",
     "completions.batch_size",
-    "models.dtype",
-    "models.quantization",
-    "models.thinking",
+    *HOW_LOADED,
     SAMPLER,
     "seed",
 )
@@ -130,7 +121,7 @@ def _stages(number: int) -> dict[str, Stage]:
         policy_of(number): Stage(
             "drirl_core.policy.rounds:build_round_policy",
             "1",
-            _OF_POLICY,
+            OF_POLICY,
             "policy",
             heavy=True,
             batch="drirl_core.policy.shares:batch_of_rollouts",

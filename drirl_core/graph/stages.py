@@ -12,6 +12,8 @@ from drirl_core.graph.reads import (
     BESIDE_WEIGHTS,
     COST_OF_GRPO,
     COST_OF_REWARDS,
+    HOW_LOADED,
+    INITIAL_POLICY,
     OF_GRPO,
     OF_PROPOSITIONS,
     OF_REWARDS,
@@ -37,11 +39,7 @@ def _has_labels(config: Config) -> bool:
 
 def _of_demonstrator(config: Config) -> tuple[str, ...]:
     """A local model writes demonstrations in its own number type, may think before it does, and is sampled."""
-    return (
-        ("models.dtype", "models.quantization", "models.thinking", SAMPLER)
-        if config.demonstrations.demonstrator.kind == "model"
-        else ()
-    )
+    return (*HOW_LOADED, SAMPLER) if config.demonstrations.demonstrator.kind == "model" else ()
 
 
 def _of_scores(config: Config) -> tuple[str, ...]:
@@ -148,7 +146,7 @@ STAGES: dict[str, Stage] = {
     "sft_checkpoint": Stage(
         "drirl_core.policy.sft:build_sft_checkpoint",
         "3",
-        ("sft", "models.policy", "models.dtype", "models.quantization", "models.thinking", "seed"),
+        ("sft", *INITIAL_POLICY, "seed"),
         "policy",
         heavy=True,
         volatile=BESIDE_WEIGHTS,
@@ -179,7 +177,7 @@ STAGES: dict[str, Stage] = {
     "completion_pool": Stage(
         "drirl_core.completions.stage:build_completion_pool",
         "3",
-        ("completions", "models.policy", "models.dtype", "models.quantization", "models.thinking", SAMPLER, "seed"),
+        ("completions", *INITIAL_POLICY, SAMPLER, "seed"),
         "completions",
         heavy=True,
         per="category",
@@ -316,10 +314,7 @@ STAGES: dict[str, Stage] = {
         "2",
         (
             "benchmarks.reference_over_refusal",
-            "models.policy",
-            "models.dtype",
-            "models.quantization",
-            "models.thinking",
+            *INITIAL_POLICY,
         ),
         "benchmarks",
         heavy=True,
@@ -329,7 +324,7 @@ STAGES: dict[str, Stage] = {
     "benchmark": Stage(
         "drirl_core.benchmarks.stage:build_benchmark",
         "3",
-        ("benchmarks", "models.policy", "models.dtype", "models.quantization", "models.thinking", "seed"),
+        ("benchmarks", *INITIAL_POLICY, "seed"),
         "benchmarks",
         heavy=True,
         # It reads the thresholds that were chosen with the first; the others decide no verdict.

@@ -133,12 +133,10 @@ def _units(
     """Return the rows that stay together in a batch: twins where they are compared, else every row by itself."""
     if not settings.contrast:
         return [[row] for row in read.rows]
-    harmless = {str(row["prompt_id"]) for row in chosen if row["category"] == dataset_name(taxonomy.HELPFUL)}
-    units = units_of(
-        read,
-        {row["prompt_id"]: row["twin_of"] for row in chosen if row["twin_of"]},
-        harmless if settings.partners else None,
-    )
+    harmless = None
+    if settings.partners:
+        harmless = {str(row["prompt_id"]) for row in chosen if row["category"] == dataset_name(taxonomy.HELPFUL)}
+    units = units_of(read, {row["prompt_id"]: row["twin_of"] for row in chosen if row["twin_of"]}, harmless)
     if not _pairs(units) and not settings.partners:
         reporter.log(
             "SFT: sft.contrast compares twins, but no training row has its twin among the training rows; the start "

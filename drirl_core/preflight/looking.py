@@ -61,7 +61,7 @@ def find_problems(project: Project) -> list[str]:
         problems.append(str(error))
     checks: list[Callable[[], Iterator[str]]] = [
         lambda: option_problems(config),
-        lambda: look_at_safety_policy(config),
+        lambda: safety_policy_problems(config),
         lambda: sampler_problems(config),
         lambda: look_at_demonstrator(config),
         lambda: own_reward_problems(config),
@@ -174,17 +174,16 @@ def own_reward_problems(config: Config) -> Iterator[str]:
             yield str(error)
 
 
-def look_at_safety_policy(config: Config) -> Iterator[str]:
-    """Read the safety policy, where there is one: the judge and the report read it hours later.
+def safety_policy_problems(config: Config) -> Iterator[str]:
+    """Say why the safety policy cannot be used, where there is one: the judge and the report read it hours later.
 
     Args:
         config: names the file.
-
-    Raises:
-        ConfigError: it cannot be used.
     """
-    texts_of(config)
-    yield from ()
+    try:
+        texts_of(config)
+    except ConfigError as error:
+        yield str(error)
 
 
 def look_at_judges(project: Project) -> Iterator[str]:

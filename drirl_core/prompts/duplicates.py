@@ -13,7 +13,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from drirl_core.prompts.sketches import (
     Sketches,
@@ -21,6 +21,8 @@ from drirl_core.prompts.sketches import (
     pairs_within,
     permutations_for,
     sketch,
+    unit_shingles,
+    units,
 )
 
 # In scripts written without blanks every letter counts as one word.
@@ -85,10 +87,7 @@ def words(prompt: str) -> list[str]:
 
 def shingles(prompt: str) -> frozenset[str]:
     """Return the set of a prompt's words and letter triples; empty when it has no letters or digits."""
-    found = words(prompt)
-    text = f" {' '.join(found)} " if found else ""
-    # As sketches.unit_shingles; a mark that no triple can hold separates a word from the triple with the same letters.
-    return frozenset([*(f"={word}" for word in found), *map("".join, zip(text, text[1:], text[2:], strict=False))])
+    return frozenset(chain.from_iterable(map(unit_shingles, units(words(prompt)))))
 
 
 def jaccard(first: frozenset[str], second: frozenset[str]) -> float:

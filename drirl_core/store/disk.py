@@ -31,6 +31,21 @@ def write_synced(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Write a text as a whole or not at all, in place of a file that may be there and that others may be reading.
+
+    Args:
+        path: the file; its directory exists.
+        text: its content.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def create_synced(path: Path, text: str) -> bool:
     """Write a complete file, unless there is one: of several writers exactly one succeeds.
 

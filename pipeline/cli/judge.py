@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +13,7 @@ import typer
 from rich.markup import escape
 
 from drirl_core.errors import DataError
+from drirl_core.store.disk import replace_text
 from pipeline.cli.common import (
     DEFAULT_CONFIG,
     ConfigArgument,
@@ -78,12 +78,9 @@ def write(found: Mapping[str, Any], place: Path) -> None:
     Raises:
         DataError: the place cannot be written.
     """
-    begun = place.with_name(f".{place.name}.{os.getpid()}")
     try:
-        begun.write_text(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        begun.replace(place)
+        replace_text(place, json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     except OSError as error:
-        begun.unlink(missing_ok=True)
         raise DataError(f"{place} cannot be written ({error.strerror or error}); name another file") from error
 
 

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 from drirl_core.config.reading import expanded
 from drirl_core.config.strict_yaml import read_yaml
 from drirl_core.errors import ConfigError
+from drirl_core.store.disk import replace_text
 from pipeline.instance.settings import ROOT
 
 INSTANCE_FILE = "dagster.yaml"
@@ -73,9 +74,7 @@ def prepare_home(root: Path) -> Path:
                 f"this home, or delete {target} to start a separate SQLite history"
             )
         if _text(target) != text:
-            temporary = home / f".{INSTANCE_FILE}.{os.getpid()}"
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(target)
+            replace_text(target, text)
     except OSError as error:
         raise ConfigError(
             f"the Dagster home {home} cannot be set up ({error}); correct its permissions, or set "

@@ -22,6 +22,7 @@ from drirl_core.graph.versions import source_version
 from drirl_core.models.references import require_local_models
 from drirl_core.project import Project
 from drirl_core.promotion import CANDIDATE
+from drirl_core.store.disk import replace_text
 from pipeline.executors.choice import require_local
 from pipeline.instance.home import (
     INSTANCE_FILE,
@@ -302,9 +303,7 @@ def _instance(home: Path) -> Iterator[dg.DagsterInstance]:
         ConfigError: Dagster refuses the settings.
     """
     name = f"run_{INSTANCE_FILE}"
-    temporary = home / f".{name}.{os.getpid()}"  # another process may read the file at this moment
-    temporary.write_text(yaml.safe_dump({**instance_settings(home), "compute_logs": NO_CAPTURE}), encoding="utf-8")
-    temporary.replace(home / name)
+    replace_text(home / name, yaml.safe_dump({**instance_settings(home), "compute_logs": NO_CAPTURE}))
     with contextlib.ExitStack() as opened:
         with settings_explained(home):
             instance = opened.enter_context(dg.DagsterInstance.from_config(str(home), name))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 
 for path in (Path(__file__).parent, Path(__file__).parents[1] / "core", Path(__file__).parents[2]):
     if str(path) not in sys.path:
@@ -16,6 +17,7 @@ import stub_stages  # noqa: E402
 from paths import FOLDER, ROOT  # noqa: E402
 
 from drirl_core.graph.stages import STAGES  # noqa: E402
+from drirl_core.testing import make_tiny_policy  # noqa: E402
 from pipeline.instance.settings import load  # noqa: E402
 from pipeline.running import launch  # noqa: E402
 
@@ -49,6 +51,21 @@ def home(empty_home, tmp_path, monkeypatch):
     shutil.copytree(empty_home, folder)
     monkeypatch.setenv("DAGSTER_HOME", str(folder))
     return folder
+
+
+@pytest.fixture
+def tiny_config(tmp_path, monkeypatch):
+    """Write the configuration of a tiny random policy on the CPU, with further settings of models and of the rest."""
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+
+    def write(models=(), **settings):
+        policy = {"policy": f"path:{make_tiny_policy(tmp_path / 'base')}", "encoder": f"path:{tmp_path}/none"}
+        own = {"name": "tiny", "root": str(tmp_path / "store"), "models": {**policy, "device": "cpu", **dict(models)}}
+        (tmp_path / "own.yaml").write_text(yaml.safe_dump({**own, **settings}), encoding="utf-8")
+        return tmp_path / "own.yaml"
+
+    return write
 
 
 @pytest.fixture

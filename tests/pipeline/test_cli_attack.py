@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 from typer.testing import CliRunner, Result
 
-from drirl_core.testing import make_tiny_policy
 from pipeline.cli.main import app
 
 LIBRARY = importlib.util.find_spec("pyrit") is not None
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
-    models = {"policy": f"path:{make_tiny_policy(tmp_path / 'base')}", "encoder": f"path:{tmp_path}/none"}
-    settings = {
-        "name": "tiny",
-        "root": str(tmp_path / "store"),
-        "models": {**models, "dtype": "float32", "device": "cpu"},
-        "benchmarks": {"max_new_tokens": 4, "resamples": 100},
-    }
-    (tmp_path / "own.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    return tmp_path / "own.yaml"
+def config(tiny_config: Callable[..., Path]) -> Path:
+    return tiny_config({"dtype": "float32"}, benchmarks={"max_new_tokens": 4, "resamples": 100})
 
 
 def drirl(*words: str | Path) -> Result:

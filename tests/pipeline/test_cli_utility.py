@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 from typer.testing import CliRunner, Result
 
-from drirl_core.testing import make_tiny_policy
 from pipeline.cli.main import app
 
 HARNESS = importlib.util.find_spec("lm_eval") is not None
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
-    models = {"policy": f"path:{make_tiny_policy(tmp_path / 'base')}", "encoder": f"path:{tmp_path}/none"}
-    settings = {"name": "tiny", "root": str(tmp_path / "store"), "models": {**models, "device": "cpu"}}
-    (tmp_path / "own.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+def config(tiny_config: Callable[..., Path], tmp_path: Path) -> Path:
     rows = {"examples": [{"input": "Hi", "target_scores": {"Bye": 0, "Hello": 1}}]}
     (tmp_path / "harmless.json").write_text(json.dumps(rows), encoding="utf-8")
-    return tmp_path / "own.yaml"
+    return tiny_config()
 
 
 def drirl(*words: str | Path) -> Result:
