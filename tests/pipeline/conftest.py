@@ -54,7 +54,7 @@ def home(empty_home, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def tiny_config(tmp_path, monkeypatch):
+def policy_config(tmp_path, monkeypatch):
     """Write the configuration of a tiny random policy on the CPU, with further settings of models and of the rest."""
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))

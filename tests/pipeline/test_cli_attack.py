@@ -15,8 +15,8 @@ LIBRARY = importlib.util.find_spec("pyrit") is not None
 
 
 @pytest.fixture
-def config(tiny_config: Callable[..., Path]) -> Path:
-    return tiny_config({"dtype": "float32"}, benchmarks={"max_new_tokens": 4, "resamples": 100})
+def config(policy_config: Callable[..., Path]) -> Path:
+    return policy_config({"dtype": "float32"}, benchmarks={"max_new_tokens": 4, "resamples": 100})
 
 
 def drirl(*words: str | Path) -> Result:

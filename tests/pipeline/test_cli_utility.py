@@ -16,10 +16,10 @@ HARNESS = importlib.util.find_spec("lm_eval") is not None
 
 
 @pytest.fixture
-def config(tiny_config: Callable[..., Path], tmp_path: Path) -> Path:
+def config(policy_config: Callable[..., Path], tmp_path: Path) -> Path:
     rows = {"examples": [{"input": "Hi", "target_scores": {"Bye": 0, "Hello": 1}}]}
     (tmp_path / "harmless.json").write_text(json.dumps(rows), encoding="utf-8")
-    return tiny_config()
+    return policy_config()
 
 
 def drirl(*words: str | Path) -> Result:
