@@ -26,10 +26,12 @@ from drirl_core.config.data import (
     PromptsConfig,
     SourceConfig,
 )
+from drirl_core.config.dpo import DpoConfig
 from drirl_core.config.execution import ExecutionConfig, VllmConfig
 from drirl_core.config.hardness import HardnessConfig
 from drirl_core.config.irft import IrftConfig
 from drirl_core.config.judges import EmbeddedJudgeConfig, JudgeName, LlmJudgeConfig, SecondJudge
+from drirl_core.config.lora import LoraConfig
 from drirl_core.config.names import label_source_name, require_distinct
 from drirl_core.config.operations import (
     INBOX,
@@ -48,8 +50,6 @@ from drirl_core.config.training import (
     BASELINES,
     MOST_ROUNDS,
     Baseline,
-    DpoConfig,
-    LoraConfig,
     PolicyConfig,
     RewardsConfig,
     SftConfig,

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from drirl_core.config.lora import LoraConfig
 from drirl_core.config.reading import require
-
-if TYPE_CHECKING:
-    from drirl_core.config.training import LoraConfig
 
 
 @dataclass(frozen=True)
@@ -38,8 +35,6 @@ class RewardAdapterConfig:
     @property
     def lora(self) -> LoraConfig:
         """The adapters in the words of the policy's settings."""
-        from drirl_core.config.training import LoraConfig
-
         return LoraConfig(self.rank, self.alpha, self.targets, self.first_layer)
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from drirl_core.config.lora import LoraConfig
 from drirl_core.config.own_rewards import OwnRewardConfig
 from drirl_core.config.reading import ADDED, added, require
 from drirl_core.config.reward_adapter import RewardAdapterConfig
@@ -134,27 +135,6 @@ class RewardsConfig:
 
 
 @dataclass(frozen=True)
-class LoraConfig:
-    """Low-rank adapters; rank 0 trains all weights."""
-
-    rank: int = 16
-    """Rank; 0 for full fine-tuning."""
-    alpha: int = 32
-    """Scale numerator."""
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Names of the adapted layers."""
-    first_layer: float = added(0.0)
-    """Share of the depth below which nothing is adapted. The middle of a model already separates unsafe prompts from
-    safe ones; adapters above it keep that, and the update needs no gradient below. 0 adapts every layer."""
-
-    def __post_init__(self) -> None:
-        require(self.rank >= 0, f"lora.rank is {self.rank}; 0 for full fine-tuning or a positive rank")
-        require(self.rank == 0 or bool(self.targets), "lora.targets is empty; name the layers to adapt")
-        require(self.alpha >= 1, f"lora.alpha is {self.alpha}; at least 1")
-        require(0 <= self.first_layer < 1, f"lora.first_layer is {self.first_layer}; a share of the depth in [0, 1)")
-
-
-@dataclass(frozen=True)
 class SftConfig:
     """Supervised fine-tuning on demonstrations and helpful answers: the start of the demo, and a baseline."""
 
@@ -245,36 +225,6 @@ Baseline = Literal[
 ]
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 """Policies to compare with, in the order of the tables; the asset of each is `<name>_checkpoint`."""
-
-
-@dataclass(frozen=True)
-class DpoConfig:
-    """Direct preference optimisation (DPO) on pairs that lie in the completion pools: a baseline."""
-
-    epochs: float = 2.0
-    """Passes over the pairs."""
-    beta: float = 0.1
-    """B of the loss: how strongly the policy is held to the start."""
-    learning_rate: float = 1e-4
-    """Peak learning rate."""
-    batch_size: int = 16
-    """Pairs per step."""
-    max_length: int = 256
-    """Longest prompt and answer together, in tokens."""
-    seed: int = added(-1)
-    """Seed of this training alone; -1 for the seed of the run."""
-    lora: LoraConfig = field(default_factory=LoraConfig)
-    """Adapters."""
-    trl: Mapping[str, Any] = added({})
-    """Fields of TRL's `DPOConfig` that no setting of ours decides, for `dpo`, `dpo_s` and `irft`."""
-
-    def __post_init__(self) -> None:
-        require(self.seed >= -1, f"dpo.seed is {self.seed}; -1 for the seed of the run, or at least 0")
-        require(self.epochs > 0, f"dpo.epochs is {self.epochs}; above 0")
-        require(self.beta > 0, f"dpo.beta is {self.beta}; above 0")
-        require(self.learning_rate > 0, f"dpo.learning_rate is {self.learning_rate}; above 0")
-        require(self.batch_size >= 1, f"dpo.batch_size is {self.batch_size}; at least 1")
-        require(self.max_length >= 8, f"dpo.max_length is {self.max_length}; at least 8 tokens")
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def _dpo_baseline(name: str, description: str, *more: str) -> Stage:
         inputs=(*_FOR_DPO, *more),
         description=f"Baseline, if `baselines` has {name}: {description}",
         when=_compared(name),
-        cost=Cost(("dpo.epochs",), _COST_OF_PAIRS),
+        cost=Cost(("dpo.epochs",), (*_COST_OF_PAIRS, "dpo.validation_prompts")),
         checks="drirl_core.checks.training:BASELINE",
         batch="drirl_core.policy.shares:batch_of_pairs",
     )

@@ -39,6 +39,7 @@ from drirl_core.policy.training import (
     save_merged,
     write_log,
 )
+from drirl_core.policy.validation import REPLY_TOKENS, CheckpointChoice, checkpoint_choice
 from drirl_core.reporting import Plot, Reporter
 from drirl_core.rewards.stage import all_pools
 from drirl_core.text.thoughts import opened_by
@@ -58,11 +59,13 @@ class Following:
         name: of the training in progress lines.
         reporter: receives progress.
         tracking: what trackers get.
+        choice: chooses the checkpoint by validation prompts; None publishes the last step.
     """
 
     name: str
     reporter: Reporter
     tracking: Tracking
+    choice: CheckpointChoice | None = None
 
 
 def build_dpo_checkpoint(context: stages.Context) -> dict[str, Any]:
@@ -121,6 +124,33 @@ def drawn_by_weight(rows: Sequence[dict[str, Any]], weights: Sequence[float], se
     return drawn
 
 
+def kind_weights(rows: Sequence[Mapping[str, Any]], helpful_share: float) -> list[float]:
+    """Weigh pairs so that those of harmless prompts have a share of all weight.
+
+    Args:
+        rows: N pairs with their `category`.
+        helpful_share: in (0, 1), `dpo.helpful_share`; 0 leaves all pairs alike.
+
+    Returns:
+        N weights above 0.
+
+    Raises:
+        DataError: a share is asked for, and the pairs are all of harmless prompts or all of unsafe ones.
+    """
+    helpful = [row["category"] == taxonomy.HELPFUL for row in rows]
+    count = sum(helpful)
+    if not helpful_share:
+        return [1.0] * len(rows)
+    if count in (0, len(rows)):
+        raise DataError(
+            f"dpo.helpful_share is {helpful_share}, but {count} of the {len(rows)} pairs are of harmless prompts, so "
+            "that no share can be drawn; raise completions.samples or completions.helpful_prompts, or set it to 0"
+        )
+    return [
+        helpful_share / count if of_helpful else (1 - helpful_share) / (len(rows) - count) for of_helpful in helpful
+    ]
+
+
 def _prefer(context: stages.Context, name: str) -> dict[str, Any]:
     require_options(context.config, "dpo.trl")
     config, seed = context.config, context.config.seed_of(context.config.dpo)
@@ -129,16 +159,22 @@ def _prefer(context: stages.Context, name: str) -> dict[str, Any]:
     adapters = adapters_of(config.dpo.lora, policy.model, "dpo.lora", config.models.policy)
     limit = min(config.dpo.max_length, policy.context or config.dpo.max_length)
     rows, fitting = fitting_pairs(pairs, policy, limit, context.reporter)
+    weights = kind_weights(rows, config.dpo.helpful_share)
     if name == "dpo_s":
         alpha = alpha_of_prompts(context)
-        rows = drawn_by_weight(rows, [alpha.get(row["prompt_id"], 1.0) for row in rows], seed)
+        weights = [weight * alpha.get(row["prompt_id"], 1.0) for weight, row in zip(weights, rows, strict=True)]
+    rows = drawn_by_weight(rows, weights, seed)
     random.Random(seed).shuffle(rows)  # noqa: S311 - reproducible order, not security
     tracking = tracking_of(context)
     common = common_arguments(seed, context.scratch, policy.device.type, tracking)
     arguments = dpo_arguments(config.dpo, len(rows), limit, common, context.processes)
-    trainer = trained_on_pairs(rows, policy, adapters, arguments, Following("DPO", context.reporter, tracking))
+    count = config.dpo.validation_prompts
+    choice = checkpoint_choice(context, policy, count, "dpo.validation_prompts", REPLY_TOKENS)
+    following = Following("DPO", context.reporter, tracking, choice)
+    trainer = trained_on_pairs(rows, policy, adapters, arguments, following)
     if not context.first:
         return {}
+    found = choice.publish(trainer.model, context.out) if choice else {}
     log = read_log(context.scratch / LOG)
     save_merged(trainer.model, policy, context.out)
     metrics = {
@@ -153,7 +189,7 @@ def _prefer(context: stages.Context, name: str) -> dict[str, Any]:
     title = "Direct preference optimisation" + (", pairs drawn by alpha" if name == "dpo_s" else "")
     curve_plot(log, CURVES, context.out / "curves.png", title, name)
     curves = Plot(context.out / "curves.png", "Loss, accuracy and margin of the pairs by step")
-    return {**metrics, **policy.rendering, "curves": curves}
+    return {**metrics, **policy.rendering, "curves": curves, **found}
 
 
 def trained_on_pairs(
@@ -176,13 +212,14 @@ def trained_on_pairs(
         The trainer, with the trained model.
     """
     checkpoints = Path(arguments.output_dir)
+    stream = TrainingStream(following.name, checkpoints.parent / LOG, following.reporter)
     trainer = SharedDpoTrainer(
         model=policy.model,
         args=arguments,
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=policy.tokenizer,
         peft_config=adapters,
-        callbacks=[TrainingStream(following.name, checkpoints.parent / LOG, following.reporter)],
+        callbacks=[one for one in (following.choice, stream) if one],  # the stream marks a checkpoint as complete
     )
     run(trainer, found_checkpoint(following.name, checkpoints, following.reporter), following.tracking)
     return trainer

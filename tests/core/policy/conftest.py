@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from drirl_core.graph.build import Context
 from drirl_core.graph.layout import dataset_name
 from drirl_core.hardness.stage import SCHEMA
 from drirl_core.store.artifacts import ArtifactStore
-from drirl_core.store.tables import prompt_id, write_table
+from drirl_core.store.tables import prompt_id, read_table, write_table
 from drirl_core.testing import RecordingReporter, tiny_settings
 
 CATEGORIES = ("insult", "mental_health")
@@ -137,3 +138,15 @@ def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drirl_core.policy.sft.curve_plot", lambda *_: None)
     monkeypatch.setattr("drirl_core.policy.dpo.curve_plot", lambda *_: None)
     monkeypatch.setattr("drirl_core.policy.irft.curve_plot", lambda *_: None)
+
+
+@pytest.fixture
+def with_look_alikes(contexts: Any, tmp_path: Path) -> Any:
+    """The contexts, with a look-alike in the validation split."""
+    folder = tmp_path / "helpful_dataset"
+    shutil.copytree(contexts.inputs["helpful_dataset"], folder)
+    rows = read_table(folder / "rows.parquet")
+    rows[5]["split"] = "validation"
+    write_table(folder / "rows.parquet", rows, ROWS)
+    contexts.inputs = {**contexts.inputs, "helpful_dataset": folder}
+    return contexts

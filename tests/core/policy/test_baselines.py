@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from drirl_core.policy.baselines import (
     build_rloo_s_checkpoint,
     build_verifiable_checkpoint,
 )
-from drirl_core.policy.dpo import build_dpo_checkpoint, build_dpo_s_checkpoint, drawn_by_weight
+from drirl_core.policy.dpo import build_dpo_checkpoint, build_dpo_s_checkpoint, drawn_by_weight, kind_weights
 from drirl_core.policy.grpo import build_policy_checkpoint
 from drirl_core.policy.preferences import preference_pairs
 from drirl_core.policy.scoring import load_scorer
@@ -67,7 +68,12 @@ def test_pairs_are_of_training_prompts() -> None:
 
 
 def test_settings_that_cannot_be(contexts: Any) -> None:
-    for settings, message in (({"beta": 0.0}, "dpo.beta is 0.0; above 0"), ({"batch_size": 0}, "dpo.batch_size is 0")):
+    for settings, message in (
+        ({"beta": 0.0}, "dpo.beta is 0.0; above 0"),
+        ({"batch_size": 0}, "dpo.batch_size is 0"),
+        ({"helpful_share": 1.0}, "dpo.helpful_share is 1.0"),
+        ({"validation_prompts": -1}, "dpo.validation_prompts is -1"),
+    ):
         with pytest.raises(ConfigError, match=message):
             DpoConfig(**settings)
     with pytest.raises(ConfigError, match="baselines names one twice: dpo, dpo"):
@@ -113,6 +119,29 @@ def test_dpo_learns_the_order_of_the_pairs(pooled: Callable[..., Context]) -> No
     assert shown["margin"] > 0.01
     assert shown["last_loss"] < shown["first_loss"]
     assert "direct preference optimisation" in (context.out / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_share_of_harmless_pairs_by_hand() -> None:
+    """Three unsafe pairs and one harmless one: a share of 0.4 gives 0.2 to each of the three and 0.4 to the one."""
+    rows = [{"category": name} for name in ("insult", "insult", "helpful", "privacy_and_property")]
+    assert kind_weights(rows, 0.0) == [1.0] * 4
+    assert kind_weights(rows, 0.4) == pytest.approx([0.2, 0.2, 0.4, 0.2])
+    with pytest.raises(DataError, match=r"0 of the 2 pairs are of harmless prompts.*completions\.samples"):
+        kind_weights(rows[:2], 0.4)
+    with pytest.raises(DataError, match="1 of the 1 pairs are of harmless prompts"):
+        kind_weights(rows[2:3], 0.4)
+
+
+@pytest.mark.usefixtures("with_look_alikes")
+def test_dpo_draws_the_share_and_publishes_the_best_checkpoint(pooled: Callable[..., Context]) -> None:
+    """Of 17 pairs 5 are of harmless prompts: with a share of 10/17 each is there twice."""
+    context = pooled("balanced", {"dpo.helpful_share": 10 / 17, "dpo.validation_prompts": 1, "dpo.epochs": 1})
+    shown = build_dpo_checkpoint(context)
+    assert (shown["pairs"], shown["pairs/helpful"], shown["steps"]) == (17, 10, 5)
+    points = json.loads((context.out / "validation.json").read_text(encoding="utf-8"))
+    assert [point["step"] for point in points["points"]] == [0, 2, 4, 5]
+    best = max(points["points"], key=lambda point: (point["composite"], point["step"]))
+    assert points["chosen"] == shown["chosen_step"] == best["step"]
 
 
 @pytest.mark.long

@@ -62,23 +62,6 @@ def test_prompts_are_those_of_the_validation_split(contexts: Any) -> None:
         validation_prompts(contexts.make("run"), 4, "policy.validation_prompts")
 
 
-@pytest.fixture
-def with_look_alikes(contexts: Any, tmp_path: Path) -> Any:
-    """The contexts, with a look-alike in the validation split."""
-    import shutil
-
-    from drirl_core.demonstrations.publish import ROWS
-    from drirl_core.store.tables import read_table, write_table
-
-    folder = tmp_path / "helpful_dataset"
-    shutil.copytree(contexts.inputs["helpful_dataset"], folder)
-    rows = read_table(folder / "rows.parquet")
-    rows[5]["split"] = "validation"
-    write_table(folder / "rows.parquet", rows, ROWS)
-    contexts.inputs = {**contexts.inputs, "helpful_dataset": folder}
-    return contexts
-
-
 def test_prompts_by_kind(with_look_alikes: Any) -> None:
     found = validation_prompts(with_look_alikes.make("run"), 1, "")
     assert {kind: len(prompts) for kind, prompts in found.items()} == {"unsafe": 1, "look_alike": 1}
