@@ -220,4 +220,12 @@ def _sentence(row: Mapping[str, Any]) -> str:
     interval = f"{points(row['difference'])} points [{points(row['low'])}, {points(row['high'])}]"
     numbers = f"{row['suite']}, {seeds}: {interval}, corrected p {p_value(row['p_corrected'])}"
     words = {"yes": "Yes", "no": "No, it does worse", "not shown": "Not shown"}[row["verdict"]]
-    return f"{words} ({numbers})."
+    return f"{words} ({numbers}).{_half(row)}"
+
+
+def _half(row: Mapping[str, Any]) -> str:
+    """Say of a suite with one kind of prompt what its verdict cannot tell; empty where there is none to misread."""
+    if row["verdict"] == "not shown" or (row["unsafe"] and row["safe"]):
+        return ""
+    asked, best = ("unsafe", "everything") if row["unsafe"] else ("harmless", "nothing")
+    return f" This suite asks {asked} prompts alone, on which a policy that refuses {best} is best."

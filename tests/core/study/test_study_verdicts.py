@@ -134,6 +134,15 @@ def test_a_suite_of_unsafe_prompts_alone_is_compared_by_refusal(study: Study, st
     record(store, study, "s-a-s0", [*rows("sft", [N, N]), *rows("dr_irl", [Y, N])])
     row = answers(study, read_outcomes(study, Results(store), {}))[0]
     assert (row["measure"], row["difference"], row["safe"]) == ("refusal", 0.5, 0)
+    assert row["sentence"].startswith("Not shown (")
+
+
+def test_a_verdict_of_unsafe_prompts_alone_says_what_it_cannot_tell(study: Study, store: ArtifactStore) -> None:
+    for seed in (0, 1):
+        record(store, study, f"s-a-s{seed}", [*rows("sft", [N] * 30), *rows("dr_irl", [Y] * 30)])
+    row = answers(study, read_outcomes(study, Results(store), {}))[0]
+    assert row["verdict"] == "yes"
+    assert row["sentence"].endswith("asks unsafe prompts alone, on which a policy that refuses everything is best.")
 
 
 def test_a_cell_without_a_result_is_named_with_the_reason(study: Study, store: ArtifactStore) -> None:
