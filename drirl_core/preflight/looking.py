@@ -14,6 +14,7 @@ from drirl_core.graph.rounds import ROUND_STAGES
 from drirl_core.graph.stages import CHECKPOINTS
 from drirl_core.models.references import described
 from drirl_core.policy.options import option_problems
+from drirl_core.preflight.packages import package_problems
 from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
 
@@ -22,7 +23,7 @@ POLICY_STAGES = frozenset(
 )
 """Stages that load the policy, or what was made from it."""
 OPTIONS = "options"
-"""Argument of `python -m drirl_core.preflight` that limits the look to options and trackers."""
+"""Argument of `python -m drirl_core.preflight` that limits the look to options and packages."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def find_problems(project: Project) -> list[str]:
     checks: list[Callable[[], Iterator[str]]] = [
         lambda: option_problems(config),
         lambda: safety_policy_problems(config),
-        lambda: sampler_problems(config),
+        lambda: package_problems(config),
         lambda: look_at_demonstrator(config),
         lambda: own_reward_problems(config),
         lambda: look_at_judges(project),
@@ -131,17 +132,6 @@ def look_at_policy(reference: str, models: ModelsConfig) -> Seen | None:
     found = probe_policy(reference, tokenizer, model.config, len(model.get_input_embeddings().weight), ends)
     said = describe_policy(found, tokenizer, models.thinking)
     return Seen(reference, tokenizer, model, found["context"], said)
-
-
-def sampler_problems(config: Config) -> Iterator[str]:
-    """Say why vLLM cannot sample here, where it is to.
-
-    Args:
-        config: the complete configuration.
-    """
-    from drirl_core.models.sampling import vllm_problems
-
-    yield from vllm_problems(config.execution)
 
 
 def look_at_demonstrator(config: Config) -> Iterator[str]:
