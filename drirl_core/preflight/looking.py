@@ -177,19 +177,21 @@ def safety_policy_problems(config: Config) -> Iterator[str]:
 
 
 def look_at_judges(project: Project) -> Iterator[str]:
-    """Look at weights and endpoint of the judges of the benchmarks; the rules need neither.
+    """Look at weights and endpoint of the judges of the benchmarks, and what is recorded of them; the rules need none.
 
     Args:
         project: the configuration and its store.
 
     Raises:
-        DrirlError: weights cannot be read, or the endpoint cannot be used.
+        DrirlError: weights or the record cannot be read, or the endpoint cannot be used.
     """
     settings = project.config.benchmarks
     if {settings.judge, settings.second_judge} != {"rules", "none"}:
+        from drirl_core.benchmarks.judges.recorded import recorded_errors
         from drirl_core.benchmarks.judging import Judges
 
         Judges.of(project.config, project.store, SilentReporter()).check()
+        recorded_errors(project.config, project.store)  # the report reads them hours later
     yield from ()
 
 
