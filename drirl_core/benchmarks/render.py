@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from drirl_core.benchmarks.judge_words import RATES, judge_line, points, shift_note, shifts
 from drirl_core.benchmarks.measure import ALL
 
 POLICY_NAMES = {
@@ -88,6 +89,8 @@ def render(results: Mapping[str, Any]) -> str:
         category_table(results),
         judging_lines(results),
         judge_line(results),
+        shift_table(results),
+        shift_note(results),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -200,24 +203,16 @@ def difference_lines(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def judge_line(results: Mapping[str, Any]) -> str:
-    """Name the judge and its measured error; and a second judge with its error, where there is one."""
-    line = _named(results["judge"], "Judge")
-    if results.get("second_judge"):
-        line += f" {_named(results['second_judge'], 'Second judge')}"
-    return line
-
-
-def _named(judge: Mapping[str, Any], role: str) -> str:
-    told = f", told the safety policy {judge['safety_policy']}" if "safety_policy" in judge else ""
-    of = f" ({judge['model']}, rubric {judge['rubric']}{told})" if "rubric" in judge else ""
-    if judge["accuracy"] is None:
-        return f"{role} `{judge['judge']}`{of}: its error on human labels was not measured."
-    return (
-        f"{role} `{judge['judge']}`{of}: accuracy {judge['accuracy']:.3f} [{judge['low']:.3f}, {judge['high']:.3f}], "
-        f"precision {judge['precision']:.3f}, recall {judge['recall']:.3f} "
-        f"against human labels ({judge['data']}, n = {judge['n']})."
-    )
+def shift_table(results: Mapping[str, Any]) -> str:
+    """Render what the errors of the judge may mean for the rates, one line per policy; empty where they are unknown."""
+    found = shifts(results)
+    names = [name for name in RATES if any(name in own for own in found.values())]
+    header = ["points without the judge's errors", *(f"{RATES[name]} [95 %]" for name in names)]
+    lines = [
+        [POLICY_NAMES.get(policy, policy), *(points(own[name]) if name in own else "-" for name in names)]
+        for policy, own in found.items()
+    ]
+    return _table(header, lines) if names else ""
 
 
 def judging_lines(results: Mapping[str, Any]) -> str:

@@ -34,6 +34,12 @@ class PromptRefused(ModelError):
     """Say that the endpoint rejected this one message (HTTP 400, 413, 422, or a completion cut short)."""
 
 
+def chat_target(url: str) -> str:
+    """Return the full URL of the chat completions of a base URL."""
+    base = url.rstrip("/")
+    return base if base.endswith("/chat/completions") else f"{base}/chat/completions"
+
+
 @dataclass(frozen=True)
 class ChatEndpoint:
     """An OpenAI-compatible chat endpoint.
@@ -69,8 +75,7 @@ class ChatEndpoint:
     @property
     def target(self) -> str:
         """Full URL of the chat completions."""
-        base = self.url.rstrip("/")
-        return base if base.endswith("/chat/completions") else f"{base}/chat/completions"
+        return chat_target(self.url)
 
     def reply(self, message: str, *, temperature: float, max_new_tokens: int) -> str:
         """Send one user message and return the model's text.

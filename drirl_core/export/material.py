@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from drirl_core.benchmarks.judges.recorded import recorded_errors
 from drirl_core.benchmarks.measure import ALIGNED
 from drirl_core.checks.gates import Gate, judge_candidate
 from drirl_core.config import Config
@@ -37,6 +38,7 @@ class Material:
         benchmarks: artifact of each suite, in the order of the configuration.
         datasets: data set by asset name.
         gates: those of its promotion; none for a policy that is no candidate.
+        judge_errors: what is recorded of a judge behind an endpoint; None where none judged.
     """
 
     config: Config
@@ -46,15 +48,17 @@ class Material:
     benchmarks: tuple[Artifact, ...]
     datasets: Mapping[str, Artifact]
     gates: tuple[Gate, ...]
+    judge_errors: Sequence[Mapping[str, Any]] | None = None
 
     @functools.cached_property
     def results(self) -> list[dict[str, Any]]:
-        """Content of `results.json` of each suite.
+        """Content of `results.json` of each suite, with what is recorded of their judge.
 
         Raises:
             ArtifactError: one is missing or damaged.
         """
-        return [read_json(found.path, "results.json", found.asset) for found in self.benchmarks]
+        recorded = {} if self.judge_errors is None else {"judge_errors": self.judge_errors}
+        return [{**read_json(found.path, "results.json", found.asset), **recorded} for found in self.benchmarks]
 
     @functools.cached_property
     def metrics(self) -> Mapping[str, Any]:
@@ -115,6 +119,7 @@ def gather(named: Named, policy: str = ALIGNED) -> Material:
         tuple(found[name] for name in suites),
         {name: project.store.open(name, version) for name, version in inputs.items() if name in known},
         tuple(judge_candidate(project, found[CANDIDATE])) if gated else (),
+        recorded_errors(project.config, project.store),
     )
 
 

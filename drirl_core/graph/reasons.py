@@ -13,7 +13,15 @@ from drirl_core.config.slices import came_quietly, quiet, slice_of
 from drirl_core.graph.exclusion import EXCLUDED, deciding_inputs, suites_left_out
 from drirl_core.graph.layout import Node
 from drirl_core.graph.stages import STAGES
-from drirl_core.graph.versions import SAFETY_POLICY, TAXONOMY, code_version, deciding, named_contents, own_view
+from drirl_core.graph.versions import (
+    JUDGE_ERROR,
+    SAFETY_POLICY,
+    TAXONOMY,
+    code_version,
+    deciding,
+    named_contents,
+    own_view,
+)
 from drirl_core.project import Project
 from drirl_core.redaction import redact
 
@@ -108,13 +116,17 @@ def causes(node: Node, last: Mapping[str, Any], inputs: Mapping[str, str], proje
 def content_causes(before: Mapping[str, str], now: Mapping[str, str]) -> list[Cause]:
     """Return what is named by the settings of both builds and holds something else now.
 
-    A text of the safety policy may also be new or gone: no setting tells that of its category.
+    A text of the safety policy and the error of a judge may also be new or gone: no setting tells that.
 
     Args:
         before: contents of the former build; empty where they are not known.
         now: present ones.
     """
-    known = [name for name in {**now, **before} if (name in before and name in now) or name.startswith(SAFETY_POLICY)]
+    known = [
+        name
+        for name in {**now, **before}
+        if (name in before and name in now) or name.startswith((SAFETY_POLICY, JUDGE_ERROR))
+    ]
     return [
         Cause("content", name, before.get(name), now.get(name)) for name in known if before.get(name) != now.get(name)
     ]

@@ -108,6 +108,7 @@ class Stage:
         excluded: `module:name` of the function that says what the suites keep out of its artifacts: they count by that
             instead of by their own rows (`drirl_core.graph.exclusion`); empty where they count by their rows.
         safety_policy: whether it reads the safety policy: the text of its own category, or all where it has none.
+        judge_error: whether it shows the recorded error of the judge behind an endpoint, where there is one.
     """
 
     function: str
@@ -129,6 +130,7 @@ class Stage:
     batch: str = ""
     excluded: str = ""
     safety_policy: Callable[[Config], bool] = _never
+    judge_error: Callable[[Config], bool] = _never
 
     @property
     def per_category(self) -> bool:

@@ -376,6 +376,7 @@ STAGES: dict[str, Stage] = {
         "report",
         volatile=frozenset({"report.html", "summary.json"}),
         safety_policy=_shows_safety_policy,
+        judge_error=_judged_by_a_model,
         inputs=(
             "balance_report",
             "dataset",
@@ -396,6 +397,7 @@ STAGES: dict[str, Stage] = {
         "2",
         ("name",),
         "report",
+        judge_error=_judged_by_a_model,
         inputs=("policy_checkpoint", "benchmark"),
         description="Model card of the aligned policy.",
     ),

@@ -26,6 +26,9 @@ from drirl_core.models.digests import model_digest
 TAXONOMY = "prompts.taxonomy"
 """Key of the categories among the contents."""
 
+JUDGE_ERROR = "measured error of the llm judge"
+"""Key of what is recorded of a judge behind an endpoint among the contents."""
+
 SAFETY_POLICY = "safety policy of "
 """What the names of its texts among the contents begin with; the category follows."""
 
@@ -81,12 +84,14 @@ def own_view(node: Node, config: Config) -> Config:
 def named_contents(node: Node, config: Config) -> dict[str, str]:
     """Say what the files hold that decide a node and that its settings only name, as `contents` does.
 
-    Of the safety policy a node of one category depends on the text of that category alone.
+    Of the safety policy a node of one category depends on the text of that category alone; the error of a judge that
+    was measured counts where it is shown.
 
     Raises:
         ConfigError: the taxonomy or the safety policy cannot be read.
     """
-    return contents(own_view(node, config), deciding(node, config)) | _safety_policy(node, config)
+    found = contents(own_view(node, config), deciding(node, config)) | _safety_policy(node, config)
+    return found | _judge_error(node, config)
 
 
 def code_version(node: Node, config: Config, named: Mapping[str, str] | None = None) -> str:
@@ -143,6 +148,13 @@ def _safety_policy(node: Node, config: Config) -> dict[str, str]:
     texts = safety_policy_for((node,), config)
     own = (category for category in texts if node.category in (None, category))
     return {f"{SAFETY_POLICY}{category}": _digest(texts[category]) for category in own}
+
+
+def _judge_error(node: Node, config: Config) -> dict[str, str]:
+    if not STAGES[node.stage].judge_error(config):
+        return {}
+    found = lazy("drirl_core.benchmarks.judges.recorded:shown_errors")(config)
+    return {JUDGE_ERROR: _digest(found)} if found else {}
 
 
 def _models(config: Config, sections: tuple[str, ...]) -> dict[str, str]:

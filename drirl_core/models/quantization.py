@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from drirl_core.errors import ModelError
+from drirl_core.models.packages import quantization_problems
 
 if TYPE_CHECKING:
     import torch
 
 BYTES_PER_WEIGHT = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Of NF4: four bits, one byte of scale for 64 weights, and one float32 for 256 of these scales."""
-_LEAST = (0, 46)
-"""The first version of bitsandbytes that computes on a CPU as well."""
 
 
 def quantized_loading(quantization: str, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
@@ -30,7 +27,8 @@ def quantized_loading(quantization: str, device: torch.device, dtype: torch.dtyp
     """
     if quantization == "none":
         return {}
-    _require_package()
+    for problem in quantization_problems(quantization):
+        raise ModelError(problem)
     from transformers import BitsAndBytesConfig
 
     settings = BitsAndBytesConfig(
@@ -81,18 +79,6 @@ def joined(model: Any, whole: Any) -> Any:
     weights = peft.get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
     peft.set_peft_model_state_dict(adapted, {name: weight.detach().cpu() for name, weight in weights.items()})
     return adapted.merge_and_unload()
-
-
-def _require_package() -> None:
-    way = "install it with `pip install 'drirl[4bit]'`, or set models.quantization to none"
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError(f"models.quantization is '4bit', which needs the package bitsandbytes; {way}")
-    version = importlib.metadata.version("bitsandbytes")
-    if tuple(int(part) for part in version.split(".")[:2]) < _LEAST:
-        raise ModelError(
-            f"models.quantization is '4bit', which needs bitsandbytes {'.'.join(map(str, _LEAST))} or newer, not "
-            f"{version}; {way}"
-        )
 
 
 def _try(device: torch.device, dtype: torch.dtype) -> None:

@@ -6,13 +6,13 @@ them for training, with stand-ins for the number of rows.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from drirl_core.config import Config
 from drirl_core.errors import ConfigError
+from drirl_core.models.packages import is_installed
 from drirl_core.policy.shares import unshared
 
 _MODULES = {"tensorboard": ("tensorboard", "tensorboardX")}
@@ -64,16 +64,11 @@ def tracker_problems(config: Config) -> Iterator[str]:
         config: the complete configuration.
     """
     for tracker in config.execution.report_to:
-        if not any(map(_installed, _MODULES.get(tracker, (tracker,)))):
+        if not any(map(is_installed, _MODULES.get(tracker, (tracker,)))):
             yield (
                 f"execution.report_to names {tracker}, whose package is not installed here; install it with "
                 f"`pip install 'drirl[{tracker}]'`, or take {tracker} out"
             )
-
-
-def _installed(module: str) -> bool:
-    found = importlib.util.find_spec(module)
-    return found is not None and found.origin is not None  # a folder of runs in the working directory has no origin
 
 
 def _problems(config: Config, sections: Collection[str]) -> Iterator[str]:
@@ -107,7 +102,7 @@ def _rollout_problems(config: Config, given: Mapping[str, Mapping[str, Any]]) ->
                 f"{section}.use_vllm is true, but the policy trains on a CPU, where TRL cannot give vLLM the weights "
                 "of each step; take it out (execution.sampler: vllm samples everything else), or train on a GPU"
             )
-        elif not _installed("vllm"):
+        elif not is_installed("vllm"):
             yield (
                 f"{section}.use_vllm is true, but vllm is not installed in this environment, and TRL runs it or its "
                 f"client here; install it with `pip install 'drirl[vllm]'`, or take {section}.use_vllm out"

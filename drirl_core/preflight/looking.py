@@ -14,6 +14,7 @@ from drirl_core.graph.rounds import ROUND_STAGES
 from drirl_core.graph.stages import CHECKPOINTS
 from drirl_core.models.references import described
 from drirl_core.policy.options import option_problems
+from drirl_core.preflight.packages import package_problems
 from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
 
@@ -22,7 +23,7 @@ POLICY_STAGES = frozenset(
 )
 """Stages that load the policy, or what was made from it."""
 OPTIONS = "options"
-"""Argument of `python -m drirl_core.preflight` that limits the look to options and trackers."""
+"""Argument of `python -m drirl_core.preflight` that limits the look to options and packages."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def find_problems(project: Project) -> list[str]:
     checks: list[Callable[[], Iterator[str]]] = [
         lambda: option_problems(config),
         lambda: safety_policy_problems(config),
-        lambda: sampler_problems(config),
+        lambda: package_problems(config),
         lambda: look_at_demonstrator(config),
         lambda: own_reward_problems(config),
         lambda: look_at_judges(project),
@@ -133,17 +134,6 @@ def look_at_policy(reference: str, models: ModelsConfig) -> Seen | None:
     return Seen(reference, tokenizer, model, found["context"], said)
 
 
-def sampler_problems(config: Config) -> Iterator[str]:
-    """Say why vLLM cannot sample here, where it is to.
-
-    Args:
-        config: the complete configuration.
-    """
-    from drirl_core.models.sampling import vllm_problems
-
-    yield from vllm_problems(config.execution)
-
-
 def look_at_demonstrator(config: Config) -> Iterator[str]:
     """Look at the model that writes demonstrations, where there is one.
 
@@ -187,19 +177,21 @@ def safety_policy_problems(config: Config) -> Iterator[str]:
 
 
 def look_at_judges(project: Project) -> Iterator[str]:
-    """Look at weights and endpoint of the judges of the benchmarks; the rules need neither.
+    """Look at weights and endpoint of the judges of the benchmarks, and what is recorded of them; the rules need none.
 
     Args:
         project: the configuration and its store.
 
     Raises:
-        DrirlError: weights cannot be read, or the endpoint cannot be used.
+        DrirlError: weights or the record cannot be read, or the endpoint cannot be used.
     """
     settings = project.config.benchmarks
     if {settings.judge, settings.second_judge} != {"rules", "none"}:
+        from drirl_core.benchmarks.judges.recorded import recorded_errors
         from drirl_core.benchmarks.judging import Judges
 
         Judges.of(project.config, project.store, SilentReporter()).check()
+        recorded_errors(project.config, project.store)  # the report reads them hours later
     yield from ()
 
 

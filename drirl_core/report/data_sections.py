@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from drirl_core import __version__
-from drirl_core.benchmarks.render import judge_line
+from drirl_core.benchmarks.judge_words import judge_line, measured_errors
 from drirl_core.config import Config, PolicyConfig
 from drirl_core.demonstrations.safety_policy import texts_of
 from drirl_core.graph.layout import Graph
@@ -228,7 +228,7 @@ def limits(config: Config, results: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
         f"One seed ({config.shown_seed}). Training again with another seed gives other weights; the intervals cover "
         "the choice of prompts, not the choice of seed.",
-        f"Refusals are counted by the {judge['judge']} judge, {_error(judge)}",
+        f"Refusals are counted by the {judge['judge']} judge, {_error(results[0])}",
         "A refusal is not yet safety, and compliance is not yet harm: over-refusal, correct helpful replies and "
         "degenerate replies are shown beside refusal for that reason.",
         f"A category has as few as {smallest} prompts in a suite: read its interval, not its bar." if smallest else "",
@@ -239,13 +239,14 @@ def limits(config: Config, results: Sequence[Mapping[str, Any]]) -> list[str]:
     return [line for line in lines if line]
 
 
-def _error(judge: Mapping[str, Any]) -> str:
-    if judge["accuracy"] is None:
-        return "whose error on human labels was not measured."
-    return (
-        f"which is wrong on about {1 - judge['accuracy']:.1%} of "
-        "human-labelled replies; it reads English only and does not judge whether an answer is harmful."
-    )
+def _error(results: Mapping[str, Any]) -> str:
+    judge = results["judge"]
+    known = measured_errors(results, judge)
+    if not known:
+        return "whose error on labelled replies was not measured."
+    ours = judge["judge"] != "llm"
+    english = "; it reads English only and does not judge whether an answer is harmful" if ours else ""
+    return f"which is wrong on about {known[0].wrong.value:.1%} of {'human-' * ours}labelled replies{english}."
 
 
 def _ratio(value: float | None) -> str:

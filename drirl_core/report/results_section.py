@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from drirl_core.benchmarks.judge_words import RATES, judge_line, shift_note, shifts
 from drirl_core.benchmarks.judges.kinds import KINDS, MEASURED_KINDS, kind_rows
 from drirl_core.benchmarks.judges.rules import UNUSABLE
 from drirl_core.benchmarks.measure import ALIGNED, ALL
 from drirl_core.benchmarks.render import EXAMINATION, POLICY_NAMES, Column, judging_lines, prefill_line, score_line
 from drirl_core.benchmarks.suites import PAIRED
 from drirl_core.pictures.palette import key_of
-from drirl_core.report.cells import Cell, category_name, number, share
+from drirl_core.report.cells import EMPTY, Cell, category_name, number, share
 from drirl_core.report.drawing import Series
 from drirl_core.report.headline import group_rate, p_value, paired_interval, points, start_policy, verdict
 from drirl_core.report.plots import horizontal_bars
@@ -54,10 +56,27 @@ def suite_section(results: Mapping[str, Any]) -> dict[str, Any]:
             for policy in results["policies"]
         ],
         "reply_note": "Broken: empty, echoed or looping replies, which are neither refusal nor help.",
+        "judge": judge_section(results),
         "judging": [line.removeprefix("- ") for line in judging_lines(results).splitlines()],
         "tests": [row for rows_of in tests for row in rows_of(results)],
         "charts": [chart for chart in drawn if chart],
     }
+
+
+def judge_section(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return who gave the verdicts of a suite, how often they are wrong, and what that may mean for the rates.
+
+    Args:
+        results: content of its `results.json`, with what is recorded of its judge.
+    """
+    found = shifts(results)
+    names = [name for name in RATES if any(name in own for own in found.values())]
+    rows = [
+        [_name(policy), *(_points(*dataclasses.astuple(own[name])) if name in own else dict(EMPTY) for name in names)]
+        for policy, own in found.items()
+    ]
+    head = ["points without the judge's errors", *(RATES[name] for name in names)]
+    return {"text": judge_line(results).replace("`", ""), "head": head, "rows": rows, "note": shift_note(results)}
 
 
 def kinds_section(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from drirl_core.benchmarks.judge_words import with_errors
 from drirl_core.benchmarks.measure import ALIGNED
 from drirl_core.config import resolved
 from drirl_core.config.base import BASE
@@ -75,10 +76,11 @@ def build_report(context: Context) -> dict[str, Any]:
 
 
 def read_results(context: Context) -> list[dict[str, Any]]:
-    """Read `results.json` of every suite, in the order of the configuration.
+    """Read `results.json` of every suite, in the order of the configuration, with what is recorded of their judge.
 
     Raises:
-        ArtifactError: there is no benchmark among the inputs, or one has no results.
+        ArtifactError: there is no benchmark among the inputs, one has no results, or the record of the errors of judges
+            cannot be read.
     """
     names = [f"benchmark_{suite.name}" for suite in context.config.benchmarks.suites]
     missing = [name for name in names if name not in context.inputs]
@@ -87,7 +89,8 @@ def read_results(context: Context) -> list[dict[str, Any]]:
             f"the report needs {', '.join(missing)} among its inputs, which are {sorted(context.inputs)}; "
             "materialize them first"
         )
-    return [read_json(context.inputs[name], "results.json", name) for name in names]
+    found = [read_json(context.inputs[name], "results.json", name) for name in names]
+    return [with_errors(one, context.config, context.store) for one in found]
 
 
 def render_page(page: Mapping[str, Any], template: Path = _TEMPLATE) -> str:

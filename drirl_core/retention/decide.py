@@ -9,13 +9,14 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from drirl_core.benchmarks.judges.recorded import JUDGE_ERRORS
 from drirl_core.errors import ArtifactError
 from drirl_core.promotion.ledger import PROMOTIONS
 from drirl_core.runs.record import RUNS
 from drirl_core.store.index import parse_entry
 from drirl_core.store.manifest import UNREADABLE, artifacts_among, parse_manifest
 
-STATE_FOLDERS = frozenset({PROMOTIONS, RUNS})
+STATE_FOLDERS = frozenset({PROMOTIONS, RUNS, JUDGE_ERRORS})
 """Folders in the root that hold no asset."""
 
 Key = tuple[str, str]

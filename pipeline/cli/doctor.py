@@ -77,6 +77,7 @@ def _with_config(project: Project, fetch: bool) -> Iterator[Check]:
         yield check
     yield from looks.check_options(config)
     yield looks.check_sampler(config)
+    yield from looks.check_quantization(config)
     if "policy model" in here:
         yield from looks.check_policy(project)
     if "sentence encoder" in here:

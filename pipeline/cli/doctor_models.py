@@ -52,14 +52,27 @@ def check_sampler(config: Config) -> Check:
     Args:
         config: names the sampler, and where its engine is.
     """
-    from drirl_core.preflight import looking
+    from drirl_core.models.packages import vllm_problems
 
     where = (
         f" in {config.execution.vllm.python}"
         if config.execution.sampler == "vllm" and config.execution.vllm.python
         else ""
     )
-    return _one("sampler", lambda: looking.sampler_problems(config), f"{config.execution.sampler}{where}")
+    return _one("sampler", lambda: vllm_problems(config.execution), f"{config.execution.sampler}{where}")
+
+
+def check_quantization(config: Config) -> Iterator[Check]:
+    """Look for the package that holds weights in four bits, where they are to be held so.
+
+    Args:
+        config: says how weights are held.
+    """
+    from drirl_core.models.packages import quantization_problems
+
+    chosen = config.models.quantization
+    if chosen != "none":
+        yield _one("quantization", lambda: quantization_problems(chosen), f"{chosen}: bitsandbytes is here")
 
 
 def check_encoder(config: Config) -> Check:

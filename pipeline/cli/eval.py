@@ -82,10 +82,11 @@ def measure(
 
 def show(result: Result, made: Mapping[str, Artifact], given: Given, console: Console) -> None:
     """Print the results of every suite, where the rows are, and how to compare them."""
-    from drirl_core.benchmarks.render import examination_table, judge_line, prefill_line, reply_table
+    from drirl_core.benchmarks.judge_words import judge_line, shift_note
+    from drirl_core.benchmarks.render import examination_table, prefill_line, reply_table, shift_table
 
     for artifact in made.values():
-        found = _results(artifact)
+        found = _results(artifact, given)
         console.print(
             Text(
                 f"\nSuite {found['suite']['name']} (version {found['suite']['version']}), "
@@ -99,8 +100,10 @@ def show(result: Result, made: Mapping[str, Artifact], given: Given, console: Co
         for table in (examination_table(found), reply_table(found)):
             if table:
                 console.print(Text(table), no_wrap=True, crop=False, overflow="ignore")
+        for line in (judge_line(found), shift_table(found), shift_note(found)):
+            if line:
+                console.print(Text(line, style="dim"), soft_wrap=True)
         console.print(Text(f"Rows: {artifact.path / 'replies.parquet'}"), soft_wrap=True)
-    console.print(Text(judge_line(_results(next(iter(made.values())))), style="dim"), soft_wrap=True)
     compare = shlex.join(["drirl", "compare", result.label, "OTHER", *given.file_words])
     console.print(
         Text(f"\nRecorded as {result.label}. `{compare}` compares it; `drirl runs` lists what there is."),
@@ -108,10 +111,13 @@ def show(result: Result, made: Mapping[str, Artifact], given: Given, console: Co
     )
 
 
-def _results(artifact: Artifact) -> Any:
+def _results(artifact: Artifact, given: Given) -> dict[str, Any]:
+    """Read the results of a suite, with what is recorded of their judge."""
+    from drirl_core.benchmarks.judge_words import with_errors
     from drirl_core.report.reading import read_json
 
-    return read_json(artifact.path, "results.json", artifact.asset)
+    found = read_json(artifact.path, "results.json", artifact.asset)
+    return with_errors(found, given.project.config, given.project.store)
 
 
 def evaluate_command(
@@ -167,7 +173,7 @@ def evaluate_command(
     suites = find_suites(suite or [], given.project, limit, prefill)
     result, made = measure(given, model, suites, name, best_of)
     if as_json:
-        found = {suite: {"path": str(one.path), **_results(one)} for suite, one in made.items()}
+        found = {suite: {"path": str(one.path), **_results(one, given)} for suite, one in made.items()}
         document = {"name": result.name, "id": result.id, "model": result.subject, "suites": found}
         sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
     else:

@@ -119,24 +119,28 @@ def judge_command(
 ) -> None:
     """Measure how often judges are wrong on labelled replies: false and missed refusals, and the refusal rate.
 
-    The verdicts of the `llm` judge are kept one by one: none is paid for twice, also after a stop.
+    The verdicts of the `llm` judge are kept one by one: none is paid for twice, also after a stop. Its error is
+    recorded beside the artifacts, and reports of results that it judged show it.
     """
-    from drirl_core.benchmarks.judges.error import bill_line, bill_of, error_lines, measure
+    from drirl_core.benchmarks.judges.error import bill_line, bill_of, error_lines
     from drirl_core.benchmarks.judges.labelled import read_labelled_set
+    from drirl_core.benchmarks.judges.recorded import measure_and_record
 
-    rows = read_labelled_set(labelled, held_out=held_out)
-    judges = judges_of(Given.of(config, changes), [name.value for name in judge or ()])
+    rows, given = read_labelled_set(labelled, held_out=held_out), Given.of(config, changes)
+    judges = judges_of(given, [name.value for name in judge or ()])
     if dry_run:
         bills = {name: bill_of(one, rows) for name, one in judges.items()}
         shown: Any = {name: dataclasses.asdict(bill) if bill else None for name, bill in bills.items()}
         lines = [bill_line(name, bill) for name, bill in bills.items()]
     else:
-        made = {name: measure(one, rows) for name, one in judges.items()}
+        made = {name: measure_and_record(one, rows, given.project.store) for name, one in judges.items()}
         shown = {"errors": [error for error, _ in made.values()]}
         lines = [line for error, _ in made.values() for line in error_lines(error)]
         if out is not None:
             write(document(rows, made), out)
             lines.append(f"Figures and verdicts: {out}")
+        if "llm" in made:
+            lines.append("The error of the llm judge is recorded: reports of results that it judged show it.")
     if as_json:
         sys.stdout.write(json.dumps(shown, indent=1, allow_nan=False) + "\n")
     else:

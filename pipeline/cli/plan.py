@@ -16,12 +16,11 @@ from drirl_core.errors import DrirlError
 from drirl_core.graph.estimates import Build, Estimate, Totals, estimates, totals
 from drirl_core.graph.layout import Node
 from drirl_core.graph.plan import Plan, PlannedAsset, plan
-from drirl_core.graph.rounds import ROUND_POLICIES
-from drirl_core.graph.stages import CHECKPOINTS
+from drirl_core.preflight import POLICY_STAGES
 from drirl_core.project import Project
 from drirl_core.reporting import amount
 from pipeline.cli.common import duration
-from pipeline.running.looking import option_problems
+from pipeline.running.looking import needs_problems
 
 if TYPE_CHECKING:
     from drirl_core.planning.gpus import Gpu
@@ -123,8 +122,8 @@ def _data_lines(project: Project, found: Plan) -> list[str]:
     try:
         lines = [f"Warning: {line}" for line in data_warnings(project, found)]
         pending = {project.graph.nodes[asset.name].stage for asset in found.pending}
-        trains = pending & {*CHECKPOINTS.values(), *ROUND_POLICIES}
-        return lines + [f"A run would stop: {line}" for line in (option_problems(project.config) if trains else ())]
+        loads = pending & POLICY_STAGES
+        return lines + [f"A run would stop: {line}" for line in (needs_problems(project.config) if loads else ())]
     except DrirlError as error:
         return [f"A run would stop: {error}"]
 

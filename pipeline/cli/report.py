@@ -37,7 +37,8 @@ def show(report: Artifact, console: Console) -> Path:
     Raises:
         ArtifactError: its summary cannot be read.
     """
-    from drirl_core.benchmarks.render import examination_table, judge_line, reply_table
+    from drirl_core.benchmarks.judge_words import judge_line, shift_note
+    from drirl_core.benchmarks.render import examination_table, reply_table, shift_table
 
     summary = _summary(report)
     for line in _origin(summary):
@@ -52,7 +53,9 @@ def show(report: Artifact, console: Console) -> Path:
         )
         for table in (examination_table(results), reply_table(results)):
             console.print(Text(table), no_wrap=True, crop=False, overflow="ignore")
-    console.print(Text(judge_line(summary["suites"][0]), style="dim"), soft_wrap=True)
+        for line in (judge_line(results), shift_table(results), shift_note(results)):
+            if line:
+                console.print(Text(line, style="dim"), soft_wrap=True)
     page = report.path / "report.html"
     console.print()
     console.print(Text(f"Report: {page}"), soft_wrap=True)

@@ -10,8 +10,8 @@ from drirl_core.config import Config, resolved
 from drirl_core.errors import ModelError
 from drirl_core.graph.build import FIRST_STAGE
 from drirl_core.models.references import resolve
-from drirl_core.policy.options import options_in, tracker_problems
-from drirl_core.preflight import OPTIONS, POLICY_STAGES, refuse
+from drirl_core.policy.options import options_in
+from drirl_core.preflight import OPTIONS, POLICY_STAGES, package_problems, refuse
 from drirl_core.project import Project
 from pipeline.instance.settings import ROOT
 
@@ -32,11 +32,11 @@ def look_before(project: Project, names: Collection[str]) -> None:
     stages = {project.graph.nodes[name].stage for name in names}
     if FIRST_STAGE in stages or not stages & POLICY_STAGES:
         return
-    refuse(_seen(project.config) if _is_here(project.config) else option_problems(project.config))
+    refuse(_seen(project.config) if _is_here(project.config) else needs_problems(project.config))
 
 
-def option_problems(config: Config) -> list[str]:
-    """Say which options of TRL and which trackers cannot be used; a process is started only where there are options.
+def needs_problems(config: Config) -> list[str]:
+    """Say which options of TRL and which optional packages cannot be used; a process is started for options alone.
 
     Args:
         config: the complete configuration.
@@ -44,7 +44,7 @@ def option_problems(config: Config) -> list[str]:
     Raises:
         ModelError: they cannot be looked at.
     """
-    return _seen(config, OPTIONS) if options_in(config) else list(tracker_problems(config))
+    return _seen(config, OPTIONS) if options_in(config) else list(package_problems(config))
 
 
 def _seen(config: Config, *words: str) -> list[str]:

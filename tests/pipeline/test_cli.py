@@ -106,7 +106,8 @@ def summary() -> dict[str, Any]:
     rates = {
         f"{name}{end}": 0.5 for name in ("refusal", "over_refusal", "helpful_correct") for end in ("", "_low", "_high")
     }
-    row = {"policy": "dr_irl", "distinct_2": 0.4, "degenerate": 0, "empty": 0, "echo": 0, "n": 9, **rates}
+    sizes = {"refusal_n": 9, "over_refusal_n": 9}
+    row = {"policy": "dr_irl", "distinct_2": 0.4, "degenerate": 0, "empty": 0, "echo": 0, "n": 9, **rates, **sizes}
     judge = {
         "judge": "rules",
         "accuracy": 0.91,
@@ -400,7 +401,7 @@ def test_report_prints_headline_table_and_path(config: Path) -> None:
         "floor: bag of words",
         "0.500 [0.500, 0.500]",
         "50.0 % [50.0, 50.0]",
-        "accuracy 0.910",
+        "wrong on 9.0 % [",
         str(made.path / "report.html"),
     ):
         assert words in shown.output

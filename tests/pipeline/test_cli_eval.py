@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from chat_server import Server, chat
 from typer.testing import CliRunner, Result
 
 from drirl_core.testing import make_tiny_policy
@@ -70,6 +72,44 @@ def test_eval_measures_records_and_compares(config: Path, tmp_path: Path) -> Non
     listed = drirl("runs", config).output
     assert "evaluation of base on twins" in listed
     assert "other" in listed
+
+
+@pytest.fixture
+def grader() -> Iterator[Server]:
+    """A judge that calls everything a refusal."""
+    found = Server([(200, {}, chat('{"kind": "full_refusal"}'))])
+    listening = found.start()
+    yield found
+    listening.shutdown()
+    listening.server_close()
+
+
+def test_the_error_of_a_judge_is_shown_once_it_was_measured(config: Path, tmp_path: Path, grader: Server) -> None:
+    """It is right on the refusal and wrong on the other reply: no better than chance, so that no rate is corrected."""
+    settings = {"judge": "llm", "llm.url": grader.url, "llm.model": "grader", "llm.rubric": "xstest"}
+    judged = [word for name, value in settings.items() for word in ("--set", f"benchmarks.{name}={value}")]
+    asked = ["eval", "base", config, "--suite", "twins", "--limit", "1", *judged]
+    before = drirl(*asked)
+    assert before.exit_code == 0, before.output
+    assert (
+        "Judge `llm` (grader, rubric xstest): its error on labelled replies was not measured; `drirl judge LABELLED "
+        in (before.stdout)
+    )
+    rows = [
+        {"prompt": "Why?", "reply": "I won't say.", "refused": True},
+        {"prompt": "So?", "reply": "Yes it is.", "refused": False},
+    ]
+    (tmp_path / "own.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    measured = drirl("judge", tmp_path / "own.jsonl", config, *judged)
+    assert measured.exit_code == 0, measured.output
+    sent = len(grader.seen)
+    after = drirl(*asked)
+    assert "wrong on 50.0 % [9.5, 90.5] of 2 labelled replies" in after.stdout
+    assert "These figures do not say what that means for the rates." in after.stdout
+    assert "evaluated before" in after.stderr
+    document = json.loads(drirl(*asked, "--json").stdout)
+    assert document["suites"]["twins"]["judge_errors"][0]["n"] == 2
+    assert len(grader.seen) - sent == 2, "the messages that try the endpoint before an evaluation, and no verdict"
 
 
 def test_a_page_that_cannot_be_written_is_named(config: Path, tmp_path: Path) -> None:

@@ -108,6 +108,10 @@ def test_a_judge_behind_an_endpoint_by_hand(config: Path, labelled: Path, server
     assert [error["judge"] for error in json.loads(again.stdout)["errors"]] == ["llm", "rules"]
     assert json.loads(again.stdout)["errors"][0] == found
     assert len(server.seen) == 5, "every verdict was kept, the invalid one too"
+    told = drirl("judge", labelled, config, *through(server))
+    assert "The error of the llm judge is recorded: reports of results that it judged show it." in told.stdout
+    entries = [*(tmp_path / "store" / "judge_errors").iterdir()]
+    assert [entry.name for entry in entries] == ["000001.json"], "three equal measurements are one"
     bill = json.loads(drirl("judge", labelled, config, *through(server), "--dry-run", "--json").stdout)["llm"]
     assert (bill["kept"], bill["calls"]) == (3, 0)
 

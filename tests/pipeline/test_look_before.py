@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import sys
@@ -75,14 +76,34 @@ def test_options_are_looked_at_even_where_the_model_is_elsewhere(folder: Path) -
     assert {name for name in sys.modules if name.partition(".")[0] in ("torch", "trl")} == before
 
 
-def test_without_options_no_process_looks_for_trackers(
+def test_without_options_no_process_looks_for_packages(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(looking.subprocess, "run", lambda *_, **__: pytest.fail("a process was started"))
-    assert looking.option_problems(tiny_config(folder)) == []
+    assert looking.needs_problems(tiny_config(folder)) == []
     monkeypatch.setattr("sys.path", [str(tmp_path)])
-    (said,) = looking.option_problems(tiny_config(folder, {"execution.report_to": ["mlflow"]}))
+    (said,) = looking.needs_problems(tiny_config(folder, {"execution.report_to": ["mlflow"]}))
     assert "pip install 'drirl[mlflow]'" in said
+    (said,) = looking.needs_problems(tiny_config(folder, {"models.quantization": "4bit"}))
+    assert "pip install 'drirl[4bit]'" in said
+
+
+def test_missing_packages_are_told_where_the_model_is_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the plan, and by a run whose first stages are up to date; without a process, and without a model."""
+    _without(monkeypatch, "bitsandbytes", "vllm")
+    monkeypatch.setattr(looking.subprocess, "run", lambda *_, **__: pytest.fail("a process was started"))
+    needed: dict[str, Any] = {"models.quantization": "4bit", "execution.sampler": "vllm"}
+    project = Project(tiny_config(folder, {"models.policy": "hf:stub/none", **needed}))
+    said = [line for line in json.loads(plan_json(project)[1])["data"] if line.startswith("A run would stop: ")]
+    assert ["'drirl[4bit]'" in line for line in said] == [True, False]
+    assert ["'drirl[vllm]'" in line for line in said] == [False, True]
+    with pytest.raises(ConfigError, match=r"(?s)2 problems .* needs the package bitsandbytes"):
+        looking.look_before(project, ["sft_checkpoint"])
+
+
+def _without(monkeypatch: pytest.MonkeyPatch, *absent: str) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in absent else find(name, *rest))
 
 
 # --------------------------------------------------------------------------------------------------------------- doctor
@@ -126,6 +147,18 @@ def test_doctor_looks_at_options_and_trackers(folder: Path, tmp_path: Path, monk
     file.write_text(json.dumps(changes))
     said = _doctor(file, monkeypatch, tmp_path)["training options"]
     assert said.startswith("fail sft.trl.beta is no field of TRL's SFTConfig")
+
+
+def test_doctor_looks_for_the_package_of_four_bits(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "quantization" not in _doctor(folder / "smoke.yaml", monkeypatch, tmp_path)
+    _without(monkeypatch, "bitsandbytes")
+    file = tmp_path / "mine.yaml"
+    file.write_text(json.dumps({"extends": str(folder / "smoke.yaml"), "models": {"quantization": "4bit"}}))
+    said = _doctor(file, monkeypatch, tmp_path)["quantization"]
+    assert said.startswith("fail models.quantization is '4bit', which needs the package bitsandbytes; install it with")
+    assert "or set models.quantization to none" in said
 
 
 def test_doctor_shows_a_template_that_cannot_render(

@@ -110,6 +110,11 @@ def read_labelled_set(where: str, *, held_out: bool = False) -> LabelledSet:
     return LabelledSet(f"{name}, prompts whose SHA-256 is odd" if held_out else name, tuple(rows), left_out)
 
 
+def is_shipped(name: str) -> bool:
+    """Return whether a set of this name is the shipped one, or a part of it: a model labelled it, not people."""
+    return name == HAND_READ or name.startswith(f"{HAND_READ},")
+
+
 def is_held_out(prompt: str) -> bool:
     """Return whether a prompt is in the half that judges are only measured on: its SHA-256 is odd."""
     return bool(int(hashlib.sha256(prompt.encode()).hexdigest(), 16) % 2)

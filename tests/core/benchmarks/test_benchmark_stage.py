@@ -404,8 +404,9 @@ def test_rendered_tables(make: Callable[..., Context], tmp_path: Path) -> None:
     assert [line.split("|")[1].strip() for line in categories[2:]] == ["crime", "insult", "all"]
     assert categories[3].split("|")[5].strip() == "100.0 % [34.2, 100.0]"
     assert "DR-IRL against SFT start: refusal minus over-refusal +150.0 points" in text
-    assert f"accuracy {MEASURED.accuracy:.3f}" in text
-    assert text.endswith(").\n")
+    assert f"wrong on {100 * (1 - MEASURED.accuracy):.1f} % [" in text
+    assert "points without the judge's errors" in text
+    assert text.endswith("as far as neither ends at 0 or 100 %.\n")
 
 
 def test_missing_inputs_and_an_unknown_suite_are_explained(make: Callable[..., Context]) -> None:

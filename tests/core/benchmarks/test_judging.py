@@ -11,11 +11,12 @@ import pytest
 from chat_server import Server, chat
 
 from drirl_core.benchmarks.examine import Examinee
+from drirl_core.benchmarks.judge_words import judge_line
 from drirl_core.benchmarks.judges.verdicts import Judge, RulesJudge, Verdict
 from drirl_core.benchmarks.judges.weight_files import weights_of
 from drirl_core.benchmarks.judging import Judges, identity, left_out, make_judge, valid
 from drirl_core.benchmarks.measure import Judged, judge, results
-from drirl_core.benchmarks.render import judge_line, judging_lines
+from drirl_core.benchmarks.render import judging_lines
 from drirl_core.benchmarks.suites import BenchmarkRow
 from drirl_core.config import (
     BenchmarksConfig,
@@ -185,10 +186,10 @@ def test_the_judge_is_named_with_its_error_or_without() -> None:
     line = judge_line(
         {"judge": {"judge": "llm", "model": "m", "rubric": "xstest", "accuracy": None}, "second_judge": known}
     )
-    assert "Judge `llm` (m, rubric xstest): its error on human labels was not measured." in line
-    assert "Second judge `embedded`: accuracy 0.920 [0.900, 0.940]" in line
+    assert "Judge `llm` (m, rubric xstest): its error on labelled replies is no part of this result" in line
+    assert "Second judge `embedded`: wrong on 8.0 % [6.0, 10.0] of 9 human-labelled replies (toy)" in line
     said = limits(config(), [{"judge": {"judge": "llm", "accuracy": None}, "rates": []}])
-    assert any("the llm judge, whose error on human labels was not measured" in one for one in said)
+    assert any("the llm judge, whose error on labelled replies was not measured" in one for one in said)
 
 
 def test_what_decides_verdicts_decides_versions(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import importlib.util
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from drirl_core.config import Config, DpoConfig, LoraConfig, ModelsConfig, Polic
 from drirl_core.errors import ConfigError, ModelError
 from drirl_core.models.adapters import peft_config
 from drirl_core.models.loading import load_policy
+from drirl_core.models.packages import quantization_problems
 from drirl_core.models.quantization import BYTES_PER_WEIGHT, is_quantized, joined, quantized_loading
 from drirl_core.models.sampling.decode import ready_to_decode
 
@@ -50,6 +52,8 @@ def test_reward_adapters_are_refused() -> None:
 
 def test_without_the_package_the_message_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert list(quantization_problems("none")) == []
+    assert len(list(quantization_problems("4bit"))) == 1
     assert quantized_loading("none", CPU, torch.float32) == {}
     with pytest.raises(
         ModelError, match=r"needs the package bitsandbytes; install it with `pip install 'drirl\[4bit\]'`"
@@ -58,10 +62,24 @@ def test_without_the_package_the_message_names_it(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_old_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: ModuleSpec(name, None, origin="somewhere"))
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.45.3")
     with pytest.raises(ModelError, match=r"needs bitsandbytes 0\.46 or newer, not 0\.45\.3"):
         quantized_loading("4bit", CPU, torch.float32)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.46.1")
+    assert list(quantization_problems("4bit")) == []
+
+
+def test_a_folder_of_its_name_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a folder without a file, which can be imported, nor one of files that pip did not install."""
+    (tmp_path / "bitsandbytes").mkdir()
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    (problem,) = quantization_problems("4bit")
+    (tmp_path / "bitsandbytes" / "__init__.py").touch()
+    assert list(quantization_problems("4bit")) == [problem]
+    (tmp_path / "bitsandbytes-0.46.1.dist-info").mkdir()
+    (tmp_path / "bitsandbytes-0.46.1.dist-info" / "METADATA").write_text("Name: bitsandbytes\nVersion: 0.46.1\n")
+    assert list(quantization_problems("4bit")) == []
 
 
 def test_a_device_without_support_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

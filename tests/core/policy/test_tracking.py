@@ -116,7 +116,7 @@ def test_the_trainer_reports_to_the_tracker_that_is_named(
     """TRL looks the tracker up by name; the loss of every step arrives, with the name of the run and the tags."""
     monkeypatch.setattr(Board, "boards", [])
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", Board)
-    monkeypatch.setattr("drirl_core.policy.options._installed", lambda _: True)
+    monkeypatch.setattr("drirl_core.policy.options.is_installed", lambda _: True)
     shown = build_sft_checkpoint(tracked("tensorboard"))
     build_sft_checkpoint(tracked())
     (board,) = Board.boards  # none for the second training

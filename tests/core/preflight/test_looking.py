@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,6 +154,29 @@ def test_a_label_that_means_nothing_is_found_before_anything_is_built(make: Make
     assert f"{file}, row 2 (line 3): label is 'maybe'; write right or wrong" in problem
     file.write_text("prompt,completion,label\nMock her,No.,right\n", encoding="utf-8")
     assert find_problems(Project(make(rewards__labels=[str(file)]))) == []
+
+
+def test_missing_packages_are_named_before_anything_is_built(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of four bits, the sampler and a tracker: each with what was set, the package, and the two ways out."""
+    find, absent = importlib.util.find_spec, {"bitsandbytes", "vllm", "mlflow"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in absent else find(name, *rest))
+    needed: dict[str, Any] = {"models__quantization": "4bit", "execution__sampler": "vllm"}
+    project = Project(make(**needed, execution__report_to=["mlflow"]))
+    with pytest.raises(ConfigError, match="3 problems would stop this run later") as refused:
+        require_sound(project)
+    assert (
+        "models.quantization is '4bit', which needs the package bitsandbytes; install it with `pip install "
+        "'drirl[4bit]'`, or set models.quantization to none"
+    ) in str(refused.value)
+    for words in ("pip install 'drirl[vllm]'", "pip install 'drirl[mlflow]'"):
+        assert words in str(refused.value)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {"4bit", "vllm", "mlflow"} <= extras.keys()
+    pool = project.graph.nodes["prompt_pool"]
+    versions = {name: source_version(path) for name, path in project.graph.sources.items()}
+    with pytest.raises(ConfigError, match="bitsandbytes"):
+        build(pool, project, versions, SilentReporter())
+    assert not project.store.was_made("prompt_pool")
 
 
 def test_a_process_of_its_own_writes_the_problems(make: Make) -> None:

@@ -272,7 +272,7 @@ def test_setting_names_models_seed_judge_and_its_error(won: tuple[ReportFolders,
     for words in (
         "path:/models/tiny-policy",
         "path:/models/tiny-encoder",
-        "accuracy 0.9",
+        "Judge rules: wrong on 8.6 % [7.1, 10.4] of 1135 human-labelled replies",
         "Resolved configuration",
         "torch",
         "cores",
