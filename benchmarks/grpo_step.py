@@ -3,31 +3,44 @@
 Ours is the trainer of the policy stage, with the eight reward models of a finished run, dynamic scaling and the KL;
 stock is TRL's `GRPOTrainer` with the same arguments, model, adapters, prompts and batch, whose reward is the length of
 the completion and costs nothing. They take turns in one process, and the first step of each turn is left out. On a GPU
-the highest memory of either is read too.
+the highest memory of either is read too. Of ours the time over floor is read by phase (benchmarks/grpo_floor.py).
+
+Each round has a seed of its own and a copy of the stored embeddings: completions are new to the encoder, as in a run.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import sqlite3
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOTrainer
 
+from benchmarks.floor import measured_rates, trained_by
+from benchmarks.grpo_floor import floors_of, watched
 from benchmarks.machine import write
+from benchmarks.phases import Measured, PhaseClock, record, show
 from drirl_core.graph.build import Context, context_of
 from drirl_core.graph.planned import Named
+from drirl_core.models import embeddings
 from drirl_core.models.adapters import adapters_of
 from drirl_core.models.loading import load_policy
+from drirl_core.models.references import resolve
 from drirl_core.models.sampling import reader_of_completions
+from drirl_core.planning.passes import Numbers
+from drirl_core.planning.shape import shape_of
 from drirl_core.policy.cpu import lean_training
 from drirl_core.policy.grpo import grpo_arguments
 from drirl_core.policy.schedule import schedule, training_prompts
@@ -38,6 +51,7 @@ from drirl_core.policy.training import common_arguments
 from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.artifacts import Workspace
+from drirl_core.store.rowcache import RowCache
 
 STEPS, ROUNDS = 5, 3
 
@@ -74,34 +88,65 @@ def length_reward(completions: list[Any], **columns: Any) -> list[float]:
 
 
 @contextmanager
-def policy_stage(project: Project) -> Iterator[Context]:
-    """Yield the context in which the policy of a finished run was trained."""
-    node = project.graph.nodes["policy_checkpoint"]
+def stage_context(project: Project, name: str) -> Iterator[Context]:
+    """Yield the context in which an asset of a finished run was trained."""
+    node = project.graph.nodes[name]
     names = [name for name in node.inputs if name in project.graph.nodes]
     versions = {name: artifact.version for name, artifact in Named(project).open(*names).items()}
     with tempfile.TemporaryDirectory() as folder:
         yield context_of(node, project, versions, Workspace(Path(folder), Path(folder)), SilentReporter())
 
 
-def turn(context: Context, *, ours: bool) -> tuple[StepTimes, float]:
-    """Train some steps from the start; return their times and the highest GPU memory in GiB (0 on a CPU)."""
+@contextmanager
+def copied_embeddings(context: Context) -> Iterator[None]:
+    """Let encoders in the block keep their rows in a copy of the store's."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "embeddings.sqlite"
+        with (
+            contextlib.closing(sqlite3.connect(context.store.cache_path("embeddings"))) as stored,
+            contextlib.closing(sqlite3.connect(file)) as copy,
+        ):
+            stored.backup(copy)
+        with mock.patch.object(embeddings, "RowCache", lambda place: RowCache(file)):
+            yield
+
+
+@dataclass
+class Turn:
+    """What was measured in one turn.
+
+    Args:
+        times: of the steps.
+        gpu_gib: highest GPU memory; 0 on a CPU.
+        floor: of ours, the phases beside their floors.
+    """
+
+    times: StepTimes
+    gpu_gib: float
+    floor: Measured | None = None
+
+
+def turn(context: Context, seed: int, *, ours: bool) -> Turn:
+    """Train some steps from the start, and measure."""
     config = context.config
-    settings, seed = config.policy, config.seed_of(config.policy)
-    policy = load_policy(context.inputs.get("sft_checkpoint", config.models.policy), config.models)
-    device = policy.device.type
+    settings = config.policy
+    start = context.inputs.get("sft_checkpoint", config.models.policy)
+    policy, shape = load_policy(start, config.models), shape_of(resolve(start, config.models), start)
+    device, dtype = policy.device.type, policy.model.dtype
+    rates = measured_rates(shape, dtype, device) if ours else None
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     common = common_arguments(seed, context.scratch, device, tracking_of(context))
     arguments = grpo_arguments(settings, common)
     arguments.max_steps, arguments.save_strategy = STEPS, "no"
-    times = StepTimes()
+    times, clock = StepTimes(), PhaseClock(device)
     rest: dict[str, Any] = {
         "model": policy.model,
         "args": arguments,
         "train_dataset": Dataset.from_list(schedule(training_prompts(context), settings, seed)),
         "processing_class": policy.tokenizer,
         "peft_config": adapters_of(settings.lora, policy.model, "policy.lora", config.models.policy),
-        "callbacks": [times],
+        "callbacks": [times, clock] if ours else [times],
     }
     if ours:
         scorer = load_scorer(context)
@@ -116,11 +161,17 @@ def turn(context: Context, *, ours: bool) -> tuple[StepTimes, float]:
         trainer = GRPOTrainer(reward_funcs=length_reward, **rest)
     trainer.remove_callback(PrinterCallback)
     if ours:
-        with lean_training(trainer.model):
+        with lean_training(trainer.model), watched(trainer, clock):
             trainer.train()
     else:
         trainer.train()
-    return times, torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
+    gib = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
+    if rates is None:
+        return Turn(times, gib)
+    what = trained_by(settings.lora, shape)
+    numbers = Numbers(device == "cuda", dtype.itemsize, config.models.quantization != "none")
+    floors, encoder = floors_of(clock, shape, numbers, what, rates, device)
+    return Turn(times, gib, Measured(str(dtype), [phases for phases, _ in clock.steps], floors, rates, encoder))
 
 
 def main() -> None:
@@ -131,14 +182,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"turns of each (default {ROUNDS})")
     arguments = parser.parse_args()
     project = Project.load(arguments.config, {"models.device": arguments.device} if arguments.device else None)
-    stock, own, parts, memory = [], [], [], {"stock": 0.0, "ours": 0.0}
-    with policy_stage(project) as context:
-        for _ in range(arguments.rounds):
+    first = project.config.seed_of(project.config.policy) + 1  # that of the run itself has stored embeddings
+    stock, own, parts, memory, floors = [], [], [], {"stock": 0.0, "ours": 0.0}, []
+    with stage_context(project, "policy_checkpoint") as context:
+        for number in range(arguments.rounds):
             for name, seconds in (("stock", stock), ("ours", own)):
-                times, used = turn(context, ours=name == "ours")
-                seconds.append(statistics.median(times.seconds()))
-                memory[name] = max(memory[name], used)
-                parts += times.parts[1:] if name == "ours" else []
+                with copied_embeddings(context):
+                    found = turn(context, first + number, ours=name == "ours")
+                seconds.append(statistics.median(found.times.seconds()))
+                memory[name] = max(memory[name], found.gpu_gib)
+                parts += found.times.parts[1:] if name == "ours" else []
+                floors += [found.floor] if found.floor else []
     settings, on_gpu = project.config.policy, memory["ours"] > 0
     ratios = sorted(theirs / mine for theirs, mine in zip(stock, own, strict=True))
     write(
@@ -155,8 +209,10 @@ def main() -> None:
             "speedup_median": round(statistics.median(ratios), 2),
             "speedup_min_max": [round(ratios[0], 2), round(ratios[-1], 2)],
             **({"memory_gib": {name: round(used, 2) for name, used in memory.items()}} if on_gpu else {}),
+            "floor": record(floors),
         },
     )
+    show(record(floors)["phases"])
 
 
 if __name__ == "__main__":

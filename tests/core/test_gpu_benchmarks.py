@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("module", ["gpu", "grpo_step", "reward_backbones", "memory_plan"])
+@pytest.mark.parametrize("module", ["gpu", "grpo_step", "sft_step", "reward_backbones", "memory_plan"])
 def test_measurements_on_a_gpu_need_no_dagster(module: str, tmp_path: Path) -> None:
     for name in ("dagster", "dagster_pipes"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('not on this machine')\n", encoding="utf-8")

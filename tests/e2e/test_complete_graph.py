@@ -341,3 +341,36 @@ def test_the_notebook_guide_lists_every_table_of_a_run(config: Config, versions:
             assert (table_of_stage.file if table_of_stage else None) == main.get(generic), name
         for table in made:
             assert len(open_table(name, config=config, table=table, version=version).columns), (name, table)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["grpo_step", "sft_step"])
+def test_a_training_step_is_measured_beside_its_floor(
+    name: str,
+    config: Config,
+    base_folder: Path,
+    versions: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from benchmarks import floor, grpo_step, machine, sft_step
+
+    embeddings = ArtifactStore(config.root).cache_path("embeddings")
+    before = embeddings.read_bytes()
+    monkeypatch.setattr(machine, "RESULTS", tmp_path)
+    monkeypatch.setattr(floor, "_BUFFER", 2**16)
+    monkeypatch.setattr(grpo_step, "STEPS", 3)
+    steps = ["--steps", "3"] if name == "sft_step" else []
+    monkeypatch.setattr(sys, "argv", [name, str(base_folder / "smoke.yaml"), "--rounds", "1", *steps])
+    {"grpo_step": grpo_step, "sft_step": sft_step}[name].main()
+    found = json.loads((tmp_path / f"{name}.json").read_text())["floor"]
+    update = {"update_forward", "update_backward"}
+    computed = update if name == "sft_step" else update | {"sampling", "log_probabilities", "rewards_and_alpha"}
+    assert {one for one, values in found["phases"].items() if "over_floor" in values} == computed | {"step"}
+    assert set(found["phases"]) == computed | {"rest", "step"}
+    for values in (found["phases"][one] for one in computed):
+        assert 0 <= values["floor_s"] < values["measured_s"]
+    assert found["threads"] == 1
+    if name == "grpo_step":
+        assert found["encoder"]
+        assert embeddings.read_bytes() == before  # those of the run are not touched
