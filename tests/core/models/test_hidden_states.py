@@ -13,7 +13,8 @@ import torch
 from drirl_core.config import ModelsConfig
 from drirl_core.errors import ModelError, TrainingError
 from drirl_core.models import hidden_states
-from drirl_core.models.hidden_states import HiddenStates, masked_mean, read_layer, summarise
+from drirl_core.models.hidden_states import HiddenStates
+from drirl_core.models.layer_states import masked_mean, read_layer, summarise
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.sampling import chat_text
 from drirl_core.store.artifacts import ArtifactStore
