@@ -45,6 +45,7 @@ from drirl_core.policy.cpu import lean_training
 from drirl_core.policy.grpo import grpo_arguments
 from drirl_core.policy.schedule import schedule, training_prompts
 from drirl_core.policy.scoring import load_scorer
+from drirl_core.policy.shared_states import shared_states
 from drirl_core.policy.tracking import tracking_of
 from drirl_core.policy.trainer import DynamicRewardScalingTrainer
 from drirl_core.policy.training import common_arguments
@@ -155,6 +156,7 @@ def turn(context: Context, seed: int, *, ours: bool) -> Turn:
             reward_funcs=scorer.reward,
             exact_sampling=device == "cpu",
             read_completion=reader_of_completions(policy.tokenizer),
+            shared=shared_states(policy, scorer, settings),
             **rest,
         )
     else:
@@ -205,7 +207,8 @@ def main() -> None:
             "stock_s": round(statistics.median(stock), 2),
             "ours_s": round(statistics.median(own), 2),
             "of_it_sampling_s": round(statistics.median(part["time/sample_s"] for part in parts if part), 2),
-            "of_it_rewards_and_alpha_s": round(statistics.median(part["time/reward_s"] for part in parts if part), 2),
+            "of_it_rewards_s": round(statistics.median(part["time/reward_s"] for part in parts if part), 2),
+            "of_it_alpha_s": round(statistics.median(part["time/alpha_s"] for part in parts if part), 2),
             "speedup_median": round(statistics.median(ratios), 2),
             "speedup_min_max": [round(ratios[0], 2), round(ratios[-1], 2)],
             **({"memory_gib": {name: round(used, 2) for name, used in memory.items()}} if on_gpu else {}),

@@ -21,7 +21,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, PreTrainedTokenizerFast, PrinterCallback
 from trl import GRPOConfig, SFTConfig, SFTTrainer
 
-from drirl_core.models.hidden_states import read_layer
+from drirl_core.models.layer_states import read_layer
 from drirl_core.models.loading import Policy, make_head_contiguous, without_cudnn_attention
 from drirl_core.models.sampling import SamplingSettings
 from drirl_core.models.sampling.decode import decode

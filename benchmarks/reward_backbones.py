@@ -211,6 +211,7 @@ def share_of_step(router: RewardRouter, models: ModelsConfig, rows: Rows, steps:
 
     from drirl_core.policy.cpu import lean_training
     from drirl_core.policy.rollout import message_text
+    from drirl_core.policy.shared_states import SharedStates, equal_up_to
     from drirl_core.policy.trainer import DynamicRewardScalingTrainer
 
     ends = [time.perf_counter()]
@@ -224,6 +225,11 @@ def share_of_step(router: RewardRouter, models: ModelsConfig, rows: Rows, steps:
         return list(map(float, router.rewards(users, texts, columns["category"])))
 
     policy, on_cpu = load_policy(models.policy, models), models.device != "cuda"
+    shared = None
+    if router.reads is not None:
+        source, layer = router.reads
+        if equal_up_to(layer, policy.model, source.policy().model):
+            shared = SharedStates(source, layer, policy.tokenizer)
     unique = list(dict(zip(rows.prompts, rows.categories, strict=True)).items())
     data = [{"prompt": [{"role": "user", "content": user}], "category": name} for user, name in unique * (steps + 1)]
     arguments = GRPOConfig(
@@ -234,7 +240,7 @@ def share_of_step(router: RewardRouter, models: ModelsConfig, rows: Rows, steps:
         logging_steps=1, disable_tqdm=True, save_strategy="no", seed=0,
     )  # fmt: skip
     trainer = DynamicRewardScalingTrainer(
-        reward_funcs=reward, exact_sampling=on_cpu, model=policy.model, args=arguments,
+        reward_funcs=reward, exact_sampling=on_cpu, shared=shared, model=policy.model, args=arguments,
         train_dataset=Dataset.from_list(data), processing_class=policy.tokenizer, callbacks=[Clock()],
         peft_config=adapters_of(LoraConfig(first_layer=0.6), policy.model, "policy.lora", models.policy),
     )  # fmt: skip

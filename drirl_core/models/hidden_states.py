@@ -1,16 +1,14 @@
 """Hidden states of the frozen policy, kept per row: what a middle layer makes of a prompt and of a completion.
 
-Layer L is the output of the L-th decoder layer, `hidden_states[L]` in transformers' count, in which 0 is the input
-embedding. The forward pass stops there: the layers above it and the output layer are never computed. Prompt and
-completion are tokenised apart, as generation does. A prompt is computed once for all completions beside it, and what
-all prompts of a batch begin with once for all prompts.
+The forward pass stops at layer L: the layers above it and the output layer are never computed. Prompt and completion
+are tokenised apart, as generation does. A prompt is computed once for all completions beside it, and what all prompts
+of a batch begin with once for all prompts. Rows that somebody else has computed can be offered.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,8 +16,8 @@ from drirl_core.config import ModelsConfig
 from drirl_core.errors import DataError, ModelError, TrainingError
 from drirl_core.models.context import context_length, shown
 from drirl_core.models.digests import former_digest, model_digest
+from drirl_core.models.layer_states import read_layer
 from drirl_core.models.loading import Policy, kept_tokenizer, policy_key
-from drirl_core.models.partial_pass import until_layer
 from drirl_core.models.references import resolve
 from drirl_core.models.sampling import open_policy
 from drirl_core.models.templates import answer_text
@@ -30,7 +28,6 @@ from drirl_core.store.rowcache import RowCache, content_key
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
     from drirl_core.models.adapted import AdaptedPolicy
 
@@ -58,6 +55,8 @@ class HiddenStates:
         place = store.cache_path("hidden_states")
         self._cache, self._keep = RowCache(place) if keep or place.is_file() else None, keep
         self._memory: dict[str, np.ndarray] = {}
+        self._offered: Mapping[TokenRow, np.ndarray] = {}
+        self._offered_layer = 0
         self._loaded = policy
 
     @property
@@ -128,6 +127,45 @@ class HiddenStates:
         """
         import numpy as np
 
+        keys, missing = self._look_up(prompts, completions, layer)
+        if missing:
+            self._compute(missing, layer, reporter)
+        if not keys:
+            return np.zeros((0, 2, self.dim), dtype=np.float32)
+        return np.stack([self._memory[key] for key in keys])
+
+    def offer(self, layer: int, rows: Mapping[TokenRow, np.ndarray]) -> None:
+        """Take rows that somebody else computed, such as the reference of GRPO, in place of those offered before.
+
+        A row whose own tokens are offered is not computed here; every other row is.
+
+        Args:
+            layer: number of the layer, from 1.
+            rows: the two vectors of each row as `encode` returns them, float32, (2, H), by its tokens.
+        """
+        self._offered, self._offered_layer = rows, layer
+
+    def lacking(self, prompts: Sequence[str], completions: Sequence[str], layer: int) -> list[TokenRow]:
+        """Return the tokens of the rows that `encode` would have to compute, each once.
+
+        Args:
+            prompts: B user messages.
+            completions: B completions without drafts.
+            layer: number of the layer, from 1 to `depth`.
+
+        Raises:
+            DataError: a prompt alone is longer than the policy can read.
+            ModelError: the tokenizer cannot be loaded.
+        """
+        _, missing = self._look_up(prompts, completions, layer)
+        return token_rows(self._tokenizer, list(missing.values()), context_length(self._config))
+
+    def _look_up(
+        self, prompts: Sequence[str], completions: Sequence[str], layer: int
+    ) -> tuple[list[str], dict[str, tuple[str, str]]]:
+        """Return the key of each row, and by key the rendered prompt and the completion of those not in memory."""
+        import numpy as np
+
         rendered = {prompt: answer_text(self._tokenizer, prompt) for prompt in prompts}
         pairs = list(zip(prompts, completions, strict=True))
         keys = [content_key(self._key, layer, rendered[prompt], completion) for prompt, completion in pairs]
@@ -142,11 +180,7 @@ class HiddenStates:
             for key, (prompt, completion) in zip(keys, pairs, strict=True)
             if key not in self._memory
         }
-        if missing:
-            self._compute(missing, layer, reporter)
-        if not keys:
-            return np.zeros((0, 2, self.dim), dtype=np.float32)
-        return np.stack([self._memory[key] for key in keys])
+        return keys, missing
 
     def of_prompts(self, prompts: Sequence[str], layer: int, reporter: Reporter | None = None) -> np.ndarray:
         """Return the state of each prompt's last token, where the completion is about to begin, float32, (N, H).
@@ -234,24 +268,31 @@ class HiddenStates:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
 
     def _compute(self, missing: dict[str, tuple[str, str]], layer: int, reporter: Reporter | None) -> None:
-        import numpy as np
-
-        policy, done = self.policy(reporter), 0
-        for part in _batches(policy.tokenizer, missing, context_length(self._config)):
-            states = read_layer(policy, [row.prompt for row in part], [row.completion for row in part], layer)
-            values = states.cpu().numpy()
-            if not np.isfinite(values).all():
-                raise TrainingError(
-                    f"the policy {self.reference} returned hidden states that are not finite; "
-                    "check its files with `drirl doctor`"
-                )
+        tokens = token_rows(self._tokenizer, list(missing.values()), context_length(self._config))
+        given = self._offered if layer == self._offered_layer else {}
+        self._remember({key: given[row] for key, row in zip(missing, tokens, strict=True) if row in given})
+        rest = [_Row(key, *row) for key, row in zip(missing, tokens, strict=True) if row not in given]
+        done = len(missing) - len(rest)
+        for part in _batches(rest):
+            prompts, completions = [row.prompt for row in part], [row.completion for row in part]
+            values = read_layer(self.policy(reporter), prompts, completions, layer).cpu().numpy()
             fresh = {row.key: values[i] for i, row in enumerate(part)}
-            self._memory.update(fresh)
+            self._remember(fresh)
             if self._cache is not None and self._keep:
                 self._cache.put_many({key: value.tobytes() for key, value in fresh.items()})
             done += len(part)
             if reporter and len(part) < len(missing):
                 reporter.progress("hidden states", done, len(missing))
+
+    def _remember(self, rows: Mapping[str, np.ndarray]) -> None:
+        import numpy as np
+
+        if not all(np.isfinite(value).all() for value in rows.values()):
+            raise TrainingError(
+                f"the policy {self.reference} returned hidden states that are not finite; "
+                "check its files with `drirl doctor`"
+            )
+        self._memory.update(rows)
 
 
 class _Row(NamedTuple):
@@ -262,18 +303,10 @@ class _Row(NamedTuple):
     completion: tuple[int, ...]
 
 
-def _batches(tokenizer: Any, rows: dict[str, tuple[str, str]], limit: int | None) -> Iterator[list[_Row]]:
-    """Tokenise rows and yield them by length, so that a batch is padded little and equal prompts lie together.
-
-    Args:
-        tokenizer: of the policy.
-        rows: rendered prompt and completion by key.
-        limit: tokens that the policy can read; None for no limit.
-    """
-    read = token_rows(tokenizer, list(rows.values()), limit)
-    made = [_Row(key, *row) for key, row in zip(rows, read, strict=True)]
+def _batches(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
+    """Yield rows by length, so that a batch is padded little and equal prompts lie together."""
     part: list[_Row] = []
-    for row in sorted(made, key=lambda row: (len(row.prompt), row.prompt, len(row.completion))):
+    for row in sorted(rows, key=lambda row: (len(row.prompt), row.prompt, len(row.completion))):
         longest = max(len(r.completion) for r in (*part, row))
         size = len({r.prompt for r in (*part, row)}) * len(row.prompt) + (len(part) + 1) * longest
         if part and size > _BATCH_TOKENS:
@@ -282,112 +315,3 @@ def _batches(tokenizer: Any, rows: dict[str, tuple[str, str]], limit: int | None
         part.append(row)
     if part:
         yield part
-
-
-def read_layer(
-    policy: Policy, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], layer: int
-) -> torch.Tensor:
-    """Summarise token rows by one layer; equal prompts are computed once.
-
-    Args:
-        policy: the frozen policy.
-        prompts: tokens of B rendered prompts, none of them empty.
-        completions: tokens of B completions.
-        layer: number of the layer, from 1.
-
-    Returns:
-        float32, (B, 2, H), as `HiddenStates.encode`.
-    """
-    import torch
-    from transformers import DynamicCache
-
-    places = {tokens: i for i, tokens in enumerate(dict.fromkeys(map(tuple, prompts)))}
-    of_row = torch.tensor([places[tuple(tokens)] for tokens in prompts], device=policy.device)
-    cache = DynamicCache()
-    with torch.inference_mode():
-        # What all prompts begin with, the system message of the template, is computed for one of them.
-        start = _common_length(list(places))
-        if start > 0:
-            common = torch.tensor([next(iter(places))[:start]], device=policy.device)
-            until_layer(policy.model, layer, input_ids=common, past_key_values=cache)
-            cache.batch_select_indices(torch.zeros(len(places), dtype=torch.long, device=policy.device))
-        ids, own = _padded([tokens[start:] for tokens in places], policy)
-        present = torch.cat([own.new_ones(len(places), start), own], dim=1)
-        hidden = until_layer(policy.model, layer, input_ids=ids, attention_mask=present, past_key_values=cache)
-        lengths = present.sum(dim=1)
-        ends = lengths - start - 1
-        last = hidden[torch.arange(len(places), device=policy.device), ends].float()[of_row]  # (B, H)
-        ids, own = _padded(completions, policy)
-        if not ids.shape[1]:
-            return torch.stack([last, torch.zeros_like(last)], dim=1)
-        cache.batch_select_indices(of_row)
-        hidden = until_layer(
-            policy.model,
-            layer,
-            input_ids=ids,
-            attention_mask=torch.cat([present[of_row], own], dim=1),
-            position_ids=lengths[of_row].unsqueeze(1) + torch.arange(ids.shape[1], device=policy.device),
-            past_key_values=cache,
-        )
-        return torch.stack([last, masked_mean(hidden, own.bool())], dim=1)
-
-
-def _common_length(prompts: Sequence[Sequence[int]]) -> int:
-    """Count the tokens with which all prompts begin, without the last token of the shortest; 0 for a single prompt."""
-    if len(prompts) < 2:
-        return 0
-    same = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False))
-    return min(sum(1 for _ in same), min(map(len, prompts)) - 1)
-
-
-def summarise(hidden: torch.Tensor, completion_mask: torch.Tensor) -> torch.Tensor:
-    """Summarise hidden states that somebody else computed, such as the reference's in GRPO.
-
-    Args:
-        hidden: states of one layer over prompt and completion, (B, T, H).
-        completion_mask: true at the completion's own tokens, its end token left out, bool, (B, T). The token before
-            the first of them is the last one of the prompt.
-
-    Returns:
-        float32, (B, 2, H), as `HiddenStates.encode`; a row without completion tokens has 0 in both places.
-
-    Raises:
-        ValueError: shapes do not fit, or a completion starts at the first position, so that its prompt is not there.
-    """
-    import torch
-
-    mask = completion_mask.bool()
-    if hidden.ndim != 3 or mask.shape != hidden.shape[:2] or not mask.shape[1]:
-        raise ValueError(
-            f"hidden states {tuple(hidden.shape)} with a mask {tuple(mask.shape)}; give (B, T, H) and (B, T)"
-        )
-    if mask[:, 0].any():
-        raise ValueError("a completion starts at the first position; give the hidden states of the prompt as well")
-    filled = mask.any(dim=1)
-    before = (mask.int().argmax(dim=1) - 1).clamp(min=0)
-    last = hidden[torch.arange(len(hidden), device=hidden.device), before].float() * filled.unsqueeze(1)
-    return torch.stack([last, masked_mean(hidden, mask)], dim=1)
-
-
-def masked_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return the mean over the marked positions in float32, (B, H); 0 where none is marked.
-
-    Args:
-        hidden: (B, T, H).
-        mask: bool, (B, T).
-    """
-    total = hidden.float().masked_fill(~mask.unsqueeze(-1), 0.0).sum(dim=1)
-    return total / mask.sum(dim=1, keepdim=True).clamp(min=1)
-
-
-def _padded(rows: Sequence[Sequence[int]], policy: Policy) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad token rows on the right; return tokens and the mask of the real ones, int64, (B, T)."""
-    import torch
-
-    width = max(map(len, rows), default=0)
-    ids = torch.full((len(rows), width), policy.tokenizer.pad_token_id, dtype=torch.long)
-    present = torch.zeros((len(rows), width), dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
-        present[i, : len(row)] = 1
-    return ids.to(policy.device), present.to(policy.device)

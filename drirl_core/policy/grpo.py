@@ -26,6 +26,7 @@ from drirl_core.policy.readme import write_readme
 from drirl_core.policy.schedule import schedule, training_prompts, with_room
 from drirl_core.policy.scoring import load_scorer
 from drirl_core.policy.sft_rows import first
+from drirl_core.policy.shared_states import shared_states
 from drirl_core.policy.shares import micro_batch
 from drirl_core.policy.spread import SHARE
 from drirl_core.policy.staging import ReferenceRenewal, hardness_of_prompts
@@ -137,6 +138,7 @@ def align(context: stages.Context, name: str, method: Method = "GRPO", *, publis
         coefficient=scorer,
         exact_sampling=policy.device.type == "cpu" and not SAMPLING & options_of(config.policy, method).keys(),
         read_completion=reader_of_completions(policy.tokenizer),
+        shared=shared_states(policy, scorer, config.policy),
         model=policy.model,
         reward_funcs=scorer.reward,
         args=arguments,

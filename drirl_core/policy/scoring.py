@@ -70,6 +70,17 @@ class RolloutScorer:
         self._bound, self._min_spread, self._own = bound, min_spread, tuple(own)
         self._demonstration_rewards: dict[str, float] = {}
 
+    @property
+    def reads(self) -> tuple[HiddenStates, int] | None:
+        """Hidden states and number of the layer that the rewards read; None where they do not all read one layer."""
+        return self._router.reads if isinstance(self._router, RewardRouter) else None
+
+    def unrewarded(self, rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+        """Return prompts and answers of the demonstrations of training rows that have no reward yet, each once."""
+        found = {row["prompt_id"]: row for row in rows if row["prompt_id"] not in self._demonstration_rewards}
+        prompts = [message_text(row["prompt"]) for row in found.values()]
+        return prompts, [cut_draft(row["demonstration"]) for row in found.values()]
+
     def reward(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
         """Reward each completion with the model of its category; this is TRL's reward function.
 

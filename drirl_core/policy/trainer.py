@@ -25,6 +25,7 @@ from drirl_core.errors import TrainingError
 from drirl_core.models.sampling import exact_cpu_sampling
 from drirl_core.models.shared_prompts import prompts_once
 from drirl_core.policy.rollout import CoefficientSource, Processes, RolloutBatch
+from drirl_core.policy.shared_states import SharedStates
 
 Reward = Callable[..., Sequence[float | None]]
 """TRL's reward function: messages of prompts and completions and the data set columns, to a reward per completion."""
@@ -45,9 +46,10 @@ class RewardScaling:
         coefficient: CoefficientSource | None = None,
         exact_sampling: bool = False,
         read_completion: Callable[[Sequence[int]], str] | None = None,
+        shared: SharedStates | None = None,
         **arguments: Any,
     ) -> None:
-        self._coefficient, self._exact_sampling = coefficient, exact_sampling
+        self._coefficient, self._exact_sampling, self._shared = coefficient, exact_sampling, shared
         self._read_completion = read_completion
         self._alpha: torch.Tensor | None = None  # of the generation in progress, (B,)
         self._sampling_seconds = 0.0
@@ -78,7 +80,9 @@ class RewardScaling:
             rewards = reward(prompts=prompts, completions=completions, log_metric=noted, **columns)
             for name in sorted(set(gather_object(sorted(logged))) - logged):
                 log_metric(name, 0.0)  # a share of rows of which this process has none
-            log_metric("time/reward_s", time.monotonic() - started)
+            before = self._shared.taken_seconds() if self._shared else 0.0  # in the reference's pass
+            log_metric("time/reward_s", before + time.monotonic() - started)
+            started = time.monotonic()
             batch_rewards = _finite(rewards)
             if self._coefficient is not None and self.model.training:
                 batch = RolloutBatch.of(prompts, completions, batch_rewards, columns)
@@ -87,6 +91,7 @@ class RewardScaling:
                 self._alpha = torch.from_numpy(found.alpha)
                 for key, value in found.metrics.items():
                     log_metric(key, value)
+            log_metric("time/alpha_s", time.monotonic() - started)
             return rewards
 
         return rewarded
@@ -106,18 +111,20 @@ class RewardScaling:
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> Any:
-        block = (
-            prompts_once(self.accelerator.unwrap_model(model), input_ids.shape[1] - logits_to_keep)
-            if self._exact_sampling
-            else contextlib.nullcontext()
-        )
-        with block:
+        own, width = self.accelerator.unwrap_model(model), input_ids.shape[1] - logits_to_keep
+        with contextlib.ExitStack() as blocks:
+            if self._exact_sampling:
+                blocks.enter_context(prompts_once(own, width))
+            if self._shared is not None:
+                blocks.enter_context(self._shared.read(own, width, keep_prompts=self._exact_sampling))
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         self._alpha = None
+        if self._shared is not None:
+            self._shared.begin(inputs)
         batch = super()._generate_and_score_completions(inputs)
         if self._alpha is not None:
             alpha = self._alpha.to(batch["advantages"])
@@ -142,6 +149,7 @@ class DynamicRewardScalingTrainer(RewardScaling, GRPOTrainer):
         exact_sampling: for a CPU: sample completions by inverse transform, one random number per token, equal in
             distribution to the stock sampler; and compute the prompt of a group once, equal up to rounding.
         read_completion: text of a completion's tokens, where TRL's own decoding loses the marks of thoughts; else None.
+        shared: reads hidden states for the rewards in the reference's pass, equal up to rounding; else None.
         **arguments: other arguments of `GRPOTrainer`.
     """
 

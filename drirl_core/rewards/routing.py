@@ -47,7 +47,7 @@ class RewardRouter:
             if sources[model.reads] is None:
                 raise ModelError(f"the reward model of {category} reads the {model.reads}, which was not given")
             model.use(sources[model.reads])
-        self._models = dict(models)
+        self._models, self._hidden_states = dict(models), hidden_states
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -59,6 +59,12 @@ class RewardRouter:
         """Number of the policy's layer that all models read; None where they read no layer, or not the same."""
         layers = {getattr(model, "layer", None) for model in self._models.values()}
         return next(iter(layers)) if len(layers) == 1 else None
+
+    @property
+    def reads(self) -> tuple[HiddenStates, int] | None:
+        """The hidden states that all models read, and the number of the layer; None where there is not one layer."""
+        layer, source = self.layer, self._hidden_states
+        return None if layer is None or source is None else (source, layer)
 
     def rewards(self, prompts: Sequence[str], completions: Sequence[str], categories: Sequence[str]) -> np.ndarray:
         """Return normalised rewards; the other rows of a batch change a value by rounding at most.

@@ -19,7 +19,8 @@ from torch import nn
 
 from drirl_core.benchmarks.judges.rules import is_degenerate, is_echo
 from drirl_core.errors import ModelError
-from drirl_core.models.hidden_states import COMPLETION_MEAN, summarise
+from drirl_core.models.hidden_states import COMPLETION_MEAN
+from drirl_core.models.layer_states import summarise
 from drirl_core.rewards.model import (
     Normalisation,
     Prepared,
@@ -226,7 +227,7 @@ class HiddenStateRewardModel(nn.Module):
         Args:
             models: model by category, one for each category in `categories`, all on the same layer.
             hidden: states of that layer over prompt and completion, (B, T, H).
-            completion_mask: true at the answer's own tokens, bool, (B, T); see `hidden_states.summarise`.
+            completion_mask: true at the answer's own tokens, bool, (B, T); see `layer_states.summarise`.
             categories: category of each row.
             texts: prompts and answers of the rows, by whose words the rules decide what is empty, degenerate or an
                 echo; without them only a row without answer tokens is empty.

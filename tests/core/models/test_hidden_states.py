@@ -13,9 +13,11 @@ import torch
 from drirl_core.config import ModelsConfig
 from drirl_core.errors import ModelError, TrainingError
 from drirl_core.models import hidden_states
-from drirl_core.models.hidden_states import HiddenStates, masked_mean, read_layer, summarise
+from drirl_core.models.hidden_states import HiddenStates
+from drirl_core.models.layer_states import masked_mean, read_layer, summarise
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.sampling import chat_text
+from drirl_core.models.token_rows import TokenRow
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.testing import RecordingReporter, make_tiny_policy
 
@@ -136,6 +138,34 @@ def test_rows_in_the_store_are_read_where_nothing_is_kept(
     kept = HiddenStates(tiny_models, store).encode(PROMPTS, COMPLETIONS, 1)
     monkeypatch.setattr(HiddenStates, "_compute", lambda *_: pytest.fail("computed again"))
     np.testing.assert_array_equal(HiddenStates(tiny_models, store, keep=False).encode(PROMPTS, COMPLETIONS, 1), kept)
+
+
+def test_offered_rows_are_taken_by_their_tokens_and_all_others_computed(
+    tiny_models: ModelsConfig, store: ArtifactStore
+) -> None:
+    """Of the offers one is of a row that is asked for; one has tokens that no text has, half of a character's."""
+    source, plain = (HiddenStates(tiny_models, store, keep=False) for _ in range(2))
+    asked = source.tokens(["hi", "hi"], ["yes", "é"])
+    other = TokenRow(asked[1].prompt, asked[1].completion[:1])
+    given = np.arange(64, dtype=np.float32).reshape(2, 32)
+    source.offer(1, {asked[0]: given, other: given})
+    rows, expected = (one.encode(["hi", "hi"], ["yes", "é"], 1) for one in (source, plain))
+    np.testing.assert_array_equal(rows[0], given)
+    np.testing.assert_allclose(rows[1], expected[1], atol=1e-5)
+    np.testing.assert_array_equal(source.encode(["hi"], ["yes"], 2), plain.encode(["hi"], ["yes"], 2))  # another layer
+    source.offer(1, {})
+    np.testing.assert_allclose(source.encode(["hi"], ["yes"], 1), expected[:1], atol=1e-5)
+    source.offer(1, {asked[0]: np.full_like(given, np.nan)})
+    source.encode([], [], 1)  # forgets the rows of the latest call
+    with pytest.raises(TrainingError, match="not finite"):
+        source.encode(["hi"], ["yes"], 1)
+
+
+def test_rows_that_lack_are_named_once_by_their_tokens(tiny_models: ModelsConfig, store: ArtifactStore) -> None:
+    HiddenStates(tiny_models, store).encode(["hi"], ["yes"], 1)
+    source = HiddenStates(tiny_models, store, keep=False)
+    lacking = source.lacking(["hi", "hi", "hi"], ["yes", "no", "no"], 1)
+    assert lacking == source.tokens(["hi"], ["no"])
 
 
 def test_batches_do_not_change_a_row(

@@ -1,0 +1,137 @@
+"""Two vectors per row from one layer of a policy: the state of the last prompt token and the completion's mean state.
+
+Layer L is the output of the L-th decoder layer, `hidden_states[L]` in transformers' count, in which 0 is the input
+embedding.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from drirl_core.models.partial_pass import until_layer
+
+if TYPE_CHECKING:
+    import torch
+
+    from drirl_core.models.loading import Policy
+
+
+def read_layer(
+    policy: Policy, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], layer: int
+) -> torch.Tensor:
+    """Summarise token rows by one layer; equal prompts are computed once.
+
+    Args:
+        policy: the frozen policy.
+        prompts: tokens of B rendered prompts, none of them empty.
+        completions: tokens of B completions.
+        layer: number of the layer, from 1.
+
+    Returns:
+        float32, (B, 2, H), as `HiddenStates.encode`.
+    """
+    import torch
+    from transformers import DynamicCache
+
+    padding, device = policy.tokenizer.pad_token_id, policy.device
+    places = {tokens: i for i, tokens in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    of_row = torch.tensor([places[tuple(tokens)] for tokens in prompts], device=device)
+    cache = DynamicCache()
+    with torch.inference_mode():
+        # What all prompts begin with, the system message of the template, is computed for one of them.
+        start = _common_length(list(places))
+        if start > 0:
+            common = torch.tensor([next(iter(places))[:start]], device=device)
+            until_layer(policy.model, layer, input_ids=common, past_key_values=cache)
+            cache.batch_select_indices(torch.zeros(len(places), dtype=torch.long, device=device))
+        ids, own = padded([tokens[start:] for tokens in places], padding, device)
+        present = torch.cat([own.new_ones(len(places), start), own], dim=1)
+        hidden = until_layer(policy.model, layer, input_ids=ids, attention_mask=present, past_key_values=cache)
+        lengths = present.sum(dim=1)
+        ends = lengths - start - 1
+        last = hidden[torch.arange(len(places), device=device), ends].float()[of_row]  # (B, H)
+        ids, own = padded(completions, padding, device)
+        if not ids.shape[1]:
+            return torch.stack([last, torch.zeros_like(last)], dim=1)
+        cache.batch_select_indices(of_row)
+        hidden = until_layer(
+            policy.model,
+            layer,
+            input_ids=ids,
+            attention_mask=torch.cat([present[of_row], own], dim=1),
+            position_ids=lengths[of_row].unsqueeze(1) + torch.arange(ids.shape[1], device=device),
+            past_key_values=cache,
+        )
+        return torch.stack([last, masked_mean(hidden, own.bool())], dim=1)
+
+
+def _common_length(prompts: Sequence[Sequence[int]]) -> int:
+    """Count the tokens with which all prompts begin, without the last token of the shortest; 0 for a single prompt."""
+    if len(prompts) < 2:
+        return 0
+    same = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False))
+    return min(sum(1 for _ in same), min(map(len, prompts)) - 1)
+
+
+def summarise(hidden: torch.Tensor, completion_mask: torch.Tensor) -> torch.Tensor:
+    """Summarise hidden states that somebody else computed, such as the reference's in GRPO.
+
+    Args:
+        hidden: states of one layer over prompt and completion, (B, T, H).
+        completion_mask: true at the completion's own tokens, its end token left out, bool, (B, T). The token before
+            the first of them is the last one of the prompt.
+
+    Returns:
+        float32, (B, 2, H), as `HiddenStates.encode`; a row without completion tokens has 0 in both places.
+
+    Raises:
+        ValueError: shapes do not fit, or a completion starts at the first position, so that its prompt is not there.
+    """
+    import torch
+
+    mask = completion_mask.bool()
+    if hidden.ndim != 3 or mask.shape != hidden.shape[:2] or not mask.shape[1]:
+        raise ValueError(
+            f"hidden states {tuple(hidden.shape)} with a mask {tuple(mask.shape)}; give (B, T, H) and (B, T)"
+        )
+    if mask[:, 0].any():
+        raise ValueError("a completion starts at the first position; give the hidden states of the prompt as well")
+    filled = mask.any(dim=1)
+    before = (mask.int().argmax(dim=1) - 1).clamp(min=0)
+    last = hidden[torch.arange(len(hidden), device=hidden.device), before].float() * filled.unsqueeze(1)
+    return torch.stack([last, masked_mean(hidden, mask)], dim=1)
+
+
+def masked_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean over the marked positions in float32, (B, H); 0 where none is marked.
+
+    Args:
+        hidden: (B, T, H).
+        mask: bool, (B, T).
+    """
+    total = hidden.float().masked_fill(~mask.unsqueeze(-1), 0.0).sum(dim=1)
+    return total / mask.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def padded(rows: Sequence[Sequence[int]], padding: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad token rows on the right.
+
+    Args:
+        rows: tokens of B rows.
+        padding: the token to pad with.
+        device: where the tensors go.
+
+    Returns:
+        Tokens and the mask of the real ones, int64, (B, T).
+    """
+    import torch
+
+    width = max(map(len, rows), default=0)
+    ids = torch.full((len(rows), width), padding, dtype=torch.long)
+    present = torch.zeros((len(rows), width), dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        present[i, : len(row)] = 1
+    return ids.to(device), present.to(device)
