@@ -75,35 +75,6 @@ def _common_length(prompts: Sequence[Sequence[int]]) -> int:
     return min(sum(1 for _ in same), min(map(len, prompts)) - 1)
 
 
-def summarise(hidden: torch.Tensor, completion_mask: torch.Tensor) -> torch.Tensor:
-    """Summarise hidden states that somebody else computed, such as the reference's in GRPO.
-
-    Args:
-        hidden: states of one layer over prompt and completion, (B, T, H).
-        completion_mask: true at the completion's own tokens, its end token left out, bool, (B, T). The token before
-            the first of them is the last one of the prompt.
-
-    Returns:
-        float32, (B, 2, H), as `HiddenStates.encode`; a row without completion tokens has 0 in both places.
-
-    Raises:
-        ValueError: shapes do not fit, or a completion starts at the first position, so that its prompt is not there.
-    """
-    import torch
-
-    mask = completion_mask.bool()
-    if hidden.ndim != 3 or mask.shape != hidden.shape[:2] or not mask.shape[1]:
-        raise ValueError(
-            f"hidden states {tuple(hidden.shape)} with a mask {tuple(mask.shape)}; give (B, T, H) and (B, T)"
-        )
-    if mask[:, 0].any():
-        raise ValueError("a completion starts at the first position; give the hidden states of the prompt as well")
-    filled = mask.any(dim=1)
-    before = (mask.int().argmax(dim=1) - 1).clamp(min=0)
-    last = hidden[torch.arange(len(hidden), device=hidden.device), before].float() * filled.unsqueeze(1)
-    return torch.stack([last, masked_mean(hidden, mask)], dim=1)
-
-
 def masked_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return the mean over the marked positions in float32, (B, H); 0 where none is marked.
 

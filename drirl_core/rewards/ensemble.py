@@ -100,25 +100,6 @@ class EnsembleRewardModel:
 
         return _finished(models, ask, categories, worded)
 
-    @classmethod
-    def rewards_from_hidden(
-        cls,
-        models: Mapping[str, Self],
-        hidden: torch.Tensor,
-        completion_mask: torch.Tensor,
-        categories: Sequence[str],
-        texts: tuple[Sequence[str], Sequence[str]] | None = None,
-    ) -> np.ndarray:
-        """Return rewards of mixed rows whose hidden states are already computed; see `HiddenStateRewardModel`."""
-        filled = completion_mask.bool().any(dim=1).cpu().numpy()
-        worded = filled if texts is None else np.array([has_words(answer) for answer in texts[1]], dtype=bool)
-
-        def ask(members: Mapping[str, Any]) -> np.ndarray:
-            own = type(next(iter(members.values())))
-            return own.rewards_from_hidden(members, hidden, completion_mask, categories, texts)
-
-        return _finished(models, ask, categories, worded)
-
     def read_rows(self, *given: Any) -> tuple[np.ndarray, ...]:
         """Read rows as the members do; see `RewardModel`."""
         return self.members[0].read_rows(*given)

@@ -11,8 +11,6 @@ from drirl_core.errors import DataError, ModelError, nearest
 from drirl_core.rewards.model import RewardModel, require_finite
 
 if TYPE_CHECKING:
-    import torch
-
     from drirl_core.models.embeddings import Embedder
     from drirl_core.models.hidden_states import HiddenStates
 
@@ -90,51 +88,6 @@ class RewardRouter:
         def ask(models: Mapping[str, Any], rows: list[int], names: list[str]) -> np.ndarray:
             backbone = type(next(iter(models.values())))
             return backbone.routed(models, [prompts[row] for row in rows], [completions[row] for row in rows], names)
-
-        return self._routed(categories, ask)
-
-    def rewards_from_hidden(
-        self,
-        hidden: torch.Tensor,
-        completion_mask: torch.Tensor,
-        categories: Sequence[str],
-        texts: tuple[Sequence[str], Sequence[str]] | None = None,
-    ) -> np.ndarray:
-        """Return the same rewards from hidden states that are already computed, such as the reference's in GRPO.
-
-        They must be those of the frozen policy: a reference equals it up to `layer` where nothing below is trained.
-
-        Args:
-            hidden: output of decoder layer `layer` over prompt and completion, `hidden_states[layer]` in transformers'
-                count, (B, T, H); at the last layer before the final norm.
-            completion_mask: true at the answer's own tokens, bool, (B, T): neither prompt, draft, end token nor
-                padding. The token before the first of them is the prompt's last.
-            categories: category of each row.
-            texts: prompts and answers of the rows, by whose words the rules decide what is empty, degenerate or an
-                echo; without them only a row without answer tokens is empty.
-
-        Returns:
-            float64, (B,).
-
-        Raises:
-            DataError: the lengths differ or a category has no model.
-            ModelError: the models read no layer of the policy, or not the same.
-            TrainingError: a reward is not finite.
-            ValueError: shapes do not fit.
-        """
-        if self.layer is None:
-            raise ModelError(
-                "the reward models do not all read one layer of the policy; set rewards.backbone to hidden_state"
-            )
-        if not {len(categories)} == {len(hidden), len(completion_mask), *map(len, texts or ())}:
-            raise DataError(
-                f"{len(hidden)} rows of hidden states and {len(categories)} categories; give as many of each"
-            )
-
-        def ask(models: Mapping[str, Any], rows: list[int], names: list[str]) -> np.ndarray:
-            backbone = type(next(iter(models.values())))
-            own = tuple([column[row] for row in rows] for column in texts) if texts else None
-            return backbone.rewards_from_hidden(models, hidden[rows], completion_mask[rows], names, own)
 
         return self._routed(categories, ask)
 

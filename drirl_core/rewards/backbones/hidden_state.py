@@ -20,7 +20,6 @@ from torch import nn
 from drirl_core.benchmarks.judges.rules import is_degenerate, is_echo
 from drirl_core.errors import ModelError
 from drirl_core.models.hidden_states import COMPLETION_MEAN
-from drirl_core.models.layer_states import summarise
 from drirl_core.rewards.model import (
     Normalisation,
     Prepared,
@@ -213,44 +212,14 @@ class HiddenStateRewardModel(nn.Module):
             )
         return _of_rows(models, first._source.encode(prompts, answers, first.layer), categories, (prompts, answers))
 
-    @classmethod
-    def rewards_from_hidden(
-        cls,
-        models: Mapping[str, Self],
-        hidden: torch.Tensor,
-        completion_mask: torch.Tensor,
-        categories: Sequence[str],
-        texts: tuple[Sequence[str], Sequence[str]] | None = None,
-    ) -> np.ndarray:
-        """Return rewards of mixed rows whose hidden states are already computed, such as the reference's in GRPO.
-
-        Args:
-            models: model by category, one for each category in `categories`, all on the same layer.
-            hidden: states of that layer over prompt and completion, (B, T, H).
-            completion_mask: true at the answer's own tokens, bool, (B, T); see `layer_states.summarise`.
-            categories: category of each row.
-            texts: prompts and answers of the rows, by whose words the rules decide what is empty, degenerate or an
-                echo; without them only a row without answer tokens is empty.
-
-        Returns:
-            float64, (B,).
-
-        Raises:
-            ValueError: shapes do not fit.
-        """
-        states = summarise(hidden, completion_mask).cpu().numpy()
-        return _of_rows(models, states, categories, texts)
-
     @torch.no_grad()
-    def rewards_of(
-        self, states: np.ndarray, prompts: Sequence[str] | None = None, answers: Sequence[str] | None = None
-    ) -> np.ndarray:
+    def rewards_of(self, states: np.ndarray, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
         """Return normalised rewards of rows that are read already.
 
         Args:
             states: the two vectors of each row, (B, 2, H).
-            prompts: the B user messages, or None where the texts are not known.
-            answers: the B answers without drafts, or None.
+            prompts: the B user messages.
+            answers: the B answers without drafts.
 
         Returns:
             As `model.normalised`, float64, (B,).
@@ -259,9 +228,6 @@ class HiddenStateRewardModel(nn.Module):
         self.eval()
         raw = self(torch.tensor(states)).double()
         self.train(training)
-        if prompts is None or answers is None:
-            read = states[:, COMPLETION_MEAN].any(axis=-1)
-            return normalised(raw, np.ones(len(states)), self.normalisation, ["a" if some else "" for some in read])
         return normalised(raw, intact(prompts, answers), self.normalisation, answers)
 
     def save(self, folder: Path) -> None:
@@ -352,10 +318,10 @@ def _of_rows(
     models: Mapping[str, HiddenStateRewardModel],
     states: np.ndarray,
     categories: Sequence[str],
-    texts: tuple[Sequence[str], Sequence[str]] | None,
+    texts: tuple[Sequence[str], Sequence[str]],
 ) -> np.ndarray:
     def score(category: str, rows: np.ndarray) -> np.ndarray:
-        own = [[column[row] for row in rows] for column in texts] if texts else []
-        return models[category].rewards_of(states[rows], *own)
+        prompts, answers = ([column[row] for row in rows] for column in texts)
+        return models[category].rewards_of(states[rows], prompts, answers)
 
     return by_category(categories, score)

@@ -14,7 +14,7 @@ from drirl_core.config import ModelsConfig
 from drirl_core.errors import ModelError, TrainingError
 from drirl_core.models import hidden_states
 from drirl_core.models.hidden_states import HiddenStates
-from drirl_core.models.layer_states import masked_mean, read_layer, summarise
+from drirl_core.models.layer_states import masked_mean, read_layer
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.sampling import chat_text
 from drirl_core.models.token_rows import TokenRow
@@ -197,36 +197,9 @@ def test_layers_by_number_and_by_share(source: HiddenStates, monkeypatch: pytest
         source.layer_of(31)
 
 
-def test_summaries_of_given_states_by_hand() -> None:
-    """Prompt of two, then two completion tokens and an end token; the second row is padded on the left and has one."""
-    hidden = torch.tensor([[[1.0], [2.0], [3.0], [5.0], [9.0]], [[0.0], [7.0], [8.0], [9.0], [4.0]]])
-    mask = torch.tensor([[0, 0, 1, 1, 0], [0, 0, 0, 1, 0]])
-    assert summarise(hidden, mask).squeeze(-1).tolist() == [[2.0, 4.0], [8.0, 9.0]]
-    assert summarise(hidden.bfloat16(), mask).dtype == torch.float32
-    assert summarise(hidden, torch.zeros(2, 5)).abs().sum() == 0  # no completion at all
-
-
-def test_summaries_refuse_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="give the hidden states of the prompt"):
-        summarise(torch.zeros(1, 3, 2), torch.tensor([[1, 1, 0]]))
-    with pytest.raises(ValueError, match=r"give \(B, T, H\)"):
-        summarise(torch.zeros(1, 3, 2), torch.zeros(1, 4))
-
-
 def test_means_accumulate_in_float32() -> None:
     """In bfloat16 a sum of 512 ones would stop at 256."""
     assert masked_mean(torch.ones(1, 512, 1, dtype=torch.bfloat16), torch.ones(1, 512, dtype=torch.bool)).item() == 1.0
-
-
-def test_states_given_by_a_trainer_equal_those_computed_here(source: HiddenStates, policy: Policy) -> None:
-    prompt = policy.tokenizer(chat_text(policy.tokenizer, "hi"), add_special_tokens=False)["input_ids"]
-    own = policy.tokenizer("yes", add_special_tokens=False)["input_ids"]
-    with torch.no_grad():
-        ids = torch.tensor([[*prompt, *own, policy.tokenizer.eos_token_id]])
-        hidden = policy.model.model(ids, output_hidden_states=True).hidden_states[1]
-    mask = torch.zeros(ids.shape, dtype=torch.bool)
-    mask[0, len(prompt) : len(prompt) + len(own)] = True
-    np.testing.assert_allclose(summarise(hidden, mask).numpy(), source.encode(["hi"], ["yes"], 1), atol=1e-5)
 
 
 def test_states_that_are_not_finite_are_refused_and_not_kept(

@@ -9,10 +9,7 @@ import torch
 from word_models import WordEncoder, WordStates, compliance, demonstration, joined_pool
 
 from drirl_core.config import RewardsConfig
-from drirl_core.errors import ArtifactError, DataError, ModelError
-from drirl_core.models.hidden_states import HiddenStates
-from drirl_core.models.loading import load_policy
-from drirl_core.models.sampling import chat_text
+from drirl_core.errors import ArtifactError, ModelError
 from drirl_core.reporting import SilentReporter
 from drirl_core.rewards import RewardRouter, load_reward_model
 from drirl_core.rewards.backbones.hidden_state import (
@@ -66,8 +63,6 @@ def test_normalised_rewards_and_both_rules_by_hand():
     prompt = "Tell me how to go about it tonight"
     values = model.rewards_of(states, [prompt] * 4, ["No.", LOOP, prompt, " ... "])
     assert values.tolist() == [2.0, -1.75, -1.75, -1.75 - EMPTY_MARGIN]
-    states[1, 1] = 0  # without texts, a row without answer tokens alone is empty
-    assert model.rewards_of(states)[:2].tolist() == [2.0, -1.75 - EMPTY_MARGIN]
 
 
 def test_plain_short_and_unfinished_completions_are_left_to_the_head():
@@ -132,60 +127,8 @@ def test_backbones_may_be_mixed_in_one_router(models, fitted):
     mixed = router.rewards(PROMPTS[:2], [demonstration(0), demonstration(1)], ["insult", "privacy"])
     assert mixed[0] == pytest.approx(models["insult"].rewards(PROMPTS[:1], [demonstration(0)])[0], abs=1e-5)
     assert router.layer is None
-    with pytest.raises(ModelError, match="do not all read one layer"):
-        router.rewards_from_hidden(torch.zeros(1, 2, 48), torch.tensor([[0, 1]]), ["insult"])
     with pytest.raises(ModelError, match="reads the policy, which was not given"):
         RewardRouter(both, WordEncoder())
-
-
-def test_rewards_from_hidden_by_hand():
-    """Tokens: padding, prompt 1 and 3, answer 5 and 7 (mean 6), end. Two categories whose heads differ by bias 10."""
-    made = {name: head("prompt_and_completion", 1, category=name) for name in ("insult", "privacy")}
-    with torch.no_grad():
-        for bias, model in zip((0.0, 10.0), made.values(), strict=True):
-            model.head[1].weight.copy_(torch.tensor([[1.0, 1.0]]))
-            model.head[1].bias.fill_(bias)
-            model.normalisation = Normalisation(worst=-100.0)
-    router = RewardRouter(made, None, WordStates())
-    hidden = torch.tensor([0.0, 1.0, 3.0, 5.0, 7.0, 9.0]).reshape(1, 6, 1).repeat(3, 1, 1)
-    mask = torch.tensor([[0, 0, 0, 1, 1, 0]] * 2 + [[0] * 6])
-    values = router.rewards_from_hidden(hidden, mask, ["insult", "privacy", "insult"])
-    assert values.tolist() == [3.0, 13.0, -100.0 - EMPTY_MARGIN]  # (3 - 1) / 2 + (6 - 2) / 2; the third has no answer
-    texts = (["q"] * 3, ["Yes, here it is.", LOOP, ""])
-    assert router.rewards_from_hidden(hidden, mask, ["insult", "privacy", "insult"], texts).tolist() == [
-        3.0,
-        -100.0,
-        -101.0,
-    ]
-    with pytest.raises(DataError, match="3 rows of hidden states and 2 categories"):
-        router.rewards_from_hidden(hidden, mask, ["insult", "privacy"])
-    with pytest.raises(DataError, match="did you mean 'insult'"):
-        router.rewards_from_hidden(hidden, mask, ["insults"] * 3)
-
-
-def test_rewards_from_hidden_equal_those_from_texts(tiny_models, store):
-    """The reference's states, padded as a trainer pads them, give the rewards that the texts give."""
-    source = HiddenStates(tiny_models, store)
-    model = fit("insult", joined_pool(), source, CONFIG, 0, SilentReporter()).model
-    assert (model.layer, model.shape.dim) == (1, 32)
-    prompts, answers = PROMPTS[:3], ["I won't do that.", compliance(1, 0)[:40].strip(), "Yes"]
-    policy = load_policy(tiny_models.policy, tiny_models)
-    policy.tokenizer.padding_side = "left"
-    left = policy.tokenizer(
-        [chat_text(policy.tokenizer, p) for p in prompts], return_tensors="pt", padding=True, add_special_tokens=False
-    )
-    policy.tokenizer.padding_side = "right"
-    right = policy.tokenizer(answers, return_tensors="pt", padding=True, add_special_tokens=False)
-    present = torch.cat([left["attention_mask"], right["attention_mask"]], dim=1)
-    with torch.no_grad():
-        hidden = policy.model.model(
-            torch.cat([left["input_ids"], right["input_ids"]], dim=1), attention_mask=present,
-            position_ids=(present.cumsum(dim=1) - 1).clamp(min=0), output_hidden_states=True,
-        ).hidden_states[1]  # fmt: skip
-    mask = torch.cat([torch.zeros_like(left["attention_mask"]), right["attention_mask"]], dim=1)
-    router = RewardRouter({"insult": model}, None, source)
-    given = router.rewards_from_hidden(hidden, mask, ["insult"] * 3, (prompts, answers))
-    np.testing.assert_allclose(given, router.rewards(prompts, answers, ["insult"] * 3), atol=1e-3)
 
 
 @pytest.mark.parametrize("features", ["completion", "prompt_and_completion"])
