@@ -19,6 +19,7 @@ from drirl_core.benchmarks.judges.llm import LlmJudge, identity_of
 from drirl_core.benchmarks.judges.verdicts import Judge, Verdict
 from drirl_core.config import Config
 from drirl_core.errors import ArtifactError
+from drirl_core.project import Project
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.journal import Journal, now
 from drirl_core.store.rowcache import content_key
@@ -151,6 +152,6 @@ def shown_errors(config: Config) -> list[dict[str, Any]] | str:
         config: names the judges, and the root.
     """
     try:
-        return recorded_errors(config, ArtifactStore.of(config)) or []
+        return recorded_errors(config, Project(config).store) or []
     except ArtifactError:
         return "unreadable"
