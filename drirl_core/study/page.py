@@ -63,7 +63,7 @@ def study_page(study: Study, found: Outcomes, tables: Mapping[str, Rows]) -> str
             {
                 "ask": question.ask,
                 "answers": [
-                    {"tone": _TONES[row["verdict"]], "sentence": row["sentence"]}
+                    {"tone": _tone(row), "sentence": row["sentence"]}
                     for row in answers
                     if (row["ask"], row["first"], row["second"]) == (question.ask, question.first, question.second)
                 ],
@@ -80,6 +80,11 @@ def study_page(study: Study, found: Outcomes, tables: Mapping[str, Rows]) -> str
         "tables": list(tables),
     }
     return render_page(page, Path(__file__).with_name("study.html.j2"))
+
+
+def _tone(row: Mapping[str, Any]) -> str:
+    """Return the colour of an answer: none on a suite with one kind of prompt, where refusing more is no advantage."""
+    return _TONES[row["verdict"]] if row["unsafe"] and row["safe"] else "none"
 
 
 def _suite(suite: str, tables: Mapping[str, Rows]) -> dict[str, Any]:

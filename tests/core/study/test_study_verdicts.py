@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import write_table
 from drirl_core.study.file import Study, read_study
 from drirl_core.study.outcomes import Outcomes, read_outcomes
+from drirl_core.study.page import study_page
 from drirl_core.study.tables import PAGE, tables_of, write_study
 from drirl_core.study.verdicts import answers, costs, methods, rates
 
@@ -143,6 +145,9 @@ def test_a_verdict_of_unsafe_prompts_alone_says_what_it_cannot_tell(study: Study
     row = answers(study, read_outcomes(study, Results(store), {}))[0]
     assert row["verdict"] == "yes"
     assert row["sentence"].endswith("asks unsafe prompts alone, on which a policy that refuses everything is best.")
+    found = read_outcomes(study, Results(store), {})
+    page = study_page(study, found, tables_of(study, found, store))
+    assert f'class="none">{html.escape(row["sentence"])}' in page
 
 
 def test_a_cell_without_a_result_is_named_with_the_reason(study: Study, store: ArtifactStore) -> None:
