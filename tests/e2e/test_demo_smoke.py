@@ -27,6 +27,8 @@ REDUCED = {
     "checks.min_within_group": "0.0",
     "baselines": "[dpo]",
     "dpo.epochs": "1",
+    "dpo.helpful_share": "0",  # no completion of so few refuses a harmless prompt
+    "dpo.validation_prompts": "4",
     "policy.steps": "2",
     "policy.prompts_per_step": "4",
     "policy.max_new_tokens": "12",
