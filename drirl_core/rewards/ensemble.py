@@ -94,11 +94,16 @@ class EnsembleRewardModel:
             categories: category of each row.
         """
         worded = np.array([has_words(cut_draft(completion)) for completion in completions], dtype=bool)
-
-        def ask(members: Mapping[str, RewardModel]) -> np.ndarray:
-            return type(next(iter(members.values()))).routed(members, prompts, completions, categories)
-
-        return _finished(models, ask, categories, worded)
+        first = next(iter(models.values())).members
+        rewards = np.stack(
+            [
+                type(member).routed(
+                    {name: model.members[j] for name, model in models.items()}, prompts, completions, categories
+                )
+                for j, member in enumerate(first)
+            ]
+        )  # (M, B): the members in turn, all categories at once
+        return by_category(categories, lambda category, rows: models[category]._finish(rewards[:, rows], worded[rows]))
 
     def read_rows(self, *given: Any) -> tuple[np.ndarray, ...]:
         """Read rows as the members do; see `RewardModel`."""
@@ -159,12 +164,3 @@ def combined(rewards: np.ndarray, penalty: float) -> np.ndarray:
 
 def _place(number: int) -> str:
     return f"member_{number}"
-
-
-def _finished(
-    models: Mapping[str, EnsembleRewardModel], ask: Any, categories: Sequence[str], worded: np.ndarray
-) -> np.ndarray:
-    """Ask the members in turn, all categories at once, and finish every row by its own category's ensemble."""
-    count = len(next(iter(models.values())).members)
-    rewards = np.stack([ask({name: model.members[j] for name, model in models.items()}) for j in range(count)])
-    return by_category(categories, lambda category, rows: models[category]._finish(rewards[:, rows], worded[rows]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,27 +84,18 @@ class RewardRouter:
                 f"{len(prompts)} prompts, {len(completions)} completions and {len(categories)} categories; "
                 "give as many of each"
             )
-
-        def ask(models: Mapping[str, Any], rows: list[int], names: list[str]) -> np.ndarray:
-            backbone = type(next(iter(models.values())))
-            return backbone.routed(models, [prompts[row] for row in rows], [completions[row] for row in rows], names)
-
-        return self._routed(categories, ask)
-
-    def _routed(
-        self, categories: Sequence[str], ask: Callable[[Mapping[str, Any], list[int], list[str]], np.ndarray]
-    ) -> np.ndarray:
-        """Ask the models that are scored together for their rows, group by group."""
         unknown = sorted(set(categories) - set(self._models))
         if unknown:
             raise DataError(f"no reward model for the category {unknown[0]!r}; {nearest(unknown[0], self._models)}")
         values = np.zeros(len(categories))
-        together: dict[tuple[type, str], list[int]] = {}
+        together: dict[tuple[Any, str], list[int]] = {}
         for row, category in enumerate(categories):
             model = self._models[category]
             together.setdefault((type(model), model.batch_key), []).append(row)
-        for rows in together.values():
+        for (backbone, _), rows in together.items():  # the models that are scored together
             names = [categories[row] for row in rows]
-            values[rows] = ask({name: self._models[name] for name in dict.fromkeys(names)}, rows, names)
+            models = {name: self._models[name] for name in dict.fromkeys(names)}
+            users, texts = [prompts[row] for row in rows], [completions[row] for row in rows]
+            values[rows] = backbone.routed(models, users, texts, names)
         require_finite(values, categories)
         return values

@@ -210,7 +210,13 @@ class HiddenStateRewardModel(nn.Module):
                 f"the reward models of {', '.join(models)} have no hidden states yet; "
                 "call use(HiddenStates(config.models, store)) first"
             )
-        return _of_rows(models, first._source.encode(prompts, answers, first.layer), categories, (prompts, answers))
+        states = first._source.encode(prompts, answers, first.layer)
+
+        def score(category: str, rows: np.ndarray) -> np.ndarray:
+            own = ([column[row] for row in rows] for column in (prompts, answers))
+            return models[category].rewards_of(states[rows], *own)
+
+        return by_category(categories, score)
 
     @torch.no_grad()
     def rewards_of(self, states: np.ndarray, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
@@ -312,16 +318,3 @@ def standardisation(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
     scale = values.std(axis=0)
     scale[scale < _LEAST_SPREAD] = 1.0
     return torch.tensor(values.mean(axis=0), dtype=torch.float32), torch.tensor(scale, dtype=torch.float32)
-
-
-def _of_rows(
-    models: Mapping[str, HiddenStateRewardModel],
-    states: np.ndarray,
-    categories: Sequence[str],
-    texts: tuple[Sequence[str], Sequence[str]],
-) -> np.ndarray:
-    def score(category: str, rows: np.ndarray) -> np.ndarray:
-        prompts, answers = ([column[row] for row in rows] for column in texts)
-        return models[category].rewards_of(states[rows], prompts, answers)
-
-    return by_category(categories, score)
