@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,7 +30,6 @@ ID_DIGITS = 8
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _LONGEST_NAME = 63
-_MOST_ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ class Results:
             same = (entry for entry in _present(history) if _equal(entry, result))
             return next(same, result)
 
-        return self._append(entry_after)
+        return self._journal.append(self.history, entry_after)
 
     def forget(self, name: str) -> Result:
         """Release a name: its artifacts are no longer kept because of it.
@@ -162,18 +161,8 @@ class Results:
         known = {entry.name: entry for entry in self.named()}
         if name not in known:
             raise ArtifactError(f"no result is called {name!r}; {nearest(name, known)}")
-        self._append(lambda _: Result("forget", name, at=now()))
+        self._journal.append(self.history, lambda _: Result("forget", name, at=now()))
         return known[name]
-
-    def _append(self, entry_after: Callable[[Sequence[Result]], Result]) -> Result:
-        """Append the entry that follows from the history, unless it is in it; when another writer was first, again."""
-        for _ in range(_MOST_ATTEMPTS):
-            history = self.history()
-            entry = entry_after(history)
-            known = any(entry is old for old in history)
-            if known or self._journal.write(len(history) + 1, json.dumps(dataclasses.asdict(entry), indent=1)):
-                return entry
-        raise ArtifactError(f"{self._journal.place} is written by other processes all the time; run again")
 
     def find(self, text: str) -> Result:
         """Return the result that a user means.

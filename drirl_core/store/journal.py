@@ -7,12 +7,13 @@ and Azure can). So an entry is never visible in part and never overwritten, and 
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,8 @@ from drirl_core.store.disk import create_synced, disk_errors_explained
 from drirl_core.store.remote import UnreachableError
 
 _NUMBERED = re.compile(r"^(\d{6})\.json$")
+
+_MOST_ATTEMPTS = 20
 
 Entry = TypeVar("Entry")
 
@@ -100,6 +103,27 @@ class Journal:
         with disk_errors_explained(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             return create_synced(target, text)
+
+    def append(self, history: Callable[[], Sequence[Entry]], entry_after: Callable[[Sequence[Entry]], Entry]) -> Entry:
+        """Append the entry that follows from the history, unless it is in it; when another writer was first, again.
+
+        Args:
+            history: reads all entries.
+            entry_after: makes the entry, a dataclass, or returns the one of the history that says the same.
+
+        Returns:
+            The entry.
+
+        Raises:
+            ArtifactError: the journal cannot be read or written.
+        """
+        for _ in range(_MOST_ATTEMPTS):
+            present = history()
+            entry = entry_after(present)
+            known = any(entry is old for old in present)
+            if known or self.write(len(present) + 1, json.dumps(dataclasses.asdict(entry), indent=1)):
+                return entry
+        raise ArtifactError(f"{self.place} is written by other processes all the time; run again")
 
 
 def now() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,6 @@ _SHOWN = (
     "population",
 )  # fmt: skip
 """What reports read of a measurement."""
-_MOST_ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -92,14 +91,12 @@ class JudgeErrors:
         Raises:
             ArtifactError: the record cannot be read or written.
         """
-        for _ in range(_MOST_ATTEMPTS):
-            history = self.history()
+
+        def entry_after(history: Sequence[Measured]) -> Measured:
             same = [one for one in history if (one.identity, one.labelled) == (measured.identity, measured.labelled)]
-            if same and same[-1].error == json.loads(json.dumps(measured.error)):
-                return
-            if self._journal.write(len(history) + 1, json.dumps(dataclasses.asdict(measured), indent=1)):
-                return
-        raise ArtifactError(f"{self._journal.place} is written by other processes all the time; run again")
+            return same[-1] if same and same[-1].error == json.loads(json.dumps(measured.error)) else measured
+
+        self._journal.append(self.history, entry_after)
 
 
 def measure_and_record(
