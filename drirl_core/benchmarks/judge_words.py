@@ -34,11 +34,10 @@ def with_errors(results: dict[str, Any], config: Config, store: ArtifactStore) -
     Raises:
         ArtifactError: the record cannot be read.
     """
-    if "llm" not in (config.benchmarks.judge, config.benchmarks.second_judge):
-        return results
     from drirl_core.benchmarks.judges.recorded import recorded_errors
 
-    return {**results, "judge_errors": recorded_errors(config, store)}
+    known = recorded_errors(config, store)
+    return results if known is None else {**results, "judge_errors": known}
 
 
 def measured_errors(results: Mapping[str, Any], judge: Mapping[str, Any]) -> list[MeasuredError]:
