@@ -12,7 +12,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 
-from drirl_core.config import ExecutionConfig
+from drirl_core.config import Config, ExecutionConfig
 
 _LEAST_BITSANDBYTES = (0, 46)
 """The first version of bitsandbytes that computes on a CPU as well."""
@@ -22,6 +22,18 @@ def is_installed(module: str) -> bool:
     """Return whether a top module can be imported; a folder of that name in the working directory is none."""
     found = importlib.util.find_spec(module)
     return found is not None and found.origin is not None
+
+
+def package_problems(config: Config) -> Iterator[str]:
+    """Say which optional packages of weights and sampler are missing or too old; trackers are asked for with options.
+
+    The packages of executor, object store and history are asked for when a command opens these, which is first.
+
+    Args:
+        config: the complete configuration.
+    """
+    yield from quantization_problems(config.models.quantization)
+    yield from vllm_problems(config.execution)
 
 
 def vllm_problems(execution: ExecutionConfig) -> Iterator[str]:

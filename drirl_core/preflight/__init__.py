@@ -4,6 +4,5 @@ Each of these would otherwise be noticed after the stages of data, or after all 
 """
 
 from drirl_core.preflight.looking import OPTIONS, POLICY_STAGES, find_problems, refuse, require_sound
-from drirl_core.preflight.packages import package_problems
 
-__all__ = ["OPTIONS", "POLICY_STAGES", "find_problems", "package_problems", "refuse", "require_sound"]
+__all__ = ["OPTIONS", "POLICY_STAGES", "find_problems", "refuse", "require_sound"]

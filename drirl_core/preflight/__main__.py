@@ -8,9 +8,9 @@ import json
 import sys
 
 from drirl_core.config import from_resolved
+from drirl_core.models.packages import package_problems
 from drirl_core.policy.options import option_problems
 from drirl_core.preflight.looking import OPTIONS, find_problems
-from drirl_core.preflight.packages import package_problems
 from drirl_core.project import Project
 
 
@@ -18,7 +18,7 @@ def main() -> int:
     """Write what `find_problems` finds, or the part of it that is asked for."""
     config = from_resolved(json.load(sys.stdin))
     if OPTIONS in sys.argv[1:]:
-        found = list(dict.fromkeys([*option_problems(config), *package_problems(config)]))
+        found = [*option_problems(config), *package_problems(config)]
     else:
         found = find_problems(Project(config))
     sys.stdout.write(json.dumps(found))

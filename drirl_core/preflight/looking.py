@@ -12,9 +12,9 @@ from drirl_core.demonstrations.safety_policy import texts_of
 from drirl_core.errors import ConfigError, DrirlError
 from drirl_core.graph.rounds import ROUND_STAGES
 from drirl_core.graph.stages import CHECKPOINTS
+from drirl_core.models.packages import package_problems
 from drirl_core.models.references import described
 from drirl_core.policy.options import option_problems
-from drirl_core.preflight.packages import package_problems
 from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
 

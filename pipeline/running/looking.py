@@ -9,9 +9,10 @@ from collections.abc import Collection
 from drirl_core.config import Config, resolved
 from drirl_core.errors import ModelError
 from drirl_core.graph.build import FIRST_STAGE
+from drirl_core.models.packages import package_problems
 from drirl_core.models.references import resolve
-from drirl_core.policy.options import options_in
-from drirl_core.preflight import OPTIONS, POLICY_STAGES, package_problems, refuse
+from drirl_core.policy.options import options_in, tracker_problems
+from drirl_core.preflight import OPTIONS, POLICY_STAGES, refuse
 from drirl_core.project import Project
 from pipeline.instance.settings import ROOT
 
@@ -44,7 +45,9 @@ def needs_problems(config: Config) -> list[str]:
     Raises:
         ModelError: they cannot be looked at.
     """
-    return _seen(config, OPTIONS) if options_in(config) else list(package_problems(config))
+    if options_in(config):
+        return _seen(config, OPTIONS)
+    return [*tracker_problems(config), *package_problems(config)]
 
 
 def _seen(config: Config, *words: str) -> list[str]:
