@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import torch
 
 Row = TypeVar("Row")
-_BLOCK = 256
-"""Tokens of a vocabulary that are added up together when one is drawn."""
 
 
 @dataclass(frozen=True)
@@ -214,50 +212,17 @@ def inverse_transform(temperature: float, uniforms: torch.Tensor, prompt_width: 
 
     def process(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         probabilities = torch.softmax(scores.float() / temperature, dim=-1)  # (B, V)
-        token = drawn_tokens(probabilities, uniforms[:, input_ids.shape[1] - prompt_width].to(scores.device))
-        return torch.full_like(scores, float("-inf")).scatter_(1, token.unsqueeze(1), 0.0)
+        reached = probabilities.cumsum(dim=-1, dtype=torch.float64)
+        drawn = uniforms[:, input_ids.shape[1] - prompt_width].to(scores.device).unsqueeze(1) * reached[:, -1:]
+        token = torch.searchsorted(reached, drawn, right=True).clamp(max=scores.shape[1] - 1)
+        if not torch.isfinite(reached[:, -1]).all():
+            raise TrainingError(
+                "the policy's logits are not finite; its weights are damaged or training diverged "
+                "(lower the learning rate)"
+            )
+        return torch.full_like(scores, float("-inf")).scatter_(1, token, 0.0)
 
     return process
-
-
-def drawn_tokens(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """Draw a token of each row by inverting its distribution function, first a block of tokens and then one within it.
-
-    To add up a large vocabulary in float64, token by token, takes longer than all else; sums of blocks do not.
-
-    Args:
-        weights: at least 0, as probabilities up to a factor, (B, V).
-        uniforms: a number in [0, 1) per row, float64, (B,).
-
-    Returns:
-        Tokens whose weight is above 0, int64, (B,).
-
-    Raises:
-        TrainingError: a weight is not finite.
-    """
-    import torch
-
-    blocks = torch.nn.functional.pad(weights, (0, -weights.shape[1] % _BLOCK)).unflatten(1, (-1, _BLOCK))  # (B, N, b)
-    before = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)  # (B, N)
-    if not torch.isfinite(before[:, -1]).all():
-        raise TrainingError(
-            "the policy's logits are not finite; its weights are damaged or training diverged (lower the learning rate)"
-        )
-    drawn = uniforms.unsqueeze(1) * before[:, -1:]  # (B, 1)
-    block = _reached(before, drawn)
-    start = torch.where(block > 0, before.gather(1, (block - 1).clamp(min=0)), 0.0)
-    within = blocks[torch.arange(len(weights), device=weights.device), block.squeeze(1)].cumsum(
-        dim=-1, dtype=torch.float64
-    )
-    return (block * _BLOCK + _reached(within, drawn - start)).squeeze(1)
-
-
-def _reached(sums: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-    """Return the first place of each row whose sum is above the drawn number, at most the last to add any, (B, 1)."""
-    import torch
-
-    last = (sums < sums[:, -1:]).sum(dim=-1, keepdim=True)  # rounding may put the drawn number behind it
-    return torch.minimum(torch.searchsorted(sums, drawn, right=True), last)
 
 
 @contextlib.contextmanager

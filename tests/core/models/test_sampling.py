@@ -17,7 +17,7 @@ from drirl_core.config import ModelsConfig
 from drirl_core.errors import TrainingError
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.sampling import Completion, SamplingSettings, chat_text, exact_cpu_sampling, rows, sample
-from drirl_core.models.sampling.decode import decode, drawn_tokens, inverse_transform
+from drirl_core.models.sampling.decode import decode, inverse_transform
 from drirl_core.reporting import SilentReporter
 from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.rowcache import RowCache, content_key
@@ -256,20 +256,6 @@ def test_inverse_transform_with_temperature_by_hand() -> None:
 
 def test_tokens_without_probability_are_never_drawn() -> None:
     assert _drawn([0.0, 0.5, 0.0, 0.5, 0.0], [0.0, 0.4999, 0.5, 0.5001, 1 - 2**-53]) == [1, 1, 3, 3, 3]
-
-
-@pytest.mark.parametrize("size", [1, 255, 256, 257, 1_000])
-def test_a_draw_by_blocks_is_the_draw_over_all_tokens(size: int) -> None:
-    """Against the plain distribution function in float64, with tokens of weight 0 and the smallest and largest numbers."""
-    generator = torch.Generator().manual_seed(size)
-    weights = torch.rand(300, size, generator=generator)
-    weights[:, 1::3] = 0.0
-    uniforms = torch.rand(300, generator=generator, dtype=torch.float64)
-    uniforms[:2] = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
-    reached = weights.cumsum(dim=1, dtype=torch.float64)
-    expected = torch.searchsorted(reached, uniforms.unsqueeze(1) * reached[:, -1:], right=True)
-    last = (reached < reached[:, -1:]).sum(dim=1, keepdim=True)
-    assert torch.equal(drawn_tokens(weights, uniforms), torch.minimum(expected, last).squeeze(1))
 
 
 def test_each_step_uses_its_own_number() -> None:
