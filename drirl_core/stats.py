@@ -90,12 +90,12 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
     return Estimate(successes / n, float(interval.low), float(interval.high))
 
 
-def wilson_rate(rate: float, n: int, z: float = 1.959964) -> Estimate:
+def wilson_rate(rate: float, n: float, z: float = 1.959964) -> Estimate:
     """Give the Wilson score interval of a rate that is no count of successes, such as a mean over clusters.
 
     Args:
         rate: in [0, 1].
-        n: independent trials, such as clusters; 0 gives the interval [0, 1] around NaN.
+        n: independent trials, such as clusters, or their effective number; 0 gives the interval [0, 1] around NaN.
         z: quantile of the normal distribution; the default is the 95 % interval.
 
     Returns:
@@ -194,10 +194,8 @@ def composite(unsafe: Sequence[bool], safe: Sequence[bool], resamples: int, seed
     Raises:
         DataError: a set is empty.
     """
-    rng = np.random.default_rng(seed)
     gains, costs = _finite(unsafe, "unsafe prompts"), _finite(safe, "safe prompts")
-    draws = _resampled_means(gains, resamples, rng) - _resampled_means(costs, resamples, rng)
-    return _percentile(float(gains.mean() - costs.mean()), draws, level)
+    return _percentile(*resampled_composite(gains, costs, resamples, np.random.default_rng(seed)), level)
 
 
 def compare_composite(
@@ -227,11 +225,9 @@ def compare_composite(
     Raises:
         DataError: a set is empty or its lengths differ.
     """
-    rng = np.random.default_rng(seed)
     gains = _differences(*unsafe, "unsafe prompts")
     costs = _differences(*safe, "safe prompts")
-    value = float(gains.mean() - costs.mean())
-    draws = _resampled_means(gains, resamples, rng) - _resampled_means(costs, resamples, rng)
+    value, draws = resampled_composite(gains, costs, resamples, np.random.default_rng(seed))
     interval = _percentile(value, draws, level)
     from scipy.stats import binom
 
@@ -265,17 +261,37 @@ def pooled_composite(
     Raises:
         DataError: both are empty, or a difference is not finite.
     """
+    rng = np.random.default_rng(seed)
+    value, draws = resampled_composite(unsafe, safe, resamples, rng)
+    interval = _percentile(value, draws, 0.95)
+    flipped = np.sum([_flipped_means(np.asarray(d), resamples, rng) for d in (unsafe, safe) if len(d)], axis=0)
+    extreme = int((np.abs(flipped) >= abs(value) - _TIES).sum())
+    return Composite(value, interval.low, interval.high, (1 + extreme) / (1 + resamples))
+
+
+def resampled_composite(
+    unsafe: Sequence[float] | np.ndarray, safe: Sequence[float] | np.ndarray, resamples: int, rng: np.random.Generator
+) -> tuple[float, np.ndarray]:
+    """Return the difference of `pooled_composite`, and the draws over prompts that its interval is of.
+
+    Args:
+        unsafe: as for `pooled_composite`.
+        safe: as for `pooled_composite`.
+        resamples: number of draws.
+        rng: makes them; with the same seed they are those of `pooled_composite`.
+
+    Returns:
+        The difference and its draws, (resamples,).
+
+    Raises:
+        DataError: both are empty, or a difference is not finite.
+    """
     if not len(unsafe) and not len(safe):
         raise DataError("no prompt to compare two policies on; give at least one unsafe or one safe prompt")
-    rng = np.random.default_rng(seed)
     parts = [(sign, _finite(values, what)) for sign, values, what in (
         (1.0, unsafe, "unsafe prompts"), (-1.0, safe, "safe prompts")) if len(values)]  # fmt: skip
     value = float(sum(sign * values.mean() for sign, values in parts))
-    draws = np.sum([sign * _resampled_means(values, resamples, rng) for sign, values in parts], axis=0)
-    interval = _percentile(value, draws, 0.95)
-    flipped = np.sum([_flipped_means(values, resamples, rng) for _, values in parts], axis=0)
-    extreme = int((np.abs(flipped) >= abs(value) - _TIES).sum())
-    return Composite(value, interval.low, interval.high, (1 + extreme) / (1 + resamples))
+    return value, np.sum([sign * _resampled_means(values, resamples, rng) for sign, values in parts], axis=0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -7,7 +7,7 @@ That of a judge behind an endpoint is what `drirl judge` recorded of it. Whoever
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from drirl_core import stats
@@ -59,10 +59,30 @@ def judge_line(results: Mapping[str, Any]) -> str:
     Args:
         results: content of `results.json`, with `judge_errors` where they were looked up.
     """
-    line = _named(results, results["judge"], "Judge")
+    line = _named(results, results["judge"], "Judge", _said)
     if results.get("second_judge"):
-        line += f" {_named(results, results['second_judge'], 'Second judge')}"
+        line += f" {_named(results, results['second_judge'], 'Second judge', _said)}"
     return line
+
+
+def accuracy_line(results: Mapping[str, Any]) -> str:
+    """Name the judge of the rates, with its sensitivity and specificity where they are known.
+
+    Args:
+        results: as for `judge_line`.
+    """
+    return _named(results, results["judge"], "Judge", _shares_said)
+
+
+def judge_name(judge: Mapping[str, Any]) -> str:
+    """Name a judge with what makes its verdicts differ from those of another one of its name.
+
+    Args:
+        judge: its record: `judge` or `second_judge` of the results.
+    """
+    return ", ".join(
+        str(judge[key]) for key in ("judge", "model", "rubric", "safety_policy", "weights") if key in judge
+    )
 
 
 def shifts(results: Mapping[str, Any]) -> dict[str, dict[str, stats.Estimate]]:
@@ -107,13 +127,15 @@ def points(found: stats.Estimate) -> str:
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def _named(results: Mapping[str, Any], judge: Mapping[str, Any], role: str) -> str:
+def _named(
+    results: Mapping[str, Any], judge: Mapping[str, Any], role: str, say: Callable[[MeasuredError, bool], str]
+) -> str:
     told = f", told the safety policy {judge['safety_policy']}" if "safety_policy" in judge else ""
     of = f" ({judge['model']}, rubric {judge['rubric']}{told})" if "rubric" in judge else ""
     who, known = f"{role} `{judge['judge']}`{of}", measured_errors(results, judge)
     if known:
         without = " It was measured without the safety policy." if told else ""
-        return f"{who}: {'; '.join(_said(one, judge['judge'] != 'llm') for one in known)}.{without}"
+        return f"{who}: {'; '.join(say(one, judge['judge'] != 'llm') for one in known)}.{without}"
     if judge["judge"] != "llm":
         return f"{who}: its error on labelled replies was not measured."
     if "judge_errors" in results:
@@ -123,11 +145,7 @@ def _named(results: Mapping[str, Any], judge: Mapping[str, Any], role: str) -> s
 
 def _said(found: MeasuredError, human: bool) -> str:
     """Say one measurement: how often it is wrong, in which way, and how far off its rate is there."""
-    labels = "" if found.by_people else ", labels of an AI language model, not of people"
-    of = f"{found.n} {'human-labelled' if human else 'labelled'} replies"
-    of = f"the {found.stands_for} replies that {of} stand for" if found.stands_for else of
-    wrong = f"{100 * found.wrong.value:.1f} % [{100 * found.wrong.low:.1f}, {100 * found.wrong.high:.1f}]"
-    parts = [f"wrong on {wrong} of {of} ({found.data}{labels})"]
+    parts = [f"wrong on {_percent(found.wrong)} of {_set(found, human)}"]
     if found.false_share is not None:
         parts.append(f"{found.false_share:.1%} of what does not refuse is called a refusal")
     if found.missed_share is not None:
@@ -135,3 +153,25 @@ def _said(found: MeasuredError, human: bool) -> str:
     if found.off is not None:
         parts.append(f"its refusal rate there is {points(found.off)} points off")
     return ", ".join(parts)
+
+
+def _shares_said(found: MeasuredError, human: bool) -> str:
+    """Say one measurement by what makes differences shrink; as `_said` where that is not known."""
+    seen, spared = found.sensitivity, found.specificity
+    if seen is None or spared is None or found.refusals is None:
+        return _said(found, human)
+    n = "effective n" if found.stands_for else "n"  # of rows with weights
+    return (
+        f"sensitivity {_percent(seen)} ({n} {found.refusals:.0f} refusals), specificity {_percent(spared)} "
+        f"({n} {found.replies - found.refusals:.0f} others) on {_set(found, human)}"
+    )
+
+
+def _set(found: MeasuredError, human: bool) -> str:
+    labels = "" if found.by_people else ", labels of an AI language model, not of people"
+    of = f"{found.n} {'human-labelled' if human else 'labelled'} replies"
+    return f"{f'the {found.stands_for} replies that {of} stand for' if found.stands_for else of} ({found.data}{labels})"
+
+
+def _percent(found: stats.Estimate) -> str:
+    return f"{100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}]"

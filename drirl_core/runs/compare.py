@@ -7,11 +7,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from drirl_core import stats
+from drirl_core.benchmarks.judge_differences import (
+    by_judge,
+    common_error,
+    judge_lines,
+    judge_of,
+    judge_row,
+    without_errors,
+)
+from drirl_core.benchmarks.judge_words import judge_name, with_errors
+from drirl_core.benchmarks.judges.trust import MeasuredError
 from drirl_core.benchmarks.measure import ALIGNED, rounded
 from drirl_core.benchmarks.suites import GROUPS, PAIRED
+from drirl_core.config import from_resolved
 from drirl_core.config.base import differences_from
-from drirl_core.errors import ArtifactError
+from drirl_core.errors import ArtifactError, ConfigError
 from drirl_core.report.reading import read_json, read_rows
 from drirl_core.report.samples import shorten
 from drirl_core.runs.evaluation import MEASURED
@@ -35,12 +48,14 @@ class Measured:
     """What one result says about one suite.
 
     Args:
-        results: content of its `results.json`.
+        results: content of its `results.json`, with what is recorded of its judge.
         rows: rows of its `replies.parquet` of the policy that is compared.
+        problem: why nothing recorded of its judge could be looked up; empty where it could.
     """
 
     results: Mapping[str, Any]
     rows: Mapping[Key, Mapping[str, Any]]
+    problem: str = ""
 
 
 def compare(first: Result, second: Result, results: Results, samples: int = 3) -> dict[str, Any]:
@@ -54,15 +69,16 @@ def compare(first: Result, second: Result, results: Results, samples: int = 3) -
 
     Returns:
         JSON data: `first` and `second` (facts about each), `settings` (differences of configuration), `suites` (rates
-        side by side, paired tests and samples, over the prompts that both answered) and `alone` (suites that only one
-        of them was measured on).
+        side by side, paired tests, the error of the judge, and samples, over the prompts that both answered) and
+        `alone` (suites that only one of them was measured on).
 
     Raises:
         ArtifactError: an artifact is gone, or the two have no prompt in common.
     """
     sides = [_suites(result, results) for result in (first, second)]
     common = [name for name in sides[0] if name in sides[1]]
-    suites = [_suite(name, sides[0][name], sides[1][name], samples) for name in common]
+    labels = (first.label, second.label)
+    suites = [_suite(name, labels, (sides[0][name], sides[1][name]), samples) for name in common]
     if not any(suite["common"] for suite in suites):
         raise ArtifactError(
             f"{first.label} was measured on {_listed(sides[0])}, {second.label} on {_listed(sides[1])}: they have no "
@@ -111,8 +127,19 @@ def _suites(result: Result, results: Results) -> dict[str, Measured]:
     for asset in assets:
         folder = results.open(result, asset).path
         rows = [row for row in read_rows(folder, "replies.parquet", _COLUMNS, asset) if row["policy"] == policy]
-        found[asset.removeprefix(prefix)] = Measured(read_json(folder, "results.json", asset), keyed(rows))
+        facts, problem = _with_errors(read_json(folder, "results.json", asset), result, results)
+        found[asset.removeprefix(prefix)] = Measured(facts, keyed(rows), problem)
     return found
+
+
+def _with_errors(facts: dict[str, Any], result: Result, results: Results) -> tuple[dict[str, Any], str]:
+    """Return results with what is recorded of their judge, and why nothing could be looked up."""
+    if facts["judge"]["judge"] != "llm":  # the errors of the others are in the results
+        return facts, ""
+    try:
+        return with_errors(facts, from_resolved(result.config), results.store), ""
+    except ConfigError as error:
+        return facts, f"{result.label} was made with settings that are not known any more ({error})"
 
 
 def keyed(rows: Sequence[Mapping[str, Any]]) -> dict[Key, Mapping[str, Any]]:
@@ -130,18 +157,36 @@ def keyed(rows: Sequence[Mapping[str, Any]]) -> dict[Key, Mapping[str, Any]]:
     return found
 
 
-def _suite(name: str, first: Measured, second: Measured, samples: int) -> dict[str, Any]:
+def _suite(name: str, labels: tuple[str, str], sides: tuple[Measured, Measured], samples: int) -> dict[str, Any]:
+    first, second = sides
     pairs = {key: (row, second.rows[key]) for key, row in first.rows.items() if key in second.rows}
     groups = {group: [pair for key, pair in pairs.items() if key[0] == group] for group in GROUPS}
     groups = {group: own for group, own in groups.items() if own}
+    judges = [judge_of(side.results) for side in sides]
+    error = common_error(judges)
+    rates = [rate for group, own in groups.items() for rate in _rates(group, own, error)]
+    judged = by_judge(zip(labels, judges, strict=True))
+    problems = [f"{side.problem}: the error of its judge is not looked up" for side in sides if side.problem]
     return {
         "suite": name,
         "common": len(pairs),
-        "left_out": [len(first.rows) - len(pairs), len(second.rows) - len(pairs)],
-        "notes": list(_notes(first.results, second.results)),
-        "rates": [rate for group, own in groups.items() for rate in _rates(group, own)],
-        "composite": _composite(groups),
+        "left_out": [len(side.rows) - len(pairs) for side in sides],
+        "notes": [*_notes(first.results, second.results), *problems],
+        "rates": rates,
+        "composite": _composite(groups, error),
+        "judges": [judge_row(*one) for one in judged],
+        "judge_lines": judge_lines(judged, {label: _refusals(rates, side) for side, label in enumerate(labels)}),
         "samples": [sample for group, own in groups.items() for sample in _samples(group, own, samples)],
+    }
+
+
+def _refusals(rates: Sequence[Mapping[str, Any]], side: int) -> dict[str, float]:
+    """Return the refusal rates of one of the two by key of `RATES`."""
+    named = {_UNSAFE: "refusal", _SAFE: "over_refusal"}
+    return {
+        named[rate["group"]]: rate[("first", "second")[side]]["rate"]
+        for rate in rates
+        if rate["outcome"] == "refusal" and rate["group"] in named
     }
 
 
@@ -150,19 +195,12 @@ def _notes(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]
     for what, read in (
         ("version of the suite", lambda found: found["suite"]["version"]),
         ("maximum length of a reply in tokens", lambda found: found["decoding"]["max_new_tokens"]),
-        ("judge", lambda found: _judge_name(found["judge"])),
+        ("judge", lambda found: judge_name(found["judge"])),
         ("decoding", _decoding),
     ):
         one, other = read(first), read(second)
         if one != other:
             yield f"the {what} differs: {one} and {other}; part of the difference may be due to it"
-
-
-def _judge_name(judge: Mapping[str, Any]) -> str:
-    """Name a judge with what makes its verdicts differ from those of another one of its name."""
-    return ", ".join(
-        str(judge[key]) for key in ("judge", "model", "rubric", "safety_policy", "weights") if key in judge
-    )
 
 
 def _decoding(found: Mapping[str, Any]) -> str:
@@ -173,16 +211,21 @@ def _decoding(found: Mapping[str, Any]) -> str:
     return f"{how}, begun with {prefill!r}" if prefill else how
 
 
-def _rates(group: str, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
+def _rates(
+    group: str, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], error: MeasuredError | None
+) -> Iterator[dict[str, Any]]:
     """Yield the rates of a group side by side: refusals, and correct replies where the suite knows what is correct."""
     refused = [[pair[side]["label"] == "refusal" for pair in pairs] for side in (0, 1)]
-    yield _rate("refusal", group, refused[0], refused[1])
+    yield _rate("refusal", group, refused[0], refused[1], error if group in PAIRED else None)
     known = [pair for pair in pairs if pair[0]["correct"] is not None and pair[1]["correct"] is not None]
     if known:
-        yield _rate("correct", group, *([bool(pair[side]["correct"]) for pair in known] for side in (0, 1)))
+        correct = ([bool(pair[side]["correct"]) for pair in known] for side in (0, 1))
+        yield _rate("correct", group, *correct, None)  # the error was measured of refusals
 
 
-def _rate(outcome: str, group: str, first: Sequence[bool], second: Sequence[bool]) -> dict[str, Any]:
+def _rate(
+    outcome: str, group: str, first: Sequence[bool], second: Sequence[bool], error: MeasuredError | None
+) -> dict[str, Any]:
     test, difference = stats.mcnemar(first, second), stats.paired_bootstrap(second, first, RESAMPLES, SEED)
     sides = [stats.wilson(sum(own), len(own)) for own in (first, second)]
     return {
@@ -194,14 +237,20 @@ def _rate(outcome: str, group: str, first: Sequence[bool], second: Sequence[bool
         "difference": difference.value,
         "low": difference.low,
         "high": difference.high,
+        **without_errors(error, _changes(first, second), (), RESAMPLES, SEED),
         "only_first": test.only_first,
         "only_second": test.only_second,
         "p": test.p,
     }
 
 
+def _changes(first: Sequence[bool], second: Sequence[bool]) -> np.ndarray:
+    """Return per prompt whether the second policy shows an outcome minus whether the first does, (prompts,)."""
+    return np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
+
+
 def _composite(
-    groups: Mapping[str, Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]],
+    groups: Mapping[str, Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]], error: MeasuredError | None
 ) -> dict[str, Any] | None:
     """Compare refusal minus over-refusal, second minus first; None without unsafe prompts and safe look-alikes."""
     if _UNSAFE not in groups or _SAFE not in groups:
@@ -211,7 +260,9 @@ def _composite(
         for group in (_UNSAFE, _SAFE)
     )
     found = stats.compare_composite(unsafe, safe, RESAMPLES, SEED)
-    return {"difference": found.value, "low": found.low, "high": found.high, "p": found.p}
+    changes = (_changes(before, now) for now, before in (unsafe, safe))
+    without = without_errors(error, *changes, RESAMPLES, SEED)
+    return {"difference": found.value, "low": found.low, "high": found.high, **without, "p": found.p}
 
 
 def _samples(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from drirl_core.benchmarks.judge_differences import WITHOUT_ERRORS_TITLE, written
 from drirl_core.report.cells import category_name
 from drirl_core.report.headline import p_value, points
 
@@ -25,9 +26,10 @@ def comparison_page(found: Mapping[str, Any]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"words": category_name, "percent": percent, "points": points, "p": p_value}
+    filters = {"words": category_name, "percent": percent, "points": points, "p": p_value, "without_errors": written}
+    environment.filters |= filters
     template = Path(__file__).with_name("compare.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(found=found, outcomes=OUTCOMES)
+    return environment.from_string(template).render(found=found, outcomes=OUTCOMES, without_errors=WITHOUT_ERRORS_TITLE)
 
 
 def percent(rate: Mapping[str, float]) -> str:

@@ -111,6 +111,11 @@ class Results:
     def __init__(self, store: ArtifactStore) -> None:
         self._store, self._journal = store, Journal(store, RUNS)
 
+    @property
+    def store(self) -> ArtifactStore:
+        """The store whose results these are."""
+        return self._store
+
     def history(self) -> list[Result]:
         """Return every entry, the oldest first.
 

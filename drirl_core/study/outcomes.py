@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from drirl_core.benchmarks.judge_differences import KnownJudge, judge_of
+from drirl_core.benchmarks.judge_words import with_errors
 from drirl_core.benchmarks.measure import ALIGNED
 from drirl_core.completions.policies import INITIAL
 from drirl_core.config import from_resolved, resolved
@@ -36,6 +38,7 @@ class Measurement:
         suite: name of the suite.
         rows: row of `replies.parquet` by prompt.
         examined: AUC and pair accuracy with their intervals, from the results of the benchmark.
+        judge: who gave its verdicts, with what is recorded of a judge behind an endpoint.
     """
 
     method: str
@@ -46,6 +49,7 @@ class Measurement:
     suite: str
     rows: Mapping[Key, Mapping[str, Any]]
     examined: Mapping[str, Any]
+    judge: KnownJudge
 
 
 @dataclass(frozen=True)
@@ -149,10 +153,11 @@ def _measured(cell: Cell, entry: Result, results: Results, study: Study) -> list
     for asset in (name for name in entry.versions if name.startswith("benchmark_")):
         folder = results.open(entry, asset).path
         rows = read_rows(folder, "replies.parquet", _COLUMNS, asset)
-        facts = read_json(folder, "results.json", asset)
+        facts = with_errors(read_json(folder, "results.json", asset), cell.config, results.store)
         examined = {row["name"]: row for row in facts["examination"]}
-        # Completions of one policy that were made or asked in other ways are other measurements.
-        asked = f"{facts.get('decoding')} {facts.get('groups')} {facts.get('suite')} {cell.config.models.thinking}"
+        # Completions of one policy that were made, asked or judged in other ways are other measurements.
+        how = (*(facts.get(name) for name in ("decoding", "groups", "suite")), cell.config.models.thinking)
+        asked = " ".join(map(str, (*how, facts["judge"])))
         for policy in dict.fromkeys(row["policy"] for row in rows):
             asset_of = CHECKPOINTS.get(policy, f"{policy}_checkpoint")
             weights = cell.config.models.policy if policy == INITIAL else entry.versions.get(asset_of, entry.id)
@@ -167,6 +172,7 @@ def _measured(cell: Cell, entry: Result, results: Results, study: Study) -> list
                     asset.removeprefix("benchmark_"),
                     keyed(own),
                     examined.get(policy, {}),
+                    judge_of(facts),
                 )
             )
     return found

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from drirl_core.benchmarks.judge_differences import WITHOUT_ERRORS_TITLE, written
 from drirl_core.benchmarks.measure import ALL
 from drirl_core.benchmarks.render import POLICY_NAMES
 from drirl_core.pictures.palette import PALETTE, key_of
@@ -20,6 +21,7 @@ from drirl_core.report.stage import render_page
 from drirl_core.reporting import duration
 from drirl_core.study.file import Study
 from drirl_core.study.outcomes import Outcomes
+from drirl_core.study.verdicts import judge_lines
 
 _MOST_CATEGORIES, _MOST_METHODS = 16, 8
 _TONES = {"yes": "win", "no": "loss", "not shown": "none"}
@@ -32,6 +34,17 @@ MEASURES = (
 """Rates and differences of `methods` that tables show, with their headings."""
 _FIGURES = (("auc", "AUC of the refusal score"), ("pair_accuracy", "both of a pair right"))
 
+_TEST_HEAD = (
+    "Question and suite",
+    "measure",
+    "seeds",
+    "prompts",
+    "difference in points",
+    WITHOUT_ERRORS_TITLE,
+    "each seed",
+    "p",
+    "corrected p",
+)
 _TEST_NOTE = (
     "Difference of the first policy minus the second in points, over the prompts that both were asked, with its 95 % "
     "bootstrap interval over prompts (the seeds of a prompt are averaged first); p of a permutation test over prompts, "
@@ -50,12 +63,13 @@ def study_page(study: Study, found: Outcomes, tables: Mapping[str, Rows]) -> str
     Args:
         study: the study.
         found: its measurements.
-        tables: rows of `methods`, `rates`, `answers` and `costs`.
+        tables: rows of every table, from `drirl_core.study.tables.tables_of`.
 
     Returns:
         HTML without scripts; it shows no completion.
     """
     answers = tables["answers"]
+    known = any(written(row) for row in answers)  # without the errors of a judge
     page = {
         "title": study.name,
         "palette": PALETTE.items(),
@@ -71,8 +85,11 @@ def study_page(study: Study, found: Outcomes, tables: Mapping[str, Rows]) -> str
             for question in study.questions
         ],
         "missing": list(found.missing.items()),
-        "suites": [_suite(suite, tables) for suite in found.suites],
-        "tests": [_test(row) for row in answers],
+        "suites": [
+            {**_suite(suite, tables), "judge": judge_lines(suite, found, tables["methods"])} for suite in found.suites
+        ],
+        "test_head": [name for name in _TEST_HEAD if known or name != WITHOUT_ERRORS_TITLE],
+        "tests": [_test(row, known) for row in answers],
         "test_note": _TEST_NOTE,
         "costs": _costs(tables["costs"]),
         "base": study.base.name,
@@ -166,12 +183,14 @@ def _bars(rates: Rows, group: str) -> Any:
     return horizontal_bars(f"{what} by category", labels, series, axis="share refused, mean over seeds")
 
 
-def _test(row: Mapping[str, Any]) -> list[Any]:
-    interval = f"{points(row['difference'])} [{points(row['low'])}, {points(row['high'])}]"
+def _test(row: Mapping[str, Any], without_errors: bool) -> list[Any]:
+    intervals = [f"{points(row['difference'])} [{points(row['low'])}, {points(row['high'])}]"]
+    intervals += [written(row)] if without_errors else []
     each = ", ".join(points(value) for value in row["by_seed"])
     prompts = " + ".join(str(row[kind]) for kind in ("unsafe", "safe") if row[kind])
     name = f"{row['first']} against {row['second']}, {row['suite']}"
-    return [name, row["measure"], row["seeds"], prompts, interval, each, p_value(row["p"]), p_value(row["p_corrected"])]
+    tests = [p_value(row[key]) for key in ("p", "p_corrected")]
+    return [name, row["measure"], row["seeds"], prompts, *intervals, each, *tests]
 
 
 def _costs(rows: Rows) -> list[list[str]]:

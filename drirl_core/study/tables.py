@@ -14,7 +14,7 @@ from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.study.file import Study
 from drirl_core.study.outcomes import Outcomes
 from drirl_core.study.page import study_page
-from drirl_core.study.verdicts import answers, costs, methods, rates
+from drirl_core.study.verdicts import answers, costs, judges, methods, rates
 
 PAGE = "study.html"
 _KINDS = ("parquet", "csv", "tex")
@@ -29,11 +29,12 @@ def tables_of(study: Study, found: Outcomes, store: ArtifactStore) -> dict[str, 
         store: knows what each artifact took.
 
     Returns:
-        `methods`, `answers`, `rates` and `costs`; see `drirl_core.study.verdicts`.
+        `methods`, `answers`, `judges`, `rates` and `costs`; see `drirl_core.study.verdicts`.
     """
     return {
         "methods": methods(found),
         "answers": answers(study, found),
+        "judges": judges(found),
         "rates": rates(found),
         "costs": costs(study, found, store),
     }

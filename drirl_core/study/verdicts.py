@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 
 from drirl_core import stats
+from drirl_core.benchmarks import judge_differences
 from drirl_core.benchmarks.examine import columns
+from drirl_core.benchmarks.judge_words import RATES
 from drirl_core.benchmarks.measure import ALL
+from drirl_core.benchmarks.render import POLICY_NAMES
 from drirl_core.benchmarks.suites import PAIRED
 from drirl_core.report.headline import LEVEL, p_value, points
 from drirl_core.reporting import counted
@@ -94,9 +97,10 @@ def answers(study: Study, found: Outcomes) -> list[dict[str, Any]]:
     Returns:
         Rows `ask`, `first`, `second`, `suite`, `measure`, `seeds`, `unsafe` and `safe` (numbers of prompts),
         `difference`, `low`, `high`, `p`, `p_corrected` (Holm, over all rows), `verdict` (`yes`, `no` or `not shown`),
-        `sentence`, and `by_seed`, the difference per seed. The measure is refusal of unsafe prompts minus that of safe
-        look-alikes; on a suite with one kind of prompt it is the refusal of those, for safe ones with the sign
-        reversed.
+        `sentence`, `by_seed`, the difference per seed, and `without_judge_errors` with `_low` and `_high`, the
+        difference without the errors of the judge of both policies, None where nothing can be said of it. The measure
+        is refusal of unsafe prompts minus that of safe look-alikes; on a suite with one kind of prompt it is the
+        refusal of those, for safe ones with the sign reversed.
     """
     rows = [row for question in study.questions for suite in found.suites if (row := _answer(question, suite, found))]
     for row, p in zip(rows, stats.holm([row["p"] for row in rows]), strict=True):
@@ -106,6 +110,35 @@ def answers(study: Study, found: Outcomes) -> list[dict[str, Any]]:
         )
         row["sentence"] = _sentence(row)
     return rows
+
+
+def judges(found: Outcomes) -> list[dict[str, Any]]:
+    """Return who judged the methods of each suite, and how often that judge is wrong.
+
+    Args:
+        found: the measurements.
+
+    Returns:
+        Rows `suite` and the columns of `drirl_core.benchmarks.judge_differences.judge_row`, one per suite and judge.
+    """
+    return [
+        {"suite": suite, **judge_differences.judge_row(judge, names)}
+        for suite in found.suites
+        for judge, names in _by_judge(found, suite)
+    ]
+
+
+def judge_lines(suite: str, found: Outcomes, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say who judged a suite, and what the errors of that judge mean for differences of methods.
+
+    Args:
+        suite: its name.
+        found: the measurements.
+        rows: rows of `methods`.
+    """
+    own = {_shown(row["method"]): {name: row[name] for name in RATES} for row in rows if row["suite"] == suite}
+    groups = [(judge, [_shown(name) for name in names]) for judge, names in _by_judge(found, suite)]
+    return judge_differences.judge_lines(groups, own)
 
 
 def costs(study: Study, found: Outcomes, store: ArtifactStore) -> list[dict[str, Any]]:
@@ -148,6 +181,7 @@ def _answer(question: QuestionConfig, suite: str, found: Outcomes) -> dict[str, 
     if not len(pooled[_UNSAFE]) and not len(pooled[_SAFE]):
         return None
     result = stats.pooled_composite(pooled[_UNSAFE], pooled[_SAFE], RESAMPLES, SEED)
+    error = judge_differences.common_error([side[seed].judge for side in (first, second) for seed in seeds])
     parts = [name for name, group in (("refusal", _UNSAFE), ("minus over-refusal", _SAFE)) if len(pooled[group])]
     return {
         "ask": question.ask,
@@ -163,7 +197,16 @@ def _answer(question: QuestionConfig, suite: str, found: Outcomes) -> dict[str, 
         "high": result.high,
         "p": result.p,
         "by_seed": [_composite(one) for one in by_seed.values()],
+        **judge_differences.without_errors(error, pooled[_UNSAFE], pooled[_SAFE], RESAMPLES, SEED),
     }
+
+
+def _shown(method: str) -> str:
+    return POLICY_NAMES.get(method, method)
+
+
+def _by_judge(found: Outcomes, suite: str) -> list[tuple[judge_differences.KnownJudge, list[str]]]:
+    return judge_differences.by_judge((name, own[0].judge) for name, own in found.methods(suite).items())
 
 
 def _differences(first: Measurement, second: Measurement) -> dict[str, dict[Any, float]]:

@@ -59,6 +59,7 @@ def _what(side: Mapping[str, Any]) -> str:
 
 
 def _show_suite(suite: Mapping[str, Any], first: str, second: str, console: Console) -> None:
+    from drirl_core.benchmarks.judge_differences import WITHOUT_ERRORS_TITLE, written
     from drirl_core.report.cells import category_name
     from drirl_core.report.headline import p_value, points
     from drirl_core.runs.page import OUTCOMES, percent
@@ -89,7 +90,12 @@ def _show_suite(suite: Mapping[str, Any], first: str, second: str, console: Cons
         interval = f"[{points(composite['low'])}, {points(composite['high'])}]"
         text = f"refusal minus over-refusal: {points(composite['difference'])} points {interval}"
         console.print(Text(f"{text}, permutation p {p_value(composite['p'])}"), soft_wrap=True)
-    console.print(Text(f"Differences are those of {second} minus {first}.", style="dim"), soft_wrap=True)
+    named = [(f"{OUTCOMES[rate['outcome']]} {category_name(rate['group'])}", written(rate)) for rate in suite["rates"]]
+    named += [("refusal minus over-refusal", written(composite))] if composite else []
+    if without := [f"{what} {difference}" for what, difference in named if difference]:
+        console.print(Text(f"{WITHOUT_ERRORS_TITLE}, in points: {', '.join(without)}"), soft_wrap=True)
+    for line in (f"Differences are those of {second} minus {first}.", *suite["judge_lines"]):
+        console.print(Text(line, style="dim"), soft_wrap=True)
     for sample in suite["samples"]:
         console.print(Text(f"\n[{category_name(sample['group'])}] {sample['prompt']}", style="dim"), soft_wrap=True)
         for label, side in ((first, sample["first"]), (second, sample["second"])):

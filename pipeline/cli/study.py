@@ -163,9 +163,11 @@ def _run(asked: Any, projects: Mapping[str, Project]) -> dict[str, str]:
 
 
 def _show(asked: Any, project: Project, failures: Mapping[str, str], folder: Path, as_json: bool) -> None:
+    from drirl_core.benchmarks.judge_differences import WITHOUT_ERRORS_TITLE, written
     from drirl_core.runs.record import Results
     from drirl_core.study.outcomes import read_outcomes
     from drirl_core.study.tables import tables_of, write_study
+    from drirl_core.study.verdicts import judge_lines
 
     found = read_outcomes(asked, Results(project.store), failures)
     if not found.measured:
@@ -181,11 +183,15 @@ def _show(asked: Any, project: Project, failures: Mapping[str, str], folder: Pat
     console = output()
     for suite in found.suites:
         _show_suite(suite, [row for row in tables["methods"] if row["suite"] == suite], console)
+        for line in judge_lines(suite, found, tables["methods"]):
+            console.print(Text(line, style="dim"), soft_wrap=True)
     for question in asked.questions:
         console.print(Text(f"\n{question.ask}", style="bold"), soft_wrap=True)
         own = [row for row in tables["answers"] if (row["first"], row["second"]) == (question.first, question.second)]
         for row in own:
             console.print(Text(f"  {row['sentence']}"), soft_wrap=True)
+            if without := written(row):
+                console.print(Text(f"  {WITHOUT_ERRORS_TITLE.capitalize()} {without} points.", "dim"), soft_wrap=True)
         if not own:
             console.print("  Not measured yet on unsafe prompts or look-alikes of a common suite.", highlight=False)
     for label, reason in found.missing.items():

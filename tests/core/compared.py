@@ -47,7 +47,7 @@ def publish(store: ArtifactStore, asset: str, replies: list[dict], **facts: Any)
     results = {
         "suite": {"name": asset.partition("_")[2], "version": known["version"]},
         "decoding": {"max_new_tokens": known["max_new_tokens"]},
-        "judge": {"judge": known["judge"]},
+        "judge": known["judge"] if isinstance(known["judge"], dict) else {"judge": known["judge"]},
     }
     key = f"{asset} {len(store.records(asset))}"
     with store.building(asset, key) as workspace:

@@ -224,6 +224,15 @@ def test_the_p_value_of_pooled_differences_is_that_of_all_signs() -> None:
     assert found.p == pytest.approx(2 / 256, abs=0.002)
 
 
+def test_draws_of_a_pooled_difference_are_those_of_its_interval() -> None:
+    unsafe, safe = [1.0, 0.5, 0.0, -1.0], [1.0, 0.0]
+    value, draws = statistics.resampled_composite(unsafe, safe, 500, np.random.default_rng(3))
+    found = statistics.pooled_composite(unsafe, safe, 500, 3)
+    assert value == found.value == pytest.approx(0.125 - 0.5)
+    assert draws.shape == (500,)
+    assert np.quantile(draws, [0.025, 0.975]).tolist() == [found.low, found.high]
+
+
 def test_safe_prompts_alone_count_with_the_sign_reversed() -> None:
     assert statistics.pooled_composite([], [0.5, 0.0], 100, 0).value == -0.25
 

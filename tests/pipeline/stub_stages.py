@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from drirl_core.benchmarks.judges.verdicts import RulesJudge
 from drirl_core.config import slice_hash
 from drirl_core.errors import DataError
 from drirl_core.graph.build import Context, build
@@ -265,6 +266,7 @@ def build_benchmark(context: Context) -> dict[str, Any]:
         {
             "summary": [{"policy": p, "over_refusal": o, **common} for p, o in (("base", 0.0), ("dr_irl", over))],
             "examination": [],
+            "judge": dict(RulesJudge.record),
         },
     )
     return {"tokens": 20}

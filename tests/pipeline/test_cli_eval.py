@@ -64,6 +64,9 @@ def test_eval_measures_records_and_compares(config: Path, tmp_path: Path) -> Non
         "Suite twins: 4 prompts that both answered (left out: 2 of ",
         "refusal of unsafe",
         "refusal minus over-refusal:",
+        "without the judge's errors, in points: refusal of unsafe ",
+        "Judge `rules`: sensitivity 90.6 % [88.0, 92.7] (n 576 refusals)",
+        "No verdict and no p-value changes by it",
         f"Page: {page}",
     ):
         assert words in compared.output, words
@@ -109,6 +112,10 @@ def test_the_error_of_a_judge_is_shown_once_it_was_measured(config: Path, tmp_pa
     assert "evaluated before" in after.stderr
     document = json.loads(drirl(*asked, "--json").stdout)
     assert document["suites"]["twins"]["judge_errors"][0]["n"] == 2
+    compared = drirl("compare", "base", "base", config)
+    assert "Judge `llm` (grader, rubric xstest): sensitivity 100.0 % [" in compared.stdout
+    assert "Sensitivity + specificity - 1 is 0.00, not above 0" in compared.stdout
+    assert "without the judge's errors" not in compared.stdout
     assert len(grader.seen) - sent == 2, "the messages that try the endpoint before an evaluation, and no verdict"
 
 

@@ -66,6 +66,8 @@ def test_cells_share_what_is_equal_and_are_run_once(write, tmp_path: Path) -> No
     assert first.exit_code == 0, first.output
     assert "Cell 4 of 4: b, seed 1" in first.output
     assert "Is a better than b?" in first.output
+    assert first.output.count("Judge `rules`: sensitivity 90.6 % [88.0, 92.7] (n 576 refusals)") == 1
+    assert "Without the judge's errors +0.0 [" in first.output
     store = load(tmp_path / "stub.yaml").store
     assert {entry.name: entry.seed for entry in Results(store).named()}["s-b-s1"] == 1
     assert len(store.records("policy_checkpoint")) == 4

@@ -8,13 +8,14 @@ on the replies of a suite as well, the rate v of its verdicts and the rate p wit
 The shift p - v is given in points. Its interval is that of the share of refusals among these very replies: f and m are
 drawn from Beta(errors + 1/2, others + 1/2), p from its posterior under a uniform prior, and then how many verdicts of
 either kind are wrong. It covers how well the errors are known and how they fall by chance, not the choice of prompts,
-which the interval of v covers. A difference of two rates keeps its sign and grows by 1 / (1 - f - m).
+which the interval of v covers. A difference of two rates keeps its sign and grows by 1 / (1 - f - m), in other words by
+1 / (sensitivity + specificity - 1).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,10 +78,63 @@ class MeasuredError:
         return self.missed / self.refusals
 
     @property
+    def sensitivity(self) -> stats.Estimate | None:
+        """The share 1 - m of the refusals that it sees, with its Wilson 95 % interval; None as for `missed_share`."""
+        m = self.missed_share
+        return None if m is None or not self.refusals else stats.wilson_rate(max(0.0, 1 - m), self.refusals)
+
+    @property
+    def specificity(self) -> stats.Estimate | None:
+        """The share 1 - f of what does not refuse, as `sensitivity`; None as for `false_share`."""
+        f = self.false_share
+        return None if f is None else stats.wilson_rate(max(0.0, 1 - f), self.replies - (self.refusals or 0.0))
+
+    @property
     def growth(self) -> float | None:
         """By how much a difference of two rates grows; None where the judge is no better than chance, or not known."""
         f, m = self.false_share, self.missed_share
         return None if f is None or m is None or f + m >= 1 else 1 / (1 - f - m)
+
+    def growths(self, draws: int) -> np.ndarray | None:
+        """Draw by how much a difference of two rates may grow, as far as the judge is better than chance.
+
+        Args:
+            draws: number of draws, at least 1.
+
+        Returns:
+            Factors above 0, (draws,); None as for `shift`.
+        """
+        drawn = _drawn(self, np.random.default_rng((SEED, 1)), draws)  # not the stream that draws prompts
+        if drawn is None:
+            return None
+        left = 1 - drawn[0] - drawn[1]
+        return np.resize(1 / left[left > 0], draws)
+
+    def scaled(
+        self, gains: Sequence[float] | np.ndarray, costs: Sequence[float] | np.ndarray, resamples: int, seed: int
+    ) -> stats.Estimate | None:
+        """Return a difference of two policies without the judge's errors, where these are equally frequent for both.
+
+        Args:
+            gains: difference of the verdicts per prompt, one policy minus the other, in [-1, 1].
+            costs: the same on prompts whose refusals count against a policy; may be empty.
+            resamples: draws of the interval.
+            seed: of the draws of prompts.
+
+        Returns:
+            mean(gains) - mean(costs), divided by 1 - f - m, with a 95 % interval that covers the choice of prompts and
+            how well f and m are known: each draw of `stats.pooled_composite` is scaled by a draw of the factor, so that
+            both intervals lie on the same side of 0. Cut off at what a difference can be, 1 for each kind of prompt.
+            None as for `shift`.
+        """
+        factor, factors = self.growth, self.growths(resamples)
+        if factor is None or factors is None:
+            return None
+        value, drawn = stats.resampled_composite(gains, costs, resamples, np.random.default_rng(seed))
+        most = float(sum(1 for part in (gains, costs) if len(part)))
+        value, drawn = min(most, max(-most, value * factor)), np.clip(drawn * factors, -most, most)
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        return stats.Estimate(value, min(value, float(low)), max(value, float(high)))
 
     def shift(self, rate: float, n: int) -> stats.Estimate | None:
         """Return by how much a rate would differ without the judge's errors.
@@ -98,26 +152,25 @@ class MeasuredError:
 
 @functools.lru_cache(maxsize=256)  # a page says the same shift in several places
 def _shift(error: MeasuredError, rate: float, n: int) -> stats.Estimate | None:
-    f, m = error.false_share, error.missed_share
-    if f is None or m is None or f + m >= 1:
-        return None
     rng = np.random.default_rng(SEED)
-    false, missed = _drawn(error, rng)
-    if float((false + missed >= 1).mean()) > _WORTHLESS:
+    errors, f, m = _drawn(error, rng, DRAWS), error.false_share, error.missed_share
+    if errors is None or f is None or m is None:
         return None
-    drawn = _true_counts(round(rate * n), n, false, missed, rng) / n - rate
+    drawn = _true_counts(round(rate * n), n, *errors, rng) / n - rate
     low, high = np.quantile(drawn, [0.025, 0.975])
     value = min(1.0, max(0.0, (rate - f) / (1 - f - m))) - rate
     return stats.Estimate(value, min(value, float(low)), max(value, float(high)))
 
 
-def _drawn(error: MeasuredError, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw f and m from their posteriors under Jeffreys' prior, (DRAWS,) each."""
+def _drawn(error: MeasuredError, rng: np.random.Generator, draws: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Draw f and m from their posteriors under Jeffreys' prior, (draws,) each; None where no rate can be corrected."""
+    if error.growth is None:
+        return None
     refusals, false, missed = error.refusals or 0.0, error.false or 0.0, error.missed or 0.0
     others = error.replies - refusals
     ends = ((wrong + 0.5, max(0.0, n - wrong) + 0.5) for wrong, n in ((false, others), (missed, refusals)))
-    first, second = (rng.beta(*pair, DRAWS) for pair in ends)
-    return first, second
+    first, second = (rng.beta(*pair, draws) for pair in ends)
+    return None if float((first + second >= 1).mean()) > _WORTHLESS else (first, second)
 
 
 def _true_counts(refused: int, n: int, false: np.ndarray, missed: np.ndarray, rng: np.random.Generator) -> np.ndarray:

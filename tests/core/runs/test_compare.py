@@ -8,6 +8,7 @@ import re
 import pytest
 from compared import publish, record, rows
 
+from drirl_core.benchmarks.judges.verdicts import RulesJudge
 from drirl_core.errors import ArtifactError
 from drirl_core.report.samples import CUT_CHARS
 from drirl_core.runs.compare import HARMFUL_CHARS, compare
@@ -110,6 +111,48 @@ def test_settings_that_differ_are_listed_without_names_and_places(store: Artifac
         {"setting": "seed", "before": "0", "now": "1"},
         {"setting": "policy.steps", "before": "8", "now": "9"},
     ]
+
+
+def test_the_error_of_the_judge_scales_differences_of_refusals(store: ArtifactStore) -> None:
+    """Divided by 522/576 + 515/559 - 1 = .8275: unsafe 5/8, safe 1/4 and their difference 3/8; no other rate."""
+    judge = dict(RulesJudge.record)
+    before, now = ([Y, Y, N, N, N, N, N, N], [Y, N, N, N], [Y, Y]), ([Y] * 7 + [N], [Y, Y, N, N], [Y, N])
+    one = record(store, "a", {"embedded": rows("dr_irl", *before)}, judge=judge)
+    two = record(store, "b", {"embedded": rows("dr_irl", *now)}, judge=judge)
+    found = compare(one, two, Results(store))
+    (suite,) = found["suites"]
+    left = 522 / 576 + 515 / 559 - 1
+    assert _rate(found, "refusal", "unsafe")["without_judge_errors"] == pytest.approx(0.625 / left, rel=1e-5)
+    assert _rate(found, "refusal", "safe_look_alike")["without_judge_errors"] == pytest.approx(0.25 / left, rel=1e-5)
+    assert suite["composite"]["without_judge_errors"] == pytest.approx(0.375 / left, rel=1e-5)
+    assert suite["composite"]["without_judge_errors_low"] < suite["composite"]["low"]
+    others = (_rate(found, outcome, "helpful") for outcome in ("refusal", "correct"))
+    assert [rate["without_judge_errors"] for rate in others] == [None, None]
+    assert [(row["judge"], row["policies"]) for row in suite["judges"]] == [("rules", ["a", "b"])]
+    assert len(suite["judge_lines"]) == 2
+    page = comparison_page(found)
+    assert "without the judge&#39;s errors" in page
+    assert "+75.5 [" in page
+    assert page.count("sensitivity 90.6 %") == 1
+
+
+def test_results_of_two_judges_are_not_scaled(store: ArtifactStore) -> None:
+    one = record(store, "a", {"embedded": rows("dr_irl", [Y, N])}, judge=dict(RulesJudge.record))
+    two = record(store, "b", {"embedded": rows("dr_irl", [Y, Y])}, judge="other")
+    found = compare(one, two, Results(store))
+    assert _rate(found, "refusal", "unsafe")["without_judge_errors"] is None
+    assert found["suites"][0]["judge_lines"][-1].startswith("Nothing is said of a difference of two policies that diff")
+    assert "without the judge&#39;s errors" not in comparison_page(found)
+
+
+def test_settings_that_are_not_known_any_more_hide_the_record_of_the_judge_and_are_named(store: ArtifactStore) -> None:
+    judge = {"judge": "llm", "model": "grader", "rubric": "xstest"}
+    one, two = (record(store, name, {"embedded": rows("dr_irl", [Y, N])}, {"gone": 1}, judge=judge) for name in "ab")
+    (suite,) = compare(one, two, Results(store))["suites"]
+    assert [note.partition(" (")[0] for note in suite["notes"]] == [
+        f"{name} was made with settings that are not known any more" for name in "ab"
+    ]
+    assert "no part of this result; `drirl judge LABELLED FILE" in suite["judge_lines"][0]
 
 
 def test_samples_that_differ_come_first_and_answers_to_unsafe_prompts_are_cut(store: ArtifactStore) -> None:

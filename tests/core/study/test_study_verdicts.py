@@ -11,6 +11,11 @@ import pytest
 import yaml
 from compared import COLUMNS, rows
 
+from drirl_core.benchmarks.judges.error import judge_error
+from drirl_core.benchmarks.judges.labelled import LabelledReply, LabelledSet
+from drirl_core.benchmarks.judges.llm import identity_of
+from drirl_core.benchmarks.judges.recorded import JudgeErrors, Measured
+from drirl_core.benchmarks.judges.verdicts import RulesJudge, Verdict
 from drirl_core.config import resolved
 from drirl_core.errors import ArtifactError
 from drirl_core.runs.record import Result, Results
@@ -20,7 +25,7 @@ from drirl_core.study.file import Study, read_study
 from drirl_core.study.outcomes import Outcomes, read_outcomes
 from drirl_core.study.page import study_page
 from drirl_core.study.tables import PAGE, tables_of, write_study
-from drirl_core.study.verdicts import answers, costs, methods, rates
+from drirl_core.study.verdicts import answers, costs, judge_lines, methods, rates
 
 Y, N = True, False
 SFT = "5f7aaaaaaaaaaaaa"
@@ -57,7 +62,8 @@ def record(
     examined = [{"name": policy, "auc": auc, "pair_accuracy": None} for policy in policies]
     with store.building("benchmark_embedded", key) as workspace:
         write_table(workspace.out / "replies.parquet", replies, COLUMNS)
-        (workspace.out / "results.json").write_text(json.dumps({"examination": examined, "of": name, **facts}))
+        known = {"examination": examined, "of": name, "judge": RulesJudge.record, **facts}
+        (workspace.out / "results.json").write_text(json.dumps(known))
         details = {"metadata": {"seconds": seconds}, "inputs": {}}
         version = store.publish("benchmark_embedded", key, workspace, details=details).version
     versions = {"sft_checkpoint": SFT, "policy_checkpoint": f"policy of {name}", "benchmark_embedded": version}
@@ -150,6 +156,73 @@ def test_a_verdict_of_unsafe_prompts_alone_says_what_it_cannot_tell(study: Study
     assert f'class="none">{html.escape(row["sentence"])}' in page
 
 
+def test_answers_and_judges_say_what_the_errors_of_the_rules_mean(
+    study: Study, store: ArtifactStore, found: Outcomes
+) -> None:
+    """Sensitivity 522/576 and specificity 515/559: .8275, so that 9/8 becomes 1.359 and 3/8 becomes .453."""
+    tables = tables_of(study, found, store)
+    start, placebo = tables["answers"]
+    assert start["without_judge_errors"] == pytest.approx(1.125 / (522 / 576 + 515 / 559 - 1))
+    assert placebo["without_judge_errors"] == pytest.approx(0.453, abs=0.001)
+    assert placebo["without_judge_errors_low"] < placebo["low"] < 0 < placebo["high"]
+    (judge,) = tables["judges"]
+    assert (judge["suite"], judge["judge"], judge["policies"]) == ("embedded", "rules", ["sft", "a", "b"])
+    named, note = judge_lines("embedded", found, tables["methods"])
+    assert named.startswith("Judge `rules`: sensitivity 90.6 % [88.0, 92.7] (n 576 refusals), specificity 92.1 % [")
+    assert "are 1.21 [1.1" in note
+    assert "No verdict and no p-value changes by it" in note
+    assert "SFT start" not in note
+    page = study_page(study, found, tables)
+    assert page.count("sensitivity 90.6 %") == 1
+    assert "without the judge&#39;s errors" in page
+    assert "+45.3 [" in page
+
+
+def test_a_question_between_cells_of_different_judges_gets_no_number(study: Study, store: ArtifactStore) -> None:
+    """Their policies with equal weights are two methods as well."""
+    own = [*rows("sft", [Y, N], [N, N]), *rows("dr_irl", [Y, Y], [N, Y])]
+    unknown = {"judge": "embedded", "weights": "12ab", "accuracy": None}
+    record(store, study, "s-a-s0", own)
+    record(store, study, "s-b-s0", own, judge=unknown)
+    found = read_outcomes(study, Results(store), {})
+    tables = tables_of(study, found, store)
+    assert [row["without_judge_errors"] is None for row in tables["answers"]] == [False, True]
+    assert [(row["judge"], row["policies"], row["growth"] is None) for row in tables["judges"]] == [
+        ("rules", ["sft", "a"], False), ("embedded, 12ab", ["b/sft", "b"], True),
+    ]  # fmt: skip
+    lines = judge_lines("embedded", found, tables["methods"])
+    assert "Judge `embedded`: its error on labelled replies was not measured. Judged by it: b/sft, b." in lines
+    assert lines[-1].startswith("Nothing is said of a difference of two policies that different judges judged")
+    record(store, study, "s-a-s0", own, judge=unknown)
+    alone = read_outcomes(study, Results(store), {})
+    text = study_page(study, alone, tables_of(study, alone, store))
+    assert "without the judge&#39;s errors" not in text, "no column where nothing is known"
+
+
+def test_the_recorded_error_of_a_judge_behind_an_endpoint_is_looked_up(study: Study, store: ArtifactStore) -> None:
+    """Eight of ten and nine of ten: divided by .7. The record is read when tables are made, no artifact changes."""
+    judged = {
+        "benchmarks.judge": "llm",
+        "benchmarks.llm.url": "http://127.0.0.1:9/v1",
+        "benchmarks.llm.model": "grader",
+    }
+    study.file.write_text(yaml.safe_dump({**yaml.safe_load(study.file.read_text()), "settings": judged}))
+    asked = read_study(study.file)
+    replies = [*rows("sft", [N] * 10), *rows("dr_irl", [Y] * 5 + [N] * 5)]
+    record(store, asked, "s-a-s0", replies, judge={"judge": "llm", "model": "grader", "rubric": "strongreject"})
+    before = read_outcomes(asked, Results(store), {})
+    assert answers(asked, before)[0]["without_judge_errors"] is None
+    assert "`drirl judge LABELLED FILE" in judge_lines("embedded", before, methods(before))[0]
+    labelled = LabelledSet("own", tuple(LabelledReply("p", "r", i < 100) for i in range(200)))
+    verdicts = [Verdict("refusal" if i < 80 or i >= 190 else "compliance") for i in range(200)]
+    error = judge_error({"judge": "llm", "model": "grader", "rubric": "strongreject"}, verdicts, labelled)
+    JudgeErrors(store).record(Measured(identity_of(asked.cells[0].config.benchmarks.llm), "x", error))
+    found = read_outcomes(asked, Results(store), {})
+    assert found.versions == before.versions
+    assert answers(asked, found)[0]["without_judge_errors"] == pytest.approx(0.5 / 0.7)
+    assert "sensitivity 80.0 % [" in judge_lines("embedded", found, methods(found))[0]
+
+
 def test_a_cell_without_a_result_is_named_with_the_reason(study: Study, store: ArtifactStore) -> None:
     record(store, study, "s-a-s0", [*rows("sft", [N]), *rows("dr_irl", [Y])])
     found = read_outcomes(study, Results(store), {"s-b-s0": "the disk is full"})
@@ -220,7 +293,7 @@ def test_page_and_tables(study: Study, store: ArtifactStore, found: Outcomes, tm
             PAGE,
             *(
                 f"{name}.{kind}"
-                for name in ("answers", "costs", "methods", "rates")
+                for name in ("answers", "costs", "judges", "methods", "rates")
                 for kind in ("csv", "parquet", "tex")
             ),
         ]
