@@ -154,7 +154,8 @@ def _difference_note(error: MeasuredError, where: str, rates: Mapping[str, Mappi
         f"differences of refusal rates without its errors are {growth.value:.2f} [{growth.low:.2f}, {growth.high:.2f}] "
         "times as large (divided by sensitivity + specificity - 1); their intervals hold the choice of prompts and how "
         "well its errors are known. No verdict and no p-value changes by it: errors that are equally frequent scale a "
-        f"difference and leave its sign.{_beyond(1 - spared.high, seen.high, rates)}"
+        "difference and leave its sign. Where it errs more often on one policy than on another, this does not hold."
+        f"{_beyond(1 - spared.high, seen.high, rates)}"
     )
 
 
@@ -170,7 +171,7 @@ def _beyond(lowest: float, highest: float, rates: Mapping[str, Mapping[str, floa
         return ""
     return (
         f" Rates below {100 * lowest:.1f} or above {100 * highest:.1f} % are not expected with such errors: "
-        f"{', '.join(outside)}. It seems to err less often there, and differences of these rates are scaled too much."
+        f"{', '.join(outside)}. By chance or because it errs less often there, their differences are scaled too much."
     )
 
 

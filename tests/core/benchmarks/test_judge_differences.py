@@ -123,7 +123,8 @@ def test_results_of_the_rules_say_it_once_and_shortly() -> None:
     )
     assert "as often as there, differences of refusal rates without its errors are 1.21 [1.1" in second
     assert second.endswith(
-        "No verdict and no p-value changes by it: errors that are equally frequent scale a difference and leave its sign."
+        "No verdict and no p-value changes by it: errors that are equally frequent scale a difference and leave its sign. "
+        "Where it errs more often on one policy than on another, this does not hold."
     )
     row = judge_row(*by_judge([("base", RULES), ("dr_irl", RULES)])[0])
     assert (row["judge"], row["policies"], row["refusals"], row["others"]) == ("rules", ["base", "dr_irl"], 576, 559)
@@ -138,7 +139,7 @@ def test_a_rate_that_such_errors_do_not_let_one_expect_is_named() -> None:
     note = lines(RULES, RULES, rates=rates)[1]
     assert "below 5.9 or above 92.7 % are not expected with such errors: base (over-refusal 2.0 %), dr_irl (ref" in note
     assert "over-refusal 6.0 %" not in note
-    assert note.endswith("differences of these rates are scaled too much.")
+    assert note.endswith("their differences are scaled too much.")
 
 
 def test_a_judge_that_is_no_better_than_chance_is_told_so_instead_of_a_number() -> None:
