@@ -161,9 +161,10 @@ class SftConfig:
     the two prompts. Each pair adds two rows to a batch. 0 is off; without twins in the data nothing is compared."""
     contrast_tokens: int = added(0)
     """First tokens of an answer that are compared where `contrast` is on (0: all that are learned)."""
-    partners: int = added(0)
-    """Unsafe prompts of its batch that each harmless prompt is ranked below, by how likely their refusals begin, where
-    `contrast` is on; none needs a twin. Twins alone teach that words mean nothing, which is not so elsewhere."""
+    decision: float = added(0.0)
+    """Weight of a further loss: the decision whether to refuse, which falls with the first token of a reply (binary
+    cross-entropy of the tokens that begin refusals against all others). In the likelihood of whole answers it is one
+    token among many. 0 is off."""
     validation_prompts: int = added(0)
     """Validation prompts, unsafe ones and look-alikes each, that are answered twice per epoch; the best checkpoint is
     published (`choose_by`). 0 publishes the last step."""
@@ -207,11 +208,11 @@ class SftConfig:
             f"sft.contrast_tokens is {self.contrast_tokens}, but sft.contrast is 0 and nothing is compared; "
             "set sft.contrast to a weight, such as 1",
         )
-        require(self.partners >= 0, f"sft.partners is {self.partners}; 0 (none) or a number of unsafe prompts")
+        require(self.decision >= 0, f"sft.decision is {self.decision}; 0 (off) or a weight")
         require(
-            not self.partners or self.contrast > 0,
-            f"sft.partners is {self.partners}, but sft.contrast is 0 and nothing is compared; set sft.contrast to a "
-            "weight, such as 1",
+            not (self.decision and self.target == "demonstration"),
+            f"sft.decision is {self.decision} with the target demonstration, which begins with a draft, whatever comes "
+            "of it; set sft.decision to 0 or sft.target to answer",
         )
         require(
             not self.contrast or self.batch_size % 2 == 0,

@@ -164,7 +164,7 @@ STAGES: dict[str, Stage] = {
                 "sft.answer_tokens",
                 "sft.contrast",
                 "sft.contrast_tokens",
-                "sft.partners",
+                "sft.decision",
                 "sft.lora.rank",
                 "sft.lora.first_layer",
                 "sft.trl",

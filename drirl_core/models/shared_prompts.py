@@ -26,7 +26,7 @@ def start_once(model: Any) -> Iterator[None]:
     Args:
         model: a transformers or PEFT model; one whose layers are not all plain attention is left as it is.
     """
-    decoder = _decoder(model)
+    decoder = decoder_of(model)
     layer_types = getattr(getattr(decoder, "config", None), "layer_types", None) or ["full_attention"]
     if decoder is None or set(layer_types) != {"full_attention"}:
         yield
@@ -128,7 +128,7 @@ def prompts_once(model: Any, width: int | None = None) -> Iterator[None]:
         width: tokens of the padded prompts, which come first in every row; None when rows hold only prompts, as in the
             first pass of `generate`.
     """
-    decoder = _decoder(model)
+    decoder = decoder_of(model)
     forward = decoder.forward
 
     def once(input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> Any:
@@ -164,6 +164,7 @@ def prompts_once(model: Any, width: int | None = None) -> Iterator[None]:
         yield
 
 
-def _decoder(model: Any) -> Any:
+def decoder_of(model: Any) -> Any:
+    """Return the layers below the output layer of a transformers or PEFT model; None where it has none of its own."""
     base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     return base.get_decoder() if hasattr(base, "get_decoder") else None

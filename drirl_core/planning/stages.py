@@ -116,7 +116,7 @@ class _Planner:
             per_category, settings.rows_per_category or per_category
         )
         answer = settings.answer_tokens or load.answers.longest
-        size = settings.batch_size * (2 + settings.partners if settings.contrast else 1)
+        size = settings.batch_size * (2 if settings.contrast else 1)
         width = min(settings.max_length, load.prompts.longest + answer)
         usual = min(settings.max_length, load.prompts.mean + min(answer, load.answers.mean))
         what, own = self._trained(settings.lora), settings.own_answers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from drirl_core.models.context import require_room
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.templates import chat_text
 from drirl_core.policy.arguments import Ours, arguments_of
+from drirl_core.policy.decision import refusing_tokens
 from drirl_core.policy.options import require_options
 from drirl_core.policy.own_answers import with_own_answers
 from drirl_core.policy.plots import curve_plot
@@ -40,7 +42,7 @@ from drirl_core.policy.training import (
     save_merged,
     write_log,
 )
-from drirl_core.policy.twins import MATCHED, TwinCollator, TwinTrainer, units_of
+from drirl_core.policy.twins import DECIDED, MATCHED, TwinCollator, TwinTrainer, units_of
 from drirl_core.policy.validation import REPLY_TOKENS, checkpoint_choice
 from drirl_core.reporting import Plot, Reporter
 from drirl_core.store.tables import read_table
@@ -117,7 +119,12 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     write_readme(context, "sft_checkpoint", metrics)
     curve_plot(
         log,
-        {"loss": "loss", "mean_token_accuracy": "token accuracy", MATCHED: "twins matched"},
+        {
+            "loss": "loss",
+            "mean_token_accuracy": "token accuracy",
+            MATCHED: "twins matched",
+            DECIDED: "prompts decided",
+        },
         context.out / "curves.png",
         "Supervised fine-tuning",
         "sft",
@@ -131,13 +138,15 @@ def _units(
     settings: SftConfig, read: TokenRows, chosen: Sequence[Mapping[str, Any]], reporter: Reporter
 ) -> list[list[TokenRow]]:
     """Return the rows that stay together in a batch: twins where they are compared, else every row by itself."""
+    harmless = {str(row["prompt_id"]) for row in chosen if row["category"] == dataset_name(taxonomy.HELPFUL)}
+    if settings.decision:
+        rows = [{**row, "unsafe": int(name not in harmless)} for row, name in zip(read.rows, read.names, strict=True)]
+        read = replace(read, rows=rows)
     if not settings.contrast:
-        return [[row] for row in read.rows]
-    harmless = None
-    if settings.partners:
-        harmless = {str(row["prompt_id"]) for row in chosen if row["category"] == dataset_name(taxonomy.HELPFUL)}
-    units = units_of(read, {row["prompt_id"]: row["twin_of"] for row in chosen if row["twin_of"]}, harmless)
-    if not _pairs(units) and not settings.partners:
+        return units_of(read, {}) if settings.decision else [[row] for row in read.rows]
+    twins = {row["prompt_id"]: row["twin_of"] for row in chosen if row["twin_of"]}
+    units = units_of(read, twins, mixed=settings.decision > 0)
+    if not _pairs(units):
         reporter.log(
             "SFT: sft.contrast compares twins, but no training row has its twin among the training rows; the start "
             "learns by likelihood alone (a column twin_of of harmless rows names the id of their unsafe prompt)"
@@ -154,12 +163,24 @@ def _trainer(
 ) -> SharedSftTrainer:
     """Return the trainer: TRL's, or one that compares twins as well."""
     rows = Dataset.from_list(in_batches_of_one_length(units, settings.batch_size, arguments["args"].seed))
-    if not settings.contrast:
+    if not settings.contrast and not settings.decision:
         return SharedSftTrainer(train_dataset=rows, **arguments)
+    openings = [
+        (row["input_ids"][row["completion_mask"].index(1)], row["unsafe"] == 1)
+        for unit in units
+        for row in unit
+        if settings.decision
+    ]
     compared = settings.contrast_tokens
-    collator = TwinCollator(arguments["processing_class"].pad_token_id, limit, compared, settings.partners)
+    collator = TwinCollator(arguments["processing_class"].pad_token_id, limit, compared)
     return TwinTrainer(
-        contrast=settings.contrast, compared=compared, train_dataset=rows, data_collator=collator, **arguments
+        contrast=settings.contrast,
+        compared=compared,
+        decision=settings.decision,
+        refusing=refusing_tokens(openings),
+        train_dataset=rows,
+        data_collator=collator,
+        **arguments,
     )
 
 
@@ -185,7 +206,7 @@ def sft_arguments(
         "train_sampling_strategy": Ours("sequential"),  # the rows come in the order of their batches
         "shuffle_dataset": Ours(False),
         "packing": Ours(False),
-        "remove_unused_columns": Ours(not settings.contrast),
+        "remove_unused_columns": Ours(not settings.contrast and not settings.decision),
         "max_length": Ours(limit, "sft.max_length"),
         "completion_only_loss": Ours(True),
     }

@@ -208,8 +208,8 @@ def test_dpo_whose_last_batch_is_not_full(runs: Runs) -> None:
     assert again["curves"].caption == shown["curves"].caption
 
 
-@pytest.mark.parametrize("contrast", [0.0, 1.0])
-def test_sft_killed_in_two_processes_and_resumed_in_one(runs: Runs, contrast: float) -> None:
+@pytest.mark.parametrize(("contrast", "decision"), [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)])
+def test_sft_killed_in_two_processes_and_resumed_in_one(runs: Runs, contrast: float, decision: float) -> None:
     """17 rows in batches of 8; with the comparison of twins, pairs stay together and weigh as in one process."""
     settings = {
         "policy.start": "sft",
@@ -217,6 +217,7 @@ def test_sft_killed_in_two_processes_and_resumed_in_one(runs: Runs, contrast: fl
         "sft.rows_per_category": 0,
         "sft.learning_rate": 2e-4,
         "sft.contrast": contrast,
+        "sft.decision": decision,
         "sft.validation_prompts": 1,
     }
     alone, _, shown = runs.train("alone", "sft_checkpoint", 1, settings)

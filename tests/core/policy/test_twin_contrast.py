@@ -22,11 +22,9 @@ from drirl_core.policy.sft_rows import TokenRows, in_batches_of_one_length
 from drirl_core.policy.training import read_log
 from drirl_core.policy.twins import (
     MATCHED,
-    RANKED,
     TwinCollator,
     matching_loss,
     matching_margins,
-    ranking_margins,
     units_of,
 )
 from drirl_core.store.tables import read_table, write_table
@@ -122,58 +120,17 @@ def test_a_crossed_row_holds_the_compared_tokens_alone() -> None:
 
 
 def test_rows_without_a_twin_stand_in_twos_beside_the_pairs() -> None:
-    """Harmless rows by length: c (1), bb (2), aaa (3); the copy of u1 (2) goes with the first, the others together."""
+    """By length: c (1), the copy of u1 and bb (2), aaa (3)."""
     names = ("u1", "s1", "aaa", "c", "u1", "bb")
     rows = [{"input_ids": [0] * len(name), "completion_mask": [1] * len(name)} for name in names]
-    read = TokenRows(rows, names, (), (), 9)
-    units = units_of(read, {"s1": "u1"}, {"s1", "aaa", "c", "bb"})
-    assert [[row["pair"] for row in unit] for unit in units] == [[0, 0], [-3, -2], [-2, -2]]
-    assert [[len(row["input_ids"]) for row in unit] for unit in units] == [[2, 2], [2, 1], [2, 3]]
-
-
-def test_every_harmless_row_is_ranked_below_unsafe_rows_in_turn() -> None:
-    """The unsafe rows 0 and 2 of two pairs, their twins 1 and 3, and the harmless rows 4 and 6; row 5 is not ranked."""
-    rows = [token_row([7], [1, 1, 8, 9], 3), token_row([6], [2], 3), token_row([5], [1], 8), token_row([4], [2], 8)]
-    rows += [token_row([3], [9], -2), token_row([2], [9]), token_row([1], [9], -2)]
-    for partners, met in (
-        (0, []),
-        (1, [[0, 1], [2, 3], [0, 4], [2, 6]]),
-        (2, [[0, 1], [2, 1], [0, 3], [2, 3], [0, 4], [2, 4], [0, 6], [2, 6]]),
-    ):
-        batch = TwinCollator(padding=0, limit=9, partners=partners)(rows)
-        assert batch["pairs"].tolist() == [[0, 1], [2, 3]]
-        assert batch["partners"].tolist() == met
-        assert len(batch["input_ids"]) == 7 + 2 * 2 + len(met)
-    crossed = batch["input_ids"][11:].tolist()
-    assert crossed[4] == [3, 1, 1, 8, 0]  # the prompt of row 4 with the first three tokens of the refusal of row 0
-    assert crossed[7] == [1, 1, 0, 0, 0]
-
-
-def test_more_partners_than_unsafe_rows_are_as_many_as_there_are() -> None:
-    rows = [token_row([7], [1], 0), token_row([6], [2], 0), token_row([3], [9], -2)]
-    assert TwinCollator(padding=0, limit=9, partners=4)(rows)["partners"].tolist() == [[0, 1], [0, 2]]
-    assert TwinCollator(padding=0, limit=9, partners=4)(rows[2:])["partners"].shape == (0, 2)
-
-
-def test_data_without_any_twins_is_ranked_too() -> None:
-    rows = [token_row([7], [1], -3), token_row([6], [2], -2), token_row([3], [9], -3)]
-    assert TwinCollator(padding=0, limit=9, partners=2)(rows)["partners"].tolist() == [[0, 1], [2, 1]]
-
-
-def test_the_ranking_by_hand() -> None:
-    """Column 0 is prompt. The refusal of row 0 begins with -1 -2 -3, crossed with -4 -4 -4; the fourth does not count."""
-    log_probs = torch.tensor(
-        [[-9.0, -1.0, -2.0, -3.0, -50.0], [-9.0, -7.0, -7.0, -7.0, -7.0], [-9.0, -4.0, -4.0, -4.0, -50.0]]
-    )
-    learned, partners = torch.tensor([[0, 1, 1, 1, 1]] * 3), torch.tensor([[0, 1]])
-    assert ranking_margins(log_probs, learned, partners).tolist() == [6.0]
+    units = units_of(TokenRows(rows, names, (), (), 9), {"s1": "u1"}, mixed=True)
+    assert [[row["pair"] for row in unit] for unit in units] == [[0, 0], [-1, -1], [-1, -1]]
+    assert [[len(row["input_ids"]) for row in unit] for unit in units] == [[2, 2], [1, 2], [2, 3]]
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"partners": 1}, "sft.partners is 1, but sft.contrast is 0"),
-        ({"contrast": 1.0, "partners": -1}, "sft.partners is -1; 0"),
         ({"contrast": -1.0}, "sft.contrast is -1.0; 0"),
         ({"contrast": 1.0, "batch_size": 5}, "choose an even number"),
         ({"contrast": 1.0, "contrast_tokens": -1}, "sft.contrast_tokens is -1; 0"),
@@ -235,17 +192,6 @@ def test_comparing_as_many_tokens_as_an_answer_has_is_comparing_all_of_it(with_t
     weights = [load_file(context.out / "model.safetensors") for context in (every, all_six, one)]
     assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-6) for name in weights[0])
     assert not all(torch.allclose(weights[0][name], weights[2][name], atol=1e-6) for name in weights[0])
-
-
-def test_look_alikes_without_a_twin_are_learned_to_be_told_apart(contexts: Any) -> None:
-    """No row has a twin: nothing is matched, and refusals become likelier after unsafe prompts."""
-    context = contexts.make("partners", {**SETTINGS, "sft.partners": 2})
-    assert build_sft_checkpoint(context)["twin_pairs"] == 0
-    log = read_log(context.out / "training_log.jsonl")
-    ranked = [row[RANKED] for row in log if RANKED in row]
-    assert ranked[-1] > ranked[0]
-    assert not any(MATCHED in row for row in log)
-    assert not any("no training row has its twin" in line for line in context.reporter.lines)
 
 
 def test_without_a_twin_the_start_learns_by_likelihood_alone_and_says_so(contexts: Any) -> None:

@@ -1,0 +1,130 @@
+"""The decision whether to refuse as a loss of its own: tokens, odds and loss by hand, and what is learned by it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from killing import Killed, KillingReporter
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from drirl_core.config import SftConfig
+from drirl_core.errors import ConfigError
+from drirl_core.policy.decision import decision_loss, decisions, last_states, refusing_tokens
+from drirl_core.policy.sft import build_sft_checkpoint
+from drirl_core.policy.training import read_log
+from drirl_core.policy.twins import DECIDED, MATCHED, TwinCollator
+
+pytestmark = pytest.mark.usefixtures("no_curves")
+SETTINGS = {
+    "sft.decision": 1.0,
+    "sft.batch_size": 6,
+    "sft.epochs": 2,
+    "sft.learning_rate": 1e-3,
+    "sft.answer_tokens": 6,
+    "sft.rows_per_category": 0,
+}
+
+
+def test_tokens_that_begin_a_larger_share_of_refusals_by_hand() -> None:
+    """Of 3 refusals and 4 answers: token 5 begins 2/3 and 1/4, token 6 1/3 and 2/4, token 7 no refusal."""
+    openings = [(5, True), (5, True), (6, True), (5, False), (6, False), (6, False), (7, False)]
+    assert refusing_tokens(openings) == [5]
+    assert refusing_tokens([*openings, (9, True)]) == [5, 9]
+
+
+@pytest.mark.parametrize("unsafe", [True, False])
+def test_of_one_kind_of_prompts_nothing_is_decided(unsafe: bool) -> None:
+    assert refusing_tokens([(5, unsafe), (6, unsafe)]) == []
+    assert refusing_tokens([]) == []
+
+
+def test_odds_by_hand() -> None:
+    """Probabilities .1, .2, .3, .4: tokens 1 and 3 have .6, so that the odds are 3 to 2."""
+    logits = torch.tensor([[0.1, 0.2, 0.3, 0.4]]).log() + 7.0
+    assert decisions(logits, torch.tensor([1, 3])).item() == pytest.approx(math.log(1.5), abs=1e-6)
+
+
+@given(st.lists(st.floats(-30, 30, width=32), min_size=3, max_size=6))
+def test_odds_are_those_of_the_softmax_and_change_sign_with_the_set(row: list[float]) -> None:
+    logits = torch.tensor([row], dtype=torch.float64)
+    ours, theirs = torch.tensor([0]), torch.arange(1, len(row))
+    share = logits.softmax(dim=1)[0, 0]
+    assert torch.sigmoid(decisions(logits, ours)).item() == pytest.approx(share.item(), abs=1e-12)
+    assert decisions(logits, theirs).item() == pytest.approx(-decisions(logits, ours).item(), abs=1e-9)
+
+
+def test_the_loss_by_hand() -> None:
+    """Odds of 2 for an unsafe and for a harmless prompt: half of log(1 + exp(-2)) + log(1 + exp(2))."""
+    loss = decision_loss(torch.tensor([2.0, 2.0]), torch.tensor([1, 0]))
+    assert loss.item() == pytest.approx((math.log1p(math.exp(-2.0)) + math.log1p(math.exp(2.0))) / 2)
+
+
+def test_the_states_are_those_from_which_the_next_token_is_predicted(tiny_policy: Any) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_policy).eval()
+    with torch.no_grad(), last_states(model) as states:
+        logits = model(input_ids=torch.tensor([[5, 6, 7]])).logits
+    assert len(states) == 1
+    assert torch.allclose(model.lm_head(states[0]), logits, atol=1e-5)
+    with torch.no_grad():
+        model(input_ids=torch.tensor([[5, 6, 7]]))
+    assert len(states) == 1  # afterwards nothing is noted
+
+
+def test_a_row_of_unknown_kind_says_so() -> None:
+    rows = [{"input_ids": [7, 1], "labels": [-100, 1], "pair": -1, "unsafe": kind} for kind in (1, 0)]
+    rows.append({"input_ids": [7, 1], "labels": [-100, 1], "pair": -1})
+    assert TwinCollator(padding=0, limit=9)(rows)["unsafe"].tolist() == [1, 0, -1]
+
+
+def test_the_decision_is_learned(contexts: Any) -> None:
+    """Without twins and comparison."""
+    context = contexts.make(
+        "decided", {**SETTINGS, "sft.lora.rank": 0, "sft.batch_size": 18, "sft.epochs": 40, "sft.learning_rate": 2e-2}
+    )
+    build_sft_checkpoint(context)
+    log = read_log(context.out / "training_log.jsonl")
+    assert not any(MATCHED in row for row in log)
+    assert log[0][DECIDED] < log[-1][DECIDED] == 1.0
+
+
+def test_the_decision_is_added_to_the_likelihood(contexts: Any) -> None:
+    """With a weight below rounding the loss is that of likelihood alone, and grows with the weight."""
+    losses = []
+    for name, decision in (("off", 0.0), ("rounding", 1e-12), ("one", 1.0), ("three", 3.0)):
+        context = contexts.make(name, {**SETTINGS, "sft.epochs": 1, "sft.batch_size": 18, "sft.decision": decision})
+        build_sft_checkpoint(context)
+        losses.append(read_log(context.out / "training_log.jsonl")[0]["loss"])
+    off, rounding, one, three = losses
+    assert rounding == pytest.approx(off, abs=1e-5)
+    assert one - off > 0.05
+    assert three - off == pytest.approx(3 * (one - off), abs=1e-4)
+
+
+def test_a_killed_run_resumes_to_the_same_weights(contexts: Any) -> None:
+    whole = contexts.make("whole", SETTINGS)
+    build_sft_checkpoint(whole)
+    with pytest.raises(Killed):
+        build_sft_checkpoint(contexts.make("killed", SETTINGS, reporter=KillingReporter(3)))
+    resumed = contexts.make("killed", SETTINGS)
+    build_sft_checkpoint(resumed)
+    for name in ("model.safetensors", "training_log.jsonl"):
+        assert (whole.out / name).read_bytes() == (resumed.out / name).read_bytes(), name
+    assert load_file(whole.out / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"decision": -1}, r"sft\.decision is -1; 0 \(off\) or a weight"),
+        ({"decision": 1.0, "target": "demonstration"}, r"sft\.decision is 1\.0 with the target demonstration"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SftConfig(**settings)
