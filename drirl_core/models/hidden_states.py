@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 LAST_PROMPT, COMPLETION_MEAN = 0, 1
 """Places of the two vectors of a row."""
 _BATCH_TOKENS = 4096
-"""Padded tokens per forward pass."""
+"""Tokens per batch, its prompts padded, and its completions as one pass would pad them."""
 
 
 class HiddenStates:

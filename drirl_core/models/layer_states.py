@@ -7,21 +7,28 @@ embedding.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from drirl_core.models.partial_pass import until_layer
 
 if TYPE_CHECKING:
     import torch
+    from transformers import DynamicCache
 
     from drirl_core.models.loading import Policy
+
+_SPARED_TOKENS = 128
+"""Padded tokens for which a CPU makes another pass; on a GPU a pass costs more than all padding of a batch."""
 
 
 def read_layer(
     policy: Policy, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], layer: int
 ) -> torch.Tensor:
     """Summarise token rows by one layer; equal prompts are computed once.
+
+    On a CPU completions of different lengths run in passes of their own behind the same prompts: of one pass for all of
+    them up to two thirds would be padding.
 
     Args:
         policy: the frozen policy.
@@ -52,19 +59,54 @@ def read_layer(
         lengths = present.sum(dim=1)
         ends = lengths - start - 1
         last = hidden[torch.arange(len(places), device=device), ends].float()[of_row]  # (B, H)
-        ids, own = padded(completions, padding, device)
-        if not ids.shape[1]:
-            return torch.stack([last, torch.zeros_like(last)], dim=1)
-        cache.batch_select_indices(of_row)
-        hidden = until_layer(
-            policy.model,
-            layer,
-            input_ids=ids,
-            attention_mask=torch.cat([present[of_row], own], dim=1),
-            position_ids=lengths[of_row].unsqueeze(1) + torch.arange(ids.shape[1], device=device),
-            past_key_values=cache,
-        )
-        return torch.stack([last, masked_mean(hidden, own.bool())], dim=1)
+        found = torch.stack([last, torch.zeros_like(last)], dim=1)  # (B, 2, H)
+        spared = _SPARED_TOKENS if device.type == "cpu" else None
+        for part in of_like_length(list(map(len, completions)), spared):
+            rows = torch.tensor(part, device=device)
+            ids, own = padded([completions[row] for row in part], padding, device)
+            hidden = until_layer(
+                policy.model,
+                layer,
+                input_ids=ids,
+                attention_mask=torch.cat([present[of_row[rows]], own], dim=1),
+                position_ids=lengths[of_row[rows]].unsqueeze(1) + torch.arange(ids.shape[1], device=device),
+                past_key_values=_selected(cache, of_row[rows]),
+            )
+            found[rows, 1] = masked_mean(hidden, own.bool())
+        return found
+
+
+def of_like_length(lengths: Sequence[int], spared: int | None) -> Iterator[list[int]]:
+    """Divide rows into parts that need little padding.
+
+    Args:
+        lengths: tokens of each row; rows without any are in no part.
+        spared: most padded tokens of a part; None for one part.
+
+    Yields:
+        Places of the rows of a part, by length.
+    """
+    part: list[int] = []
+    padding = 0
+    for place in sorted((i for i, length in enumerate(lengths) if length), key=lengths.__getitem__):
+        padding += len(part) * (lengths[place] - lengths[part[-1]]) if part else 0
+        if spared is not None and padding > spared:
+            yield part
+            part, padding = [], 0
+        part.append(place)
+    if part:
+        yield part
+
+
+def _selected(cache: DynamicCache, rows: torch.Tensor) -> DynamicCache:
+    """Return keys and values of some rows of a cache, which stays as it is."""
+    from transformers import DynamicCache
+
+    selected = DynamicCache()
+    for number, layer in enumerate(cache.layers):
+        if layer.is_initialized:  # of a pass that ended before the last layer
+            selected.update(layer.keys[rows], layer.values[rows], number)
+    return selected
 
 
 def _common_length(prompts: Sequence[Sequence[int]]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 _VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _LOOK_S = 0.3
+_LOOKS, _PAUSE_S = 4, 0.4
+"""Looks at a machine that seems busy, and what lies between two of them."""
 _FREE_SHARE = 0.75
 """Share of the cores that must be free for spinning to pay."""
 
@@ -24,7 +27,8 @@ def choose_waiting(models: ModelsConfig) -> str:
     """Set how OpenMP's threads wait, for this process.
 
     A choice that the user made by one of OpenMP's own variables is kept, and so is the default once torch is loaded,
-    because OpenMP reads its variables only then.
+    because OpenMP reads its variables only then. The choice holds for minutes, so that a machine which seems busy is
+    looked at again: one free moment within some two seconds, and its load is not that of work that lasts.
 
     Args:
         models: `models.waiting` and `models.threads`.
@@ -38,9 +42,12 @@ def choose_waiting(models: ModelsConfig) -> str:
     if models.waiting == "sleep":
         os.environ["OMP_WAIT_POLICY"] = "passive"
         return ""
-    free, cores = free_cores()
-    if free >= _FREE_SHARE * cores:
-        return ""
+    for look in range(_LOOKS):
+        if look:
+            time.sleep(_PAUSE_S)
+        free, cores = free_cores()
+        if free >= _FREE_SHARE * cores:
+            return ""
     os.environ["OMP_WAIT_POLICY"] = "passive"
     return (
         f"other work uses {cores - free:.1f} of {cores} cores: threads sleep while they wait "

@@ -12,9 +12,9 @@ import torch
 
 from drirl_core.config import ModelsConfig
 from drirl_core.errors import ModelError, TrainingError
-from drirl_core.models import hidden_states
+from drirl_core.models import hidden_states, layer_states
 from drirl_core.models.hidden_states import HiddenStates
-from drirl_core.models.layer_states import masked_mean, read_layer
+from drirl_core.models.layer_states import masked_mean, of_like_length, read_layer
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.sampling import chat_text
 from drirl_core.models.token_rows import TokenRow
@@ -86,7 +86,35 @@ def test_a_prompt_is_computed_once_for_all_its_completions(policy: Policy) -> No
     )
     read_layer(policy, [(1, 2, 3)] * 4 + [(7, 8)], [(4, 5), (6,), (), (9, 9, 9), (1,)], 1)
     hook.remove()
-    assert sizes == [(2, 3), (5, 3)]
+    assert sizes == [(2, 3), (4, 3)]  # nothing is computed of an empty completion
+
+
+def test_completions_are_divided_by_length_so_that_no_part_has_more_padding_than_is_spared() -> None:
+    """By length: 1, 2, 2, 5, 9. The first three pad 1 token; with the 5 it would be 1 + 3 x 3; 5 and 9 pad 4."""
+    lengths = [5, 2, 0, 9, 1, 2]
+    assert list(of_like_length(lengths, 4)) == [[4, 1, 5], [0, 3]]
+    assert list(of_like_length(lengths, 3)) == [[4, 1, 5], [0], [3]]
+    assert list(of_like_length(lengths, 0)) == [[4], [1, 5], [0], [3]]
+    assert list(of_like_length(lengths, None)) == [[4, 1, 5, 0, 3]]
+    assert list(of_like_length([0, 0], 4)) == list(of_like_length([], 4)) == []
+
+
+def test_passes_by_length_run_behind_the_same_prompts_and_change_no_row(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [(1, 2, 3, 4), (1, 2, 5), (1, 2, 5), (1, 2, 3, 4), (1, 2, 5), (1, 2, 6, 7, 8)]
+    completions = [(6, 7, 8, 9, 10, 11, 12), (6,), (), (9,), (3, 4, 5, 6, 7, 8), (5, 9)]
+    together = read_layer(policy, prompts, completions, 1)
+    monkeypatch.setattr(layer_states, "_SPARED_TOKENS", 2)
+    sizes: list[tuple[int, ...]] = []
+    hook = policy.model.model.layers[0].register_forward_pre_hook(
+        lambda m, args: sizes.append(tuple(args[0].shape[:2]))
+    )
+    apart = read_layer(policy, prompts, completions, 1)
+    hook.remove()
+    assert sizes == [(1, 2), (3, 3), (3, 2), (2, 7)]
+    torch.testing.assert_close(apart, together, rtol=1e-5, atol=1e-6)
+    assert not apart[2, 1].any()
 
 
 def test_what_all_prompts_begin_with_is_computed_once(policy: Policy) -> None:

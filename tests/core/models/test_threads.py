@@ -21,6 +21,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(threads, "_PAUSE_S", 0.0)
 
 
 @pytest.mark.parametrize(("free", "waiting"), [(4.0, None), (3.0, None), (2.9, "passive"), (0.0, "passive")])
@@ -30,6 +31,23 @@ def test_the_load_decides(monkeypatch: pytest.MonkeyPatch, free: float, waiting:
     said = threads.choose_waiting(ModelsConfig(**NAMES))
     assert os.environ.get("OMP_WAIT_POLICY") == waiting
     assert bool(said) == (waiting is not None)
+
+
+@pytest.mark.parametrize(
+    ("looks", "waiting"),
+    [([0.0, 1.9], None), ([0.0, 1.0, 0.4, 1.5], None), ([0.0, 1.0, 0.4, 1.4], "passive")],
+    ids=["a moment", "the last look", "work that lasts"],
+)
+def test_a_load_that_ends_within_some_looks_does_not_count(
+    monkeypatch: pytest.MonkeyPatch, looks: list[float], waiting: str | None
+) -> None:
+    """Of two cores one and a half must be free; the process of the step before may still end."""
+    left = iter(looks)
+    monkeypatch.setattr(threads, "free_cores", lambda: (next(left), 2))
+    said = threads.choose_waiting(ModelsConfig(**NAMES))
+    assert os.environ.get("OMP_WAIT_POLICY") == waiting
+    assert said.startswith("other work uses 0.6 of 2 cores" if waiting else "")
+    assert not list(left)
 
 
 @pytest.mark.parametrize(("setting", "waiting"), [("spin", None), ("sleep", "passive")])
