@@ -208,7 +208,7 @@ class TwinTrainer(SharedSftTrainer):
             return shown
 
         once = (
-            prompts_once(self.accelerator.unwrap_model(model), width)
+            prompts_once(self.accelerator.unwrap_model(model), width, ends=False)
             if complete["labels"].device.type == "cpu"
             else contextlib.nullcontext()
         )
