@@ -1,19 +1,25 @@
-"""Compute what rows of a batch share only once: the beginning of the chat template, and the prompt of a group."""
+"""Compute what rows of a batch share only once: the beginning of the chat template, and the prompt of a group.
+
+What is left of the rows runs behind it: on a CPU in tiles of rows of similar length, so that little is padded.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import weakref
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from unittest import mock
 
 import peft
 import torch
+from torch.nn.functional import pad
 from transformers import DynamicCache
 
 _LEAST_START = 8
 """Tokens in common below which a pass of their own costs more than it saves."""
+_PASS_TOKENS = 48
+"""Tokens that a further pass of a small model costs as much as on a CPU; more tiles than that saves are not made."""
 
 
 @contextlib.contextmanager
@@ -32,41 +38,35 @@ def start_once(model: Any) -> Iterator[None]:
         yield
         return
     forward = decoder.forward
-    begun_with: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # a cache, to its tokens in common
 
     def once(input_ids: Any = None, attention_mask: Any = None, **kwargs: Any) -> Any:
         cache, positions = kwargs.pop("past_key_values", None), kwargs.pop("position_ids", None)
         begun = cache is not None and cache.get_seq_length() > 0
-        if input_ids is not None and attention_mask is None:
-            seen = cache.get_seq_length() if begun else 0
-            attention_mask = input_ids.new_ones(len(input_ids), seen + input_ids.shape[1])
-        start = begun_with.get(cache, 0) if begun else _shared_start(input_ids, attention_mask, kwargs)
+        if input_ids is not None and attention_mask is None and not begun:
+            attention_mask = torch.ones_like(input_ids)
+        start = 0 if begun else _shared_start(input_ids, attention_mask, kwargs)
         if start == 0:
             return forward(input_ids, attention_mask, past_key_values=cache, position_ids=positions, **kwargs)
-        if positions is None:
-            positions = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+        positions = _positions(attention_mask) if positions is None else positions.expand(len(input_ids), -1)
         order = _Order.of(attention_mask, start)
+        kept = cache is not None or kwargs.pop("use_cache", None) is not False
         shared = {**kwargs, "use_cache": True}
-        if begun:
-            return forward(
-                input_ids, order.mask(attention_mask), past_key_values=cache, position_ids=positions, **shared
-            )
         cache = DynamicCache(config=decoder.config) if cache is None else cache
-        begun_with[cache] = start
         first = order.common[:1]  # (1, start), columns in row 0
         head = forward(
-            input_ids[:1].gather(1, first), past_key_values=cache,
-            position_ids=positions.expand(len(input_ids), -1)[:1].gather(1, first), **shared,
-        )  # fmt: skip
-        cache.batch_select_indices(torch.zeros(len(input_ids), dtype=torch.long, device=input_ids.device))
-        found = forward(
-            input_ids.gather(1, order.rest), order.mask(attention_mask), past_key_values=cache,
-            position_ids=positions.expand(len(input_ids), -1).gather(1, order.rest), **shared,
-        )  # fmt: skip
+            input_ids[:1].gather(1, first), past_key_values=cache, position_ids=positions[:1].gather(1, first), **shared
+        )
+        rest = _Rows(input_ids.gather(1, order.rest), order.mask(attention_mask), positions.gather(1, order.rest))
+        of_row = torch.zeros(len(input_ids), dtype=torch.long, device=input_ids.device)
+        found = _behind(forward, cache, of_row, rest, rest.own, kept=kept, **shared)
         heads = head.last_hidden_state.expand(len(input_ids), -1, -1)
         states = torch.cat([heads, found.last_hidden_state], dim=1)  # (B, T, H), the common tokens first
         found.last_hidden_state = states.gather(1, order.back.unsqueeze(-1).expand_as(states))
-        found.past_key_values = cache
+        if kept:
+            for layer in cache.layers:
+                back = order.back[:, None, :, None].expand_as(layer.keys)
+                layer.keys, layer.values = layer.keys.gather(2, back), layer.values.gather(2, back)
+        found.past_key_values = cache if kept else None
         return found
 
     with mock.patch.object(decoder, "forward", once):
@@ -117,7 +117,7 @@ def _shared_start(input_ids: Any, mask: Any, kwargs: Any) -> int:
 
 
 @contextlib.contextmanager
-def prompts_once(model: Any, width: int | None = None) -> Iterator[None]:
+def prompts_once(model: Any, width: int | None = None, *, ends: bool = True) -> Iterator[None]:
     """Run each distinct prompt through the decoder once for all its completions, with gradients.
 
     The completions of a group share their prompt, but TRL and `generate` compute it for each of them. Here the keys and
@@ -127,6 +127,7 @@ def prompts_once(model: Any, width: int | None = None) -> Iterator[None]:
         model: a transformers or PEFT model.
         width: tokens of the padded prompts, which come first in every row; None when rows hold only prompts, as in the
             first pass of `generate`.
+        ends: whether the states of rows' last tokens, which predict nothing, are asked for; else they mean nothing.
     """
     decoder = decoder_of(model)
     forward = decoder.forward
@@ -142,22 +143,29 @@ def prompts_once(model: Any, width: int | None = None) -> Iterator[None]:
         first = torch.stack([(of_row == number).nonzero()[0, 0] for number in range(int(of_row.max()) + 1)])
         if len(first) == len(input_ids):
             return forward(input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, **kwargs)
-        positions = kwargs.pop("position_ids", None)  # (B, T)
-        at = {} if positions is None else {"position_ids": positions[first, :prompt]}
+        positions = kwargs.pop("position_ids", None)
+        positions = _positions(attention_mask) if positions is None else positions.expand(len(input_ids), -1)  # (B, T)
+        kept = cache is not None or kwargs.pop("use_cache", None) is not False
         cache = DynamicCache(config=decoder.config) if cache is None else cache
-        shared = {**kwargs, "past_key_values": cache, "use_cache": True}
+        shared = {**kwargs, "use_cache": True}
         found = forward(
-            input_ids=input_ids[first, :prompt], attention_mask=attention_mask[first, :prompt], **at, **shared
+            input_ids=input_ids[first, :prompt],
+            attention_mask=attention_mask[first, :prompt],
+            position_ids=positions[first, :prompt],
+            past_key_values=cache,
+            **shared,
         )
-        cache.batch_select_indices(of_row)
         hidden = found.last_hidden_state[of_row]  # (B, prompt, H)
-        if prompt < input_ids.shape[1]:
-            at = {} if positions is None else {"position_ids": positions[:, prompt:]}
+        if prompt == input_ids.shape[1]:
+            cache.batch_select_indices(of_row)
+        else:
             shared.pop("cache_position", None)
-            rest = forward(input_ids=input_ids[:, prompt:], attention_mask=attention_mask, **at, **shared)
-            hidden = torch.cat([hidden, rest.last_hidden_state], dim=1)  # (B, T, H)
+            rest = _Rows(input_ids[:, prompt:], attention_mask, positions[:, prompt:])
+            needed = rest.own if ends else pad(rest.own[:, 1:], (0, 1))
+            found = _behind(forward, cache, of_row, rest, needed, kept=kept, **shared)
+            hidden = torch.cat([hidden, found.last_hidden_state], dim=1)  # (B, T, H)
         found.last_hidden_state = hidden
-        found.past_key_values = cache
+        found.past_key_values = cache if kept else None
         return found
 
     with mock.patch.object(decoder, "forward", once):
@@ -168,3 +176,111 @@ def decoder_of(model: Any) -> Any:
     """Return the layers below the output layer of a transformers or PEFT model; None where it has none of its own."""
     base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     return base.get_decoder() if hasattr(base, "get_decoder") else None
+
+
+def _positions(mask: torch.Tensor) -> torch.Tensor:
+    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+class _Rows(NamedTuple):
+    """Rows that run behind keys and values.
+
+    Args:
+        ids: their tokens, (B, T).
+        mask: of what they see: the columns of the keys, then their own, (B, S + T).
+        positions: of their tokens, (B, T).
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    positions: torch.Tensor
+
+    @property
+    def own(self) -> torch.Tensor:
+        """Mask of their own tokens, (B, T)."""
+        return self.mask[:, -self.ids.shape[1] :]
+
+
+def _behind(
+    forward: Callable[..., Any],
+    cache: DynamicCache,
+    of_row: torch.Tensor,
+    rows: _Rows,
+    needed: torch.Tensor,
+    *,
+    kept: bool,
+    **kwargs: Any,
+) -> Any:
+    """Run rows behind keys and values, on a CPU in tiles of rows of similar length.
+
+    Args:
+        forward: of the decoder.
+        cache: keys and values of S tokens; afterwards, where they are kept, those of all rows with their own tokens.
+        of_row: row of the cache behind which each row runs, (B,).
+        rows: the B rows.
+        needed: true at the tokens whose states are asked for; those after the last of them are not run, (B, T).
+        kept: whether the cache is needed afterwards.
+        **kwargs: other arguments of `forward`.
+
+    Returns:
+        Output of the last tile, with the states of all rows, (B, T, H); 0 at columns that were not run.
+    """
+    width, past = rows.ids.shape[1], rows.mask.shape[1] - rows.ids.shape[1]
+    states, caches = [], []
+    tiles = _tiles(needed.bool())
+    for chosen, columns in tiles:
+        part = copy.copy(cache)
+        part.layers = [copy.copy(layer) for layer in cache.layers]
+        part.batch_select_indices(of_row[chosen])
+        found = forward(
+            rows.ids[chosen, columns],
+            torch.cat([rows.mask[chosen, :past], rows.own[chosen, columns]], dim=1),
+            past_key_values=part,
+            position_ids=rows.positions[chosen, columns],
+            **kwargs,
+        )
+        around = (0, 0, columns.start, width - columns.stop)
+        states.append(pad(found.last_hidden_state, around))
+        caches.append((part, around))
+    if len(tiles) == 1 and not any(around):
+        cache.layers = part.layers
+        return found
+    back = torch.cat([chosen for chosen, _ in tiles]).argsort()
+    found.last_hidden_state = torch.cat(states)[back]
+    for number, layer in enumerate(cache.layers if kept else ()):
+        for name in ("keys", "values"):
+            parts = [(getattr(part.layers[number], name), around) for part, around in caches]
+            whole = [torch.cat([own[:, :, :past], pad(own[:, :, past:], around)], dim=2) for own, around in parts]
+            setattr(layer, name, torch.cat(whole)[back])
+    return found
+
+
+def _tiles(needed: torch.Tensor) -> list[tuple[torch.Tensor, slice]]:
+    """Cut a padded batch into tiles of rows and columns that hold all needed tokens, at the least cost on a CPU.
+
+    Args:
+        needed: bool, (B, T).
+
+    Returns:
+        Rows of each tile, in their order, and its columns, at least one; a single tile elsewhere.
+    """
+    count, width = needed.shape
+    if needed.device.type != "cpu":
+        return [(torch.arange(count, device=needed.device), slice(0, width))]
+    some = needed.any(dim=1)
+    begins = torch.where(some, needed.long().argmax(dim=1), width)
+    ends = torch.where(some, width - needed.flip(1).long().argmax(dim=1), 0)
+    order = (ends - begins).argsort(stable=True)
+    spans = list(zip(begins[order].tolist(), ends[order].tolist(), strict=True))
+    edges = [0, *(place for place in range(1, count) if spans[place] != spans[place - 1]), count]
+    best: dict[int, tuple[int, list[tuple[int, int, slice]]]] = {0: (0, [])}  # cost and tiles of the rows before
+    for end in edges[1:]:
+        found = []
+        for begin in edges[: edges.index(end)]:
+            low = min(width - 1, *(first for first, _ in spans[begin:end]))
+            columns = slice(low, max(low + 1, *(last for _, last in spans[begin:end])))
+            cost, tiles = best[begin]
+            cost += _PASS_TOKENS + (end - begin) * (columns.stop - columns.start)
+            found.append((cost, [*tiles, (begin, end, columns)]))
+        best[end] = min(found, key=lambda one: one[0])
+    return [(order[begin:end].sort().values, columns) for begin, end, columns in best[count][1]]

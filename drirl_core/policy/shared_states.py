@@ -203,7 +203,11 @@ class SharedStates:
             cache.batch_select_indices(of_row)
             ids, own = padded([row.completion for row in rows], 0, mask.device)
             seen = torch.cat([mask[of_row], own.to(mask)], dim=1)
-            states = until_layer(base, self._layer, input_ids=ids, attention_mask=seen, past_key_values=cache)
+            at = {
+                "attention_mask": seen,
+                "position_ids": (seen.long().cumsum(dim=1) - 1)[:, mask.shape[1] :].clamp(min=0),
+            }
+            states = until_layer(base, self._layer, input_ids=ids, past_key_values=cache, **at)
             self._offer(rows, ends[of_row], states, own.bool())
         self._seconds += time.monotonic() - started
 

@@ -114,7 +114,7 @@ class RewardScaling:
         own, width = self.accelerator.unwrap_model(model), input_ids.shape[1] - logits_to_keep
         with contextlib.ExitStack() as blocks:
             if self._exact_sampling:
-                blocks.enter_context(prompts_once(own, width))
+                blocks.enter_context(prompts_once(own, width, ends=not torch.is_grad_enabled()))
             if self._shared is not None:
                 blocks.enter_context(self._shared.read(own, width, keep_prompts=self._exact_sampling))
             return super()._get_per_token_logps_and_entropies(

@@ -184,7 +184,11 @@ class TwinTrainer(SharedSftTrainer):
                 setattr(shown, name, getattr(outputs, name)[:count])
             return shown
 
-        once = prompts_once(policy, width) if complete["labels"].device.type == "cpu" else contextlib.nullcontext()
+        once = (
+            prompts_once(policy, width, ends=False)
+            if complete["labels"].device.type == "cpu"
+            else contextlib.nullcontext()
+        )
         rows = {name: value[:count] for name, value in complete.items()}
         with once:  # without `num_items_in_batch`, which counts the tokens of the crossed rows too
             loss = super().compute_loss(of_the_rows, rows, num_items_in_batch=self._tokens_of_all(rows["labels"]))

@@ -458,7 +458,7 @@ def test_prompts_computed_once_train_the_same_weights(harness: Harness, monkeypa
     """Two prompts with four completions each, with and without sharing, KL to the reference included."""
     settings = {"max_steps": 3, "beta": 0.1}
     shared = harness.train(coefficient=_constant(1.0), exact_sampling=True, settings=settings)
-    monkeypatch.setattr(trainer_module, "prompts_once", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(trainer_module, "prompts_once", lambda *_, **__: contextlib.nullcontext())
     plain = harness.train(coefficient=_constant(1.0), exact_sampling=True, settings=settings)
     assert [_texts(shared, batch, "completion") for batch in shared.seen] == [
         _texts(plain, batch, "completion") for batch in plain.seen

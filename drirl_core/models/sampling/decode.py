@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 Row = TypeVar("Row")
+_ROWS = 4
+"""Rows of which tokens are drawn together on a CPU: what is made of their logits on the way stays in its caches."""
 
 
 @dataclass(frozen=True)
@@ -211,18 +213,25 @@ def inverse_transform(temperature: float, uniforms: torch.Tensor, prompt_width: 
     import torch
 
     def process(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        probabilities = torch.softmax(scores.float() / temperature, dim=-1)  # (B, V)
-        reached = probabilities.cumsum(dim=-1, dtype=torch.float64)
-        drawn = uniforms[:, input_ids.shape[1] - prompt_width].to(scores.device).unsqueeze(1) * reached[:, -1:]
-        token = torch.searchsorted(reached, drawn, right=True).clamp(max=scores.shape[1] - 1)
-        if not torch.isfinite(reached[:, -1]).all():
-            raise TrainingError(
-                "the policy's logits are not finite; its weights are damaged or training diverged "
-                "(lower the learning rate)"
-            )
-        return torch.full_like(scores, float("-inf")).scatter_(1, token, 0.0)
+        numbers = uniforms[:, input_ids.shape[1] - prompt_width].to(scores.device).unsqueeze(1)  # (B, 1)
+        size = _ROWS if scores.device.type == "cpu" else len(scores)
+        parts = zip(scores.split(size), numbers.split(size), strict=True)
+        tokens = torch.cat([_drawn(part, temperature, own) for part, own in parts])
+        return torch.full_like(scores, float("-inf")).scatter_(1, tokens, 0.0)
 
     return process
+
+
+def _drawn(scores: torch.Tensor, temperature: float, numbers: torch.Tensor) -> torch.Tensor:
+    """Return the token of each row whose share of the distribution holds its number, (B, V) and (B, 1) to (B, 1)."""
+    import torch
+
+    reached = torch.softmax(scores.float() / temperature, dim=-1).cumsum(dim=-1, dtype=torch.float64)  # (B, V)
+    if not torch.isfinite(reached[:, -1]).all():
+        raise TrainingError(
+            "the policy's logits are not finite; its weights are damaged or training diverged (lower the learning rate)"
+        )
+    return torch.searchsorted(reached, numbers * reached[:, -1:], right=True).clamp(max=scores.shape[1] - 1)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from drirl_core.models import shared_prompts
 from drirl_core.models.shared_prompts import prompts_once, start_once
 
 WIDTH, GROUP, LENGTH = 7, 4, 5
@@ -156,3 +157,56 @@ def test_rows_without_a_shared_start_are_unchanged(model: Any, rows: tuple[torch
         alone = model.model(input_ids=rows[0][:1], attention_mask=rows[1][:1]).last_hidden_state
     assert torch.equal(alone, model.model(input_ids=rows[0][:1], attention_mask=rows[1][:1]).last_hidden_state)
     assert "forward" not in vars(model.model)
+
+
+@pytest.fixture
+def cheap_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A further pass costs nothing, so that every length has a tile of its own."""
+    monkeypatch.setattr(shared_prompts, "_PASS_TOKENS", 0)
+
+
+@pytest.mark.usefixtures("cheap_passes")
+def test_rows_in_tiles_give_the_same_states_and_gradients_without_padding(
+    model: Any, batch: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    """What is left of 16, 13, 16 and 11 tokens after the first nine are 7, 4, 7 and 2."""
+    sizes: list[int] = []
+    model.model.layers[0].register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[:2].numel()))
+    _require_the_same(model, batch, start_once(model))
+    assert sizes == [4 * NARROW, 9, 2, 4, 14]
+
+
+@pytest.mark.usefixtures("cheap_passes")
+@pytest.mark.parametrize("batch", ["left"], indirect=True)
+@pytest.mark.parametrize("groups", [False, True])
+def test_generation_behind_prompts_in_tiles_gives_the_same_tokens(
+    model: Any, batch: tuple[torch.Tensor, torch.Tensor], groups: bool
+) -> None:
+    test_generation_from_a_shared_start_gives_the_same_tokens(model, batch, groups)
+
+
+@pytest.mark.usefixtures("cheap_passes")
+@pytest.mark.parametrize("batch", ["left"], indirect=True)
+def test_completions_in_tiles_do_not_run_the_token_that_predicts_nothing(
+    model: Any, batch: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    """Completions of 3, 3, 3, 3, 2, 2, 1 and 1 tokens: 4 * 2 + 2 * 1 of them predict another one."""
+    lengths = torch.tensor([3, 3, 3, 3, 2, 2, 1, 1])
+    ids = torch.cat([batch[0].repeat_interleave(2, 0), torch.full((8, 3), 7)], 1)
+    mask = torch.cat([batch[1].repeat_interleave(2, 0), (torch.arange(3) < lengths[:, None]).long()], 1)
+    expected = model.model(input_ids=ids, attention_mask=mask).last_hidden_state
+    sizes: list[int] = []
+    model.model.layers[0].register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[:2].numel()))
+    with start_once(model), prompts_once(model, NARROW, ends=False):
+        found = model.model(input_ids=ids, attention_mask=mask).last_hidden_state
+    predicts = torch.cat([mask[:, 1:], torch.zeros(8, 1, dtype=torch.long)], 1) * mask == 1
+    torch.testing.assert_close(found[predicts], expected[predicts], rtol=1e-4, atol=1e-5)
+    assert sizes == [9, 2, 4, 14, 4 * 1, 4 * 2]  # rows with nothing to predict run one column
+
+
+def test_tiles_are_made_where_they_save_more_than_a_pass() -> None:
+    """One of 60 columns beside 15 of 10 saves 15 * 50; beside 15 of 58 it would save 30, less than a pass costs."""
+    apart = shared_prompts._tiles(torch.arange(60) >= torch.tensor([[50]] * 15 + [[0]]))
+    together = shared_prompts._tiles(torch.arange(60) >= torch.tensor([[2]] * 15 + [[0]]))
+    assert [(len(rows), columns) for rows, columns in apart] == [(15, slice(50, 60)), (1, slice(0, 60))]
+    assert [(len(rows), columns) for rows, columns in together] == [(16, slice(0, 60))]

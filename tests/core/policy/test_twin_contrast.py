@@ -174,7 +174,7 @@ def test_a_prompt_computed_once_for_both_answers_trains_the_same_weights(
 ) -> None:
     shared = with_twins.make("shared", {**SETTINGS, "sft.epochs": 1})
     build_sft_checkpoint(shared)
-    monkeypatch.setattr(twins_module, "prompts_once", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(twins_module, "prompts_once", lambda *_, **__: contextlib.nullcontext())
     apart = with_twins.make("apart", {**SETTINGS, "sft.epochs": 1})
     build_sft_checkpoint(apart)
     one, other = (load_file(context.out / "model.safetensors") for context in (shared, apart))
