@@ -12,6 +12,7 @@ from typing import Any
 
 from drirl_core.config import Config
 from drirl_core.errors import ConfigError
+from drirl_core.graph.processes import sharding_problems
 from drirl_core.models.packages import is_installed
 from drirl_core.policy.shares import unshared
 
@@ -54,6 +55,7 @@ def option_problems(config: Config) -> Iterator[str]:
     Args:
         config: the complete configuration.
     """
+    yield from sharding_problems(config)
     yield from _problems(config, _every(config))
 
 
@@ -97,7 +99,12 @@ def _rollout_problems(config: Config, given: Mapping[str, Mapping[str, Any]]) ->
     for section in [section for section, options in given.items() if options.get("use_vllm")]:
         from drirl_core.models.loading import device_of
 
-        if device_of(config.models).type != "cuda":
+        if config.execution.sharding != "none":
+            yield (
+                f"{section}.use_vllm is true, but execution.sharding is {config.execution.sharding!r}, and TRL cannot "
+                "give vLLM weights that processes hold in parts; take one of the two out"
+            )
+        elif device_of(config.models).type != "cuda":
             yield (
                 f"{section}.use_vllm is true, but the policy trains on a CPU, where TRL cannot give vLLM the weights "
                 "of each step; take it out (execution.sampler: vllm samples everything else), or train on a GPU"
