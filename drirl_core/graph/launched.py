@@ -30,8 +30,10 @@ _DECIDED: Mapping[str, str] = {
     "ACCELERATE_USE_FSDP": "--use_fsdp; execution.sharding divides the weights",
     "ACCELERATE_USE_DEEPSPEED": "--use_deepspeed, which is not supported; execution.sharding divides the weights",
     "ACCELERATE_USE_MEGATRON_LM": "--use_megatron_lm, which is not supported",
+    "ACCELERATE_MIXED_PRECISION": "--mixed_precision; models.dtype and models.device decide how is computed",
+    "ACCELERATE_DYNAMO_BACKEND": "--dynamo_backend; the options of TRL decide about it (torch_compile)",
 }
-"""Variables by which `accelerate launch` says how it was asked to divide a model, and what to do instead."""
+"""Variables by which `accelerate launch` says what it was asked for beside processes, and what decides it here."""
 
 
 def build_launched(
@@ -129,7 +131,7 @@ def _shared_node(name: str, project: Project) -> Node:
 def _place(variables: Mapping[str, str]) -> tuple[int, int, int]:
     """Return the index of this process, the number of all, and the index on its machine."""
     for variable, instead in _DECIDED.items():
-        if variables.get(variable, "").lower() == "true":
+        if variables.get(variable, "").lower() not in ("", "no", "false"):
             raise ConfigError(f"accelerate was started with {instead}; start it without that")
     lacking = [name for name in PLACE if name not in variables]
     if lacking:

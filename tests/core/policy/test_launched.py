@@ -64,6 +64,7 @@ def test_sft_by_torchrun(runs: Runs, tmp_path: Path, sharding: str) -> None:
     [
         ({}, r"RANK, WORLD_SIZE, .* are not in the environment.*torchrun"),
         (PLACE | {"ACCELERATE_USE_FSDP": "true"}, r"started with --use_fsdp; execution\.sharding"),
+        (PLACE | {"ACCELERATE_MIXED_PRECISION": "bf16"}, r"started with --mixed_precision; models\.dtype"),
         (PLACE | {"WORLD_SIZE": "3"}, r"3 processes were started, but sft\.batch_size is 8.*start 2"),
     ],
 )

@@ -27,8 +27,8 @@ def runs(contexts: Any, tmp_path: Path) -> Runs:
     return made_runs(contexts, tmp_path)
 
 
-def test_sft_killed_and_resumed(runs: Runs) -> None:
-    """17 rows in batches of 8; the checkpoint is chosen by validation prompts."""
+def test_sft_killed_and_resumed_in_one_process(runs: Runs) -> None:
+    """17 rows in batches of 8; the checkpoint is chosen by validation prompts. One process holds all weights."""
     settings = {
         **ADAPTERS,
         "policy.start": "sft",
@@ -42,7 +42,7 @@ def test_sft_killed_and_resumed(runs: Runs) -> None:
     with pytest.raises(Killed):
         runs.train("together", "sft_checkpoint", 2, settings | SHARDED, KillingReporter(4))
     assert_nothing_is_left()
-    together, reporter, again = runs.train("together", "sft_checkpoint", 2, settings | SHARDED)
+    together, reporter, again = runs.train("together", "sft_checkpoint", 1, settings)
     assert reporter.lines[0].startswith("SFT resumes from checkpoint-")
     assert_same(alone, together)
     assert (again["rows"], again["steps"]) == (shown["rows"], shown["steps"])

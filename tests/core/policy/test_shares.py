@@ -116,8 +116,12 @@ def test_weights_are_divided_among_two_or_more(contexts: Any) -> None:
     with pytest.raises(ConfigError, match=r"sft\.batch_size is 7, which 2 processes cannot share, nor fewer"):
         _count(contexts, "sft_checkpoint", alone)
     assert [line.partition(" ")[0] for line in option_problems(contexts.config(divided))] == ["execution.sharding"]
-    vllm = {**divided, "execution.processes": 2, "policy.trl": {"use_vllm": True}}
-    assert "vLLM weights that processes hold in parts" in " ".join(option_problems(contexts.config(vllm)))
+    wrong = {"policy.trl": {"use_transformers_paged": True}, "dpo.trl": {"precompute_ref_log_probs": True}}
+    said = option_problems(contexts.config({**divided, "execution.processes": 2, **wrong}))
+    assert [line.partition(",")[0] for line in said] == [
+        "dpo.trl.precompute_ref_log_probs hashes all weights",
+        "policy.trl.use_transformers_paged lets each process run the policy as often as its own rows need",
+    ]
 
 
 def test_only_frozen_weights_are_divided(contexts: Any) -> None:
