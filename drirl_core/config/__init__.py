@@ -139,7 +139,8 @@ class Config:
             "but weights of four bits cannot be divided among processes; set one of the two to none",
         )
         ranks = {"policy.lora": self.policy.lora, "sft.lora": self.sft.lora}
-        ranks |= {"dpo.lora": self.dpo.lora} if {"dpo", "dpo_s", "irft"} & set(self.baselines) else {}
+        of_dpo = {"dpo", "dpo_s"} if sharded else {"dpo", "dpo_s", "irft"}  # whose rounds train in one process
+        ranks |= {"dpo.lora": self.dpo.lora} if of_dpo & set(self.baselines) else {}
         full = [name for name, lora in ranks.items() if lora.rank == 0]
         require(
             not full or not sharded,

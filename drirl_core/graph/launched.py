@@ -146,6 +146,11 @@ def _place(variables: Mapping[str, str]) -> tuple[int, int, int]:
 
 def _require_even_shares(node: Node, project: Project, count: int) -> None:
     batch: Batch = lazy(STAGES[node.stage].batch)(project.config)
+    if count == 1 and project.config.execution.sharding != "none":
+        raise ConfigError(
+            f"execution.sharding is {project.config.execution.sharding!r}, which divides weights among processes, but "
+            "one process was started; start two or more, or set execution.sharding to none"
+        )
     most = batch.processes(count)
     if most < count:
         raise ConfigError(

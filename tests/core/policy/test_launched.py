@@ -74,6 +74,12 @@ def test_what_is_refused(contexts: Any, variables: dict[str, str], message: str,
         build_launched("sft_checkpoint", project, variables, RecordingReporter())
 
 
+def test_one_process_has_nothing_to_divide(contexts: Any, tmp_path: Path) -> None:
+    project = Runs(contexts, tmp_path).project({"execution.sharding": "fsdp2"})
+    with pytest.raises(ConfigError, match=r"divides weights among processes, but one process was started"):
+        build_launched("policy_checkpoint", project, PLACE | {"WORLD_SIZE": "1"}, RecordingReporter())
+
+
 def test_an_asset_that_is_no_shared_training_is_refused(contexts: Any, tmp_path: Path) -> None:
     project = Runs(contexts, tmp_path).project({})
     with pytest.raises(ConfigError, match=r"'report' is no training .* share; .*policy_checkpoint"):
