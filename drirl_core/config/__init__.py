@@ -129,12 +129,25 @@ class Config:
         return self.seed if training.seed < 0 else training.seed
 
     def _require_adapters(self) -> None:
-        """Refuse trainings that would change weights of four bits."""
-        if self.models.quantization == "none":
+        """Refuse trainings that would change weights of four bits, or weights of which a process holds a part."""
+        sharded = self.execution.sharding != "none"
+        if self.models.quantization == "none" and not sharded:
             return
+        require(
+            self.models.quantization == "none" or not sharded,
+            f"models.quantization is {self.models.quantization!r} and execution.sharding {self.execution.sharding!r}, "
+            "but weights of four bits cannot be divided among processes; set one of the two to none",
+        )
         ranks = {"policy.lora": self.policy.lora, "sft.lora": self.sft.lora}
-        ranks |= {"dpo.lora": self.dpo.lora} if {"dpo", "dpo_s", "irft"} & set(self.baselines) else {}
+        of_dpo = {"dpo", "dpo_s"} if sharded else {"dpo", "dpo_s", "irft"}  # whose rounds train in one process
+        ranks |= {"dpo.lora": self.dpo.lora} if of_dpo & set(self.baselines) else {}
         full = [name for name, lora in ranks.items() if lora.rank == 0]
+        require(
+            not full or not sharded,
+            f"execution.sharding is {self.execution.sharding!r}, but {' and '.join(full)}.rank is 0, which trains all "
+            f"weights, and only frozen weights are divided among processes; set {' and '.join(full)}.rank to a "
+            "positive rank, or execution.sharding to none",
+        )
         require(
             not full,
             f"models.quantization is {self.models.quantization!r}, but {' and '.join(full)}.rank is 0, which trains "
@@ -142,7 +155,7 @@ class Config:
             "rank, or models.quantization to none",
         )
         require(
-            self.rewards.backbone != "adapter",
+            self.rewards.backbone != "adapter" or sharded,
             f"models.quantization is {self.models.quantization!r}, but rewards.backbone is 'adapter', whose adapters "
             "read unquantised weights only; choose the backbone hidden_state or embedding, or models.quantization none",
         )

@@ -140,6 +140,10 @@ class ExecutionConfig:
     """Processes that train a policy together (SFT, DPO, GRPO, RLOO); 0: one per GPU of gpu.count, and one on a CPU.
     They share every batch, so that their number decides no result. A training whose batch does not divide among them
     takes fewer, and says so."""
+    sharding: Literal["none", "fsdp2"] = "none"
+    """How processes that train a policy together hold its frozen weights: each of them all of them, or each an equal
+    part of every layer (`fsdp2`), which is gathered when the layer computes. For a policy that is too large to be
+    trained on one GPU; adapters and their optimiser stay complete in each process."""
     ray: RayConfig = field(default_factory=RayConfig)
     """The Ray cluster."""
     kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)
@@ -179,6 +183,14 @@ class ExecutionConfig:
             on_gpu: whether policies compute on a GPU.
         """
         return self.processes or (max(1, self.gpu.count) if on_gpu else 1)
+
+    def most_shards(self, on_gpu: bool) -> int:
+        """Return among how many processes the frozen weights of a training are divided; 1 where each has them all.
+
+        Args:
+            on_gpu: whether policies compute on a GPU.
+        """
+        return self.most_processes(on_gpu) if self.sharding == "fsdp2" else 1
 
     def check_root(self, root: str) -> None:
         """Refuse a place for the artifacts that would vanish with the pod that wrote them.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,11 @@ class Context:
         return self.process == 0
 
     @property
+    def shards(self) -> int:
+        """Among how many processes the weights of a policy that is trained are divided; 1 where each has them all."""
+        return self.processes if self.config.execution.sharding == "fsdp2" else 1
+
+    @property
     def project(self) -> Project:
         """The configuration with this context's own graph and store, for code that takes a project."""
         return Project.of(self.config, self.graph, self.store)
@@ -95,8 +100,12 @@ class Context:
         return dict(sorted(found.items()))
 
 
+Run = Callable[[Node, Project, Mapping[str, str], Workspace, Reporter, str], dict[str, Any]]
+"""Calls the function of a stage, which fills the workspace, given versions of the inputs and the key."""
+
+
 def build(
-    node: Node, project: Project, versions: Mapping[str, str], reporter: Reporter
+    node: Node, project: Project, versions: Mapping[str, str], reporter: Reporter, run: Run | None = None
 ) -> tuple[Artifact, bool, dict[str, Any]]:
     """Build one asset, or reuse the artifact that equal inputs gave before.
 
@@ -105,6 +114,7 @@ def build(
         project: the configuration, its graph and its store.
         versions: version of each of the node's inputs.
         reporter: where to send progress.
+        run: calls the function of the node's stage; None to do so here, or in processes that are started for it.
 
     Returns:
         The artifact, whether it was reused rather than built, and the stage's metadata for display (plots and tables
@@ -134,14 +144,14 @@ def build(
         if node.stage == FIRST_STAGE:
             _look_ahead(project)
         started = time.monotonic()
-        shown = _run(node, project, given, workspace, reporter, key)
+        shown = (run or _run)(node, project, given, workspace, reporter, key)
         changed = _changed_meanwhile(node, project, given, named)
         if changed.keys() == {INBOX_SOURCE}:
             reporter.log(
                 f"{node.name}: the drop folder changed while it was read; building again from what it holds now"
             )
             shutil.rmtree(workspace.out)
-            return build(node, project, {**versions, **changed}, reporter)
+            return build(node, project, {**versions, **changed}, reporter, run)
         _refuse(node, project.graph, changed)
         seconds = round(time.monotonic() - started, 2)
         plain = {name: value for name, value in shown.items() if isinstance(value, int | float | str)}

@@ -6,7 +6,6 @@ processes in the environment, where accelerate reads it.
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import signal
@@ -21,16 +20,13 @@ from typing import Any
 from drirl_core.config import from_resolved
 from drirl_core.errors import DrirlError
 from drirl_core.graph.build import context_of
+from drirl_core.graph.group import join_group, leave_group
 from drirl_core.graph.processes import EVENTS, JOB, MEETING, RESULT, as_data, error_file
 from drirl_core.graph.record import lazy
 from drirl_core.graph.stages import STAGES
 from drirl_core.project import Project
 from drirl_core.reporting import Reporter, SilentReporter
 from drirl_core.store.artifacts import Workspace
-
-_TIMEOUT = datetime.timedelta(hours=6)
-"""How long processes wait for each other: one may sample for hours while the others wait. A lost one is noticed by the
-process that started them."""
 
 
 class FileReporter:
@@ -70,9 +66,7 @@ def work(folder: Path, index: int) -> None:
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     _end_with(job["parent"])
     project = Project(from_resolved(job["config"]))
-    _meet(project, folder, index, job["processes"])
-    from accelerate import PartialState
-
+    join_group(project.config.models, (folder / MEETING).as_uri(), index, job["processes"], index)
     node = project.graph.nodes[job["asset"]]
     reporter: Reporter = FileReporter(folder / EVENTS) if index == 0 else SilentReporter()
     workspace = Workspace(Path(job["out"]), Path(job["scratch"]))
@@ -83,28 +77,7 @@ def work(folder: Path, index: int) -> None:
     if index == 0:
         text = json.dumps({name: as_data(value) for name, value in shown.items()})
         (folder / RESULT).write_text(text, encoding="utf-8")
-    PartialState().wait_for_everyone()  # none leaves before the first one has published
-    PartialState().destroy_process_group()
-
-
-def _meet(project: Project, folder: Path, index: int, count: int) -> None:
-    """Join the group of the processes through a file, so that none has to listen for the others on the network."""
-    import torch
-    from accelerate import PartialState
-
-    from drirl_core.models.loading import device_of
-
-    on_gpu = device_of(project.config.models).type == "cuda"
-    if on_gpu:
-        torch.cuda.set_device(index)
-    torch.distributed.init_process_group(
-        "nccl" if on_gpu else "gloo",
-        init_method=(folder / MEETING).as_uri(),
-        rank=index,
-        world_size=count,
-        timeout=_TIMEOUT,
-    )
-    PartialState(cpu=not on_gpu)  # finds the group; TRL's arguments ask for it again in the same way
+    leave_group()
 
 
 def _end_with(parent: int) -> None:

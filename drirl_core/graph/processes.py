@@ -77,17 +77,46 @@ def count_for(node: Node, config: Config, reporter: Reporter) -> int:
         ConfigError: each process needs a GPU of its own, and there are fewer.
     """
     stage = STAGES[node.stage]
-    if not stage.batch or config.execution.most_processes(config.models.device != "cpu") < 2:
+    if not stage.batch:
+        return 1
+    for problem in sharding_problems(config):
+        raise ConfigError(problem)
+    if config.execution.most_processes(config.models.device != "cpu") < 2:
         return 1
     asked = _asked(config)
     batch: Batch = lazy(stage.batch)(config)
     count = batch.processes(asked)
+    if count == 1 and config.execution.sharding != "none":
+        raise ConfigError(
+            f"execution.sharding is {config.execution.sharding!r}, but {batch.setting} is {batch.rows}, which "
+            f"{asked} processes cannot share, nor fewer of them; change {batch.setting}, or set execution.sharding to "
+            "none"
+        )
     if count < asked:
         reporter.log(
             f"{node.name} trains in {count} of {asked} processes: {batch.setting} is {batch.rows}"
             f"{f' in units of {batch.unit}' if batch.unit > 1 else ''}, which does not divide among more evenly"
         )
     return count
+
+
+def sharding_problems(config: Config) -> Iterator[str]:
+    """Say why the weights of a policy cannot be divided, where they shall be.
+
+    Args:
+        config: the complete configuration.
+    """
+    execution = config.execution
+    if execution.sharding == "none":
+        return
+    from drirl_core.models.loading import device_of
+
+    if execution.most_processes(device_of(config.models).type == "cuda") < 2:
+        yield (
+            f"execution.sharding is {execution.sharding!r}, which divides weights among processes, but one process "
+            f"trains (execution.processes {execution.processes}, execution.gpu.count {execution.gpu.count}); set "
+            "execution.processes to 2 or more, or execution.sharding to none"
+        )
 
 
 def _asked(config: Config) -> int:

@@ -295,6 +295,24 @@ class HiddenStates:
         self._memory.update(rows)
 
 
+def read_rows(policy: Policy, rows: Sequence[TokenRow], layer: int) -> dict[TokenRow, np.ndarray]:
+    """Summarise rows by their tokens, for `HiddenStates.offer`.
+
+    Args:
+        policy: the frozen policy; of one whose weights are sharded, all processes have to pass equal rows.
+        rows: the rows.
+        layer: number of the layer, from 1.
+
+    Returns:
+        The two vectors of each row, float32, (2, H).
+    """
+    found: dict[TokenRow, np.ndarray] = {}
+    for part in _batches([_Row("", *row) for row in rows]):
+        values = read_layer(policy, [row.prompt for row in part], [row.completion for row in part], layer).cpu().numpy()
+        found.update((TokenRow(row.prompt, row.completion), values[i]) for i, row in enumerate(part))
+    return found
+
+
 class _Row(NamedTuple):
     """A row to compute: its key and the tokens of its prompt and completion."""
 

@@ -18,8 +18,9 @@ from drirl_core.models.context import context_length
 from drirl_core.models.digests import model_digest
 from drirl_core.models.generation import end_tokens, inherited_settings, only_special_tokens
 from drirl_core.models.probe import probe_encoder, probe_policy
-from drirl_core.models.quantization import prepare, quantized_loading
+from drirl_core.models.quantization import is_quantized, prepare, quantized_loading
 from drirl_core.models.references import library_errors, resolve
+from drirl_core.models.sharding import is_sharded, keep_sharded, sharded_loading
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +42,7 @@ class Policy:
         key: digest of the weights; rows made by this policy are cached under it.
         rendering: what its chat template adds, for the metadata of artifacts; see `templates.record`.
         notes: what was set aside when it was loaded, for the log.
-        whole: loads the unquantised weights, in memory of the CPU; None where the model has them.
+        whole: loads the unquantised weights, all of them, in memory of the CPU; None where the model has them.
     """
 
     model: Any
@@ -104,12 +105,13 @@ def dtype_of(models: ModelsConfig) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def load_policy(reference: str | Path, models: ModelsConfig) -> Policy:
+def load_policy(reference: str | Path, models: ModelsConfig, shards: int = 1) -> Policy:
     """Load a causal language model and its tokenizer.
 
     Args:
         reference: model reference, or the directory of a checkpoint artifact.
         models: type, device, threads and cache.
+        shards: processes of the group of this one that hold a part of the weights each; 1 holds them all.
 
     Returns:
         The policy in evaluation mode.
@@ -121,12 +123,12 @@ def load_policy(reference: str | Path, models: ModelsConfig) -> Policy:
     import torch
 
     device = device_of(models)
-    quantized = quantized_loading(models.quantization, device, dtype_of(models))
+    placed = sharded_loading(shards, device) or quantized_loading(models.quantization, device, dtype_of(models))
     folder = resolve(reference, models)
     if device.type == "cuda":
         without_cudnn_attention()
     tokenizer, inherited = load_tokenizer(reference, models), inherited_settings(folder, reference)
-    model = _weights(folder, reference, device, dtype_of(models), quantized)
+    model = _weights(folder, reference, device, dtype_of(models), placed)
     ends = end_tokens(tokenizer, inherited)
     complete_special_tokens(tokenizer, ends)
     probe_policy(reference, tokenizer, model.config, len(model.get_input_embeddings().weight), ends)
@@ -135,27 +137,27 @@ def load_policy(reference: str | Path, models: ModelsConfig) -> Policy:
     rendering = templates.record(tokenizer, models.thinking)
     whole = functools.partial(_weights, folder, reference, torch.device("cpu"), dtype_of(models), {})
     return Policy(
-        (model if quantized else model.to(device)).eval(),
+        (model if placed else model.to(device)).eval(),
         tokenizer,
         device,
         policy_key(reference, models),
         rendering,
         notes,
-        whole if quantized else None,
+        whole if placed else None,
     )
 
 
 def _weights(
-    folder: Path, reference: str | Path, device: torch.device, dtype: torch.dtype, quantized: Mapping[str, Any]
+    folder: Path, reference: str | Path, device: torch.device, dtype: torch.dtype, placed: Mapping[str, Any]
 ) -> Any:
-    """Load the weights of a causal language model, on the CPU unless `quantized` places them.
+    """Load the weights of a causal language model, on the CPU unless `placed` says where.
 
     Args:
         folder: directory of the model.
         reference: of the model, for messages.
         device: where it will compute.
         dtype: type of the weights.
-        quantized: further arguments of the loading, see `quantized_loading`.
+        placed: further arguments of the loading, see `quantized_loading` and `sharded_loading`.
 
     Raises:
         ModelError: the files are missing, damaged, of another kind of model, or lack weights.
@@ -173,11 +175,13 @@ def _weights(
             # On a CPU the fused attention's backward pass is slower than plain matrices at these lengths (3.3 s against
             # 2.4 s per step of 16 x 91 tokens of the demo model).
             attn_implementation="eager" if device.type == "cpu" else None,
-            **quantized,
+            **placed,
         )
     _require_all_weights(reference, loaded)
-    if quantized:
+    if is_quantized(model):
         prepare(model)
+    if is_sharded(model):
+        keep_sharded(model)
     return model
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from drirl_core.errors import ModelError
+from drirl_core.models.sharding import is_sharded
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +26,8 @@ def until_layer(model: Any, layer: int, **inputs: Any) -> torch.Tensor:
     """Run a decoder up to a layer and return that layer's output, (B, T, H); all of it where its list is not known."""
     decoder = model.get_decoder()
     layers = getattr(decoder, "layers", None)
+    if layers is not None and is_sharded(model):
+        return _from_the_root(model, layer, inputs)
     if layers is None and callable(model):
         return model(**inputs, use_cache=True, output_hidden_states=True, logits_to_keep=1).hidden_states[layer]
     if layers is None:
@@ -44,6 +47,22 @@ def until_layer(model: Any, layer: int, **inputs: Any) -> torch.Tensor:
     finally:
         hook.remove()
     raise ModelError(f"{type(decoder).__name__} did not call its layer {layer}; set rewards.backbone to embedding")
+
+
+def _from_the_root(model: Any, layer: int, inputs: dict[str, Any]) -> torch.Tensor:
+    """Run a model without the layers above one: sharded weights are gathered for a pass of the complete model alone."""
+    decoder, kept = model.get_decoder(), []
+
+    def keep(module: Any, arguments: Any, output: Any) -> None:
+        kept.append(output[0] if isinstance(output, tuple) else output)
+
+    hook = decoder.layers[layer - 1].register_forward_hook(keep)
+    try:
+        with mock.patch.object(decoder, "layers", decoder.layers[:layer]):
+            model(**inputs, use_cache=True, logits_to_keep=1)
+    finally:
+        hook.remove()
+    return kept[0]
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ import torch
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
+from drirl_core.models.sharding import is_sharded
+
 _LEAST_START = 8
 """Tokens in common below which a pass of their own costs more than it saves."""
 _PASS_TOKENS = 48
@@ -30,11 +32,12 @@ def start_once(model: Any) -> Iterator[None]:
     keys and values are computed for one row and passed to all. The results are equal up to rounding.
 
     Args:
-        model: a transformers or PEFT model; one whose layers are not all plain attention is left as it is.
+        model: a transformers or PEFT model; one whose layers are not all plain attention is left as it is, and one
+            whose weights are sharded, because its processes have to make equally many passes.
     """
     decoder = decoder_of(model)
     layer_types = getattr(getattr(decoder, "config", None), "layer_types", None) or ["full_attention"]
-    if decoder is None or set(layer_types) != {"full_attention"}:
+    if decoder is None or set(layer_types) != {"full_attention"} or is_sharded(model):
         yield
         return
     forward = decoder.forward
@@ -124,11 +127,14 @@ def prompts_once(model: Any, width: int | None = None, *, ends: bool = True) -> 
     values of the distinct prompts are computed once and passed to every row. The results are equal up to rounding.
 
     Args:
-        model: a transformers or PEFT model.
+        model: a transformers or PEFT model; one whose weights are sharded is left as it is.
         width: tokens of the padded prompts, which come first in every row; None when rows hold only prompts, as in the
             first pass of `generate`.
         ends: whether the states of rows' last tokens, which predict nothing, are asked for; else they mean nothing.
     """
+    if is_sharded(model):
+        yield
+        return
     decoder = decoder_of(model)
     forward = decoder.forward
 

@@ -24,6 +24,10 @@ _CPU_TILE_ROWS, _CPU_TILE_COLUMNS, _CPU_TILE_BYTES = 512, 1024, 28
 """The same on a CPU (policy/cpu.py); bytes per entry: the tile, and six results in float32 that are alive together."""
 
 
+_GATHERED_LAYERS = 3
+"""Decoder layers in memory at once where weights are sharded."""
+
+
 @dataclass(frozen=True)
 class Numbers:
     """How a device computes.
@@ -117,6 +121,22 @@ def loaded(shape: ModelShape, numbers: Numbers, copies: int = 0) -> Parts:
     weights = frozen_bytes(shape, numbers)
     widest = max((into * out for _, into, out in shape.linear), default=0) if numbers.four_bits else 0
     return Parts(weights=weights, other_models=copies * weights, activations=numbers.size * widest)
+
+
+def sharded(shape: ModelShape, numbers: Numbers, shards: int) -> Parts:
+    """Return the memory of a frozen model of which each process holds a part.
+
+    Beside its part lie the layer that computes, the next one, the buffer in which that one was gathered, and the output
+    layer, which stays gathered until its gradient is known.
+
+    Args:
+        shape: the model.
+        numbers: the device.
+        shards: processes among which the weights are divided.
+    """
+    layer = -(-shape.in_layers // shape.layers)
+    gathered = numbers.size * (_GATHERED_LAYERS * layer + shape.head)
+    return Parts(weights=min(frozen_bytes(shape, numbers), -(-frozen_bytes(shape, numbers) // shards) + gathered))
 
 
 def frozen_bytes(shape: ModelShape, numbers: Numbers) -> int:

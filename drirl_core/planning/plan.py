@@ -151,7 +151,7 @@ def plan_for(config: Config, gpu: Gpu, counted: Counted | None = None) -> GpuPla
     def stages(changed: Config) -> list[StagePlan]:
         models = changed.models
         numbers = Numbers(True, 4 if models.dtype == "float32" else 2, models.quantization == "4bit")
-        device = Device(counted.shape, numbers, gpu)
+        device = Device(counted.shape, numbers, gpu, shards=changed.execution.most_shards(True))
         return plan_stages(changed, device, counted.load, counted.encoder or 0)
 
     def fits(stage: StagePlan) -> bool:
@@ -185,7 +185,14 @@ def _notes(config: Config, gpu: Gpu, counted: Counted) -> tuple[str, ...]:
             "Weights of four bits are expanded in every pass, which takes time that is not counted; what is published "
             f"is joined in the memory of the CPU, {counted.shape.parameters * 2 / 1e9:.0f} GB in bfloat16."
         )
-    if gpu.count > 1:
+    shards = config.execution.most_shards(True)
+    if shards > 1:
+        notes.append(
+            f"SFT, DPO, GRPO and RLOO divide the frozen weights among {shards} processes (execution.sharding), each of "
+            "them counted with the complete batch. The time to gather weights, in sampling once per token, is not "
+            "counted. Other stages, and rewards of the backbone adapter, hold a complete copy."
+        )
+    elif gpu.count > 1:
         notes.append(
             f"A stage computes on one card and holds a complete copy of the weights; the other {gpu.count - 1} are "
             "only reserved (execution.gpu.count), and no time is divided by them."

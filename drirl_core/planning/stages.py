@@ -11,7 +11,7 @@ from drirl_core.completions.choice import most_completed
 from drirl_core.config import Config, LoraConfig
 from drirl_core.config.reward_adapter import RewardAdapterConfig
 from drirl_core.planning.parts import Parts
-from drirl_core.planning.passes import Batch, Trained, cache_per_token, loaded, reading_pass, trained
+from drirl_core.planning.passes import Batch, Trained, cache_per_token, loaded, reading_pass, sharded, trained
 from drirl_core.planning.timing import forward_seconds
 from drirl_core.planning.work import (
     Device,
@@ -187,6 +187,8 @@ class _Planner:
         settings, load, device = self._config.policy, self._load, self._device
         learned = (reward or settings.reward) == "learned"
         frozen = int(learned and self._config.rewards.backbone != "embedding")
+        divided = frozen and device.shards > 1 and self._config.rewards.backbone == "hidden_state"
+        copies = 0 if divided else frozen
         rows, what = settings.prompts_per_step * settings.num_generations, self._trained(settings.lora)
         micro, new = settings.micro_batch or rows, settings.max_new_tokens
         reference = settings.kl > 0
@@ -200,17 +202,19 @@ class _Planner:
         )
         usual = (load.prompts.mean + new) / (load.prompts.longest + new)
         every = Batch(rows, load.prompts.longest, new, settings.prompts_per_step)
-        phases = [rollout(device, update, every, settings.steps, frozen)]
+        phases = [rollout(device, update, every, settings.steps, copies)]
         if frozen:
-            resident = replace(resident_of(device, update, frozen), gradients=0)
+            resident = replace(resident_of(device, update, copies), gradients=0)
             read = settings.steps * (rows + settings.prompts_per_step)
             width = load.prompts.longest + max(new, load.answers.longest)
             phases.append(_at(self._rewarded(read, width, resident), usual))
-        phases.append(_at(training(device, update, frozen), usual))
+        phases.append(_at(training(device, update, copies), usual))
         points = settings.steps / settings.save_steps + 1
         replies = max(new, REPLY_TOKENS)
-        phases += self._validated(update, settings.validation_prompts, replies, points, frozen)
-        encoder = Parts(other_models=self._encoder)
+        phases += self._validated(update, settings.validation_prompts, replies, points, copies)
+        others = Parts(other_models=self._encoder)
+        if divided:
+            others += Parts(other_models=sharded(device.shape, device.numbers, device.shards).weights)
         names = (
             "policy.micro_batch",
             "policy.validation_prompts",
@@ -219,7 +223,7 @@ class _Planner:
             "policy.lora.rank",
             *(("rewards.backbone",) if frozen else ()),
         )
-        return StagePlan(name, tuple(replace(one, parts=one.parts + encoder) for one in phases), names)
+        return StagePlan(name, tuple(replace(one, parts=one.parts + others) for one in phases), names)
 
     def _rewarded(self, rows: float, width: int, resident: Parts) -> Phase:
         """Read what rewards are computed from: a middle layer, or the last one under the adapters of all categories."""
@@ -256,7 +260,8 @@ class _Planner:
         settings, load = self._config.irft, self._load
         prompts = settings.prompts or (load.unsafe + load.harmless) * load.train
         pairs = prompts * settings.samples
-        one = self.dpo("irft_checkpoint", pairs, settings.epochs)
+        alone = _Planner(self._config, replace(self._device, shards=1), load, self._encoder)  # trains in one process
+        one = alone.dpo("irft_checkpoint", pairs, settings.epochs)
         batch = Batch(
             self._config.completions.batch_size, load.prompts.longest, self._config.completions.max_new_tokens
         )

@@ -13,6 +13,7 @@ from drirl_core.planning.passes import (
     loaded,
     reading_pass,
     sampling_pass,
+    sharded,
     trained,
     training_pass,
 )
@@ -47,12 +48,14 @@ class Device:
         numbers: how the device computes.
         gpu: the card; None to compute no times.
         rates: what is reached of it.
+        shards: processes among which the frozen weights of a training are divided.
     """
 
     shape: ModelShape
     numbers: Numbers
     gpu: Gpu | None = None
     rates: Rates = RATES
+    shards: int = 1
 
     @property
     def timed(self) -> Gpu | None:
@@ -142,7 +145,10 @@ def training(device: Device, update: Update, copies: int = 0) -> Phase:
 def resident_of(device: Device, update: Update, copies: int = 0) -> Parts:
     """Return what a training keeps in memory between its passes, gradients included."""
     copies += update.separate_reference
-    return loaded(device.shape, device.numbers, copies) + trained(device.shape, device.numbers, update.what)
+    frozen = loaded(device.shape, device.numbers, copies)
+    if device.shards > 1:
+        frozen = replace(frozen, weights=sharded(device.shape, device.numbers, device.shards).weights)
+    return frozen + trained(device.shape, device.numbers, update.what)
 
 
 def rollout(device: Device, update: Update, batch: Batch, steps: int, copies: int = 0) -> Phase:
@@ -172,6 +178,6 @@ def rollout(device: Device, update: Update, batch: Batch, steps: int, copies: in
 
 def merged(device: Device, what: Trained) -> Parts:
     """Return the copies of weights that are kept while adapters are merged for decoding (sampling/decode.py)."""
-    if what.rank == 0:
+    if what.rank == 0 or device.shards > 1:
         return Parts()
     return Parts(other_models=device.numbers.size * device.shape.adapted_weights(what.targets, what.layers))

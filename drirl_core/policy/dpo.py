@@ -155,7 +155,7 @@ def _prefer(context: stages.Context, name: str) -> dict[str, Any]:
     require_options(context.config, "dpo.trl")
     config, seed = context.config, context.config.seed_of(context.config.dpo)
     pairs = _pairs(context, name)
-    policy = load_policy(context.inputs.get("sft_checkpoint", config.models.policy), config.models)
+    policy = load_policy(context.inputs.get("sft_checkpoint", config.models.policy), config.models, context.shards)
     adapters = adapters_of(config.dpo.lora, policy.model, "dpo.lora", config.models.policy)
     limit = min(config.dpo.max_length, policy.context or config.dpo.max_length)
     rows, fitting = fitting_pairs(pairs, policy, limit, context.reporter)

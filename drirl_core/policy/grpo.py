@@ -26,6 +26,7 @@ from drirl_core.policy.readme import write_readme
 from drirl_core.policy.schedule import schedule, training_prompts, with_room
 from drirl_core.policy.scoring import load_scorer
 from drirl_core.policy.sft_rows import first
+from drirl_core.policy.sharded_states import read_together
 from drirl_core.policy.shared_states import shared_states
 from drirl_core.policy.shares import micro_batch
 from drirl_core.policy.spread import SHARE
@@ -119,7 +120,7 @@ def align(context: stages.Context, name: str, method: Method = "GRPO", *, publis
     start = _start(context)
     load_own_rewards(config.policy.own_rewards)  # refused before weights are loaded
     prompts = training_prompts(context)
-    policy = load_policy(start, config.models)
+    policy = load_policy(start, config.models, context.shards)
     adapters = adapters_of(config.policy.lora, policy.model, "policy.lora", config.models.policy)
     prompts, left_out = with_room(prompts, policy.tokenizer, config.policy.max_new_tokens, policy.context)
     rows = schedule(prompts, config.policy, seed, _hardness(context))
@@ -140,7 +141,7 @@ def align(context: stages.Context, name: str, method: Method = "GRPO", *, publis
         read_completion=reader_of_completions(policy.tokenizer),
         shared=shared_states(policy, scorer, config.policy),
         model=policy.model,
-        reward_funcs=scorer.reward,
+        reward_funcs=read_together(scorer, config.models, context.shards),
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=policy.tokenizer,

@@ -12,9 +12,19 @@ from typing import Any
 
 from drirl_core.config import Config
 from drirl_core.errors import ConfigError
+from drirl_core.graph.processes import sharding_problems
 from drirl_core.models.packages import is_installed
 from drirl_core.policy.shares import unshared
 
+_WHOLE_WEIGHTS: Mapping[str, str] = {
+    "use_vllm": "copies all weights to an engine",
+    "use_transformers_continuous_batching": "lets each process run the policy as often as its own rows need",
+    "use_transformers_paged": "lets each process run the policy as often as its own rows need",
+    "precompute_ref_log_probs": "hashes all weights",
+    "fsdp": "divides the weights by other means",
+    "deepspeed": "divides the weights by other means",
+}
+"""Options of TRL that need all weights in one process (TRL 1.16)."""
 _MODULES = {"tensorboard": ("tensorboard", "tensorboardX")}
 """Packages of which a tracker needs one, where they are not its name."""
 
@@ -54,6 +64,7 @@ def option_problems(config: Config) -> Iterator[str]:
     Args:
         config: the complete configuration.
     """
+    yield from sharding_problems(config)
     yield from _problems(config, _every(config))
 
 
@@ -75,6 +86,7 @@ def _problems(config: Config, sections: Collection[str]) -> Iterator[str]:
     yield from tracker_problems(config)
     every = _every(config)
     yield from unshared(config, {section: every[section] for section in sections})
+    yield from _undivided(config, {section: every[section] for section in sections})
     given = [section for section in sections if section in options_in(config)]
     if not given:
         return
@@ -85,6 +97,18 @@ def _problems(config: Config, sections: Collection[str]) -> Iterator[str]:
             made[section]()
         except ConfigError as error:
             yield str(error)
+
+
+def _undivided(config: Config, sections: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Say which options do not work beside weights that processes hold in parts."""
+    if config.execution.sharding == "none":
+        return
+    for section, options in sections.items():
+        for name in _WHOLE_WEIGHTS.keys() & {name for name, value in options.items() if value}:
+            yield (
+                f"{section}.{name} {_WHOLE_WEIGHTS[name]}, and execution.sharding is {config.execution.sharding!r}; "
+                "take one of the two out"
+            )
 
 
 def _rollout_problems(config: Config, given: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -72,7 +72,7 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     if settings.own_answers:
         with PartialState().main_process_first():  # which samples and keeps them, and the others read them
             chosen = with_own_answers(context, chosen)
-    policy = load_policy(context.config.models.policy, context.config.models)
+    policy = load_policy(context.config.models.policy, context.config.models, context.shards)
     adapters = adapters_of(settings.lora, policy.model, "sft.lora", context.config.models.policy)
     require_room_for_all(context, policy)
     read = _read(chosen, policy, settings, context.reporter)

@@ -16,6 +16,8 @@ from datasets import Dataset, concatenate_datasets
 from torch.utils.data import Sampler, SequentialSampler
 from trl import DPOTrainer, SFTTrainer
 
+from drirl_core.policy.sharded import ShardedWeights
+
 _MEANS_OF_PAIRS = (
     "rewards/chosen",
     "rewards/rejected",
@@ -130,7 +132,7 @@ class SharedBatches:
         return SharedOrder(order, self.rows, len(self.train_dataset), parts, self.unit)
 
 
-class SharedSftTrainer(SharedBatches, SFTTrainer):
+class SharedSftTrainer(SharedBatches, ShardedWeights, SFTTrainer):
     """TRL's trainer, which divides the loss by the learned tokens of all processes; a blank row has none.
 
     Args:
@@ -142,7 +144,7 @@ class SharedSftTrainer(SharedBatches, SFTTrainer):
         return {"input_ids": ids, "labels": [-100] * _LENGTH, "completion_mask": [0] * _LENGTH, "pair": -1}
 
 
-class SharedDpoTrainer(SharedBatches, DPOTrainer):
+class SharedDpoTrainer(SharedBatches, ShardedWeights, DPOTrainer):
     """TRL's trainer, whose means over a batch are made means over its real pairs.
 
     Both answers of a blank pair are empty, so that it adds a constant to the loss and nothing to the gradient.

@@ -25,6 +25,7 @@ from drirl_core.errors import TrainingError
 from drirl_core.models.sampling import exact_cpu_sampling
 from drirl_core.models.shared_prompts import prompts_once
 from drirl_core.policy.rollout import CoefficientSource, Processes, RolloutBatch
+from drirl_core.policy.sharded import ShardedWeights
 from drirl_core.policy.shared_states import SharedStates
 
 Reward = Callable[..., Sequence[float | None]]
@@ -140,7 +141,7 @@ class RewardScaling:
         return self._uniforms.manual_seed(self.args.seed * 1_000_003 + self.state.global_step)
 
 
-class DynamicRewardScalingTrainer(RewardScaling, GRPOTrainer):
+class DynamicRewardScalingTrainer(RewardScaling, ShardedWeights, GRPOTrainer):
     """Multiply GRPO's advantages by hardness coefficients.
 
     Args:
@@ -154,7 +155,7 @@ class DynamicRewardScalingTrainer(RewardScaling, GRPOTrainer):
     """
 
 
-class ScaledRlooTrainer(RewardScaling, RLOOTrainer):
+class ScaledRlooTrainer(RewardScaling, ShardedWeights, RLOOTrainer):
     """Multiply the leave-one-out advantages of RLOO by hardness coefficients.
 
     Args:

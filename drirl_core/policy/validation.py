@@ -28,6 +28,7 @@ from drirl_core.graph import build as stages
 from drirl_core.models.loading import Policy
 from drirl_core.models.sampling import SamplingSettings, chat_text
 from drirl_core.models.sampling.decode import by_length, decode, ready_to_decode
+from drirl_core.models.sharding import is_sharded
 from drirl_core.policy.schedule import rows_of_split
 from drirl_core.reporting import Reporter, Table
 from drirl_core.store.tables import first_by_hash
@@ -239,8 +240,9 @@ class CheckpointChoice(TrainerCallback):
         model.eval()
         with ready_to_decode(model):
             labels = {kind: self._labels(model, prompts) for kind, prompts in self._prompts.items()}
-            alone = PartialState().is_main_process  # of several processes the others have no use for it
-            known = self._auc(model, self._scored) if self._scored and alone else None
+            # Of several processes the others have no use for it, but compute it where each has a part of the weights.
+            needed = PartialState().is_main_process or is_sharded(model)
+            known = self._auc(model, self._scored) if self._scored and needed else None
         model.train(training)
         if not PartialState().is_main_process:
             return
@@ -269,10 +271,16 @@ class CheckpointChoice(TrainerCallback):
         texts = {prompt: chat_text(policy.tokenizer, prompt) for prompt in prompts}
         state, labels = PartialState(), list[Label]()
         # Whole batches, so that each is what one process would decode.
-        for part in list(by_length(prompts, texts.__getitem__, _BATCH))[state.process_index :: state.num_processes]:
+        parts = list(by_length(prompts, texts.__getitem__, _BATCH))
+        rounds = -(-len(parts) // state.num_processes) * state.num_processes
+        for place in range(state.process_index, rounds, state.num_processes):
+            if place >= len(parts) and not is_sharded(model):
+                continue
+            part = parts[min(place, len(parts) - 1)]  # of sharded weights each process has to decode equally often
             replies = decode(policy, [texts[prompt] for prompt in part], ["0" * 16] * len(part), self._settings)
-            answers = [cut_draft(reply.text) for reply in replies]
-            labels += [label_reply(answer, asked) for answer, asked in zip(answers, part, strict=True)]
+            if place < len(parts):
+                answers = [cut_draft(reply.text) for reply in replies]
+                labels += [label_reply(answer, asked) for answer, asked in zip(answers, part, strict=True)]
         return gather_object(labels)
 
 

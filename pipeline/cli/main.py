@@ -23,6 +23,7 @@ from pipeline.cli import (
     runs,
     score,
     study,
+    train,
     utility,
 )
 from pipeline.cli.common import (
@@ -167,7 +168,8 @@ def plan(
 
 
 for module in (
-    chat, score, judge, label, report, runs, compare, study, eval, utility, attack, promote, export, push
+    chat, score, judge, label, report, runs, compare, study, eval, utility, attack, promote, export, push,
+    train
 ):  # fmt: skip
     module.register(app)
 

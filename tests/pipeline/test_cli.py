@@ -37,6 +37,7 @@ COMMANDS = (
     "runs",
     "compare",
     "study",
+    "train",
     "eval",
     "promote",
     "rollback",

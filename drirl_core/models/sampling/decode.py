@@ -12,6 +12,7 @@ from drirl_core.errors import TrainingError
 from drirl_core.models.generation import end_tokens
 from drirl_core.models.loading import Policy
 from drirl_core.models.quantization import is_quantized
+from drirl_core.models.sharding import is_sharded
 from drirl_core.models.templates import PROBE, chat_text
 from drirl_core.text.thoughts import MARKERS, opened_by
 
@@ -99,7 +100,8 @@ def decode(policy: Policy, texts: Sequence[str], keys: Sequence[str], settings: 
             [torch.rand(settings.max_new_tokens, generator=stream, dtype=torch.float64) for stream in streams]
         )
         processors.append(inverse_transform(settings.temperature, uniforms, width))
-    with torch.inference_mode(), start_once(policy.model):
+    without = torch.no_grad if is_sharded(policy.model) else torch.inference_mode  # gathered weights are trained with
+    with without(), start_once(policy.model):
         # Greedy search picks the only token that the processor leaves: this is exact sampling (see inverse_transform).
         output = policy.model.generate(**batch, generation_config=greedy(policy, settings), logits_processor=processors)
     ends = set(_ends(policy))
@@ -285,7 +287,8 @@ def ready_to_decode(model: Any) -> Iterator[None]:
     """Use the attention that is fast without gradients and merge adapters; restore both bit by bit afterwards.
 
     Decoding reads every weight once per token: an adapter's two small products per layer would add half of that cost.
-    The merged weights are rounded as in the published checkpoint. Adapters of quantised weights stay beside them.
+    The merged weights are rounded as in the published checkpoint. Adapters of quantised or sharded weights stay beside
+    them.
 
     Args:
         model: a transformers or PEFT model.
@@ -295,7 +298,8 @@ def ready_to_decode(model: Any) -> Iterator[None]:
 
     adapted = isinstance(model, peft.PeftModel)
     base = model.get_base_model() if adapted else model
-    merged = adapted and not is_quantized(base)  # four bits have no room for an adapter
+    # Four bits have no room for an adapter, and of weights that are sharded a process has a part.
+    merged = adapted and not is_quantized(base) and not is_sharded(base)
     tuned = base.modules() if merged else ()
     layers = [layer for layer in tuned if isinstance(layer, peft.tuners.tuners_utils.BaseTunerLayer)]
     weights = [layer.get_base_layer().weight for layer in layers]

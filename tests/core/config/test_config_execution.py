@@ -82,7 +82,13 @@ def test_artifacts_may_lie_on_the_claim_or_in_a_bucket(tmp_path: Path, root: str
 def test_where_steps_run_makes_nothing_stale(tmp_path: Path) -> None:
     here = _load(tmp_path, {"executor": "in_process"})
     elsewhere = _load(
-        tmp_path, {**PODS, "category_steps": "apart", "gpu": {"count": 2, "node_selector": {"gpu": "h100"}}}
+        tmp_path,
+        {
+            **PODS,
+            "category_steps": "apart",
+            "sharding": "fsdp2",
+            "gpu": {"count": 2, "node_selector": {"gpu": "h100"}},
+        },
     )
     versions = [
         {node.name: code_version(node, config) for node in build_graph(config).nodes.values()}

@@ -168,6 +168,16 @@ def test_several_cards_divide_nothing(tiny: Config) -> None:
     assert "A stage computes on one card" in " ".join(eight.notes)
 
 
+def test_processes_divide_the_frozen_weights_of_a_training(large: Config) -> None:
+    """An 8B of which four processes hold a part each: both copies of GRPO shrink, a pool is sampled from all of it."""
+    divided = with_changes(large, {"execution.processes": 4, "execution.sharding": "fsdp2"})
+    for name in ("sft_checkpoint", "policy_checkpoint"):
+        assert _stage(divided, name).peak.parts.weights < 0.5 * _stage(large, name).peak.parts.weights
+    assert _stage(divided, "policy_checkpoint").peak.parts.other_models < 9 * GIB
+    assert _stage(divided, "completion_pool_*").peak.parts == _stage(large, "completion_pool_*").peak.parts
+    assert any("divide the frozen weights among 4 processes" in note for note in _plan(divided).notes)
+
+
 def test_all_figures_are_plain_data(tiny: Config) -> None:
     document = json.loads(json.dumps(as_data(_plan(tiny))))
     stage = document["stages"][0]

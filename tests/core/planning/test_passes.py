@@ -14,6 +14,7 @@ from drirl_core.planning.passes import (
     loaded,
     reading_pass,
     sampling_pass,
+    sharded,
     trained,
     training_pass,
 )
@@ -35,6 +36,14 @@ def test_a_frozen_model_and_its_copy() -> None:
 def test_weights_of_four_bits() -> None:
     # 240 weights of linear layers at 0.5159 bytes are 124, the other 60 stay whole; the widest layer is expanded: 24 x 2.
     assert loaded(hand_shape(), Numbers(True, 2, True), 1) == Parts(weights=244, other_models=244, activations=48)
+
+
+def test_weights_that_processes_hold_in_parts() -> None:
+    """20 layers of 128 weights, 2,604 with head and norm: a quarter, three layers and the head, two bytes each."""
+    deep = hand_shape(layers=20, parameters=20 * 128 + 44)
+    layer = 129  # 128, and its share of the last norm, rounded up
+    assert sharded(deep, GPU, 4) == Parts(weights=2 * 2604 // 4 + 2 * (3 * layer + 40))
+    assert sharded(hand_shape(), GPU, 2) == loaded(hand_shape(), GPU)  # never more than all of them
 
 
 def test_adapters_are_float32_with_gradients_and_two_moments() -> None:

@@ -106,6 +106,35 @@ def test_an_asset_is_built_in_as_many_processes_as_share_its_batch(contexts: Any
         assert _count(contexts, asset, {"execution.processes": 2}) == (1, [])
 
 
+def test_weights_are_divided_among_two_or_more(contexts: Any) -> None:
+    divided = {"execution.sharding": "fsdp2"}
+    with pytest.raises(ConfigError, match=r"but one process trains \(execution\.processes 0, .*set execution\.process"):
+        _count(contexts, "policy_checkpoint", divided)
+    assert _count(contexts, "policy_checkpoint", {**divided, "execution.processes": 2}) == (2, [])
+    assert _count(contexts, "prompt_pool", divided) == (1, [])
+    alone = {**divided, "execution.processes": 2, "sft.batch_size": 7}
+    with pytest.raises(ConfigError, match=r"sft\.batch_size is 7, which 2 processes cannot share, nor fewer"):
+        _count(contexts, "sft_checkpoint", alone)
+    assert [line.partition(" ")[0] for line in option_problems(contexts.config(divided))] == ["execution.sharding"]
+    wrong = {"policy.trl": {"use_transformers_paged": True}, "dpo.trl": {"precompute_ref_log_probs": True}}
+    said = option_problems(contexts.config({**divided, "execution.processes": 2, **wrong}))
+    assert [line.partition(",")[0] for line in said] == [
+        "dpo.trl.precompute_ref_log_probs hashes all weights",
+        "policy.trl.use_transformers_paged lets each process run the policy as often as its own rows need",
+    ]
+
+
+def test_only_frozen_weights_are_divided(contexts: Any) -> None:
+    divided = {"execution.sharding": "fsdp2", "execution.processes": 2}
+    with pytest.raises(
+        ConfigError, match=r"fsdp2', but sft\.lora\.rank is 0, .*set sft\.lora\.rank to a positive rank"
+    ):
+        contexts.config({**divided, "sft.lora.rank": 0})
+    with pytest.raises(ConfigError, match=r"four bits cannot be divided among processes; set one of the two to none"):
+        contexts.config({**divided, "models.quantization": "4bit"})
+    contexts.config({**divided, "rewards.backbone": "adapter"})
+
+
 def test_each_process_needs_a_gpu(contexts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "device_of", lambda models: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
