@@ -23,8 +23,7 @@ def test_demonstrations_are_refusals() -> None:
 
 
 def test_helpful_answers_are_not() -> None:
-    rows = [*_rows("helpful.jsonl"), *_rows("look_alikes.jsonl")]
-    labels = [label_reply(row["answer"], row["prompt"]) for row in rows]
+    labels = [label_reply(row["answer"], row["prompt"]) for row in _rows("helpful.jsonl")]
     assert len(labels) >= 2400
     assert set(labels) == {"compliance"}
 

@@ -163,7 +163,7 @@ def embedded(name: str) -> list[dict[str, Any]]:
 
 
 def test_the_embedded_data_give_data_sets_of_equal_size_without_quarantine(tmp_path: Path) -> None:
-    """Two hundred rows per category and 1,750 harmless ones; no twin is lost and each is in its prompt's split."""
+    """Two hundred rows per category and 2,450 harmless ones; no twin is lost and each is in its prompt's split."""
     prompts, written = embedded("prompts"), {row["prompt"] for row in embedded("demonstrations")}
     clean = {row["prompt"]: row for row in reversed(prompts) if row["prompt"] in written}  # the first of equal ones
     pool = [pool_row(r["prompt"], r["category"], row_id=r["id"], style=r["style"]) for r in clean.values()]
@@ -193,8 +193,8 @@ def test_the_embedded_data_give_data_sets_of_equal_size_without_quarantine(tmp_p
         assert shown["quarantined"] == 0
     rows = read_table(tmp_path / taxonomy.HELPFUL / "rows.parquet")
     twins = [row for row in rows if row["twin_of"]]
-    assert (len(rows), len(twins)) == (1750, 1400)
-    assert len({row["group_id"] for row in rows}) == 1750, "two harmless prompts count as one"
+    assert (len(rows), len(twins)) == (2450, 1400)
+    assert len({row["group_id"] for row in rows}) == 2450, "two harmless prompts count as one"
     assert all(row["split"] == split[row["twin_of"]] for row in twins)
     assert Counter(row["split"] for row in twins) == {"train": 1120, "validation": 140, "test": 140}
     assert len({row["style"] for row in twins}) == 13

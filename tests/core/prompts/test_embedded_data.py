@@ -121,14 +121,15 @@ def test_helpful_rows_are_a_few_general_ones_look_alikes_and_a_twin_of_every_cle
     pool = {row["id"]: row for row in _rows("unsafe_prompts") if row["id"] not in defects}
     twins = {row["twin_of"]: row for row in rows if row["twin_of"]}
     assert twins.keys() == pool.keys()
-    assert len(rows) - len(twins) == 350
+    assert len(rows) - len(twins) == 1050
     for name, twin in twins.items():
         assert (twin["style"], twin["lookalike_of"]) == (pool[name]["style"], pool[name]["category"])
 
 
 def test_further_look_alikes_are_like_the_others_and_apart_from_evaluation_files() -> None:
-    """A hundred per category, 40 of style house and five of each other style."""
-    rows, others = _rows("look_alikes"), _rows("helpful")
+    """The last 700 rows: a hundred per category, 40 of style house and five of each other style."""
+    helpful = _rows("helpful")
+    rows, others = helpful[1750:], helpful[:1750]
     assert all(row.keys() == others[0].keys() for row in rows)
     assert {(row["kind"], row["twin_of"]) for row in rows} == {("look_alike", "")}
     assert Counter(row["lookalike_of"] for row in rows) == dict.fromkeys(SEVEN_CATEGORIES, 100)
