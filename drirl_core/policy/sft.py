@@ -47,6 +47,13 @@ from drirl_core.policy.validation import REPLY_TOKENS, checkpoint_choice
 from drirl_core.reporting import Plot, Reporter
 from drirl_core.store.tables import read_table
 
+_CURVES = {
+    "loss": "loss",
+    "mean_token_accuracy": "token accuracy",
+    MATCHED: "twins matched",
+    DECIDED: "prompts decided",
+}
+"""Plotted metrics, and how they are called."""
 _REPLY_TOKENS = {"answer": REPLY_TOKENS, "demonstration": 4 * REPLY_TOKENS}
 """Longest reply to a validation prompt by `sft.target`; behind a draft the answer comes late."""
 
@@ -117,18 +124,7 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     }
     write_log(context.out, log, metrics)
     write_readme(context, "sft_checkpoint", metrics)
-    curve_plot(
-        log,
-        {
-            "loss": "loss",
-            "mean_token_accuracy": "token accuracy",
-            MATCHED: "twins matched",
-            DECIDED: "prompts decided",
-        },
-        context.out / "curves.png",
-        "Supervised fine-tuning",
-        "sft",
-    )
+    curve_plot(log, _CURVES, context.out / "curves.png", "Supervised fine-tuning", "sft")
     tokens = round(sum(row.get(STEP_TOKENS, 0.0) for row in log))
     curves = Plot(context.out / "curves.png", "Loss and token accuracy by step")
     return {**metrics, **policy.rendering, "tokens": tokens, "curves": curves, **found}
