@@ -54,6 +54,8 @@ _CURVES = {
     DECIDED: "prompts decided",
 }
 """Plotted metrics, and how they are called."""
+_SHOWN = 8
+"""Tokens that begin refusals that the log shows."""
 _REPLY_TOKENS = {"answer": REPLY_TOKENS, "demonstration": 4 * REPLY_TOKENS}
 """Longest reply to a validation prompt by `sft.target`; behind a draft the answer comes late."""
 
@@ -96,6 +98,7 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
         settings,
         units,
         read.limit,
+        context.reporter,
         model=policy.model,
         args=arguments,
         processing_class=policy.tokenizer,
@@ -144,8 +147,8 @@ def _units(
     units = units_of(read, twins, mixed=settings.decision > 0)
     if not _pairs(units):
         reporter.log(
-            "SFT: sft.contrast compares twins, but no training row has its twin among the training rows; the start "
-            "learns by likelihood alone (a column twin_of of harmless rows names the id of their unsafe prompt)"
+            "SFT: sft.contrast compares twins, but no training row has its twin among the training rows; nothing is "
+            "compared (a column twin_of of harmless rows names the id of their unsafe prompt)"
         )
     return units
 
@@ -154,26 +157,37 @@ def _pairs(units: Sequence[Sequence[TokenRow]]) -> int:
     return sum(unit[0]["pair"] >= 0 for unit in units)
 
 
+def _refusing(units: Sequence[Sequence[TokenRow]], tokenizer: Any, reporter: Reporter) -> list[int]:
+    """Return the tokens that begin refusals among the rows, and show some of them."""
+    openings = [
+        (row["input_ids"][row["completion_mask"].index(1)], row["unsafe"] == 1) for unit in units for row in unit
+    ]
+    found = refusing_tokens(openings)
+    if found:
+        shown = ", ".join(repr(tokenizer.decode([token])) for token in found[:_SHOWN])
+        reporter.log(f"SFT: the decision to refuse is one of {len(found)} first tokens, such as {shown}")
+    else:
+        reporter.log(
+            "SFT: sft.decision tells first tokens of refusals from those of answers, but the training rows are all of "
+            "one kind; nothing is decided"
+        )
+    return found
+
+
 def _trainer(
-    settings: SftConfig, units: Sequence[Sequence[TokenRow]], limit: int, **arguments: Any
+    settings: SftConfig, units: Sequence[Sequence[TokenRow]], limit: int, reporter: Reporter, **arguments: Any
 ) -> SharedSftTrainer:
-    """Return the trainer: TRL's, or one that compares twins as well."""
+    """Return the trainer: TRL's, or one that compares twins or learns the decision as well."""
     rows = Dataset.from_list(in_batches_of_one_length(units, settings.batch_size, arguments["args"].seed))
     if not settings.contrast and not settings.decision:
         return SharedSftTrainer(train_dataset=rows, **arguments)
-    openings = [
-        (row["input_ids"][row["completion_mask"].index(1)], row["unsafe"] == 1)
-        for unit in units
-        for row in unit
-        if settings.decision
-    ]
-    compared = settings.contrast_tokens
-    collator = TwinCollator(arguments["processing_class"].pad_token_id, limit, compared)
+    compared, tokenizer = settings.contrast_tokens, arguments["processing_class"]
+    collator = TwinCollator(tokenizer.pad_token_id, limit, compared)
     return TwinTrainer(
         contrast=settings.contrast,
         compared=compared,
         decision=settings.decision,
-        refusing=refusing_tokens(openings),
+        refusing=_refusing(units, tokenizer, reporter) if settings.decision else (),
         train_dataset=rows,
         data_collator=collator,
         **arguments,

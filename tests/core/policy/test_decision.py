@@ -91,6 +91,7 @@ def test_the_decision_is_learned(contexts: Any) -> None:
     log = read_log(context.out / "training_log.jsonl")
     assert not any(MATCHED in row for row in log)
     assert log[0][DECIDED] < log[-1][DECIDED] == 1.0
+    assert any("the decision to refuse is one of" in line for line in context.reporter.lines)
 
 
 def test_the_decision_is_added_to_the_likelihood(contexts: Any) -> None:
