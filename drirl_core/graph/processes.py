@@ -28,6 +28,7 @@ from drirl_core.errors import ConfigError, DrirlError
 from drirl_core.graph.layout import Node
 from drirl_core.graph.record import Batch, lazy
 from drirl_core.graph.stages import STAGES
+from drirl_core.models import packages
 from drirl_core.reporting import Plot, Reporter, Table
 from drirl_core.store.artifacts import Workspace
 
@@ -79,7 +80,7 @@ def count_for(node: Node, config: Config, reporter: Reporter) -> int:
     stage = STAGES[node.stage]
     if not stage.batch:
         return 1
-    for problem in sharding_problems(config):
+    for problem in (*sharding_problems(config), *packages.sharding_problems(config.execution)):
         raise ConfigError(problem)
     if config.execution.most_processes(config.models.device != "cpu") < 2:
         return 1

@@ -16,6 +16,8 @@ from drirl_core.config import Config, ExecutionConfig
 
 _LEAST_BITSANDBYTES = (0, 46)
 """The first version of bitsandbytes that computes on a CPU as well."""
+_LEAST_TRANSFORMERS = (5, 23)
+"""The version of transformers with which divided weights were tested; 5.17 does not tell divided models from others."""
 
 
 def is_installed(module: str) -> bool:
@@ -34,6 +36,20 @@ def package_problems(config: Config) -> Iterator[str]:
     """
     yield from quantization_problems(config.models.quantization)
     yield from vllm_problems(config.execution)
+    yield from sharding_problems(config.execution)
+
+
+def sharding_problems(execution: ExecutionConfig) -> Iterator[str]:
+    """Say why the installed transformers cannot divide weights.
+
+    Args:
+        execution: whether it shall.
+    """
+    version = _version("transformers")
+    if execution.sharding != "none" and version is not None and _older(version, _LEAST_TRANSFORMERS):
+        needed = f"which needs transformers {_written(_LEAST_TRANSFORMERS)} or newer, not {version}"
+        way = "install a newer one (`pip install -U transformers`), or set execution.sharding to none"
+        yield f"execution.sharding is {execution.sharding!r}, {needed}; {way}"
 
 
 def vllm_problems(execution: ExecutionConfig) -> Iterator[str]:
@@ -70,10 +86,17 @@ def quantization_problems(quantization: str) -> Iterator[str]:
     version = _version("bitsandbytes")
     if version is None:
         yield f"models.quantization is {quantization!r}, which needs the package bitsandbytes; {way}"
-    elif tuple(int(part) for part in version.split(".")[:2]) < _LEAST_BITSANDBYTES:
-        least = ".".join(map(str, _LEAST_BITSANDBYTES))
-        needed = f"which needs bitsandbytes {least} or newer, not {version}"
+    elif _older(version, _LEAST_BITSANDBYTES):
+        needed = f"which needs bitsandbytes {_written(_LEAST_BITSANDBYTES)} or newer, not {version}"
         yield f"models.quantization is {quantization!r}, {needed}; {way}"
+
+
+def _older(version: str, least: tuple[int, int]) -> bool:
+    return tuple(int(part) for part in version.split(".")[:2]) < least
+
+
+def _written(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
 
 
 def _version(package: str) -> str | None:

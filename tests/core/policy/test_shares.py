@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import itertools
 from typing import Any
 
@@ -15,6 +16,7 @@ from drirl_core.config.execution import ExecutionConfig, GpuConfig
 from drirl_core.graph import processes
 from drirl_core.graph.record import Batch
 from drirl_core.models import loading
+from drirl_core.models.packages import package_problems
 from drirl_core.policy.options import option_problems
 from drirl_core.policy.shares import batch_of_rollouts, batch_of_sft, micro_batch
 from drirl_core.policy.together import SharedOrder, spread
@@ -104,6 +106,17 @@ def test_an_asset_is_built_in_as_many_processes_as_share_its_batch(contexts: Any
     )
     for asset in ("irft_checkpoint", "reward_model_insult", "prompt_pool"):
         assert _count(contexts, asset, {"execution.processes": 2}) == (1, [])
+
+
+def test_a_transformers_that_cannot_divide_weights_is_refused(contexts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    divided = {"execution.sharding": "fsdp2", "execution.processes": 2}
+    for version, said in (("5.17.0", 1), ("5.23.0", 0), ("6.0.0.dev0", 0)):
+        monkeypatch.setattr(importlib.metadata, "version", lambda _, version=version: version)
+        assert len(list(package_problems(contexts.config(divided)))) == said
+        assert list(package_problems(contexts.config({}))) == []
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "5.17.0")
+    with pytest.raises(ConfigError, match=r"needs transformers 5\.23 or newer, not 5\.17\.0; install a newer one"):
+        _count(contexts, "policy_checkpoint", divided)
 
 
 def test_weights_are_divided_among_two_or_more(contexts: Any) -> None:
