@@ -116,7 +116,7 @@ def test_sft_killed_in_two_processes_and_resumed_in_one(runs: Runs, contrast: fl
     """17 rows in batches of 8; with the comparison of twins, pairs stay together and weigh as in one process."""
     settings = {
         "policy.start": "sft",
-        "sft.epochs": 4,
+        "sft.epochs": 3,
         "sft.rows_per_category": 0,
         "sft.learning_rate": 2e-4,
         "sft.contrast": contrast,
@@ -124,11 +124,11 @@ def test_sft_killed_in_two_processes_and_resumed_in_one(runs: Runs, contrast: fl
         "sft.validation_prompts": 1,
     }
     alone, _, shown = runs.train("alone", "sft_checkpoint", 1, settings)
-    assert (shown["rows"], shown["steps"]) == (17, 12)
+    assert (shown["rows"], shown["steps"]) == (17, 9)
     with pytest.raises(Killed):
         runs.train("together", "sft_checkpoint", 2, settings, KillingReporter(4))
     resumed, reporter, _ = runs.train("together", "sft_checkpoint", 1, settings)
-    assert reporter.lines[0].startswith("SFT resumes from checkpoint-")
+    assert any(line.startswith("SFT resumes from checkpoint-") for line in reporter.lines)
     assert_same(alone, resumed)
 
 

@@ -27,7 +27,8 @@ def runs(contexts: Any, tmp_path: Path) -> Runs:
     return made_runs(contexts, tmp_path)
 
 
-def test_sft_killed_and_resumed_in_one_process(runs: Runs) -> None:
+@pytest.mark.parametrize("decision", [0.0, 1.0])
+def test_sft_killed_and_resumed_in_one_process(runs: Runs, decision: float) -> None:
     """17 rows in batches of 8; the checkpoint is chosen by validation prompts. One process holds all weights."""
     settings = {
         **ADAPTERS,
@@ -37,13 +38,14 @@ def test_sft_killed_and_resumed_in_one_process(runs: Runs) -> None:
         "sft.learning_rate": 2e-4,
         "sft.validation_prompts": 1,
         "sft.choose_by": "auc",
+        "sft.decision": decision,
     }
     alone, _, shown = runs.train("alone", "sft_checkpoint", 1, settings)
     with pytest.raises(Killed):
         runs.train("together", "sft_checkpoint", 2, settings | SHARDED, KillingReporter(4))
     assert_nothing_is_left()
     together, reporter, again = runs.train("together", "sft_checkpoint", 1, settings)
-    assert reporter.lines[0].startswith("SFT resumes from checkpoint-")
+    assert any(line.startswith("SFT resumes from checkpoint-") for line in reporter.lines)
     assert_same(alone, together)
     assert (again["rows"], again["steps"]) == (shown["rows"], shown["steps"])
 
