@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from drirl_core.models.partial_pass import until_layer
-from drirl_core.models.sharding import is_sharded
+from drirl_core.models.sharding import without_gradients
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ def read_layer(
     places = {tokens: i for i, tokens in enumerate(dict.fromkeys(map(tuple, prompts)))}
     of_row = torch.tensor([places[tuple(tokens)] for tokens in prompts], device=device)
     cache = DynamicCache()
-    with torch.no_grad() if is_sharded(policy.model) else torch.inference_mode():
+    with without_gradients(policy.model):
         # What all prompts begin with, the system message of the template, is computed for one of them.
         start = _common_length(list(places))
         if start > 0:

@@ -13,7 +13,7 @@ from drirl_core.models.context import require_room
 from drirl_core.models.loading import Policy, kept_tokenizer, policy_key
 from drirl_core.models.sampling import open_policy
 from drirl_core.models.sampling.decode import by_length
-from drirl_core.models.sharding import is_sharded
+from drirl_core.models.sharding import without_gradients
 from drirl_core.models.shared_prompts import start_once
 from drirl_core.models.templates import answer_text
 from drirl_core.reporting import Reporter, SilentReporter
@@ -127,8 +127,7 @@ def _batch(policy: Policy, texts: list[str], tokens: list[list[int]]) -> torch.T
     batch = policy.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(policy.device)
     mask = batch["attention_mask"]
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    without = torch.no_grad if is_sharded(policy.model) else torch.inference_mode  # gathered weights are trained with
-    with without(), start_once(policy.model):
+    with without_gradients(policy.model), start_once(policy.model):
         read = policy.model(
             input_ids=batch["input_ids"], attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
         )

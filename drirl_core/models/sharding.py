@@ -7,6 +7,7 @@ each process.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from drirl_core.errors import ModelError
@@ -44,6 +45,17 @@ def sharded_loading(shards: int, device: torch.device) -> dict[str, Any]:
 def is_sharded(model: Any) -> bool:
     """Say whether a model of transformers or PEFT holds a part of its weights in this process."""
     return bool(getattr(model, "is_distributed_loading_by_transformers", False))
+
+
+def without_gradients(model: Any) -> AbstractContextManager[Any]:
+    """Compute without gradients, as fast as the weights allow: gathered ones are trained with afterwards.
+
+    Args:
+        model: of transformers or PEFT.
+    """
+    import torch
+
+    return torch.no_grad() if is_sharded(model) else torch.inference_mode()
 
 
 def keep_sharded(model: Any) -> None:

@@ -137,8 +137,8 @@ def _units(
     settings: SftConfig, read: TokenRows, chosen: Sequence[Mapping[str, Any]], reporter: Reporter
 ) -> list[list[TokenRow]]:
     """Return the rows that stay together in a batch: twins where they are compared, else every row by itself."""
-    harmless = {str(row["prompt_id"]) for row in chosen if row["category"] == dataset_name(taxonomy.HELPFUL)}
     if settings.decision:
+        harmless = {str(row["prompt_id"]) for row in chosen if row["category"] == dataset_name(taxonomy.HELPFUL)}
         rows = [{**row, "unsafe": int(name not in harmless)} for row, name in zip(read.rows, read.names, strict=True)]
         read = replace(read, rows=rows)
     if not settings.contrast:

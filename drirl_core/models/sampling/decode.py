@@ -12,7 +12,7 @@ from drirl_core.errors import TrainingError
 from drirl_core.models.generation import end_tokens
 from drirl_core.models.loading import Policy
 from drirl_core.models.quantization import is_quantized
-from drirl_core.models.sharding import is_sharded
+from drirl_core.models.sharding import is_sharded, without_gradients
 from drirl_core.models.templates import PROBE, chat_text
 from drirl_core.text.thoughts import MARKERS, opened_by
 
@@ -100,8 +100,7 @@ def decode(policy: Policy, texts: Sequence[str], keys: Sequence[str], settings: 
             [torch.rand(settings.max_new_tokens, generator=stream, dtype=torch.float64) for stream in streams]
         )
         processors.append(inverse_transform(settings.temperature, uniforms, width))
-    without = torch.no_grad if is_sharded(policy.model) else torch.inference_mode  # gathered weights are trained with
-    with without(), start_once(policy.model):
+    with without_gradients(policy.model), start_once(policy.model):
         # Greedy search picks the only token that the processor leaves: this is exact sampling (see inverse_transform).
         output = policy.model.generate(**batch, generation_config=greedy(policy, settings), logits_processor=processors)
     ends = set(_ends(policy))

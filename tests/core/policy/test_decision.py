@@ -9,8 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from killing import Killed, KillingReporter
-from safetensors.torch import load_file
+from killing import assert_resumes
 from transformers import AutoModelForCausalLM
 
 from drirl_core.config import SftConfig
@@ -108,15 +107,7 @@ def test_the_decision_is_added_to_the_likelihood(contexts: Any) -> None:
 
 
 def test_a_killed_run_resumes_to_the_same_weights(contexts: Any) -> None:
-    whole = contexts.make("whole", SETTINGS)
-    build_sft_checkpoint(whole)
-    with pytest.raises(Killed):
-        build_sft_checkpoint(contexts.make("killed", SETTINGS, reporter=KillingReporter(3)))
-    resumed = contexts.make("killed", SETTINGS)
-    build_sft_checkpoint(resumed)
-    for name in ("model.safetensors", "training_log.jsonl"):
-        assert (whole.out / name).read_bytes() == (resumed.out / name).read_bytes(), name
-    assert load_file(whole.out / "model.safetensors")
+    assert_resumes(contexts, build_sft_checkpoint, SETTINGS)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from killing import Killed, KillingReporter
+from killing import assert_resumes
 from safetensors.torch import load_file
 
 from drirl_core.config import SftConfig
@@ -216,12 +216,4 @@ def test_the_loss_of_the_rows_is_that_of_stock_fine_tuning(with_twins: Any) -> N
 
 
 def test_a_killed_run_resumes_to_the_same_weights(with_twins: Any) -> None:
-    settings = {**SETTINGS, "sft.epochs": 2}
-    whole = with_twins.make("whole", settings)
-    build_sft_checkpoint(whole)
-    with pytest.raises(Killed):
-        build_sft_checkpoint(with_twins.make("killed", settings, reporter=KillingReporter(3)))
-    resumed = with_twins.make("killed", settings)
-    build_sft_checkpoint(resumed)
-    for name in ("model.safetensors", "training_log.jsonl"):
-        assert (whole.out / name).read_bytes() == (resumed.out / name).read_bytes(), name
+    assert_resumes(with_twins, build_sft_checkpoint, {**SETTINGS, "sft.epochs": 2})
