@@ -141,7 +141,9 @@ class SftConfig:
     epochs: float = 2.0
     """Passes over the rows."""
     rows_per_category: int = 0
-    """Rows used per category (0: all training rows)."""
+    """Rows used per harm category (0: all training rows)."""
+    helpful_rows: int = added(0)
+    """Rows used of the helpful set (0: all training rows)."""
     target: Literal["answer", "demonstration"] = "answer"
     """Learn the answer alone, or the Chain-of-Draft and the answer."""
     harmless_target: Literal["answer", "own"] = added("answer")
@@ -165,6 +167,10 @@ class SftConfig:
     """Weight of a further loss: the decision whether to refuse, which falls with the first token of a reply (binary
     cross-entropy of the tokens that begin refusals against all others). In the likelihood of whole answers it is one
     token among many. 0 is off."""
+    decision_prompts: int = added(0)
+    """Further training prompts beside each row of a batch that only the decision is learned of, which costs less than
+    half of a row: they have no answer. They are drawn from all prompts, those beyond `rows_per_category` and
+    `helpful_rows` too, each equally often."""
     validation_prompts: int = added(0)
     """Validation prompts, unsafe ones and look-alikes each, that are answered twice per epoch; the best checkpoint is
     published (`choose_by`). 0 publishes the last step."""
@@ -186,6 +192,7 @@ class SftConfig:
         require(self.epochs > 0, f"sft.epochs is {self.epochs}; above 0")
         require(self.batch_size >= 1, f"sft.batch_size is {self.batch_size}; at least 1")
         require(self.rows_per_category >= 0, f"sft.rows_per_category is {self.rows_per_category}; 0 (all rows) or more")
+        require(self.helpful_rows >= 0, f"sft.helpful_rows is {self.helpful_rows}; 0 (all rows) or more")
         require(self.learning_rate > 0, f"sft.learning_rate is {self.learning_rate}; above 0")
         require(self.max_length >= 8, f"sft.max_length is {self.max_length}; at least 8 tokens")
         require(self.answer_tokens >= 0, f"sft.answer_tokens is {self.answer_tokens}; 0 (all) or a number of tokens")
@@ -209,6 +216,12 @@ class SftConfig:
             "set sft.contrast to a weight, such as 1",
         )
         require(self.decision >= 0, f"sft.decision is {self.decision}; 0 (off) or a weight")
+        require(self.decision_prompts >= 0, f"sft.decision_prompts is {self.decision_prompts}; 0 (none) or a number")
+        require(
+            not self.decision_prompts or self.decision > 0,
+            f"sft.decision_prompts is {self.decision_prompts}, but sft.decision is 0 and nothing is learned of prompts "
+            "without answers; set sft.decision to a weight, such as 2",
+        )
         require(
             not (self.decision and self.target == "demonstration"),
             f"sft.decision is {self.decision} with the target demonstration, which begins with a draft, whatever comes "

@@ -157,6 +157,7 @@ STAGES: dict[str, Stage] = {
             ("sft.epochs",),
             (
                 "sft.rows_per_category",
+                "sft.helpful_rows",
                 "sft.target",
                 "sft.harmless_target",
                 "sft.batch_size",
@@ -165,6 +166,7 @@ STAGES: dict[str, Stage] = {
                 "sft.contrast",
                 "sft.contrast_tokens",
                 "sft.decision",
+                "sft.decision_prompts",
                 "sft.lora.rank",
                 "sft.lora.first_layer",
                 "sft.trl",

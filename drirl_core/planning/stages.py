@@ -109,24 +109,26 @@ class _Planner:
         self._config, self._device, self._load, self._encoder = config, device, load, encoder
 
     def sft(self) -> StagePlan:
-        """Plan supervised fine-tuning; `sft.contrast` adds two rows per pair to a batch, where all have a partner."""
+        """Plan supervised fine-tuning; `sft.contrast` adds two rows per pair to a batch, where all have a partner.
+
+        Prompts without answers beside the rows (`sft.decision_prompts`) are padded to the length of rows.
+        """
         settings, load = self._config.sft, self._load
-        per_category = load.unsafe * load.train / load.categories
-        rows = load.harmless * load.train + load.categories * min(
-            per_category, settings.rows_per_category or per_category
-        )
+        per_category, harmless = load.unsafe * load.train / load.categories, load.harmless * load.train
+        harmless = min(harmless, settings.helpful_rows or harmless)
+        rows = harmless + load.categories * min(per_category, settings.rows_per_category or per_category)
         answer = settings.answer_tokens or load.answers.longest
         size = settings.batch_size * (2 if settings.contrast else 1)
         width = min(settings.max_length, load.prompts.longest + answer)
         usual = min(settings.max_length, load.prompts.mean + min(answer, load.answers.mean))
         what, own = self._trained(settings.lora), settings.own_answers
         passes = settings.epochs * math.ceil(rows / settings.batch_size)
-        batch = _padded(size, width, answer)
+        batch = _padded(size + settings.batch_size * settings.decision_prompts, width, answer)
         update = Update(what, batch, size * min(answer, width), passes)
         phases = [_at(training(self._device, update, int(own)), usual / width)]
         if own:
             sampled = Batch(_OWN_BATCH, load.prompts.longest, settings.answer_tokens + _SPARE)
-            phases.insert(0, self._sampled(sampled, load.harmless * load.train, "greedy", load.prompts.mean))
+            phases.insert(0, self._sampled(sampled, harmless, "greedy", load.prompts.mean))
         replies = {"answer": REPLY_TOKENS, "demonstration": 4 * REPLY_TOKENS}[settings.target]
         points = 2 * settings.epochs + 1
         count, by_auc = settings.validation_prompts, settings.choose_by == "auc"

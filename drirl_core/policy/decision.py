@@ -11,13 +11,18 @@ and the loss for the kinds u of prompts, 1 for an unsafe one and 0 for a harmles
 
 The likelihood of an answer has this in it: log pi(y|x) = log pi(R|x) + log pi(y_1|x, R) + ... But there it is one term
 among those of all tokens of an answer, and is drowned by the wording.
+
+A prompt needs no answer to learn the decision: prompts without one cost a part of a row, and stand beside rows in a
+batch, so that the decision is learned of more prompts than the wording is.
 """
 
 from __future__ import annotations
 
 import contextlib
+import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 from unittest import mock
 
@@ -44,6 +49,30 @@ def refusing_tokens(openings: Sequence[tuple[int, bool]]) -> list[int]:
     if not all(totals.values()):
         return []
     return sorted(t for t in counts[True] if counts[True][t] / totals[True] > counts[False][t] / totals[False])
+
+
+def beside_rows(prompts: Sequence[dict[str, Any]], rows: int, count: int, seed: int) -> list[list[dict[str, Any]]]:
+    """Deal prompts out to rows, in random order and each equally often up to one.
+
+    Args:
+        prompts: at least one, with what a batch needs of each.
+        rows: number of rows.
+        count: prompts beside each row.
+        seed: of the order.
+
+    Returns:
+        The prompts of each row.
+    """
+    generator = random.Random(seed)  # noqa: S311 - reproducible order, not security
+
+    def endless() -> Iterator[dict[str, Any]]:
+        while True:
+            order = list(prompts)
+            generator.shuffle(order)
+            yield from order
+
+    source = endless()
+    return [list(islice(source, count)) for _ in range(rows)]
 
 
 def decisions(logits: torch.Tensor, refusing: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,7 @@ from drirl_core.models.context import require_room
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.templates import chat_text
 from drirl_core.policy.arguments import Ours, arguments_of
-from drirl_core.policy.decision import refusing_tokens
+from drirl_core.policy.decision import beside_rows, refusing_tokens
 from drirl_core.policy.options import require_options
 from drirl_core.policy.own_answers import with_own_answers
 from drirl_core.policy.plots import curve_plot
@@ -42,7 +42,7 @@ from drirl_core.policy.training import (
     save_merged,
     write_log,
 )
-from drirl_core.policy.twins import DECIDED, MATCHED, TwinCollator, TwinTrainer, units_of
+from drirl_core.policy.twins import DECIDED, MATCHED, PROMPTS, TwinCollator, TwinTrainer, units_of
 from drirl_core.policy.validation import REPLY_TOKENS, checkpoint_choice
 from drirl_core.reporting import Plot, Reporter
 from drirl_core.store.tables import read_table
@@ -93,6 +93,8 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     tracking = tracking_of(context)
     common = common_arguments(seed, context.scratch, policy.device.type, tracking)
     arguments = sft_arguments(settings, len(read.rows), read.limit, common, context.processes)
+    if settings.decision:
+        read = _with_decisions(context, read, policy)
     units = _units(settings, read, chosen, context.reporter)
     trainer = _trainer(
         settings,
@@ -133,14 +135,31 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     return {**metrics, **policy.rendering, "tokens": tokens, "curves": curves, **found}
 
 
+def _with_decisions(context: stages.Context, read: TokenRows, policy: Policy) -> TokenRows:
+    """Add to rows the kind of their prompts, and where it is asked for the prompts without answers beside them."""
+    settings, seed = context.config.sft, context.config.seed
+    every = training_rows(context, replace(settings, rows_per_category=0, helpful_rows=0), seed)
+    harmless = {str(row["prompt_id"]) for row in every if row["category"] == dataset_name(taxonomy.HELPFUL)}
+    rows = [{**row, "unsafe": int(name not in harmless)} for row, name in zip(read.rows, read.names, strict=True)]
+    if settings.decision_prompts:
+        asked = tokenised(policy.tokenizer, every, read.limit, answer_tokens=1)
+        prompts = [
+            {"input_ids": row["input_ids"][: row["completion_mask"].index(1)], "unsafe": int(name not in harmless)}
+            for row, name in zip(asked.rows, asked.names, strict=True)
+        ]
+        beside = beside_rows(prompts, len(rows), settings.decision_prompts, seed)
+        rows = [{**row, PROMPTS: some} for row, some in zip(rows, beside, strict=True)]
+        context.reporter.log(
+            f"SFT: the decision is learned of {len(rows)} rows and, {settings.decision_prompts} beside each, of all "
+            f"{len(prompts)} training prompts {len(rows) * settings.decision_prompts / len(prompts):.1f} times"
+        )
+    return replace(read, rows=rows)
+
+
 def _units(
     settings: SftConfig, read: TokenRows, chosen: Sequence[Mapping[str, Any]], reporter: Reporter
 ) -> list[list[TokenRow]]:
     """Return the rows that stay together in a batch: twins where they are compared, else every row by itself."""
-    if settings.decision:
-        harmless = {str(row["prompt_id"]) for row in chosen if row["category"] == dataset_name(taxonomy.HELPFUL)}
-        rows = [{**row, "unsafe": int(name not in harmless)} for row, name in zip(read.rows, read.names, strict=True)]
-        read = replace(read, rows=rows)
     if not settings.contrast:
         return units_of(read, {}) if settings.decision else [[row] for row in read.rows]
     twins = {row["prompt_id"]: row["twin_of"] for row in chosen if row["twin_of"]}
@@ -265,8 +284,8 @@ def _datasets(context: stages.Context) -> dict[str, Path]:
 def training_rows(context: stages.Context, settings: SftConfig, seed: int) -> list[dict[str, Any]]:
     """Collect prompt and completion messages, id and category from the training split of every data set.
 
-    A harm category gives at most `rows_per_category` rows, so that the policy sees the other prompts for the first time
-    in reinforcement learning. The helpful set gives all its rows.
+    A harm category gives at most `rows_per_category` rows and the helpful set `helpful_rows`, so that the policy sees
+    the other prompts for the first time in reinforcement learning.
 
     Raises:
         DataError: there are no training rows.
@@ -275,7 +294,7 @@ def training_rows(context: stages.Context, settings: SftConfig, seed: int) -> li
     for name, folder in _datasets(context).items():
         rows = [row for row in read_table(folder / "rows.parquet") if row["split"] == "train"]
         random.Random(f"{seed}/{name}").shuffle(rows)  # noqa: S311 - reproducible choice, not security
-        limit = settings.rows_per_category if name != dataset_name(taxonomy.HELPFUL) else 0
+        limit = settings.helpful_rows if name == dataset_name(taxonomy.HELPFUL) else settings.rows_per_category
         chosen += [{**row, "category": name.removeprefix("safety_dataset_")} for row in rows[: limit or None]]
     if not chosen:
         raise DataError("no data set has training rows; check the balance report and demonstrations.quota")

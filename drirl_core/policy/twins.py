@@ -39,6 +39,8 @@ DECIDED = "prompts/decided"
 _IGNORED = -100
 _ALONE = -1
 """In place of a pair's number: rows that are not compared."""
+PROMPTS = "prompts"
+"""Column of a row: further prompts of its batch, of which only the decision is learned; see `decision.beside_rows`."""
 
 
 def units_of(read: TokenRows, twin_of: Mapping[str, str], *, mixed: bool = False) -> list[list[TokenRow]]:
@@ -87,7 +89,7 @@ class TwinCollator:
         self._padding, self._limit, self._compared = padding, limit, compared or limit
 
     def __call__(self, rows: Sequence[TokenRow]) -> dict[str, Any]:
-        """Return the batch of N rows and 2 M crossed ones of twins.
+        """Return the batch of N rows, the prompts without answers beside them among these, and 2 M crossed ones.
 
         Returns:
             `input_ids`, `attention_mask`, `position_ids` and `labels`, int64, (N + 2 M, T); `pairs`, rows of the M
@@ -95,6 +97,7 @@ class TwinCollator:
             `prompt_width`, columns before the answers; and `unsafe`, 1 for a row with an unsafe prompt, 0 for a
             harmless and -1 for an unknown one, int64, (N,).
         """
+        rows = [*rows, *(_without_answer(prompt) for row in rows for prompt in row.get(PROMPTS, ()))]
         parts = [_split(row) for row in rows]
         members: dict[int, list[int]] = {}
         for place, row in enumerate(rows):
@@ -123,6 +126,10 @@ class TwinCollator:
             "prompt_width": width,
             "unsafe": torch.tensor([row.get("unsafe", UNKNOWN) for row in rows]),
         }
+
+
+def _without_answer(prompt: TokenRow) -> TokenRow:
+    return {**prompt, "labels": [_IGNORED] * len(prompt["input_ids"]), "pair": _ALONE}
 
 
 def _split(row: TokenRow) -> tuple[list[int], list[int]]:
@@ -162,7 +169,7 @@ class TwinTrainer(SharedSftTrainer):
         self._right: dict[str, list[float]] = {}
 
     def _blank(self) -> dict[str, Any]:
-        return {**super()._blank(), "unsafe": UNKNOWN}
+        return {**super()._blank(), "unsafe": UNKNOWN, PROMPTS: []}
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM
 
 from drirl_core.config import SftConfig
 from drirl_core.errors import ConfigError
-from drirl_core.policy.decision import decision_loss, decisions, last_states, refusing_tokens
+from drirl_core.policy.decision import beside_rows, decision_loss, decisions, last_states, refusing_tokens
 from drirl_core.policy.sft import build_sft_checkpoint
 from drirl_core.policy.training import read_log
-from drirl_core.policy.twins import DECIDED, MATCHED, TwinCollator
+from drirl_core.policy.twins import DECIDED, MATCHED, PROMPTS, TwinCollator
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 SETTINGS = {
@@ -81,6 +81,26 @@ def test_a_row_of_unknown_kind_says_so() -> None:
     assert TwinCollator(padding=0, limit=9)(rows)["unsafe"].tolist() == [1, 0, -1]
 
 
+def test_prompts_are_dealt_equally_often() -> None:
+    prompts = [{"input_ids": [number]} for number in range(5)]
+    dealt = beside_rows(prompts, rows=6, count=2, seed=1)
+    assert [len(some) for some in dealt] == [2] * 6
+    tokens = [one["input_ids"][0] for some in dealt for one in some]
+    assert sorted(tokens[:5]) == sorted(tokens[5:10]) == [0, 1, 2, 3, 4]
+    assert tokens[:5] != tokens[5:10]
+    assert dealt == beside_rows(prompts, rows=6, count=2, seed=1) != beside_rows(prompts, rows=6, count=2, seed=2)
+
+
+def test_a_prompt_beside_a_row_has_nothing_but_a_kind() -> None:
+    row = {"input_ids": [7, 8, 1, 2], "labels": [-100, -100, 1, 2], "pair": -1, "unsafe": 0}
+    batch = TwinCollator(padding=0, limit=9)([{**row, PROMPTS: [{"input_ids": [5, 6, 9], "unsafe": 1}]}, row])
+    assert batch["input_ids"].tolist() == [[0, 7, 8, 1, 2], [0, 7, 8, 1, 2], [5, 6, 9, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[0, 1, 1, 1, 1], [0, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
+    assert (batch["labels"][2] == -100).all()
+    assert batch["unsafe"].tolist() == [0, 0, 1]
+    assert batch["prompt_width"] == 3
+
+
 def test_the_decision_is_learned(contexts: Any) -> None:
     """Without twins and comparison."""
     context = contexts.make(
@@ -106,14 +126,49 @@ def test_the_decision_is_added_to_the_likelihood(contexts: Any) -> None:
     assert three - off == pytest.approx(3 * (one - off), abs=1e-4)
 
 
-def test_a_killed_run_resumes_to_the_same_weights(contexts: Any) -> None:
-    assert_resumes(contexts, build_sft_checkpoint, SETTINGS)
+def test_prompts_without_answers_are_in_the_decision_and_not_in_the_likelihood(contexts: Any) -> None:
+    """A weight below rounding leaves the likelihood of the rows, and with a weight of 1 more prompts are decided."""
+    losses, shares = {}, {}
+    for name, settings in {
+        "rows": {"sft.decision": 1e-12},
+        "prompts": {"sft.decision": 1e-12, "sft.decision_prompts": 2},
+        "weight": {"sft.decision": 1.0, "sft.decision_prompts": 2},
+    }.items():
+        context = contexts.make(name, {**SETTINGS, "sft.epochs": 1, "sft.batch_size": 18, **settings})
+        build_sft_checkpoint(context)
+        first = read_log(context.out / "training_log.jsonl")[0]
+        losses[name], shares[name] = first["loss"], first[DECIDED]
+    assert losses["prompts"] == pytest.approx(losses["rows"], abs=1e-5)
+    assert losses["weight"] > losses["prompts"] + 0.05
+    assert shares["prompts"] == shares["weight"]
+
+
+def test_prompts_beyond_the_chosen_rows_are_decided_too(contexts: Any) -> None:
+    """With one row per set all training prompts stand beside these."""
+    few = {"sft.rows_per_category": 1, "sft.helpful_rows": 1, "sft.epochs": 1}
+    counts = {}
+    for name, settings in {"few": few, "beside": {**few, "sft.decision_prompts": 3}}.items():
+        context = contexts.make(name, {**SETTINGS, **settings})
+        counts[name] = build_sft_checkpoint(context)["rows"]
+    said = next(line for line in context.reporter.lines if "beside each" in line)
+    assert counts == {"few": len(context.datasets()), "beside": len(context.datasets())}
+    assert "3 beside each" in said and "training prompts" in said
+    everything = contexts.make("everything", {**SETTINGS, "sft.epochs": 1})
+    assert f"all {build_sft_checkpoint(everything)['rows']} training prompts" in said
+
+
+@pytest.mark.parametrize("prompts", [0, 2])
+def test_a_killed_run_resumes_to_the_same_weights(contexts: Any, prompts: int) -> None:
+    assert_resumes(contexts, build_sft_checkpoint, {**SETTINGS, "sft.decision_prompts": prompts})
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"decision": -1}, r"sft\.decision is -1; 0 \(off\) or a weight"),
+        ({"decision_prompts": 1}, r"sft\.decision is 0 and nothing is learned of prompts"),
+        ({"decision": 1.0, "decision_prompts": -1}, r"sft\.decision_prompts is -1; 0 \(none\)"),
+        ({"helpful_rows": -1}, r"sft\.helpful_rows is -1; 0 \(all rows\)"),
         ({"decision": 1.0, "target": "demonstration"}, r"sft\.decision is 1\.0 with the target demonstration"),
     ],
 )

@@ -111,8 +111,12 @@ def test_dpo_whose_last_batch_is_not_full(runs: Runs) -> None:
     assert again["curves"].caption == shown["curves"].caption
 
 
-@pytest.mark.parametrize(("contrast", "decision"), [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)])
-def test_sft_killed_in_two_processes_and_resumed_in_one(runs: Runs, contrast: float, decision: float) -> None:
+@pytest.mark.parametrize(
+    ("contrast", "decision", "prompts"), [(0.0, 0.0, 0), (1.0, 0.0, 0), (1.0, 1.0, 2), (0.0, 1.0, 0)]
+)
+def test_sft_killed_in_two_processes_and_resumed_in_one(
+    runs: Runs, contrast: float, decision: float, prompts: int
+) -> None:
     """17 rows in batches of 8; with the comparison of twins, pairs stay together and weigh as in one process."""
     settings = {
         "policy.start": "sft",
@@ -121,6 +125,7 @@ def test_sft_killed_in_two_processes_and_resumed_in_one(runs: Runs, contrast: fl
         "sft.learning_rate": 2e-4,
         "sft.contrast": contrast,
         "sft.decision": decision,
+        "sft.decision_prompts": prompts,
         "sft.validation_prompts": 1,
     }
     alone, _, shown = runs.train("alone", "sft_checkpoint", 1, settings)
