@@ -104,6 +104,7 @@ def main() -> None:
         rows = met[1:]
     settings, floor, on_gpu = project.config.sft, record(found), device_of(project.config.models).type == "cuda"
     tokens, others = [predicted(step) for step in rows], " and those of the contrast" if settings.contrast else ""
+    others += f", {settings.decision_prompts} prompts beside each" if settings.decision_prompts else ""
     write(
         "sft_step_gpu" if on_gpu else "sft_step",
         {
