@@ -36,8 +36,7 @@ def start_once(model: Any) -> Iterator[None]:
             whose weights are sharded, because its processes have to make equally many passes.
     """
     decoder = decoder_of(model)
-    layer_types = getattr(getattr(decoder, "config", None), "layer_types", None) or ["full_attention"]
-    if decoder is None or set(layer_types) != {"full_attention"} or is_sharded(model):
+    if not is_plain(model):
         yield
         return
     forward = decoder.forward
@@ -187,6 +186,13 @@ def decoder_of(model: Any) -> Any:
     """Return the layers below the output layer of a transformers or PEFT model; None where it has none of its own."""
     base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     return base.get_decoder() if hasattr(base, "get_decoder") else None
+
+
+def is_plain(model: Any) -> bool:
+    """Say whether all layers of a model are plain attention and its weights are complete in this process."""
+    decoder = decoder_of(model)
+    layer_types = getattr(getattr(decoder, "config", None), "layer_types", None) or ["full_attention"]
+    return decoder is not None and set(layer_types) == {"full_attention"} and not is_sharded(model)
 
 
 def _positions(mask: torch.Tensor) -> torch.Tensor:

@@ -89,6 +89,7 @@ def decode(policy: Policy, texts: Sequence[str], keys: Sequence[str], settings: 
     """
     import torch
 
+    from drirl_core.models.sampling.running_rows import running_rows
     from drirl_core.models.shared_prompts import start_once
 
     batch = policy.tokenizer(list(texts), return_tensors="pt", padding=True, add_special_tokens=False).to(policy.device)
@@ -100,7 +101,7 @@ def decode(policy: Policy, texts: Sequence[str], keys: Sequence[str], settings: 
             [torch.rand(settings.max_new_tokens, generator=stream, dtype=torch.float64) for stream in streams]
         )
         processors.append(inverse_transform(settings.temperature, uniforms, width))
-    with without_gradients(policy.model), start_once(policy.model):
+    with without_gradients(policy.model), start_once(policy.model), running_rows(policy.model, _ends(policy)):
         # Greedy search picks the only token that the processor leaves: this is exact sampling (see inverse_transform).
         output = policy.model.generate(**batch, generation_config=greedy(policy, settings), logits_processor=processors)
     ends = set(_ends(policy))
