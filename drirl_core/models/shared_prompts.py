@@ -188,6 +188,14 @@ def decoder_of(model: Any) -> Any:
     return base.get_decoder() if hasattr(base, "get_decoder") else None
 
 
+def rows_of_cache(cache: DynamicCache, rows: torch.Tensor) -> DynamicCache:
+    """Return keys and values of some rows of a cache, which stays as it is."""
+    part = copy.copy(cache)
+    part.layers = [copy.copy(layer) for layer in cache.layers]
+    part.batch_select_indices(rows)
+    return part
+
+
 def is_plain(model: Any) -> bool:
     """Say whether all layers of a model are plain attention and its weights are complete in this process."""
     decoder = decoder_of(model)
@@ -249,14 +257,12 @@ def _behind(
     tiles = _tiles(needed.bool())
     once = needed.device.type == "cpu" and not torch.is_grad_enabled()
     for chosen, columns in tiles:
-        part = copy.copy(cache)
-        part.layers = [copy.copy(layer) for layer in cache.layers]
         ids, positions = rows.ids[chosen, columns], rows.positions[chosen, columns]
         mask = torch.cat([rows.mask[chosen, :past], rows.own[chosen, columns]], dim=1)
         first, kind = _distinct(of_row[chosen, None], ids, mask, positions) if once else (chosen, chosen)
         equal = len(first) < len(chosen)
         run = first if equal else slice(None)
-        part.batch_select_indices(of_row[chosen[run]])
+        part = rows_of_cache(cache, of_row[chosen[run]])
         found = forward(ids[run], mask[run], past_key_values=part, position_ids=positions[run], **kwargs)
         if equal:
             part.batch_select_indices(kind)

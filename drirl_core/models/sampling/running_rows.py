@@ -38,15 +38,17 @@ def running_rows(model: Any, ends: Sequence[int]) -> Iterator[None]:
         return
     forward, last = base.forward, torch.tensor(ends, dtype=torch.long)
     over = running = torch.zeros(0)  # whether each row has ended, (B,); rows of which the cache has keys and values
+    own: Any = None  # that cache
 
     @functools.wraps(forward)  # `generate` reads its arguments
     def some(**inputs: Any) -> Any:
-        nonlocal over, running
+        nonlocal over, running, own
         cache, ids = inputs.get("past_key_values"), inputs.get("input_ids")
         if not isinstance(cache, DynamicCache) or ids is None:
             return forward(**inputs)
         if cache.get_seq_length() == 0:
-            over, running = torch.zeros(len(ids), dtype=torch.bool), torch.arange(len(ids))
+            over, running, own = torch.zeros(len(ids), dtype=torch.bool), torch.arange(len(ids)), cache
+        if cache is not own or cache.get_seq_length() == 0:
             return forward(**inputs)
         over = over | torch.isin(ids[:, -1], last)
         going = ~over[running]
