@@ -91,7 +91,8 @@ def keeper(prompts: Sequence[str], continuations: Sequence[str], batch_size: int
     wanted: set[str] = set()
 
     def keep(policy: Policy, texts: Sequence[str], mask: torch.Tensor, read: Any) -> None:
-        wanted.update(() if wanted else (answer_text(policy.tokenizer, prompt) for prompt in prompts))
+        if not wanted:
+            wanted.update(answer_text(policy.tokenizer, prompt) for prompt in prompts)
         tokens = _tokens(policy, continuations)
         places = [place for place, text in enumerate(texts) if text in wanted]
         size = _prompts_per_batch(tokens, batch_size)

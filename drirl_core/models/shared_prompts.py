@@ -184,8 +184,13 @@ def _distinct(*columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def decoder_of(model: Any) -> Any:
     """Return the layers below the output layer of a transformers or PEFT model; None where it has none of its own."""
-    base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    base = without_adapters(model)
     return base.get_decoder() if hasattr(base, "get_decoder") else None
+
+
+def without_adapters(model: Any) -> Any:
+    """Return the transformers model that `generate` runs, of a transformers or PEFT model."""
+    return model.get_base_model() if isinstance(model, peft.PeftModel) else model
 
 
 def rows_of_cache(cache: DynamicCache, rows: torch.Tensor) -> DynamicCache:

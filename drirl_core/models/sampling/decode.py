@@ -100,7 +100,7 @@ def decode(
     import torch
 
     from drirl_core.models.sampling.running_rows import running_rows
-    from drirl_core.models.shared_prompts import start_once
+    from drirl_core.models.shared_prompts import start_once, without_adapters
 
     batch = policy.tokenizer(list(texts), return_tensors="pt", padding=True, add_special_tokens=False).to(policy.device)
     width = batch["input_ids"].shape[1]
@@ -116,7 +116,7 @@ def decode(
         without_gradients(policy.model),
         start_once(policy.model),
         running_rows(policy.model, _ends(policy)),
-        _first_pass(policy.model, seen) if seen else contextlib.nullcontext(),
+        _first_pass(without_adapters(policy.model), seen) if seen else contextlib.nullcontext(),
     ):
         # Greedy search picks the only token that the processor leaves: this is exact sampling (see inverse_transform).
         output = policy.model.generate(**batch, generation_config=greedy(policy, settings), logits_processor=processors)

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
 
-import peft
 import torch
 from transformers import DynamicCache
 
-from drirl_core.models.shared_prompts import is_plain
+from drirl_core.models.shared_prompts import is_plain, without_adapters
 
 _LEAST_SHARE = 1 / 8
 """Share of the rows that must have ended before their keys and values are dropped, which copies those of the others."""
@@ -32,7 +31,7 @@ def running_rows(model: Any, ends: Sequence[int]) -> Iterator[None]:
             whose weights are sharded.
         ends: tokens that end a row.
     """
-    base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    base = without_adapters(model)
     if model.device.type != "cpu" or not is_plain(model):
         yield
         return
