@@ -22,6 +22,7 @@ from drirl_core.errors import ConfigError
 from drirl_core.graph.build import Context
 from drirl_core.models import likelihood, sampling
 from drirl_core.models.loading import Policy
+from drirl_core.models.sampling.decode import Watch
 from drirl_core.reporting import Reporter
 from drirl_core.store.artifacts import ArtifactStore
 
@@ -69,6 +70,22 @@ def refusal_scores(
     if not prompts or describe(context, prefill)["kind"] == "none":
         return None
     return score_prompts(policy, prompts, context.config, context.store, context.reporter, prefill)
+
+
+def beside_replies(context: Context, prompts: Sequence[str], prefill: str = "") -> Watch | None:
+    """Return what makes margins while greedy replies are sampled, so that prompts are read once for both.
+
+    Args:
+        context: of the stage.
+        prompts: N prompts to score.
+        prefill: words that every reply is made to begin with; empty for none.
+
+    Returns:
+        What `sampling.sample` takes; it keeps the rows that `refusal_scores` reads. None for other scores.
+    """
+    if not prompts or describe(context, prefill)["kind"] != "margin":
+        return None
+    return likelihood.keeper(prompts, OPENINGS, context.config.benchmarks.batch_size, context.store)
 
 
 def score_prompts(

@@ -18,7 +18,7 @@ from drirl_core.benchmarks.judging import DETAILS, Judges, valid
 from drirl_core.benchmarks.measure import Judged, judge, results, rounded, with_prefill
 from drirl_core.benchmarks.plots import balance_scatter, refusal_bars, roc_curves
 from drirl_core.benchmarks.references.classifiers import CEILING, FLOOR, load
-from drirl_core.benchmarks.refusal_score import describe, refusal_scores
+from drirl_core.benchmarks.refusal_score import beside_replies, describe, refusal_scores
 from drirl_core.benchmarks.render import POLICY_NAMES, render
 from drirl_core.benchmarks.suites import PAIRED, BenchmarkRow, Suite, find_suite, load_suite
 from drirl_core.errors import ArtifactError, DataError, nearest
@@ -26,6 +26,7 @@ from drirl_core.graph.build import Context
 from drirl_core.graph.stages import CHECKPOINTS
 from drirl_core.models import sampling
 from drirl_core.models.hidden_states import HiddenStates
+from drirl_core.models.sampling.decode import Watch
 from drirl_core.reporting import Plot, Table
 from drirl_core.store.tables import write_table
 from drirl_core.text.thoughts import is_unfinished
@@ -113,9 +114,11 @@ def build_benchmark(context: Context) -> dict[str, Any]:
     replies: list[Judged] = []
     examinees: list[Examinee] = [floor]
     scores: dict[tuple[str, str], float] = {}
+    prompts = [row.prompt for row in asked]
     for policy, reference in policies.items():
-        own = judges.judge(answer(context, policy, reference, rows, suite.prefill))
-        scored = refusal_scores(context, reference, [row.prompt for row in asked], suite.prefill)
+        watch = beside_replies(context, prompts, suite.prefill)
+        own = judges.judge(answer(context, policy, reference, rows, suite.prefill, watch))
+        scored = refusal_scores(context, reference, prompts, suite.prefill)
         replies += own
         examinees.append(policy_examinee(policy, [reply for reply in own if reply.row.group in PAIRED], scored))
         scores.update(((policy, row.prompt_id), score) for row, score in zip(asked, scored or (), strict=False))
@@ -218,7 +221,12 @@ def _references(context: Context, rows: Sequence[BenchmarkRow]) -> tuple[Examine
 
 
 def answer(
-    context: Context, policy: str, reference: str | Path, rows: Sequence[BenchmarkRow], prefill: str = ""
+    context: Context,
+    policy: str,
+    reference: str | Path,
+    rows: Sequence[BenchmarkRow],
+    prefill: str = "",
+    watch: Watch | None = None,
 ) -> list[Judged]:
     """Let a policy answer rows greedily, and judge its replies; rows answered before are read from the row cache.
 
@@ -228,6 +236,7 @@ def answer(
         reference: model reference or checkpoint directory.
         rows: N rows of a suite.
         prefill: words that every reply is made to begin with; empty for none.
+        watch: gets what the policy makes of the prompts that are answered here.
 
     Returns:
         N judged replies, in the order of the rows; after a prefill they hold what the policy wrote after it.
@@ -247,7 +256,7 @@ def answer(
     drawn = sampling.sample(
         reference, prompts, 1, settings,
         models=context.config.models, store=context.store, reporter=context.reporter,
-        vllm=context.config.execution.engine,
+        vllm=context.config.execution.engine, watch=watch,
     )  # fmt: skip
     return judged(policy, rows, [completion for (completion,) in drawn])
 

@@ -17,6 +17,7 @@ import peft
 import torch
 from torch import nn
 
+from drirl_core.models.attention import SHARED_HEADS
 from drirl_core.models.partial_pass import from_layer, until_layer
 from drirl_core.models.side_by_side import BASE, SideBySide, can_lie_side_by_side
 from drirl_core.models.token_rows import TokenRow
@@ -273,7 +274,7 @@ def shares_rows(config: Any) -> bool:
     rotary = getattr(text, "rope_parameters", None) or getattr(text, "rope_theta", None)
     plain = set(getattr(text, "layer_types", None) or ["full_attention"]) == {"full_attention"}
     window = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
-    return bool(rotary and plain and not window) and config._attn_implementation in ("eager", "sdpa")
+    return bool(rotary and plain and not window) and config._attn_implementation in ("eager", "sdpa", SHARED_HEADS)
 
 
 def packs_of(rows: Sequence[TokenRow], adapters: Sequence[str], *, together: bool = True) -> list[Pack]:

@@ -12,9 +12,9 @@ from drirl_core.errors import DataError, TrainingError
 from drirl_core.models.context import require_room
 from drirl_core.models.loading import Policy, kept_tokenizer, policy_key
 from drirl_core.models.sampling import open_policy
-from drirl_core.models.sampling.decode import by_length
+from drirl_core.models.sampling.decode import Watch, by_length
 from drirl_core.models.sharding import without_gradients
-from drirl_core.models.shared_prompts import start_once
+from drirl_core.models.shared_prompts import rows_of_cache, start_once
 from drirl_core.models.templates import answer_text
 from drirl_core.reporting import Reporter, SilentReporter
 from drirl_core.store.artifacts import ArtifactStore
@@ -63,7 +63,7 @@ def continuation_log_probs(
     weights = policy.key if isinstance(policy, Policy) else policy_key(policy, models)
     tokenizer = policy.tokenizer if isinstance(policy, Policy) else kept_tokenizer(policy, models, weights)
     texts = [answer_text(tokenizer, prompt) for prompt in prompts]
-    keys = [content_key(weights, list(continuations), text, "rendered") for text in texts]
+    keys = [_key(weights, continuations, text) for text in texts]
     wanted = dict(zip(keys, zip(prompts, texts, strict=True), strict=True))
     found = cache.get_many(wanted)
     missing = [(key, text) for key, (_, text) in wanted.items() if key not in found]
@@ -77,6 +77,38 @@ def continuation_log_probs(
             cache.put_many(fresh)
             found.update(fresh)
     return np.array([json.loads(found[key]) for key in keys], dtype=np.float64).reshape(-1, len(continuations))
+
+
+def keeper(prompts: Sequence[str], continuations: Sequence[str], batch_size: int, store: ArtifactStore) -> Watch:
+    """Return what keeps rows of `continuation_log_probs` while replies to the same prompts are sampled.
+
+    Args:
+        prompts: user messages whose rows are wanted.
+        continuations: C texts of at least one token each.
+        batch_size: different beginnings of continuations that are computed together.
+        store: keeps the rows.
+    """
+    wanted: set[str] = set()
+
+    def keep(policy: Policy, texts: Sequence[str], mask: torch.Tensor, read: Any) -> None:
+        if not wanted:
+            wanted.update(answer_text(policy.tokenizer, prompt) for prompt in prompts)
+        tokens = _tokens(policy, continuations)
+        places = [place for place, text in enumerate(texts) if text in wanted]
+        size = _prompts_per_batch(tokens, batch_size)
+        for start in range(0, len(places), size):
+            rows = mask.new_tensor(places[start : start + size])
+            cache = rows_of_cache(read.past_key_values, rows)
+            values = _totals(policy.model, read.logits[rows, -1], cache, mask[rows], tokens)
+            keys = [_key(policy.key, continuations, texts[place]) for place in rows.tolist()]
+            fresh = {key: json.dumps(row).encode() for key, row in zip(keys, values, strict=True)}
+            RowCache(store.cache_path("continuations")).put_many(fresh)
+
+    return keep
+
+
+def _key(weights: str, continuations: Sequence[str], text: str) -> str:
+    return content_key(weights, list(continuations), text, "rendered")
 
 
 def log_probs_now(policy: Policy, prompts: Sequence[str], continuations: Sequence[str], batch_size: int) -> np.ndarray:
@@ -107,23 +139,30 @@ def log_probs_now(policy: Policy, prompts: Sequence[str], continuations: Sequenc
 def _all_rows(
     policy: Policy, rows: list[tuple[str, str]], continuations: Sequence[str], batch_size: int, reporter: Reporter
 ) -> Iterator[dict[str, list[float]]]:
-    tokens = [policy.tokenizer(text, add_special_tokens=False)["input_ids"] for text in continuations]
-    empty = [text for text, ids in zip(continuations, tokens, strict=True) if not ids]
-    if empty:
-        raise DataError(f"the continuation {empty[0]!r} has no token; give a text")
+    tokens = _tokens(policy, continuations)
     done = 0
-    for part in by_length(rows, lambda row: row[1], max(1, batch_size // max(1, len(_paths(tokens))))):
+    for part in by_length(rows, lambda row: row[1], _prompts_per_batch(tokens, batch_size)):
         values = _batch(policy, [text for _, text in part], tokens)
-        # Rounded, because the last bits depend on which rows share the batch.
-        yield {key: [round(value, 5) for value in row] for (key, _), row in zip(part, values.tolist(), strict=True)}
+        yield {key: row for (key, _), row in zip(part, values, strict=True)}
         done += len(part)
         reporter.progress("scoring prompts", done, len(rows))
 
 
-def _batch(policy: Policy, texts: list[str], tokens: list[list[int]]) -> torch.Tensor:
-    """Return the log-probabilities of all continuations after each of B texts, (B, C)."""
-    import torch
+def _tokens(policy: Policy, continuations: Sequence[str]) -> list[list[int]]:
+    """Return the tokens of each continuation, at least one."""
+    tokens = [policy.tokenizer(text, add_special_tokens=False)["input_ids"] for text in continuations]
+    empty = [text for text, ids in zip(continuations, tokens, strict=True) if not ids]
+    if empty:
+        raise DataError(f"the continuation {empty[0]!r} has no token; give a text")
+    return tokens
 
+
+def _prompts_per_batch(tokens: list[list[int]], batch_size: int) -> int:
+    return max(1, batch_size // max(1, len(_paths(tokens))))
+
+
+def _batch(policy: Policy, texts: list[str], tokens: list[list[int]]) -> list[list[float]]:
+    """Return the log-probabilities of all C continuations after each of B texts."""
     batch = policy.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(policy.device)
     mask = batch["attention_mask"]
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
@@ -131,15 +170,33 @@ def _batch(policy: Policy, texts: list[str], tokens: list[list[int]]) -> torch.T
         read = policy.model(
             input_ids=batch["input_ids"], attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
         )
-        first = torch.log_softmax(read.logits[:, -1].float(), dim=-1)  # (B, V)
-        total = first[:, [ids[0] for ids in tokens]].double()  # (B, C)
-        if any(len(ids) > 1 for ids in tokens):
-            total += _later_tokens(policy.model, read.past_key_values, mask, tokens)
+        return _totals(policy.model, read.logits[:, -1], read.past_key_values, mask, tokens)
+
+
+def _totals(
+    model: Any, logits: torch.Tensor, cache: Any, mask: torch.Tensor, tokens: list[list[int]]
+) -> list[list[float]]:
+    """Return the log-probabilities of all C continuations of B prompts that have been read; uses up the cache.
+
+    Args:
+        model: the policy's.
+        logits: of the prompts' last tokens, (B, V).
+        cache: keys and values of the prompts.
+        mask: of the prompts, (B, T).
+        tokens: of each continuation.
+    """
+    import torch
+
+    first = torch.log_softmax(logits.float(), dim=-1)  # (B, V)
+    total = first[:, [ids[0] for ids in tokens]].double()  # (B, C)
+    if any(len(ids) > 1 for ids in tokens):
+        total += _later_tokens(model, cache, mask, tokens)
     if not torch.isfinite(total).all():
         raise TrainingError(
             "the policy's logits are not finite; its weights are damaged or training diverged (lower the learning rate)"
         )
-    return total.cpu()
+    # Rounded, because the last bits depend on which rows share the batch.
+    return [[round(value, 5) for value in row] for row in total.tolist()]
 
 
 def _later_tokens(model: Any, cache: Any, mask: torch.Tensor, tokens: list[list[int]]) -> torch.Tensor:

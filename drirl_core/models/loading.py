@@ -164,6 +164,8 @@ def _weights(
     """
     from transformers import AutoModelForCausalLM, GenerationConfig
 
+    from drirl_core.models.attention import share_heads
+
     with library_errors(reference):
         model, loaded = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -182,6 +184,8 @@ def _weights(
         prepare(model)
     if is_sharded(model):
         keep_sharded(model)
+    if device.type == "cpu":
+        share_heads(model)
     return model
 
 

@@ -36,8 +36,7 @@ def start_once(model: Any) -> Iterator[None]:
             whose weights are sharded, because its processes have to make equally many passes.
     """
     decoder = decoder_of(model)
-    layer_types = getattr(getattr(decoder, "config", None), "layer_types", None) or ["full_attention"]
-    if decoder is None or set(layer_types) != {"full_attention"} or is_sharded(model):
+    if not is_plain(model):
         yield
         return
     forward = decoder.forward
@@ -144,9 +143,7 @@ def prompts_once(model: Any, width: int | None = None, *, ends: bool = True) -> 
         prompt = input_ids.shape[1] if width is None and input_ids is not None else width
         if input_ids is None or attention_mask is None or begun or not prompt or prompt > input_ids.shape[1]:
             return forward(input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, **kwargs)
-        marked = torch.cat([input_ids[:, :prompt], attention_mask[:, :prompt].to(input_ids)], dim=1)
-        _, of_row = torch.unique(marked, dim=0, return_inverse=True)  # (B,)
-        first = torch.stack([(of_row == number).nonzero()[0, 0] for number in range(int(of_row.max()) + 1)])
+        first, of_row = _distinct(input_ids[:, :prompt], attention_mask[:, :prompt])
         if len(first) == len(input_ids):
             return forward(input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, **kwargs)
         positions = kwargs.pop("position_ids", None)
@@ -178,10 +175,37 @@ def prompts_once(model: Any, width: int | None = None, *, ends: bool = True) -> 
         yield
 
 
+def _distinct(*columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the place of the first row of each kind, and for each row the number of its kind, (B,)."""
+    marked = torch.cat([part.long() for part in columns], dim=1)
+    _, kind = torch.unique(marked, dim=0, return_inverse=True)
+    return torch.stack([(kind == number).nonzero()[0, 0] for number in range(int(kind.max()) + 1)]), kind
+
+
 def decoder_of(model: Any) -> Any:
     """Return the layers below the output layer of a transformers or PEFT model; None where it has none of its own."""
-    base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    base = without_adapters(model)
     return base.get_decoder() if hasattr(base, "get_decoder") else None
+
+
+def without_adapters(model: Any) -> Any:
+    """Return the transformers model that `generate` runs, of a transformers or PEFT model."""
+    return model.get_base_model() if isinstance(model, peft.PeftModel) else model
+
+
+def rows_of_cache(cache: DynamicCache, rows: torch.Tensor) -> DynamicCache:
+    """Return keys and values of some rows of a cache, which stays as it is."""
+    part = copy.copy(cache)
+    part.layers = [copy.copy(layer) for layer in cache.layers]
+    part.batch_select_indices(rows)
+    return part
+
+
+def is_plain(model: Any) -> bool:
+    """Say whether all layers of a model are plain attention and its weights are complete in this process."""
+    decoder = decoder_of(model)
+    layer_types = getattr(getattr(decoder, "config", None), "layer_types", None) or ["full_attention"]
+    return decoder is not None and set(layer_types) == {"full_attention"} and not is_sharded(model)
 
 
 def _positions(mask: torch.Tensor) -> torch.Tensor:
@@ -219,6 +243,8 @@ def _behind(
 ) -> Any:
     """Run rows behind keys and values, on a CPU in tiles of rows of similar length.
 
+    There equal rows of a tile, such as the prompt of several samples, run once, unless gradients are summed.
+
     Args:
         forward: of the decoder.
         cache: keys and values of S tokens; afterwards, where they are kept, those of all rows with their own tokens.
@@ -234,17 +260,18 @@ def _behind(
     width, past = rows.ids.shape[1], rows.mask.shape[1] - rows.ids.shape[1]
     states, caches = [], []
     tiles = _tiles(needed.bool())
+    once = needed.device.type == "cpu" and not torch.is_grad_enabled()
     for chosen, columns in tiles:
-        part = copy.copy(cache)
-        part.layers = [copy.copy(layer) for layer in cache.layers]
-        part.batch_select_indices(of_row[chosen])
-        found = forward(
-            rows.ids[chosen, columns],
-            torch.cat([rows.mask[chosen, :past], rows.own[chosen, columns]], dim=1),
-            past_key_values=part,
-            position_ids=rows.positions[chosen, columns],
-            **kwargs,
-        )
+        ids, positions = rows.ids[chosen, columns], rows.positions[chosen, columns]
+        mask = torch.cat([rows.mask[chosen, :past], rows.own[chosen, columns]], dim=1)
+        first, kind = _distinct(of_row[chosen, None], ids, mask, positions) if once else (chosen, chosen)
+        equal = len(first) < len(chosen)
+        run = first if equal else slice(None)
+        part = rows_of_cache(cache, of_row[chosen[run]])
+        found = forward(ids[run], mask[run], past_key_values=part, position_ids=positions[run], **kwargs)
+        if equal:
+            part.batch_select_indices(kind)
+            found.last_hidden_state = found.last_hidden_state[kind]
         around = (0, 0, columns.start, width - columns.stop)
         states.append(pad(found.last_hidden_state, around))
         caches.append((part, around))

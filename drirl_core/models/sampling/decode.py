@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import torch
 
 Row = TypeVar("Row")
+Watch = Callable[[Policy, Sequence[str], "torch.Tensor", Any], None]
+"""Called in the middle of decoding with the policy, B rendered prompts, their mask (B, T), and what the first pass made
+of them: `logits` and `past_key_values`."""
 _ROWS = 4
 """Rows of which tokens are drawn together on a CPU: what is made of their logits on the way stays in its caches."""
 
@@ -72,7 +75,13 @@ def by_length(rows: Iterable[Row], text: Callable[[Row], str], size: int) -> Ite
         yield ordered[start : start + size]
 
 
-def decode(policy: Policy, texts: Sequence[str], keys: Sequence[str], settings: SamplingSettings) -> list[Completion]:
+def decode(
+    policy: Policy,
+    texts: Sequence[str],
+    keys: Sequence[str],
+    settings: SamplingSettings,
+    watch: Watch | None = None,
+) -> list[Completion]:
     """Decode one completion per row.
 
     Args:
@@ -80,6 +89,7 @@ def decode(policy: Policy, texts: Sequence[str], keys: Sequence[str], settings: 
         texts: B rendered prompts (see `chat_text`), each with the prefill.
         keys: B hexadecimal content keys; each seeds the random numbers of its row.
         settings: how to sample; `batch_size` is not used.
+        watch: gets what the policy made of the prompts, so that they need not be read again.
 
     Returns:
         B completions.
@@ -89,7 +99,8 @@ def decode(policy: Policy, texts: Sequence[str], keys: Sequence[str], settings: 
     """
     import torch
 
-    from drirl_core.models.shared_prompts import start_once
+    from drirl_core.models.sampling.running_rows import running_rows
+    from drirl_core.models.shared_prompts import start_once, without_adapters
 
     batch = policy.tokenizer(list(texts), return_tensors="pt", padding=True, add_special_tokens=False).to(policy.device)
     width = batch["input_ids"].shape[1]
@@ -100,13 +111,34 @@ def decode(policy: Policy, texts: Sequence[str], keys: Sequence[str], settings: 
             [torch.rand(settings.max_new_tokens, generator=stream, dtype=torch.float64) for stream in streams]
         )
         processors.append(inverse_transform(settings.temperature, uniforms, width))
-    with without_gradients(policy.model), start_once(policy.model):
+    seen = functools.partial(watch, policy, texts, batch["attention_mask"]) if watch else None
+    with (
+        without_gradients(policy.model),
+        start_once(policy.model),
+        running_rows(policy.model, _ends(policy)),
+        _first_pass(without_adapters(policy.model), seen) if seen else contextlib.nullcontext(),
+    ):
         # Greedy search picks the only token that the processor leaves: this is exact sampling (see inverse_transform).
         output = policy.model.generate(**batch, generation_config=greedy(policy, settings), logits_processor=processors)
     ends = set(_ends(policy))
     last = output[:, width - 1].tolist() if settings.prefill else [None] * len(texts)
     rows = zip(output[:, width:].tolist(), texts, last, strict=True)
     return [completion_of(row, policy.tokenizer, ends, text, before) for row, text, before in rows]
+
+
+@contextlib.contextmanager
+def _first_pass(model: Any, seen: Callable[[Any], None]) -> Iterator[None]:
+    """Call a function with the output of the first pass of a model in the block."""
+
+    def first(module: Any, arguments: Any, output: Any) -> None:
+        hook.remove()
+        seen(output)
+
+    hook = model.register_forward_hook(first)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def greedy(policy: Policy, settings: SamplingSettings) -> Any:

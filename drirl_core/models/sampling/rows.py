@@ -16,7 +16,7 @@ from typing import NamedTuple
 from drirl_core.config import ModelsConfig, VllmConfig
 from drirl_core.models.context import require_room
 from drirl_core.models.loading import Policy, kept_tokenizer, load_policy, policy_key
-from drirl_core.models.sampling.decode import Completion, SamplingSettings, by_length, decode
+from drirl_core.models.sampling.decode import Completion, SamplingSettings, Watch, by_length, decode
 from drirl_core.models.sampling.vllm_engine import ROWS, open_engine
 from drirl_core.models.templates import begun_text
 from drirl_core.reporting import Reporter
@@ -34,6 +34,7 @@ def sample(
     store: ArtifactStore,
     reporter: Reporter,
     vllm: VllmConfig | None = None,
+    watch: Watch | None = None,
 ) -> list[list[Completion]]:
     """Sample completions of prompts; rows sampled before are read from the cache.
 
@@ -48,6 +49,7 @@ def sample(
         store: holds the cached rows.
         reporter: receives progress and tokens per second.
         vllm: the engine that samples; None for transformers.
+        watch: gets what transformers' first pass on a CPU makes of the prompts that are sampled here.
 
     Returns:
         N lists of K completions, in the order of `prompts`.
@@ -85,7 +87,10 @@ def sample(
             decoder, context, size = opened.decode, opened.context, ROWS
         else:
             loaded = policy if isinstance(policy, Policy) else open_policy(policy, models, weights, reporter)
-            decoder, context, size = functools.partial(decode, loaded), loaded.context, settings.batch_size
+            # On a GPU a pass over prompts costs little, and the memory of what is made of them is planned for one use.
+            watched = watch if loaded.device.type == "cpu" else None
+            decoder, context = functools.partial(decode, loaded, watch=watched), loaded.context
+            size = settings.batch_size
         own = {row.prompt: texts[row.prompt] for row in missing}
         require_room(tokenizer, own, settings.max_new_tokens, context)
         for part in _decode_all(decoder, missing, texts, settings, size, reporter):

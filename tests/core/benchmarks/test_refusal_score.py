@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from drirl_core.benchmarks import refusal_score
-from drirl_core.benchmarks.refusal_score import ANSWERING, REFUSING, describe, margin, refusal_scores, refused_share
+from drirl_core.benchmarks.refusal_score import (
+    ANSWERING,
+    REFUSING,
+    beside_replies,
+    describe,
+    margin,
+    refusal_scores,
+    refused_share,
+)
 from drirl_core.config import BenchmarksConfig, Config, ModelsConfig
 from drirl_core.graph.build import Context
 from drirl_core.models import sampling
@@ -53,6 +61,43 @@ def test_margin_is_computed_once_per_prompt(
     monkeypatch.setattr("drirl_core.models.likelihood._batch", None)  # everything comes from the row cache
     assert refusal_scores(context, tiny_models.policy, ["Paint a car", "Steal a car"]) == first[::-1]
     assert describe(context)["refusing"] == list(REFUSING)
+
+
+PROMPTS = ["Steal a car", "Paint a car", "Tell me how to get into a house without a key, please.", "Hi"]
+
+
+def _replies(context: Context, models: ModelsConfig, prompts: list[str], watch: Any) -> list[list[Completion]]:
+    how = sampling.SamplingSettings(6, 0.0, 3)
+    return sampling.sample(
+        models.policy, prompts, 1, how, models=models, store=context.store, reporter=SilentReporter(), watch=watch
+    )
+
+
+def test_margins_made_beside_replies_are_those_made_alone_and_change_no_reply(
+    tmp_path: Path, tiny_models: ModelsConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, beside = (_context(tmp_path / name, tiny_models, batch_size=8) for name in ("alone", "beside"))
+    plain = _replies(alone, tiny_models, PROMPTS, None)
+    expected = refusal_scores(alone, tiny_models.policy, PROMPTS[:3])
+    assert _replies(beside, tiny_models, PROMPTS, beside_replies(beside, PROMPTS[:3])) == plain
+    monkeypatch.setattr("drirl_core.models.likelihood._all_rows", None)  # no prompt is read again
+    assert refusal_scores(beside, tiny_models.policy, PROMPTS[:3]) == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(TypeError):  # the fourth was answered, but not to be scored
+        refusal_scores(beside, tiny_models.policy, PROMPTS[3:])
+
+
+def test_margins_of_prompts_that_were_answered_before_are_made_alone(tmp_path: Path, tiny_models: ModelsConfig) -> None:
+    context = _context(tmp_path, tiny_models)
+    _replies(context, tiny_models, PROMPTS, None)
+    _replies(context, tiny_models, PROMPTS, beside_replies(context, PROMPTS))
+    assert len(set(refusal_scores(context, tiny_models.policy, PROMPTS) or ())) == 4
+
+
+def test_nothing_is_made_beside_replies_without_margins(tmp_path: Path, tiny_models: ModelsConfig) -> None:
+    context = _context(tmp_path, tiny_models)
+    assert beside_replies(context, []) is None
+    assert beside_replies(context, PROMPTS, "Sure,") is None
+    assert beside_replies(_context(tmp_path, tiny_models, score="none"), PROMPTS) is None
 
 
 def test_samples_are_drawn_at_temperature_one(

@@ -137,6 +137,23 @@ def test_generation_from_a_shared_start_gives_the_same_tokens(
 
 
 @pytest.mark.parametrize("batch", ["left"], indirect=True)
+def test_equal_rows_behind_a_shared_start_run_once_without_gradients(
+    model: Any, batch: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    """Three samples of four prompts: 9 tokens and 4 rows of 7, then five steps of 12 rows; with gradients 12 of 7."""
+    ids, mask = (part.repeat(3, 1) for part in batch)
+    asked = {"input_ids": ids, "attention_mask": mask, "pad_token_id": 0, "max_new_tokens": 6, "do_sample": False}
+    plain = model.generate(**asked)
+    sizes: list[int] = []
+    model.model.layers[0].register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[:2].numel()))
+    with start_once(model):
+        assert torch.equal(model.generate(**asked), plain)
+        assert sizes == [9, 28, *[12] * 5]
+        model.model(input_ids=ids, attention_mask=mask)
+    assert sizes[-2:] == [9, 84]
+
+
+@pytest.mark.parametrize("batch", ["left"], indirect=True)
 def test_shared_start_and_shared_prompts_work_together(model: Any, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     """Four prompts with two completions each: 9 + 4 * 7 tokens of prompts and 8 * 3 of completions."""
     completions = torch.randint(5, 50, (8, 3), generator=torch.Generator().manual_seed(2))

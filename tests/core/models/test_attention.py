@@ -1,0 +1,95 @@
+"""Heads that share keys and values attend without copies of them, with the results of the plain attention."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Gemma2Config, Gemma2ForCausalLM
+
+from drirl_core.config import ModelsConfig
+from drirl_core.models.attention import SHARED_HEADS, share_heads
+from drirl_core.models.loading import Policy, load_policy
+from drirl_core.models.sampling.decode import SamplingSettings, decode
+
+TEXTS = ["<|user|>Hi<|end|><|assistant|>", "<|user|>How do I bake bread?<|end|><|assistant|>", "<|user|>Why?<|end|>"]
+
+
+@pytest.fixture
+def policy(tiny_policy: Path, settings: ModelsConfig) -> Policy:
+    return load_policy(tiny_policy, settings)
+
+
+def _batch(policy: Policy) -> dict[str, torch.Tensor]:
+    """Return rows of unlike length, padded on the left."""
+    return dict(policy.tokenizer(TEXTS, return_tensors="pt", padding=True, add_special_tokens=False))
+
+
+def _with_plain_attention(policy: Policy, run: Any) -> Any:
+    policy.model.set_attn_implementation("eager")
+    try:
+        return run()
+    finally:
+        policy.model.set_attn_implementation(SHARED_HEADS)
+
+
+def test_a_loaded_policy_whose_heads_share_keys_uses_it_and_its_files_do_not_name_it(
+    policy: Policy, tmp_path: Path
+) -> None:
+    assert policy.model.config.num_attention_heads > policy.model.config.num_key_value_heads
+    assert policy.model.config._attn_implementation == SHARED_HEADS
+    policy.model.save_pretrained(tmp_path / "saved")
+    assert SHARED_HEADS not in (tmp_path / "saved/config.json").read_text()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_of_a_prompt_and_of_the_tokens_behind_it_are_those_of_plain_attention(
+    policy: Policy, dtype: torch.dtype
+) -> None:
+    policy.model.to(dtype)
+    batch = _batch(policy)
+
+    @torch.inference_mode()
+    def run() -> list[torch.Tensor]:
+        first = policy.model(**batch, use_cache=True)
+        mask = torch.cat([batch["attention_mask"], torch.ones(len(TEXTS), 1, dtype=torch.long)], dim=1)
+        ids = first.logits[:, -1:].argmax(-1)
+        second = policy.model(input_ids=ids, attention_mask=mask, past_key_values=first.past_key_values)
+        return [first.logits[batch["attention_mask"].bool()], second.logits]
+
+    for ours, plain in zip(run(), _with_plain_attention(policy, run), strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_replies_are_those_of_plain_attention(policy: Policy, temperature: float) -> None:
+    def run() -> Any:
+        return decode(policy, TEXTS, ["1a", "2b", "3c"], SamplingSettings(12, temperature, 8))
+
+    assert run() == _with_plain_attention(policy, run)
+
+
+def test_gradients_are_those_of_plain_attention_to_the_bit(policy: Policy) -> None:
+    """Training must give the weights that it gave before."""
+    batch = _batch(policy)
+
+    def run() -> list[torch.Tensor]:
+        policy.model.zero_grad()
+        policy.model(**batch, labels=batch["input_ids"]).loss.backward()
+        return [weight.grad.clone() for weight in policy.model.parameters()]
+
+    assert all(map(torch.equal, run(), _with_plain_attention(policy, run)))
+
+
+def test_a_model_with_an_attention_of_its_own_keeps_it() -> None:
+    """Gemma 2 bounds the weights before the softmax."""
+    config = Gemma2Config(
+        vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=4,
+    )  # fmt: skip
+    config._attn_implementation = "eager"
+    model = Gemma2ForCausalLM(config)
+    share_heads(model)
+    assert model.config._attn_implementation == "eager"
