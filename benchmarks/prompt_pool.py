@@ -82,6 +82,7 @@ class Memory:
 def pool(file: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Build the pool of a file of prompts and return its counts; embeddings are kept beside the file."""
     from drirl_core.graph.build import Context
+    from drirl_core.models.threads import choose_waiting
     from drirl_core.project import Project
     from drirl_core.prompts.stage import build_prompt_pool
     from drirl_core.reporting import SilentReporter
@@ -94,6 +95,7 @@ def pool(file: Path, options: argparse.Namespace) -> dict[str, Any]:
         prompts=PromptsConfig(sources=(source,)),
         root=str(file.with_suffix("")),
     )
+    choose_waiting(config.models)  # as every command does
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         out.mkdir()

@@ -241,10 +241,13 @@ def learned_rows(targets: np.ndarray, most: int, seed: int) -> np.ndarray:
 def _fit(features: np.ndarray, targets: np.ndarray) -> Any:
     import numpy as np
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     # Balanced, because the pool's category counts say nothing about the prompts to be routed.
     model = LogisticRegression(C=_REGULARISATION, class_weight="balanced", max_iter=2000)
-    return model.fit(np.asarray(features, dtype=np.float64), targets)
+    # Products this narrow gain nothing from threads, which wait for each other ten times as long on a busy machine.
+    with threadpool_limits(1, user_api="blas"):
+        return model.fit(np.asarray(features, dtype=np.float64), targets)
 
 
 def _logits(model: Any, features: np.ndarray) -> np.ndarray:
