@@ -186,7 +186,7 @@ def _cpu_seconds() -> float:
 
 
 def main() -> None:
-    """Measure and write benchmarks/results/prompt_pool.json."""
+    """Measure and write benchmarks/results/prompt_pool_mixed.json, or prompt_pool.json for one category."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 30_000, 100_000])
     parser.add_argument("--categories", type=int, default=7, choices=range(1, 8), help="of the rows; 1: no router")
@@ -196,7 +196,6 @@ def main() -> None:
     parser.add_argument("--models", default=ModelsConfig.cache, help="folder of the fetched models")
     parser.add_argument("--peers", nargs="*", choices=[name for name in WORK if name != "pool"], default=["datasketch"])
     parser.add_argument("--peer-rows", type=int, default=100_000, help="peers are left out of larger sizes")
-    parser.add_argument("--result", default="prompt_pool", help="name of the result")
     parser.add_argument("--work", choices=list(WORK), help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -209,7 +208,7 @@ def main() -> None:
     sizes = [_size(rows, options) for rows in options.rows]
     asked = {"categories": options.categories, "encoder": options.encoder}
     result = {"what": "time and peak memory of fresh processes", **asked, "sizes": sizes, **_slopes(sizes)}
-    write(options.result, result)
+    write("prompt_pool" if options.categories == 1 else "prompt_pool_mixed", result)
 
 
 def _size(rows: int, options: argparse.Namespace) -> dict[str, Any]:
