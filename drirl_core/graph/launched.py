@@ -21,11 +21,19 @@ from drirl_core.reporting import Reporter, SilentReporter
 from drirl_core.store.artifacts import Artifact, Workspace
 
 if TYPE_CHECKING:
+    from drirl_core.config import ModelsConfig
     from drirl_core.graph.layout import Node
     from drirl_core.project import Project
 
 PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """Variables that say where a process is among the others, and where they meet."""
+_OF_MPI: Mapping[str, tuple[str, ...]] = {
+    "RANK": ("OMPI_COMM_WORLD_RANK", "PMI_RANK"),
+    "WORLD_SIZE": ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"),
+    "LOCAL_RANK": ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID"),
+    "LOCAL_WORLD_SIZE": ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"),
+}
+"""The names that Open MPI, and MPICH and Intel MPI, have for them: `accelerate launch --cpu` starts mpirun."""
 _DECIDED: Mapping[str, str] = {
     "ACCELERATE_USE_FSDP": "--use_fsdp; execution.sharding divides the weights",
     "ACCELERATE_USE_DEEPSPEED": "--use_deepspeed, which is not supported; execution.sharding divides the weights",
@@ -34,6 +42,19 @@ _DECIDED: Mapping[str, str] = {
     "ACCELERATE_DYNAMO_BACKEND": "--dynamo_backend; the options of TRL decide about it (torch_compile)",
 }
 """Variables by which `accelerate launch` says what it was asked for beside processes, and what decides it here."""
+
+
+def place_of_mpi(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the place of a process that mpirun started, under the names that torchrun uses.
+
+    Args:
+        variables: the environment.
+
+    Returns:
+        Those of RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE that are not in the environment and that MPI gives.
+    """
+    given = {name: [variables[other] for other in others if other in variables] for name, others in _OF_MPI.items()}
+    return {name: values[0] for name, values in given.items() if values and name not in variables}
 
 
 def build_launched(
@@ -62,7 +83,7 @@ def build_launched(
         DrirlError: the stage failed.
     """
     node = _shared_node(name, project)
-    index, count, local = _place(variables)
+    index, count, local = _place(variables, project.config.models)
     _require_even_shares(node, project, count)
     if versions is None:
         versions = _inputs(node, project) if index == 0 else {}  # what is lacking is said before others are waited for
@@ -128,20 +149,38 @@ def _shared_node(name: str, project: Project) -> Node:
     return project.graph.nodes[name]
 
 
-def _place(variables: Mapping[str, str]) -> tuple[int, int, int]:
+def _place(variables: Mapping[str, str], models: ModelsConfig) -> tuple[int, int, int]:
     """Return the index of this process, the number of all, and the index on its machine."""
+    from drirl_core.models.loading import device_of
+
     for variable, instead in _DECIDED.items():
-        if variables.get(variable, "").lower() not in ("", "no", "false"):
+        if _asked(variables, variable):
             raise ConfigError(f"accelerate was started with {instead}; start it without that")
     lacking = [name for name in PLACE if name not in variables]
+    if lacking and "ACCELERATE_MIXED_PRECISION" in variables:
+        raise ConfigError(
+            f"accelerate started one process and did not say its place ({', '.join(lacking)}): with --cpu, or a file "
+            "with use_cpu or without multi_gpu, it starts several by mpirun alone (--mpirun_hostfile). Start it with "
+            "--multi_gpu --num_processes N, on a machine without GPUs too, where the processes compute on the CPU; or "
+            "take torchrun, or `drirl run`, which starts execution.processes by itself"
+        )
     if lacking:
         raise ConfigError(
             f"{', '.join(lacking)} {'are' if len(lacking) > 1 else 'is'} not in the environment, so that this is no "
             "process among others; start it by torchrun or `accelerate launch`, or build with `drirl run`, which "
             "starts execution.processes by itself"
         )
+    if _asked(variables, "ACCELERATE_USE_CPU") and device_of(models).type != "cpu":
+        raise ConfigError(
+            f"accelerate was started with --cpu (or use_cpu), but models.device is {models.device!r}, which takes the "
+            "GPU and decides here; set it to cpu, or start without --cpu"
+        )
     index, count, local = (int(variables[name]) for name in PLACE[:3])
     return index, count, local
+
+
+def _asked(variables: Mapping[str, str], variable: str) -> bool:
+    return variables.get(variable, "").lower() not in ("", "no", "false")
 
 
 def _require_even_shares(node: Node, project: Project, count: int) -> None:

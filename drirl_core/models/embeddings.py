@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 _BATCH = 64
+_STORED = 1024
+"""Texts whose embeddings are stored in one go: each time the file of the cache is opened, synchronised and closed."""
 PROMPT = ""
 """What is put before every text."""
 RECORD = {"encoder_prompt": PROMPT or "none"}
@@ -83,6 +85,7 @@ class Embedder:
             self._encoder = load_encoder(self._models.encoder, self._models)
         # Sorted by length, so that batches need little padding.
         items = sorted(missing.items(), key=lambda item: len(item[1]))
+        fresh: dict[str, np.ndarray] = {}
         for start in range(0, len(items), _BATCH):
             part = items[start : start + _BATCH]
             rows = self._encoder.encode(
@@ -98,8 +101,10 @@ class Embedder:
                     f"the encoder {self.reference} returned values that are not finite; "
                     "check its files with `drirl doctor`"
                 )
-            fresh = {key: row for (key, _), row in zip(part, rows, strict=True)}
-            self._memory.update(fresh)
-            self._cache.put_many({key: row.tobytes() for key, row in fresh.items()})
+            fresh |= {key: row for (key, _), row in zip(part, rows, strict=True)}
+            if len(fresh) >= _STORED or start + _BATCH >= len(items):
+                self._memory |= fresh
+                self._cache.put_many({key: row.tobytes() for key, row in fresh.items()})
+                fresh = {}
             if reporter and len(items) > _BATCH:
                 reporter.progress("embedding texts", min(start + _BATCH, len(items)), len(items))

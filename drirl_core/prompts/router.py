@@ -3,6 +3,9 @@
 Logistic regression on sentence embeddings with one temperature, fitted on out-of-fold logits. One number cannot overfit
 sixty rows per class; isotonic or per-class calibration would. Below the confidence floor the router abstains. The same
 out-of-fold probabilities say how sure a router that never saw a row is of another category than the row's label.
+
+Of very many rows it learns from a part, and reads all: a fit takes more steps the more rows it has, and 384 numbers per
+row are known long before that.
 """
 
 from __future__ import annotations
@@ -25,7 +28,11 @@ if TYPE_CHECKING:
 MIN_ROWS = 5
 """A category with fewer labelled prompts is not learned: its rows cannot be held out in turn."""
 
+ROWS = 50_000
+"""Most labelled prompts that the router learns from."""
+
 _FOLDS = 5
+_BLOCK = 65_536
 _REGULARISATION = 1.0  # inverse strength; unit-length embeddings of a few hundred rows overfit with less regularisation
 _LOG_TEMPERATURE_RANGE = (-4.0, 4.0)
 _BINS = 10
@@ -147,15 +154,17 @@ def router_of_pool(pool: Path, embedder: Embedder, seed: int) -> Router:
     return fit_router(embedder.encode([row["prompt"] for row in labelled]), labels, seed)
 
 
-def fit_router(embeddings: np.ndarray, labels: Sequence[str], seed: int) -> Router:
+def fit_router(embeddings: np.ndarray, labels: Sequence[str], seed: int, most: int = ROWS) -> Router:
     """Learn the router from labelled prompts.
 
-    Categories with fewer than `MIN_ROWS` rows are left out.
+    Categories with fewer than `MIN_ROWS` rows are left out. Every row is held out once, also where part of them is
+    learned from.
 
     Args:
         embeddings: (N, D) unit rows.
         labels: their N categories.
-        seed: decides the folds.
+        seed: decides the folds, and which rows are learned from.
+        most: rows that are learned from.
 
     Returns:
         The router with its held-out report.
@@ -175,12 +184,14 @@ def fit_router(embeddings: np.ndarray, labels: Sequence[str], seed: int) -> Rout
     categories = tuple(sorted(label for label, count in counts.items() if count >= MIN_ROWS))
     used = np.array([label in categories for label in labels])
     targets = np.array([categories.index(label) for label in labels if label in categories])
-    features = np.asarray(embeddings, dtype=np.float64)[used]
+    rows = np.flatnonzero(used)
+    learned = learned_rows(targets, most, seed)
     logits = np.zeros((len(targets), len(categories)))
     fold = np.zeros(len(targets), dtype=int)
     splitter = StratifiedKFold(n_splits=_FOLDS, shuffle=True, random_state=seed)
-    for number, (train, test) in enumerate(splitter.split(features, targets)):
-        logits[test] = _logits(_fit(features[train], targets[train]), features[test])
+    for number, (train, test) in enumerate(splitter.split(targets, targets)):
+        train = train[learned[train]]
+        logits[test] = _logits(_fit(embeddings[rows[train]], targets[train]), embeddings[rows[test]])
         fold[test] = number
     calibrated = np.zeros_like(logits)
     for number in range(_FOLDS):  # a fold's temperature comes from the others, so that the report is not optimistic
@@ -196,22 +207,58 @@ def fit_router(embeddings: np.ndarray, labels: Sequence[str], seed: int) -> Rout
         accuracy=float(right.mean()),
         calibration_error=calibration(calibrated.max(axis=1), right, bins=_BINS)[0],
         temperature=_fit_temperature(logits, targets),
-        model=_fit(features, targets),
+        model=_fit(embeddings[rows[learned]], targets[learned]),
     )
 
 
+def learned_rows(targets: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """Choose the rows to learn from: all, or as many of each category as there is room for, small ones completely.
+
+    Args:
+        targets: (N,) numbers of the categories, each of them there.
+        most: rows to choose.
+        seed: decides which rows of a category are chosen.
+
+    Returns:
+        (N,) whether a row is chosen.
+    """
+    import numpy as np
+
+    if len(targets) <= most:
+        return np.ones(len(targets), dtype=bool)
+    counts = np.bincount(targets)
+    room, left, quota = most, len(counts), np.zeros_like(counts)
+    for category in np.argsort(counts, kind="stable"):  # what a small one leaves goes to the larger ones
+        quota[category] = min(counts[category], room // left)
+        room, left = room - quota[category], left - 1
+    order = np.random.default_rng(seed).permutation(len(targets))
+    chosen = np.zeros(len(targets), dtype=bool)
+    for category, count in enumerate(quota):
+        chosen[order[targets[order] == category][:count]] = True
+    return chosen
+
+
 def _fit(features: np.ndarray, targets: np.ndarray) -> Any:
+    import numpy as np
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     # Balanced, because the pool's category counts say nothing about the prompts to be routed.
-    return LogisticRegression(C=_REGULARISATION, class_weight="balanced", max_iter=2000).fit(features, targets)
+    model = LogisticRegression(C=_REGULARISATION, class_weight="balanced", max_iter=2000)
+    # Products this narrow gain nothing from threads, which wait for each other ten times as long on a busy machine.
+    with threadpool_limits(1, user_api="blas"):
+        return model.fit(np.asarray(features, dtype=np.float64), targets)
 
 
 def _logits(model: Any, features: np.ndarray) -> np.ndarray:
     """Return (M, K) logits; two categories share one logit in scikit-learn."""
     import numpy as np
 
-    found = model.decision_function(np.asarray(features, dtype=np.float64))
+    starts = range(0, max(1, len(features)), _BLOCK)  # a copy with eight bytes per number, of a part at a time
+    parts = [
+        model.decision_function(np.asarray(features[start : start + _BLOCK], dtype=np.float64)) for start in starts
+    ]
+    found = np.concatenate(parts)
     return np.stack([np.zeros_like(found), found], axis=1) if found.ndim == 1 else found
 
 

@@ -39,8 +39,9 @@ def train(
     What it is made from must be built already (`drirl run --only`). The result is the one that `drirl run` would build,
     and is reused by it.
     """
-    from drirl_core.graph.launched import build_launched
+    from drirl_core.graph.launched import build_launched, place_of_mpi
 
+    os.environ.update(place_of_mpi(os.environ))  # libraries read it too
     made = build_launched(asset, read_project(config, changes), os.environ, ConsoleReporter())
     if made is not None:
         output().print(Text(f"{made.asset}: version {made.version} in {made.path}"), soft_wrap=True)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drirl_core.errors import DataError
-from drirl_core.prompts.router import MIN_ROWS, fit_router, why_no_router
+from drirl_core.prompts.router import MIN_ROWS, fit_router, learned_rows, why_no_router
 from drirl_core.stats import calibration
 
 
@@ -76,6 +76,33 @@ def test_categories_with_few_rows_are_left_out_and_never_contradicted() -> None:
     assert router.categories == ("a", "b")
     assert np.isnan(router.held_out[-1]).all()
     assert router.conflicts(labels[:-1], 0.0)[-1] is None
+
+
+def test_small_categories_are_learned_completely_and_large_ones_share_what_is_left() -> None:
+    """Of 65 rows a third is 21: 5 rows leave 60 for two categories, 30 each."""
+    targets = np.repeat([0, 1, 2], [100, 5, 40])
+    chosen = learned_rows(targets, 65, seed=0)
+    assert np.bincount(targets[chosen]).tolist() == [30, 5, 30]
+    assert (chosen == learned_rows(targets, 65, seed=0)).all()
+    assert (chosen != learned_rows(targets, 65, seed=1)).any()
+    assert np.bincount(targets[learned_rows(targets, 135, seed=0)]).tolist() == [90, 5, 40]
+    assert learned_rows(targets, 145, seed=0).all()
+
+
+def test_a_router_that_learned_from_a_part_holds_out_and_contradicts_every_row() -> None:
+    embeddings, labels = _clusters(200, ("a", "b", "c"), 0.15)
+    labels[0], labels[250] = "c", "a"
+    router = fit_router(embeddings, labels, seed=0, most=90)
+    np.testing.assert_allclose(router.held_out.sum(axis=1), 1)
+    assert {i: c.best for i, c in enumerate(router.conflicts(labels, 0.8)) if c} == {0: "a", 250: "b"}
+    assert router.accuracy > 0.97
+
+
+def test_all_rows_are_learned_where_there_are_no_more() -> None:
+    embeddings, labels = _clusters(40, ("a", "b", "c"), 0.4)
+    complete, cut, unlimited = (fit_router(embeddings, labels, seed=0, most=most) for most in (120, 119, 10**9))
+    np.testing.assert_array_equal(complete.held_out, unlimited.held_out)
+    assert (complete.held_out != cut.held_out).any()
 
 
 @pytest.mark.parametrize("labels", [[], ["a"] * 50, ["a"] * 50 + ["b"] * (MIN_ROWS - 1)])
