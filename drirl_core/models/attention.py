@@ -63,7 +63,7 @@ def shared_heads(
     Returns:
         What is attended to, (B, T, N, D), and the weights, (B, N, T, S).
     """
-    if torch.is_grad_enabled() or module.training:
+    if torch.is_grad_enabled() or (dropout and module.training):
         return eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout, **kwargs)
     rows, heads, tokens, width = query.shape
     groups = key.shape[1]

@@ -327,6 +327,8 @@ def ready_to_decode(model: Any) -> Iterator[None]:
     import peft
     import torch
 
+    from drirl_core.models.attention import SHARED_HEADS
+
     adapted = isinstance(model, peft.PeftModel)
     base = model.get_base_model() if adapted else model
     # Four bits have no room for an adapter, and of weights that are sharded a process has a part.
@@ -336,7 +338,7 @@ def ready_to_decode(model: Any) -> Iterator[None]:
     weights = [layer.get_base_layer().weight for layer in layers]
     kept = [weight.detach().clone() for weight in weights]
     attention = base.config._attn_implementation
-    if getattr(base, "_supports_sdpa", False):
+    if getattr(base, "_supports_sdpa", False) and attention != SHARED_HEADS:
         base.set_attn_implementation("sdpa")
     if merged:
         model.merge_adapter()

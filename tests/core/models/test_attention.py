@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers.models.llama.modeling_llama import eager_attention_forward as plain_attention
 
 from drirl_core.config import ModelsConfig
+from drirl_core.models import attention
 from drirl_core.models.attention import SHARED_HEADS, share_heads
 from drirl_core.models.loading import Policy, load_policy
-from drirl_core.models.sampling.decode import SamplingSettings, decode
+from drirl_core.models.sampling.decode import SamplingSettings, decode, ready_to_decode
 
 TEXTS = ["<|user|>Hi<|end|><|assistant|>", "<|user|>How do I bake bread?<|end|><|assistant|>", "<|user|>Why?<|end|>"]
 
@@ -93,3 +96,23 @@ def test_a_model_with_an_attention_of_its_own_keeps_it() -> None:
     model = Gemma2ForCausalLM(config)
     share_heads(model)
     assert model.config._attn_implementation == "eager"
+
+
+def test_a_pass_without_gradients_in_training_mode_uses_it_as_well(policy: Policy) -> None:
+    """As in the rollouts of GRPO; only dropout, which such a model does not have, needs the plain one."""
+    batch = _batch(policy)
+    policy.model.train()
+
+    def run() -> torch.Tensor:
+        with torch.no_grad(), mock.patch.object(attention, "eager_attention_forward", wraps=plain_attention) as called:
+            logits = policy.model(**batch).logits
+        assert not called.called
+        return logits[batch["attention_mask"].bool()]
+
+    assert torch.equal(run(), _with_plain_attention(policy, run))
+
+
+def test_decoding_in_a_training_keeps_it(policy: Policy) -> None:
+    with ready_to_decode(policy.model):
+        assert policy.model.config._attn_implementation == SHARED_HEADS
+    assert policy.model.config._attn_implementation == SHARED_HEADS

@@ -138,7 +138,9 @@ def test_cached_rows_load_no_model(
     loads: list[str] = []
     monkeypatch.setattr(rows, "load_policy", lambda *args: loads.append("load") or load_policy(*args))
     decoded: list[int] = []
-    monkeypatch.setattr(rows, "decode", lambda p, texts, *rest: decoded.append(len(texts)) or decode(p, texts, *rest))
+    monkeypatch.setattr(
+        rows, "decode", lambda p, texts, *rest, **how: decoded.append(len(texts)) or decode(p, texts, *rest, **how)
+    )
 
     def go(
         prompts: list[str], copies: int = 2, how: SamplingSettings = HOW
@@ -190,11 +192,11 @@ def test_rows_sampled_before_a_crash_are_reused(
     how = dataclasses.replace(HOW, batch_size=2)
     calls: list[int] = []
 
-    def dies(*args: Any) -> Any:
+    def dies(*args: Any, **how: Any) -> Any:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return decode(*args)
+        return decode(*args, **how)
 
     monkeypatch.setattr(rows, "decode", dies)
     with pytest.raises(KeyboardInterrupt):

@@ -139,7 +139,7 @@ def test_dpo_draws_the_share_and_publishes_the_best_checkpoint(pooled: Callable[
     shown = build_dpo_checkpoint(context)
     assert (shown["pairs"], shown["pairs/helpful"], shown["steps"]) == (17, 10, 5)
     points = json.loads((context.out / "validation.json").read_text(encoding="utf-8"))
-    assert [point["step"] for point in points["points"]] == [0, 2, 4, 5]
+    assert [point["step"] for point in points["points"]] == [0, 3, 5]
     best = max(points["points"], key=lambda point: (point["composite"], point["step"]))
     assert points["chosen"] == shown["chosen_step"] == best["step"]
 

@@ -183,14 +183,14 @@ def _of_data_sets(context: Any) -> Any:
 def test_supervised_fine_tuning_publishes_its_best_point_too(
     with_look_alikes: Any, refusals: list[list[bool | None]]
 ) -> None:
-    """Five plus six plus six training rows make three steps, each of which is measured; the second is the best."""
-    refusals += [[False, False], [True, True], [True, False], [True, True]]
+    """Five plus six plus six training rows make three steps, of which two are measured; the second is the best."""
+    refusals += [[False, False], [True, False], [True, True]]
     chosen = _of_data_sets(with_look_alikes.make("sft_chosen", SFT))
     shown = build_sft_checkpoint(chosen)
     assert not refusals and shown["chosen_step"] == 2
     record = json.loads((chosen.out / "validation.json").read_text())
-    assert [(p["step"], p["composite"]) for p in record["points"]] == [(0, 0), (1, 0), (2, 1), (3, 0)]
-    refusals += [[False, False], [True, True], [True, True], [True, False]]
+    assert [(p["step"], p["composite"]) for p in record["points"]] == [(0, 0), (2, 1), (3, 0)]
+    refusals += [[False, False], [True, True], [True, False]]
     last = _of_data_sets(with_look_alikes.make("sft_last", SFT))
     assert build_sft_checkpoint(last)["chosen_step"] == 3
     without = _of_data_sets(with_look_alikes.make("sft_without", {**SFT, "sft.validation_prompts": 0}))
