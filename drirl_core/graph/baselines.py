@@ -64,7 +64,7 @@ def _dpo_baseline(name: str, description: str, *more: str) -> Stage:
     """Return the record of a baseline that learns from preference pairs, with the inputs that it needs beside them."""
     return Stage(
         f"drirl_core.policy.dpo:build_{name}_checkpoint",
-        "1",
+        "2",
         _OF_DPO,
         "policy",
         heavy=True,

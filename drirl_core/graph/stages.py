@@ -145,7 +145,7 @@ STAGES: dict[str, Stage] = {
     ),
     "sft_checkpoint": Stage(
         "drirl_core.policy.sft:build_sft_checkpoint",
-        "3",
+        "4",
         ("sft", *INITIAL_POLICY, "seed"),
         "policy",
         heavy=True,
