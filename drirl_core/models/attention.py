@@ -2,8 +2,8 @@
 
 transformers' plain attention copies keys and values for every head that shares them: of a decoding step of the demo's
 model, in which three heads share each, that was a quarter of the time. Here the heads that share a key are rows of one
-product. Without gradients the results are the same bits; with gradients those would be summed in another order, so that
-training keeps the plain attention.
+product. Without gradients the results are the same up to rounding, and where it was measured (bfloat16, Zen 4) to the
+bit; gradients would be summed in another order, so that training keeps the plain attention.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ def shared_heads(
         module: the attention layer.
         query: (B, N, T, D), for N heads.
         key: (B, G, S, D); each is shared by N / G heads that follow each other.
-        value: as `key`.
+        value: (B, G, S, V); V is D in most models.
         attention_mask: added to the weights before the softmax, (B, 1, T, S); None for nothing.
         scaling: factor of the weights.
         dropout: share of the weights that is dropped in training.
         **kwargs: arguments that plain attention does not use.
 
     Returns:
-        What is attended to, (B, T, N, D), and the weights, (B, N, T, S).
+        What is attended to, (B, T, N, V), and the weights, (B, N, T, S).
     """
     if torch.is_grad_enabled() or (dropout and module.training):
         return eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout, **kwargs)
@@ -72,7 +72,7 @@ def shared_heads(
     if attention_mask is not None:
         weights = weights + attention_mask
     weights = torch.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    found = torch.matmul(weights.view(rows, groups, -1, key.shape[2]), value).view(rows, heads, tokens, width)
+    found = torch.matmul(weights.view(rows, groups, -1, key.shape[2]), value).view(rows, heads, tokens, -1)
     return found.transpose(1, 2).contiguous(), weights
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -13,7 +14,7 @@ from transformers.models.llama.modeling_llama import eager_attention_forward as 
 
 from drirl_core.config import ModelsConfig
 from drirl_core.models import attention
-from drirl_core.models.attention import SHARED_HEADS, share_heads
+from drirl_core.models.attention import SHARED_HEADS, share_heads, shared_heads
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.sampling.decode import SamplingSettings, decode, ready_to_decode
 
@@ -96,6 +97,16 @@ def test_a_model_with_an_attention_of_its_own_keeps_it() -> None:
     model = Gemma2ForCausalLM(config)
     share_heads(model)
     assert model.config._attn_implementation == "eager"
+
+
+def test_values_of_another_width_than_keys_are_attended_to() -> None:
+    """As in the models of DeepSeek, whose code of the plain attention is the common one."""
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, *shape, generator=draw) for shape in ((4, 5, 6), (2, 5, 6), (2, 5, 3)))
+    layer = SimpleNamespace(num_key_value_groups=2, training=False)
+    with torch.no_grad():
+        ours, plain = (attend(layer, query, key, value, None, 0.4) for attend in (shared_heads, plain_attention))
+    torch.testing.assert_close(ours, plain)
 
 
 def test_a_pass_without_gradients_in_training_mode_uses_it_as_well(policy: Policy) -> None:
