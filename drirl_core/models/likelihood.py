@@ -82,27 +82,31 @@ def continuation_log_probs(
 def keeper(prompts: Sequence[str], continuations: Sequence[str], batch_size: int, store: ArtifactStore) -> Watch:
     """Return what keeps rows of `continuation_log_probs` while replies to the same prompts are sampled.
 
+    Rows that are kept already are not made again. Where the chat template opens a thought, replies begin in it and
+    continuations behind it, so that nothing is made.
+
     Args:
         prompts: user messages whose rows are wanted.
         continuations: C texts of at least one token each.
         batch_size: different beginnings of continuations that are computed together.
         store: keeps the rows.
     """
+    kept = RowCache(store.cache_path("continuations"))
     wanted: set[str] = set()
 
     def keep(policy: Policy, texts: Sequence[str], mask: torch.Tensor, read: Any) -> None:
         if not wanted:
             wanted.update(answer_text(policy.tokenizer, prompt) for prompt in prompts)
-        tokens = _tokens(policy, continuations)
-        places = [place for place, text in enumerate(texts) if text in wanted]
+        tokens, keys = _tokens(policy, continuations), [_key(policy.key, continuations, text) for text in texts]
+        known = kept.get_many(keys)
+        places = [place for place, text in enumerate(texts) if text in wanted and keys[place] not in known]
         size = _prompts_per_batch(tokens, batch_size)
         for start in range(0, len(places), size):
-            rows = mask.new_tensor(places[start : start + size])
+            part = places[start : start + size]
+            rows = mask.new_tensor(part)
             cache = rows_of_cache(read.past_key_values, rows)
             values = _totals(policy.model, read.logits[rows, -1], cache, mask[rows], tokens)
-            keys = [_key(policy.key, continuations, texts[place]) for place in rows.tolist()]
-            fresh = {key: json.dumps(row).encode() for key, row in zip(keys, values, strict=True)}
-            RowCache(store.cache_path("continuations")).put_many(fresh)
+            kept.put_many({keys[place]: json.dumps(row).encode() for place, row in zip(part, values, strict=True)})
 
     return keep
 

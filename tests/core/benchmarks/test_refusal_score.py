@@ -93,6 +93,15 @@ def test_margins_of_prompts_that_were_answered_before_are_made_alone(tmp_path: P
     assert len(set(refusal_scores(context, tiny_models.policy, PROMPTS) or ())) == 4
 
 
+def test_margins_that_are_kept_are_not_made_again_beside_replies(
+    tmp_path: Path, tiny_models: ModelsConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = _context(tmp_path, tiny_models)
+    refusal_scores(context, tiny_models.policy, PROMPTS)
+    monkeypatch.setattr("drirl_core.models.likelihood._totals", None)
+    assert len(_replies(context, tiny_models, PROMPTS, beside_replies(context, PROMPTS))) == 4
+
+
 def test_nothing_is_made_beside_replies_without_margins(tmp_path: Path, tiny_models: ModelsConfig) -> None:
     context = _context(tmp_path, tiny_models)
     assert beside_replies(context, []) is None
