@@ -93,14 +93,15 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     tracking = tracking_of(context)
     common = common_arguments(seed, context.scratch, policy.device.type, tracking)
     arguments = sft_arguments(settings, len(read.rows), read.limit, common, context.processes)
+    refusing: Sequence[int] = ()
     if settings.decision:
-        read = _with_decisions(context, read, policy)
+        read, refusing = _with_decisions(context, read, policy)
     units = _units(settings, read, chosen, context.reporter)
     trainer = _trainer(
         settings,
         units,
         read.limit,
-        context.reporter,
+        refusing,
         model=policy.model,
         args=arguments,
         processing_class=policy.tokenizer,
@@ -135,13 +136,18 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     return {**metrics, **policy.rendering, "tokens": tokens, "curves": curves, **found}
 
 
-def _with_decisions(context: stages.Context, read: TokenRows, policy: Policy) -> TokenRows:
-    """Add to rows the kind of their prompts, and where it is asked for the prompts without answers beside them."""
+def _with_decisions(context: stages.Context, read: TokenRows, policy: Policy) -> tuple[TokenRows, list[int]]:
+    """Add to rows the kind of their prompts, and where it is asked for the prompts without answers beside them.
+
+    Returns:
+        The rows, and the tokens that begin refusals; without any no prompt is added.
+    """
     settings, seed = context.config.sft, context.config.seed
     every = training_rows(context, replace(settings, rows_per_category=0, helpful_rows=0), seed)
     harmless = {str(row["prompt_id"]) for row in every if row["category"] == dataset_name(taxonomy.HELPFUL)}
     rows = [{**row, "unsafe": int(name not in harmless)} for row, name in zip(read.rows, read.names, strict=True)]
-    if settings.decision_prompts:
+    refusing = _refusing(rows, policy.tokenizer, context.reporter)
+    if refusing and settings.decision_prompts:
         asked = tokenised(policy.tokenizer, every, read.limit, answer_tokens=1)
         prompts = [
             {"input_ids": row["input_ids"][: row["completion_mask"].index(1)], "unsafe": int(name not in harmless)}
@@ -153,7 +159,7 @@ def _with_decisions(context: stages.Context, read: TokenRows, policy: Policy) ->
             f"SFT: the decision is learned of {len(rows)} rows and, {settings.decision_prompts} beside each, of all "
             f"{len(prompts)} training prompts {len(rows) * settings.decision_prompts / len(prompts):.1f} times"
         )
-    return replace(read, rows=rows)
+    return replace(read, rows=rows), refusing
 
 
 def _units(
@@ -176,11 +182,9 @@ def _pairs(units: Sequence[Sequence[TokenRow]]) -> int:
     return sum(unit[0]["pair"] >= 0 for unit in units)
 
 
-def _refusing(units: Sequence[Sequence[TokenRow]], tokenizer: Any, reporter: Reporter) -> list[int]:
+def _refusing(rows: Sequence[TokenRow], tokenizer: Any, reporter: Reporter) -> list[int]:
     """Return the tokens that begin refusals among the rows, and show some of them."""
-    openings = [
-        (row["input_ids"][row["completion_mask"].index(1)], row["unsafe"] == 1) for unit in units for row in unit
-    ]
+    openings = [(row["input_ids"][row["completion_mask"].index(1)], row["unsafe"] == 1) for row in rows]
     found = refusing_tokens(openings)
     if found:
         shown = ", ".join(repr(tokenizer.decode([token])) for token in found[:_SHOWN])
@@ -188,25 +192,25 @@ def _refusing(units: Sequence[Sequence[TokenRow]], tokenizer: Any, reporter: Rep
     else:
         reporter.log(
             "SFT: sft.decision tells first tokens of refusals from those of answers, but the training rows are all of "
-            "one kind; nothing is decided"
+            "one kind, or all of their answers begin alike, as behind a thought; nothing is decided"
         )
     return found
 
 
 def _trainer(
-    settings: SftConfig, units: Sequence[Sequence[TokenRow]], limit: int, reporter: Reporter, **arguments: Any
+    settings: SftConfig, units: Sequence[Sequence[TokenRow]], limit: int, refusing: Sequence[int], **arguments: Any
 ) -> SharedSftTrainer:
     """Return the trainer: TRL's, or one that compares twins or learns the decision as well."""
     rows = Dataset.from_list(in_batches_of_one_length(units, settings.batch_size, arguments["args"].seed))
     if not settings.contrast and not settings.decision:
         return SharedSftTrainer(train_dataset=rows, **arguments)
-    compared, tokenizer = settings.contrast_tokens, arguments["processing_class"]
-    collator = TwinCollator(tokenizer.pad_token_id, limit, compared)
+    compared = settings.contrast_tokens
+    collator = TwinCollator(arguments["processing_class"].pad_token_id, limit, compared)
     return TwinTrainer(
         contrast=settings.contrast,
         compared=compared,
         decision=settings.decision,
-        refusing=_refusing(units, tokenizer, reporter) if settings.decision else (),
+        refusing=refusing,
         train_dataset=rows,
         data_collator=collator,
         **arguments,

@@ -43,6 +43,11 @@ def test_of_one_kind_of_prompts_nothing_is_decided(unsafe: bool) -> None:
     assert refusing_tokens([]) == []
 
 
+def test_answers_that_all_begin_alike_decide_nothing() -> None:
+    """As behind a thought that each of them closes first."""
+    assert refusing_tokens([(5, True), (5, True), (5, False)]) == []
+
+
 def test_odds_by_hand() -> None:
     """Probabilities .1, .2, .3, .4: tokens 1 and 3 have .6, so that the odds are 3 to 2."""
     logits = torch.tensor([[0.1, 0.2, 0.3, 0.4]]).log() + 7.0
@@ -155,6 +160,17 @@ def test_prompts_beyond_the_chosen_rows_are_decided_too(contexts: Any) -> None:
     assert "3 beside each" in said and "training prompts" in said
     everything = contexts.make("everything", {**SETTINGS, "sft.epochs": 1})
     assert f"all {build_sft_checkpoint(everything)['rows']} training prompts" in said
+
+
+def test_where_nothing_is_decided_no_prompts_are_computed(contexts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drirl_core.policy.sft.refusing_tokens", lambda openings: [])
+    tokens = []
+    for prompts in (0, 2):
+        context = contexts.make(f"undecided {prompts}", {**SETTINGS, "sft.epochs": 1, "sft.decision_prompts": prompts})
+        tokens.append(build_sft_checkpoint(context)["tokens"])
+        assert any("nothing is decided" in line for line in context.reporter.lines)
+        assert not any("beside each" in line for line in context.reporter.lines)
+    assert tokens[0] == tokens[1] > 0
 
 
 @pytest.mark.parametrize("prompts", [0, 2])

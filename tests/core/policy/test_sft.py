@@ -66,9 +66,11 @@ def test_training_rows_of_all_sets(contexts: Any) -> None:
     assert len(set(map(_category, rows[:6]))) > 1  # mixed
 
 
-def test_the_limit_applies_to_harm_categories_only(contexts: Any) -> None:
+def test_harm_categories_and_the_helpful_set_have_limits_of_their_own(contexts: Any) -> None:
     rows = training_rows(_datasets_only(contexts), SftConfig(rows_per_category=2), seed=0)
     assert Counter(map(_category, rows)) == {"insult": 2, "mental_health": 2, "helpful": 6}
+    rows = training_rows(_datasets_only(contexts), SftConfig(helpful_rows=3), seed=0)
+    assert Counter(map(_category, rows)) == {"insult": 6, "mental_health": 6, "helpful": 3}
 
 
 def test_the_seed_chooses_rows_and_order(contexts: Any) -> None:
