@@ -35,7 +35,7 @@ class _Enough(Exception):
 
 
 def rows_of(batch: Mapping[str, Any]) -> list[Row]:
-    """Return the rows of a batch without padding; a token is learned where it has a label.
+    """Return the rows of a batch without padding, prompts without answers among them; a learned token has a label.
 
     Args:
         batch: `input_ids`, `attention_mask` and `labels`, int64, (B, T).
@@ -45,7 +45,8 @@ def rows_of(batch: Mapping[str, Any]) -> list[Row]:
         present = mask.bool()
         learned = int((labels[present] != _IGNORED).sum())
         tokens = ids[present].tolist()
-        found.append(Row(tuple(tokens[: len(tokens) - learned]), learned))
+        # Of a prompt without an answer the first token of a reply is decided, which costs what predicting it does.
+        found.append(Row(tuple(tokens[: len(tokens) - learned]), max(1, learned)))
     return found
 
 

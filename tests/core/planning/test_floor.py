@@ -123,13 +123,16 @@ def test_adapted_layers_are_counted_from_the_last() -> None:
     assert trained_by(LoraConfig(rank=0), shape) == Trained()
 
 
-def test_rows_of_a_padded_batch() -> None:
+def test_rows_of_a_padded_batch_and_a_prompt_without_an_answer() -> None:
     batch = {
-        "input_ids": torch.tensor([[0, 7, 8, 9, 0], [5, 6, 7, 8, 9]]),
-        "attention_mask": torch.tensor([[0, 1, 1, 1, 0], [1, 1, 1, 1, 1]]),
-        "labels": torch.tensor([[-100, -100, -100, 9, -100], [-100, -100, -100, 8, 9]]),
+        "input_ids": torch.tensor([[0, 7, 8, 9, 0], [5, 6, 7, 8, 9], [0, 3, 4, 0, 0]]),
+        "attention_mask": torch.tensor([[0, 1, 1, 1, 0], [1, 1, 1, 1, 1], [0, 1, 1, 0, 0]]),
+        "labels": torch.tensor([[-100, -100, -100, 9, -100], [-100, -100, -100, 8, 9], [-100] * 5]),
     }
-    assert rows_of(batch) == [Row((7, 8), 1), Row((5, 6, 7), 2)]
+    rows = rows_of(batch)
+    assert rows == [Row((7, 8), 1), Row((5, 6, 7), 2), Row((3, 4), 1)]
+    # The prompt without an answer: 2 tokens, 1 + 2 pairs, and its last token decides.
+    assert predicted(rows[2:]) == Tokens(2, 1, 3)
 
 
 def test_phases_and_the_rest_make_up_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
