@@ -174,9 +174,7 @@ def passes_over(rows: int, settings: SftConfig | DpoConfig, section: str, proces
         "per_device_train_batch_size": Ours(settings.batch_size // processes, f"{section}.batch_size"),
         "learning_rate": Ours(settings.learning_rate, f"{section}.learning_rate"),
         "warmup_steps": Ours(max(1, steps_per_epoch // 10)),
-        "save_steps": Ours(
-            -(-steps_per_epoch // 2)
-        ),  # rounded up, so that no checkpoint stands just before the last step
+        "save_steps": Ours(-(-steps_per_epoch // 2)),  # rounded up: no checkpoint stands just before the last step
     }
 
 

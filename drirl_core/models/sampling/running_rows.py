@@ -23,8 +23,8 @@ _LEAST_ROWS = 2
 def running_rows(model: Any, ends: Sequence[int]) -> Iterator[None]:
     """Let `model.generate` compute only rows without an end token; on a CPU, where each row of a step costs time.
 
-    What a row gets does not depend on the rows beside it: the others are the same bits. Logits of rows that have ended
-    are 0, and `generate` takes no token from them.
+    What a row gets does not depend on the rows beside it, but for rounding; where it was measured (bfloat16, Zen 4) the
+    others are the same bits. Logits of rows that have ended are 0, and `generate` takes no token from them.
 
     Args:
         model: a transformers or PEFT model; one whose layers are not all plain attention is left as it is, and one
