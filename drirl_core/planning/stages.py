@@ -133,8 +133,8 @@ class _Planner:
         points = 2 * settings.epochs + 1
         count, by_auc = settings.validation_prompts, settings.choose_by == "auc"
         phases += self._validated(update, count, replies, points, int(own), by_auc)
-        names = ("sft.batch_size", "sft.validation_prompts", "sft.max_length", "sft.lora.rank")
-        return StagePlan("sft_checkpoint", tuple(phases), names)
+        names = ("batch_size", "validation_prompts", "decision_prompts", "max_length", "lora.rank")
+        return StagePlan("sft_checkpoint", tuple(phases), tuple(f"sft.{name}" for name in names))
 
     def completions(self) -> StagePlan:
         """Plan the completion pools of all categories, which one process samples from up to two policies."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,18 @@ def test_the_prompts_of_the_files_are_counted(tiny: Config) -> None:
     load = _plan(tiny).load
     assert (load.unsafe, load.harmless, load.categories) == (42, 120, 7)
     assert 30 < load.prompts.mean < load.prompts.longest <= 512
+
+
+def test_rows_of_the_start_and_prompts_without_answers_are_counted(tiny: Config) -> None:
+    """Batches of 8 of two rows per category and all harmless ones, then of 8 harmless ones; then five prompts per row."""
+    few = with_changes(tiny, {"sft.helpful_rows": 8})
+    beside = with_changes(tiny, {"sft.decision": 2.0, "sft.decision_prompts": 5})
+    every, some, more = (_stage(config, "sft_checkpoint").phases[0] for config in (tiny, few, beside))
+    steps = math.ceil((14 + 120 * _plan(tiny).load.train) / 8)
+    assert every.seconds and some.seconds and more.seconds
+    assert some.seconds / every.seconds == pytest.approx(math.ceil((14 + 8) / 8) / steps)
+    assert more.parts.activations > 3 * every.parts.activations
+    assert more.seconds > every.seconds
 
 
 def test_rewards_on_hidden_states_hold_a_second_copy_of_the_model(large: Config) -> None:
