@@ -1,7 +1,7 @@
 """Attention on a CPU that reads keys and values where they lie, for models whose heads share them.
 
 transformers' plain attention copies keys and values for every head that shares them: of a decoding step of the demo's
-model, in which three heads share each, that was a quarter of the time. Here the heads that share a key are rows of one
+model, in which three heads share each, that was a fifth of the time. Here the heads that share a key are rows of one
 product. Without gradients the results are the same up to rounding, and where it was measured (bfloat16, Zen 4) to the
 bit; gradients would be summed in another order, so that training keeps the plain attention.
 """
