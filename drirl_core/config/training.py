@@ -220,7 +220,7 @@ class SftConfig:
         require(
             not self.decision_prompts or self.decision > 0,
             f"sft.decision_prompts is {self.decision_prompts}, but sft.decision is 0 and nothing is learned of prompts "
-            "without answers; set sft.decision to a weight, such as 2",
+            "without answers; set sft.decision to a weight, such as 2, or sft.decision_prompts to 0",
         )
         require(
             not (self.decision and self.target == "demonstration"),
