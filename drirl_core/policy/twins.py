@@ -153,6 +153,9 @@ class TwinTrainer(SharedSftTrainer):
         **arguments: other arguments of `SFTTrainer`.
     """
 
+    loss_is_scaled_for_ga = False
+    """The loss is a mean over one batch, so that transformers divides it by the batches whose gradients a step sums."""
+
     def __init__(
         self,
         *,

@@ -131,6 +131,18 @@ def test_the_decision_is_added_to_the_likelihood(contexts: Any) -> None:
     assert three - off == pytest.approx(3 * (one - off), abs=1e-4)
 
 
+def test_a_step_of_several_batches_has_the_loss_of_one_batch_of_all_their_rows(contexts: Any) -> None:
+    """18 rows, each with six learned tokens, in one batch and in three whose gradients are summed."""
+    logs = []
+    for name, rows, batches in (("one", 18, 1), ("three", 6, 3)):
+        how = {"sft.epochs": 1, "sft.batch_size": rows, "sft.trl": {"gradient_accumulation_steps": batches}}
+        context = contexts.make(name, {**SETTINGS, **how})
+        assert build_sft_checkpoint(context)["steps"] == 1
+        logs.append(read_log(context.out / "training_log.jsonl")[0])
+    assert logs[1]["loss"] == pytest.approx(logs[0]["loss"], abs=1e-4)
+    assert logs[1]["grad_norm"] == pytest.approx(logs[0]["grad_norm"], rel=1e-3)
+
+
 def test_prompts_without_answers_are_in_the_decision_and_not_in_the_likelihood(contexts: Any) -> None:
     """A weight below rounding leaves the likelihood of the rows, and with a weight of 1 more prompts are decided."""
     losses, shares = {}, {}
