@@ -55,7 +55,7 @@ def test_dpo_whose_last_batch_is_not_full(runs: Runs) -> None:
     settings = {**ADAPTERS, "dpo.epochs": 3, "dpo.batch_size": 4, "dpo.learning_rate": 1e-3}
     alone, _, _ = runs.train("alone", "dpo_checkpoint", 1, settings)
     with pytest.raises(Killed):
-        runs.train("together", "dpo_checkpoint", 2, settings | SHARDED, KillingReporter(3))
+        runs.train("together", "dpo_checkpoint", 2, settings | SHARDED, KillingReporter(4))
     together, reporter, _ = runs.train("together", "dpo_checkpoint", 2, settings | SHARDED)
     assert reporter.lines[0].startswith("DPO resumes from checkpoint-")
     assert_same(alone, together)
