@@ -179,7 +179,7 @@ def write_prompts(path: Path, rows: int, categories: Sequence[str] = (), seed: i
 def _labelled(prompt: Prompt, categories: Sequence[str], draw: random.Random) -> dict[str, Any]:
     """Return category and mark of a row."""
     kind, other, moved = draw.random(), draw.choice(categories), draw.random() < MOVED
-    own = prompt.category if prompt.category in categories else ""
-    own = own or categories[zlib.crc32(prompt.opening.encode()) % len(categories)]
+    learnable = categories[zlib.crc32(prompt.opening.encode()) % len(categories)]
+    own = prompt.category if prompt.category in categories else learnable
     category = other if prompt.repeats and moved else own
     return {"is_safe": kind < SAFE, "category": "" if kind >= 1 - UNLABELLED else category}

@@ -30,6 +30,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from drirl_core.models.shared_prompts import decoder_of
+from drirl_core.policy.schedule import endless
 
 UNKNOWN = -1
 """Kind of a row that is not decided, such as a blank one."""
@@ -63,15 +64,7 @@ def beside_rows(prompts: Sequence[dict[str, Any]], rows: int, count: int, seed: 
     Returns:
         The prompts of each row.
     """
-    generator = random.Random(seed)  # noqa: S311 - reproducible order, not security
-
-    def endless() -> Iterator[dict[str, Any]]:
-        while True:
-            order = list(prompts)
-            generator.shuffle(order)
-            yield from order
-
-    source = endless()
+    source = endless(prompts, random.Random(seed))  # noqa: S311 - reproducible order, not security
     return [list(islice(source, count)) for _ in range(rows)]
 
 

@@ -94,6 +94,19 @@ def with_room(
     return kept, left_out
 
 
+def endless(rows: Sequence[dict[str, Any]], generator: random.Random) -> Iterator[dict[str, Any]]:
+    """Give rows without an end, each once in every pass, and each pass in an order of its own.
+
+    Args:
+        rows: at least one.
+        generator: decides the orders.
+    """
+    while True:
+        order = list(rows)
+        generator.shuffle(order)
+        yield from order
+
+
 def schedule(
     prompts: Mapping[str, Sequence[dict[str, Any]]],
     settings: PolicyConfig,
@@ -115,20 +128,13 @@ def schedule(
         DataError: with `order: hardness`, a prompt has no hardness, or a category fewer prompts than there are stages.
     """
     generator = random.Random(seed)  # noqa: S311 - reproducible order, not security
-
-    def endless(rows: Sequence[dict[str, Any]]) -> Any:
-        while True:
-            order = list(rows)
-            generator.shuffle(order)
-            yield from order
-
     harmful = {category: rows for category, rows in prompts.items() if category != taxonomy.HELPFUL}
     parts: list[Any] = [harmful]
     if settings.order == "hardness":
         parts = in_stages(harmful, settings.stages, hardness or {})
-    turns = [{category: endless(rows) for category, rows in part.items()} for part in parts]
+    turns = [{category: endless(rows, generator) for category, rows in part.items()} for part in parts]
     categories = cycle(sorted(harmful))
-    kinds = {kind: endless(rows) for kind, rows in _by_kind(prompts.get(taxonomy.HELPFUL, ())).items()}
+    kinds = {kind: endless(rows, generator) for kind, rows in _by_kind(prompts.get(taxonomy.HELPFUL, ())).items()}
     helpful = _mixed(kinds, settings.look_alike_share)
     harmless = (
         min(round(settings.prompts_per_step * settings.helpful_share), settings.prompts_per_step - 1) if kinds else 0

@@ -95,7 +95,7 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     arguments = sft_arguments(settings, len(read.rows), read.limit, common, context.processes)
     refusing: Sequence[int] = ()
     if settings.decision:
-        read, refusing = _with_decisions(context, read, policy)
+        read, refusing = _with_decisions(context, read, chosen, policy)
     units = _units(settings, read, chosen, context.reporter)
     trainer = _trainer(
         settings,
@@ -136,22 +136,22 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     return {**metrics, **policy.rendering, "tokens": tokens, "curves": curves, **found}
 
 
-def _with_decisions(context: stages.Context, read: TokenRows, policy: Policy) -> tuple[TokenRows, list[int]]:
+def _with_decisions(
+    context: stages.Context, read: TokenRows, chosen: Sequence[Mapping[str, Any]], policy: Policy
+) -> tuple[TokenRows, list[int]]:
     """Add to rows the kind of their prompts, and where it is asked for the prompts without answers beside them.
 
     Returns:
         The rows, and the tokens that begin refusals; without any no prompt is added.
     """
     settings, seed = context.config.sft, context.config.seed
-    every = training_rows(context, replace(settings, rows_per_category=0, helpful_rows=0), seed)
-    harmless = {str(row["prompt_id"]) for row in every if row["category"] == dataset_name(taxonomy.HELPFUL)}
-    rows = [{**row, "unsafe": int(name not in harmless)} for row, name in zip(read.rows, read.names, strict=True)]
+    rows = _with_kinds(read, chosen)
     refusing = _refusing(rows, policy.tokenizer, context.reporter)
     if refusing and settings.decision_prompts:
-        asked = tokenised(policy.tokenizer, every, read.limit, answer_tokens=1)
+        every = training_rows(context, replace(settings, rows_per_category=0, helpful_rows=0), seed)
+        asked = _with_kinds(tokenised(policy.tokenizer, every, read.limit, answer_tokens=1), every)
         prompts = [
-            {"input_ids": row["input_ids"][: row["completion_mask"].index(1)], "unsafe": int(name not in harmless)}
-            for row, name in zip(asked.rows, asked.names, strict=True)
+            {"input_ids": row["input_ids"][: row["completion_mask"].index(1)], "unsafe": row["unsafe"]} for row in asked
         ]
         beside = beside_rows(prompts, len(rows), settings.decision_prompts, seed)
         rows = [{**row, PROMPTS: some} for row, some in zip(rows, beside, strict=True)]
@@ -160,6 +160,12 @@ def _with_decisions(context: stages.Context, read: TokenRows, policy: Policy) ->
             f"{len(prompts)} training prompts {len(rows) * settings.decision_prompts / len(prompts):.1f} times"
         )
     return replace(read, rows=rows), refusing
+
+
+def _with_kinds(read: TokenRows, rows: Sequence[Mapping[str, Any]]) -> list[TokenRow]:
+    """Return the rows that were read with the kind of their prompts, by the data set they come from."""
+    harmless = {str(row["prompt_id"]) for row in rows if row["category"] == dataset_name(taxonomy.HELPFUL)}
+    return [{**row, "unsafe": int(name not in harmless)} for row, name in zip(read.rows, read.names, strict=True)]
 
 
 def _units(
