@@ -19,10 +19,8 @@ batch, so that the decision is learned of more prompts than the wording is.
 from __future__ import annotations
 
 import contextlib
-import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Any
 from unittest import mock
 
@@ -30,7 +28,6 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from drirl_core.models.shared_prompts import decoder_of
-from drirl_core.policy.schedule import endless
 
 UNKNOWN = -1
 """Kind of a row that is not decided, such as a blank one."""
@@ -50,22 +47,6 @@ def refusing_tokens(openings: Sequence[tuple[int, bool]]) -> list[int]:
     if not all(totals.values()):
         return []
     return sorted(t for t in counts[True] if counts[True][t] / totals[True] > counts[False][t] / totals[False])
-
-
-def beside_rows(prompts: Sequence[dict[str, Any]], rows: int, count: int, seed: int) -> list[list[dict[str, Any]]]:
-    """Deal prompts out to rows, in random order and each equally often up to one.
-
-    Args:
-        prompts: at least one, with what a batch needs of each.
-        rows: number of rows.
-        count: prompts beside each row.
-        seed: of the order.
-
-    Returns:
-        The prompts of each row.
-    """
-    source = endless(prompts, random.Random(seed))  # noqa: S311 - reproducible order, not security
-    return [list(islice(source, count)) for _ in range(rows)]
 
 
 def decisions(logits: torch.Tensor, refusing: torch.Tensor) -> torch.Tensor:

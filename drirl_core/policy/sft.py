@@ -23,7 +23,7 @@ from drirl_core.models.context import require_room
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.templates import chat_text
 from drirl_core.policy.arguments import Ours, arguments_of
-from drirl_core.policy.decision import beside_rows, refusing_tokens
+from drirl_core.policy.decision_rows import with_decisions
 from drirl_core.policy.options import require_options
 from drirl_core.policy.own_answers import with_own_answers
 from drirl_core.policy.plots import curve_plot
@@ -42,7 +42,7 @@ from drirl_core.policy.training import (
     save_merged,
     write_log,
 )
-from drirl_core.policy.twins import DECIDED, MATCHED, PROMPTS, TwinCollator, TwinTrainer, units_of
+from drirl_core.policy.twins import DECIDED, MATCHED, TwinCollator, TwinTrainer, units_of
 from drirl_core.policy.validation import REPLY_TOKENS, checkpoint_choice
 from drirl_core.reporting import Plot, Reporter
 from drirl_core.store.tables import read_table
@@ -54,8 +54,6 @@ _CURVES = {
     DECIDED: "prompts decided",
 }
 """Plotted metrics, and how they are called."""
-_SHOWN = 8
-"""Tokens that begin refusals that the log shows."""
 _REPLY_TOKENS = {"answer": REPLY_TOKENS, "demonstration": 4 * REPLY_TOKENS}
 """Longest reply to a validation prompt by `sft.target`; behind a draft the answer comes late."""
 
@@ -95,7 +93,9 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     arguments = sft_arguments(settings, len(read.rows), read.limit, common, context.processes)
     refusing: Sequence[int] = ()
     if settings.decision:
-        read, refusing = _with_decisions(context, read, chosen, policy)
+        of_all = replace(settings, rows_per_category=0, helpful_rows=0)
+        every = training_rows(context, of_all, seed) if settings.decision_prompts else ()
+        read, refusing = with_decisions(context, read, chosen, every, policy.tokenizer)
     units = _units(settings, read, chosen, context.reporter)
     trainer = _trainer(
         settings,
@@ -136,38 +136,6 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
     return {**metrics, **policy.rendering, "tokens": tokens, "curves": curves, **found}
 
 
-def _with_decisions(
-    context: stages.Context, read: TokenRows, chosen: Sequence[Mapping[str, Any]], policy: Policy
-) -> tuple[TokenRows, list[int]]:
-    """Add to rows the kind of their prompts, and where it is asked for the prompts without answers beside them.
-
-    Returns:
-        The rows, and the tokens that begin refusals; without any no prompt is added.
-    """
-    settings, seed = context.config.sft, context.config.seed
-    rows = _with_kinds(read, chosen)
-    refusing = _refusing(rows, policy.tokenizer, context.reporter)
-    if refusing and settings.decision_prompts:
-        every = training_rows(context, replace(settings, rows_per_category=0, helpful_rows=0), seed)
-        asked = _with_kinds(tokenised(policy.tokenizer, every, read.limit, answer_tokens=1), every)
-        prompts = [
-            {"input_ids": row["input_ids"][: row["completion_mask"].index(1)], "unsafe": row["unsafe"]} for row in asked
-        ]
-        beside = beside_rows(prompts, len(rows), settings.decision_prompts, seed)
-        rows = [{**row, PROMPTS: some} for row, some in zip(rows, beside, strict=True)]
-        context.reporter.log(
-            f"SFT: the decision is learned of {len(rows)} rows and, {settings.decision_prompts} beside each, of all "
-            f"{len(prompts)} training prompts {len(rows) * settings.decision_prompts / len(prompts):.1f} times"
-        )
-    return replace(read, rows=rows), refusing
-
-
-def _with_kinds(read: TokenRows, rows: Sequence[Mapping[str, Any]]) -> list[TokenRow]:
-    """Return the rows that were read with the kind of their prompts, by the data set they come from."""
-    harmless = {str(row["prompt_id"]) for row in rows if row["category"] == dataset_name(taxonomy.HELPFUL)}
-    return [{**row, "unsafe": int(name not in harmless)} for row, name in zip(read.rows, read.names, strict=True)]
-
-
 def _units(
     settings: SftConfig, read: TokenRows, chosen: Sequence[Mapping[str, Any]], reporter: Reporter
 ) -> list[list[TokenRow]]:
@@ -186,21 +154,6 @@ def _units(
 
 def _pairs(units: Sequence[Sequence[TokenRow]]) -> int:
     return sum(unit[0]["pair"] >= 0 for unit in units)
-
-
-def _refusing(rows: Sequence[TokenRow], tokenizer: Any, reporter: Reporter) -> list[int]:
-    """Return the tokens that begin refusals among the rows, and show some of them."""
-    openings = [(row["input_ids"][row["completion_mask"].index(1)], row["unsafe"] == 1) for row in rows]
-    found = refusing_tokens(openings)
-    if found:
-        shown = ", ".join(repr(tokenizer.decode([token])) for token in found[:_SHOWN])
-        reporter.log(f"SFT: the decision to refuse is one of {len(found)} first tokens, such as {shown}")
-    else:
-        reporter.log(
-            "SFT: sft.decision tells first tokens of refusals from those of answers, but the training rows are all of "
-            "one kind, or all of their answers begin alike, as behind a thought; nothing is decided"
-        )
-    return found
 
 
 def _trainer(

@@ -40,7 +40,7 @@ _IGNORED = -100
 _ALONE = -1
 """In place of a pair's number: rows that are not compared."""
 PROMPTS = "prompts"
-"""Column of a row: further prompts of its batch, of which only the decision is learned; see `decision.beside_rows`."""
+"""Column of a row: further prompts of its batch, of which only the decision is learned; see `decision_rows`."""
 
 
 def units_of(read: TokenRows, twin_of: Mapping[str, str], *, mixed: bool = False) -> list[list[TokenRow]]:

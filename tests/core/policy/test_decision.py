@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from drirl_core.config import SftConfig
 from drirl_core.errors import ConfigError
-from drirl_core.policy.decision import beside_rows, decision_loss, decisions, last_states, refusing_tokens
+from drirl_core.policy.decision import decision_loss, decisions, last_states, refusing_tokens
+from drirl_core.policy.decision_rows import beside_rows
 from drirl_core.policy.sft import build_sft_checkpoint
 from drirl_core.policy.training import read_log
 from drirl_core.policy.twins import DECIDED, MATCHED, PROMPTS, TwinCollator
@@ -175,7 +176,7 @@ def test_prompts_beyond_the_chosen_rows_are_decided_too(contexts: Any) -> None:
 
 
 def test_where_nothing_is_decided_no_prompts_are_computed(contexts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drirl_core.policy.sft.refusing_tokens", lambda openings: [])
+    monkeypatch.setattr("drirl_core.policy.decision_rows.refusing_tokens", lambda openings: [])
     tokens = []
     for prompts in (0, 2):
         context = contexts.make(f"undecided {prompts}", {**SETTINGS, "sft.epochs": 1, "sft.decision_prompts": prompts})
