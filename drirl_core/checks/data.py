@@ -138,8 +138,8 @@ def _dataset_balance(path: Path, project: Project, node: Node) -> Verdict:
     """A harm category has exactly its quota, if there is one, and at most a share of it is resampled."""
     bound = project.config.checks.max_resampled_fraction
     rows = read_rows(path, "rows.parquet")
-    asked = project.config.demonstrations.quota
-    quota = len(rows) if node.category == HELPFUL or not asked else asked
+    asked = 0 if node.category == HELPFUL else project.config.demonstrations.quota_of(str(node.category))
+    quota = asked or len(rows)
     resampled = sum(row["origin"] == "resampled" for row in rows)
     share = resampled / quota if quota else math.inf
     numbers = {

@@ -158,6 +158,9 @@ class DemonstrationsConfig:
     quota: int = 0
     """Rows per category: larger categories are cut to it, smaller ones filled up and resampled; 0 takes every prompt of
     the pool once."""
+    category_quota: Mapping[str, int] = added({})
+    """Rows of single categories in place of `quota`, such as {insult: 40}: an uneven data set, to learn what balance is
+    worth. 0 takes every prompt of the category once."""
     helpful_quota: int = 0
     """Harmless rows that are used; 0 takes every row."""
     max_step_words: int = 5
@@ -176,6 +179,12 @@ class DemonstrationsConfig:
             self.quota == 0 or self.quota >= 4,
             f"demonstrations.quota is {self.quota}; use 0 (every row), or at least 4 rows per category to split them",
         )
+        for category, rows in self.category_quota.items():
+            require(
+                rows == 0 or rows >= 4,
+                f"demonstrations.category_quota.{category} is {rows}; use 0 (every row), or at least 4 rows to split "
+                "them",
+            )
         require(
             self.helpful_quota == 0 or self.helpful_quota >= 4,
             f"demonstrations.helpful_quota is {self.helpful_quota}; use 0 (every row), or at least 4 rows",
@@ -187,6 +196,10 @@ class DemonstrationsConfig:
             "must be above 0 and leave at least a tenth for training",
         )
         require(self.max_step_words >= 1, f"demonstrations.max_step_words is {self.max_step_words}; at least 1")
+
+    def quota_of(self, category: str) -> int:
+        """Return the rows that a harm category is to have; 0 for every prompt of the pool once."""
+        return self.category_quota.get(category, self.quota)
 
 
 @dataclass(frozen=True)

@@ -32,13 +32,15 @@ def build_balance_report(context: Context) -> dict[str, Any]:
         Imbalance ratio (max/min; the text `a category is empty` when a category has no rows) and normalised entropy
         before and after, the largest resampled share, the table of counts and the plot.
     """
-    quota = context.config.demonstrations.quota
+    settings = context.config.demonstrations
     before = _pool_counts(context.inputs["prompt_pool"])
     safety = {name: path for name, path in context.named("safety_dataset").items() if name}
     rows = []
     for category, path in sorted(safety.items()):
         raw, kept = before.get(category, (0, 0))
-        rows.append({"category": category, "raw": raw, "kept": kept, **_dataset_counts(path, quota)})
+        rows.append(
+            {"category": category, "raw": raw, "kept": kept, **_dataset_counts(path, settings.quota_of(category))}
+        )
     columns = {name: {str(row["category"]): int(row[name]) for row in rows} for name in ("raw", "kept", "rows")}
     measures = {
         name: {"imbalance_ratio": imbalance_ratio(counts), "normalised_entropy": normalised_entropy(counts)}
@@ -46,7 +48,8 @@ def build_balance_report(context: Context) -> dict[str, Any]:
     }
     largest = max(float(row["resampled_share"]) for row in rows)
     report: dict[str, Any] = {
-        "quota": quota,
+        "quota": settings.quota,
+        **({"category_quota": dict(settings.category_quota)} if settings.category_quota else {}),
         "categories": {
             row["category"]: {key: value for key, value in row.items() if key != "category"} for row in rows
         },

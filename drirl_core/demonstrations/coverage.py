@@ -107,8 +107,8 @@ def warnings(config: Config, found: Sequence[Coverage]) -> list[str]:
     """
     source = config.demonstrations.demonstrator.source
     file = f"{source.name} ({'the shipped ones' if source.path == EMBEDDED else source.path})"
-    quota = config.demonstrations.quota
-    instead = " and prompts of that file fill the quota in their place" if quota else ""
+    quotas = map(config.demonstrations.quota_of, taxonomy.load_categories(config.prompts.taxonomy))
+    instead = " and prompts of that file fill the quota in their place" if any(quotas) else ""
     return [
         f"{one.uncovered} of the {one.prompts} prompts of {one.source} have no demonstration in {file}: they are not "
         f"used,{instead or ' and nothing takes their place'}. {_SENTENCE}"

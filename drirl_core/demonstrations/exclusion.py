@@ -35,7 +35,7 @@ def excluded_prompts(config: Config, category: str | None, paths: Mapping[str, P
     if category == taxonomy.HELPFUL:
         rows = read_harmless(config, paths[f"source_{settings.helpful.name}"])
         return overlapping([row.values["prompt"] for row in rows], config)
-    if not settings.quota:
+    if not settings.quota_of(str(category)):
         return None
     if settings.demonstrator.kind != "file":
         return sorted(set(benchmark_prompts(config.benchmarks.suites)))

@@ -260,7 +260,7 @@ class _Preview:
         builder = SafetyBuilder(self._at(dataset_name(name), name))
         builder.use_pool()
         builder.fill_up()
-        counts, quota = builder.extra_counts(), self._config.demonstrations.quota
+        counts, quota = builder.extra_counts(), self._config.demonstrations.quota_of(name)
         origins = Counter(row["origin"] for row in builder.rows)
         self._rows += builder.rows
         self._rejected += builder.quarantine
@@ -280,7 +280,7 @@ class _Preview:
 
     def _waiting(self, name: str, pool: Pool) -> Category:
         """Say how many rows a model or an endpoint has to write for a category."""
-        prompts, quota = sum(item.category == name for item in pool.kept), self._config.demonstrations.quota
+        prompts, quota = sum(item.category == name for item in pool.kept), self._config.demonstrations.quota_of(name)
         missing = max(0, quota - prompts)
         asked = f"{min(prompts, quota or prompts)} demonstrations are to be written"
         advice = f"{asked}, and {missing} new prompts with theirs" if missing else asked

@@ -61,6 +61,7 @@ class SafetyBuilder:
     def __init__(self, context: Context) -> None:
         self._context, self._settings = context, context.config.demonstrations
         self._category = str(context.category)
+        self._quota = self._settings.quota_of(self._category)
         categories = taxonomy.load_categories(context.config.prompts.taxonomy)
         path = context.inputs.get(f"source_{self._settings.demonstrator.source.name}")
         dropped = context.inputs.get(f"source_{INBOX}")
@@ -87,7 +88,7 @@ class SafetyBuilder:
     @property
     def _need(self) -> int:
         """Rows that are missing; without a quota, as many as there may be."""
-        return (self._settings.quota or sys.maxsize) - len(self._rows)
+        return (self._quota or sys.maxsize) - len(self._rows)
 
     @property
     def rows(self) -> Sequence[Mapping[str, Any]]:
@@ -105,12 +106,12 @@ class SafetyBuilder:
             part = own[self._considered : self._considered + self._need]
             self._considered += len(part)
             self._demonstrate([{**row, "origin": "pool"} for row in part])
-            total = self._settings.quota or len(own)
+            total = self._quota or len(own)
             self._context.reporter.progress(f"{self._category}: demonstrations", len(self._rows), total)
 
     def fill_up(self) -> None:
         """Take new prompts from the demonstrator while rows are missing for the quota and it has any that pass."""
-        if not self._settings.quota:
+        if not self._quota:
             return
         existing = {row["prompt"]: row["category"] for row in self._pool} | {
             row["prompt"] or "": row["category"] or "" for row in self._quarantined
@@ -152,7 +153,7 @@ class SafetyBuilder:
         except DataError as error:
             raise DataError(self._too_few(str(error))) from error
         rows = [{**row, "split": split[row["group_id"]]} for row in self._rows]
-        missing = self._need if settings.quota else 0
+        missing = self._need if self._quota else 0
         again = resample([row for row in rows if row["split"] == "train"], missing, seed)
         return rows + [{**row, "origin": "resampled"} for row in again]
 
@@ -162,7 +163,7 @@ class SafetyBuilder:
         bare = {"repeated_answers": self._repeated} if self._settings.format == "answer" else {}
         return {
             **bare,
-            "quota": self._settings.quota,
+            "quota": self._quota,
             "pool_prompts": own,
             "without_demonstration": self._absent,
             "not_needed": own - self._considered,

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from drirl_core import taxonomy
 from drirl_core.config import EMBEDDED, INBOX, Config, SourceConfig
+from drirl_core.config.reading import require
+from drirl_core.errors import nearest
 from drirl_core.graph.record import Stage
 from drirl_core.graph.rounds import NUMBERS, policy_of, pool_of, start_of
 from drirl_core.graph.stages import STAGES
@@ -71,9 +73,15 @@ def build_graph(config: Config) -> Graph:
     """List the assets of a configuration, in topological order.
 
     Raises:
-        ConfigError: the taxonomy cannot be read.
+        ConfigError: the taxonomy cannot be read, or a category of `demonstrations.category_quota` is not in it.
     """
     categories, nodes = taxonomy.load_categories(config.prompts.taxonomy), {}
+    for category in config.demonstrations.category_quota:
+        require(
+            category in categories,
+            f"demonstrations.category_quota names {category!r}, which is no harm category of this run; "
+            + ("use demonstrations.helpful_quota" if category == taxonomy.HELPFUL else nearest(category, categories)),
+        )
     for name, stage in STAGES.items():
         if stage.when(config):
             nodes |= {node.name: node for node in _assets(name, stage, config, categories, nodes)}

@@ -128,6 +128,7 @@ STAGES: dict[str, Stage] = {
         cost=Cost(
             decisive=(
                 "demonstrations.quota",
+                "demonstrations.category_quota",
                 "demonstrations.demonstrator.kind",
                 "demonstrations.demonstrator.model",
             )
@@ -138,7 +139,7 @@ STAGES: dict[str, Stage] = {
     "balance_report": Stage(
         "drirl_core.demonstrations.balance:build_balance_report",
         "1",
-        ("demonstrations.quota",),
+        ("demonstrations.quota", "demonstrations.category_quota"),
         "demonstrations",
         inputs=("prompt_pool", "dataset"),
         description="Rows per category before and after balancing, imbalance ratio and entropy.",

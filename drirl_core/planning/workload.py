@@ -126,13 +126,18 @@ def workload_of(config: Config, folder: Path) -> Workload:
         suites.append(SuiteLoad(suite.name, len(rows), _lengths(tokenizer, texts, added)))
     return Workload(
         categories=len(categories),
-        unsafe=min(len(unsafe), settings.quota * len(categories) or len(unsafe)),
+        unsafe=_rows_after_quota(len(unsafe), [settings.quota_of(category) for category in categories]),
         harmless=min(len(helpful), settings.helpful_quota or len(helpful)),
         train=1 - settings.validation_fraction - settings.test_fraction,
         prompts=_lengths(tokenizer, [*unsafe, *(row["prompt"] for row in helpful)], added),
         answers=_lengths(tokenizer, answers, 1),
         suites=tuple(suites),
     )
+
+
+def _rows_after_quota(prompts: int, quotas: Sequence[int]) -> int:
+    """Estimate the rows of all harm categories; one without a quota has its even share of the prompts."""
+    return min(prompts, round(sum(quota or prompts / len(quotas) for quota in quotas)))
 
 
 def chat_tokens(tokenizer: Any) -> Sequence[int]:

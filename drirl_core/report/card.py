@@ -121,10 +121,10 @@ def _index_entries(results: Mapping[str, Any], policy: str) -> list[dict[str, An
 
 
 def _training_rows(config: Config, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    policy, hardness = config.policy, config.hardness
-    sources = [*config.prompt_sources, config.demonstrations.helpful, config.demonstrations.refusals]
-    if config.demonstrations.demonstrator.kind == "file":
-        sources.append(config.demonstrations.demonstrator.source)
+    policy, hardness, data = config.policy, config.hardness, config.demonstrations
+    sources = [*config.prompt_sources, data.helpful, data.refusals]
+    if data.demonstrator.kind == "file":
+        sources.append(data.demonstrator.source)
     rows = [
         ("base model", f"`{shown_reference(config.models.policy)}`"),
         (
@@ -134,7 +134,12 @@ def _training_rows(config: Config, metrics: Mapping[str, Any]) -> list[tuple[str
             else "the base model",
         ),
         ("data", ", ".join(dict.fromkeys(f"{source.name} ({source.licence})" for source in sources))),
-        ("rows per category", str(config.demonstrations.quota or "all")),
+        (
+            "rows per category",
+            "; ".join(
+                [str(data.quota or "all"), *(f"{name} {rows or 'all'}" for name, rows in data.category_quota.items())]
+            ),
+        ),
         (
             "reward models",
             f"one per category, objective `{config.rewards.objective}`, backbone `{config.rewards.backbone}`",

@@ -70,8 +70,10 @@ def balance_section(folder: Path, order: Sequence[str]) -> dict[str, Any]:
         f"{_ratio(after['imbalance_ratio'])} after. "
         f"Normalised entropy (1 is even): {before['normalised_entropy']:.3f} before, "
         f"{after['normalised_entropy']:.3f} after. "
-        f"Quota: {found['quota'] or 'every row'}{' per category' if found['quota'] else ' once'}."
+        f"Quota: {found['quota'] or 'every row'}{' per category' if found['quota'] else ' once'}"
     )
+    own = found.get("category_quota", {})  # left out where no category has one
+    text += "".join(f"; {category_name(name)}: {rows or 'every row once'}" for name, rows in own.items()) + "."
     if "helpful" in found:
         text += f" Beside these, {found['helpful']['rows']} harmless rows."
     return {

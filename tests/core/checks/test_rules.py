@@ -203,9 +203,10 @@ def test_resampling_beyond_its_share_or_a_missing_row_breaks_the_balance(demo, t
     broken = verdict(demo, tmp_path, "dataset", "class_balance", "insult")
     dataset(tmp_path)
     short = verdict(load({"demonstrations.quota": 5}), tmp_path, "dataset", "class_balance", "insult")
-
+    own = load({"demonstrations.quota": 5, "demonstrations.category_quota": {"insult": 4}})
     assert (broken.passed, broken.metadata["resampled_share"]) == (False, 0.25)
     assert not short.passed
+    assert verdict(own, tmp_path, "dataset", "class_balance", "insult").passed
     assert verdict(load(), tmp_path, "dataset", "class_balance", "helpful").passed
 
 

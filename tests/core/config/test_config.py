@@ -133,6 +133,14 @@ def test_numbers_must_be_finite(tmp_path: Path, value: str) -> None:
             r"leave at least a tenth for training",
         ),
         ({"demonstrations": {"quota": 3}}, r"quota is 3; use 0 \(every row\), or at least 4"),
+        (
+            {"demonstrations": {"category_quota": {"insult": 3}}},
+            r"category_quota\.insult is 3; use 0 \(every row\), or at",
+        ),
+        (
+            {"demonstrations": {"category_quota": {"insult": 2.5}}},
+            r"category_quota\.insult is 2\.5 \(float\); give a whole",
+        ),
         ({"demonstrations": {"helpful_quota": -1}}, r"helpful_quota is -1; use 0"),
         ({"demonstrations": {"demonstrator": {"kind": "endpoint", "model": "m"}}}, r"also set `url`"),
         ({"demonstrations": {"demonstrator": {"kind": "model"}}}, r"also set `model`"),

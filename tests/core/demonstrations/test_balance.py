@@ -73,7 +73,7 @@ def dataset(path: Path, origins: dict[str, int], held_out: int = 1) -> Path:
     return path
 
 
-def context(folder: Path, raw: dict[str, int], quota: int = 0) -> Context:
+def context(folder: Path, raw: dict[str, int], quota: int = 0, **own: int) -> Context:
     pool = folder / "pool"
     pool.mkdir(parents=True)
     counts: dict[str, Any] = {name: {"raw": n, "kept": n - 1} for name, n in raw.items()}
@@ -85,7 +85,7 @@ def context(folder: Path, raw: dict[str, int], quota: int = 0) -> Context:
         "helpful_dataset": dataset(folder / "helpful", {"pool": 20}, held_out=3),
     }
     models = ModelsConfig(policy="path:x", encoder="path:x")
-    config = Config(models=models, demonstrations=DemonstrationsConfig(quota=quota))
+    config = Config(models=models, demonstrations=DemonstrationsConfig(quota=quota, category_quota=own))
     out = folder / "out"
     out.mkdir()
     return Context(config, None, inputs, out, folder / "scratch", ArtifactStore(folder / "store"), SilentReporter())
@@ -110,6 +110,15 @@ def test_report_counts_before_and_after(tmp_path: Path) -> None:
     assert [row["category"] for row in shown["counts"].rows] == ["insult", "mental_health"]
     assert isinstance(shown["plot"], Plot)
     assert (given_context.out / "balance.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_category_with_a_quota_of_its_own_is_measured_against_that(tmp_path: Path) -> None:
+    """Two resampled rows of a quota of 10, where the others have 60: a fifth."""
+    given_context = context(tmp_path, {"insult": 9, "mental_health": 30}, quota=60, insult=10)
+    build_balance_report(given_context)
+    report = json.loads((given_context.out / "balance.json").read_text(encoding="utf-8"))
+    assert (report["quota"], report["category_quota"]) == (60, {"insult": 10})
+    assert report["categories"]["insult"]["resampled_share"] == report["largest_resampled_share"] == 0.2
 
 
 def test_report_of_equal_inputs_has_equal_bytes(tmp_path: Path) -> None:

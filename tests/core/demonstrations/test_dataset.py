@@ -90,6 +90,16 @@ def test_without_a_quota_every_prompt_of_the_pool_is_taken_once_and_nothing_is_f
     assert quarantine == []
 
 
+def test_a_category_may_have_a_quota_of_its_own(tmp_path: Path) -> None:
+    """Eight of thirteen prompts where all others have ten; with 0 every prompt."""
+    stage_inputs = DatasetInputs(tmp_path, pool=pool(*range(13)), written=demonstrations(*range(13)))
+    uneven = {"quota": 10, "category_quota": {"insult": 8, "mental_health": 4}}
+    rows, _, counts, _ = build(stage_inputs.context("insult", "eight", **uneven))
+    assert (len(rows), counts["quota"], counts["not_needed"]) == (8, 8, 5)
+    rows, _, counts, _ = build(stage_inputs.context("insult", "all", quota=10, category_quota={"insult": 0}))
+    assert (len(rows), counts["quota"], counts["not_needed"]) == (13, 0, 0)
+
+
 def test_the_style_is_that_of_the_pool_or_else_of_the_demonstration(tmp_path: Path) -> None:
     styled = [pool_row(prompt(key), style="curt" if key < 3 else "") for key in range(6)]
     written = [{**row, "style": "formal"} for row in demonstrations(*range(5))] + demonstrations(5)

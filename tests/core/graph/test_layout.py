@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from drirl_core.config import BASELINES, Config, SourceConfig, load_config
-from drirl_core.errors import DataError
+from drirl_core.errors import ConfigError, DataError
 from drirl_core.graph.layout import DATA_FOLDER, build_graph, dataset_name, source_path
 from drirl_core.graph.stages import STAGES
 from drirl_core.graph.versions import code_version, source_version
@@ -107,6 +107,16 @@ def test_another_taxonomy_changes_the_graph(tmp_path: Path) -> None:
     graph = build_graph(_config(tmp_path, {"prompts.taxonomy": str(tmp_path / "mine.yaml")}))
     assert graph.categories == ("left", "right")
     assert [n for n in graph.nodes if n.startswith("hardness_")] == ["hardness_left", "hardness_right"]
+
+
+@pytest.mark.parametrize(
+    ("name", "way_out"), [("insults", "did you mean 'insult'"), ("helpful", "use demonstrations.helpful_quota")]
+)
+def test_a_quota_of_an_unknown_category_is_refused_before_anything_is_read(
+    tmp_path: Path, name: str, way_out: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"category_quota names '{name}', .*{way_out}"):
+        build_graph(_config(tmp_path, {"demonstrations.category_quota": {name: 10}}))
 
 
 def test_the_policy_needs_everything_it_uses(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def test_the_prompts_of_the_files_are_counted(tiny: Config) -> None:
     load = _plan(tiny).load
     assert (load.unsafe, load.harmless, load.categories) == (42, 120, 7)
     assert 30 < load.prompts.mean < load.prompts.longest <= 512
+    assert _plan(with_changes(tiny, {"demonstrations.category_quota": {"insult": 20}})).load.unsafe == 56
 
 
 def test_rows_of_the_start_and_prompts_without_answers_are_counted(tiny: Config) -> None:
