@@ -248,17 +248,23 @@ def training_rows(context: stages.Context, settings: SftConfig, seed: int) -> li
     """Collect prompt and completion messages, id and category from the training split of every data set.
 
     A harm category gives at most `rows_per_category` rows and the helpful set `helpful_rows`, so that the policy sees
-    the other prompts for the first time in reinforcement learning.
+    the other prompts for the first time in reinforcement learning. Where pairs of twins are compared, harmless twins of
+    the chosen unsafe prompts are chosen first.
 
     Raises:
         DataError: there are no training rows.
     """
-    chosen: list[dict[str, Any]] = []
+    helpful, drawn = dataset_name(taxonomy.HELPFUL), {}
     for name, folder in _datasets(context).items():
         rows = [row for row in read_table(folder / "rows.parquet") if row["split"] == "train"]
         random.Random(f"{seed}/{name}").shuffle(rows)  # noqa: S311 - reproducible choice, not security
-        limit = settings.helpful_rows if name == dataset_name(taxonomy.HELPFUL) else settings.rows_per_category
-        chosen += [{**row, "category": name.removeprefix("safety_dataset_")} for row in rows[: limit or None]]
+        most = None if name == helpful else settings.rows_per_category or None
+        drawn[name] = [{**row, "category": name.removeprefix("safety_dataset_")} for row in rows[:most]]
+    if settings.contrast:
+        unsafe = {row["prompt_id"] for name, rows in drawn.items() if name != helpful for row in rows}
+        drawn[helpful].sort(key=lambda row: row["twin_of"] not in unsafe)
+    drawn[helpful] = drawn[helpful][: settings.helpful_rows or None]
+    chosen = [row for rows in drawn.values() for row in rows]
     if not chosen:
         raise DataError("no data set has training rows; check the balance report and demonstrations.quota")
     random.Random(seed).shuffle(chosen)  # noqa: S311 - reproducible order, not security

@@ -163,11 +163,15 @@ def passes_over(rows: int, settings: SftConfig | DpoConfig, section: str, proces
 
     Args:
         rows: number of rows, or of pairs.
-        settings: epochs, batch size and learning rate.
+        settings: epochs, batch size and learning rate, and the batches whose gradients a step sums (`trl`).
         section: name of the settings.
         processes: that share a batch evenly.
     """
+    summed = settings.trl.get("gradient_accumulation_steps", 1)
+    if not isinstance(summed, int) or summed < 1:
+        summed = 1  # `arguments_of` says what is wrong with it
     steps_per_epoch = -(-rows // settings.batch_size)
+    steps_per_epoch = -(-steps_per_epoch // summed)
     return {
         "num_train_epochs": Ours(settings.epochs, f"{section}.epochs"),
         "max_steps": Ours(-1, f"{section}.epochs"),

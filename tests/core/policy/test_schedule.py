@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drirl_core.config import PolicyConfig
+from drirl_core.config import PolicyConfig, SftConfig
 from drirl_core.demonstrations.publish import ROWS
-from drirl_core.errors import DataError
+from drirl_core.errors import ConfigError, DataError
 from drirl_core.policy.grpo import grpo_arguments
 from drirl_core.policy.schedule import schedule, training_prompts, with_room
+from drirl_core.policy.sft import sft_arguments
 from drirl_core.policy.tracking import Tracking
 from drirl_core.policy.training import common_arguments
 from drirl_core.store.tables import write_table
@@ -144,6 +145,18 @@ def test_settings_are_translated_to_trl(tmp_path: Path) -> None:
     assert (made.beta, made.num_iterations, made.scale_rewards, made.shuffle_dataset) == (0.1, 2, "group", False)
     undivided = grpo_arguments(PolicyConfig(prompts_per_step=6, num_generations=4), common)
     assert (undivided.per_device_train_batch_size, undivided.gradient_accumulation_steps) == (24, 1)
+
+
+def test_warm_up_and_checkpoints_count_steps_and_not_batches(tmp_path: Path) -> None:
+    """410 rows in batches of 4 are 103 batches; four to a step, 26 steps: a warm-up of 2, a checkpoint after 13."""
+    common = common_arguments(0, tmp_path, "cpu", Tracking())
+    batches = sft_arguments(SftConfig(batch_size=4), 410, 64, common)
+    summed = SftConfig(batch_size=4, trl={"gradient_accumulation_steps": 4})
+    steps = sft_arguments(summed, 410, 64, common)
+    assert (batches.warmup_steps, batches.save_steps) == (10, 52)
+    assert (steps.warmup_steps, steps.save_steps) == (2, 13)
+    with pytest.raises(ConfigError, match=r"sft\.trl\.gradient_accumulation_steps is 'four'"):
+        sft_arguments(SftConfig(trl={"gradient_accumulation_steps": "four"}), 410, 64, common)
 
 
 def test_prompts_that_leave_no_room_are_left_out_and_named() -> None:
