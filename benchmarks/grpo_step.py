@@ -43,6 +43,7 @@ from drirl_core.planning.passes import Numbers
 from drirl_core.planning.shape import shape_of
 from drirl_core.policy.cpu import lean_training
 from drirl_core.policy.grpo import grpo_arguments
+from drirl_core.policy.lower_states import lower_states
 from drirl_core.policy.schedule import schedule, training_prompts
 from drirl_core.policy.scoring import load_scorer
 from drirl_core.policy.shared_states import shared_states
@@ -157,6 +158,7 @@ def turn(context: Context, seed: int, *, ours: bool) -> Turn:
             exact_sampling=device == "cpu",
             read_completion=reader_of_completions(policy.tokenizer),
             shared=shared_states(policy, scorer, settings),
+            lower=lower_states(policy.model, rest["peft_config"]) if settings.kl else None,
             **rest,
         )
     else:

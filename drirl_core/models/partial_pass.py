@@ -1,9 +1,13 @@
-"""A part of a decoder's forward pass: up to a layer, or from a layer on with states that were computed before."""
+"""A part of a decoder's forward pass: up to a layer, or from a layer on with states that were computed before.
+
+And a layer's states beside those of the complete pass, whoever makes it and in whatever parts.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -12,6 +16,8 @@ from drirl_core.models.sharding import is_sharded
 
 if TYPE_CHECKING:
     import torch
+
+    Pass = Callable[..., tuple[Any, torch.Tensor]]
 
 
 class _Reached(Exception):
@@ -66,24 +72,66 @@ def _from_the_root(model: Any, layer: int, inputs: dict[str, Any]) -> torch.Tens
 
 
 @contextlib.contextmanager
-def from_layer(decoder: Any, first: int, states: torch.Tensor) -> Iterator[None]:
+def with_layer(decoder: Any, layer: int) -> Iterator[Pass]:
+    """Yield what runs the decoder as it is now, and returns its output and that of a layer for the same tokens.
+
+    Wrappers that run a pass in parts, and put the parts' last states in order, do so with the layer's states too.
+
+    Args:
+        decoder: a decoder with a list of `layers` and a `norm` behind them.
+        layer: number of the layer, from 1; its states are (B, T, H) as the last ones are.
+    """
+    forward, passed = decoder.forward, []
+
+    def keep(module: Any, arguments: Any, output: Any) -> None:
+        passed[:] = [output[0] if isinstance(output, tuple) else output]
+
+    def carry(module: Any, arguments: Any, output: torch.Tensor) -> torch.Tensor:
+        """Let the layer's states lie behind the last ones: whoever reorders those in parts reorders both."""
+        import torch
+
+        return torch.cat([output, passed.pop().to(output.dtype)], dim=-1)
+
+    def run(*arguments: Any, **named: Any) -> tuple[Any, torch.Tensor]:
+        import torch
+
+        found = forward(*arguments, **named)
+        width = decoder.norm.weight.numel()
+        last, states, others = found.last_hidden_state.tensor_split((width, 2 * width), dim=-1)
+        found.last_hidden_state = torch.cat([last, others], dim=-1)  # others: of blocks within this one
+        return found, states
+
+    with contextlib.ExitStack() as blocks:
+        blocks.callback(decoder.layers[layer - 1].register_forward_hook(keep).remove)
+        blocks.callback(decoder.norm.register_forward_hook(carry).remove)
+        yield run
+
+
+@contextlib.contextmanager
+def from_layer(decoder: Any, first: int, states: torch.Tensor | Callable[[], torch.Tensor]) -> Iterator[None]:
     """Let the forward passes in the block begin at a layer; embeddings, masks and positions are computed as ever.
 
     Args:
         decoder: a decoder with a list of `layers` whose outputs are tensors.
         first: index of the layer, from 0; those below it are passed through.
-        states: output of the layers below it for the same tokens, (B, T, H).
+        states: output of the layers below it for the same tokens, (B, T, H), or what returns it in each pass.
     """
 
     def enter(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return ((states, *arguments[1:]), named) if arguments else ((), {**named, "hidden_states": states})
+        entering = states() if callable(states) else states
+        return ((entering, *arguments[1:]), named) if arguments else ((), {**named, "hidden_states": entering})
 
     with contextlib.ExitStack() as blocks:
-        for layer in decoder.layers[:first]:
-            blocks.enter_context(mock.patch.object(layer, "forward", _passed_through))
+        for number, layer in enumerate(decoder.layers[:first]):
+            blocks.enter_context(mock.patch.object(layer, "forward", functools.partial(_passed_through, number)))
         blocks.callback(decoder.layers[first].register_forward_pre_hook(enter, with_kwargs=True).remove)
         yield
 
 
-def _passed_through(hidden_states: torch.Tensor, *arguments: Any, **named: Any) -> torch.Tensor:
+def _passed_through(
+    number: int, hidden_states: torch.Tensor, *arguments: Any, past_key_values: Any = None, **named: Any
+) -> torch.Tensor:
+    if past_key_values is not None:  # masks and positions are made from how many tokens the first layer has seen
+        nothing = hidden_states.new_zeros(len(hidden_states), 1, hidden_states.shape[1], 1)
+        past_key_values.update(nothing, nothing, number)
     return hidden_states

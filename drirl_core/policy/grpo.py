@@ -19,6 +19,7 @@ from drirl_core.models.embeddings import RECORD
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.sampling import reader_of_completions
 from drirl_core.policy.arguments import Ours, arguments_of
+from drirl_core.policy.lower_states import lower_states
 from drirl_core.policy.options import require_options
 from drirl_core.policy.own_rewards import load_own_rewards, mean_metric
 from drirl_core.policy.plots import curve_plot
@@ -140,6 +141,7 @@ def align(context: stages.Context, name: str, method: Method = "GRPO", *, publis
         exact_sampling=policy.device.type == "cpu" and not SAMPLING & options_of(config.policy, method).keys(),
         read_completion=reader_of_completions(policy.tokenizer),
         shared=shared_states(policy, scorer, config.policy),
+        lower=lower_states(policy.model, adapters) if config.policy.kl else None,
         model=policy.model,
         reward_funcs=read_together(scorer, config.models, context.shards),
         args=arguments,

@@ -29,7 +29,7 @@ from drirl_core.models.adapted import shares_rows
 from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.models.layer_states import masked_mean, padded
 from drirl_core.models.loading import Policy
-from drirl_core.models.partial_pass import until_layer
+from drirl_core.models.partial_pass import until_layer, with_layer
 from drirl_core.models.sampling import reader_of_completions
 from drirl_core.models.token_rows import TokenRow, tokens_of
 from drirl_core.policy.scoring import RolloutScorer
@@ -64,7 +64,7 @@ def equal_up_to(layer: int, model: Any, other: Any) -> bool:
         model: a causal language model without adapters.
         other: the same.
     """
-    if not all(map(_can_be_read, (model, other))):
+    if not all(map(can_be_read, (model, other))):
         return False
     ours, theirs = _below(model, layer), _below(other, layer)
     return ours.keys() == theirs.keys() and all(
@@ -72,7 +72,7 @@ def equal_up_to(layer: int, model: Any, other: Any) -> bool:
     )
 
 
-def _can_be_read(model: Any) -> bool:
+def can_be_read(model: Any) -> bool:
     """Tell whether layers and final norm are known, positions are relative, and nothing is dropped at random."""
     decoder = model.get_decoder()
     known = isinstance(getattr(decoder, "layers", None), nn.ModuleList) and isinstance(
@@ -141,34 +141,23 @@ class SharedStates:
             return
         base = model.get_base_model()
         decoder = base.get_decoder()
-        forward, passed = decoder.forward, []
+        forward = decoder.forward
+        with with_layer(decoder, self._layer) as run:
 
-        def keep(module: Any, arguments: Any, output: Any) -> None:
-            passed[:] = [output[0] if isinstance(output, tuple) else output]
+            def reading(input_ids: Any = None, attention_mask: Any = None, **kwargs: Any) -> Any:
+                cache = kwargs.pop("past_key_values", None)
+                if cache is not None and cache.get_seq_length() > 0:  # texts beside the pass, from below
+                    return forward(input_ids, attention_mask, past_key_values=cache, **kwargs)
+                if keep_prompts:
+                    cache, kwargs["use_cache"] = DynamicCache(config=decoder.config), True
+                found, states = run(input_ids, attention_mask, past_key_values=cache, **kwargs)
+                rows = self._take(input_ids, attention_mask, states, width)
+                if keep_prompts:
+                    self._take_others(base, cache, rows, attention_mask[:, :width], states[:, width - 1])
+                return found
 
-        def carry(module: Any, arguments: Any, output: torch.Tensor) -> torch.Tensor:
-            """Let the layer's states lie behind the last ones: whoever reorders those in parts reorders both."""
-            return torch.cat([output, passed.pop().to(output.dtype)], dim=-1)
-
-        def reading(input_ids: Any = None, attention_mask: Any = None, **kwargs: Any) -> Any:
-            cache = kwargs.pop("past_key_values", None)
-            if cache is not None and cache.get_seq_length() > 0:  # texts beside the pass, from below
-                return forward(input_ids, attention_mask, past_key_values=cache, **kwargs)
-            if keep_prompts:
-                cache, kwargs["use_cache"] = DynamicCache(config=decoder.config), True
-            found = forward(input_ids, attention_mask, past_key_values=cache, **kwargs)
-            last, states = found.last_hidden_state.chunk(2, dim=-1)  # (B, T, H) each
-            found.last_hidden_state = last.contiguous()
-            rows = self._take(input_ids, attention_mask, states, width)
-            if keep_prompts:
-                self._take_others(base, cache, rows, attention_mask[:, :width], states[:, width - 1])
-            return found
-
-        with contextlib.ExitStack() as blocks:
-            blocks.callback(decoder.layers[self._layer - 1].register_forward_hook(keep).remove)
-            blocks.callback(decoder.norm.register_forward_hook(carry).remove)
-            blocks.enter_context(mock.patch.object(decoder, "forward", reading))
-            yield
+            with mock.patch.object(decoder, "forward", reading):
+                yield
 
     def _take(self, ids: torch.Tensor, mask: torch.Tensor, states: torch.Tensor, width: int) -> list[TokenRow]:
         """Offer the rows of a pass: tokens and their mask, (B, T), and the layer's states, (B, T, H)."""

@@ -24,6 +24,7 @@ from trl import GRPOTrainer, RLOOTrainer
 from drirl_core.errors import TrainingError
 from drirl_core.models.sampling import exact_cpu_sampling
 from drirl_core.models.shared_prompts import prompts_once
+from drirl_core.policy.lower_states import LowerStates
 from drirl_core.policy.rollout import CoefficientSource, Processes, RolloutBatch
 from drirl_core.policy.sharded import ShardedWeights
 from drirl_core.policy.shared_states import SharedStates
@@ -48,9 +49,11 @@ class RewardScaling:
         exact_sampling: bool = False,
         read_completion: Callable[[Sequence[int]], str] | None = None,
         shared: SharedStates | None = None,
+        lower: LowerStates | None = None,
         **arguments: Any,
     ) -> None:
-        self._coefficient, self._exact_sampling, self._shared = coefficient, exact_sampling, shared
+        self._coefficient, self._exact_sampling = coefficient, exact_sampling
+        self._shared, self._lower = shared, lower
         self._read_completion = read_completion
         self._alpha: torch.Tensor | None = None  # of the generation in progress, (B,)
         self._sampling_seconds = 0.0
@@ -116,6 +119,8 @@ class RewardScaling:
         with contextlib.ExitStack() as blocks:
             if self._exact_sampling:
                 blocks.enter_context(prompts_once(own, width, ends=not torch.is_grad_enabled()))
+            if self._lower is not None:
+                blocks.enter_context(self._lower.shared(own))
             if self._shared is not None:
                 blocks.enter_context(self._shared.read(own, width, keep_prompts=self._exact_sampling))
             return super()._get_per_token_logps_and_entropies(
@@ -126,6 +131,8 @@ class RewardScaling:
         self._alpha = None
         if self._shared is not None:
             self._shared.begin(inputs)
+        if self._lower is not None:
+            self._lower.begin()
         batch = super()._generate_and_score_completions(inputs)
         if self._alpha is not None:
             alpha = self._alpha.to(batch["advantages"])
@@ -151,6 +158,8 @@ class DynamicRewardScalingTrainer(RewardScaling, ShardedWeights, GRPOTrainer):
             distribution to the stock sampler; and compute the prompt of a group once, equal up to rounding.
         read_completion: text of a completion's tokens, where TRL's own decoding loses the marks of thoughts; else None.
         shared: reads hidden states for the rewards in the reference's pass, equal up to rounding; else None.
+        lower: keeps what lies below all adapters from the reference's pass for the update, equal up to rounding; else
+            None.
         **arguments: other arguments of `GRPOTrainer`.
     """
 

@@ -1,0 +1,155 @@
+"""What lies below all adapters, computed once per step: in the pass of the reference, for the update too.
+
+With adapters on upper layers alone, the lower ones compute the same in the reference and in the policy that is trained.
+For the KL, TRL runs the reference over the very tokens that the update runs over next. So what enters the first adapted
+layer is kept from that pass, and the update begins there. The results are equal up to rounding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import peft
+import torch
+
+from drirl_core.models.partial_pass import from_layer, with_layer
+from drirl_core.models.shared_prompts import decoder_of, is_plain, prompts_once, without_adapters
+from drirl_core.policy.shared_states import can_be_read
+
+_SAME = 1e-2
+"""Largest difference, relative to the largest value, of a pass that begins later and a complete one, in bfloat16."""
+
+
+def lower_states(model: Any, adapters: peft.LoraConfig | None) -> LowerStates | None:
+    """Return what keeps the states below adapters; None where an update has to compute them itself.
+
+    Args:
+        model: the start, without adapters yet.
+        adapters: what it is to be adapted with; None where all weights are trained.
+    """
+    first = min(adapters.layers_to_transform or [0]) if adapters else 0
+    on_cpu = next(model.parameters()).device.type == "cpu"  # elsewhere memory is scarcer than time
+    if not on_cpu or not first or not is_plain(model) or not can_be_read(model):
+        return None
+    return LowerStates(first) if _can_begin_later(model, first) else None
+
+
+class LowerStates:
+    """Keep what enters a layer in passes without gradients; passes with gradients over the same tokens begin there.
+
+    States are kept by the tokens that lead to them, so that rows may come in another order, in other batches and with
+    other padding.
+
+    Args:
+        first: index of the layer, from 0.
+    """
+
+    def __init__(self, first: int) -> None:
+        self._first = first
+        self._places: dict[tuple[int, int], int] = {}
+        self._tokens = self._states = torch.empty(0)
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what was kept: the tokens of a step do not come again."""
+        self._places = {}  # of a token behind a place; 0 is the beginning, and padding
+        self._tokens, self._states = torch.zeros(1, dtype=torch.long), torch.empty(0)
+
+    @contextlib.contextmanager
+    def shared(self, model: Any) -> Iterator[None]:
+        """Keep states in the passes of the block without gradients, and use them in those with gradients.
+
+        Args:
+            model: the policy under adapters, switched on or off.
+        """
+        decoder = decoder_of(model)
+        forward = decoder.forward
+        with with_layer(decoder, self._first) if not torch.is_grad_enabled() else contextlib.nullcontext(None) as run:
+
+            def passing(input_ids: Any = None, attention_mask: Any = None, **kwargs: Any) -> Any:
+                cache = kwargs.get("past_key_values")
+                if input_ids is None or attention_mask is None or (cache is not None and cache.get_seq_length() > 0):
+                    return forward(input_ids, attention_mask, **kwargs)
+                if run is not None:
+                    found, states = run(input_ids, attention_mask, **kwargs)
+                    self._keep(input_ids, attention_mask, states)
+                    return found
+                places = self._places_of(input_ids, attention_mask)
+                if places is None:
+                    return forward(input_ids, attention_mask, **kwargs)
+                with self._beginning_later(without_adapters(model)):
+                    return forward(places, attention_mask, **kwargs)
+
+            with mock.patch.object(decoder, "forward", passing):
+                yield
+
+    def _keep(self, ids: torch.Tensor, mask: torch.Tensor, states: torch.Tensor) -> None:
+        """Keep the states, (B, T, H), of tokens, (B, T), that are not known yet."""
+        new, tokens = [], []
+        for row, (line, present) in enumerate(zip(ids.tolist(), mask.tolist(), strict=True)):
+            place = 0
+            for column, token in enumerate(line):
+                if not present[column]:
+                    continue
+                before, place = place, self._places.get((place, token), 0)
+                if not place:
+                    place = self._places[before, token] = len(self._places) + 1
+                    new.append(row * ids.shape[1] + column)
+                    tokens.append(token)
+        if not self._states.numel():
+            self._states = states.new_zeros(1, states.shape[-1])
+        self._states = torch.cat([self._states, states.flatten(0, 1)[new]])
+        self._tokens = torch.cat([self._tokens, torch.tensor(tokens, dtype=torch.long)])
+
+    def _places_of(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
+        """Return the place of each token, 0 for padding; None where one was not kept. All (B, T)."""
+        found = torch.zeros_like(ids)
+        for row, (line, present) in enumerate(zip(ids.tolist(), mask.tolist(), strict=True)):
+            place = 0
+            for column, token in enumerate(line):
+                if present[column]:
+                    place = self._places.get((place, token), 0)
+                    if not place:
+                        return None
+                    found[row, column] = place
+        return found
+
+    @contextlib.contextmanager
+    def _beginning_later(self, base: Any) -> Iterator[None]:
+        """Let passes over places, in place of tokens, begin at the layer with what is kept there.
+
+        Equal beginnings of rows have equal places, so that wrappers that look for them find them.
+        """
+        entering: list[torch.Tensor] = []
+
+        def embedded(module: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            entering[:] = [self._states[arguments[0]]]
+            return (self._tokens[arguments[0]], *arguments[1:])
+
+        with contextlib.ExitStack() as blocks:
+            blocks.callback(base.get_input_embeddings().register_forward_pre_hook(embedded).remove)
+            blocks.enter_context(from_layer(base.get_decoder(), self._first, lambda: entering[0]))
+            yield
+
+
+def _can_begin_later(model: Any, first: int) -> bool:
+    """Try whether a pass over two short rows may begin at a layer; some models need more than its states there."""
+    most = min(int(model.config.get_text_config().vocab_size), 64)
+    ids = torch.stack([torch.arange(8) % most, (torch.arange(8) * 5 + 3) % most])
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    kept, decoder = LowerStates(first), decoder_of(model)
+    outputs = set()
+    hook = decoder.layers[0].register_forward_hook(lambda module, arguments, output: outputs.add(type(output)))
+    try:
+        with torch.no_grad(), kept.shared(model):
+            complete = decoder(**given).last_hidden_state.float()
+    finally:
+        hook.remove()
+    if not all(issubclass(kind, torch.Tensor) for kind in outputs):
+        return False
+    with torch.enable_grad(), prompts_once(model, 4), kept.shared(model):
+        later = decoder(**given).last_hidden_state.detach().float()
+    return bool((complete - later).abs().max() <= _SAME * complete.abs().max())

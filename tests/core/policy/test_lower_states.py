@@ -1,0 +1,202 @@
+"""An update that begins at the first adapted layer, with what the reference's pass left there, is the complete update."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import peft
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from drirl_core.config import LoraConfig
+from drirl_core.models.adapters import peft_config
+from drirl_core.models.attention import share_heads
+from drirl_core.models.partial_pass import with_layer
+from drirl_core.models.shared_prompts import prompts_once, start_once
+from drirl_core.policy import grpo
+from drirl_core.policy.grpo import build_policy_checkpoint
+from drirl_core.policy.lower_states import LowerStates, lower_states
+from drirl_core.policy.training import read_log
+
+DEPTH, FIRST, WIDTH = 4, 2, 14
+SYSTEM = tuple(range(20, 29))
+"""Tokens with which all prompts begin, long enough to be run once."""
+ROWS = [
+    ((*SYSTEM, 5, 6), (7, 8, 9)),
+    ((*SYSTEM, 5, 6), (7, 8)),
+    ((*SYSTEM, 4, 3, 2, 1), (9, 9, 9, 9)),
+    ((*SYSTEM, 4), (1,)),
+]
+"""Prompts and completions; the first two share a prompt, and the beginnings of their completions."""
+
+
+@pytest.fixture
+def plain() -> Any:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = LlamaConfig(vocab_size=40, num_hidden_layers=DEPTH, attn_implementation="eager", **shape)
+    model = LlamaForCausalLM(config).train()
+    share_heads(model)
+    return model
+
+
+@pytest.fixture
+def model(plain: Any) -> Any:
+    """The model under adapters on its upper layers that change the output."""
+    adapted = peft.get_peft_model(plain, peft_config(LoraConfig(rank=2, alpha=4, first_layer=0.5), DEPTH))
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.2)
+    return adapted
+
+
+def _batch(rows: list[tuple[tuple[int, ...], tuple[int, ...]]], length: int = 5) -> dict[str, torch.Tensor]:
+    """Pad prompts on the left and completions on the right."""
+    ids, mask = torch.zeros(len(rows), WIDTH + length, dtype=torch.long), torch.zeros(len(rows), WIDTH + length).long()
+    for i, (prompt, completion) in enumerate(rows):
+        start = WIDTH - len(prompt)
+        tokens = torch.tensor([*prompt, *completion])
+        ids[i, start : start + len(tokens)], mask[i, start : start + len(tokens)] = tokens, 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@contextlib.contextmanager
+def _wrapped(model: Any, wrappers: str) -> Iterator[None]:
+    with contextlib.ExitStack() as blocks:
+        if "start" in wrappers:
+            blocks.enter_context(start_once(model))
+        if "prompts" in wrappers:
+            blocks.enter_context(prompts_once(model, WIDTH, ends=not torch.is_grad_enabled()))
+        yield
+
+
+def _gradients(model: Any, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the gradients of a loss over all logits that predict a token, and the loss."""
+    model.zero_grad()
+    logits = model(**batch, use_cache=False).logits[:, WIDTH - 1 : -1].float()
+    asked = batch["attention_mask"][:, WIDTH:].bool()
+    loss = torch.nn.functional.cross_entropy(logits[asked], batch["input_ids"][:, WIDTH:][asked])
+    loss.backward()
+    found = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    return {**found, "loss": loss.detach()}
+
+
+@pytest.fixture
+def calls(plain: Any) -> Counter[str]:
+    """Passes of a lower and of an upper layer's feed-forward part."""
+    seen: Counter[str] = Counter()
+    for name, number in (("lower", FIRST - 1), ("upper", FIRST)):
+        plain.model.layers[number].mlp.register_forward_hook(lambda *_, name=name: seen.update([name]))
+    return seen
+
+
+@pytest.mark.parametrize("wrappers", ["", "start", "prompts", "start and prompts"])
+def test_gradients_are_those_of_the_complete_update(model: Any, calls: Counter[str], wrappers: str) -> None:
+    """Of rows in another order, some alone; the reference's own output is not changed either."""
+    kept, batch = LowerStates(FIRST), _batch(ROWS)
+    with model.disable_adapter(), torch.no_grad(), _wrapped(model, wrappers):
+        reference = model(**batch).logits
+        with kept.shared(model):
+            found = model(**batch).logits
+    assert torch.equal(found, reference)
+    for rows in ([ROWS[2], ROWS[0], ROWS[1]], [ROWS[3]], ROWS):
+        part = _batch(rows, 4 if rows is ROWS else 7)  # padded to another width
+        with _wrapped(model, wrappers):
+            expected = _gradients(model, part)
+            calls.clear()
+            with kept.shared(model):
+                given = _gradients(model, part)
+        assert calls["upper"] and not calls["lower"]
+        assert given.keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(given[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_tokens_that_were_not_kept_run_through_all_layers(model: Any, calls: Counter[str]) -> None:
+    kept = LowerStates(FIRST)
+    with torch.no_grad(), kept.shared(model):
+        model(**_batch(ROWS[:2]))
+    expected = _gradients(model, _batch(ROWS))
+    calls.clear()
+    with kept.shared(model):
+        given = _gradients(model, _batch(ROWS))
+    assert calls["lower"] == calls["upper"] == 1
+    assert all(torch.equal(given[name], expected[name]) for name in expected)
+    kept.begin()
+    with kept.shared(model):
+        calls.clear()
+        _gradients(model, _batch(ROWS[:2]))
+    assert calls["lower"] == 1  # of the step before nothing is left
+
+
+def test_a_layer_is_read_in_parts_by_several_at_a_time(plain: Any) -> None:
+    """Two blocks within each other read two layers of a pass that runs prompts once, and leave its output as it is."""
+    batch, decoder = _batch(ROWS), plain.model
+    states = plain(**batch, output_hidden_states=True).hidden_states
+    with torch.no_grad(), prompts_once(plain, WIDTH):
+        expected = decoder(**batch).last_hidden_state
+        with with_layer(decoder, 1) as inner:
+            read: list[torch.Tensor] = []
+
+            def reading(*arguments: Any, **named: Any) -> Any:
+                found, of_first = inner(*arguments, **named)
+                read.append(of_first)
+                return found
+
+            with mock.patch.object(decoder, "forward", reading), with_layer(decoder, 3) as outer:
+                found, of_third = outer(**batch)
+    present = batch["attention_mask"].bool()
+    assert torch.equal(found.last_hidden_state, expected)
+    torch.testing.assert_close(read[0][present], states[1][present].detach())
+    torch.testing.assert_close(of_third[present], states[3][present].detach())
+
+
+def test_where_lower_layers_are_trained_or_models_differ_nothing_is_kept(plain: Any) -> None:
+    upper, every = (peft_config(LoraConfig(rank=2, first_layer=share), DEPTH) for share in (0.5, 0.0))
+    assert isinstance(lower_states(plain, upper), LowerStates)
+    assert lower_states(plain, every) is None
+    assert lower_states(plain, None) is None
+    plain.config.attention_dropout = 0.1
+    assert lower_states(plain, upper) is None
+
+
+def test_a_model_whose_layers_are_not_entered_by_their_states_alone_is_left_as_it_is(plain: Any) -> None:
+    """One that adds embeddings behind its layers: a pass that begins later would lack nothing, but a scaled layer does."""
+    layer = plain.model.layers[FIRST]
+    forward = layer.forward
+    layer.forward = lambda hidden, **named: forward(hidden + plain.model.layers[0].marked, **named)
+    plain.model.layers[0].register_forward_hook(
+        lambda module, inputs, output: setattr(module, "marked", output.detach().mean())
+    )
+    plain.model.layers[0].register_forward_pre_hook(lambda module, inputs: setattr(module, "marked", 0.0))
+    adapters = peft_config(LoraConfig(rank=2, first_layer=0.5), DEPTH)
+    assert lower_states(plain, adapters) is None
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_the_policy_learns_the_same_in_less_work(contexts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage with and without what is kept: equal logs up to rounding."""
+    settings = {"policy.lora": {"rank": 2, "first_layer": 0.5}, "policy.kl": 0.1, "policy.steps": 3}
+    logs: dict[str, list[Any]] = {}
+    made: list[LowerStates | None] = []
+
+    def noted(model: Any, adapters: Any) -> LowerStates | None:
+        made.append(lower_states(model, adapters))
+        return made[-1]
+
+    for name, found in (("kept", noted), ("computed", lambda model, adapters: None)):
+        monkeypatch.setattr(grpo, "lower_states", found)
+        context = contexts.make(name, settings)
+        build_policy_checkpoint(context)
+        logs[name] = read_log(Path(context.out) / "training_log.jsonl")
+    assert isinstance(made[0], LowerStates)
+    for one, other in zip(logs["kept"], logs["computed"], strict=True):
+        for key in ("loss", "kl", "reward", "entropy"):
+            assert one[key] == pytest.approx(other[key], abs=1e-4), key
