@@ -169,10 +169,9 @@ def _quarantine(reasons: tuple[Reason, ...]) -> Iterator[str]:
 
 
 def _categories(found: Preview, console: Console) -> None:
-    quota = any(category.quota for category in found.categories)
     table = Table("category", "prompts", "with demonstration", "filled up", "missing", box=None, pad_edge=False)
     for category in found.categories:
-        missing = f"{category.missing} of {category.quota}" if quota else ""
+        missing = f"{category.missing} of {category.quota}" if category.quota else ""
         numbers = (category.prompts, category.demonstrated, category.filled_up)
         table.add_row(category.name, *map(str, numbers), missing)
     console.print(table)
