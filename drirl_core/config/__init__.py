@@ -31,6 +31,7 @@ from drirl_core.config.execution import ExecutionConfig, VllmConfig
 from drirl_core.config.hardness import HardnessConfig
 from drirl_core.config.irft import IrftConfig
 from drirl_core.config.judges import EmbeddedJudgeConfig, JudgeName, LlmJudgeConfig, SecondJudge
+from drirl_core.config.leave_out import LeaveOutConfig
 from drirl_core.config.lora import LoraConfig
 from drirl_core.config.names import label_source_name, require_distinct
 from drirl_core.config.operations import (
@@ -61,9 +62,10 @@ __all__ = [
     "BASELINES", "EMBEDDED", "INBOX", "MOST_ROUNDS", "AlertHookConfig", "AlertsConfig", "BaseConfig",
     "BenchmarksConfig", "ChecksConfig", "CompletionsConfig", "Config", "DemonstrationsConfig", "DemonstratorConfig",
     "DifferenceConfig", "DpoConfig", "EmbeddedJudgeConfig", "ExecutionConfig", "FreshnessConfig", "HardnessConfig",
-    "InboxConfig", "IrftConfig", "JudgeName", "LlmJudgeConfig", "LoraConfig", "ModelsConfig", "OperationsConfig",
-    "OwnRewardConfig", "PolicyConfig", "PromotionConfig", "PromptsConfig", "RewardsConfig", "SecondJudge", "SftConfig",
-    "SourceConfig", "SuiteConfig", "VllmConfig", "from_resolved", "load_config", "resolved", "slice_hash",
+    "InboxConfig", "IrftConfig", "JudgeName", "LeaveOutConfig", "LlmJudgeConfig", "LoraConfig", "ModelsConfig",
+    "OperationsConfig", "OwnRewardConfig", "PolicyConfig", "PromotionConfig", "PromptsConfig", "RewardsConfig",
+    "SecondJudge", "SftConfig", "SourceConfig", "SuiteConfig", "VllmConfig", "from_resolved", "load_config", "resolved",
+    "slice_hash",
 ]  # fmt: skip
 
 
@@ -96,6 +98,8 @@ class Config:
     """Supervised start."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """GRPO."""
+    leave_out: LeaveOutConfig = field(default_factory=LeaveOutConfig)
+    """What no policy is trained on."""
     baselines: tuple[Baseline, ...] = added(())
     """Policies to compare with, an asset each, in every benchmark: `dpo` on the pairs of the pools, `dpo_s` on pairs
     drawn in proportion to alpha, `irft` in rounds on pairs with the policy's own completions, `joint` by GRPO with one

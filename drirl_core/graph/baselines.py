@@ -11,6 +11,7 @@ from drirl_core.graph.reads import (
     COST_OF_GRPO,
     COST_OF_REWARDS,
     INITIAL_POLICY,
+    LEFT_OUT,
     OF_GRPO,
     OF_REWARDS,
     SAMPLER,
@@ -33,6 +34,7 @@ _OF_DPO = (
     "completions.prompts",
     "completions.helpful_prompts",
     *INITIAL_POLICY,
+    LEFT_OUT,
     "seed",
 )
 _OF_IRFT = (
@@ -50,6 +52,7 @@ _OF_IRFT = (
     "policy.start",
     "sft.harmless_target",
     *INITIAL_POLICY,
+    LEFT_OUT,
     "seed",
 )
 _COST_OF_PAIRS = ("dpo.batch_size", "dpo.max_length", "dpo.lora.rank", "dpo.lora.first_layer", "dpo.trl")

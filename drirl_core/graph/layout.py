@@ -5,7 +5,7 @@ The assets follow from the records in `drirl_core.graph.stages`; this file knows
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,19 +73,35 @@ def build_graph(config: Config) -> Graph:
     """List the assets of a configuration, in topological order.
 
     Raises:
-        ConfigError: the taxonomy cannot be read, or a category of `demonstrations.category_quota` is not in it.
+        ConfigError: the taxonomy cannot be read, or or a setting names a category that is not in it.
     """
     categories, nodes = taxonomy.load_categories(config.prompts.taxonomy), {}
     for category in config.demonstrations.category_quota:
-        require(
-            category in categories,
-            f"demonstrations.category_quota names {category!r}, which is no harm category of this run; "
-            + ("use demonstrations.helpful_quota" if category == taxonomy.HELPFUL else nearest(category, categories)),
-        )
+        instead = "use demonstrations.helpful_quota"
+        _require_known(category, "demonstrations.category_quota", categories, instead)
+    for category in config.leave_out.categories:
+        _require_known(category, "leave_out.categories", categories, "harmless prompts cannot be left out")
+    require(
+        len(config.leave_out.categories) < len(categories),
+        "leave_out.categories names all harm categories, and no policy could learn to refuse; leave one in",
+    )
     for name, stage in STAGES.items():
         if stage.when(config):
             nodes |= {node.name: node for node in _assets(name, stage, config, categories, nodes)}
     return Graph(categories, _sources(config), nodes)
+
+
+def _require_known(category: str, setting: str, categories: Sequence[str], helpful: str) -> None:
+    """Require that a setting names a harm category.
+
+    Args:
+        category: the name.
+        setting: the setting that has it.
+        categories: the harm categories.
+        helpful: what to say where it is the name of the harmless set.
+    """
+    way_out = helpful if category == taxonomy.HELPFUL else nearest(category, categories)
+    require(category in categories, f"{setting} names {category!r}, which is no harm category of this run; {way_out}")
 
 
 def dataset_name(category: str) -> str:

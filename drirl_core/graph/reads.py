@@ -42,7 +42,8 @@ COST_OF_REWARDS = Cost(
         "rewards.adapter",
     ),
 )
-OF_POLICY = ("policy", "models.encoder", *INITIAL_POLICY, "seed")
+LEFT_OUT = "leave_out.categories"
+OF_POLICY = ("policy", "models.encoder", *INITIAL_POLICY, LEFT_OUT, "seed")
 OF_GRPO = ("hardness", *OF_POLICY)
 COST_OF_GRPO = Cost(
     ("policy.steps",),

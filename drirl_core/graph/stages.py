@@ -14,6 +14,7 @@ from drirl_core.graph.reads import (
     COST_OF_REWARDS,
     HOW_LOADED,
     INITIAL_POLICY,
+    LEFT_OUT,
     OF_GRPO,
     OF_PROPOSITIONS,
     OF_REWARDS,
@@ -147,7 +148,7 @@ STAGES: dict[str, Stage] = {
     "sft_checkpoint": Stage(
         "drirl_core.policy.sft:build_sft_checkpoint",
         "4",
-        ("sft", *INITIAL_POLICY, "seed"),
+        ("sft", *INITIAL_POLICY, LEFT_OUT, "seed"),
         "policy",
         heavy=True,
         volatile=BESIDE_WEIGHTS,

@@ -25,6 +25,7 @@ from drirl_core.policy.options import require_options
 from drirl_core.policy.plots import curve_plot
 from drirl_core.policy.preferences import preference_pairs
 from drirl_core.policy.readme import write_readme
+from drirl_core.policy.schedule import dataset_rows
 from drirl_core.policy.scoring import alpha_of_prompts
 from drirl_core.policy.sft_rows import first, tokenised
 from drirl_core.policy.together import SharedDpoTrainer
@@ -262,8 +263,12 @@ def dpo_arguments(
 
 
 def _pairs(context: stages.Context, name: str) -> list[dict[str, Any]]:
-    pools = all_pools(context)
-    pairs = [pair for category, prompts in pools.items() for pair in preference_pairs(prompts, category)]
+    trained = {row["prompt_id"] for rows in dataset_rows(context, "train").values() for row in rows}
+    pairs = [
+        pair
+        for category, prompts in all_pools(context).items()
+        for pair in preference_pairs([prompt for prompt in prompts if prompt.prompt_id in trained], category)
+    ]
     if not pairs:
         raise DataError(
             "no sampled completion of the pools answers an unsafe prompt or refuses a harmless one, so that there is "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import count, cycle, islice
 from math import floor
 from pathlib import Path
@@ -21,20 +21,28 @@ from drirl_core.store.tables import read_table
 
 
 def dataset_rows(context: stages.Context, split: str) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of a split of every data set among the inputs, by category in alphabetical order."""
-    return rows_of_split(context.datasets(), split)
+    """Return the rows of a split of every data set among the inputs, by category in alphabetical order.
+
+    Categories of `leave_out.categories` have none, and the harmless twins of their prompts are left out too.
+    """
+    return rows_of_split(context.datasets(), split, context.config.leave_out.categories)
 
 
-def rows_of_split(datasets: Mapping[str, Path], split: str) -> dict[str, list[dict[str, Any]]]:
+def rows_of_split(
+    datasets: Mapping[str, Path], split: str, leave_out: Collection[str] = ()
+) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of a split of data sets, by category in the order given.
 
     Args:
         datasets: directory of the data set of each category.
         split: `train`, `validation` or `test`.
+        leave_out: categories that are left out, together with the twins of their prompts, of any split.
     """
+    rows = {category: read_table(folder / "rows.parquet") for category, folder in datasets.items()}
+    gone = {row["prompt_id"] for category in leave_out for row in rows.pop(category)}
     return {
-        category: [row for row in read_table(folder / "rows.parquet") if row["split"] == split]
-        for category, folder in datasets.items()
+        category: [row for row in own if row["split"] == split and row["twin_of"] not in gone]
+        for category, own in rows.items()
     }
 
 

@@ -28,6 +28,7 @@ from drirl_core.policy.options import require_options
 from drirl_core.policy.own_answers import with_own_answers
 from drirl_core.policy.plots import curve_plot
 from drirl_core.policy.readme import write_readme
+from drirl_core.policy.schedule import dataset_rows
 from drirl_core.policy.sft_rows import TokenRow, TokenRows, in_batches_of_one_length, tokenised
 from drirl_core.policy.together import SharedSftTrainer
 from drirl_core.policy.tracking import tracking_of
@@ -239,11 +240,6 @@ def require_room_for_all(context: stages.Context, policy: Policy) -> None:
         )
 
 
-def _datasets(context: stages.Context) -> dict[str, Path]:
-    """Return the data sets among the inputs, by name, in alphabetical order."""
-    return dict(sorted((dataset_name(category), path) for category, path in context.datasets().items()))
-
-
 def training_rows(context: stages.Context, settings: SftConfig, seed: int) -> list[dict[str, Any]]:
     """Collect prompt and completion messages, id and category from the training split of every data set.
 
@@ -255,8 +251,8 @@ def training_rows(context: stages.Context, settings: SftConfig, seed: int) -> li
         DataError: there are no training rows.
     """
     helpful, drawn = dataset_name(taxonomy.HELPFUL), {}
-    for name, folder in _datasets(context).items():
-        rows = [row for row in read_table(folder / "rows.parquet") if row["split"] == "train"]
+    trained = {dataset_name(category): rows for category, rows in dataset_rows(context, "train").items()}
+    for name, rows in sorted(trained.items()):
         random.Random(f"{seed}/{name}").shuffle(rows)  # noqa: S311 - reproducible choice, not security
         most = None if name == helpful else settings.rows_per_category or None
         drawn[name] = [{**row, "category": name.removeprefix("safety_dataset_")} for row in rows[:most]]

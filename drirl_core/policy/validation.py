@@ -9,7 +9,7 @@ per prompt, so that all validation prompts are scored.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -114,7 +114,7 @@ def validation_prompts(context: stages.Context, count: int | None, setting: str)
     Raises:
         DataError: a kind has no validation prompt.
     """
-    found = prompts_by_kind(context.datasets())
+    found = prompts_by_kind(context.datasets(), context.config.leave_out.categories)
     for kind, prompts in found.items():
         if not prompts:
             raise DataError(
@@ -127,17 +127,18 @@ def validation_prompts(context: stages.Context, count: int | None, setting: str)
     }
 
 
-def prompts_by_kind(datasets: Mapping[str, Path]) -> dict[str, dict[str, str]]:
+def prompts_by_kind(datasets: Mapping[str, Path], leave_out: Collection[str] = ()) -> dict[str, dict[str, str]]:
     """Return the validation prompts of data sets, each once.
 
     Args:
         datasets: directory of the data set of each category.
+        leave_out: categories that are left out, together with the twins of their prompts.
 
     Returns:
         For each kind, `unsafe` and `look_alike`, its prompts by their id; there may be none.
     """
     found: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
-    for rows in rows_of_split(datasets, "validation").values():
+    for rows in rows_of_split(datasets, "validation", leave_out).values():
         for row in rows:
             if row["kind"] in found:
                 found[row["kind"]][row["prompt_id"]] = row["prompt"]

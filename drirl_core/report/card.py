@@ -134,6 +134,7 @@ def _training_rows(config: Config, metrics: Mapping[str, Any]) -> list[tuple[str
             else "the base model",
         ),
         ("data", ", ".join(dict.fromkeys(f"{source.name} ({source.licence})" for source in sources))),
+        *([("left out", ", ".join(config.leave_out.categories))] if config.leave_out.categories else []),
         (
             "rows per category",
             "; ".join(

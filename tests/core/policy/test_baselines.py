@@ -176,6 +176,11 @@ def test_without_a_wrong_completion_there_is_nothing_to_prefer(pooled: Callable[
         build_dpo_checkpoint(pooled("none", wrong=False))
 
 
+def test_pairs_of_a_category_that_is_left_out_are_not_learned(pooled: Callable[..., Context]) -> None:
+    shown = build_dpo_checkpoint(pooled("left_out", {"leave_out.categories": ["insult"], "dpo.epochs": 1}))
+    assert (shown["pairs"], shown["pairs/helpful"], shown["pairs/mental_health"]) == (12, 6, 6)
+
+
 def test_pairs_of_unsafe_prompts_alone_are_said(pooled: Callable[..., Context]) -> None:
     context = pooled("unsafe_alone", {"dpo.epochs": 1})
     inputs = {name: path for name, path in context.inputs.items() if name != "completion_pool_helpful"}

@@ -114,7 +114,7 @@ def test_one_cell_can_be_chosen(write) -> None:
         read_study(file, ["c"])
 
 
-@pytest.mark.parametrize("name", ["study", "rounds", "balance"])
+@pytest.mark.parametrize("name", ["study", "rounds", "balance", "leave_out"])
 def test_the_shipped_studies_can_be_read(name: str) -> None:
     study = read_study(Path(f"configs/{name}.yaml"))
     assert len(study.cells) == len(study.names) * len(study.seeds)
