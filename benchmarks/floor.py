@@ -194,6 +194,10 @@ class Work:
         """Return the least time that it takes."""
         return Floor(max(self.operations / rates.operations, self.bytes / rates.bytes), self.operations, self.bytes)
 
+    def without(self, part: Work) -> Work:
+        """Return the work that is left where a part of it is done already."""
+        return Work(self.operations - part.operations, self.bytes - part.bytes)
+
     def times(self, passes: int) -> Work:
         """Return the work of several equal passes."""
         return Work(passes * self.operations, passes * self.bytes)

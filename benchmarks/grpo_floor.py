@@ -7,6 +7,7 @@ reward backbone `adapter` are not counted.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from benchmarks.floor import (
     Floor,
     Rates,
     Row,
+    Tokens,
     Work,
     backward,
     decoding,
@@ -28,7 +30,7 @@ from benchmarks.floor import (
     product_rates,
     read,
 )
-from benchmarks.phases import BACKWARD, FORWARD, PhaseClock, with_step
+from benchmarks.phases import BACKWARD, FORWARD, STEP, PhaseClock, with_step
 from drirl_core.models import hidden_states
 from drirl_core.models.embeddings import Embedder
 from drirl_core.planning.passes import Numbers, Trained
@@ -113,9 +115,9 @@ def watched(trainer: Any, clock: PhaseClock) -> Iterator[None]:
 
 
 def floors_of(
-    clock: PhaseClock, shape: ModelShape, numbers: Numbers, what: Trained, rates: Rates, device: str
+    clock: PhaseClock, shape: ModelShape, numbers: Numbers, what: Trained, rates: Rates, device: str, *, later: bool
 ) -> tuple[list[dict[str, Floor]], dict[str, Any]]:
-    """Return the floor of each phase of each step, and the rates of the encoder where it was used.
+    """Return the floor of each phase of each step; the encoder's rates where it was used, and more about the floors.
 
     Args:
         clock: of a training that is over.
@@ -124,10 +126,11 @@ def floors_of(
         what: is trained.
         rates: of the machine.
         device: where the encoder computes.
+        later: whether updates begin at the first adapted layer, with what the reference left there.
     """
     noted = [one for _, one in clock.steps]
     encoder = next((Encoder.of(model, device) for one in noted for model, _ in one.get("encoded", [])), None)
-    found = []
+    found, twice = [], []
     for one in noted:
         rows = [
             Row(tuple(prompt), len(completion))
@@ -135,10 +138,11 @@ def floors_of(
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
         tokens = predicted(rows)
+        below = forward(shape, numbers, Tokens(tokens.computed, 0, tokens.pairs), layers=shape.layers - what.layers)
         work = {
             SAMPLING: decoding(shape, numbers, rows),
             LOG_PROBABILITIES: forward(shape, numbers, tokens).times(sum(one.get("passes", []))),
-            FORWARD: forward(shape, numbers, tokens, what=what),
+            FORWARD: forward(shape, numbers, tokens, what=what).without(below if later else Work(0.0, 0.0)),
             BACKWARD: backward(shape, numbers, tokens, what),
         }
         floors = {name: each.floor(rates) for name, each in work.items()}
@@ -146,7 +150,10 @@ def floors_of(
         if encoder:
             floors[REWARDS] += _texts(one.get("encoded", []), encoder).floor(Rates(encoder.rates, rates.memory))
         found.append(with_step(floors))
-    return found, {"encoder": Rates(encoder.rates, {}).record()["billion_operations_per_s"]} if encoder else {}
+        twice.append(found[-1][STEP].seconds + (below.floor(rates).seconds if later else 0.0))
+    more = {"encoder": Rates(encoder.rates, {}).record()["billion_operations_per_s"]} if encoder else {}
+    # What two passes compute the same counts once in the floors, and twice in the method as it is written.
+    return found, more | ({"step_floor_as_written_s": round(statistics.median(twice), 3)} if later else {})
 
 
 def _states(notes: Sequence[Any], shape: ModelShape, numbers: Numbers) -> Work:

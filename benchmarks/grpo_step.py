@@ -174,8 +174,8 @@ def turn(context: Context, seed: int, *, ours: bool) -> Turn:
         return Turn(times, gib)
     what = trained_by(settings.lora, shape)
     numbers = Numbers(device == "cuda", dtype.itemsize, config.models.quantization != "none")
-    floors, encoder = floors_of(clock, shape, numbers, what, rates, device)
-    return Turn(times, gib, Measured(str(dtype), [phases for phases, _ in clock.steps], floors, rates, encoder))
+    floors, more = floors_of(clock, shape, numbers, what, rates, device, later=trainer.begins_later)
+    return Turn(times, gib, Measured(str(dtype), [phases for phases, _ in clock.steps], floors, rates, more))
 
 
 def main() -> None:

@@ -143,7 +143,8 @@ class SftConfig:
     rows_per_category: int = 0
     """Rows used per harm category (0: all training rows)."""
     helpful_rows: int = added(0)
-    """Rows used of the helpful set (0: all training rows)."""
+    """Rows used of the helpful set (0: all training rows). Where `contrast` is on, twins of the chosen unsafe prompts
+    are chosen first."""
     target: Literal["answer", "demonstration"] = "answer"
     """Learn the answer alone, or the Chain-of-Draft and the answer."""
     harmless_target: Literal["answer", "own"] = added("answer")
@@ -259,6 +260,9 @@ class PolicyConfig:
     """Share of harmless prompts among the training prompts."""
     look_alike_share: float = 0.5
     """Share of safe look-alikes among the harmless prompts."""
+    draw: Literal["categories", "rows"] = added("categories")
+    """How unsafe prompts are drawn: `categories` takes one of each category in turn, however many prompts it has;
+    `rows` draws from all of them, so that a category has the share that it has of the data."""
     max_new_tokens: int = 48
     """Length limit of a completion."""
     temperature: float = 1.0

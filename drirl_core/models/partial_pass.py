@@ -81,22 +81,25 @@ def with_layer(decoder: Any, layer: int) -> Iterator[Pass]:
         decoder: a decoder with a list of `layers` and a `norm` behind them.
         layer: number of the layer, from 1; its states are (B, T, H) as the last ones are.
     """
-    forward, passed = decoder.forward, []
+    forward, passed, width = decoder.forward, [], 0
 
     def keep(module: Any, arguments: Any, output: Any) -> None:
+        nonlocal width
         passed[:] = [output[0] if isinstance(output, tuple) else output]
+        width = passed[0].shape[-1]
 
     def carry(module: Any, arguments: Any, output: torch.Tensor) -> torch.Tensor:
         """Let the layer's states lie behind the last ones: whoever reorders those in parts reorders both."""
         import torch
 
+        if not passed:  # a decoder that normalises before its layers too
+            return output
         return torch.cat([output, passed.pop().to(output.dtype)], dim=-1)
 
     def run(*arguments: Any, **named: Any) -> tuple[Any, torch.Tensor]:
         import torch
 
         found = forward(*arguments, **named)
-        width = decoder.norm.weight.numel()
         last, states, others = found.last_hidden_state.tensor_split((width, 2 * width), dim=-1)
         found.last_hidden_state = torch.cat([last, others], dim=-1)  # others: of blocks within this one
         return found, states

@@ -66,8 +66,9 @@ def start_once(model: Any) -> Iterator[None]:
         found.last_hidden_state = states.gather(1, order.back.unsqueeze(-1).expand_as(states))
         if kept:
             for layer in cache.layers:
-                back = order.back[:, None, :, None].expand_as(layer.keys)
-                layer.keys, layer.values = layer.keys.gather(2, back), layer.values.gather(2, back)
+                back = order.back[:, None, :, None]
+                layer.keys = layer.keys.gather(2, back.expand_as(layer.keys))
+                layer.values = layer.values.gather(2, back.expand_as(layer.values))
         found.past_key_values = cache if kept else None
         return found
 
@@ -108,7 +109,7 @@ class _Order(NamedTuple):
 
 def _shared_start(input_ids: Any, mask: Any, kwargs: Any) -> int:
     """Count the tokens with which all rows begin, without the last token of the shortest; 0 where it does not pay."""
-    more = kwargs.get("output_hidden_states") or kwargs.get("output_attentions")
+    more = any(kwargs.get(f"output_{what}") for what in ("hidden_states", "attentions", "router_logits"))
     if input_ids is None or mask.dim() != 2 or len(input_ids) < 2 or mask.shape != input_ids.shape or more:
         return 0
     padding, shortest = mask.long().argmax(dim=1, keepdim=True), int(mask.sum(dim=1).min())
@@ -141,7 +142,8 @@ def prompts_once(model: Any, width: int | None = None, *, ends: bool = True) -> 
         cache = kwargs.pop("past_key_values", None)
         begun = cache is not None and cache.get_seq_length() > 0
         prompt = input_ids.shape[1] if width is None and input_ids is not None else width
-        if input_ids is None or attention_mask is None or begun or not prompt or prompt > input_ids.shape[1]:
+        routed = kwargs.get("output_router_logits")  # which would be those of one part
+        if input_ids is None or attention_mask is None or begun or routed or not prompt or prompt > input_ids.shape[1]:
             return forward(input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, **kwargs)
         first, of_row = _distinct(input_ids[:, :prompt], attention_mask[:, :prompt])
         if len(first) == len(input_ids):

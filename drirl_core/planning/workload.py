@@ -6,6 +6,7 @@ counts are upper bounds; `drirl data` says what becomes of every row.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from drirl_core import taxonomy
 from drirl_core.benchmarks.suites import load_suite
-from drirl_core.config import Config
+from drirl_core.config import Config, DemonstrationsConfig
 from drirl_core.demonstrations.rows import read_columns
 from drirl_core.errors import ModelError
 from drirl_core.graph.layout import source_path
@@ -106,14 +107,15 @@ def workload_of(config: Config, folder: Path) -> Workload:
     """
     tokenizer = tokenizer_at(folder, config.models.policy, config.models)
     categories, settings = taxonomy.load_categories(config.prompts.taxonomy), config.demonstrations
-    unsafe = [
-        row.prompt
+    read = [
+        row
         for source in config.prompt_sources
         for row in read_source(
             source, source_path(source), categories, all_files=source not in config.prompts.sources
         ).rows
         if not row.reason and len(row.prompt) <= config.prompts.max_chars
     ]
+    unsafe = [row.prompt for row in read]
     helpful = [
         row.values for row in read_columns(settings.helpful, source_path(settings.helpful), ("prompt", "answer"))
     ]
@@ -126,7 +128,7 @@ def workload_of(config: Config, folder: Path) -> Workload:
         suites.append(SuiteLoad(suite.name, len(rows), _lengths(tokenizer, texts, added)))
     return Workload(
         categories=len(categories),
-        unsafe=_rows_after_quota(len(unsafe), [settings.quota_of(category) for category in categories]),
+        unsafe=_most_rows(Counter(row.category for row in read), categories, settings),
         harmless=min(len(helpful), settings.helpful_quota or len(helpful)),
         train=1 - settings.validation_fraction - settings.test_fraction,
         prompts=_lengths(tokenizer, [*unsafe, *(row["prompt"] for row in helpful)], added),
@@ -135,9 +137,16 @@ def workload_of(config: Config, folder: Path) -> Workload:
     )
 
 
-def _rows_after_quota(prompts: int, quotas: Sequence[int]) -> int:
-    """Estimate the rows of all harm categories; one without a quota has its even share of the prompts."""
-    return min(prompts, round(sum(quota or prompts / len(quotas) for quota in quotas)))
+def _most_rows(prompts: Counter[str | None], categories: Sequence[str], settings: DemonstrationsConfig) -> int:
+    """Return how many rows all harm categories have at most.
+
+    Args:
+        prompts: by category; under None those without a label, which the router may send to any.
+        categories: the harm categories.
+        settings: their quotas.
+    """
+    most = sum(settings.quota_of(name) or prompts[name] + prompts[None] for name in categories)
+    return min(prompts.total(), most)
 
 
 def chat_tokens(tokenizer: Any) -> Sequence[int]:

@@ -21,6 +21,8 @@ from drirl_core.policy.shared_states import can_be_read
 
 _SAME = 1e-2
 """Largest difference, relative to the largest value, of a pass that begins later and a complete one, in bfloat16."""
+_PROBE = 4
+"""Tokens with which both rows of the probe begin."""
 
 
 def lower_states(model: Any, adapters: peft.LoraConfig | None) -> LowerStates | None:
@@ -71,7 +73,8 @@ class LowerStates:
 
             def passing(input_ids: Any = None, attention_mask: Any = None, **kwargs: Any) -> Any:
                 cache = kwargs.get("past_key_values")
-                if input_ids is None or attention_mask is None or (cache is not None and cache.get_seq_length() > 0):
+                begun = cache is not None and cache.get_seq_length() > 0
+                if input_ids is None or attention_mask is None or begun or kwargs.get("output_router_logits"):
                     return forward(input_ids, attention_mask, **kwargs)
                 if run is not None:
                     found, states = run(input_ids, attention_mask, **kwargs)
@@ -139,17 +142,20 @@ def _can_begin_later(model: Any, first: int) -> bool:
     """Try whether a pass over two short rows may begin at a layer; some models need more than its states there."""
     most = min(int(model.config.get_text_config().vocab_size), 64)
     ids = torch.stack([torch.arange(8) % most, (torch.arange(8) * 5 + 3) % most])
+    ids[1, :_PROBE] = ids[0, :_PROBE]  # so that the rest of both runs behind one beginning
     given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     kept, decoder = LowerStates(first), decoder_of(model)
     outputs = set()
     hook = decoder.layers[0].register_forward_hook(lambda module, arguments, output: outputs.add(type(output)))
     try:
-        with torch.no_grad(), kept.shared(model):
+        with torch.no_grad(), prompts_once(model, _PROBE), kept.shared(model):
             complete = decoder(**given).last_hidden_state.float()
+        if not all(issubclass(kind, torch.Tensor) for kind in outputs):
+            return False
+        with torch.enable_grad(), prompts_once(model, _PROBE), kept.shared(model):
+            later = decoder(**given).last_hidden_state.detach().float()
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        return False  # its code is built in another way: the update computes it all, as without this
     finally:
         hook.remove()
-    if not all(issubclass(kind, torch.Tensor) for kind in outputs):
-        return False
-    with torch.enable_grad(), prompts_once(model, 4), kept.shared(model):
-        later = decoder(**given).last_hidden_state.detach().float()
     return bool((complete - later).abs().max() <= _SAME * complete.abs().max())

@@ -130,7 +130,8 @@ def schedule(
         hardness: by id of the prompt, for `order: hardness`.
 
     Returns:
-        steps * prompts_per_step rows. Harm categories alternate; look-alikes are spread evenly.
+        steps * prompts_per_step rows. Harm categories alternate, or where `draw` says `rows`, have the share that they
+        have of the prompts; look-alikes are spread evenly.
 
     Raises:
         DataError: with `order: hardness`, a prompt has no hardness, or a category fewer prompts than there are stages.
@@ -140,8 +141,10 @@ def schedule(
     parts: list[Any] = [harmful]
     if settings.order == "hardness":
         parts = in_stages(harmful, settings.stages, hardness or {})
+    if settings.draw == "rows":
+        parts = [{taxonomy.ALL: [row for rows in part.values() for row in rows]} for part in parts]
     turns = [{category: endless(rows, generator) for category, rows in part.items()} for part in parts]
-    categories = cycle(sorted(harmful))
+    categories = cycle(sorted(turns[0]))
     kinds = {kind: endless(rows, generator) for kind, rows in _by_kind(prompts.get(taxonomy.HELPFUL, ())).items()}
     helpful = _mixed(kinds, settings.look_alike_share)
     harmless = (

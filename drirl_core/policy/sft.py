@@ -256,7 +256,7 @@ def training_rows(context: stages.Context, settings: SftConfig, seed: int) -> li
         random.Random(f"{seed}/{name}").shuffle(rows)  # noqa: S311 - reproducible choice, not security
         most = None if name == helpful else settings.rows_per_category or None
         drawn[name] = [{**row, "category": name.removeprefix("safety_dataset_")} for row in rows[:most]]
-    if settings.contrast:
+    if settings.contrast and settings.helpful_rows:
         unsafe = {row["prompt_id"] for name, rows in drawn.items() if name != helpful for row in rows}
         drawn[helpful].sort(key=lambda row: row["twin_of"] not in unsafe)
     drawn[helpful] = drawn[helpful][: settings.helpful_rows or None]

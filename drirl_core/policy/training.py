@@ -14,6 +14,7 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from drirl_core.config import DpoConfig, SftConfig
+from drirl_core.config.reading import require
 from drirl_core.errors import ArtifactError, TrainingError
 from drirl_core.models.adapters import peft_config as peft_config
 from drirl_core.models.loading import Policy
@@ -166,10 +167,14 @@ def passes_over(rows: int, settings: SftConfig | DpoConfig, section: str, proces
         settings: epochs, batch size and learning rate, and the batches whose gradients a step sums (`trl`).
         section: name of the settings.
         processes: that share a batch evenly.
+
+    Raises:
+        ConfigError: a step is to sum less than one batch.
     """
     summed = settings.trl.get("gradient_accumulation_steps", 1)
-    if not isinstance(summed, int) or summed < 1:
+    if not isinstance(summed, int):
         summed = 1  # `arguments_of` says what is wrong with it
+    require(summed >= 1, f"{section}.trl.gradient_accumulation_steps is {summed}; at least 1")
     steps_per_epoch = -(-rows // settings.batch_size)
     steps_per_epoch = -(-steps_per_epoch // summed)
     return {

@@ -82,7 +82,12 @@ def test_the_prompts_of_the_files_are_counted(tiny: Config) -> None:
     load = _plan(tiny).load
     assert (load.unsafe, load.harmless, load.categories) == (42, 120, 7)
     assert 30 < load.prompts.mean < load.prompts.longest <= 512
-    assert _plan(with_changes(tiny, {"demonstrations.category_quota": {"insult": 20}})).load.unsafe == 56
+    more, all_of_one = (
+        {"demonstrations.category_quota": {"insult": 20}},
+        {"demonstrations.category_quota": {"insult": 0}},
+    )
+    assert _plan(with_changes(tiny, more)).load.unsafe == 56
+    assert _plan(with_changes(tiny, all_of_one)).load.unsafe == 246  # 210 lines of the category, 6 of the others each
 
 
 def test_rows_of_the_start_and_prompts_without_answers_are_counted(tiny: Config) -> None:

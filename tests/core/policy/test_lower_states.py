@@ -15,6 +15,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from drirl_core.config import LoraConfig
+from drirl_core.models import partial_pass
 from drirl_core.models.adapters import peft_config
 from drirl_core.models.attention import share_heads
 from drirl_core.models.partial_pass import with_layer
@@ -180,23 +181,56 @@ def test_a_model_whose_layers_are_not_entered_by_their_states_alone_is_left_as_i
     assert lower_states(plain, adapters) is None
 
 
+def test_the_probe_runs_behind_a_beginning(plain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers that are passed through and forget how many tokens they have seen give other masks: this is noticed."""
+
+    def forgetful(number: int, hidden: torch.Tensor, *arguments: Any, **named: Any) -> torch.Tensor:
+        return hidden
+
+    monkeypatch.setattr(partial_pass, "_passed_through", forgetful)
+    assert lower_states(plain, peft_config(LoraConfig(rank=2, first_layer=0.5), DEPTH)) is None
+
+
+def test_a_norm_without_a_weight_and_one_before_the_layers_do_no_harm(plain: Any) -> None:
+    batch, decoder = _batch(ROWS), plain.model
+    weight = decoder.norm.weight
+    del decoder.norm.weight
+    decoder.norm.forward = lambda states: states * weight
+    decoder.embed_tokens.register_forward_hook(lambda module, inputs, output: decoder.norm(output))
+    expected = decoder(**batch).last_hidden_state
+    with torch.no_grad(), with_layer(decoder, 1) as run:
+        found, states = run(**batch)
+    assert torch.equal(found.last_hidden_state, expected)
+    assert states.shape == expected.shape
+
+
+MORE = {"policy.num_iterations": 2}, {"policy.micro_batch": 4}, {"policy.kl": 0.1, "policy.seed": 3}
+
+
 @pytest.mark.usefixtures("no_curves")
-def test_the_policy_learns_the_same_in_less_work(contexts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("more", MORE)
+def test_the_policy_learns_the_same_and_every_update_begins_later(
+    contexts: Any, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
     """The stage with and without what is kept: equal logs up to rounding."""
-    settings = {"policy.lora": {"rank": 2, "first_layer": 0.5}, "policy.kl": 0.1, "policy.steps": 3}
+    settings = {"policy.lora": {"rank": 2, "first_layer": 0.5}, "policy.kl": 0.1, "policy.steps": 2, **more}
     logs: dict[str, list[Any]] = {}
-    made: list[LowerStates | None] = []
+    found: list[bool] = []
+    places = LowerStates._places_of
 
-    def noted(model: Any, adapters: Any) -> LowerStates | None:
-        made.append(lower_states(model, adapters))
-        return made[-1]
+    def noted(self: LowerStates, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
+        kept = places(self, ids, mask)
+        found.append(kept is not None)
+        return kept
 
-    for name, found in (("kept", noted), ("computed", lambda model, adapters: None)):
-        monkeypatch.setattr(grpo, "lower_states", found)
+    monkeypatch.setattr(LowerStates, "_places_of", noted)
+    for name, made in (("kept", lower_states), ("computed", lambda model, adapters: None)):
+        monkeypatch.setattr(grpo, "lower_states", made)
         context = contexts.make(name, settings)
         build_policy_checkpoint(context)
         logs[name] = read_log(Path(context.out) / "training_log.jsonl")
-    assert isinstance(made[0], LowerStates)
+    assert all(found) and len(found) >= 2
     for one, other in zip(logs["kept"], logs["computed"], strict=True):
-        for key in ("loss", "kl", "reward", "entropy"):
+        assert one.keys() == other.keys() and {"loss", "kl"} <= one.keys()
+        for key in {"loss", "kl", "reward", "entropy"} & one.keys():  # a second update logs no reward
             assert one[key] == pytest.approx(other[key], abs=1e-4), key

@@ -147,6 +147,15 @@ def test_settings_are_translated_to_trl(tmp_path: Path) -> None:
     assert (undivided.per_device_train_batch_size, undivided.gradient_accumulation_steps) == (24, 1)
 
 
+def test_unsafe_prompts_are_drawn_by_category_or_by_row() -> None:
+    """Nine prompts of one category and three of another: in turn six of each, by row each prompt once."""
+    prompts = _prompts({"insult": 9, "mental_health": 3})
+    for draw, expected in (("categories", (6, 6)), ("rows", (9, 3))):
+        how = PolicyConfig(steps=3, prompts_per_step=4, helpful_share=0.0, draw=draw)  # type: ignore[arg-type]
+        drawn = Counter(row["category"] for row in schedule(prompts, how, 0))
+        assert (drawn["insult"], drawn["mental_health"]) == expected
+
+
 def test_warm_up_and_checkpoints_count_steps_and_not_batches(tmp_path: Path) -> None:
     """410 rows in batches of 4 are 103 batches; four to a step, 26 steps: a warm-up of 2, a checkpoint after 13."""
     common = common_arguments(0, tmp_path, "cpu", Tracking())
@@ -157,6 +166,8 @@ def test_warm_up_and_checkpoints_count_steps_and_not_batches(tmp_path: Path) -> 
     assert (steps.warmup_steps, steps.save_steps) == (2, 13)
     with pytest.raises(ConfigError, match=r"sft\.trl\.gradient_accumulation_steps is 'four'"):
         sft_arguments(SftConfig(trl={"gradient_accumulation_steps": "four"}), 410, 64, common)
+    with pytest.raises(ConfigError, match=r"sft\.trl\.gradient_accumulation_steps is 0; at least 1"):
+        sft_arguments(SftConfig(trl={"gradient_accumulation_steps": 0}), 410, 64, common)
 
 
 def test_prompts_that_leave_no_room_are_left_out_and_named() -> None:

@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 from drirl_core.errors import ConfigError
+from drirl_core.graph.layout import build_graph
 from drirl_core.study.file import read_study
+from drirl_core.taxonomy import SEVEN_CATEGORIES
 
 
 @pytest.fixture
@@ -114,8 +116,17 @@ def test_one_cell_can_be_chosen(write) -> None:
         read_study(file, ["c"])
 
 
+def test_the_shipped_study_of_balance_compares_equally_many_rows() -> None:
+    data = {cell.name: cell.config.demonstrations for cell in read_study(Path("configs/balance.yaml")).cells}
+    rows = {name: [found.quota_of(category) for category in SEVEN_CATEGORIES] for name, found in data.items()}
+    assert {name: sum(counts) for name, counts in rows.items()} == {"balanced": 700, "unbalanced": 700}
+    assert (max(rows["unbalanced"]), min(rows["unbalanced"])) == (200, 25)
+
+
 @pytest.mark.parametrize("name", ["study", "rounds", "balance", "leave_out"])
 def test_the_shipped_studies_can_be_read(name: str) -> None:
     study = read_study(Path(f"configs/{name}.yaml"))
+    for cell in study.cells:
+        build_graph(cell.config)  # which refuses an unknown category
     assert len(study.cells) == len(study.names) * len(study.seeds)
     assert study.questions
