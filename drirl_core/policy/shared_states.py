@@ -78,10 +78,11 @@ def can_be_read(model: Any) -> bool:
     known = isinstance(getattr(decoder, "layers", None), nn.ModuleList) and isinstance(
         getattr(decoder, "norm", None), nn.Module
     )
-    dropout = getattr(model.config.get_text_config(), "attention_dropout", 0.0) or any(
-        module.p for module in decoder.modules() if isinstance(module, nn.Dropout)
-    )
-    return known and shares_rows(model.config) and not dropout
+    at_random = any(
+        isinstance(value, int | float) and value > 0 and ("dropout" in name or "jitter" in name)
+        for name, value in model.config.get_text_config().to_dict().items()
+    ) or any(module.p for module in decoder.modules() if isinstance(module, nn.Dropout))
+    return known and shares_rows(model.config) and not at_random
 
 
 def _below(model: Any, layer: int) -> dict[str, torch.Tensor]:

@@ -164,8 +164,11 @@ def test_where_lower_layers_are_trained_or_models_differ_nothing_is_kept(plain: 
     assert isinstance(lower_states(plain, upper), LowerStates)
     assert lower_states(plain, every) is None
     assert lower_states(plain, None) is None
-    plain.config.attention_dropout = 0.1
-    assert lower_states(plain, upper) is None
+    for name in ("attention_dropout", "residual_dropout", "router_jitter_noise"):
+        setattr(plain.config, name, 0.1)
+        assert lower_states(plain, upper) is None
+        setattr(plain.config, name, 0.0)
+    assert isinstance(lower_states(plain, upper), LowerStates)
 
 
 def test_a_model_whose_layers_are_not_entered_by_their_states_alone_is_left_as_it_is(plain: Any) -> None:
