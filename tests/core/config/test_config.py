@@ -443,6 +443,7 @@ def test_a_setting_that_came_later_changes_no_version_until_it_is_used(tmp_path:
         "order",
         "stages",
         "renew_reference",
+        "draw",
     )
     for name in later:
         del data[name]
