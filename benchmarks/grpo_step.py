@@ -158,7 +158,7 @@ def turn(context: Context, seed: int, *, ours: bool) -> Turn:
             exact_sampling=device == "cpu",
             read_completion=reader_of_completions(policy.tokenizer),
             shared=shared_states(policy, scorer, settings),
-            lower=lower_states(policy.model, rest["peft_config"]) if settings.kl else None,
+            lower=lower_states(policy.model, rest["peft_config"]) if settings.share_lower_layers else None,
             **rest,
         )
     else:
@@ -184,8 +184,11 @@ def main() -> None:
     parser.add_argument("config", nargs="?", default="configs/demo.yaml", help="of a run that has been built")
     parser.add_argument("--device", help="models.device, when it is not the configuration's")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"turns of each (default {ROUNDS})")
+    parser.add_argument("--share", action="store_true", help="with policy.share_lower_layers")
     arguments = parser.parse_args()
-    project = Project.load(arguments.config, {"models.device": arguments.device} if arguments.device else None)
+    changes: dict[str, Any] = {"models.device": arguments.device} if arguments.device else {}
+    changes |= {"policy.share_lower_layers": True} if arguments.share else {}
+    project = Project.load(arguments.config, changes)
     first = project.config.seed_of(project.config.policy) + 1  # that of the run itself has stored embeddings
     stock, own, parts, memory, floors = [], [], [], {"stock": 0.0, "ours": 0.0}, []
     with stage_context(project, "policy_checkpoint") as context:

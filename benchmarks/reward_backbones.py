@@ -210,7 +210,6 @@ def share_of_step(router: RewardRouter, models: ModelsConfig, rows: Rows, steps:
     from trl import GRPOConfig
 
     from drirl_core.policy.cpu import lean_training
-    from drirl_core.policy.lower_states import lower_states
     from drirl_core.policy.rollout import message_text
     from drirl_core.policy.shared_states import SharedStates, equal_up_to
     from drirl_core.policy.trainer import DynamicRewardScalingTrainer
@@ -242,7 +241,7 @@ def share_of_step(router: RewardRouter, models: ModelsConfig, rows: Rows, steps:
     )  # fmt: skip
     adapters = adapters_of(LoraConfig(first_layer=0.6), policy.model, "policy.lora", models.policy)
     trainer = DynamicRewardScalingTrainer(
-        reward_funcs=reward, exact_sampling=on_cpu, shared=shared, lower=lower_states(policy.model, adapters),
+        reward_funcs=reward, exact_sampling=on_cpu, shared=shared,
         model=policy.model, args=arguments, train_dataset=Dataset.from_list(data), processing_class=policy.tokenizer,
         callbacks=[Clock()], peft_config=adapters,
     )  # fmt: skip

@@ -141,7 +141,7 @@ def align(context: stages.Context, name: str, method: Method = "GRPO", *, publis
         exact_sampling=policy.device.type == "cpu" and not SAMPLING & options_of(config.policy, method).keys(),
         read_completion=reader_of_completions(policy.tokenizer),
         shared=shared_states(policy, scorer, config.policy),
-        lower=lower_states(policy.model, adapters) if config.policy.kl else None,
+        lower=lower_states(policy.model, adapters) if config.policy.share_lower_layers else None,
         model=policy.model,
         reward_funcs=read_together(scorer, config.models, context.shards),
         args=arguments,

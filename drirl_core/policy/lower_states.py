@@ -28,6 +28,8 @@ _PROBE = 4
 def lower_states(model: Any, adapters: peft.LoraConfig | None) -> LowerStates | None:
     """Return what keeps the states below adapters; None where an update has to compute them itself.
 
+    For `policy.share_lower_layers`. Without a KL no pass comes before the update's, and nothing is kept.
+
     Args:
         model: the start, without adapters yet.
         adapters: what it is to be adapted with; None where all weights are trained.

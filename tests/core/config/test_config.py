@@ -444,6 +444,7 @@ def test_a_setting_that_came_later_changes_no_version_until_it_is_used(tmp_path:
         "stages",
         "renew_reference",
         "draw",
+        "share_lower_layers",
     )
     for name in later:
         del data[name]

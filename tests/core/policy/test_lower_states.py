@@ -20,7 +20,6 @@ from drirl_core.models.adapters import peft_config
 from drirl_core.models.attention import share_heads
 from drirl_core.models.partial_pass import with_layer
 from drirl_core.models.shared_prompts import prompts_once, start_once
-from drirl_core.policy import grpo
 from drirl_core.policy.grpo import build_policy_checkpoint
 from drirl_core.policy.lower_states import LowerStates, lower_states
 from drirl_core.policy.training import read_log
@@ -227,9 +226,8 @@ def test_the_policy_learns_the_same_and_every_update_begins_later(
         return kept
 
     monkeypatch.setattr(LowerStates, "_places_of", noted)
-    for name, made in (("kept", lower_states), ("computed", lambda model, adapters: None)):
-        monkeypatch.setattr(grpo, "lower_states", made)
-        context = contexts.make(name, settings)
+    for name, shares in (("kept", True), ("computed", False)):
+        context = contexts.make(name, {**settings, "policy.share_lower_layers": shares})
         build_policy_checkpoint(context)
         logs[name] = read_log(Path(context.out) / "training_log.jsonl")
     assert all(found) and len(found) >= 2
