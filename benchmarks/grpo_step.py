@@ -142,12 +142,14 @@ def turn(context: Context, seed: int, *, ours: bool) -> Turn:
     arguments = grpo_arguments(settings, common)
     arguments.max_steps, arguments.save_strategy = STEPS, "no"
     times, clock = StepTimes(), PhaseClock(device)
+    adapters = adapters_of(settings.lora, policy.model, "policy.lora", config.models.policy)
+    lower = lower_states(policy.model, adapters) if ours and settings.share_lower_layers else None
     rest: dict[str, Any] = {
         "model": policy.model,
         "args": arguments,
         "train_dataset": Dataset.from_list(schedule(training_prompts(context), settings, seed)),
         "processing_class": policy.tokenizer,
-        "peft_config": adapters_of(settings.lora, policy.model, "policy.lora", config.models.policy),
+        "peft_config": adapters,
         "callbacks": [times, clock] if ours else [times],
     }
     if ours:
@@ -158,7 +160,7 @@ def turn(context: Context, seed: int, *, ours: bool) -> Turn:
             exact_sampling=device == "cpu",
             read_completion=reader_of_completions(policy.tokenizer),
             shared=shared_states(policy, scorer, settings),
-            lower=lower_states(policy.model, rest["peft_config"]) if settings.share_lower_layers else None,
+            lower=lower,
             **rest,
         )
     else:
@@ -174,7 +176,7 @@ def turn(context: Context, seed: int, *, ours: bool) -> Turn:
         return Turn(times, gib)
     what = trained_by(settings.lora, shape)
     numbers = Numbers(device == "cuda", dtype.itemsize, config.models.quantization != "none")
-    floors, more = floors_of(clock, shape, numbers, what, rates, device, later=trainer.begins_later)
+    floors, more = floors_of(clock, shape, numbers, what, rates, device, later=lower is not None)
     return Turn(times, gib, Measured(str(dtype), [phases for phases, _ in clock.steps], floors, rates, more))
 
 

@@ -239,11 +239,10 @@ def share_of_step(router: RewardRouter, models: ModelsConfig, rows: Rows, steps:
         loss_type="grpo", scale_rewards="none", shuffle_dataset=False, remove_unused_columns=False, report_to="none",
         logging_steps=1, disable_tqdm=True, save_strategy="no", seed=0,
     )  # fmt: skip
-    adapters = adapters_of(LoraConfig(first_layer=0.6), policy.model, "policy.lora", models.policy)
     trainer = DynamicRewardScalingTrainer(
-        reward_funcs=reward, exact_sampling=on_cpu, shared=shared,
-        model=policy.model, args=arguments, train_dataset=Dataset.from_list(data), processing_class=policy.tokenizer,
-        callbacks=[Clock()], peft_config=adapters,
+        reward_funcs=reward, exact_sampling=on_cpu, shared=shared, model=policy.model, args=arguments,
+        train_dataset=Dataset.from_list(data), processing_class=policy.tokenizer, callbacks=[Clock()],
+        peft_config=adapters_of(LoraConfig(first_layer=0.6), policy.model, "policy.lora", models.policy),
     )  # fmt: skip
     ends[0] = time.perf_counter()
     with lean_training(trainer.model):

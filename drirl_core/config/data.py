@@ -175,20 +175,13 @@ class DemonstrationsConfig:
     """Share of near-duplicate groups kept for held-out reward accuracy."""
 
     def __post_init__(self) -> None:
-        require(
-            self.quota == 0 or self.quota >= 4,
-            f"demonstrations.quota is {self.quota}; use 0 (every row), or at least 4 rows per category to split them",
-        )
-        for category, rows in self.category_quota.items():
+        quotas = {"quota": self.quota, "helpful_quota": self.helpful_quota}
+        quotas |= {f"category_quota.{category}": rows for category, rows in self.category_quota.items()}
+        for name, rows in quotas.items():
             require(
                 rows == 0 or rows >= 4,
-                f"demonstrations.category_quota.{category} is {rows}; use 0 (every row), or at least 4 rows to split "
-                "them",
+                f"demonstrations.{name} is {rows}; use 0 (every row), or at least 4 rows to split them",
             )
-        require(
-            self.helpful_quota == 0 or self.helpful_quota >= 4,
-            f"demonstrations.helpful_quota is {self.helpful_quota}; use 0 (every row), or at least 4 rows",
-        )
         held_out = self.validation_fraction + self.test_fraction
         require(
             self.validation_fraction > 0 and self.test_fraction > 0 and held_out < 0.9,

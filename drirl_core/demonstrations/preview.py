@@ -260,7 +260,8 @@ class _Preview:
         builder = SafetyBuilder(self._at(dataset_name(name), name))
         builder.use_pool()
         builder.fill_up()
-        counts, quota = builder.extra_counts(), self._config.demonstrations.quota_of(name)
+        counts = builder.extra_counts()
+        quota = counts["quota"]
         origins = Counter(row["origin"] for row in builder.rows)
         self._rows += builder.rows
         self._rejected += builder.quarantine

@@ -73,14 +73,15 @@ def build_graph(config: Config) -> Graph:
     """List the assets of a configuration, in topological order.
 
     Raises:
-        ConfigError: the taxonomy cannot be read, or or a setting names a category that is not in it.
+        ConfigError: the taxonomy cannot be read, or a setting names a category that is not in it.
     """
     categories, nodes = taxonomy.load_categories(config.prompts.taxonomy), {}
     for category in config.demonstrations.category_quota:
-        instead = "use demonstrations.helpful_quota"
-        _require_known(category, "demonstrations.category_quota", categories, instead)
+        _require_known(
+            category, "demonstrations.category_quota", categories, helpful="use demonstrations.helpful_quota"
+        )
     for category in config.leave_out.categories:
-        _require_known(category, "leave_out.categories", categories, "harmless prompts cannot be left out")
+        _require_known(category, "leave_out.categories", categories, helpful="harmless prompts cannot be left out")
     require(
         len(config.leave_out.categories) < len(categories),
         "leave_out.categories names all harm categories, and no policy could learn to refuse; leave one in",

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from drirl_core.models.attention import SHARED_HEADS
-from drirl_core.models.partial_pass import from_layer, until_layer
+from drirl_core.models.partial_pass import from_layer, output_types, until_layer
 from drirl_core.models.side_by_side import BASE, SideBySide, can_lie_side_by_side
 from drirl_core.models.token_rows import TokenRow
 
@@ -240,14 +240,10 @@ class AdaptedPolicy:
     @torch.no_grad()
     def _can_begin_later(self, packs: Sequence[Pack]) -> bool:
         """Try whether a pass from the first adapted layer on gives what a complete one gives; some decoders differ."""
-        layers, kinds = getattr(self._decoder, "layers", None), set()
-        if layers is None:
+        if getattr(self._decoder, "layers", None) is None:
             return False
-        hook = layers[0].register_forward_hook(lambda module, arguments, output: kinds.add(type(output)))
-        try:
+        with output_types(self._decoder) as kinds:
             states = self._computed(packs)
-        finally:
-            hook.remove()
         if not all(issubclass(kind, torch.Tensor) for kind in kinds):
             return False
         inputs = self._inputs(packs)

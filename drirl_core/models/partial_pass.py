@@ -81,6 +81,8 @@ def with_layer(decoder: Any, layer: int) -> Iterator[Pass]:
         decoder: a decoder with a list of `layers` and a `norm` behind them.
         layer: number of the layer, from 1; its states are (B, T, H) as the last ones are.
     """
+    import torch
+
     forward, passed, width = decoder.forward, [], 0
 
     def keep(module: Any, arguments: Any, output: Any) -> None:
@@ -90,15 +92,11 @@ def with_layer(decoder: Any, layer: int) -> Iterator[Pass]:
 
     def carry(module: Any, arguments: Any, output: torch.Tensor) -> torch.Tensor:
         """Let the layer's states lie behind the last ones: whoever reorders those in parts reorders both."""
-        import torch
-
         if not passed:  # a decoder that normalises before its layers too
             return output
         return torch.cat([output, passed.pop().to(output.dtype)], dim=-1)
 
     def run(*arguments: Any, **named: Any) -> tuple[Any, torch.Tensor]:
-        import torch
-
         found = forward(*arguments, **named)
         last, states, others = found.last_hidden_state.tensor_split((width, 2 * width), dim=-1)
         found.last_hidden_state = torch.cat([last, others], dim=-1)  # others: of blocks within this one
@@ -108,6 +106,21 @@ def with_layer(decoder: Any, layer: int) -> Iterator[Pass]:
         blocks.callback(decoder.layers[layer - 1].register_forward_hook(keep).remove)
         blocks.callback(decoder.norm.register_forward_hook(carry).remove)
         yield run
+
+
+@contextlib.contextmanager
+def output_types(decoder: Any) -> Iterator[set[type]]:
+    """Collect the types of what the first layer returns in the block; `from_layer` is for those that return tensors.
+
+    Args:
+        decoder: a decoder with a list of `layers`.
+    """
+    found: set[type] = set()
+    hook = decoder.layers[0].register_forward_hook(lambda module, arguments, output: found.add(type(output)))
+    try:
+        yield found
+    finally:
+        hook.remove()
 
 
 @contextlib.contextmanager

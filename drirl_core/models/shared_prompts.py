@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -109,8 +109,8 @@ class _Order(NamedTuple):
 
 def _shared_start(input_ids: Any, mask: Any, kwargs: Any) -> int:
     """Count the tokens with which all rows begin, without the last token of the shortest; 0 where it does not pay."""
-    more = any(kwargs.get(f"output_{what}") for what in ("hidden_states", "attentions", "router_logits"))
-    if input_ids is None or mask.dim() != 2 or len(input_ids) < 2 or mask.shape != input_ids.shape or more:
+    whole = asks_of_each_layer(kwargs)
+    if input_ids is None or mask.dim() != 2 or len(input_ids) < 2 or mask.shape != input_ids.shape or whole:
         return 0
     padding, shortest = mask.long().argmax(dim=1, keepdim=True), int(mask.sum(dim=1).min())
     columns = padding + torch.arange(max(shortest - 1, 0), device=mask.device)
@@ -142,8 +142,8 @@ def prompts_once(model: Any, width: int | None = None, *, ends: bool = True) -> 
         cache = kwargs.pop("past_key_values", None)
         begun = cache is not None and cache.get_seq_length() > 0
         prompt = input_ids.shape[1] if width is None and input_ids is not None else width
-        routed = kwargs.get("output_router_logits")  # which would be those of one part
-        if input_ids is None or attention_mask is None or begun or routed or not prompt or prompt > input_ids.shape[1]:
+        whole = begun or asks_of_each_layer(kwargs)
+        if input_ids is None or attention_mask is None or whole or not prompt or prompt > input_ids.shape[1]:
             return forward(input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, **kwargs)
         first, of_row = _distinct(input_ids[:, :prompt], attention_mask[:, :prompt])
         if len(first) == len(input_ids):
@@ -175,6 +175,15 @@ def prompts_once(model: Any, width: int | None = None, *, ends: bool = True) -> 
 
     with mock.patch.object(decoder, "forward", once):
         yield
+
+
+def asks_of_each_layer(asked: Mapping[str, Any]) -> bool:
+    """Say whether a pass is to return something of each layer, which a pass in parts has of its last part alone.
+
+    Args:
+        asked: arguments of a decoder's forward pass, by name.
+    """
+    return any(asked.get(f"output_{what}") for what in ("hidden_states", "attentions", "router_logits"))
 
 
 def _distinct(*columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

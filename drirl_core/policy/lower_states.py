@@ -15,8 +15,14 @@ from unittest import mock
 import peft
 import torch
 
-from drirl_core.models.partial_pass import from_layer, with_layer
-from drirl_core.models.shared_prompts import decoder_of, is_plain, prompts_once, without_adapters
+from drirl_core.models.partial_pass import from_layer, output_types, with_layer
+from drirl_core.models.shared_prompts import (
+    asks_of_each_layer,
+    decoder_of,
+    is_plain,
+    prompts_once,
+    without_adapters,
+)
 from drirl_core.policy.shared_states import can_be_read
 
 _SAME = 1e-2
@@ -53,13 +59,11 @@ class LowerStates:
 
     def __init__(self, first: int) -> None:
         self._first = first
-        self._places: dict[tuple[int, int], int] = {}
-        self._tokens = self._states = torch.empty(0)
         self.begin()
 
     def begin(self) -> None:
         """Forget what was kept: the tokens of a step do not come again."""
-        self._places = {}  # of a token behind a place; 0 is the beginning, and padding
+        self._places: dict[tuple[int, int], int] = {}  # of a token behind a place; 0 is the beginning, and padding
         self._tokens, self._states = torch.zeros(1, dtype=torch.long), torch.empty(0)
 
     @contextlib.contextmanager
@@ -76,14 +80,14 @@ class LowerStates:
             def passing(input_ids: Any = None, attention_mask: Any = None, **kwargs: Any) -> Any:
                 cache = kwargs.get("past_key_values")
                 begun = cache is not None and cache.get_seq_length() > 0
-                if input_ids is None or attention_mask is None or begun or kwargs.get("output_router_logits"):
+                if input_ids is None or attention_mask is None or begun or asks_of_each_layer(kwargs):
                     return forward(input_ids, attention_mask, **kwargs)
                 if run is not None:
                     found, states = run(input_ids, attention_mask, **kwargs)
                     self._keep(input_ids, attention_mask, states)
                     return found
                 places = self._places_of(input_ids, attention_mask)
-                if places is None:
+                if not places[attention_mask.bool()].all():  # a token whose states were not kept
                     return forward(input_ids, attention_mask, **kwargs)
                 with self._beginning_later(without_adapters(model)):
                     return forward(places, attention_mask, **kwargs)
@@ -93,33 +97,35 @@ class LowerStates:
 
     def _keep(self, ids: torch.Tensor, mask: torch.Tensor, states: torch.Tensor) -> None:
         """Keep the states, (B, T, H), of tokens, (B, T), that are not known yet."""
-        new, tokens = [], []
+        known = len(self._places)
+        places = self._places_of(ids, mask, new=True).flatten().tolist()
+        first = {place: position for position, place in reversed(list(enumerate(places)))}
+        new = [first[place] for place in range(known + 1, len(self._places) + 1)]
+        if not self._states.numel():
+            self._states = states.new_zeros(1, states.shape[-1])
+        self._states = torch.cat([self._states, states.flatten(0, 1)[new]])
+        self._tokens = torch.cat([self._tokens, ids.flatten()[new]])
+
+    def _places_of(self, ids: torch.Tensor, mask: torch.Tensor, *, new: bool = False) -> torch.Tensor:
+        """Return the place of each token, 0 for padding and for a token that was not kept, (B, T).
+
+        Args:
+            ids: tokens, (B, T).
+            mask: true at those that are no padding, (B, T).
+            new: give tokens that are not known yet a place.
+        """
+        found = torch.zeros_like(ids)
         for row, (line, present) in enumerate(zip(ids.tolist(), mask.tolist(), strict=True)):
             place = 0
             for column, token in enumerate(line):
                 if not present[column]:
                     continue
-                before, place = place, self._places.get((place, token), 0)
+                if new:
+                    self._places.setdefault((place, token), len(self._places) + 1)
+                place = self._places.get((place, token), 0)
                 if not place:
-                    place = self._places[before, token] = len(self._places) + 1
-                    new.append(row * ids.shape[1] + column)
-                    tokens.append(token)
-        if not self._states.numel():
-            self._states = states.new_zeros(1, states.shape[-1])
-        self._states = torch.cat([self._states, states.flatten(0, 1)[new]])
-        self._tokens = torch.cat([self._tokens, torch.tensor(tokens, dtype=torch.long)])
-
-    def _places_of(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
-        """Return the place of each token, 0 for padding; None where one was not kept. All (B, T)."""
-        found = torch.zeros_like(ids)
-        for row, (line, present) in enumerate(zip(ids.tolist(), mask.tolist(), strict=True)):
-            place = 0
-            for column, token in enumerate(line):
-                if present[column]:
-                    place = self._places.get((place, token), 0)
-                    if not place:
-                        return None
-                    found[row, column] = place
+                    break
+                found[row, column] = place
         return found
 
     @contextlib.contextmanager
@@ -147,17 +153,13 @@ def _can_begin_later(model: Any, first: int) -> bool:
     ids[1, :_PROBE] = ids[0, :_PROBE]  # so that the rest of both runs behind one beginning
     given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     kept, decoder = LowerStates(first), decoder_of(model)
-    outputs = set()
-    hook = decoder.layers[0].register_forward_hook(lambda module, arguments, output: outputs.add(type(output)))
     try:
-        with torch.no_grad(), prompts_once(model, _PROBE), kept.shared(model):
+        with torch.no_grad(), prompts_once(model, _PROBE), kept.shared(model), output_types(decoder) as kinds:
             complete = decoder(**given).last_hidden_state.float()
-        if not all(issubclass(kind, torch.Tensor) for kind in outputs):
+        if not all(issubclass(kind, torch.Tensor) for kind in kinds):
             return False
         with torch.enable_grad(), prompts_once(model, _PROBE), kept.shared(model):
             later = decoder(**given).last_hidden_state.detach().float()
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
         return False  # its code is built in another way: the update computes it all, as without this
-    finally:
-        hook.remove()
     return bool((complete - later).abs().max() <= _SAME * complete.abs().max())

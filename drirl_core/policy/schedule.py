@@ -41,7 +41,7 @@ def rows_of_split(
     rows = {category: read_table(folder / "rows.parquet") for category, folder in datasets.items()}
     gone = {row["prompt_id"] for category in leave_out for row in rows.pop(category)}
     return {
-        category: [row for row in own if row["split"] == split and not (gone and row["twin_of"] in gone)]
+        category: [row for row in own if row["split"] == split and row["twin_of"] not in gone]
         for category, own in rows.items()
     }
 

@@ -60,11 +60,6 @@ class RewardScaling:
         super().__init__(reward_funcs=self._with_coefficients(reward_funcs), **arguments)
         self._uniforms = torch.Generator().manual_seed(self.args.seed)
 
-    @property
-    def begins_later(self) -> bool:
-        """Whether updates begin at the first adapted layer, with what the reference's pass left there."""
-        return self._lower is not None
-
     def _with_coefficients(self, reward: Reward) -> Reward:
         """Return a reward function that checks the rewards, logs their time, and computes alpha from them."""
 

@@ -79,7 +79,7 @@ def write_rows(folder: Path, name: str) -> None:
     helpful = name == "helpful_dataset"
     rows = [
         {"prompt_id": f"{name} {i}", "prompt": f"{name} request {i}", "kind": "look_alike" if helpful else "unsafe",
-         "split": "validation" if i < (10 if helpful else 1) else "train"}
+         "split": "validation" if i < (10 if helpful else 1) else "train", "twin_of": ""}
         for i in range(20)
     ]  # fmt: skip
     write_table(folder / "rows.parquet", rows, pa.schema([(column, pa.string()) for column in rows[0]]))

@@ -220,9 +220,10 @@ def test_the_policy_learns_the_same_and_every_update_begins_later(
     found: list[bool] = []
     places = LowerStates._places_of
 
-    def noted(self: LowerStates, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
-        kept = places(self, ids, mask)
-        found.append(kept is not None)
+    def noted(self: LowerStates, ids: torch.Tensor, mask: torch.Tensor, *, new: bool = False) -> torch.Tensor:
+        kept = places(self, ids, mask, new=new)
+        if not new:
+            found.append(bool(kept[mask.bool()].all()))
         return kept
 
     monkeypatch.setattr(LowerStates, "_places_of", noted)

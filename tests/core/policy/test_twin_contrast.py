@@ -181,13 +181,9 @@ def test_a_prompt_computed_once_for_both_answers_trains_the_same_weights(
     assert all(torch.allclose(one[name], other[name], atol=2e-4) for name in one)
 
 
-BY_CHANCE = (0, 0, 0)
-"""Whole pairs of two seeds' draws that do not look for them."""
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_harmless_twins_of_the_chosen_unsafe_prompts_are_chosen_first(with_twins: Any, seed: int) -> None:
-    """Two of six unsafe prompts with a twin, and two of six twins: by chance both pairs are whole in one of 15 cases."""
+    """Two of six unsafe prompts with a twin, and two of six twins: draws that do not look for them find none with these seeds."""
     few = {"sft.rows_per_category": 2, "sft.helpful_rows": 2}
     pairs = {}
     for name, contrast in (("compared", 1.0), ("not compared", 0.0)):
@@ -196,7 +192,7 @@ def test_harmless_twins_of_the_chosen_unsafe_prompts_are_chosen_first(with_twins
         chosen = {row["prompt_id"] for row in rows}
         assert len(rows) == 6
         pairs[name] = sum(row["twin_of"] in chosen for row in rows)
-    assert pairs == {"compared": 2, "not compared": BY_CHANCE[seed]}
+    assert pairs == {"compared": 2, "not compared": 0}
 
 
 def test_comparing_as_many_tokens_as_an_answer_has_is_comparing_all_of_it(with_twins: Any) -> None:
