@@ -324,6 +324,12 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         require(
+            not self.share_lower_layers or (self.kl > 0 and self.lora.rank > 0 and self.lora.first_layer > 0),
+            f"policy.share_lower_layers is on with policy.kl {self.kl}, policy.lora.rank {self.lora.rank} and "
+            f"policy.lora.first_layer {self.lora.first_layer}: it shares what lies below the adapters with the "
+            "reference's pass, so all three have to be above 0; set them, or policy.share_lower_layers to false",
+        )
+        require(
             self.num_generations >= 2, f"policy.num_generations is {self.num_generations}; a group needs at least 2"
         )
         require(

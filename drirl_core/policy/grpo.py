@@ -19,7 +19,7 @@ from drirl_core.models.embeddings import RECORD
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.sampling import reader_of_completions
 from drirl_core.policy.arguments import Ours, arguments_of
-from drirl_core.policy.lower_states import lower_states
+from drirl_core.policy.lower_states import LowerStates, lower_states
 from drirl_core.policy.options import require_options
 from drirl_core.policy.own_rewards import load_own_rewards, mean_metric
 from drirl_core.policy.plots import curve_plot
@@ -141,7 +141,7 @@ def align(context: stages.Context, name: str, method: Method = "GRPO", *, publis
         exact_sampling=policy.device.type == "cpu" and not SAMPLING & options_of(config.policy, method).keys(),
         read_completion=reader_of_completions(policy.tokenizer),
         shared=shared_states(policy, scorer, config.policy),
-        lower=lower_states(policy.model, adapters) if config.policy.share_lower_layers else None,
+        lower=_lower(policy, adapters, context),
         model=policy.model,
         reward_funcs=read_together(scorer, config.models, context.shards),
         args=arguments,
@@ -177,6 +177,19 @@ def _start(context: stages.Context) -> str | Path:
 def _hardness(context: stages.Context) -> dict[str, float] | None:
     """Return the hardness of the prompts where it decides their order."""
     return hardness_of_prompts(context) if context.config.policy.order == "hardness" else None
+
+
+def _lower(policy: Policy, adapters: Any, context: stages.Context) -> LowerStates | None:
+    """Return what shares the layers below the adapters where `policy.share_lower_layers` asks for it, or say why not."""
+    if not context.config.policy.share_lower_layers:
+        return None
+    found = lower_states(policy.model, adapters)
+    if found is None:
+        context.reporter.log(
+            "policy.share_lower_layers is on, but the update computes all layers: lower ones are shared on a CPU, with "
+            "a model whose layers can be entered by their states alone"
+        )
+    return found
 
 
 def _say(reporter: Reporter, method: Method, policy: Policy, left_out: Sequence[str]) -> None:

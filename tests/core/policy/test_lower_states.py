@@ -236,3 +236,12 @@ def test_the_policy_learns_the_same_and_every_update_begins_later(
         assert one.keys() == other.keys() and {"loss", "kl"} <= one.keys()
         for key in {"loss", "kl", "reward", "entropy"} & one.keys():  # a second update logs no reward
             assert one[key] == pytest.approx(other[key], abs=1e-4), key
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_an_update_that_cannot_begin_later_says_so(contexts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drirl_core.policy.lower_states.can_be_read", lambda model: False)
+    settings = {"policy.lora": {"rank": 2, "first_layer": 0.5}, "policy.share_lower_layers": True, "policy.steps": 1}
+    context = contexts.make("unread", settings)
+    build_policy_checkpoint(context)
+    assert any("the update computes all layers" in line for line in context.reporter.lines)
