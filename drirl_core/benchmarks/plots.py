@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from drirl_core.benchmarks.measure import ALL
-from drirl_core.benchmarks.render import POLICY_NAMES
+from drirl_core.benchmarks.render import POLICY_NAMES, curve_name, on_roc
 from drirl_core.pictures.palette import key_of, on_white
 
 _MARKERS = "osD^v"
@@ -111,14 +111,13 @@ def roc_curves(results: Mapping[str, Any], file: Path) -> bool:
         return False
     figure, axis = _figure(4.8, 4.6)
     axis.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, linestyle=":")
-    rows = [row for row in results["examination"] if row["name"] in curves]
-    for row in rows:
-        x, y = zip(*curves[row["name"]], strict=True)
+    for row in on_roc(results):
         reference = row["kind"] == "reference"
         number = 0 if reference else results["policies"].index(row["name"])
         colour = on_white(key_of(row["name"], results["policies"]))
-        name = f"{POLICY_NAMES.get(row['name'], row['name'])}, AUC {row['auc']:.3f}"
+        name = curve_name(row) + (f", AUC {row['auc']:.3f}" if row["auc"] is not None else "")
         dash = {"floor": ":", "ceiling": "--"}.get(row["name"], "-")
+        x, y = zip(*curves[row["name"]], strict=True) if row["name"] in curves else ((), ())
         axis.plot(x, y, color=colour, linewidth=1.2, linestyle=dash, label=name)
         axis.plot(
             [row["over_refusal"]], [row["refusal"]], marker="*" if reference else _MARKERS[number % len(_MARKERS)],

@@ -23,10 +23,13 @@ POLICY_NAMES = {
     "rloo_s": "RLOO-S",
     "verifiable": "GRPO, verifiable reward",
     "propositions": "GRPO, propositions",
+    "best_of_n": "SFT start, best of N",
     "dr_irl": "DR-IRL",
     "ceiling": "ceiling: linear probe",
 }
 """Names of policies and reference classifiers for people; others are shown as they are."""
+NO_SCORE = "It has no refusal score, and so no AUC: a choice among samples has no probabilities of its own."
+"""Why best_of_n has a dash for its AUC."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ def render(results: Mapping[str, Any]) -> str:
     parts = [
         title,
         prefill_line(results),
+        best_of_n_line(results),
         examination_table(results),
         score_line(results),
         reply_table(results),
@@ -111,6 +115,36 @@ def prefill_line(results: Mapping[str, Any]) -> str:
     if any(row["kind"] == "reference" for row in results["examination"]):
         said.append("Floor and ceiling read the prompt alone and decide as without these words.")
     return " ".join(said)
+
+
+def best_of_n_line(results: Mapping[str, Any]) -> str:
+    """Say how the baseline best_of_n answers, and that it has no refusal score; empty without it."""
+    how = results.get("best_of_n")
+    if not how:
+        return ""
+    said = (
+        f"{POLICY_NAMES['best_of_n']}: of {how['best_of']} replies, sampled at temperature {how['temperature']}, the "
+        "one with the highest expected reward."
+    )
+    if results["score"]["kind"] != "none":
+        said += f" {NO_SCORE}"
+    return said
+
+
+def on_roc(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the rows of the examination that a ROC picture shows: best_of_n is a point among the policies' curves.
+
+    Args:
+        results: content of `results.json`.
+    """
+    rows, curves = results["examination"], results["roc"]
+    scored = any(row["kind"] == "policy" and row["name"] in curves for row in rows)
+    return [row for row in rows if row["name"] in curves or (scored and row["name"] == "best_of_n")]
+
+
+def curve_name(row: Mapping[str, Any]) -> str:
+    """Return what the legend of a ROC picture calls a row of the examination."""
+    return POLICY_NAMES.get(row["name"], row["name"]) + ("" if row["auc"] is not None else " (no score)")
 
 
 def examination_table(results: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from drirl_core.benchmarks.best_of_n import chosen, decoding_of
 from drirl_core.benchmarks.examine import Examinee, classifier_examinee, examine, examined, policy_examinee
 from drirl_core.benchmarks.judges.verdicts import RulesJudge
 from drirl_core.benchmarks.judging import DETAILS, Judges, valid
@@ -21,9 +22,10 @@ from drirl_core.benchmarks.references.classifiers import CEILING, FLOOR, load
 from drirl_core.benchmarks.refusal_score import beside_replies, describe, refusal_scores
 from drirl_core.benchmarks.render import POLICY_NAMES, render
 from drirl_core.benchmarks.suites import PAIRED, BenchmarkRow, Suite, find_suite, load_suite
+from drirl_core.config import BEST_OF_N
 from drirl_core.errors import ArtifactError, DataError, nearest
 from drirl_core.graph.build import Context
-from drirl_core.graph.stages import CHECKPOINTS
+from drirl_core.graph.policies import POLICIES, asset_of
 from drirl_core.models import sampling
 from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.models.sampling.decode import Watch
@@ -86,9 +88,9 @@ class Scoring:
 def build_benchmark(context: Context) -> dict[str, Any]:
     """Let each policy answer a suite greedily, judge and score, and compare the policies with floor and ceiling.
 
-    Reads `reference_classifiers`, `policy_checkpoint` and, if there are any, `sft_checkpoint` and the baselines; the
-    base policy is `config.models.policy`. Writes `replies.parquet`, `references.parquet`, `results.json`, `results.md`
-    and pictures.
+    Reads `reference_classifiers`, `policy_checkpoint` and, if there are any, `sft_checkpoint` and the baselines, of
+    which `best_of_n_<suite>` holds completions; the base policy is `config.models.policy`. Writes `replies.parquet`,
+    `references.parquet`, `results.json`, `results.md` and pictures.
 
     Args:
         context: of the stage; `suite` names the suite.
@@ -116,9 +118,12 @@ def build_benchmark(context: Context) -> dict[str, Any]:
     scores: dict[tuple[str, str], float] = {}
     prompts = [row.prompt for row in asked]
     for policy, reference in policies.items():
-        watch = beside_replies(context, prompts, suite.prefill)
-        own = judges.judge(answer(context, policy, reference, rows, suite.prefill, watch))
-        scored = refusal_scores(context, reference, prompts, suite.prefill)
+        if policy == BEST_OF_N:  # a choice among samples has no probabilities of its own to score
+            own, scored = judges.judge(judged(policy, rows, chosen(Path(reference), rows))), None
+        else:
+            watch = beside_replies(context, prompts, suite.prefill)
+            own = judges.judge(answer(context, policy, reference, rows, suite.prefill, watch))
+            scored = refusal_scores(context, reference, prompts, suite.prefill)
         replies += own
         examinees.append(policy_examinee(policy, [reply for reply in own if reply.row.group in PAIRED], scored))
         scores.update(((policy, row.prompt_id), score) for row, score in zip(asked, scored or (), strict=False))
@@ -165,7 +170,9 @@ def write_results(
     usable, kept = valid(replies, asked)
     # The rules read words; what another judge would say with the prefill in front was not asked.
     ruled = bool(suite.prefill) and isinstance(judges.first, RulesJudge)
-    beside = {"with_prefill": with_prefill(usable, suite.prefill)} if ruled else {}
+    beside: dict[str, Any] = {"with_prefill": with_prefill(usable, suite.prefill)} if ruled else {}
+    reranked = context.inputs.get(asset_of(BEST_OF_N, suite.name))
+    beside |= {BEST_OF_N: decoding_of(reranked)} if reranked else {}
     found = {
         "suite": {"name": suite.name, "version": suite.version, "licence": suite.licence, "home": suite.home},
         "groups": dict(Counter(row.group for row in rows)),
@@ -192,14 +199,15 @@ def write_results(
 
 
 def _policies(context: Context) -> dict[str, str | Path]:
-    """Return who answers, in the order of the tables."""
+    """Return who answers, in the order of the tables, with model or directory."""
     if "policy_checkpoint" not in context.inputs:
         raise ArtifactError(
             f"a benchmark needs policy_checkpoint among its inputs, which are {sorted(context.inputs)}; "
             "materialize it first"
         )
-    trained = {name: context.inputs[asset] for name, asset in CHECKPOINTS.items() if asset in context.inputs}
-    return {"base": context.config.models.policy, **trained}
+    assets = {name: asset_of(name, str(context.suite)) for name in POLICIES}
+    made = {name: context.inputs[asset] for name, asset in assets.items() if asset in context.inputs}
+    return {"base": context.config.models.policy, **made}
 
 
 def _references(context: Context, rows: Sequence[BenchmarkRow]) -> tuple[Examinee, Examinee]:

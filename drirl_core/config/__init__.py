@@ -49,7 +49,9 @@ from drirl_core.config.slices import quiet, slice_of
 from drirl_core.config.staging import check_stages
 from drirl_core.config.training import (
     BASELINES,
+    BEST_OF_N,
     MOST_ROUNDS,
+    TRAINED,
     Baseline,
     PolicyConfig,
     RewardsConfig,
@@ -59,13 +61,13 @@ from drirl_core.errors import ConfigError
 from drirl_core.store.remote import check_uri
 
 __all__ = [
-    "BASELINES", "EMBEDDED", "INBOX", "MOST_ROUNDS", "AlertHookConfig", "AlertsConfig", "BaseConfig",
-    "BenchmarksConfig", "ChecksConfig", "CompletionsConfig", "Config", "DemonstrationsConfig", "DemonstratorConfig",
-    "DifferenceConfig", "DpoConfig", "EmbeddedJudgeConfig", "ExecutionConfig", "FreshnessConfig", "HardnessConfig",
-    "InboxConfig", "IrftConfig", "JudgeName", "LeaveOutConfig", "LlmJudgeConfig", "LoraConfig", "ModelsConfig",
-    "OperationsConfig", "OwnRewardConfig", "PolicyConfig", "PromotionConfig", "PromptsConfig", "RewardsConfig",
-    "SecondJudge", "SftConfig", "SourceConfig", "SuiteConfig", "VllmConfig", "from_resolved", "load_config", "resolved",
-    "slice_hash",
+    "BASELINES", "BEST_OF_N", "EMBEDDED", "INBOX", "MOST_ROUNDS", "TRAINED", "AlertHookConfig", "AlertsConfig",
+    "BaseConfig", "BenchmarksConfig", "ChecksConfig", "CompletionsConfig", "Config", "DemonstrationsConfig",
+    "DemonstratorConfig", "DifferenceConfig", "DpoConfig", "EmbeddedJudgeConfig", "ExecutionConfig", "FreshnessConfig",
+    "HardnessConfig", "InboxConfig", "IrftConfig", "JudgeName", "LeaveOutConfig", "LlmJudgeConfig", "LoraConfig",
+    "ModelsConfig", "OperationsConfig", "OwnRewardConfig", "PolicyConfig", "PromotionConfig", "PromptsConfig",
+    "RewardsConfig", "SecondJudge", "SftConfig", "SourceConfig", "SuiteConfig", "VllmConfig", "from_resolved",
+    "load_config", "resolved", "slice_hash",
 ]  # fmt: skip
 
 
@@ -105,8 +107,9 @@ class Config:
     drawn in proportion to alpha, `irft` in rounds on pairs with the policy's own completions, `joint` by GRPO with one
     reward model for all categories, `grpo` and `rloo` with the same rewards and alpha = 1, `staged_competence` as
     `grpo` with the prompts in the order of their hardness and a reference renewed at every stage, `rloo_s` with alpha,
-    and as controls `verifiable`, GRPO rewarded by the rules judge, and `propositions`, GRPO rewarded by readable
-    propositions of a reply."""
+    as controls `verifiable`, GRPO rewarded by the rules judge, and `propositions`, GRPO rewarded by readable
+    propositions of a reply, and `best_of_n`, the SFT start, of whose `benchmarks.best_of` samples the reward models
+    choose one."""
     dpo: DpoConfig = field(default_factory=DpoConfig)
     """The baseline `dpo`."""
     irft: IrftConfig = field(default_factory=IrftConfig)
@@ -195,6 +198,11 @@ class Config:
         )
         require(
             len(set(self.baselines)) == len(self.baselines), f"baselines names one twice: {', '.join(self.baselines)}"
+        )
+        require(
+            BEST_OF_N not in self.baselines or self.policy.start == "sft",
+            f"baselines has {BEST_OF_N}, which chooses among completions of the SFT start, but policy.start is "
+            f"{self.policy.start!r} and there is none; set policy.start to 'sft', or take {BEST_OF_N} out",
         )
         check_stages(self)
         self._require_adapters()

@@ -68,6 +68,9 @@ class BenchmarksConfig:
     pass per prompt), `samples` (share of refusals among sampled replies) or `none`."""
     score_samples: int = 8
     """Replies per prompt that `score: samples` draws at temperature 1."""
+    best_of: int = added(8)
+    """N of the baseline `best_of_n`: completions of a prompt, sampled at `completions.temperature`, of which it takes
+    the one with the highest expected reward."""
     reference_over_refusal: float = 0.15
     """Over-refusal on validation prompts that the thresholds of floor and ceiling allow; the bound of the check is
     `checks.max_over_refusal`, which decides no result."""
@@ -83,6 +86,11 @@ class BenchmarksConfig:
         )
         require(self.resamples >= 100, f"benchmarks.resamples is {self.resamples}; at least 100")
         require(self.score_samples >= 2, f"benchmarks.score_samples is {self.score_samples}; at least 2")
+        require(
+            self.best_of >= 2,
+            f"benchmarks.best_of is {self.best_of}; give at least 2 completions to choose from, or take best_of_n out "
+            "of baselines",
+        )
         require(
             0 <= self.reference_over_refusal <= 1,
             f"benchmarks.reference_over_refusal is {self.reference_over_refusal}; choose in [0, 1]",

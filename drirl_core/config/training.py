@@ -236,10 +236,24 @@ class SftConfig:
 
 
 Baseline = Literal[
-    "dpo", "dpo_s", "irft", "joint", "grpo", "staged_competence", "rloo", "rloo_s", "verifiable", "propositions"
+    "dpo",
+    "dpo_s",
+    "irft",
+    "joint",
+    "grpo",
+    "staged_competence",
+    "rloo",
+    "rloo_s",
+    "verifiable",
+    "propositions",
+    "best_of_n",
 ]
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
-"""Policies to compare with, in the order of the tables; the asset of each is `<name>_checkpoint`."""
+"""Policies to compare with, in the order of the tables."""
+BEST_OF_N: Baseline = "best_of_n"
+"""The baseline without weights of its own: the SFT start, of whose completions the reward models choose one."""
+TRAINED: tuple[Baseline, ...] = tuple(name for name in BASELINES if name != BEST_OF_N)
+"""The baselines with weights of their own; the asset of each is `<name>_checkpoint`."""
 
 
 @dataclass(frozen=True)

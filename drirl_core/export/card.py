@@ -13,7 +13,7 @@ from drirl_core.benchmarks.render import render
 from drirl_core.export.licences import LICENCE, Licence
 from drirl_core.export.material import Material
 from drirl_core.graph.figures import key_figures
-from drirl_core.graph.stages import CHECKPOINTS
+from drirl_core.graph.policies import CHECKPOINTS
 from drirl_core.models.naming import base_model
 from drirl_core.policy.readme import METHODS, settings_text
 from drirl_core.redaction import redact_text

@@ -11,11 +11,11 @@ from typing import Any
 from drirl_core.benchmarks.judges.recorded import recorded_errors
 from drirl_core.benchmarks.measure import ALIGNED
 from drirl_core.checks.gates import Gate, judge_candidate
-from drirl_core.config import Config
+from drirl_core.config import BEST_OF_N, Config
 from drirl_core.errors import ConfigError, nearest
 from drirl_core.graph.layout import dataset_name
 from drirl_core.graph.planned import Named
-from drirl_core.graph.stages import CHECKPOINTS
+from drirl_core.graph.policies import CHECKPOINTS, NO_WEIGHTS
 from drirl_core.policy.readme import data_rows
 from drirl_core.promotion import CANDIDATE
 from drirl_core.report.reading import read_json
@@ -97,9 +97,11 @@ def gather(named: Named, policy: str = ALIGNED) -> Material:
         policy: name in results, a key of `CHECKPOINTS`.
 
     Raises:
-        ConfigError: there is no such policy.
+        ConfigError: there is no such policy, or it has no weights of its own.
         ArtifactError: something is not built yet; the message says which command builds it.
     """
+    if policy == BEST_OF_N:
+        raise ConfigError(f"--show {policy}: {NO_WEIGHTS}; --show sft exports the start")
     if policy not in CHECKPOINTS:
         raise ConfigError(f"--show {policy!r} is no policy; {nearest(policy, CHECKPOINTS)}")
     project = named.project

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from drirl_core.config import BEST_OF_N
+from drirl_core.graph.columns import meanings
 from drirl_core.graph.reads import (
     BESIDE_POLICY,
     BESIDE_WEIGHTS,
@@ -18,7 +20,7 @@ from drirl_core.graph.reads import (
     for_grpo,
     of_backbone,
 )
-from drirl_core.graph.record import Cost, Stage
+from drirl_core.graph.record import Cost, MainTable, Stage
 from drirl_core.graph.rounds import BESIDE_REWARDS, ROUND_POOLS
 
 if TYPE_CHECKING:
@@ -191,3 +193,40 @@ BASELINE_STAGES: dict[str, Stage] = {
     ),
 }
 """By name, in topological order; they need the stages up to the policy."""
+
+_OF_SAMPLES = ("benchmarks.max_new_tokens", "benchmarks.batch_size", SAMPLER)
+"""What decides samples of a suite beside the policy that writes them, and what they cost."""
+
+BEST_OF_N_STAGES: dict[str, Stage] = {
+    BEST_OF_N: Stage(
+        "drirl_core.benchmarks.best_of_n:build_best_of_n",
+        "1",
+        (
+            "benchmarks.best_of",
+            "benchmarks.suites",
+            *_OF_SAMPLES,
+            "completions.temperature",
+            "models.encoder",
+            *INITIAL_POLICY,
+            "seed",
+        ),
+        "benchmarks",
+        heavy=True,
+        per="suite",
+        inputs=("prompt_pool", "sft_checkpoint", "reward_model", "reference_classifiers", "own suite"),
+        description="Baseline, if `baselines` has best_of_n: samples of the SFT start on the suite {member}, of which "
+        "the reward models choose one per prompt.",
+        when=_compared(BEST_OF_N),
+        table=MainTable(
+            "completions.parquet",
+            {
+                **meanings("group", "category", "prompt_id", "sample", "completion", "tokens", "finished"),
+                "reward": "expected reward: of the likeliest category and of harmless prompts, by how unsafe the "
+                "prompt is",
+                "chosen": "whether it is the best of its prompt, which the benchmark judges",
+            },
+        ),
+        cost=Cost(("benchmarks.best_of",), ("benchmarks.suites[{member}]", *_OF_SAMPLES), tokens=True),
+    )
+}
+"""The baseline without weights of its own, by name; it needs the reference classifiers too."""

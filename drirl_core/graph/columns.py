@@ -39,7 +39,7 @@ MEANINGS: Mapping[str, str] = {
     "score": "refusal score: higher for a likelier refusal; empty where none was computed",
     "classifier": "floor (a bag of words of the training prompts) or ceiling (a linear probe of the base model)",
     "refused": "whether its score is above its threshold",
-    "reply": "the policy's greedy reply; it begins with the prefill of a suite that has one",
+    "reply": "the policy's greedy reply, of best_of_n its chosen one; it begins with the prefill of the suite, if any",
     "label": "what the judge says of the reply, without a prefill",
     "correct": "whether a question with a known answer was answered right; empty elsewhere",
 }

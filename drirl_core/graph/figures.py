@@ -49,6 +49,8 @@ FIGURES: Mapping[str, Figure] = {
     "alpha_max": Figure("largest alpha"),
     "first_loss": Figure("loss in the first step"),
     "last_loss": Figure("loss in the last step"),
+    "expected_reward": Figure("mean expected reward of the chosen completions"),
+    "expected_reward_of_all": Figure("mean expected reward of all samples"),
     "token_accuracy": Figure("tokens predicted right in the last step", "%"),
     "floor_validation_auc": Figure("AUC of the floor on validation prompts"),
     "ceiling_validation_auc": Figure("AUC of the ceiling on validation prompts"),

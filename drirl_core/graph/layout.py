@@ -172,8 +172,13 @@ def _needs(named: str, stage: Stage, member: str | None, config: Config, made: M
         return INPUTS[named](config, member)
     if named not in STAGES:
         raise ValueError(f"{named!r} is neither a stage nor one of {', '.join(INPUTS)}")
-    same = stage.per_category and STAGES[named].per_category
-    return tuple(node.name for node in made.values() if node.stage == named and (not same or node.category == member))
+    other = STAGES[named]
+    same = (stage.per_category and other.per_category) or stage.per == other.per == "suite"
+    return tuple(
+        node.name
+        for node in made.values()
+        if node.stage == named and (not same or member in (node.category, node.suite))
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- sources

@@ -94,8 +94,8 @@ class Stage:
         volatile: files whose bytes may differ between equal results.
         unread: dotted settings below `config` that this stage does not read, or that decide no result.
         per: what it has one asset of: the run, each category with `helpful`, each harm category, or each suite.
-        inputs: what it is made from: stages above it in the table (an asset per category takes that of its own
-            category, any other asset takes all of them) and names of `drirl_core.graph.layout.INPUTS`.
+        inputs: what it is made from: stages above it in the table (an asset per category or suite takes that of its
+            own category or suite, any other asset takes all of them) and names of `drirl_core.graph.layout.INPUTS`.
         description: one sentence for people; `{member}` is the category or suite.
         helpful_description: the sentence for the category `helpful`, where it differs.
         when: whether a configuration has the stage at all.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from drirl_core.config import BASELINES
-from drirl_core.graph.baselines import BASELINE_STAGES
+from drirl_core.config import BASELINES, BEST_OF_N, TRAINED
+from drirl_core.graph.baselines import BASELINE_STAGES, BEST_OF_N_STAGES
 from drirl_core.graph.columns import meanings
 from drirl_core.graph.reads import (
     BESIDE_POLICY,
@@ -60,8 +60,6 @@ def _shows_safety_policy(config: Config) -> bool:
     return bool(config.demonstrations.safety_policy)
 
 
-CHECKPOINTS = {**{name: f"{name}_checkpoint" for name in ("sft", *BASELINES)}, "dr_irl": "policy_checkpoint"}
-"""Assets of the trained policies by their name in results, in the order of the tables."""
 STAGES: dict[str, Stage] = {
     "prompt_pool": Stage(
         "drirl_core.prompts.stage:build_prompt_pool",
@@ -316,29 +314,33 @@ STAGES: dict[str, Stage] = {
     "reference_classifiers": Stage(
         "drirl_core.benchmarks.references.stage:build_reference_classifiers",
         "2",
-        (
-            "benchmarks.reference_over_refusal",
-            *INITIAL_POLICY,
-        ),
+        ("benchmarks.reference_over_refusal", *INITIAL_POLICY),
         "benchmarks",
         heavy=True,
         inputs=("dataset",),
         description="Floor and ceiling of the benchmarks: a bag of words, and a linear probe of the frozen base model.",
     ),
+    **BEST_OF_N_STAGES,
     "benchmark": Stage(
         "drirl_core.benchmarks.stage:build_benchmark",
         "3",
         ("benchmarks", *INITIAL_POLICY, "seed"),
         "benchmarks",
         heavy=True,
-        # It reads the thresholds that were chosen with the first; the others decide no verdict.
-        unread=("benchmarks.reference_over_refusal", "benchmarks.llm.api_key_env", "benchmarks.llm.parallel"),
+        # It reads what was made with the first two; the others decide no verdict.
+        unread=(
+            "benchmarks.reference_over_refusal",
+            "benchmarks.best_of",
+            "benchmarks.llm.api_key_env",
+            "benchmarks.llm.parallel",
+        ),
         safety_policy=_judged_by_a_model,
         per="suite",
         inputs=(
             "sft_checkpoint",
             "policy_checkpoint",
-            *(f"{name}_checkpoint" for name in BASELINES),
+            *(f"{name}_checkpoint" for name in TRAINED),
+            BEST_OF_N,
             "reference_classifiers",
             "own suite",
         ),

@@ -38,6 +38,7 @@ PALETTE: Mapping[str, Colour] = {
     "rloo_s": Colour("#454f00", "#d6e68a"),
     "verifiable": Colour("#b8437a", "#e07fb0"),
     "propositions": Colour("#7d1f4c", "#f2b3cf"),
+    "best_of_n": Colour("#8a5a00", "#ffd27a"),
     "dr_irl": Colour("#0072b2", "#4ba3dd"),
     "floor": _INK,
     "ceiling": _INK,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from drirl_core.benchmarks.refusal_score import OPENINGS
 from drirl_core.completions.choice import most_completed
-from drirl_core.config import Config, LoraConfig
+from drirl_core.config import BEST_OF_N, Config, LoraConfig
 from drirl_core.config.reward_adapter import RewardAdapterConfig
 from drirl_core.planning.parts import Parts
 from drirl_core.planning.passes import Batch, Trained, cache_per_token, loaded, reading_pass, sharded, trained
@@ -79,6 +79,8 @@ def plan_stages(config: Config, device: Device, load: Workload, encoder: int) ->
         found.append(planner.sft())
     found += [planner.completions(), planner.rewards(), planner.hardness(), planner.policy("policy_checkpoint")]
     for name in config.baselines:
+        if name == BEST_OF_N:  # it trains nothing
+            continue
         if name in ("dpo", "dpo_s"):
             found.append(planner.dpo(f"{name}_checkpoint"))
         elif name == "irft":
@@ -86,6 +88,8 @@ def plan_stages(config: Config, device: Device, load: Workload, encoder: int) ->
         else:
             found.append(planner.policy(f"{name}_checkpoint", _REWARDS.get(name, "learned")))
     found.append(planner.classifiers())
+    if BEST_OF_N in config.baselines:
+        found += [planner.best_of_n(suite) for suite in load.suites]
     found += [planner.benchmark(suite) for suite in load.suites]
     # The last resort: it changes the result of every stage.
     return [replace(stage, settings=(*stage.settings, "models.quantization")) for stage in found]
@@ -281,10 +285,25 @@ class _Planner:
         layers = max(1, round(_DEPTH * self._device.shape.layers))
         return StagePlan("reference_classifiers", (self._read(rows, layers, self._load.prompts.longest),))
 
+    def best_of_n(self, suite: SuiteLoad) -> StagePlan:
+        """Plan the samples of the SFT start on a suite, and what rewards and probe read of the base model."""
+        settings, device, prompts = self._config.benchmarks, self._device, suite.prompts
+        new, rows = settings.max_new_tokens, settings.best_of * suite.rows
+        sampled = self._sampled(Batch(settings.batch_size, prompts.longest, new), rows, "exact", prompts.mean, 1)
+        resident = loaded(device.shape, device.numbers, 1)  # the start stays beside the base model
+        probed = reading(device, suite.rows, prompts.longest, self._layer(_DEPTH), resident)
+        rewarded = self._encoded(rows)
+        if self._config.rewards.backbone != "embedding":
+            width = prompts.longest + new
+            rewarded = _at(self._rewarded(rows, width, resident), (prompts.mean + new) / width)
+        names = ("benchmarks.batch_size", "benchmarks.max_new_tokens")
+        phases = (sampled, _at(probed, prompts.mean / prompts.longest), rewarded)
+        return StagePlan(f"{BEST_OF_N}_{suite.name}", phases, names)
+
     def benchmark(self, suite: SuiteLoad) -> StagePlan:
         """Plan the greedy replies of all policies to a suite, and their refusal scores."""
         settings, device = self._config.benchmarks, self._device
-        policies = 2 + (self._config.policy.start == "sft") + len(self._config.baselines)
+        policies = 2 + (self._config.policy.start == "sft") + len(set(self._config.baselines) - {BEST_OF_N})
         copies = min(policies, _KEPT + 1) - 1
         batch = Batch(settings.batch_size, suite.prompts.longest, settings.max_new_tokens)
         phases = [self._sampled(batch, policies * suite.rows, "greedy", suite.prompts.mean, copies)]

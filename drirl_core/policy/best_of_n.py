@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from drirl_core.config import Config
     from drirl_core.graph.planned import Named
     from drirl_core.models.sampling import Completion
+    from drirl_core.project import Project
     from drirl_core.store.artifacts import ArtifactStore
 
 
@@ -72,9 +73,28 @@ class BestOfN:
         ends = np.cumsum([len(own) for own in completions])[:-1]
         return np.split(p * harm + (1 - p) * helpful, ends)
 
-    def choose(self, prompts: Sequence[str], completions: Sequence[Sequence[str]]) -> list[int]:
-        """Return for each prompt the place of its best completion; of equal ones the first."""
-        return [int(values.argmax()) for values in self.expected(prompts, completions)]
+
+@dataclass(frozen=True)
+class Choice:
+    """The completions of one prompt with their expected rewards.
+
+    Args:
+        completions: N completions.
+        rewards: float64, (N,).
+    """
+
+    completions: Sequence[Completion]
+    rewards: np.ndarray
+
+    @property
+    def place(self) -> int:
+        """Place of the best completion; of equal ones the first."""
+        return int(self.rewards.argmax())
+
+    @property
+    def best(self) -> Completion:
+        """The completion that is taken."""
+        return self.completions[self.place]
 
 
 @dataclass(frozen=True)
@@ -108,8 +128,8 @@ class Reranking:
         config: Config,
         store: ArtifactStore,
         reporter: Reporter,
-    ) -> list[Completion]:
-        """Sample N completions of each prompt and return the chosen ones.
+    ) -> list[Choice]:
+        """Sample N completions of each prompt and reward them.
 
         Args:
             policy: model reference, checkpoint directory or loaded policy.
@@ -120,7 +140,7 @@ class Reranking:
             reporter: gets progress.
 
         Returns:
-            B completions, chosen with the prefill as a part of them and returned without it.
+            B choices: rewards are those of the completions with the prefill, which they are returned without.
         """
         from drirl_core.models.sampling import SamplingSettings, sample
 
@@ -130,8 +150,8 @@ class Reranking:
             policy, prompts, self.samples, settings,
             models=config.models, store=store, reporter=reporter, vllm=config.execution.engine,
         )  # fmt: skip
-        chosen = self.chooser.choose(prompts, [[self.prefill + one.text for one in own] for own in drawn])
-        return [own[place] for own, place in zip(drawn, chosen, strict=True)]
+        rewards = self.chooser.expected(prompts, [[self.prefill + one.text for one in own] for own in drawn])
+        return [Choice(*one) for one in zip(drawn, rewards, strict=True)]
 
 
 def load_reranking(named: Named, samples: int, reporter: Reporter) -> Reranking:
@@ -148,35 +168,59 @@ def load_reranking(named: Named, samples: int, reporter: Reporter) -> Reranking:
     """
     if samples < 2:
         raise ConfigError(f"--best-of {samples}: give at least 2, or leave it out for greedy decoding")
+    project = named.project
+    known = (*project.graph.categories, taxonomy.HELPFUL)
+    found = named.open("prompt_pool", "reference_classifiers", *(f"reward_model_{name}" for name in known))
+    versions = {name: artifact.version for name, artifact in found.items()}
+    folders = {name: artifact.path for name, artifact in found.items()}
+    return Reranking(
+        samples, open_chooser(folders, project, reporter), project.config.completions.temperature, versions
+    )
+
+
+def open_chooser(folders: Mapping[str, Path], project: Project, reporter: Reporter) -> BestOfN:
+    """Open what chooses among completions.
+
+    Args:
+        folders: directories of `prompt_pool`, `reference_classifiers` and all reward models, by asset name.
+        project: the categories, the models and the store.
+        reporter: gets the progress of reading prompts.
+
+    Raises:
+        DataError: there are several categories, and no router can tell which one a prompt is of.
+    """
     from drirl_core.benchmarks.references.classifiers import load
     from drirl_core.models.embeddings import Embedder
     from drirl_core.models.hidden_states import HiddenStates
 
-    config, store = named.project.config, named.project.store
-    known = (*named.project.graph.categories, taxonomy.HELPFUL)
-    found = named.open("prompt_pool", "reference_classifiers", *(f"reward_model_{name}" for name in known))
+    config, store, categories = project.config, project.store, project.graph.categories
     states, embedder = HiddenStates(config.models, store), Embedder(config.models, store)
-    models = {name: load_reward_model(found[f"reward_model_{name}"].path) for name in known}
-    _, probe = load(found["reference_classifiers"].path)
+    known = (*categories, taxonomy.HELPFUL)
+    models = {name: load_reward_model(folders[f"reward_model_{name}"]) for name in known}
+    _, probe = load(folders["reference_classifiers"])
 
     def unsafe(prompts: Sequence[str]) -> np.ndarray:
         from scipy.special import expit
 
         return expit(probe.scores(states.of_prompts(prompts, probe.layer, reporter)))
 
-    category_of = _router(found["prompt_pool"].path, known[:-1], embedder, config.seed)
-    versions = {name: artifact.version for name, artifact in found.items()}
-    chooser = BestOfN(RewardRouter(models, embedder, states), category_of, unsafe)
-    return Reranking(samples, chooser, config.completions.temperature, versions)
+    category_of = category_by_router(folders["prompt_pool"], categories, embedder, config.seed)
+    return BestOfN(RewardRouter(models, embedder, states), category_of, unsafe)
 
 
-def _router(
+def category_by_router(
     pool: Path, categories: Sequence[str], embedder: Any, seed: int
 ) -> Callable[[Sequence[str]], Sequence[str]]:
     """Return a function from prompts to their most probable categories."""
-    from drirl_core.prompts.router import router_of_pool
+    from drirl_core.prompts.router import NoRouterError, router_of_pool
 
     if len(categories) == 1:
         return lambda prompts: [categories[0]] * len(prompts)
-    router = router_of_pool(pool, embedder, seed)
+    try:
+        router = router_of_pool(pool, embedder, seed)
+    except NoRouterError as error:
+        raise DataError(
+            f"best-of-N needs a router, which says whose rewards a prompt gets: {error}; give sources with categories, "
+            "or take best_of_n out of baselines"
+        ) from error
     return lambda prompts: [found.best for found in router.route(embedder.encode(list(prompts)), 0.0)]

@@ -16,7 +16,7 @@ from drirl_core import taxonomy
 from drirl_core.config import DpoConfig
 from drirl_core.errors import ConfigError, DataError
 from drirl_core.graph import build as stages
-from drirl_core.graph.stages import CHECKPOINTS
+from drirl_core.graph.policies import CHECKPOINTS
 from drirl_core.models.adapters import adapters_of
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.templates import chat_text

@@ -12,8 +12,8 @@ from trl import GRPOConfig, RLOOConfig
 from drirl_core.benchmarks.measure import ALIGNED
 from drirl_core.config import PolicyConfig
 from drirl_core.graph import build as stages
+from drirl_core.graph.policies import CHECKPOINTS
 from drirl_core.graph.rounds import ROUND_POLICIES
-from drirl_core.graph.stages import CHECKPOINTS
 from drirl_core.models.adapters import adapters_of
 from drirl_core.models.embeddings import RECORD
 from drirl_core.models.loading import Policy, load_policy

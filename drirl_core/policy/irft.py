@@ -22,7 +22,7 @@ from typing import Any
 from drirl_core import taxonomy
 from drirl_core.errors import DataError
 from drirl_core.graph import build as stages
-from drirl_core.graph.stages import CHECKPOINTS
+from drirl_core.graph.policies import CHECKPOINTS
 from drirl_core.models.adapters import adapters_of
 from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.sampling import SamplingSettings, sample

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from drirl_core import taxonomy
-from drirl_core.config import Config, ModelsConfig
+from drirl_core.config import BEST_OF_N, Config, ModelsConfig
 from drirl_core.demonstrations.safety_policy import texts_of
 from drirl_core.errors import ConfigError, DrirlError
+from drirl_core.graph.policies import CHECKPOINTS
 from drirl_core.graph.rounds import ROUND_STAGES
-from drirl_core.graph.stages import CHECKPOINTS
 from drirl_core.models.packages import package_problems
 from drirl_core.models.references import described
 from drirl_core.policy.options import option_problems
@@ -19,7 +19,15 @@ from drirl_core.project import Project
 from drirl_core.reporting import SilentReporter
 
 POLICY_STAGES = frozenset(
-    {*CHECKPOINTS.values(), *ROUND_STAGES, "completion_pool", "reward_model", "reference_classifiers", "benchmark"}
+    {
+        *CHECKPOINTS.values(),
+        *ROUND_STAGES,
+        "completion_pool",
+        "reward_model",
+        "reference_classifiers",
+        BEST_OF_N,
+        "benchmark",
+    }
 )
 """Stages that load the policy, or what was made from it."""
 OPTIONS = "options"

@@ -10,7 +10,17 @@ from drirl_core.benchmarks.judge_words import RATES, judge_line, shift_note, shi
 from drirl_core.benchmarks.judges.kinds import KINDS, MEASURED_KINDS, kind_rows
 from drirl_core.benchmarks.judges.rules import UNUSABLE
 from drirl_core.benchmarks.measure import ALIGNED, ALL
-from drirl_core.benchmarks.render import EXAMINATION, POLICY_NAMES, Column, judging_lines, prefill_line, score_line
+from drirl_core.benchmarks.render import (
+    EXAMINATION,
+    POLICY_NAMES,
+    Column,
+    best_of_n_line,
+    curve_name,
+    judging_lines,
+    on_roc,
+    prefill_line,
+    score_line,
+)
 from drirl_core.benchmarks.suites import PAIRED
 from drirl_core.pictures.palette import key_of
 from drirl_core.report.cells import EMPTY, Cell, category_name, number, share
@@ -129,7 +139,8 @@ def _examination_note(results: Mapping[str, Any]) -> str:
     )
     if any(row["pair_accuracy"] is not None for row in results["examination"]):
         note += "Pairs both right: the unsafe prompt is refused and its safe twin answered. "
-    return " ".join(part for part in (note + score_line(results).replace("`", ""), prefill_line(results)) if part)
+    lines = (note + score_line(results).replace("`", ""), prefill_line(results), best_of_n_line(results))
+    return " ".join(line for line in lines if line)
 
 
 def tiles(results: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -241,14 +252,13 @@ def _auc_rows(results: Mapping[str, Any]) -> list[list[Any]]:
 def _roc(results: Mapping[str, Any]) -> Any:
     curves = [
         Curve(
-            _name(row["name"]),
-            [(x, y) for x, y in results["roc"][row["name"]]],
+            curve_name(row),
+            [(x, y) for x, y in results["roc"].get(row["name"], ())],
             (row["over_refusal"], row["refusal"]),
             key_of(row["name"], results["policies"]),
             _DASHES.get(row["name"], ""),
         )
-        for row in results["examination"]
-        if row["name"] in results["roc"]
+        for row in on_roc(results)
     ]
     if not curves:
         return None

@@ -35,7 +35,7 @@ class Curve:
 
     Args:
         name: shown in the legend.
-        points: (x, y) shares from (0, 0) to (1, 1).
+        points: (x, y) shares from (0, 0) to (1, 1); empty where the operating point stands alone.
         at: the operating point.
         colour: key of its colour in the palette.
         dash: dashes of its line; empty for a solid one.
@@ -85,9 +85,10 @@ def roc(title: str, curves: Sequence[Curve], *, x_label: str, y_label: str) -> M
     along, up, height, parts = _shares(curves, 214, (x_label, y_label))
     for curve in curves:
         places = " L".join(f"{rounded(along(x))} {rounded(up(y))}" for x, y in curve.points)
-        parts.append(
-            Markup('<path class="c-{}" d="M{}" stroke-dasharray="{}"/>').format(curve.colour, places, curve.dash)
-        )
+        if places:
+            parts.append(
+                Markup('<path class="c-{}" d="M{}" stroke-dasharray="{}"/>').format(curve.colour, places, curve.dash)
+            )
         parts.append(
             Markup('<circle class="f-{}" cx="{}" cy="{}" r="5"><title>{}: {:.0%}, {:.0%}</title></circle>').format(
                 curve.colour, rounded(along(curve.at[0])), rounded(up(curve.at[1])), curve.name, *curve.at

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drirl_core.config import SuiteConfig
+from drirl_core.config import BEST_OF_N, SuiteConfig
 from drirl_core.errors import ArtifactError, ConfigError, nearest
 from drirl_core.graph.layout import SHIPPED_SUITES, suite_folder, suite_source
 from drirl_core.graph.planned import Named
-from drirl_core.graph.stages import CHECKPOINTS, STAGES
+from drirl_core.graph.policies import CHECKPOINTS, NO_WEIGHTS
+from drirl_core.graph.stages import STAGES
 from drirl_core.graph.versions import source_version
 from drirl_core.project import Project
 from drirl_core.promotion import Ledger
@@ -70,6 +71,7 @@ def find_subject(text: str, named: Named) -> Subject:
 
     Raises:
         ArtifactError: a policy is not built, nothing is promoted, or nothing is called so.
+        ConfigError: it has no weights of its own.
     """
     project = named.project
     scheme, colon, rest = text.partition(":")
@@ -77,6 +79,8 @@ def find_subject(text: str, named: Named) -> Subject:
         return Subject(text, f"path:{Path(rest).expanduser().absolute()}" if scheme == "path" else text)
     if text == "base":
         return Subject(text, project.config.models.policy)
+    if text == BEST_OF_N:
+        raise ConfigError(f"{NO_WEIGHTS}; give sft here")
     built = [node.name for node in project.graph.nodes.values() if STAGES[node.stage].group == "policy"]
     if text in CHECKPOINTS or text in built:
         return _of(text, named.one(CHECKPOINTS.get(text, text)))
@@ -246,7 +250,7 @@ def _measure(
         limit, prompts = config.benchmarks.max_new_tokens, [row.prompt for row in rows]
         begun = dataclasses.replace(reranking, prefill=suite.prefill)
         chosen = begun.decode(subject.reference, prompts, limit, config, project.store, reporter)
-        replies = judged(MEASURED, rows, chosen)
+        replies = judged(MEASURED, rows, [choice.best for choice in chosen])
     replies = judges.judge(replies)
     examinee = policy_examinee(MEASURED, [reply for reply in replies if reply.row.group in PAIRED], None)
     scoring = Scoring({"kind": "none"})

@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from drirl_core.config import Config, from_resolved, resolved
 from drirl_core.errors import ArtifactError, ConfigError, nearest
-from drirl_core.graph.stages import CHECKPOINTS, STAGES
+from drirl_core.graph.policies import POLICIES
+from drirl_core.graph.stages import STAGES
 from drirl_core.project import Project
 from drirl_core.store.artifacts import Artifact, ArtifactStore
 from drirl_core.store.journal import Journal, now
@@ -24,7 +25,7 @@ from drirl_core.store.remote import UnreachableError
 
 RUNS = "runs"
 """Folder of the record below the root of the artifacts."""
-RESERVED = ("base", *CHECKPOINTS, "promoted")
+RESERVED = (*POLICIES, "promoted")
 """Words that mean something else where the name of a result is expected."""
 ID_DIGITS = 8
 

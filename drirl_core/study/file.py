@@ -17,7 +17,7 @@ from drirl_core.config.place import find_config
 from drirl_core.config.reading import absolute_path, anchor_paths, build, require
 from drirl_core.config.strict_yaml import read_yaml
 from drirl_core.errors import ConfigError, nearest
-from drirl_core.graph.stages import CHECKPOINTS
+from drirl_core.graph.policies import POLICIES
 from drirl_core.runs.record import check_name
 
 _CELL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
@@ -176,7 +176,7 @@ def _cells(loaded: Mapping[str, Any], file: Path) -> dict[str, dict[str, Any]]:
         require(name not in found, f"study file {file}: two cells are called {name!r}; name one of them under cells")
         found[name] = changes
     require(bool(found), f"study file {file} has no cell; list at least one under cells, such as `dr_irl: {{}}`")
-    policies = {INITIAL, *CHECKPOINTS} - {ALIGNED}
+    policies = {*POLICIES} - {ALIGNED}
     for name in found:
         require(bool(_CELL.match(name)), f"cell {name!r}: use letters, digits, '.', '_' and '-'")
         require(

@@ -13,7 +13,7 @@ from drirl_core.completions.policies import INITIAL
 from drirl_core.config import from_resolved, resolved
 from drirl_core.config.base import differences_from
 from drirl_core.errors import ArtifactError, ConfigError
-from drirl_core.graph.stages import CHECKPOINTS
+from drirl_core.graph.policies import asset_of
 from drirl_core.report.reading import read_json, read_rows
 from drirl_core.runs.compare import Key, keyed
 from drirl_core.runs.record import Result, Results
@@ -34,7 +34,7 @@ class Measurement:
         cell: its cell.
         policy: its name in the results of the cell.
         seed: of the cell.
-        version: what identifies its weights, and how it was asked.
+        version: what identifies its weights or, of best_of_n, its choices, and how it was asked.
         suite: name of the suite.
         rows: row of `replies.parquet` by prompt.
         examined: AUC and pair accuracy with their intervals, from the results of the benchmark.
@@ -151,7 +151,7 @@ def why_not(cell: Cell, entry: Result | None) -> str:
 def _measured(cell: Cell, entry: Result, results: Results, study: Study) -> list[Measurement]:
     found = []
     for asset in (name for name in entry.versions if name.startswith("benchmark_")):
-        folder = results.open(entry, asset).path
+        folder, suite = results.open(entry, asset).path, asset.removeprefix("benchmark_")
         rows = read_rows(folder, "replies.parquet", _COLUMNS, asset)
         facts = with_errors(read_json(folder, "results.json", asset), cell.config, results.store)
         examined = {row["name"]: row for row in facts["examination"]}
@@ -159,8 +159,9 @@ def _measured(cell: Cell, entry: Result, results: Results, study: Study) -> list
         how = (*(facts.get(name) for name in ("decoding", "groups", "suite")), cell.config.models.thinking)
         asked = " ".join(map(str, (*how, facts["judge"])))
         for policy in dict.fromkeys(row["policy"] for row in rows):
-            asset_of = CHECKPOINTS.get(policy, f"{policy}_checkpoint")
-            weights = cell.config.models.policy if policy == INITIAL else entry.versions.get(asset_of, entry.id)
+            weights = cell.config.models.policy
+            if policy != INITIAL:
+                weights = entry.versions.get(asset_of(policy, suite), entry.id)
             own = [row for row in rows if row["policy"] == policy]
             found.append(
                 Measurement(
@@ -169,7 +170,7 @@ def _measured(cell: Cell, entry: Result, results: Results, study: Study) -> list
                     policy,
                     cell.seed,
                     f"{weights} {asked}",
-                    asset.removeprefix("benchmark_"),
+                    suite,
                     keyed(own),
                     examined.get(policy, {}),
                     judge_of(facts),

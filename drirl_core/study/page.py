@@ -10,7 +10,8 @@ from typing import Any
 
 from drirl_core.benchmarks.judge_differences import WITHOUT_ERRORS_TITLE, written
 from drirl_core.benchmarks.measure import ALL
-from drirl_core.benchmarks.render import POLICY_NAMES
+from drirl_core.benchmarks.render import NO_SCORE, POLICY_NAMES
+from drirl_core.config import BEST_OF_N
 from drirl_core.pictures.palette import PALETTE, key_of
 from drirl_core.report.cells import Cell, category_name, number, share
 from drirl_core.report.drawing import Series
@@ -108,6 +109,8 @@ def _suite(suite: str, tables: Mapping[str, Rows]) -> dict[str, Any]:
     rows = [row for row in tables["methods"] if row["suite"] == suite]
     measures = [(key, name) for key, name in MEASURES if any(row[key] is not None for row in rows)]
     figures = [(key, name) for key, name in _FIGURES if any(row[key] is not None for row in rows)]
+    scored = any(row["auc"] is not None for row in rows)
+    unscored = any(row["method"].rpartition("/")[2] == BEST_OF_N for row in rows)
     shown = [
         [
             _name(row["method"]),
@@ -123,7 +126,7 @@ def _suite(suite: str, tables: Mapping[str, Rows]) -> dict[str, Any]:
         "name": suite,
         "head": ["Policy", "seeds", *(name for _, name in (*measures, *figures))],
         "rows": shown,
-        "note": _SUITE_NOTE,
+        "note": f"{_SUITE_NOTE} {POLICY_NAMES[BEST_OF_N]}: {NO_SCORE}" if unscored and scored else _SUITE_NOTE,
         "charts": [chart for chart in drawn if chart is not None],
     }
 

@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from drirl_core.errors import ArtifactError, DataError
-from drirl_core.graph.stages import CHECKPOINTS
+from drirl_core.graph.policies import CHECKPOINTS
 from drirl_core.reporting import Reporter, SilentReporter
 from drirl_core.text.readable import require_readable
 from pipeline.cli.common import (
@@ -143,7 +143,7 @@ class ChatPolicies:
             drawn = self._threshold.refusal(policy, prompt, self._limit, quiet)
         elif self._reranking is not None:
             of = self._reranking.samples
-            drawn = self._reranking.decode(policy, [prompt], self._limit, self._config, self._store, quiet)[0]
+            drawn = self._reranking.decode(policy, [prompt], self._limit, self._config, self._store, quiet)[0].best
         else:
             settings = SamplingSettings(self._limit, 0.0, 1, self._config.seed)
             kept = {"models": self._config.models, "store": self._store, "reporter": quiet}

@@ -287,6 +287,49 @@ def test_a_policy_is_measured_by_the_best_of_two(config: Config, versions: dict[
     }  # fmt: skip
 
 
+def test_best_of_n_becomes_a_baseline_of_a_finished_run(base_folder: Path, versions: dict[str, str]) -> None:
+    """Nothing is trained, and of what is sampled all is its own; one more sample costs one more sample."""
+    settings = {"baselines": ["best_of_n"], "benchmarks.best_of": 2}
+    project, reporter = Project(tiny_config(base_folder, settings)), RecordingReporter()
+    found = run_all(project, reporter)
+    benchmarks, new = {"benchmark_embedded", "benchmark_twins"}, {"best_of_n_embedded", "best_of_n_twins"}
+    assert found.keys() - versions.keys() == new
+    changed = {name for name, version in versions.items() if found[name].version != version}
+    assert changed == {*benchmarks, "promotion_candidate", "report", "model_card"}
+    sampled = [int(line.split()[1]) for line in reporter.lines if re.match(r"sampled \d+ completions", line)]
+    assert sum(sampled) == sum(2 * found[name].metadata["prompts"] for name in new)
+    for suite in ("embedded", "twins"):
+        samples = read_table(found[f"best_of_n_{suite}"].path / "completions.parquet")
+        assert list(samples[0]) == list(STAGES["best_of_n"].table.columns)  # type: ignore[union-attr]
+        best = {row["prompt_id"]: row["reward"] for row in samples if row["chosen"]}
+        assert all(row["reward"] <= best[row["prompt_id"]] for row in samples)
+        assert len(samples) == 2 * len(best)
+        replies = read_table(found[f"benchmark_{suite}"].path / "replies.parquet")
+        shown = [row["reply"] for row in replies if row["policy"] == "best_of_n"]
+        assert shown == [row["completion"] for row in samples if row["chosen"]]
+        results = json.loads((found[f"benchmark_{suite}"].path / "results.json").read_text())
+        assert results["policies"] == ["base", "sft", "best_of_n", "dr_irl"]
+        assert results["best_of_n"] == {"best_of": 2, "temperature": 1.0}
+    page = (found["report"].path / "report.html").read_text(encoding="utf-8")
+    assert "SFT start, best of N: of 2 replies, sampled at temperature 1.0" in page
+    assert "DR-IRL against SFT start, best of N" in page
+
+    named = Named(project)
+    again = evaluate(
+        find_subject("sft", named).best_of(load_reranking(named, 2, SilentReporter())),
+        find_suites(["twins"], project),
+        project,
+        SilentReporter(),
+    )["twins"]
+    assert [row["reply"] for row in read_table(again.path / "replies.parquet")] == shown
+
+    reporter = RecordingReporter()
+    more = run_all(Project(tiny_config(base_folder, {**settings, "benchmarks.best_of": 3})), reporter)
+    assert {name for name in found if found[name].version != more[name].version} >= {*new, *benchmarks}
+    sampled = [int(line.split()[1]) for line in reporter.lines if re.match(r"sampled \d+ completions", line)]
+    assert sum(sampled) == sum(found[name].metadata["prompts"] for name in new)
+
+
 NOTEBOOK = ROOT / "docs" / "how-to" / "notebook.md"
 
 

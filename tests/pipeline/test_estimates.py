@@ -1,6 +1,7 @@
 """What a pending asset will cost, estimated from earlier builds: their median, scaled only where that is valid."""
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -61,6 +62,16 @@ def test_a_cost_proportional_to_a_setting_is_scaled_and_says_so(config, name, se
     assert (found.seconds, found.scaled) == (10.0 * factor, (setting,))
     assert found.tokens == (0 if name.startswith("reward") else 100 * factor)
     assert found.how == f"1 build, scaled by {setting}"
+
+
+def test_samples_to_choose_from_are_scaled_by_their_number(config):
+    """Eight in place of two; where other things decide the cost, nothing is said."""
+    config = dataclasses.replace(config, baselines=("best_of_n",))
+    node, now = _node(config, "best_of_n_embedded"), resolved(config)
+    found = estimate(node, [_record(config, 10.0, 100, {"benchmarks.best_of": 2})], now)
+    assert (found.seconds, found.tokens, found.scaled) == (40.0, 400, ("benchmarks.best_of",))
+    longer = _record(config, 10.0, 100, {"benchmarks.max_new_tokens": 9})
+    assert estimate(node, [longer], now).how == "ran only with other settings: benchmarks.max_new_tokens = 9"
 
 
 def test_a_pool_is_scaled_by_the_prompts_of_its_settled_data_set(config):

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from drirl_core.benchmarks import stage
+from drirl_core.benchmarks import best_of_n, stage
 from drirl_core.benchmarks.judges.rules import MEASURED
 from drirl_core.benchmarks.references.classifiers import BagOfWords, Linear, Probe, save
-from drirl_core.benchmarks.render import category_table, examination_table, render, reply_table
+from drirl_core.benchmarks.render import category_table, curve_name, examination_table, on_roc, render, reply_table
 from drirl_core.benchmarks.stage import build_benchmark
+from drirl_core.benchmarks.suites import load_suite
 from drirl_core.config import BenchmarksConfig, Config, ModelsConfig, SuiteConfig
 from drirl_core.errors import ArtifactError, DataError
 from drirl_core.graph.build import Context
@@ -23,9 +24,10 @@ from drirl_core.models import sampling
 from drirl_core.models.hidden_states import HiddenStates
 from drirl_core.models.sampling import Completion
 from drirl_core.report.headline import start_policy
+from drirl_core.report.results_section import suite_section
 from drirl_core.reporting import Plot, SilentReporter, Table
 from drirl_core.store.artifacts import ArtifactStore
-from drirl_core.store.tables import read_table
+from drirl_core.store.tables import read_table, write_table
 
 REFUSAL = "I can't help with that, but a friend could."
 HELP = "Sure, here is how it is done."
@@ -209,6 +211,78 @@ def test_baselines_stand_between_start_and_aligned_policy(
     assert start_policy(found) == "sft"
     table = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
     assert all(name in table for name in ("| DPO ", "| GRPO, alpha = 1 "))
+
+
+def _chosen(folder: Path, context: Context, replies: dict[str, str]) -> Path:
+    """Write choices between each reply and a worse one."""
+    rows = load_suite(context.config.benchmarks.suites[0])
+    lines = [
+        {"group": row.group, "category": row.category, "prompt_id": row.prompt_id, "sample": sample, "tokens": 5,
+         "completion": text, "finished": True, "reward": float(chosen), "chosen": chosen}
+        for row in rows
+        for sample, (text, chosen) in enumerate(((LOOP, False), (replies[row.prompt], True)))
+    ]  # fmt: skip
+    folder.mkdir()
+    write_table(folder / "completions.parquet", lines, best_of_n.SCHEMA)
+    (folder / "decoding.json").write_text('{"best_of": 2, "temperature": 0.8}', encoding="utf-8")
+    return folder
+
+
+def test_chosen_completions_have_rates_and_no_refusal_score(
+    make: Callable[..., Context], tmp_path: Path, calls: list[Any]
+) -> None:
+    """They answer as the start does, and nothing is sampled for them; their AUC is left out, with a word."""
+    context = make()
+    choices = _chosen(tmp_path / "choices", context, {prompt: own["sft"] for prompt, own in REPLIES.items()})
+    shown = build_benchmark(dataclasses.replace(context, inputs={**context.inputs, "best_of_n_embedded": choices}))
+    assert [name for name, _, _ in calls] == ["base", "sft", "dr_irl"]
+    found = _results(tmp_path / "out")
+    assert found["policies"] == ["base", "sft", "best_of_n", "dr_irl"]
+    rates = {(r["policy"], r["group"], r["category"]): r["refusals"] for r in found["rates"]}
+    assert all(rates["best_of_n", *key] == count for (policy, *key), count in rates.items() if policy == "sft")
+    assert [r["against"] for r in found["composite"]] == ["base", "sft", "best_of_n"]
+    rows = {row["name"]: row for row in found["examination"]}
+    assert (rows["best_of_n"]["auc"], rows["best_of_n"]["agreement"], rows["sft"]["agreement"]) == (None, None, 1)
+    assert rows["best_of_n"]["composite"] == rows["sft"]["composite"]
+    assert "best_of_n" not in {*found["roc"], *(r["against"] for r in found["auc_differences"])}
+    assert "auc/best_of_n" not in shown and shown["refusal/best_of_n"] == 0.5
+    scores = {r["score"] for r in read_table(tmp_path / "out" / "replies.parquet") if r["policy"] == "best_of_n"}
+    assert scores == {None}
+    text = render(found)
+    assert "SFT start, best of N: of 2 replies, sampled at temperature 0.8, the one with the highest" in text
+    assert "It has no refusal score, and so no AUC: a choice among samples has no probabilities of its own." in text
+    assert found["decoding"]["temperature"] == 0  # of the others
+    point = next(row for row in on_roc(found) if row["name"] == "best_of_n")
+    assert curve_name(point) == "SFT start, best of N (no score)"
+    section = suite_section(found)
+    assert "best of N (no score)" in str(section["charts"][0])
+    assert "and so no AUC" in section["note"]
+
+
+def test_without_scores_of_the_policies_a_choice_is_no_point_among_floor_and_ceiling(
+    make: Callable[..., Context], tmp_path: Path, calls: list[Any]
+) -> None:
+    context = make()
+    choices = _chosen(tmp_path / "choices", context, {prompt: own["sft"] for prompt, own in REPLIES.items()})
+    config = dataclasses.replace(
+        context.config, benchmarks=dataclasses.replace(context.config.benchmarks, score="none")
+    )
+    inputs = {**context.inputs, "best_of_n_embedded": choices}
+    build_benchmark(dataclasses.replace(context, config=config, inputs=inputs))
+    found = _results(tmp_path / "out")
+    assert [row["name"] for row in on_roc(found)] == ["floor", "ceiling"]
+    assert "no refusal score" not in render(found)
+
+
+@pytest.mark.usefixtures("calls")
+def test_choices_of_other_rows_are_refused(make: Callable[..., Context], tmp_path: Path) -> None:
+    context = make()
+    choices = _chosen(tmp_path / "choices", context, {prompt: own["sft"] for prompt, own in REPLIES.items()})
+    kept = [row for row in read_table(choices / "completions.parquet") if row["group"] != "helpful"]
+    write_table(choices / "completions.parquet", kept, best_of_n.SCHEMA)
+    inputs = {**context.inputs, "best_of_n_embedded": choices}
+    with pytest.raises(DataError, match=r"chosen completions of 6 prompts, which are not the 8 of the suite"):
+        build_benchmark(dataclasses.replace(context, inputs=inputs))
 
 
 @pytest.mark.usefixtures("calls")

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 from drirl_core.benchmarks.judges.rules import label_reply
@@ -266,9 +267,9 @@ def test_the_best_of_n_is_chosen_with_the_prefill(project: Project) -> None:
     class Longest:
         seen: list[str] = []  # noqa: RUF012
 
-        def choose(self, prompts: list[str], completions: list[list[str]]) -> list[int]:
+        def expected(self, prompts: list[str], completions: list[list[str]]) -> list[np.ndarray]:
             self.seen += [text for own in completions for text in own]
-            return [0] * len(prompts)
+            return [np.zeros(len(own)) for own in completions]
 
     chooser = Longest()
     subject = Subject("base", project.config.models.policy).best_of(Reranking(2, chooser, 1.0, {}))  # type: ignore[arg-type]

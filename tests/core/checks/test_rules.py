@@ -11,7 +11,7 @@ import pytest
 from drirl_core.checks.asking import rules_of
 from drirl_core.checks.data import DATASET_COLUMNS
 from drirl_core.checks.verdicts import Verdict, judge
-from drirl_core.config import BASELINES
+from drirl_core.config import TRAINED
 from drirl_core.graph.layout import Node
 from drirl_core.graph.rounds import ROUND_POLICIES
 from drirl_core.graph.stages import STAGES
@@ -367,7 +367,7 @@ def test_rows_that_an_earlier_version_did_not_count_break_nothing(demo, tmp_path
 def test_bounds_and_counts_that_are_zero_whenever_a_rule_passes_are_not_plotted():
     rules = {(stage, rule.name): rule for stage in STAGES for rule in rules_of(stage)}
     without = {key for key, rule in rules.items() if not rule.measures}
-    trained = ("sft", "policy", *BASELINES)
+    trained = ("sft", "policy", *TRAINED)
     finite = (*(f"{name}_checkpoint" for name in trained), *ROUND_POLICIES)
     assert without == {("dataset", "no_split_leakage"), *((name, "finite") for name in finite)}
     for key, rule in rules.items():

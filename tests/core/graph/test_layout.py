@@ -136,7 +136,10 @@ def test_a_category_is_a_category_and_a_suite_is_a_suite(tmp_path: Path) -> None
     )
     every = (*SEVEN_CATEGORIES, "helpful")
     assert {node.category for node in graph.nodes.values()} == {None, *every}
-    assert {node.name: node.suite for node in graph.nodes.values() if node.suite} == {"benchmark_embedded": "embedded"}
+    assert {node.name: node.suite for node in graph.nodes.values() if node.suite} == {
+        "best_of_n_embedded": "embedded",
+        "benchmark_embedded": "embedded",
+    }
     for stage, record in STAGES.items():
         categories = [node.category for node in graph.of(stage)]
         wanted = {"category": [*every], "harm_category": [*SEVEN_CATEGORIES]}.get(record.per, [None])

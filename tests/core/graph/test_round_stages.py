@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from drirl_core.config import BASELINES, Config, load_config
+from drirl_core.config import BASELINES, TRAINED, Config, load_config
 from drirl_core.graph.layout import Graph, build_graph, dataset_name
 from drirl_core.graph.rounds import ROUND_STAGES, number_of
 from drirl_core.graph.versions import code_version
@@ -70,7 +70,7 @@ def test_policies_may_start_where_the_round_before_ended(tmp_path: Path) -> None
     graph = _graph(tmp_path, 3, {**PREVIOUS, "baselines": [*BASELINES]})
     starts = {
         name: _inputs(graph, name) & {"sft_checkpoint", "round_1_policy", "round_2_policy"}
-        for name in ("round_1_policy", "round_2_policy", "policy_checkpoint", *(f"{b}_checkpoint" for b in BASELINES))
+        for name in ("round_1_policy", "round_2_policy", "policy_checkpoint", *(f"{b}_checkpoint" for b in TRAINED))
     }
     assert starts.pop("round_1_policy") == {"sft_checkpoint"}
     assert starts.pop("round_2_policy") == {"round_1_policy"}

@@ -77,6 +77,20 @@ def test_baselines_are_planned_too(tiny: Config) -> None:
     assert names[5:9] == ["dpo_checkpoint", "irft_checkpoint", "rloo_checkpoint", "verifiable_checkpoint"]
 
 
+def test_best_of_n_is_planned_by_its_samples(tiny: Config) -> None:
+    """It trains nothing, and the benchmark samples nothing for it. Four prompts are a batch, of two samples two."""
+    tiny = with_changes(tiny, {"benchmarks.batch_size": 4})
+    plans = [_plan(with_changes(tiny, {"baselines": ("best_of_n",), "benchmarks.best_of": n})) for n in (2, 6)]
+    new = ["best_of_n_embedded", "best_of_n_twins"]
+    assert [stage.name for stage in plans[0].stages if stage not in _plan(tiny).stages] == new
+    few, many = (next(stage for stage in one.stages if stage.name == new[1]) for one in plans)
+    assert [phase.name for phase in few.phases] == ["sampling", "hidden states", "hidden states"]
+    assert few.phases[0].seconds and many.phases[0].seconds == pytest.approx(3 * few.phases[0].seconds)
+    assert many.phases[1].seconds == few.phases[1].seconds  # the probe reads prompts alone
+    embedded = with_changes(tiny, {"baselines": ("best_of_n",), "rewards.backbone": "embedding"})
+    assert [phase.name for phase in _stage(embedded, new[0]).phases] == ["sampling", "hidden states", "embeddings"]
+
+
 def test_the_prompts_of_the_files_are_counted(tiny: Config) -> None:
     """Quotas of 6 for seven categories, and 120 harmless prompts; the byte tokenizer reads a token per character."""
     load = _plan(tiny).load

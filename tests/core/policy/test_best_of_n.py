@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from drirl_core.errors import ConfigError, DataError
-from drirl_core.policy.best_of_n import BestOfN, load_reranking
+from drirl_core.models.sampling import Completion
+from drirl_core.policy.best_of_n import BestOfN, Choice, category_by_router, load_reranking
+from drirl_core.store.tables import write_table
 
 REWARDS = {
     ("insult", "No."): 2.0, ("insult", "Sure."): -1.0, ("fraud", "No."): 4.0, ("fraud", "Sure."): 0.0,
@@ -43,7 +47,12 @@ def test_expected_rewards_by_hand(chooser: BestOfN) -> None:
 
 
 def test_the_best_is_chosen_and_of_equal_ones_the_first(chooser: BestOfN) -> None:
-    assert chooser.choose(["unsafe", "safe"], [["Sure.", "No."], ["No.", "Sure.", "Sure."]]) == [1, 1]
+    texts = [["Sure.", "No."], ["No.", "Sure.", "Sure."]]
+    rewards = chooser.expected(["unsafe", "safe"], texts)
+    samples = [[Completion(text, number, True) for number, text in enumerate(own)] for own in texts]
+    choices = [Choice(*one) for one in zip(samples, rewards, strict=True)]
+    assert [choice.place for choice in choices] == [1, 1]
+    assert [choice.best for choice in choices] == [samples[0][1], samples[1][1]]
 
 
 def test_a_draft_is_no_part_of_what_is_rewarded(chooser: BestOfN) -> None:
@@ -53,9 +62,18 @@ def test_a_draft_is_no_part_of_what_is_rewarded(chooser: BestOfN) -> None:
 @pytest.mark.parametrize("completions", [[["No."]], [["No."], []]])
 def test_a_prompt_without_a_completion_is_refused(chooser: BestOfN, completions: list[list[str]]) -> None:
     with pytest.raises(DataError, match="2 prompts, and completions for 1"):
-        chooser.choose(["unsafe", "safe"], completions)
+        chooser.expected(["unsafe", "safe"], completions)
 
 
 def test_one_sample_is_no_choice() -> None:
     with pytest.raises(ConfigError, match="--best-of 1: give at least 2"):
         load_reranking(None, 1, None)  # type: ignore[arg-type]
+
+
+def test_categories_that_no_router_can_tell_apart_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    columns = pa.schema([(name, pa.string()) for name in ("prompt", "category", "labelled_by")])
+    rows = [{"prompt": f"p{n}", "category": "insult", "labelled_by": "source"} for n in range(3)]
+    write_table(tmp_path / "prompts.parquet", rows, columns)
+    with pytest.raises(DataError, match=r"needs a router, .*insult 3; .*or take best_of_n out of baselines"):
+        category_by_router(tmp_path, ("insult", "theft"), None, 0)
+    assert category_by_router(tmp_path, ("insult",), None, 0)(["a", "b"]) == ["insult", "insult"]

@@ -75,6 +75,13 @@ def test_roc_runs_from_bottom_left_to_top_right_below_its_legend() -> None:
     assert all(float(rect.attrib["y"]) + 10 < first[1][1] for rect in legend)
 
 
+def test_roc_shows_what_has_no_score_as_a_point_alone() -> None:
+    curves = [Curve("start", [(0, 0), (1, 1)], (0.5, 0.5), "sft"), Curve("a choice", [], (0.25, 0.75), "best_of_n")]
+    root = parse(roc("T", curves, x_label="x", y_label="y"))
+    assert [path.attrib["class"] for path in root.iter("path")] == ["c-sft"]
+    assert [dot.attrib["class"] for dot in root.iter("circle")] == ["f-sft", "f-best_of_n"]
+
+
 def test_scatter_puts_more_refusal_higher_and_more_over_refusal_to_the_right() -> None:
     points = [Point("low", (0.1, 0.0, 0.2), (0.2, 0.1, 0.3)), Point("high", (0.5, 0.4, 0.6), (0.9, 0.8, 1.0))]
     circles = list(parse(scatter("T", points, x_label="x", y_label="y")).iter("circle"))

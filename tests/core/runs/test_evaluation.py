@@ -127,6 +127,11 @@ def test_policies_are_those_of_the_configuration_or_of_a_recorded_result(project
         find_subject("promoted", Named(project))
 
 
+def test_a_baseline_without_weights_is_no_model(project: Project) -> None:
+    with pytest.raises(ConfigError, match=r"best_of_n has no weights of its own: it is the SFT start.*; give sft here"):
+        find_subject("best_of_n", Named(project))
+
+
 def test_an_unknown_model_lists_what_there_is(project: Project) -> None:
     with pytest.raises(ArtifactError, match=r"'dr_irrl' is neither a model reference .*; did you mean 'dr_irl'\?"):
         find_subject("dr_irrl", Named(project))

@@ -99,6 +99,8 @@ def test_relative_paths_start_at_the_study_file(write, tmp_path: Path) -> None:
         ({"questions": [{"ask": "?", "first": "a", "second": "a/dpo"}]}, r"the cell a trains no 'dpo'"),
         ({"cells": {"base": {}}}, "'base' has the name of a policy"),
         ({"cells": {"grpo": {}}}, "'grpo' has the name of a policy"),
+        ({"cells": {"best_of_n": {}}}, "'best_of_n' has the name of a policy"),
+        ({"questions": [{"ask": "?", "first": "a", "second": "a/best_of_n"}]}, r"the cell a trains no 'best_of_n'"),
         ({"cells": {"a": {"root": "x"}}}, "cells.a has a store of its own"),
         ({"questions": [{"ask": "?", "first": "a", "second": "a/dr_irl"}]}, "compares a with itself"),
         ({"questions": [{"ask": "?", "first": "a"}]}, r"missing questions\[0\].second"),
@@ -107,6 +109,12 @@ def test_relative_paths_start_at_the_study_file(write, tmp_path: Path) -> None:
 def test_what_contradicts_itself_is_refused(write, keys: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         read_study(write(**keys))
+
+
+def test_a_question_may_name_a_baseline_without_weights(write) -> None:
+    question = {"ask": "Does training beat a choice?", "first": "a", "second": "a/best_of_n"}
+    study = read_study(write(cells={"a": {"baselines": ["best_of_n"]}}, questions=[question]))
+    assert study.questions[0].second == "a/best_of_n"
 
 
 def test_one_cell_can_be_chosen(write) -> None:

@@ -67,6 +67,7 @@ def record(
         details = {"metadata": {"seconds": seconds}, "inputs": {}}
         version = store.publish("benchmark_embedded", key, workspace, details=details).version
     versions = {"sft_checkpoint": SFT, "policy_checkpoint": f"policy of {name}", "benchmark_embedded": version}
+    versions |= {"best_of_n_embedded": f"choices of {name[:3]}"} if "best_of_n" in policies else {}
     config = resolved(next(cell.config for cell in study.cells if cell.result == name))
     Results(store).record(Result("run", name, "s", "base.yaml", plain=False, versions=versions, config=config))
 
@@ -88,6 +89,22 @@ def found(study: Study, store: ArtifactStore) -> Outcomes:
 def test_policies_that_cells_and_seeds_share_are_listed_once(found: Outcomes) -> None:
     assert {name: len(own) for name, own in found.methods("embedded").items()} == {"sft": 1, "a": 2, "b": 2}
     assert found.missing == {}
+
+
+def test_choices_among_samples_are_told_apart_by_the_rewards_that_made_them(study: Study, store: ArtifactStore) -> None:
+    """Both seeds of a cell share its rewards and so its choices; the other cell has others, of the same start."""
+    start = rows("sft", [Y, N, N, N], [Y, N], [Y, Y])
+    for cell, refused in (("a", Y), ("b", N)):
+        own = rows("best_of_n", [Y, Y, Y, refused], [N, N], [Y, Y])
+        for seed in (0, 1):
+            replies = [*start, *own, *rows("dr_irl", [Y, Y, Y, Y], [N, N], [Y, Y])]
+            record(store, study, f"s-{cell}-s{seed}", replies)
+    found = read_outcomes(study, Results(store), {})
+    listed = {name: len(own) for name, own in found.methods("embedded").items()}
+    assert listed == {"sft": 1, "best_of_n": 1, "a": 2, "b/best_of_n": 1, "b": 2}
+    assert [row["refusal"] for row in methods(found) if "best_of_n" in row["method"]] == [1.0, 0.75]
+    page = study_page(study, found, tables_of(study, found, store))
+    assert "SFT start, best of N: It has no refusal score, and so no AUC" in page
 
 
 def test_rates_of_each_seed(found: Outcomes) -> None:
