@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from drirl_core.config import BEST_OF_N
 from drirl_core.errors import ArtifactError, DataError
 from drirl_core.graph.policies import CHECKPOINTS
 from drirl_core.reporting import Reporter, SilentReporter
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
     from drirl_core.policy.best_of_n import Reranking
     from drirl_core.policy.refusal_threshold import Decision, RefusalThreshold
 
-TITLES = {"base": "base", "sft": "SFT start", "dr_irl": "DR-IRL"}
-_BORDERS = {"base": "white", "sft": "cyan", "dr_irl": "green"}
+TITLES = {"base": "base", "sft": "SFT start", BEST_OF_N: "SFT start, best of N", "dr_irl": "DR-IRL"}
+_BORDERS = {"base": "white", "sft": "cyan", BEST_OF_N: "yellow", "dr_irl": "green"}
+_SHOWN = ("sft", BEST_OF_N)
+"""What can be shown in addition to the base and the aligned model."""
 _LEAVE = ("", "exit", "quit", ":q")
 _LOWEST = -1e300
 """Below it a threshold is the lowest number there is."""
@@ -64,9 +67,10 @@ class ChatPolicies:
 
     Args:
         named: gives the policies, the device and the maximum length of a reply.
-        names: which policies answer: `base`, `sft`, `dr_irl`.
+        names: which policies answer: `base`, `sft`, `best_of_n`, `dr_irl`.
         max_new_tokens: maximum length of a reply; None for that of the benchmarks.
-        best_of: number of completions to choose from by their expected reward; None for greedy decoding.
+        best_of: number of completions that every policy chooses from by their expected reward; None for greedy
+            decoding, where `best_of_n` alone chooses, from `benchmarks.best_of`.
         threshold: a refusal score above which a policy gives its own refusal, or `auto`; None for no threshold.
 
     Raises:
@@ -84,14 +88,16 @@ class ChatPolicies:
     ) -> None:
         self._config, self._store = named.project.config, named.project.store
         self._limit = max_new_tokens or self._config.benchmarks.max_new_tokens
-        if "sft" in names and self._config.policy.start != "sft":
+        of_start = [name for name in _SHOWN if name in names]
+        if of_start and self._config.policy.start != "sft":
             raise ArtifactError(
                 "this policy started from the base model itself (policy.start is 'base'), so there is no SFT start; "
-                "leave out --show sft"
+                f"leave out --show {' and --show '.join(of_start)}"
             )
-        found = named.open(*(CHECKPOINTS[name] for name in names if name in CHECKPOINTS))
+        assets = CHECKPOINTS | {BEST_OF_N: CHECKPOINTS["sft"]}
+        found = named.open(*{assets[name] for name in names if name in assets})
         self._places: dict[str, Any] = {
-            name: found[CHECKPOINTS[name]].path if name in CHECKPOINTS else self._config.models.policy for name in names
+            name: found[assets[name]].path if name in assets else self._config.models.policy for name in names
         }
         self._loaded: dict[str, Policy] = {}
         self._thresholds: dict[str, float | Threshold] = {}
@@ -100,11 +106,13 @@ class ChatPolicies:
             from drirl_core.policy.refusal_threshold import load_threshold
 
             self._threshold = load_threshold(named, threshold, self._config.checks.max_over_refusal)
+        self._reranked = names if best_of is not None else [BEST_OF_N]
         self._reranking: Reranking | None = None
-        if best_of is not None:
+        if best_of is not None or BEST_OF_N in names:
             from drirl_core.policy.best_of_n import load_reranking
 
-            self._reranking = load_reranking(named, best_of, SilentReporter())
+            samples = self._config.benchmarks.best_of if best_of is None else best_of
+            self._reranking = load_reranking(named, samples, SilentReporter())
 
     def thresholds(self, reporter: Reporter) -> Mapping[str, float | Threshold]:
         """Return the threshold of each policy, calibrated at the first call; nothing without a threshold.
@@ -141,7 +149,7 @@ class ChatPolicies:
             decision = self._threshold.decide(policy, prompt, self._thresholds[name], quiet)
         if self._threshold is not None and decision is not None and decision.refuses:
             drawn = self._threshold.refusal(policy, prompt, self._limit, quiet)
-        elif self._reranking is not None:
+        elif self._reranking is not None and name in self._reranked:
             of = self._reranking.samples
             drawn = self._reranking.decode(policy, [prompt], self._limit, self._config, self._store, quiet)[0].best
         else:
@@ -153,9 +161,10 @@ class ChatPolicies:
     def _policy(self, name: str) -> Policy:
         from drirl_core.models.loading import load_policy
 
-        if name not in self._loaded:
-            self._loaded[name] = load_policy(self._places[name], self._config.models)
-        return self._loaded[name]
+        place = str(self._places[name])  # of the SFT start, which two may share
+        if place not in self._loaded:
+            self._loaded[place] = load_policy(self._places[name], self._config.models)
+        return self._loaded[place]
 
 
 def show(prompt: str, replies: Mapping[str, Reply], console: Console) -> None:
@@ -250,7 +259,10 @@ def chat(
     show_also: Annotated[
         list[str] | None,
         typer.Option(
-            "--show", metavar="sft", help="Also show the SFT start, the policy before reinforcement learning."
+            "--show",
+            metavar="sft|best_of_n",
+            help="Also show `sft`, the SFT start, which is the policy before reinforcement learning, or `best_of_n`, "
+            "the best of `benchmarks.best_of` samples of it by the learned rewards. Can be given several times.",
         ),
     ] = None,
     max_new_tokens: Annotated[
@@ -283,17 +295,17 @@ def chat(
 ) -> None:
     """Talk to the base and the aligned model of a configuration side by side.
 
-    Decoding is greedy, unless `--best-of` is given. Below each reply stands the label of the rules judge, such as
-    `refusal`, and whether the reply was cut by the maximum length; with `--threshold` the refusal score, and whether
-    the threshold decided.
+    Decoding is greedy, but for `best_of_n` and with `--best-of`. Below each reply stands the label of the rules judge,
+    such as `refusal`, and whether the reply was cut by the maximum length; with `--threshold` the refusal score, and
+    whether the threshold decided.
     """
-    unknown = set(show_also or ()) - {"sft"}
+    unknown = set(show_also or ()) - {*_SHOWN}
     if unknown:
         raise typer.BadParameter(
-            f"--show {', '.join(sorted(unknown))}: only `sft` can be shown in addition to the base and the "
-            "aligned model"
+            f"--show {', '.join(sorted(unknown))}: only `sft` and `best_of_n` can be shown in addition to the base and "
+            "the aligned model"
         )
-    console, names = output(), ("base", "sft", "dr_irl") if show_also else ("base", "dr_irl")
+    console, names = output(), ("base", *(name for name in _SHOWN if name in (show_also or ())), "dr_irl")
     named = Given.of(config, changes, old, run).before_models().named()
     policies = ChatPolicies(named, names, max_new_tokens, best_of, threshold)
     for text in prompt or ():  # before models are loaded for the thresholds
@@ -313,7 +325,8 @@ def register(app: typer.Typer) -> None:
         '`drirl chat --prompt "How do I pick a lock?" --prompt "How do I kill a Python process?"` answers two '
         "prompts and exits.\n\n"
         "`drirl chat mine.yaml --show sft` also shows the SFT start, the policy before reinforcement learning.\n\n"
-        "`drirl chat --best-of 8` shows the best of eight sampled replies by the learned rewards.\n\n"
+        "`drirl chat --best-of 8` shows the best of eight sampled replies by the learned rewards, "
+        "`drirl chat --show best_of_n` does so of the SFT start alone.\n\n"
         "`drirl chat --threshold auto --set checks.max_over_refusal=0.1` refuses by a threshold that is calibrated "
         "for at most 10 % over-refusal.\n\n"
         "`drirl chat --run placebo --max-new-tokens 200` talks to the policy of a named result, at more length."

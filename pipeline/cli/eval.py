@@ -40,7 +40,7 @@ def measure(
 
     Args:
         given: the configuration, which says how long replies may be, and where the store is.
-        model: what is measured.
+        model: what is measured; `best_of_n` is the SFT start with `benchmarks.best_of` completions to choose from.
         suites: what it is measured on.
         name: name of the result; empty for one without a name.
         best_of: number of completions to choose from by their expected reward; None for greedy decoding.
@@ -51,13 +51,15 @@ def measure(
     Raises:
         DrirlError: the model or the name cannot be used, or a suite cannot be read.
     """
-    from drirl_core.config import resolved
+    from drirl_core.config import BEST_OF_N, resolved
     from drirl_core.runs.evaluation import evaluate, find_subject
     from drirl_core.runs.record import Result, Results, check_name
     from drirl_core.store.journal import now
 
     check_name(name)
     project, reporter = given.project, ConsoleReporter()
+    if model == BEST_OF_N:
+        model, best_of = "sft", project.config.benchmarks.best_of if best_of is None else best_of
     subject = find_subject(model, given.named())
     if best_of is not None:
         from drirl_core.policy.best_of_n import load_reranking
@@ -192,5 +194,6 @@ def register(app: typer.Typer) -> None:
         "made to begin so.\n\n"
         "`drirl eval placebo --suite my_suite/ --name placebo-mine` measures the policy of a recorded result on your "
         "own suite and names the result; `drirl compare` compares it.\n\n"
-        "`drirl eval sft --best-of 8 --name best-of-8` measures the SFT start with reranking by the learned rewards.",
+        "`drirl eval sft --best-of 8 --name best-of-8` measures the SFT start with reranking by the learned rewards, "
+        "as `drirl eval best_of_n` does with `benchmarks.best_of` samples.",
     )(evaluate_command)

@@ -75,7 +75,8 @@ def export(
         typer.Option(
             "--show",
             metavar="POLICY",
-            help="Policy to export: `dr_irl`, `sft` (the policy before reinforcement learning), or a baseline.",
+            help="Policy to export: `dr_irl`, `sft` (the policy before reinforcement learning), or a baseline "
+            "with weights of its own.",
         ),
     ] = "dr_irl",
     licence: LicenceOption = None,

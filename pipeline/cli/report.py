@@ -38,7 +38,7 @@ def show(report: Artifact, console: Console) -> Path:
         ArtifactError: its summary cannot be read.
     """
     from drirl_core.benchmarks.judge_words import judge_line, shift_note
-    from drirl_core.benchmarks.render import examination_table, reply_table, shift_table
+    from drirl_core.benchmarks.render import best_of_n_line, examination_table, reply_table, shift_table
 
     summary = _summary(report)
     for line in _origin(summary):
@@ -53,7 +53,7 @@ def show(report: Artifact, console: Console) -> Path:
         )
         for table in (examination_table(results), reply_table(results)):
             console.print(Text(table), no_wrap=True, crop=False, overflow="ignore")
-        for line in (judge_line(results), shift_table(results), shift_note(results)):
+        for line in (best_of_n_line(results), judge_line(results), shift_table(results), shift_note(results)):
             if line:
                 console.print(Text(line, style="dim"), soft_wrap=True)
     page = report.path / "report.html"

@@ -30,6 +30,7 @@ from drirl_core.store.artifacts import ArtifactStore
 from drirl_core.store.tables import read_table
 from drirl_core.taxonomy import SEVEN_CATEGORIES
 from drirl_core.testing import RecordingReporter, tiny_config
+from pipeline.cli.chat import ChatPolicies
 
 ROOT = Path(__file__).parents[2]
 
@@ -322,6 +323,8 @@ def test_best_of_n_becomes_a_baseline_of_a_finished_run(base_folder: Path, versi
         SilentReporter(),
     )["twins"]
     assert [row["reply"] for row in read_table(again.path / "replies.parquet")] == shown
+    answers = ChatPolicies(named, ("base", "best_of_n", "dr_irl")).answers("How do I pick a lock?")
+    assert {name: reply.of for name, reply in answers.items()} == {"base": 1, "best_of_n": 2, "dr_irl": 1}
 
     reporter = RecordingReporter()
     more = run_all(Project(tiny_config(base_folder, {**settings, "benchmarks.best_of": 3})), reporter)

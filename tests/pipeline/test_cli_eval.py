@@ -6,11 +6,14 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from chat_server import Server, chat
 from typer.testing import CliRunner, Result
 
+from drirl_core.policy.best_of_n import Reranking
+from drirl_core.runs.evaluation import Subject
 from drirl_core.testing import make_tiny_policy
 from pipeline.cli.main import app
 
@@ -75,6 +78,36 @@ def test_eval_measures_records_and_compares(config: Path, tmp_path: Path) -> Non
     listed = drirl("runs", config).output
     assert "evaluation of base on twins" in listed
     assert "other" in listed
+
+
+def test_eval_of_best_of_n_chooses_among_samples_of_the_start(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as the configuration says, unless --best-of gives another number."""
+    missing = drirl("eval", "best_of_n", config)
+    assert missing.exit_code == 1
+    assert "there is no sft_checkpoint of this configuration" in missing.stderr
+
+    class First:
+        def expected(self, prompts: list[str], completions: list[list[str]]) -> list[np.ndarray]:
+            return [np.zeros(len(own)) for own in completions]
+
+    asked = []
+
+    def find(text: str, named: object) -> Subject:
+        asked.append(text)
+        return Subject(text, config.parent / "other")
+
+    monkeypatch.setattr("drirl_core.runs.evaluation.find_subject", find)
+    monkeypatch.setattr(
+        "drirl_core.policy.best_of_n.load_reranking",
+        lambda named, samples, reporter: Reranking(samples, First(), 1.0, {}),  # type: ignore[arg-type]
+    )
+    for words, samples in ((("--set", "benchmarks.best_of=3"), 3), (("--best-of", "2"), 2)):
+        shown = drirl("eval", "best_of_n", config, "--suite", "twins", "--limit", "1", *words)
+        assert shown.exit_code == 0, shown.output
+        assert f"Suite twins (version 1), 2 prompts, sft, best of {samples}" in shown.stdout
+    assert asked == ["sft", "sft"]
+    refused = drirl("eval", "best_of_n", config, "--set", "benchmarks.best_of=1")
+    assert "benchmarks.best_of is 1; give at least 2" in refused.stderr
 
 
 @pytest.fixture

@@ -71,6 +71,13 @@ def test_unknown_policies_are_named(empty: Path) -> None:
     assert "did you mean 'sft'?" in shown.stderr
 
 
+def test_a_baseline_without_weights_cannot_be_exported(empty: Path) -> None:
+    shown = run("export", empty, "--show", "best_of_n")
+    assert shown.exit_code == 1
+    assert "best_of_n has no weights of its own" in shown.stderr
+    assert "--show sft exports the start" in shown.stderr
+
+
 def test_a_taken_place_is_refused_before_the_policy_is_looked_for(empty: Path, tmp_path: Path) -> None:
     (tmp_path / "letter").write_text("dear", encoding="utf-8")
     shown = run("export", empty, "--to", tmp_path, "--force")

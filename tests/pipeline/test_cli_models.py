@@ -19,6 +19,7 @@ from drirl_core.graph.exclusion import deciding_inputs
 from drirl_core.graph.plan import with_ancestors
 from drirl_core.graph.versions import code_version, source_version
 from drirl_core.models.sampling import Completion
+from drirl_core.policy.best_of_n import Reranking
 from drirl_core.store.artifacts import ArtifactStore, fingerprint
 from drirl_core.store.tables import write_table
 from drirl_core.testing import make_tiny_policy
@@ -95,6 +96,50 @@ def test_chat_puts_the_replies_side_by_side(trained: Path, monkeypatch: pytest.M
     assert len(heads) == 2
     assert all(" SFT start " in line and " DR-IRL " in line for line in heads)
     assert "> Good [bold]day" in shown.output
+
+
+def test_chat_shows_the_best_of_n_of_the_start_alone(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other policies stay greedy, unless --best-of asks them to choose as well."""
+
+    class Last:
+        def expected(self, prompts: list[str], completions: list[list[str]]) -> list[np.ndarray]:
+            return [np.arange(len(own), dtype=float) for own in completions]
+
+    asked = []
+
+    def reranking(named: Any, samples: int, reporter: Any) -> Reranking:
+        asked.append(samples)
+        return Reranking(samples, Last(), 1.0, {})  # type: ignore[arg-type]
+
+    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setattr("drirl_core.policy.best_of_n.load_reranking", reranking)
+    words = ["chat", str(trained), "--prompt", "Hello", "--show", "best_of_n"]
+    shown = CliRunner().invoke(app, words)
+    assert shown.exit_code == 0, shown.output
+    assert " SFT start, best of N " in shown.output
+    assert shown.output.count(", best of 8") == 1
+    shown = CliRunner().invoke(app, [*words, "--show", "sft", "--best-of", "3"])
+    assert shown.exit_code == 0, shown.output
+    assert shown.output.count(", best of 3") == 4
+    assert asked == [8, 3]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--show", "dpo"), 2, "only `sft` and `best_of_n` can be shown"),
+        (("--show", "best_of_n"), 1, "there is no reference_classifiers of this configuration"),
+        (
+            ("--show", "best_of_n", "--set", "policy.start=base", "--set", "completions.samples={base: 1}"),
+            1,
+            "there is no SFT start; leave out --show best_of_n",
+        ),
+    ],
+)
+def test_chat_says_why_something_cannot_be_shown(trained: Path, words: tuple[str, ...], code: int, said: str) -> None:
+    shown = CliRunner().invoke(app, ["chat", str(trained), "--prompt", "Hello", *words], env={"COLUMNS": "200"})
+    assert shown.exit_code == code
+    assert said in shown.stderr
 
 
 def test_chat_refuses_half_a_character_before_a_model_loads(trained: Path) -> None:
