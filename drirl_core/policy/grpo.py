@@ -180,7 +180,7 @@ def _hardness(context: stages.Context) -> dict[str, float] | None:
 
 
 def _lower(policy: Policy, adapters: Any, context: stages.Context) -> LowerStates | None:
-    """Return what shares the layers below the adapters where `policy.share_lower_layers` asks for it, or say why not."""
+    """Return what shares the layers below the adapters if `policy.share_lower_layers` asks for it, or say why not."""
     if not context.config.policy.share_lower_layers:
         return None
     found = lower_states(policy.model, adapters)
