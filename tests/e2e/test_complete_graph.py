@@ -288,10 +288,14 @@ def test_a_policy_is_measured_by_the_best_of_two(config: Config, versions: dict[
     }  # fmt: skip
 
 
-def test_best_of_n_becomes_a_baseline_of_a_finished_run(base_folder: Path, versions: dict[str, str]) -> None:
+def test_best_of_n_becomes_a_baseline_of_a_finished_run(
+    base_folder: Path, versions: dict[str, str], tmp_path: Path
+) -> None:
     """Nothing is trained, and of what is sampled all is its own; one more sample costs one more sample."""
+    folder = tmp_path / "copied"  # other tests read the newest benchmark of the shared one
+    shutil.copytree(base_folder, folder)
     settings = {"baselines": ["best_of_n"], "benchmarks.best_of": 2}
-    project, reporter = Project(tiny_config(base_folder, settings)), RecordingReporter()
+    project, reporter = Project(tiny_config(folder, settings)), RecordingReporter()
     found = run_all(project, reporter)
     benchmarks, new = {"benchmark_embedded", "benchmark_twins"}, {"best_of_n_embedded", "best_of_n_twins"}
     assert found.keys() - versions.keys() == new
@@ -327,7 +331,7 @@ def test_best_of_n_becomes_a_baseline_of_a_finished_run(base_folder: Path, versi
     assert {name: reply.of for name, reply in answers.items()} == {"base": 1, "best_of_n": 2, "dr_irl": 1}
 
     reporter = RecordingReporter()
-    more = run_all(Project(tiny_config(base_folder, {**settings, "benchmarks.best_of": 3})), reporter)
+    more = run_all(Project(tiny_config(folder, {**settings, "benchmarks.best_of": 3})), reporter)
     assert {name for name in found if found[name].version != more[name].version} >= {*new, *benchmarks}
     sampled = [int(line.split()[1]) for line in reporter.lines if re.match(r"sampled \d+ completions", line)]
     assert sum(sampled) == sum(found[name].metadata["prompts"] for name in new)
