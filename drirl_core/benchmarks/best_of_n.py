@@ -133,6 +133,7 @@ def decoding_of(folder: Path) -> Mapping[str, Any]:
 
 
 def _lines(row: BenchmarkRow, choice: Choice) -> list[dict[str, Any]]:
+    place = choice.place
     return [
         {
             "group": row.group,
@@ -143,7 +144,7 @@ def _lines(row: BenchmarkRow, choice: Choice) -> list[dict[str, Any]]:
             "tokens": completion.tokens,
             "finished": completion.finished,
             "reward": rounded(float(reward)),
-            "chosen": number == choice.place,
+            "chosen": number == place,
         }
         for number, (completion, reward) in enumerate(zip(choice.completions, choice.rewards, strict=True))
     ]

@@ -22,6 +22,7 @@ from drirl_core.benchmarks.references.classifiers import CEILING, FLOOR, load
 from drirl_core.benchmarks.refusal_score import beside_replies, describe, refusal_scores
 from drirl_core.benchmarks.render import POLICY_NAMES, render
 from drirl_core.benchmarks.suites import PAIRED, BenchmarkRow, Suite, find_suite, load_suite
+from drirl_core.completions.policies import INITIAL
 from drirl_core.config import BEST_OF_N
 from drirl_core.errors import ArtifactError, DataError, nearest
 from drirl_core.graph.build import Context
@@ -205,9 +206,9 @@ def _policies(context: Context) -> dict[str, str | Path]:
             f"a benchmark needs policy_checkpoint among its inputs, which are {sorted(context.inputs)}; "
             "materialize it first"
         )
-    assets = {name: asset_of(name, str(context.suite)) for name in POLICIES}
+    assets = {name: asset_of(name, str(context.suite)) for name in POLICIES if name != INITIAL}
     made = {name: context.inputs[asset] for name, asset in assets.items() if asset in context.inputs}
-    return {"base": context.config.models.policy, **made}
+    return {INITIAL: context.config.models.policy, **made}
 
 
 def _references(context: Context, rows: Sequence[BenchmarkRow]) -> tuple[Examinee, Examinee]:

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from drirl_core.policy.best_of_n import Reranking
     from drirl_core.policy.refusal_threshold import Decision, RefusalThreshold
 
-TITLES = {"base": "base", "sft": "SFT start", BEST_OF_N: "SFT start, best of N", "dr_irl": "DR-IRL"}
 _BORDERS = {"base": "white", "sft": "cyan", BEST_OF_N: "yellow", "dr_irl": "green"}
 _SHOWN = ("sft", BEST_OF_N)
 """What can be shown in addition to the base and the aligned model."""
@@ -169,13 +168,15 @@ class ChatPolicies:
 
 def show(prompt: str, replies: Mapping[str, Reply], console: Console) -> None:
     """Print the replies to one prompt side by side, each with its label by the rules judge, and whether it was cut."""
+    from drirl_core.benchmarks.render import POLICY_NAMES
+
     width = max(24, (console.width - len(replies)) // len(replies))
     if width * len(replies) > console.width:  # too narrow for columns: one below the other
         width = console.width
     panels = [
         Panel(
             Text(f"{reply.text} […]" if reply.cut_at else reply.text or "(empty)"),
-            title=TITLES[name],
+            title=POLICY_NAMES[name],
             subtitle=_below(reply, prompt),
             border_style=_BORDERS[name],
             width=width,
@@ -188,7 +189,7 @@ def show(prompt: str, replies: Mapping[str, Reply], console: Console) -> None:
         console.print("[…] the reply was cut; --max-new-tokens N allows longer ones", style="dim", markup=False)
     for name, reply in replies.items():
         if reply.decision is not None:
-            console.print(Text(f"{TITLES[name]}: {_decided(reply.decision)}", style="dim"))
+            console.print(Text(f"{POLICY_NAMES[name]}: {_decided(reply.decision)}", style="dim"))
 
 
 def _decided(decision: Decision) -> str:
@@ -204,13 +205,14 @@ def _score(threshold: float) -> str:
 
 def show_thresholds(thresholds: Mapping[str, float | Threshold], console: Console) -> None:
     """Print each policy's calibrated threshold, with what it refuses of the validation prompts; nothing of a number."""
+    from drirl_core.benchmarks.render import POLICY_NAMES
     from drirl_core.benchmarks.threshold import Threshold
 
     for name, found in thresholds.items():
         if isinstance(found, Threshold):
             console.print(
-                f"{TITLES[name]}: threshold {_score(found.value)}, for at most {found.bound:.0%} over-refusal; of the "
-                f"validation prompts it refuses {found.look_alikes} look-alikes and {found.unsafe} unsafe ones",
+                f"{POLICY_NAMES[name]}: threshold {_score(found.value)}, for at most {found.bound:.0%} over-refusal; "
+                f"of the validation prompts it refuses {found.look_alikes} look-alikes and {found.unsafe} unsafe ones",
                 style="dim",
                 markup=False,
                 highlight=False,
