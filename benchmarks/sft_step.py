@@ -1,7 +1,9 @@
 """Seconds of an SFT step over their floor: `python -m benchmarks.sft_step [CONFIG]`.
 
 The stage itself runs, from its rows to its trainer, with the settings of a finished run, and ends after some steps.
-Validation is off, and the first step is left out. See benchmarks/floor.py.
+Validation is off, and the first step is left out. See benchmarks/floor.py. Where `sft.share_lower_layers` is on, each
+round also measures the step without it. The floor is that of the method as it is written: every step computes all
+layers.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import statistics
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 from unittest import mock
 
@@ -23,6 +26,7 @@ from drirl_core.models.references import resolve
 from drirl_core.planning.passes import Numbers
 from drirl_core.planning.shape import shape_of
 from drirl_core.policy import sft
+from drirl_core.policy.lower_states import LowerStates
 from drirl_core.policy.training import run
 from drirl_core.project import Project
 
@@ -83,6 +87,21 @@ def measure(context: Context, steps: int) -> tuple[Measured, list[list[Row]]]:
     return Measured(str(dtype), [phases for phases, _ in clock.steps], floors, rates[0]), rows
 
 
+@contextlib.contextmanager
+def learning_timed(seconds: list[float]) -> Iterator[None]:
+    """Note the seconds in which the block computes the lower layers of all rows; none where it does not."""
+    learn = LowerStates.learn
+
+    def timed(self: LowerStates, *arguments: Any) -> int:
+        started = time.monotonic()
+        found = learn(self, *arguments)
+        seconds.append(time.monotonic() - started)
+        return found
+
+    with mock.patch.object(LowerStates, "learn", timed):
+        yield
+
+
 def main() -> None:
     """Measure and write benchmarks/results/sft_step.json, or sft_step_gpu.json on a GPU."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -97,12 +116,16 @@ def main() -> None:
     if arguments.device:
         chosen["models.device"] = arguments.device
     project = Project.load(arguments.config, chosen)
-    found, rows = [], []
+    computed = Project.load(arguments.config, {**chosen, "sft.share_lower_layers": False})
+    found, every, once, rows = [], [], [], []
     for _ in range(arguments.rounds):
-        with stage_context(project, "sft_checkpoint") as context:
+        with stage_context(project, "sft_checkpoint") as context, learning_timed(once):
             measured, met = measure(context, arguments.steps)
         found.append(measured)
         rows = met[1:]
+        if once:
+            with stage_context(computed, "sft_checkpoint") as context:
+                every.append(measure(context, arguments.steps)[0])
     settings, floor, on_gpu = project.config.sft, record(found), device_of(project.config.models).type == "cuda"
     tokens, others = [predicted(step) for step in rows], " and those of the contrast" if settings.contrast else ""
     others += f", {settings.decision_prompts} prompts beside each" if settings.decision_prompts else ""
@@ -118,10 +141,15 @@ def main() -> None:
             "tokens_per_step": round(statistics.mean(one.computed for one in tokens)),
             "of_them_scored": round(statistics.mean(one.scored for one in tokens)),
             "step_s": floor["phases"][STEP]["measured_s"],
+            **({"lower_layers_once_s": round(statistics.median(once), 1)} if once else {}),
             "floor": floor,
+            **({"every_step_computes_all_layers": record(every)["phases"]} if every else {}),
         },
     )
     show(floor["phases"])
+    if every:
+        print(f"lower layers once: {statistics.median(once):.1f} s; with all layers in every step:")
+        show(record(every)["phases"])
 
 
 if __name__ == "__main__":

@@ -172,6 +172,9 @@ class SftConfig:
     """Further training prompts beside each row of a batch that only the decision is learned of, which costs less than
     half of a row: they have no answer. They are drawn from all prompts, those beyond `rows_per_category` and
     `helpful_rows` too, each equally often."""
+    share_lower_layers: bool = added(False)
+    """On a CPU, with adapters on upper layers alone: compute what lies below them once for all rows and prompts, before
+    the first step. Pays where prompts come several times (`decision_prompts`); results differ by rounding."""
     validation_prompts: int = added(0)
     """Validation prompts, unsafe ones and look-alikes each, that are answered twice per epoch; the best checkpoint is
     published (`choose_by`). 0 publishes the last step."""
@@ -222,6 +225,14 @@ class SftConfig:
             not self.decision_prompts or self.decision > 0,
             f"sft.decision_prompts is {self.decision_prompts}, but sft.decision is 0 and nothing is learned of prompts "
             "without answers; set sft.decision to a weight, such as 2, or sft.decision_prompts to 0",
+        )
+        require(
+            not self.share_lower_layers
+            or (self.decision > 0 and not self.contrast and self.lora.rank > 0 and self.lora.first_layer > 0),
+            f"sft.share_lower_layers is on with sft.decision {self.decision}, sft.contrast {self.contrast}, "
+            f"sft.lora.rank {self.lora.rank} and sft.lora.first_layer {self.lora.first_layer}: it keeps what lies "
+            "below the adapters of rows and of the prompts that the decision is learned of, and not of the crossed "
+            "rows of twins; set sft.contrast to 0 and the others above 0, or sft.share_lower_layers to false",
         )
         require(
             not (self.decision and self.target == "demonstration"),

@@ -167,6 +167,7 @@ STAGES: dict[str, Stage] = {
                 "sft.contrast_tokens",
                 "sft.decision",
                 "sft.decision_prompts",
+                "sft.share_lower_layers",
                 "sft.lora.rank",
                 "sft.lora.first_layer",
                 "sft.trl",

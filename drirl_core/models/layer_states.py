@@ -49,7 +49,7 @@ def read_layer(
     cache = DynamicCache()
     with without_gradients(policy.model):
         # What all prompts begin with, the system message of the template, is computed for one of them.
-        start = _common_length(list(places))
+        start = common_length(list(places))
         if start > 0:
             common = torch.tensor([next(iter(places))[:start]], device=device)
             until_layer(policy.model, layer, input_ids=common, past_key_values=cache)
@@ -71,7 +71,7 @@ def read_layer(
                 input_ids=ids,
                 attention_mask=torch.cat([present[of_row[rows]], own], dim=1),
                 position_ids=lengths[of_row[rows]].unsqueeze(1) + torch.arange(ids.shape[1], device=device),
-                past_key_values=_selected(cache, of_row[rows]),
+                past_key_values=cached(cache, of_row[rows]),
             )
             found[rows, 1] = masked_mean(hidden, own.bool())
         return found
@@ -99,7 +99,7 @@ def of_like_length(lengths: Sequence[int], spared: int | None) -> Iterator[list[
         yield part
 
 
-def _selected(cache: DynamicCache, rows: torch.Tensor) -> DynamicCache:
+def cached(cache: DynamicCache, rows: torch.Tensor) -> DynamicCache:
     """Return keys and values of some rows of a cache, which stays as it is."""
     from transformers import DynamicCache
 
@@ -110,7 +110,7 @@ def _selected(cache: DynamicCache, rows: torch.Tensor) -> DynamicCache:
     return selected
 
 
-def _common_length(prompts: Sequence[Sequence[int]]) -> int:
+def common_length(prompts: Sequence[Sequence[int]]) -> int:
     """Count the tokens with which all prompts begin, without the last token of the shortest; 0 for a single prompt."""
     if len(prompts) < 2:
         return 0

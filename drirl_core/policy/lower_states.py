@@ -1,21 +1,25 @@
-"""What lies below all adapters, computed once per step: in the pass of the reference, for the update too.
+"""What lies below all adapters, computed once: it is the same in every pass over the same tokens.
 
 With adapters on upper layers alone, the lower ones compute the same in the reference and in the policy that is trained.
 For the KL, TRL runs the reference over the very tokens that the update runs over next. So what enters the first adapted
-layer is kept from that pass, and the update begins there. The results are equal up to rounding.
+layer is kept from that pass, and the update begins there. Supervised fine-tuning, to which the same prompts come
+several times, has it computed for all rows before the first step. The results are equal up to rounding.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
 
 import peft
 import torch
+from transformers import DynamicCache
 
-from drirl_core.models.partial_pass import from_layer, output_types, with_layer
+from drirl_core.models.layer_states import cached, common_length, of_like_length, padded
+from drirl_core.models.partial_pass import from_layer, output_types, until_layer, with_layer
 from drirl_core.models.shared_prompts import (
     asks_of_each_layer,
     decoder_of,
@@ -24,9 +28,14 @@ from drirl_core.models.shared_prompts import (
     without_adapters,
 )
 from drirl_core.policy.shared_states import can_be_read
+from drirl_core.reporting import Reporter
 
 _SAME = 1e-2
 """Largest difference, relative to the largest value, of a pass that begins later and a complete one, in bfloat16."""
+_MOST_BYTES = 4_000_000_000
+"""Memory that the states of all rows of a training may take."""
+_SPARED_TOKENS, _ROWS = 128, 256
+"""Padded tokens for which `learn` makes another pass, and rows of one pass at most."""
 _PROBE = 4
 """Tokens with which both rows of the probe begin."""
 
@@ -34,7 +43,7 @@ _PROBE = 4
 def lower_states(model: Any, adapters: peft.LoraConfig | None) -> LowerStates | None:
     """Return what keeps the states below adapters; None where an update has to compute them itself.
 
-    For `policy.share_lower_layers`. Without a KL no pass comes before the update's, and nothing is kept.
+    For `policy.share_lower_layers` and `sft.share_lower_layers`.
 
     Args:
         model: the start, without adapters yet.
@@ -45,6 +54,43 @@ def lower_states(model: Any, adapters: peft.LoraConfig | None) -> LowerStates | 
     if not on_cpu or not first or not is_plain(model) or not can_be_read(model):
         return None
     return LowerStates(first) if _can_begin_later(model, first) else None
+
+
+def learned_below(
+    model: Any, adapters: peft.LoraConfig | None, rows: Sequence[Sequence[int]], reporter: Reporter
+) -> LowerStates | None:
+    """Return the states below adapters for all rows of a training, computed here; None, said why, where they are not.
+
+    For `sft.share_lower_layers`.
+
+    Args:
+        model: the start, without adapters yet.
+        adapters: what it is to be adapted with.
+        rows: tokens of every row and prompt.
+        reporter: gets a line.
+    """
+    found = lower_states(model, adapters)
+    if found is None:
+        reporter.log(
+            "sft.share_lower_layers is on, but every step computes all layers: lower ones are shared on a CPU, with a "
+            "model whose layers can be entered by their states alone"
+        )
+        return None
+    size = model.config.get_text_config().hidden_size * next(model.parameters()).element_size()
+    most = sum(map(len, set(map(tuple, rows)))) * size
+    if most > _MOST_BYTES:
+        reporter.log(
+            f"sft.share_lower_layers is on, but every step computes all layers: to keep the states below the adapters "
+            f"for all rows could take {most / 1e9:.1f} GB, and {_MOST_BYTES / 1e9:.0f} GB is the most that is kept"
+        )
+        return None
+    started = time.monotonic()
+    kept = found.learn(model, rows)
+    reporter.log(
+        f"SFT: what lies below the adapters is computed once, for {kept} tokens in {time.monotonic() - started:.0f} s "
+        f"({kept * size / 1e6:.0f} MB); every step begins above it"
+    )
+    return found
 
 
 class LowerStates:
@@ -65,6 +111,35 @@ class LowerStates:
         """Forget what was kept: the tokens of a step do not come again."""
         self._places: dict[tuple[int, int], int] = {}  # of a token behind a place; 0 is the beginning, and padding
         self._tokens, self._states = torch.zeros(1, dtype=torch.long), torch.empty(0)
+
+    def learn(self, model: Any, rows: Sequence[Sequence[int]]) -> int:
+        """Compute what enters the layer in complete rows, so that passes over them begin there from now on.
+
+        Args:
+            model: the policy, with adapters or without; on a CPU.
+            rows: tokens of rows, none of them empty.
+
+        Returns:
+            Tokens whose states are kept.
+        """
+        base, distinct = without_adapters(model), list(dict.fromkeys(map(tuple, rows)))
+        start, cache = common_length(distinct), DynamicCache()
+        heads, kept = torch.empty(1, 0), []
+        with torch.no_grad():
+            if start:  # the system message of the template is computed for one of them
+                common = torch.tensor([distinct[0][:start]])
+                heads = until_layer(base, self._first, input_ids=common, past_key_values=cache)
+            for part in of_like_length([len(tokens) - start for tokens in distinct], _SPARED_TOKENS):
+                for chosen in (part[begin : begin + _ROWS] for begin in range(0, len(part), _ROWS)):
+                    ids, own = padded([distinct[place] for place in chosen], 0, "cpu")
+                    behind = {"past_key_values": cached(cache, torch.zeros(len(chosen), dtype=torch.long))}
+                    states = until_layer(
+                        base, self._first, input_ids=ids[:, start:], attention_mask=own, **(behind if start else {})
+                    )
+                    states = torch.cat([heads.expand(len(ids), -1, -1), states], dim=1) if start else states
+                    kept.append(self._noted(ids, own, states))
+        self._extend(kept)
+        return len(self._places)
 
     @contextlib.contextmanager
     def shared(self, model: Any) -> Iterator[None]:
@@ -97,14 +172,22 @@ class LowerStates:
 
     def _keep(self, ids: torch.Tensor, mask: torch.Tensor, states: torch.Tensor) -> None:
         """Keep the states, (B, T, H), of tokens, (B, T), that are not known yet."""
+        self._extend([self._noted(ids, mask, states)])
+
+    def _noted(self, ids: torch.Tensor, mask: torch.Tensor, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give tokens that are not known yet their places; return these tokens, (N,), and their states, (N, H)."""
         known = len(self._places)
         places = self._places_of(ids, mask, new=True).flatten().tolist()
         first = {place: position for position, place in reversed(list(enumerate(places)))}
         new = [first[place] for place in range(known + 1, len(self._places) + 1)]
+        return ids.flatten()[new], states.flatten(0, 1)[new]
+
+    def _extend(self, kept: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Keep tokens and their states, in the order of their places."""
         if not self._states.numel():
-            self._states = states.new_zeros(1, states.shape[-1])
-        self._states = torch.cat([self._states, states.flatten(0, 1)[new]])
-        self._tokens = torch.cat([self._tokens, ids.flatten()[new]])
+            self._states = kept[0][1].new_zeros(1, kept[0][1].shape[-1])
+        self._tokens = torch.cat([self._tokens, *(tokens for tokens, _ in kept)])
+        self._states = torch.cat([self._states, *(states for _, states in kept)])
 
     def _places_of(self, ids: torch.Tensor, mask: torch.Tensor, *, new: bool = False) -> torch.Tensor:
         """Return the place of each token, 0 for padding and for a token that was not kept, (B, T).

@@ -24,6 +24,7 @@ from drirl_core.models.loading import Policy, load_policy
 from drirl_core.models.templates import chat_text
 from drirl_core.policy.arguments import Ours, arguments_of
 from drirl_core.policy.decision_rows import with_decisions
+from drirl_core.policy.lower_states import LowerStates, learned_below
 from drirl_core.policy.options import require_options
 from drirl_core.policy.own_answers import with_own_answers
 from drirl_core.policy.plots import curve_plot
@@ -43,7 +44,7 @@ from drirl_core.policy.training import (
     save_merged,
     write_log,
 )
-from drirl_core.policy.twins import DECIDED, MATCHED, TwinCollator, TwinTrainer, units_of
+from drirl_core.policy.twins import DECIDED, MATCHED, PROMPTS, TwinCollator, TwinTrainer, units_of
 from drirl_core.policy.validation import REPLY_TOKENS, checkpoint_choice
 from drirl_core.reporting import Plot, Reporter
 from drirl_core.store.tables import read_table
@@ -98,11 +99,17 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
         every = training_rows(context, of_all, seed) if settings.decision_prompts else ()
         read, refusing = with_decisions(context, read, chosen, every, policy.tokenizer)
     units = _units(settings, read, chosen, context.reporter)
+    lower = None
+    if refusing and settings.share_lower_layers:
+        prompts = [prompt for row in read.rows for prompt in row.get(PROMPTS, ())]
+        rows = [row["input_ids"] for row in (*read.rows, *prompts)]
+        lower = learned_below(policy.model, adapters, rows, context.reporter)
     trainer = _trainer(
         settings,
         units,
         read.limit,
         refusing,
+        lower,
         model=policy.model,
         args=arguments,
         processing_class=policy.tokenizer,
@@ -158,7 +165,12 @@ def _pairs(units: Sequence[Sequence[TokenRow]]) -> int:
 
 
 def _trainer(
-    settings: SftConfig, units: Sequence[Sequence[TokenRow]], limit: int, refusing: Sequence[int], **arguments: Any
+    settings: SftConfig,
+    units: Sequence[Sequence[TokenRow]],
+    limit: int,
+    refusing: Sequence[int],
+    lower: LowerStates | None,
+    **arguments: Any,
 ) -> SharedSftTrainer:
     """Return the trainer: TRL's, or one that compares twins or learns the decision as well."""
     rows = Dataset.from_list(in_batches_of_one_length(units, settings.batch_size, arguments["args"].seed))
@@ -171,6 +183,7 @@ def _trainer(
         compared=compared,
         decision=settings.decision,
         refusing=refusing,
+        lower=lower,
         train_dataset=rows,
         data_collator=collator,
         **arguments,

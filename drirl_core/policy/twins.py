@@ -27,6 +27,7 @@ from torch.nn.functional import logsigmoid
 
 from drirl_core.models.shared_prompts import prompts_once
 from drirl_core.policy.decision import UNKNOWN, decision_loss, decisions, last_states
+from drirl_core.policy.lower_states import LowerStates
 from drirl_core.policy.sft_rows import TokenRow, TokenRows
 from drirl_core.policy.together import SharedSftTrainer
 
@@ -150,6 +151,7 @@ class TwinTrainer(SharedSftTrainer):
         compared: first tokens of an answer that are compared; 0 takes all.
         decision: weight of the decision whether to refuse.
         refusing: ids of the tokens that begin refusals; without one nothing is decided.
+        lower: has what lies below the adapters for all rows; None where every step computes it.
         **arguments: other arguments of `SFTTrainer`.
     """
 
@@ -163,11 +165,12 @@ class TwinTrainer(SharedSftTrainer):
         compared: int = 0,
         decision: float = 0.0,
         refusing: Sequence[int] = (),
+        lower: LowerStates | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
         self.unit = 2 if contrast else 1
-        self._contrast, self._compared, self._decision = contrast, compared, decision
+        self._contrast, self._compared, self._decision, self._lower = contrast, compared, decision, lower
         self._refusing = torch.tensor(refusing, dtype=torch.long, device=self.accelerator.device)
         self._right: dict[str, list[float]] = {}
 
@@ -200,7 +203,8 @@ class TwinTrainer(SharedSftTrainer):
             else contextlib.nullcontext()
         )
         rows = {name: value[:count] for name, value in complete.items()}
-        with once:  # without `num_items_in_batch`, which counts the tokens of the crossed rows too
+        later = self._lower.shared(policy) if self._lower else contextlib.nullcontext()
+        with once, later:  # without `num_items_in_batch`, which counts the tokens of the crossed rows too
             loss = super().compute_loss(of_the_rows, rows, num_items_in_batch=self._tokens_of_all(rows["labels"]))
         outputs, states = scored[0]
         margins = matching_margins(outputs.log_probs, outputs.label_mask, pairs, self._compared)

@@ -394,9 +394,10 @@ def test_the_notebook_guide_lists_every_table_of_a_run(config: Config, versions:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["grpo_step", "sft_step"])
+@pytest.mark.parametrize(("name", "shared"), [("grpo_step", False), ("sft_step", False), ("sft_step", True)])
 def test_a_training_step_is_measured_beside_its_floor(
     name: str,
+    shared: bool,
     config: Config,
     base_folder: Path,
     versions: dict[str, str],
@@ -411,9 +412,14 @@ def test_a_training_step_is_measured_beside_its_floor(
     monkeypatch.setattr(floor, "_BUFFER", 2**16)
     monkeypatch.setattr(grpo_step, "STEPS", 3)
     steps = ["--steps", "3"] if name == "sft_step" else []
-    monkeypatch.setattr(sys, "argv", [name, str(base_folder / "smoke.yaml"), "--rounds", "1", *steps])
+    shares = {"decision": 2, "decision_prompts": 2, "answer_tokens": 4, "share_lower_layers": True, "batch_size": 2}
+    changes = {"sft": {**shares, "lora": {"rank": 2, "first_layer": 0.5}}} if shared else {}
+    (tmp_path / "run.yaml").write_text(json.dumps({"extends": str(base_folder / "smoke.yaml"), **changes}))
+    monkeypatch.setattr(sys, "argv", [name, str(tmp_path / "run.yaml"), "--rounds", "1", *steps])
     {"grpo_step": grpo_step, "sft_step": sft_step}[name].main()
-    found = json.loads((tmp_path / f"{name}.json").read_text())["floor"]
+    written = json.loads((tmp_path / f"{name}.json").read_text())
+    assert ("lower_layers_once_s" in written) is ("every_step_computes_all_layers" in written) is shared
+    found = written["floor"]
     update = {"update_forward", "update_backward"}
     computed = update if name == "sft_step" else update | {"sampling", "log_probabilities", "rewards_and_alpha"}
     assert {one for one, values in found["phases"].items() if "over_floor" in values} == computed | {"step"}

@@ -14,7 +14,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from drirl_core.config import LoraConfig
+from drirl_core.config import LoraConfig, SftConfig
+from drirl_core.errors import ConfigError
 from drirl_core.models import partial_pass
 from drirl_core.models.adapters import peft_config
 from drirl_core.models.attention import share_heads
@@ -22,6 +23,7 @@ from drirl_core.models.partial_pass import with_layer
 from drirl_core.models.shared_prompts import prompts_once, start_once
 from drirl_core.policy.grpo import build_policy_checkpoint
 from drirl_core.policy.lower_states import LowerStates, lower_states
+from drirl_core.policy.sft import build_sft_checkpoint
 from drirl_core.policy.training import read_log
 
 DEPTH, FIRST, WIDTH = 4, 2, 14
@@ -245,3 +247,76 @@ def test_an_update_that_cannot_begin_later_says_so(contexts: Any, monkeypatch: p
     context = contexts.make("unread", settings)
     build_policy_checkpoint(context)
     assert any("the update computes all layers" in line for line in context.reporter.lines)
+
+
+def test_rows_are_learned_before_the_first_step(model: Any, calls: Counter[str]) -> None:
+    """Gradients are those of the complete update, of rows in any order and padding, and of prompts by themselves."""
+    kept = LowerStates(FIRST)
+    rows = [(*prompt, *completion) for prompt, completion in ROWS]
+    assert kept.learn(model, [*rows, rows[0], (*SYSTEM, 7)]) == 9 + 2 + 3 + 4 + 4 + 1 + 1  # beginnings count once
+    calls.clear()
+    for part in (_batch([ROWS[2], ROWS[0]], 7), _batch(ROWS), _batch([((*SYSTEM, 7), ()), ROWS[3]], 1)):
+        expected = _gradients(model, part)
+        calls.clear()
+        with kept.shared(model):
+            given = _gradients(model, part)
+        assert calls["upper"] and not calls["lower"]
+        for name, gradient in expected.items():
+            torch.testing.assert_close(given[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_rows_without_a_common_beginning_are_learned(model: Any, calls: Counter[str]) -> None:
+    kept = LowerStates(FIRST)
+    assert kept.learn(model, [(1, 2, 3), (2, 2), (1, 2, 4), (9,)]) == 3 + 2 + 1 + 1
+    part = _batch([((1, 2), (3,)), ((2,), (2,)), ((9,), ())])
+    expected = _gradients(model, part)
+    calls.clear()
+    with kept.shared(model):
+        given = _gradients(model, part)
+    assert not calls["lower"]
+    for name, gradient in expected.items():
+        torch.testing.assert_close(given[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+SFT = {
+    "sft.lora": {"rank": 2, "first_layer": 0.5}, "sft.epochs": 1, "sft.rows_per_category": 2, "sft.helpful_rows": 2,
+    "sft.decision": 2, "sft.decision_prompts": 3, "sft.batch_size": 2, "sft.answer_tokens": 6,
+}  # fmt: skip
+
+
+def test_the_start_learns_the_same_from_states_that_are_kept(contexts: Any) -> None:
+    logs = {}
+    for name, shares in (("kept below", True), ("computed below", False)):
+        context = contexts.make(name, {**SFT, "sft.share_lower_layers": shares})
+        build_sft_checkpoint(context)
+        logs[shares] = read_log(Path(context.out) / "training_log.jsonl")
+        said = [line for line in context.reporter.lines if "below the adapters is computed once" in line]
+        assert len(said) == shares
+    for one, other in zip(logs[True], logs[False], strict=True):
+        assert one.keys() == other.keys()
+        for key in ("loss", "grad_norm"):
+            assert one[key] == pytest.approx(other[key], rel=1e-3), key
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("can_be_read", lambda model: False, "a model whose layers can be entered"),
+        ("_MOST_BYTES", 100, "could take 0.0 GB, and 0 GB is the most"),
+    ],
+)
+def test_a_start_that_cannot_keep_them_says_so(
+    contexts: Any, monkeypatch: pytest.MonkeyPatch, name: str, value: Any, said: str
+) -> None:
+    monkeypatch.setattr(f"drirl_core.policy.lower_states.{name}", value)
+    context = contexts.make(f"start without {name}", {**SFT, "sft.share_lower_layers": True})
+    build_sft_checkpoint(context)
+    assert any("every step computes all layers" in line and said in line for line in context.reporter.lines)
+
+
+def test_a_start_shares_where_there_is_something_to_share() -> None:
+    for wrong in ({"decision": 0.0, "decision_prompts": 0}, {"contrast": 1.0}, {"lora": LoraConfig(rank=2)}):
+        right: dict[str, Any] = {"decision": 2.0, "lora": LoraConfig(rank=2, first_layer=0.5)}
+        assert SftConfig(share_lower_layers=True, **right).share_lower_layers
+        with pytest.raises(ConfigError, match=r"sft\.share_lower_layers is on with .* or sft\.share_lower_layers to"):
+            SftConfig(share_lower_layers=True, **{**right, **wrong})
