@@ -99,11 +99,8 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
         every = training_rows(context, of_all, seed) if settings.decision_prompts else ()
         read, refusing = with_decisions(context, read, chosen, every, policy.tokenizer)
     units = _units(settings, read, chosen, context.reporter)
-    lower = None
-    if refusing and settings.share_lower_layers:
-        prompts = [prompt for row in read.rows for prompt in row.get(PROMPTS, ())]
-        rows = [row["input_ids"] for row in (*read.rows, *prompts)]
-        lower = learned_below(policy.model, adapters, rows, context.reporter)
+    shares = settings.share_lower_layers and bool(refusing)
+    lower = learned_below(policy.model, adapters, _every_row(read), context.reporter) if shares else None
     trainer = _trainer(
         settings,
         units,
@@ -158,6 +155,12 @@ def _units(
             "compared (a column twin_of of harmless rows names the id of their unsafe prompt)"
         )
     return units
+
+
+def _every_row(read: TokenRows) -> list[list[int]]:
+    """Return the tokens of all rows, and of the prompts without answers beside them."""
+    beside = [prompt for row in read.rows for prompt in row.get(PROMPTS, ())]
+    return [row["input_ids"] for row in (*read.rows, *beside)]
 
 
 def _pairs(units: Sequence[Sequence[TokenRow]]) -> int:
