@@ -103,7 +103,7 @@ def learning_timed(seconds: list[float]) -> Iterator[None]:
 
 
 def main() -> None:
-    """Measure and write benchmarks/results/sft_step.json, or sft_step_gpu.json on a GPU."""
+    """Measure and write benchmarks/results/sft_step.json, with _shared in its name if it shares, and _gpu on a GPU."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", nargs="?", default="configs/demo.yaml", help="of a run that has been built")
     parser.add_argument("--device", help="models.device, when it is not the configuration's")
@@ -130,7 +130,7 @@ def main() -> None:
     tokens, others = [predicted(step) for step in rows], " and those of the contrast" if settings.contrast else ""
     others += f", {settings.decision_prompts} prompts beside each" if settings.decision_prompts else ""
     write(
-        "sft_step_gpu" if on_gpu else "sft_step",
+        f"sft_step{'_shared' if once else ''}{'_gpu' if on_gpu else ''}",
         {
             "what": f"batches of {settings.batch_size} rows{others}, "
             f"{settings.answer_tokens or 'all'} tokens of each answer, {project.config.models.policy}, "

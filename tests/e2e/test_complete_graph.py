@@ -417,7 +417,7 @@ def test_a_training_step_is_measured_beside_its_floor(
     (tmp_path / "run.yaml").write_text(json.dumps({"extends": str(base_folder / "smoke.yaml"), **changes}))
     monkeypatch.setattr(sys, "argv", [name, str(tmp_path / "run.yaml"), "--rounds", "1", *steps])
     {"grpo_step": grpo_step, "sft_step": sft_step}[name].main()
-    written = json.loads((tmp_path / f"{name}.json").read_text())
+    written = json.loads((tmp_path / f"{name}{'_shared' if shared else ''}.json").read_text())
     assert ("lower_layers_once_s" in written) is ("every_step_computes_all_layers" in written) is shared
     found = written["floor"]
     update = {"update_forward", "update_backward"}
