@@ -15,7 +15,6 @@ from drirl_core.models.sharding import without_gradients
 
 if TYPE_CHECKING:
     import torch
-    from transformers import DynamicCache
 
     from drirl_core.models.loading import Policy
 
@@ -42,6 +41,8 @@ def read_layer(
     """
     import torch
     from transformers import DynamicCache
+
+    from drirl_core.models.shared_prompts import rows_of_cache
 
     padding, device = policy.tokenizer.pad_token_id, policy.device
     places = {tokens: i for i, tokens in enumerate(dict.fromkeys(map(tuple, prompts)))}
@@ -71,7 +72,7 @@ def read_layer(
                 input_ids=ids,
                 attention_mask=torch.cat([present[of_row[rows]], own], dim=1),
                 position_ids=lengths[of_row[rows]].unsqueeze(1) + torch.arange(ids.shape[1], device=device),
-                past_key_values=cached(cache, of_row[rows]),
+                past_key_values=rows_of_cache(cache, of_row[rows]),
             )
             found[rows, 1] = masked_mean(hidden, own.bool())
         return found
@@ -97,17 +98,6 @@ def of_like_length(lengths: Sequence[int], spared: int | None) -> Iterator[list[
         part.append(place)
     if part:
         yield part
-
-
-def cached(cache: DynamicCache, rows: torch.Tensor) -> DynamicCache:
-    """Return keys and values of some rows of a cache, which stays as it is."""
-    from transformers import DynamicCache
-
-    selected = DynamicCache()
-    for number, layer in enumerate(cache.layers):
-        if layer.is_initialized:  # of a pass that ended before the last layer
-            selected.update(layer.keys[rows], layer.values[rows], number)
-    return selected
 
 
 def common_length(prompts: Sequence[Sequence[int]]) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 from unittest import mock
 
@@ -18,13 +19,14 @@ import peft
 import torch
 from transformers import DynamicCache
 
-from drirl_core.models.layer_states import cached, common_length, of_like_length, padded
+from drirl_core.models.layer_states import common_length, of_like_length, padded
 from drirl_core.models.partial_pass import from_layer, output_types, until_layer, with_layer
 from drirl_core.models.shared_prompts import (
     asks_of_each_layer,
     decoder_of,
     is_plain,
     prompts_once,
+    rows_of_cache,
     without_adapters,
 )
 from drirl_core.policy.shared_states import can_be_read
@@ -77,10 +79,10 @@ def learned_below(
         )
         return None
     size = model.config.get_text_config().hidden_size * next(model.parameters()).element_size()
-    most = sum(map(len, set(map(tuple, rows)))) * size
+    most = sum(map(len, _longest(rows))) * size
     if most > _MOST_BYTES:
         reporter.log(
-            f"sft.share_lower_layers is on, but every step computes all layers: to keep the states below the adapters "
+            "sft.share_lower_layers is on, but every step computes all layers: to keep the states below the adapters "
             f"for all rows could take {most / 1e9:.1f} GB, and {_MOST_BYTES / 1e9:.0f} GB is the most that is kept"
         )
         return None
@@ -122,19 +124,18 @@ class LowerStates:
         Returns:
             Tokens whose states are kept.
         """
-        base, distinct = without_adapters(model), list(dict.fromkeys(map(tuple, rows)))
-        start, cache = common_length(distinct), DynamicCache()
-        heads, kept = torch.empty(1, 0), []
+        base, longest = without_adapters(model), _longest(rows)
+        start, cache, kept = common_length(longest), DynamicCache(), []
         with torch.no_grad():
             if start:  # the system message of the template is computed for one of them
-                common = torch.tensor([distinct[0][:start]])
+                common = torch.tensor([longest[0][:start]])
                 heads = until_layer(base, self._first, input_ids=common, past_key_values=cache)
-            for part in of_like_length([len(tokens) - start for tokens in distinct], _SPARED_TOKENS):
+            for part in of_like_length([len(tokens) - start for tokens in longest], _SPARED_TOKENS):
                 for chosen in (part[begin : begin + _ROWS] for begin in range(0, len(part), _ROWS)):
-                    ids, own = padded([distinct[place] for place in chosen], 0, "cpu")
-                    behind = {"past_key_values": cached(cache, torch.zeros(len(chosen), dtype=torch.long))}
+                    ids, own = padded([longest[place] for place in chosen], 0, "cpu")
+                    behind = rows_of_cache(cache, torch.zeros(len(chosen), dtype=torch.long))
                     states = until_layer(
-                        base, self._first, input_ids=ids[:, start:], attention_mask=own, **(behind if start else {})
+                        base, self._first, input_ids=ids[:, start:], attention_mask=own, past_key_values=behind
                     )
                     states = torch.cat([heads.expand(len(ids), -1, -1), states], dim=1) if start else states
                     kept.append(self._noted(ids, own, states))
@@ -227,6 +228,12 @@ class LowerStates:
             blocks.callback(base.get_input_embeddings().register_forward_pre_hook(embedded).remove)
             blocks.enter_context(from_layer(base.get_decoder(), self._first, lambda: entering[0]))
             yield
+
+
+def _longest(rows: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """Return each row once, in ascending order, without those with which another one begins: they are in it."""
+    ordered = sorted(set(map(tuple, rows)))  # a row comes just before those that begin with it
+    return [row for row, after in pairwise([*ordered, ()]) if after[: len(row)] != row]
 
 
 def _can_begin_later(model: Any, first: int) -> bool:

@@ -267,7 +267,7 @@ def test_rows_are_learned_before_the_first_step(model: Any, calls: Counter[str])
 
 def test_rows_without_a_common_beginning_are_learned(model: Any, calls: Counter[str]) -> None:
     kept = LowerStates(FIRST)
-    assert kept.learn(model, [(1, 2, 3), (2, 2), (1, 2, 4), (9,)]) == 3 + 2 + 1 + 1
+    assert kept.learn(model, [(1, 2, 3), (2, 2), (1, 2, 4), (9,), (1, 2)]) == 3 + 2 + 1 + 1
     part = _batch([((1, 2), (3,)), ((2,), (2,)), ((9,), ())])
     expected = _gradients(model, part)
     calls.clear()
