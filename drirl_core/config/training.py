@@ -173,8 +173,9 @@ class SftConfig:
     half of a row: they have no answer. They are drawn from all prompts, those beyond `rows_per_category` and
     `helpful_rows` too, each equally often."""
     share_lower_layers: bool = added(False)
-    """On a CPU, with adapters on upper layers alone: compute what lies below them once for all rows and prompts, before
-    the first step. Pays where prompts come several times (`decision_prompts`); results differ by rounding."""
+    """On a CPU, with adapters on upper layers alone (`lora.first_layer`), a `decision` and no `contrast`: compute what
+    lies below the adapters once for all rows and prompts, before the first step. Elsewhere it has no effect, and a line
+    says so. Pays where prompts come several times (`decision_prompts`); results differ by rounding."""
     validation_prompts: int = added(0)
     """Validation prompts, unsafe ones and look-alikes each, that are answered twice per epoch; the best checkpoint is
     published (`choose_by`). 0 publishes the last step."""
@@ -225,14 +226,6 @@ class SftConfig:
             not self.decision_prompts or self.decision > 0,
             f"sft.decision_prompts is {self.decision_prompts}, but sft.decision is 0 and nothing is learned of prompts "
             "without answers; set sft.decision to a weight, such as 2, or sft.decision_prompts to 0",
-        )
-        require(
-            not self.share_lower_layers
-            or (self.decision > 0 and not self.contrast and self.lora.rank > 0 and self.lora.first_layer > 0),
-            f"sft.share_lower_layers is on with sft.decision {self.decision}, sft.contrast {self.contrast}, "
-            f"sft.lora.rank {self.lora.rank} and sft.lora.first_layer {self.lora.first_layer}: it keeps what lies "
-            "below the adapters of rows and of the prompts that the decision is learned of, and not of the crossed "
-            "rows of twins; set sft.contrast to 0 and the others above 0, or sft.share_lower_layers to false",
         )
         require(
             not (self.decision and self.target == "demonstration"),
@@ -286,8 +279,9 @@ class PolicyConfig:
     look_alike_share: float = 0.5
     """Share of safe look-alikes among the harmless prompts."""
     share_lower_layers: bool = added(False)
-    """On a CPU, with adapters on upper layers alone and a KL: compute what lies below them once per step, in the
-    reference's pass, and let the update begin there. Saves some 13 % of the demo's step; results differ by rounding."""
+    """On a CPU, with adapters on upper layers alone (`lora.first_layer`) and a `kl`: compute what lies below them once
+    per step, in the reference's pass, and let the update begin there. Elsewhere it has no effect, and a line says so.
+    Results differ by rounding."""
     draw: Literal["categories", "rows"] = added("categories")
     """How unsafe prompts are drawn: `categories` takes one of each category in turn, however many prompts it has;
     `rows` draws from all of them, so that a category has the share that it has of the data."""
@@ -348,12 +342,6 @@ class PolicyConfig:
     """Fields of TRL's `RLOOConfig` that no setting of ours decides, for the baselines `rloo` and `rloo_s`."""
 
     def __post_init__(self) -> None:
-        require(
-            not self.share_lower_layers or (self.kl > 0 and self.lora.rank > 0 and self.lora.first_layer > 0),
-            f"policy.share_lower_layers is on with policy.kl {self.kl}, policy.lora.rank {self.lora.rank} and "
-            f"policy.lora.first_layer {self.lora.first_layer}: it shares what lies below the adapters with the "
-            "reference's pass, so all three have to be above 0; set them, or policy.share_lower_layers to false",
-        )
         require(
             self.num_generations >= 2, f"policy.num_generations is {self.num_generations}; a group needs at least 2"
         )

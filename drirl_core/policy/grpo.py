@@ -181,13 +181,15 @@ def _hardness(context: stages.Context) -> dict[str, float] | None:
 
 def _lower(policy: Policy, adapters: Any, context: stages.Context) -> LowerStates | None:
     """Return what shares the layers below the adapters if `policy.share_lower_layers` asks for it, or say why not."""
-    if not context.config.policy.share_lower_layers:
+    settings = context.config.policy
+    if not settings.share_lower_layers:
         return None
-    found = lower_states(policy.model, adapters)
+    found = lower_states(policy.model, adapters) if settings.kl else None  # they are kept in the reference's pass
     if found is None:
         context.reporter.log(
             "policy.share_lower_layers is on, but the update computes all layers: lower ones are shared on a CPU, with "
-            "a model whose layers can be entered by their states alone"
+            "policy.kl and policy.lora.first_layer above 0, and a model whose layers can be entered by their states "
+            "alone"
         )
     return found
 

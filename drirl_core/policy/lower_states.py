@@ -68,14 +68,15 @@ def learned_below(
     Args:
         model: the start, without adapters yet.
         adapters: what it is to be adapted with.
-        rows: tokens of every row and prompt.
+        rows: tokens of every row and prompt; empty where the training has others too.
         reporter: gets a line.
     """
-    found = lower_states(model, adapters)
+    found = lower_states(model, adapters) if rows else None
     if found is None:
         reporter.log(
-            "sft.share_lower_layers is on, but every step computes all layers: lower ones are shared on a CPU, with a "
-            "model whose layers can be entered by their states alone"
+            "sft.share_lower_layers is on, but every step computes all layers: lower ones are shared on a CPU, with "
+            "sft.decision and sft.lora.first_layer above 0, sft.contrast 0, and a model whose layers can be entered by "
+            "their states alone"
         )
         return None
     size = model.config.get_text_config().hidden_size * next(model.parameters()).element_size()

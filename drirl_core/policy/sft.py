@@ -99,8 +99,9 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
         every = training_rows(context, of_all, seed) if settings.decision_prompts else ()
         read, refusing = with_decisions(context, read, chosen, every, policy.tokenizer)
     units = _units(settings, read, chosen, context.reporter)
-    shares = settings.share_lower_layers and bool(refusing)
-    lower = learned_below(policy.model, adapters, _every_row(read), context.reporter) if shares else None
+    rows = _every_row(read) if refusing and not settings.contrast else ()  # crossed rows of twins are not kept
+    shares = settings.share_lower_layers
+    lower = learned_below(policy.model, adapters, rows, context.reporter) if shares else None
     trainer = _trainer(
         settings,
         units,

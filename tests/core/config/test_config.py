@@ -117,14 +117,6 @@ def test_numbers_must_be_finite(tmp_path: Path, value: str) -> None:
         ({"policy": {"micro_batch": 5}}, r"micro_batch 5 does not divide prompts_per_step 8 x num_generations 4 = 32"),
         ({"policy": {"num_generations": 1}}, r"num_generations is 1; a group needs at least 2"),
         ({"policy": {"helpful_share": 1.0}}, r"helpful_share is 1\.0; choose in \[0, 1\)"),
-        (
-            {"policy": {"share_lower_layers": True}},
-            r"share_lower_layers is on with policy\.kl 0\.02, .* and policy\.lora\.first_layer 0\.0: .* to false",
-        ),
-        (
-            {"policy": {"share_lower_layers": True, "kl": 0, "lora": {"first_layer": 0.5}}},
-            r"share_lower_layers is on with policy\.kl 0\.0, .* all three have to be above 0",
-        ),
         ({"policy": {"temperature": 0}}, r"policy\.temperature is 0\.0; above 0"),
         ({"policy": {"learning_rate": 0}}, r"policy\.learning_rate is 0\.0; above 0"),
         ({"policy": {"lora": {"rank": 4, "targets": []}}}, r"lora\.targets is empty"),

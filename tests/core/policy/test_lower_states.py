@@ -14,8 +14,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from drirl_core.config import LoraConfig, SftConfig
-from drirl_core.errors import ConfigError
+from drirl_core.config import LoraConfig
 from drirl_core.models import partial_pass
 from drirl_core.models.adapters import peft_config
 from drirl_core.models.attention import share_heads
@@ -249,6 +248,17 @@ def test_an_update_that_cannot_begin_later_says_so(contexts: Any, monkeypatch: p
     assert any("the update computes all layers" in line for line in context.reporter.lines)
 
 
+@pytest.mark.usefixtures("no_curves")
+@pytest.mark.parametrize(
+    "other", [{"policy.kl": 0}, {"policy.lora": {"rank": 2}}], ids=["no KL", "adapters everywhere"]
+)
+def test_an_update_with_nothing_to_share_says_so(contexts: Any, other: dict[str, Any]) -> None:
+    settings = {"policy.lora": {"rank": 2, "first_layer": 0.5}, "policy.share_lower_layers": True, "policy.steps": 1}
+    context = contexts.make("run", {**settings, **other})
+    build_policy_checkpoint(context)
+    assert any("the update computes all layers" in line for line in context.reporter.lines)
+
+
 def test_rows_are_learned_before_the_first_step(model: Any, calls: Counter[str]) -> None:
     """Gradients are those of the complete update, of rows in any order and padding, and of prompts by themselves."""
     kept = LowerStates(FIRST)
@@ -314,9 +324,12 @@ def test_a_start_that_cannot_keep_them_says_so(
     assert any("every step computes all layers" in line and said in line for line in context.reporter.lines)
 
 
-def test_a_start_shares_where_there_is_something_to_share() -> None:
-    for wrong in ({"decision": 0.0, "decision_prompts": 0}, {"contrast": 1.0}, {"lora": LoraConfig(rank=2)}):
-        right: dict[str, Any] = {"decision": 2.0, "lora": LoraConfig(rank=2, first_layer=0.5)}
-        assert SftConfig(share_lower_layers=True, **right).share_lower_layers
-        with pytest.raises(ConfigError, match=r"sft\.share_lower_layers is on with .* or sft\.share_lower_layers to"):
-            SftConfig(share_lower_layers=True, **{**right, **wrong})
+@pytest.mark.parametrize(
+    "other",
+    [{"sft.decision": 0, "sft.decision_prompts": 0}, {"sft.contrast": 1}, {"sft.lora": {"rank": 2}}],
+    ids=["no decision", "twins", "adapters on all layers"],
+)
+def test_a_start_with_nothing_to_share_says_so(contexts: Any, other: dict[str, Any]) -> None:
+    context = contexts.make("start", {**SFT, "sft.share_lower_layers": True, **other})
+    build_sft_checkpoint(context)
+    assert any("every step computes all layers" in line for line in context.reporter.lines)

@@ -101,7 +101,9 @@ def test_dpo_whose_last_batch_is_not_full(runs: Runs) -> None:
     alone, _, shown = runs.train("alone", "dpo_checkpoint", 1, settings)
     assert (shown["pairs"], shown["steps"]) == (17, 30)
     with pytest.raises(Killed):
-        runs.train("together", "dpo_checkpoint", 2, settings, KillingReporter(4))  # the checkpoint of step 3 is complete
+        runs.train(
+            "together", "dpo_checkpoint", 2, settings, KillingReporter(4)
+        )  # the checkpoint of step 3 is complete
     assert_nothing_is_left()
     together, reporter, again = runs.train("together", "dpo_checkpoint", 2, settings)
     assert "DPO resumes from checkpoint-3" in reporter.lines
