@@ -186,10 +186,14 @@ def main() -> None:
     parser.add_argument("config", nargs="?", default="configs/demo.yaml", help="of a run that has been built")
     parser.add_argument("--device", help="models.device, when it is not the configuration's")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"turns of each (default {ROUNDS})")
-    parser.add_argument("--share", action="store_true", help="with policy.share_lower_layers")
+    parser.add_argument(
+        "--share",
+        action=argparse.BooleanOptionalAction,
+        help="policy.share_lower_layers, when it is not the configuration's",
+    )
     arguments = parser.parse_args()
     changes: dict[str, Any] = {"models.device": arguments.device} if arguments.device else {}
-    changes |= {"policy.share_lower_layers": True} if arguments.share else {}
+    changes |= {} if arguments.share is None else {"policy.share_lower_layers": arguments.share}
     project = Project.load(arguments.config, changes)
     first = project.config.seed_of(project.config.policy) + 1  # that of the run itself has stored embeddings
     stock, own, parts, memory, floors = [], [], [], {"stock": 0.0, "ours": 0.0}, []

@@ -99,9 +99,7 @@ def build_sft_checkpoint(context: stages.Context) -> dict[str, Any]:
         every = training_rows(context, of_all, seed) if settings.decision_prompts else ()
         read, refusing = with_decisions(context, read, chosen, every, policy.tokenizer)
     units = _units(settings, read, chosen, context.reporter)
-    rows = _every_row(read) if refusing and not settings.contrast else ()  # crossed rows of twins are not kept
-    shares = settings.share_lower_layers
-    lower = learned_below(policy.model, adapters, rows, context.reporter) if shares else None
+    lower = _lower(policy, adapters, read, refusing, context)
     trainer = _trainer(
         settings,
         units,
@@ -158,10 +156,17 @@ def _units(
     return units
 
 
-def _every_row(read: TokenRows) -> list[list[int]]:
-    """Return the tokens of all rows, and of the prompts without answers beside them."""
+def _lower(
+    policy: Policy, adapters: Any, read: TokenRows, refusing: Sequence[int], context: stages.Context
+) -> LowerStates | None:
+    """Return the states below the adapters of all rows and prompts if `sft.share_lower_layers` asks for them."""
+    settings = context.config.sft
+    if not settings.share_lower_layers:
+        return None
     beside = [prompt for row in read.rows for prompt in row.get(PROMPTS, ())]
-    return [row["input_ids"] for row in (*read.rows, *beside)]
+    every = [row["input_ids"] for row in (*read.rows, *beside)]
+    known = refusing and not settings.contrast  # crossed rows of twins are made in the training
+    return learned_below(policy.model, adapters, every if known else (), context.reporter)
 
 
 def _pairs(units: Sequence[Sequence[TokenRow]]) -> int:

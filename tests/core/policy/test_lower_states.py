@@ -239,11 +239,13 @@ def test_the_policy_learns_the_same_and_every_update_begins_later(
             assert one[key] == pytest.approx(other[key], abs=1e-4), key
 
 
+SHARING = {"policy.lora": {"rank": 2, "first_layer": 0.5}, "policy.share_lower_layers": True, "policy.steps": 1}
+
+
 @pytest.mark.usefixtures("no_curves")
 def test_an_update_that_cannot_begin_later_says_so(contexts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drirl_core.policy.lower_states.can_be_read", lambda model: False)
-    settings = {"policy.lora": {"rank": 2, "first_layer": 0.5}, "policy.share_lower_layers": True, "policy.steps": 1}
-    context = contexts.make("unread", settings)
+    context = contexts.make("unread", SHARING)
     build_policy_checkpoint(context)
     assert any("the update computes all layers" in line for line in context.reporter.lines)
 
@@ -253,8 +255,7 @@ def test_an_update_that_cannot_begin_later_says_so(contexts: Any, monkeypatch: p
     "other", [{"policy.kl": 0}, {"policy.lora": {"rank": 2}}], ids=["no KL", "adapters everywhere"]
 )
 def test_an_update_with_nothing_to_share_says_so(contexts: Any, other: dict[str, Any]) -> None:
-    settings = {"policy.lora": {"rank": 2, "first_layer": 0.5}, "policy.share_lower_layers": True, "policy.steps": 1}
-    context = contexts.make("run", {**settings, **other})
+    context = contexts.make("run", {**SHARING, **other})
     build_policy_checkpoint(context)
     assert any("the update computes all layers" in line for line in context.reporter.lines)
 

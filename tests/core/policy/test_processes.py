@@ -100,10 +100,8 @@ def test_dpo_whose_last_batch_is_not_full(runs: Runs) -> None:
     settings = {"dpo.epochs": 6, "dpo.batch_size": 4, "dpo.learning_rate": 1e-3}
     alone, _, shown = runs.train("alone", "dpo_checkpoint", 1, settings)
     assert (shown["pairs"], shown["steps"]) == (17, 30)
-    with pytest.raises(Killed):
-        runs.train(
-            "together", "dpo_checkpoint", 2, settings, KillingReporter(4)
-        )  # the checkpoint of step 3 is complete
+    with pytest.raises(Killed):  # after step 3, whose metrics arrive before its checkpoint is complete
+        runs.train("together", "dpo_checkpoint", 2, settings, KillingReporter(4))
     assert_nothing_is_left()
     together, reporter, again = runs.train("together", "dpo_checkpoint", 2, settings)
     assert "DPO resumes from checkpoint-3" in reporter.lines
