@@ -21,16 +21,17 @@ class ModelsConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the frozen weights; auto is bfloat16 where the hardware multiplies it natively, else float32."""
     quantization: Literal["none", "4bit"] = added("none")
-    """How the frozen weights of the policy's layers are held, in every stage: as they are, or in four bits each (NF4,
-    by the package bitsandbytes: the extra `4bit`), which takes a third of the memory and some of the quality. Only
-    adapters are then trained (QLoRA); what is published is the weights as they were with the adapters joined."""
+    """How the frozen weights of the policy's layers are held, in every stage: `none`, unchanged, or `4bit`, in four
+    bits each (NF4, by the package bitsandbytes: the extra `4bit`), which takes a third of the memory and some of the
+    quality. Only adapters are then trained (QLoRA); what is published is the unquantized weights with the adapters
+    joined."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models run; auto takes the GPU when there is one."""
     threads: int = 0
     """CPU threads; 0 leaves the choice to torch."""
     waiting: Literal["auto", "spin", "sleep"] = "auto"
-    """How CPU threads wait for each other: spinning is faster on an idle machine, sleeping beside other work; auto
-    looks at the load when a step starts."""
+    """How CPU threads wait for each other: spinning is faster on an idle machine, sleeping beside other work. auto
+    looks at the load when a step starts: threads spin on an idle machine, and for a moment on a busy one."""
     cache: str = ".drirl/models"
     """Directory of fetched and converted models, relative to the working directory."""
     thinking: bool = added(False)
@@ -115,7 +116,7 @@ class DemonstratorConfig:
     api_key_env: str = ""
     """Name of the environment variable that holds the key; the key itself never enters a file or a log."""
     attempts: int = 3
-    """Tries a prompt before it is quarantined."""
+    """Tries per prompt before it is quarantined."""
     max_new_tokens: int = 160
     """Length limit of a written demonstration."""
     temperature: float = 0.7

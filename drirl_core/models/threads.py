@@ -1,8 +1,8 @@
 """How the threads of torch wait for each other: chosen by the load of the machine, before torch is loaded.
 
 OpenMP's threads spin while they wait. On an idle machine that saves a fifth of the time. Beside other work the spinning
-threads take the cores away from the ones they wait for, and everything becomes several times slower.
-benchmarks/busy_machine.py measures both.
+threads take the cores away from the ones they wait for, and everything becomes several times slower. Threads that spin
+for a moment and then sleep lose little in both cases. benchmarks/busy_machine.py measures all three.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ if TYPE_CHECKING:
 _VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _LOOK_S = 0.3
 _LOOKS, _PAUSE_S = 4, 0.4
-"""Looks at a machine that seems busy, and what lies between two of them."""
+"""How often a machine that seems busy is measured, and the seconds between two measurements."""
 _FREE_SHARE = 0.75
-"""Share of the cores that must be free for spinning to pay."""
+"""Share of the cores that must be free for spinning without an end to pay."""
+_SPINS = "1000"
+"""Times that threads spin before they sleep on a machine that seems busy, some microseconds."""
 
 
 def choose_waiting(models: ModelsConfig) -> str:
     """Set how OpenMP's threads wait, for this process.
 
     A choice that the user made by one of OpenMP's own variables is kept, and so is the default once torch is loaded,
-    because OpenMP reads its variables only then. The choice holds for minutes, so that a machine which seems busy is
-    looked at again: one free moment within some two seconds, and its load is not that of work that lasts.
+    because OpenMP reads its variables only then. The choice holds for a complete training, so that a machine which
+    seems busy is looked at again: one free moment within some two seconds, and its load is not that of work that lasts.
+    Work that does last for those seconds may end soon all the same. So threads then spin a little before they sleep.
 
     Args:
         models: `models.waiting` and `models.threads`.
@@ -48,10 +51,10 @@ def choose_waiting(models: ModelsConfig) -> str:
         free, cores = free_cores()
         if free >= _FREE_SHARE * cores:
             return ""
-    os.environ["OMP_WAIT_POLICY"] = "passive"
+    os.environ.update(OMP_WAIT_POLICY="passive", GOMP_SPINCOUNT=_SPINS)  # an OpenMP without the second obeys the first
     return (
-        f"other work uses {cores - free:.1f} of {cores} cores: threads sleep while they wait "
-        "(models.waiting: spin changes that)"
+        f"other work uses {cores - free:.1f} of {cores} cores: waiting threads soon sleep "
+        "(models.waiting: spin or sleep changes that)"
     )
 
 

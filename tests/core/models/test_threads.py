@@ -26,11 +26,28 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("free", "waiting"), [(4.0, None), (3.0, None), (2.9, "passive"), (0.0, "passive")])
 def test_the_load_decides(monkeypatch: pytest.MonkeyPatch, free: float, waiting: str | None) -> None:
-    """Three of four cores free is the least with which threads spin."""
+    """Three of four cores free is the least with which threads spin without an end; with fewer they spin a little."""
     monkeypatch.setattr(threads, "free_cores", lambda: (free, 4))
     said = threads.choose_waiting(ModelsConfig(**NAMES))
     assert os.environ.get("OMP_WAIT_POLICY") == waiting
+    assert os.environ.get("GOMP_SPINCOUNT") == ("1000" if waiting else None)
     assert bool(said) == (waiting is not None)
+
+
+def test_openmp_obeys_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The OpenMP that torch brings on Linux reads both variables, and the spins count."""
+    monkeypatch.setattr(threads, "free_cores", lambda: (0.0, 4))
+    threads.choose_waiting(ModelsConfig(**NAMES))
+    shown = subprocess.run(
+        [sys.executable, "-c", "import torch"],
+        env={**os.environ, "OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    if "GOMP_SPINCOUNT" not in shown:
+        pytest.skip("torch has another OpenMP here")
+    assert "GOMP_SPINCOUNT = '1000'" in shown
 
 
 @pytest.mark.parametrize(
@@ -55,6 +72,7 @@ def test_the_setting_decides_without_a_look(monkeypatch: pytest.MonkeyPatch, set
     monkeypatch.setattr(threads, "free_cores", lambda: pytest.fail("looked at the load"))
     threads.choose_waiting(ModelsConfig(**NAMES, waiting=setting))
     assert os.environ.get("OMP_WAIT_POLICY") == waiting
+    assert "GOMP_SPINCOUNT" not in os.environ
 
 
 def test_the_users_own_variable_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
