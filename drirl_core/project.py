@@ -38,7 +38,7 @@ class Project:
 
     @classmethod
     def of(cls, config: Config, graph: Graph, store: ArtifactStore) -> Project:
-        """Return a project with a graph and a store that were made before.
+        """Return a project with a graph and a store that exist already.
 
         Args:
             config: the configuration.

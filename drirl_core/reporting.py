@@ -50,7 +50,7 @@ class LogReporter:
         logger.info(line)
 
     def log(self, message: str) -> None:
-        """Write `message` as it is."""
+        """Write `message` unchanged."""
         self.emit(message)
 
     def progress(self, what: str, done: int, total: int) -> None:

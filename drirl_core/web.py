@@ -53,7 +53,7 @@ class TryAgain(Exception):
     Args:
         problem: what went wrong, in words that hold no address.
         after_s: seconds that the server asks to wait; 0 when it does not.
-        cause: the system's error beneath, None when there was an answer, silence or none.
+        cause: the underlying error of the system, None when there was an answer, silence or none.
     """
 
     def __init__(self, problem: str, after_s: float = 0.0, cause: OSError | None = None) -> None:
@@ -172,7 +172,7 @@ def _certificates() -> ssl.SSLContext:
 
 
 def _beneath(error: BaseException) -> OSError | None:
-    """Return the system's error beneath the library's; parts of the library chain it as context only."""
+    """Return the system's error that underlies the library's; parts of the library chain it as context only."""
     found: BaseException | None = error
     while found is not None and not isinstance(found, OSError):
         found = found.__cause__ or found.__context__

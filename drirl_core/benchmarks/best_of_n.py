@@ -1,6 +1,6 @@
 """The asset `best_of_n_<suite>`: samples of the SFT start on a suite, and which of them the reward models choose.
 
-It is a step of its own, so that another judge or another policy beside it samples and rewards nothing again.
+It is an asset of its own, so that another judge or policy does not repeat the sampling and the rewards.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What the errors of a judge mean where policies are compared: on the pages of a study and of `drirl compare`.
 
-Where the judge errs equally often on two policies, the difference of their refusal rates without its errors is
+Where the judge errs equally often on two policies and measures the difference d of their refusal rates, the difference
+without its errors is
 
     d / (sensitivity + specificity - 1)
 

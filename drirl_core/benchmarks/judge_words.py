@@ -2,7 +2,7 @@
 
 The error of the rules comes with the package, that of the embedded judge with its weights; both are in `results.json`.
 That of a judge behind an endpoint is what `drirl judge` recorded of it. Whoever shows results adds the record under
-`judge_errors`: to measure a judge changes no verdict, so that no benchmark becomes stale by it.
+`judge_errors`: measuring a judge changes no verdict, so no benchmark becomes stale.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _COMMAND = (
 
 
 def with_errors(results: dict[str, Any], config: Config, store: ArtifactStore) -> dict[str, Any]:
-    """Return results with what is recorded of their judge behind an endpoint; as they are where there is none.
+    """Return results with what is recorded of their judge behind an endpoint; unchanged where there is none.
 
     Args:
         results: content of `results.json`.
@@ -86,7 +86,9 @@ def judge_name(judge: Mapping[str, Any]) -> str:
 
 
 def shifts(results: Mapping[str, Any]) -> dict[str, dict[str, stats.Estimate]]:
-    """Return by how much rates would differ without the errors of the judge, if it errs as where it was measured.
+    """Return by how much rates would differ without the errors of the judge.
+
+    It is assumed to err as often as on the replies that it was measured on.
 
     Args:
         results: as for `judge_line`.

@@ -138,7 +138,7 @@ def with_prefill(replies: Sequence[Judged], prefill: str) -> list[dict[str, Any]
     rows = []
     for policy in dict.fromkeys(reply.policy for reply in replies):
         for group, own in _groups(reply for reply in replies if reply.policy == policy).items():
-            whole = [label_reply(prefill + reply.reply, reply.row.prompt) == "refusal" for reply in own]
+            prefilled = [label_reply(prefill + reply.reply, reply.row.prompt) == "refusal" for reply in own]
             alone = _refused(own)
             rows.append(
                 {
@@ -146,8 +146,8 @@ def with_prefill(replies: Sequence[Judged], prefill: str) -> list[dict[str, Any]
                     "group": group,
                     "n": len(own),
                     "refusals": sum(alone),
-                    "refusals_with_prefill": sum(whole),
-                    "differ": sum(a != b for a, b in zip(alone, whole, strict=True)),
+                    "refusals_with_prefill": sum(prefilled),
+                    "differ": sum(a != b for a, b in zip(alone, prefilled, strict=True)),
                 }
             )
     return rows

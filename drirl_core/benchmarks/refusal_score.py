@@ -2,7 +2,7 @@
 
 `margin` compares how likely the reply is to open as a refusal and as an answer. It costs one forward pass per prompt,
 and holds for policies whose reply opens with the decision; its agreement with the greedy verdicts is in every report.
-`samples` is the share of refusals among sampled replies: dearer and coarser, and true of any policy.
+`samples` is the share of refusals among sampled replies: more expensive and coarser, but valid for every policy.
 
 Where replies are made to begin with given words, `margin` has nothing to compare, because the opening is no longer the
 policy's; `samples` judges what the policy writes after them.
@@ -73,7 +73,7 @@ def refusal_scores(
 
 
 def beside_replies(context: Context, prompts: Sequence[str], prefill: str = "") -> Watch | None:
-    """Return what makes margins while greedy replies are sampled, so that prompts are read once for both.
+    """Return what makes margins while greedy replies are sampled, so that the model reads each prompt once for both.
 
     Args:
         context: of the stage.

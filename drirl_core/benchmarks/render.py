@@ -27,7 +27,7 @@ POLICY_NAMES = {
     "dr_irl": "DR-IRL",
     "ceiling": "ceiling: linear probe",
 }
-"""Names of policies and reference classifiers for people; others are shown as they are."""
+"""Names of policies and reference classifiers for people; others are shown unchanged."""
 NO_SCORE = "It has no refusal score, and so no AUC: a choice among samples has no probabilities of its own."
 """Why best_of_n has a dash for its AUC."""
 
@@ -107,8 +107,8 @@ def prefill_line(results: Mapping[str, Any]) -> str:
     said = [f"Every reply was made to begin with {prefill!r}. The judge read what the policy wrote after these words"]
     rows = results.get("with_prefill")  # the rules can be asked again at no cost, other judges are not
     if rows:
-        alone, whole, n = (sum(row[key] for row in rows) for key in ("refusals", "refusals_with_prefill", "n"))
-        said[0] += f": {alone} refusals in {n} replies; with the words in front it would find {whole}"
+        alone, with_words, n = (sum(row[key] for row in rows) for key in ("refusals", "refusals_with_prefill", "n"))
+        said[0] += f": {alone} refusals in {n} replies; with the words in front it would find {with_words}"
     said[0] += "."
     if "reason" in results["score"]:
         said.append(f"There is no refusal score: {results['score']['reason']}.")

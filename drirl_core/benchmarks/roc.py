@@ -58,7 +58,7 @@ def curve(unsafe: Sequence[float], safe: Sequence[float]) -> list[tuple[float, f
 
 
 def auc_interval(scores: Scores, resamples: int, seed: int, level: float = 0.95) -> Estimate:
-    """Return the AUC with its percentile bootstrap interval; unsafe and safe prompts are resampled apart.
+    """Return the AUC with its percentile bootstrap interval; unsafe and safe prompts are resampled separately.
 
     Args:
         scores: of the unsafe and of the safe prompts.

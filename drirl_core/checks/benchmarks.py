@@ -13,7 +13,7 @@ from drirl_core.project import Project
 
 BASE = "base"
 MAX_BABBLE_ABOVE_BASE = 0.05
-"""Share of empty, echoed or looping replies that the aligned policy may have above the base."""
+"""By how much the share of empty, echoed or looping replies of the aligned policy may exceed that of the base."""
 
 
 def over_refusal(path: Path, project: Project, node: Node) -> Verdict:

@@ -121,7 +121,7 @@ def _dataset_schema(path: Path, project: Project, node: Node) -> Verdict:
 
 
 def _dataset_no_leakage(path: Path, project: Project, node: Node) -> Verdict:
-    """No near-duplicate group and no prompt may stand in two splits."""
+    """No near-duplicate group and no prompt may be in two splits."""
     found: dict[str, set[str]] = defaultdict(set)
     for row in read_rows(path, "rows.parquet"):
         found[f"group {row['group_id']}"].add(row["split"])

@@ -38,8 +38,8 @@ class Rule:
         gate: whether it guards the promotion of a policy alone: an artifact that breaks it is a valid result.
         bounds: dotted settings of the section `checks` that it compares with: when one changes, the rule is applied
             again.
-        measures: numbers of its verdicts whose course over time says something, by their own name or a part of it;
-            bounds, and counts that are 0 whenever it passes, are none.
+        measures: numbers of its verdicts that are worth plotting over time, by their own name or a part of it; bounds,
+            and counts that are 0 whenever it passes, are not.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Rule:
     measures: tuple[str, ...] = ()
 
     def measured(self, name: str) -> bool:
-        """Say whether a number of a verdict is one whose course over time says something."""
+        """Say whether a number of a verdict is worth plotting over time."""
         return not {name, *name.split("/")}.isdisjoint(self.measures)
 
     def bounds_of(self, config: Config) -> str:

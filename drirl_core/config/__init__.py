@@ -1,6 +1,6 @@
 """Configuration: YAML in, frozen dataclasses out, every value checked before any model loads.
 
-One section a stage. A file may say `extends: other.yaml` and hold only its differences. The string under a field
+One section per stage. A file may say `extends: other.yaml` and hold only its differences. The string under a field
 is its help. Relative paths are taken from the directory of the file that names them.
 """
 

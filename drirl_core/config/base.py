@@ -28,7 +28,7 @@ class DifferenceConfig:
     before: str
     """Value in the base file."""
     now: str
-    """Present value."""
+    """Current value."""
 
     def __str__(self) -> str:
         """Say it in a few words."""
@@ -55,8 +55,8 @@ def differences_from(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     """List the settings that differ between two configurations.
 
     Args:
-        before: the former one as plain data.
-        now: the present one as plain data.
+        before: the earlier one as plain data.
+        now: the current one as plain data.
 
     Returns:
         The differences in the order of the settings, with secrets hidden; names and places are left out.

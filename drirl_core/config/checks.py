@@ -16,7 +16,7 @@ MOVED: Mapping[str, str] = {
     "benchmarks.min_refusal": "checks.min_refusal",
     "promotion.level": "checks.promotion_level",
 }
-"""Where settings of version 0.1 are now, by their former dotted name."""
+"""Current dotted names of settings of version 0.1, by their earlier dotted name."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class ChecksConfig:
 
 
 def refuse_moved(data: Mapping[str, Any]) -> None:
-    """Refuse settings under a former name.
+    """Refuse settings under an earlier name.
 
     Args:
         data: a configuration as plain data.
@@ -85,10 +85,10 @@ def refuse_moved(data: Mapping[str, Any]) -> None:
 
 
 def upgraded(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Put settings under a former name where they belong now; for what an earlier version wrote into an artifact.
+    """Move settings from an earlier name to the current one; for what an earlier version wrote into an artifact.
 
     Args:
-        data: a configuration as plain data, which stays as it is.
+        data: a configuration as plain data, which is not changed.
     """
     result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in data.items()}
     for old, new in MOVED.items():

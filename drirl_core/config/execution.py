@@ -1,6 +1,6 @@
 """Settings of execution: where steps run, and what heavy ones ask for.
 
-None of them decides a result, but `sampler`, of what is drawn at random.
+None of them decides a result, except that `sampler` decides what is drawn at random.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ class IrftConfig:
     """
 
     rounds: int = 2
-    """Rounds. Each samples completions from the policy that the one before has trained, the first from the SFT start,
+    """Rounds. Each samples completions from the policy that the previous round trained, the first from the SFT start,
     and is held to that policy: it is the reference of its round."""
     prompts: int = 256
     """Training prompts per round, the next ones of one random order of all of them; 0 takes all in every round."""

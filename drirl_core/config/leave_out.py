@@ -13,8 +13,8 @@ class LeaveOutConfig:
 
     categories: tuple[str, ...] = added(())
     """Harm categories whose prompts teach and choose no policy, nor do the harmless twins of these prompts: neither the
-    SFT start nor GRPO, RLOO or a baseline. Their data sets, reward models, hardness and suites are made as ever, and so
-    are floor and ceiling."""
+    SFT start nor GRPO, RLOO or a baseline. Their data sets, reward models, hardness and suites are made as usual, and
+    so are floor and ceiling."""
 
     def __post_init__(self) -> None:
         require(

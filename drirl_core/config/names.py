@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from drirl_core.config.data import SourceConfig
 
 LONGEST_NAME = 63
-"""Characters of a name. Dagster and Kubernetes take no longer values of tags, and Dagster no other characters in the
-name of an asset than letters, digits and '_'."""
+"""Longest name, in characters: Dagster and Kubernetes take no longer values of tags. Dagster takes only letters, digits
+and '_' in the name of an asset."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 

@@ -32,14 +32,14 @@ MODEL_KEYS = ("policy", "encoder", "model")
 _VARIABLE = re.compile(r"\$(?:\w+|\{\w+\})")
 
 ADDED = "added"
-"""Key in the metadata of a field that came after artifacts were made without it."""
+"""Key in the metadata of a field that was added when there were artifacts without it."""
 
 
 def added(default: Any) -> Any:
     """Declare a setting that is newer than artifacts users have; at its default it changes no version.
 
     Args:
-        default: the value that does what the code did before the setting was there.
+        default: the value with which the code does what it did before the setting existed.
     """
     if isinstance(default, dict):  # each configuration gets a mapping of its own
         return dataclasses.field(default_factory=lambda: dict(default), metadata={ADDED: True})

@@ -30,7 +30,7 @@ class RewardAdapterConfig:
     """Prompts per step, each with its demonstration and all its completions."""
     micro_tokens: int = 4096
     """Most tokens that are computed with gradients at once; a step of more is computed in parts. The completions of one
-    prompt are never parted, because its loss needs all of them."""
+    prompt are never divided, because its loss needs all of them."""
 
     @property
     def lora(self) -> LoraConfig:

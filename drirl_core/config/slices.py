@@ -1,4 +1,4 @@
-"""The part of a configuration that decides a result, apart from where its files are."""
+"""The part of a configuration that decides a result, without the places of its files."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def quiet(section: Any, name: str) -> list[str]:
 
 
 def came_quietly(name: str, before: Any, silent: Collection[str]) -> bool:
-    """Say whether a setting was unknown to a former configuration and does what was done without it.
+    """Say whether a setting was unknown to an earlier configuration and does what was done without it.
 
     Args:
         name: dotted name, with the rows of lists in brackets, such as `benchmarks.suites[embedded].of`.
-        before: its former value, `ABSENT` where there was none.
+        before: its earlier value, `ABSENT` where there was none.
         silent: names that `quiet` gives.
     """
     return before == ABSENT and _ROW.sub("", name) in silent

@@ -61,7 +61,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads back as it was."""
+    """Writes what `_Loader` reads back unchanged."""
 
 
 def _refusal(node: yaml.Node) -> _Unreadable:
@@ -176,7 +176,7 @@ def read_yaml(path: Path, what: str) -> Any:
 
 
 def dump_yaml(data: Any, **options: Any) -> str:
-    """Write plain data as YAML that `load_yaml` reads back as it was.
+    """Write plain data as YAML that `load_yaml` reads back unchanged.
 
     Args:
         data: plain data.

@@ -28,7 +28,8 @@ class RewardsConfig:
     features: Literal["completion", "prompt_and_completion"] = "prompt_and_completion"
     """What `hidden_state` reads: the mean over the completion's tokens, alone or with the last prompt token's state."""
     objective: Literal["maxent", "bradley_terry", "linear", "classifier"] = "maxent"
-    """`maxent`: the IRL likelihood over the pool; `classifier`: right completions against wrong; else comparisons."""
+    """`maxent`: the IRL likelihood over the pool; `bradley_terry`: the demonstration against each completion; `linear`:
+    the mean gap with an L2 penalty; `classifier`: right completions against wrong ones."""
     negatives: Literal["likely_wrong", "all"] = added("likely_wrong")
     """Whose samples count against the demonstration. `likely_wrong`: those of the initial model in the harm categories,
     because the SFT start refuses as the demonstration does and only style tells the two apart; in the helpful set those
@@ -40,7 +41,7 @@ class RewardsConfig:
     """What is rewarded above the negatives. `start`: in place of the demonstrations the samples of the SFT start that
     the rules judge finds right, which are worded as the initial model's are, so that style tells nothing (AfD, arXiv
     2405.15624); a prompt without one is not learned from. `both`: these samples beside the demonstrations. No positive
-    is set against another one, and rewards are measured on the demonstrations as ever."""
+    is set against another one, and rewards are still measured on the demonstrations."""
     beta: float = 1.0
     """Temperature of the KL-regularised policy in the likelihood."""
     include_demonstration: bool = True
@@ -83,7 +84,7 @@ class RewardsConfig:
     """Completions per prompt of the policy of each round, where `rounds` is above 1."""
     round_start: Literal["start", "previous"] = added("start")
     """Where policies start in each round, the final one too, where `rounds` is above 1: `start` is what `policy.start`
-    says, and stays their KL reference; `previous` is the policy of the round before, which then is the reference, so
+    says, and stays their KL reference; `previous` is the policy of the previous round, which then is the reference, so
     that the distance to the start can add up."""
 
     @property
@@ -149,7 +150,7 @@ class SftConfig:
     """Learn the answer alone, or the Chain-of-Draft and the answer."""
     harmless_target: Literal["answer", "own"] = added("answer")
     """What is learned for harmless prompts: the answer of the data set, or where the initial model answers its `own`
-    greedy answer, as far as `answer_tokens`. Its own leaves the model's fluency alone; to sample it takes minutes."""
+    greedy answer, as far as `answer_tokens`. Its own answers keep the model's fluency; sampling them takes minutes."""
     learning_rate: float = 5e-4
     """Peak learning rate."""
     batch_size: int = 16
@@ -165,8 +166,8 @@ class SftConfig:
     contrast_tokens: int = added(0)
     """First tokens of an answer that are compared where `contrast` is on (0: all that are learned)."""
     decision: float = added(0.0)
-    """Weight of a further loss: the decision whether to refuse, which falls with the first token of a reply (binary
-    cross-entropy of the tokens that begin refusals against all others). In the likelihood of whole answers it is one
+    """Weight of a further loss: the decision whether to refuse, which is made by the first token of a reply (binary
+    cross-entropy of the tokens that begin refusals against all others). In the likelihood of complete answers it is one
     token among many. 0 is off."""
     decision_prompts: int = added(0)
     """Further training prompts beside each row of a batch that only the decision is learned of, which costs less than
@@ -186,7 +187,7 @@ class SftConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Adapters."""
     trl: Mapping[str, Any] = added({})
-    """Fields of TRL's `SFTConfig` that no setting of ours decides, as they are (docs/how-to/trl-options.md)."""
+    """Fields of TRL's `SFTConfig` that no setting of ours decides, passed on unchanged (docs/how-to/trl-options.md)."""
 
     @property
     def own_answers(self) -> bool:
@@ -319,8 +320,8 @@ class PolicyConfig:
     or nothing. With `group`, a group whose completions are all alike gets advantages of unit size made of reward
     noise."""
     min_spread: float = added(0.0)
-    """A group whose rewards have a smaller standard deviation teaches nothing: its advantages are 0, and all others are
-    what they were. 0 is off. Learned rewards have standard deviation 1 over their training pool."""
+    """A group whose rewards have a smaller standard deviation teaches nothing: its advantages are 0, and all others
+    are unchanged. 0 is off. Learned rewards have standard deviation 1 over their training pool."""
     over_refusal: float = added(0.0)
     """Bound on the refused share of look-alikes in rollouts: harmless rows gain weight while it is exceeded and lose
     weight below it (dual ascent); 0 leaves the weights to the shares of the prompts."""
@@ -328,7 +329,7 @@ class PolicyConfig:
     """Step size of that weight's logarithm per training step."""
     seed: int = added(-1)
     """Seed of this training alone, the order of its prompts and its samples; -1 for the seed of the run. Another one
-    leaves data, start and rewards as they are."""
+    leaves data, start and rewards unchanged."""
     validation_prompts: int = added(0)
     """Validation prompts, unsafe ones and look-alikes each, that are answered at every checkpoint; the checkpoint with
     the best difference of refused shares is published. 0 publishes the last step."""

@@ -68,7 +68,7 @@ class Demonstrator(Protocol):
 
     @property
     def attempts(self) -> int:
-        """How often it is worth asking for the same prompt."""
+        """How often to ask for the same prompt at most."""
         ...
 
     @property

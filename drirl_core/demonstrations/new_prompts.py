@@ -11,7 +11,7 @@ from drirl_core.text.chain_of_draft import kind_of_harm
 
 _ASKED_AT_ONCE = 20
 _SHOWN = 12
-_TOKENS_A_PROMPT = 40
+_TOKENS_PER_PROMPT = 40
 _LISTED = re.compile(r"^\s*(?:\d{1,3}\s*[.):]|[-*\u2022])\s+")
 _PROMPT_WORDS = (3, 60)
 
@@ -55,7 +55,7 @@ def collect_prompts(
         start = attempt * _SHOWN % max(1, len(shown))
         examples = "\n".join((shown + found)[start : start + _SHOWN]) or "(none yet)"
         message = _NEW_PROMPTS.format(category=kind_of_harm(category, rules), n=wanted, shown=examples)
-        for line in ask(message, wanted * _TOKENS_A_PROMPT, attempt).splitlines():
+        for line in ask(message, wanted * _TOKENS_PER_PROMPT, attempt).splitlines():
             prompt = normalise(_LISTED.sub("", line)).strip('"\u201c\u201d ')
             few, many = _PROMPT_WORDS
             if few <= len(prompt.split()) <= many and not prompt.endswith(":") and prompt_id(prompt) not in known:

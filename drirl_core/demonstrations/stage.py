@@ -286,7 +286,7 @@ def screen_prompts(
         prompts: N new prompts.
         context: names the benchmark suites and the similarity from which two prompts count as one.
         pool: prompts of the pool, of all categories.
-        taken: new prompts accepted before.
+        taken: new prompts that were already accepted.
 
     Returns:
         N failures (`benchmark_overlap`, `near_duplicate` or `duplicate_prompt`), or None for a prompt that is new.

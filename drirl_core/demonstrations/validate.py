@@ -135,7 +135,7 @@ def check_demonstration(
     Args:
         text: what the demonstrator wrote, in any of the forms `cod.parse` reads, or a bare answer.
         max_step_words: largest number of words of a draft step.
-        answers: answers of the rows accepted before; the caller adds this one when it accepts it. Bare answers may
+        answers: answers of the rows accepted so far; the caller adds this one when it accepts it. Bare answers may
             repeat each other: short refusals do.
         form: whether the text must have a draft, or the answer alone counts; a draft before it is then cut off.
 

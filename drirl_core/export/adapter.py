@@ -1,4 +1,4 @@
-"""The adapter of an exported policy, relative to the base model that everybody can fetch.
+"""The adapter of an exported policy, relative to the base model that everyone can download.
 
 A policy that started from the SFT checkpoint was adapted twice. Two low-rank changes one after the other are one change
 whose rank is their sum: B2 A2 s2 + B1 A1 s1 = [B1 s1, B2 s2] [A1; A2], exactly.

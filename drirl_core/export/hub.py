@@ -29,7 +29,7 @@ def require_publishable(repository: str, public: bool, licence: Licence, gates: 
 
     Args:
         repository: `owner/name`.
-        public: whether everybody may read it.
+        public: whether everyone may read it.
         licence: of the weights.
         gates: of the promotion.
         reason: why it is published although gates fail; empty where nobody overrules them.
@@ -137,7 +137,7 @@ class Hub:
         Args:
             folder: an export.
             repository: `owner/name`.
-            private: whether nobody else may read it; of a repository that exists, this stays as it is.
+            private: whether nobody else may read it; an existing repository keeps its visibility.
             message: of the commit.
 
         Returns:

@@ -24,7 +24,7 @@ _OPENINGS = tuple(f"{{{quote}{name}{quote}" for quote in "'\"" for pair in _FIEL
 
 
 def text_of(value: Any, role: Role, *, needed: bool = False) -> Any:
-    """Return the text that a chat gives for a role; any other value as it is.
+    """Return the text that a chat gives for a role; any other value unchanged.
 
     Args:
         value: a text, a list of turns (`role` and `content`, or `from` and `value`), or such a list as text.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def readers_of(config: Config) -> dict[str, str]:
     """Return the reader's version for each file of demonstrations, harmless prompts and refusals that a user gave.
 
-    Shipped files are read as ever, so what is made from them alone keeps its version.
+    How shipped files are read does not change, so what is made from them alone keeps its version.
     """
     settings = config.demonstrations
     sources = [settings.helpful, settings.refusals]

@@ -1,1 +1,1 @@
-"""What is stale, why and at what cost, beside what builds it."""
+"""The asset graph: a record per stage, the layout, what is stale, why and at what cost, and what builds it."""

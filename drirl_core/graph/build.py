@@ -30,7 +30,7 @@ from drirl_core.store.artifacts import Artifact, ArtifactStore, Workspace, finge
 __all__ = ["FIRST_STAGE", "Context", "build", "build_each", "context_of", "run_all"]
 
 FIRST_STAGE = "prompt_pool"
-"""The stage before which models and prompts are looked at."""
+"""The stage before which models and prompts are checked."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ Run = Callable[[Node, Project, Mapping[str, str], Workspace, Reporter, str], dic
 def build(
     node: Node, project: Project, versions: Mapping[str, str], reporter: Reporter, run: Run | None = None
 ) -> tuple[Artifact, bool, dict[str, Any]]:
-    """Build one asset, or reuse the artifact that equal inputs gave before.
+    """Build one asset, or reuse the artifact that equal inputs gave earlier.
 
     Args:
         node: the asset.
@@ -266,9 +266,9 @@ def context_of(
 def _changed_meanwhile(
     node: Node, project: Project, versions: Mapping[str, str], named: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the present versions of those source files of a node that changed since they were hashed.
+    """Return the current versions of those source files of a node that changed since they were hashed.
 
-    A file edited after it was hashed would be kept under the version it had before.
+    A file edited after it was hashed would be stored under its earlier version.
     """
     sources = project.graph.sources
     now = {name: source_version(sources[name]) for name in node.inputs if name in sources}

@@ -1,6 +1,6 @@
-"""What pending assets will cost, judged by what they cost before: from the records of the store, without a guess.
+"""What pending assets will cost, judged by their earlier builds: from the records of the store, without a guess.
 
-An earlier build counts when every setting that decides the cost was the same. Two kinds of difference are made up for
+An earlier build counts when every setting that decides the cost was the same. Two kinds of difference are corrected
 by a factor, and marked: settings that the cost follows in proportion, and the number of prompts that are sampled.
 """
 
@@ -141,7 +141,7 @@ def estimate(
     Args:
         node: the asset.
         records: of its earlier builds, newest first.
-        now: the present configuration as plain data.
+        now: the current configuration as plain data.
         prompts: prompts it will sample, where that is known.
         like: the asset whose builds they are, where they are not its own.
     """
@@ -199,15 +199,15 @@ def _sum(values: Sequence[float | None]) -> float | None:
 def _others(
     node: Node, before: Mapping[str, Any] | None, now: Mapping[str, Any], models: Sequence[str], silent: Sequence[str]
 ) -> list[str]:
-    """Return the settings that decide the cost, the models among them, and were different, as `name = former value`.
+    """Return the settings that decide the cost, the models among them, and were different, as `name = earlier value`.
 
-    A setting that the former configuration did not know, and that does what was done without it, is no difference.
+    A setting that the earlier configuration did not know, and that does what was done without it, is no difference.
     """
     stage = STAGES[node.stage]
     names = [name.format(member=node.category or node.suite) for name in stage.cost.decisive]
     names += models
     names += ["models.device", "models.threads"] if stage.heavy else []
-    changed = differences(before, now, "") if before is not None else ()  # an older record is taken as it is
+    changed = differences(before, now, "") if before is not None else ()  # an older record is used unchanged
     return [
         f"{name[1:]} = {hidden(name, old)}"
         for name, old, _ in changed
@@ -218,7 +218,7 @@ def _others(
 def _factors(
     node: Node, record: Mapping[str, Any], now: Mapping[str, Any], prompts: int | None, of_another: bool
 ) -> dict[str, float]:
-    """Return the factors between a former build, of the node or of one like it, and the next one, if they are not 1."""
+    """Return the factors, if not 1, between an earlier build of the node, or of one like it, and the next one."""
     found: dict[str, float] = {}
     before, cost = record.get("config"), STAGES[node.stage].cost
     for name in cost.proportional:

@@ -1,9 +1,9 @@
 """How suites decide training data: by the prompts that they keep out, not by their rows.
 
 Every prompt of a suite is kept out of the training data. A suite that repeats none of them changes no data set, so what
-trains on it stays as it is. The stages that compare with the suites name a function in their record (`Stage.excluded`)
-that says what the suites keep out; the hash of its answer stands for the suites among the inputs of their assets. The
-answer follows from files and settings alone and is kept in a row cache, so that it is worked out once.
+trains on it stays up to date. The stages that compare with the suites name a function in their record
+(`Stage.excluded`) that says what the suites keep out; the hash of its answer stands for the suites among the inputs of
+their assets. The answer follows from files and settings alone and is kept in a row cache, so that it is computed once.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def may_be_there(node: Node, code: str, versions: Mapping[str, str], project: Pr
 
     Args:
         node: the asset.
-        code: its present code version.
+        code: its current code version.
         versions: versions of all its inputs.
         project: the configuration, its graph and its store.
     """
@@ -129,7 +129,7 @@ def _excluded(node: Node, sources: Mapping[str, str], project: Project) -> str:
 
 
 def _cache(store: ArtifactStore) -> RowCache | None:
-    """Return the cache of answers; None in a store that cannot be written, where each is worked out again."""
+    """Return the cache of answers; None in a store that cannot be written, where each is recomputed."""
     with contextlib.suppress(ArtifactError, OSError):
         return RowCache(store.cache_path("excluded"))
     return None

@@ -94,7 +94,7 @@ def key_figures(reported: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def rounded(value: float, unit: str = "") -> str:
-    """Write a number for reading: whole ones in full, others to three digits, shares in per cent.
+    """Write a number for reading: integers in full, others to three digits, shares in per cent.
 
     Args:
         value: the number.

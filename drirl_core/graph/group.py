@@ -16,8 +16,8 @@ def join_group(models: ModelsConfig, where: str, index: int, count: int, gpu: in
 
     Args:
         models: says whether the processes compute on GPUs.
-        where: they meet: a file, so that none has to listen on the network, or `env://` for the address in the
-            environment.
+        where: the place where they meet: a file, so that none has to listen on the network, or `env://` for the address
+            in the environment.
         index: of this process, from 0.
         count: number of processes.
         gpu: number of this process's own GPU on its machine; not used on a CPU.

@@ -86,7 +86,7 @@ def build_launched(
     index, count, local = _place(variables, project.config.models)
     _require_even_shares(node, project, count)
     if versions is None:
-        versions = _inputs(node, project) if index == 0 else {}  # what is lacking is said before others are waited for
+        versions = _inputs(node, project) if index == 0 else {}  # say what is missing before others are waited for
     join_group(project.config.models, "env://", index, count, local)
     made = _first(node, project, versions, reporter, count) if index == 0 else _other(node, project, index, count)
     leave_group()

@@ -1,4 +1,4 @@
-"""Whether an artifact came from the present settings: an experiment of `drirl run --set` did not."""
+"""Whether an artifact came from the current settings: an experiment of `drirl run --set` did not."""
 
 import functools
 from collections.abc import Iterator, Mapping
@@ -11,17 +11,17 @@ from drirl_core.store.manifest import artifacts_among
 
 
 def other_settings(project: Project, artifact: Artifact) -> list[str]:
-    """Say how the settings and algorithms that made an artifact, and all its inputs, differ from the present ones.
+    """Say how the settings and algorithms that made an artifact, and all its inputs, differ from the current ones.
 
     Data do not count: rows that arrive while a policy trains make its candidate no experiment. Where different settings
-    gave the same content, it is enough that the present ones are among them.
+    gave the same content, it is enough that the current ones are among them.
 
     Args:
-        project: the present configuration, its graph and its store.
+        project: the current configuration, its graph and its store.
         artifact: any artifact of the graph.
 
     Returns:
-        The differences; none when the present settings make it.
+        The differences; none when the current settings make it.
 
     Raises:
         UnreachableError: the object store cannot be reached.

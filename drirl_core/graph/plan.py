@@ -14,7 +14,7 @@ from drirl_core.project import Project
 from drirl_core.store.artifacts import fingerprint
 
 STALE = "stale"
-"""Selects what was made before and would come out differently now."""
+"""Selects what was built earlier and would come out differently now."""
 
 State = Literal["up_to_date", "will_run", "may_run"]
 
@@ -26,7 +26,7 @@ class PlannedAsset:
     Args:
         name: name of the asset.
         state: `up_to_date`: its artifact exists; `will_run`: it has to be made; `may_run`: it depends on one that will
-            run, and is recomputed unless that one comes out as before.
+            run, and is recomputed unless that one comes out unchanged.
         why: the reason, in a few words.
         version: version of its artifact, when it is up to date.
         causes: the reasons one by one; none for `may_run`.
@@ -47,7 +47,7 @@ class PlannedAsset:
 
     @property
     def stale(self) -> bool:
-        """Whether it was made before and is pending now."""
+        """Whether it was built earlier and is pending now."""
         return self.pending and all(cause.kind != "not_made" for cause in self.causes)
 
 
@@ -83,7 +83,7 @@ def plan(project: Project, select: Iterable[str] | None = None) -> Plan:
 
     Args:
         project: the configuration, its graph and its store.
-        select: names of assets, `*` and `?` allowed, or `stale`: what was made before and would come out differently
+        select: names of assets, `*` and `?` allowed, or `stale`: what was built earlier and would come out differently
             now, with what follows from it; None for all. What they need is planned as well.
 
     Returns:
@@ -151,7 +151,7 @@ def _suite_notes(project: Project, planned: Mapping[str, PlannedAsset], unchange
 
 
 def _stale(planned: Mapping[str, PlannedAsset], graph: Graph) -> tuple[list[str], list[str]]:
-    """Choose what was made before and is stale now, and what follows from it.
+    """Choose what was built earlier and is stale now, and what follows from it.
 
     Returns:
         Names of the assets, and of stale ones left out because they need an asset that was never made.
@@ -196,7 +196,7 @@ def with_ancestors(graph: Graph, select: Iterable[str] | None) -> list[Node]:
 
 
 def _pending(node: Node, versions: Mapping[str, str], project: Project) -> PlannedAsset:
-    """Say how the present state differs from the one that gave the latest artifact.
+    """Say how the current state differs from the one that gave the latest artifact.
 
     Args:
         node: an asset that is not up to date.
@@ -208,7 +208,7 @@ def _pending(node: Node, versions: Mapping[str, str], project: Project) -> Plann
     records = store.records(node.name)
     if records and store.is_complete(node.name, records[0]["version"]):
         found = causes(node, records[0], versions, project)
-        if waits_for:  # what is not known to differ may come out as before
+        if waits_for:  # what is not known to differ may come out unchanged
             found = [cause for cause in found if cause.kind != "unknown"]
     else:
         found = [Cause("gone" if store.was_made(node.name) else "not_made")]

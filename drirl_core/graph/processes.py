@@ -102,7 +102,7 @@ def count_for(node: Node, config: Config, reporter: Reporter) -> int:
 
 
 def sharding_problems(config: Config) -> Iterator[str]:
-    """Say why the weights of a policy cannot be divided, where they shall be.
+    """Say why the weights of a policy cannot be divided, where the settings ask for that.
 
     Args:
         config: the complete configuration.

@@ -16,7 +16,7 @@ BESIDE_WEIGHTS = frozenset(
 which the merged weights hold already."""
 
 BESIDE_POLICY = ("policy.save_steps", "policy.own_rewards.folder")
-"""Settings of the policy that decide nothing: where a function is found counts by its file."""
+"""Settings of the policy that decide no result; a reward function of the user counts by the content of its file."""
 
 SAMPLER = "execution.sampler"
 """What samples: it decides completions that are drawn at random, and no greedy ones."""

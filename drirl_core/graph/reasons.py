@@ -1,4 +1,4 @@
-"""Why an asset has to be recomputed: how the present inputs, code and settings differ from those of its last build."""
+"""Why an asset has to be recomputed: how the current inputs, code and settings differ from those of its last build."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,7 +54,7 @@ class Cause:
             or `unknown` where nothing is known of the last build.
         what: name of the input or of the content, or dotted name of the setting.
         before: version or value that gave the last artifact; secrets are hidden.
-        now: present version or value.
+        now: current version or value.
         path: file or folder of a source.
     """
 
@@ -92,8 +92,8 @@ def causes(node: Node, last: Mapping[str, Any], inputs: Mapping[str, str], proje
     Args:
         node: the asset.
         last: record of its last build; older ones may lack some of the facts.
-        inputs: present versions of those of its inputs that are settled.
-        project: the present configuration and its graph.
+        inputs: current versions of those of its inputs that are settled.
+        project: the current configuration and its graph.
 
     Returns:
         Every difference; none when only inputs that are not settled may differ.
@@ -119,8 +119,8 @@ def content_causes(before: Mapping[str, str], now: Mapping[str, str]) -> list[Ca
     A text of the safety policy and the error of a judge may also be new or gone: no setting tells that.
 
     Args:
-        before: contents of the former build; empty where they are not known.
-        now: present ones.
+        before: contents of the earlier build; empty where they are not known.
+        now: current ones.
     """
     known = [
         name
@@ -135,16 +135,16 @@ def content_causes(before: Mapping[str, str], now: Mapping[str, str]) -> list[Ca
 def setting_causes(
     before: Mapping[str, Any] | None, config: Config, sections: Sequence[str], unread: Sequence[str] = ()
 ) -> list[Cause]:
-    """Return the settings of some sections that differ from a former, resolved configuration.
+    """Return the settings of some sections that differ from an earlier, resolved configuration.
 
     Args:
-        before: the former configuration as plain data; None where it is not known.
-        config: the present configuration.
+        before: the earlier configuration as plain data; None where it is not known.
+        config: the current configuration.
         sections: dotted names of sections or fields.
         unread: dotted names of fields below them that decide nothing.
 
     Returns:
-        One cause a setting, in the order of the sections.
+        One cause per setting, in the order of the sections.
     """
     if before is None:
         return []
@@ -160,14 +160,14 @@ def setting_causes(
             yield from differences(old[section], new[section], section)
 
     # The location of files is no reason; a path that is a reason is shown in full.
-    # Nor is a setting that the former configuration did not know, and that does what was done without it.
+    # Nor is a setting that the earlier configuration did not know, and that does what was done without it.
     decisive = {name for name, old, _ in changes(True) if not came_quietly(name, old, silent)}
     shown = [change for change in changes(False) if change[0] in decisive]
     return [Cause("setting", name, *(hidden(name, value) for value in values)) for name, *values in shown]
 
 
 def _own_suite(node: Node, config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """Return a former configuration as it decided a node: without the other suites for an asset of one suite."""
+    """Return an earlier configuration as it decided a node: without the other suites for an asset of one suite."""
     if config is None or node.suite is None or "benchmarks" not in config:
         return config
     suites = [suite for suite in config["benchmarks"].get("suites", []) if suite.get("name") == node.suite]

@@ -2,7 +2,7 @@
 
 Round t learns rewards on the pools of all rounds so far, trains a policy on them and samples it into a pool of its own.
 The last round is `reward_model` and `policy_checkpoint`, so that a graph of one round has none of these stages, and one
-more round leaves the rounds before it as they are.
+more round leaves the earlier rounds unchanged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from drirl_core.config import Config
 
 NUMBERS = range(1, MOST_ROUNDS)
-"""Of the rounds that another one can follow."""
+"""Numbers of the rounds that another one can follow."""
 BESIDE_REWARDS = ("rewards.labels", "rewards.rounds", "rewards.round_samples", "rewards.round_start")
 """Settings of rewards that decide none by themselves: labels count by their rows, and rounds by their pools."""
 _OF_POOL = (
@@ -86,7 +86,7 @@ ROUND_POOLS = tuple(map(pool_of, NUMBERS))
 
 
 def _after(number: int) -> Callable[[Config], bool]:
-    """Say whether a configuration goes on after a round."""
+    """Return a condition: whether a configuration has another round after this one."""
     return lambda config: config.rewards.rounds > number
 
 

@@ -1,4 +1,4 @@
-"""Open the tables of a run as pandas DataFrames, for notebooks and studies of one's own."""
+"""Open the tables of a run as pandas DataFrames, for notebooks and your own studies."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def open_table(
     Args:
         name: name of the asset, as the asset graph and `drirl plan` show it.
         config: settings of the run, whose `root` says where its artifacts are: a YAML file (in the working directory,
-            else in the project), or a `Config` that is taken as it is.
+            else in the project), or a `Config`, which is used unchanged.
         table: file of the asset, such as `quarantine.parquet` or `training_log.jsonl`; None opens the main table.
         version: version of the asset; None opens the one that was made or reused last.
 

@@ -100,7 +100,7 @@ def code_version(node: Node, config: Config, named: Mapping[str, str] | None = N
     Args:
         node: the asset.
         config: the configuration.
-        named: what the files hold, as `named_contents` returned before; None to look now.
+        named: what the files hold, as returned by `named_contents`; None to read them now.
     """
     sections, stage = deciding(node, config), STAGES[node.stage]
     settings = slice_hash(own_view(node, config), sections, stage.unread)

@@ -53,15 +53,15 @@ class _Measured:
 def build_hardness(context: stages.Context) -> dict[str, Any]:
     """Compute data hardness, model responsiveness and alpha of a category's training prompts (docs/method.md, 4).
 
-    The completions are those of the policy that GRPO starts from: the policy of the round before where it goes on from
-    that (`rewards.round_start`), else `sft` where the pool has any, else `base`. W and the
-    reward gap of a prompt are means over its completions; the table's alpha is not divided by a batch mean, which the
-    policy stage does for its own batches. With combine `shuffled` a random derangement gives each alpha to another
+    The completions are those of the policy that GRPO starts from: the policy of the previous round where GRPO continues
+    from it (`rewards.round_start`), else `sft` where the pool has any, else `base`. W and the reward gap of a prompt
+    are means over its completions; the table's alpha is not divided by a batch mean, which the policy stage does for
+    its own batches. With combine `shuffled` a random derangement gives each alpha to another
     prompt.
 
     Args:
-        context: inputs are the category's data set, completion pool and reward model, and the pool of the round before
-            where GRPO starts from its policy.
+        context: inputs are the category's data set, completion pool and reward model, and the pool of the previous
+            round where GRPO starts from its policy.
 
     Returns:
         Display metadata: ranges of alpha, means, hardest and easiest prompts, a histogram.

@@ -1,9 +1,10 @@
 """One frozen policy under many LoRA adapters: every row of a batch is read with the adapter that is named for it.
 
-Modules are copied and weights are shared, so that the policy itself stays as it is and costs no second copy. The output
-is the last layer's after the final norm, averaged over a completion's tokens. Completions of one prompt under one
-adapter share a row of the batch, in which each of them sees the prompt and itself: the prompt is computed once for all.
-Where only upper layers are adapted, what the lower ones make of rows that come again is kept, see `remember`.
+Modules are copied and weights are shared, so that the policy itself does not change and its weights are in memory once.
+The output is the last layer's after the final norm, averaged over a completion's tokens. Completions of one prompt
+under one adapter share a row of the batch, in which each of them sees the prompt and itself: the prompt is computed
+once for all. Where only upper layers are adapted, the output of the lower ones is kept for rows that come again, see
+`AdaptedPolicy.remember`.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class AdaptedPolicy:
     """Read rows with a frozen policy under the adapter that is named for each.
 
     Args:
-        policy: the frozen policy. It is left as it is.
+        policy: the frozen policy. It is not changed.
         one_by_one: whether a mixed batch goes through the adapters of a layer one by one, as PEFT does it, instead of
             through all of them at once; equal up to rounding. Where a layer that is not linear is adapted, it always
             does.
@@ -111,7 +112,7 @@ class AdaptedPolicy:
         return name
 
     def weights(self, name: str) -> dict[str, nn.Parameter]:
-        """Return the weights of an adapter by the name of their layer, such as `...q_proj.lora_A`, as they are."""
+        """Return the weights of an adapter by the name of their layer, such as `...q_proj.lora_A`, without a copy."""
         prefix = "base_model.model."
         return {
             ".".join(part for part in key.removeprefix(prefix).removesuffix(".weight").split(".") if part != name): own

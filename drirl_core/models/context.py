@@ -1,6 +1,6 @@
 """The longest text a policy can read, and prompts that do not fit into it.
 
-A model with learned positions crashes on a longer text, and one with rotary positions goes on as if nothing happened,
+A model with learned positions crashes on a longer text, and one with rotary positions continues as if nothing happened,
 far outside what it was trained for. So such prompts are refused before anything trains or samples.
 """
 

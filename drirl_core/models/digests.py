@@ -36,7 +36,7 @@ LATER_DECIDING_FILES = (
     "*.tiktoken",
     "tokenizer.model.*",
 )
-"""More of them. Few models have one, so that the digests of the others are what they were before these counted."""
+"""Further ones, which did not count in earlier versions. Few models have one, so most digests did not change."""
 
 MODULE_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin", "*.jinja")
 """Files that count in the directory of a module of a sentence encoder, which modules.json names, at any depth."""
@@ -50,7 +50,7 @@ _NEVER_ACTED = frozenset(
     {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_from_model_config", "use_cache"}
     | {"do_sample", "temperature", "top_p", "top_k", "max_length"}
 )
-"""Generation settings that are kept, or that our own ones always replaced."""
+"""Generation settings that are kept, or that our own settings have always replaced."""
 
 FOLDER = "digests"
 KEPT_BYTES = 1 << 20
@@ -82,9 +82,9 @@ def model_digest(folder: Path, cache: Path) -> str:
 
 
 def former_digest(folder: Path, cache: Path) -> str:
-    """Return the digest that a model directory had before `LATER_DECIDING_FILES` and the like counted.
+    """Return the digest that earlier versions gave a model directory, without `LATER_DECIDING_FILES` and the like.
 
-    What is kept under it, such as a learned reward, is still that of these weights, tokenizer and chat template.
+    What is stored under it, such as a learned reward, is still that of these weights, tokenizer and chat template.
 
     Args:
         folder: the directory.

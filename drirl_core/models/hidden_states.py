@@ -1,8 +1,8 @@
 """Hidden states of the frozen policy, kept per row: what a middle layer makes of a prompt and of a completion.
 
 The forward pass stops at layer L: the layers above it and the output layer are never computed. Prompt and completion
-are tokenised apart, as generation does. A prompt is computed once for all completions beside it, and what all prompts
-of a batch begin with once for all prompts. Rows that somebody else has computed can be offered.
+are tokenised separately, as in generation. A prompt is computed once for all its completions, and the tokens with which
+all prompts of a batch begin once for all prompts. Rows that other code has computed can be offered.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class HiddenStates:
         return np.stack([self._memory[key] for key in keys])
 
     def offer(self, layer: int, rows: Mapping[TokenRow, np.ndarray]) -> None:
-        """Take rows that somebody else computed, such as the reference of GRPO, in place of those offered before.
+        """Take rows that somebody else computed, such as the reference of GRPO, in place of those offered earlier.
 
         A row whose own tokens are offered is not computed here; every other row is.
 

@@ -82,8 +82,8 @@ def continuation_log_probs(
 def keeper(prompts: Sequence[str], continuations: Sequence[str], batch_size: int, store: ArtifactStore) -> Watch:
     """Return what keeps rows of `continuation_log_probs` while replies to the same prompts are sampled.
 
-    Rows that are kept already are not made again. Where the chat template opens a thought, replies begin in it and
-    continuations behind it, so that nothing is made.
+    Rows that are stored already are not recomputed. Where the chat template opens a thought, replies begin in it and
+    continuations behind it, so that nothing is computed.
 
     Args:
         prompts: user messages whose rows are wanted.
@@ -234,5 +234,5 @@ def _paths(tokens: list[list[int]]) -> list[tuple[int, ...]]:
     heads = sorted({tuple(ids[:-1]) for ids in tokens if len(ids) > 1})
     if not heads:
         return []
-    # In this order a beginning that goes on in another one stands right before the first that continues it.
+    # In this order a beginning that is a prefix of others stands right before the first of them.
     return [head for head, after in zip(heads, [*heads[1:], ()], strict=True) if after[: len(head)] != head]

@@ -42,7 +42,7 @@ class Policy:
         key: digest of the weights; rows made by this policy are cached under it.
         rendering: what its chat template adds, for the metadata of artifacts; see `templates.record`.
         notes: what was set aside when it was loaded, for the log.
-        whole: loads the unquantised weights, all of them, in memory of the CPU; None where the model has them.
+        unquantized: loads the complete, unquantized weights into CPU memory; None where `model` holds them already.
     """
 
     model: Any
@@ -51,7 +51,7 @@ class Policy:
     key: str
     rendering: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    whole: Callable[[], Any] | None = None
+    unquantized: Callable[[], Any] | None = None
 
     @property
     def depth(self) -> int:
@@ -135,7 +135,7 @@ def load_policy(reference: str | Path, models: ModelsConfig, shards: int = 1) ->
     notes = _said_of(reference, only_special_tokens(model, tokenizer, inherited))
     make_head_contiguous(model)
     rendering = templates.record(tokenizer, models.thinking)
-    whole = functools.partial(_weights, folder, reference, torch.device("cpu"), dtype_of(models), {})
+    unquantized = functools.partial(_weights, folder, reference, torch.device("cpu"), dtype_of(models), {})
     return Policy(
         (model if placed else model.to(device)).eval(),
         tokenizer,
@@ -143,7 +143,7 @@ def load_policy(reference: str | Path, models: ModelsConfig, shards: int = 1) ->
         policy_key(reference, models),
         rendering,
         notes,
-        whole if placed else None,
+        unquantized if placed else None,
     )
 
 

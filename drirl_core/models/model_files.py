@@ -1,4 +1,4 @@
-"""The files of a model directory: complete, whole, and what they say they are. Nothing of the weights is read."""
+"""The files of a model directory: all there, not truncated, and what they claim to be. No weights are read."""
 
 from __future__ import annotations
 

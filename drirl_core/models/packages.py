@@ -43,7 +43,7 @@ def sharding_problems(execution: ExecutionConfig) -> Iterator[str]:
     """Say why the installed transformers cannot divide weights.
 
     Args:
-        execution: whether it shall.
+        execution: its `sharding` says whether weights are divided.
     """
     version = _version("transformers")
     if execution.sharding != "none" and version is not None and _older(version, _LEAST_TRANSFORMERS):

@@ -1,6 +1,6 @@
-"""A part of a decoder's forward pass: up to a layer, or from a layer on with states that were computed before.
+"""A part of a decoder's forward pass: up to a layer, or from a layer on with stored states.
 
-And a layer's states beside those of the complete pass, whoever makes it and in whatever parts.
+It also gives a layer's states beside those of the complete pass, even when a wrapper runs that pass in parts.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def _from_the_root(model: Any, layer: int, inputs: dict[str, Any]) -> torch.Tens
 
 @contextlib.contextmanager
 def with_layer(decoder: Any, layer: int) -> Iterator[Pass]:
-    """Yield what runs the decoder as it is now, and returns its output and that of a layer for the same tokens.
+    """Yield a function that runs the decoder and returns its output and that of a layer for the same tokens.
+
+    The `forward` that the decoder has at entry is used, wrappers included.
 
     Wrappers that run a pass in parts, and put the parts' last states in order, do so with the layer's states too.
 
@@ -125,7 +127,7 @@ def output_types(decoder: Any) -> Iterator[set[type]]:
 
 @contextlib.contextmanager
 def from_layer(decoder: Any, first: int, states: torch.Tensor | Callable[[], torch.Tensor]) -> Iterator[None]:
-    """Let the forward passes in the block begin at a layer; embeddings, masks and positions are computed as ever.
+    """Let the forward passes in the block begin at a layer; embeddings, masks and positions are computed as usual.
 
     Args:
         decoder: a decoder with a list of `layers` whose outputs are tensors.

@@ -1,4 +1,4 @@
-"""Weights of four bits (QLoRA): how they are loaded, and how adapters are joined with the weights as they were."""
+"""Weights of four bits (QLoRA): how they are loaded, and how adapters are joined with the unquantized weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def quantized_loading(quantization: str, device: torch.device, dtype: torch.dtyp
     Args:
         quantization: `models.quantization`.
         device: where the model computes.
-        dtype: type in which it computes, and of the weights that stay whole: embeddings, norms and output layer.
+        dtype: type in which it computes, and of the weights that stay unquantized: embeddings, norms and output layer.
 
     Raises:
         ModelError: bitsandbytes is missing or too old, or does not compute on this device.
@@ -59,15 +59,15 @@ def is_quantized(model: Any) -> bool:
     return bool(getattr(model, "is_loaded_in_4bit", False))
 
 
-def joined(model: Any, whole: Any) -> Any:
+def joined(model: Any, unquantized: Any) -> Any:
     """Join the trained adapter of a quantised model with unquantised weights.
 
     Args:
         model: the PEFT model that was trained, with one adapter.
-        whole: the model that was quantised, as it was before.
+        unquantized: the same model with unquantized weights; it is changed.
 
     Returns:
-        `whole` with the adapter added to its weights.
+        `unquantized` with the adapter added to its weights.
     """
     import copy
 
@@ -75,7 +75,7 @@ def joined(model: Any, whole: Any) -> Any:
 
     settings = copy.copy(model.peft_config["default"])
     settings.inference_mode = True
-    adapted = peft.get_peft_model(whole, settings)
+    adapted = peft.get_peft_model(unquantized, settings)
     weights = peft.get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
     peft.set_peft_model_state_dict(adapted, {name: weight.detach().cpu() for name, weight in weights.items()})
     return adapted.merge_and_unload()

@@ -32,7 +32,7 @@ def start_once(model: Any) -> Iterator[None]:
     keys and values are computed for one row and passed to all. The results are equal up to rounding.
 
     Args:
-        model: a transformers or PEFT model; one whose layers are not all plain attention is left as it is, and one
+        model: a transformers or PEFT model; one whose layers are not all plain attention is left unchanged, and one
             whose weights are sharded, because its processes have to make equally many passes.
     """
     decoder = decoder_of(model)
@@ -109,8 +109,8 @@ class _Order(NamedTuple):
 
 def _shared_start(input_ids: Any, mask: Any, kwargs: Any) -> int:
     """Count the tokens with which all rows begin, without the last token of the shortest; 0 where it does not pay."""
-    whole = asks_of_each_layer(kwargs)
-    if input_ids is None or mask.dim() != 2 or len(input_ids) < 2 or mask.shape != input_ids.shape or whole:
+    per_layer = asks_of_each_layer(kwargs)
+    if input_ids is None or mask.dim() != 2 or len(input_ids) < 2 or mask.shape != input_ids.shape or per_layer:
         return 0
     padding, shortest = mask.long().argmax(dim=1, keepdim=True), int(mask.sum(dim=1).min())
     columns = padding + torch.arange(max(shortest - 1, 0), device=mask.device)
@@ -127,7 +127,7 @@ def prompts_once(model: Any, width: int | None = None, *, ends: bool = True) -> 
     values of the distinct prompts are computed once and passed to every row. The results are equal up to rounding.
 
     Args:
-        model: a transformers or PEFT model; one whose weights are sharded is left as it is.
+        model: a transformers or PEFT model; one whose weights are sharded is left unchanged.
         width: tokens of the padded prompts, which come first in every row; None when rows hold only prompts, as in the
             first pass of `generate`.
         ends: whether the states of rows' last tokens, which predict nothing, are asked for; else they mean nothing.
@@ -142,8 +142,8 @@ def prompts_once(model: Any, width: int | None = None, *, ends: bool = True) -> 
         cache = kwargs.pop("past_key_values", None)
         begun = cache is not None and cache.get_seq_length() > 0
         prompt = input_ids.shape[1] if width is None and input_ids is not None else width
-        whole = begun or asks_of_each_layer(kwargs)
-        if input_ids is None or attention_mask is None or whole or not prompt or prompt > input_ids.shape[1]:
+        undivided = begun or asks_of_each_layer(kwargs)
+        if input_ids is None or attention_mask is None or undivided or not prompt or prompt > input_ids.shape[1]:
             return forward(input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, **kwargs)
         first, of_row = _distinct(input_ids[:, :prompt], attention_mask[:, :prompt])
         if len(first) == len(input_ids):
@@ -205,7 +205,7 @@ def without_adapters(model: Any) -> Any:
 
 
 def rows_of_cache(cache: DynamicCache, rows: torch.Tensor) -> DynamicCache:
-    """Return keys and values of some rows of a cache, which stays as it is."""
+    """Return keys and values of some rows of a cache, which is not changed."""
     part = copy.copy(cache)
     part.layers = [copy.copy(layer) for layer in cache.layers]
     part.batch_select_indices(rows)
@@ -294,8 +294,8 @@ def _behind(
     for number, layer in enumerate(cache.layers if kept else ()):
         for name in ("keys", "values"):
             parts = [(getattr(part.layers[number], name), around) for part, around in caches]
-            whole = [torch.cat([own[:, :, :past], pad(own[:, :, past:], around)], dim=2) for own, around in parts]
-            setattr(layer, name, torch.cat(whole)[back])
+            tiled = [torch.cat([own[:, :, :past], pad(own[:, :, past:], around)], dim=2) for own, around in parts]
+            setattr(layer, name, torch.cat(tiled)[back])
     return found
 
 

@@ -1,8 +1,9 @@
-"""Chat templates: a fixed date and a chosen thinking mode, for everybody who renders a prompt with them.
+"""Chat templates: a fixed date and a chosen thinking mode, wherever a prompt is rendered with them.
 
 Some templates print today's date, and many let a model think unless they are told not to. Neither may decide a result
 unseen: the same inputs would give another policy on the next day, and pools would mix dates. So the template itself is
-given defaults when the tokenizer is loaded. Our own code, TRL's trainers and the saved checkpoint then render alike.
+given defaults when the tokenizer is loaded. Our own code, TRL's trainers and the saved checkpoint then render a prompt
+in the same way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Prompts and completions as tokens: read apart, as generation does, and cut to what a policy can read."""
+"""Prompts and completions as tokens: tokenised separately, as in generation, and cut to what a policy can read."""
 
 from __future__ import annotations
 

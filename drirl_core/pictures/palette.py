@@ -1,6 +1,6 @@
 """Colours of all pictures: one per policy wherever it is drawn, and a set for categories that resembles none of them.
 
-The set is Paul Tol's "muted" with small changes for contrast; all colours stay apart for colour-blind readers. Pictures
+The set is Paul Tol's "muted" with small changes for contrast; colour-blind readers can tell all colours apart. Pictures
 in a file (PNG) take the light variant; the report's page follows the reader's light or dark mode.
 """
 

@@ -1,6 +1,6 @@
 """How much there is to do: rows and tokens of the user's files, counted with the policy's own tokenizer.
 
-The files are read as they are. Duplicates, overlaps with suites and rows in quarantine are not taken off, so that the
+The files are read unchanged. Duplicates, overlaps with suites and rows in quarantine are not taken off, so that the
 counts are upper bounds; `drirl data` says what becomes of every row.
 """
 

@@ -1,1 +1,1 @@
-"""Policies: the supervised start and GRPO with dynamic reward scaling."""
+"""Policies: the supervised start, GRPO with dynamic reward scaling, and the baselines that are trained."""

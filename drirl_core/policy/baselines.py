@@ -26,7 +26,7 @@ def build_verifiable_checkpoint(context: stages.Context) -> dict[str, Any]:
 def build_propositions_checkpoint(context: stages.Context) -> dict[str, Any]:
     """Align the policy with the reward over propositions, and alpha = 1; see `build_policy_checkpoint`.
 
-    A learned reward must beat this control, whose rewards anybody can read.
+    A learned reward must beat this control, whose rewards anyone can read.
 
     Args:
         context: `proposition_reward` is among the inputs in place of the reward models of the categories.

@@ -1,4 +1,4 @@
-"""The decision whether to refuse, as a loss of its own: it falls with the first token of a reply.
+"""The decision whether to refuse, as a loss of its own: it is made by the first token of a reply.
 
 Some tokens begin refusals more often than answers, in the answers that are learned: R. How likely a reply to the prompt
 x begins with one of them, against all other tokens, is
@@ -10,7 +10,7 @@ and the loss for the kinds u of prompts, 1 for an unsafe one and 0 for a harmles
     loss = - mean [ u log sigmoid(f(x)) + (1 - u) log(1 - sigmoid(f(x))) ].
 
 The likelihood of an answer has this in it: log pi(y|x) = log pi(R|x) + log pi(y_1|x, R) + ... But there it is one term
-among those of all tokens of an answer, and is drowned by the wording.
+among those of all tokens of an answer, and the wording outweighs it.
 
 A prompt needs no answer to learn the decision: prompts without one cost a part of a row, and stand beside rows in a
 batch, so that the decision is learned of more prompts than the wording is.

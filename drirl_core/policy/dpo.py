@@ -104,8 +104,8 @@ def build_dpo_s_checkpoint(context: stages.Context) -> dict[str, Any]:
 def drawn_by_weight(rows: Sequence[dict[str, Any]], weights: Sequence[float], seed: int) -> list[dict[str, Any]]:
     """Draw as many rows as there are, each about weight / mean weight times.
 
-    Systematic resampling: one random number for all draws, so that a row is drawn the rounded down or rounded up number
-    of its expected times, and equal weights draw every row once.
+    Systematic resampling: one random number for all draws, so that a row is drawn as often as expected, rounded
+    down or up, and equal weights draw every row once.
 
     Args:
         rows: N rows.

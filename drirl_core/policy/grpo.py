@@ -74,7 +74,7 @@ _TITLES = {
     "rloo_s": "RLOO with dynamic reward scaling",
     **{name: f"GRPO in round {number}" for number, name in enumerate(ROUND_POLICIES, 1)},
 }
-"""Of the pictures, by name of the policy in results."""
+"""Titles of the pictures, by name of the policy in results."""
 _CURVES = {
     "reward": "reward",
     "kl": "KL to the start (nats per token)",
@@ -166,7 +166,7 @@ def align(context: stages.Context, name: str, method: Method = "GRPO", *, publis
 
 
 def _start(context: stages.Context) -> str | Path:
-    """Return what a policy starts from: the policy of the round before where that is an input, else `policy.start`."""
+    """Return what a policy starts from: the policy of the previous round if that is an input, else `policy.start`."""
     before = next((context.inputs[name] for name in ROUND_POLICIES if name in context.inputs), None)
     if before is not None:
         return before

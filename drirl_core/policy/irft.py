@@ -46,7 +46,7 @@ _OF_A_ROUND = ("pairs", "unsafe_refused", "harmless_refused", "last_loss", "marg
 
 @dataclass(frozen=True)
 class _Round:
-    """One round and its files, which a killed run finds again.
+    """One round and its files, which a killed run reuses.
 
     Args:
         number: from 1.
@@ -85,7 +85,7 @@ class _Round:
 def build_irft_checkpoint(context: stages.Context) -> dict[str, Any]:
     """Train the start in rounds, each on pairs of demonstrations and completions of the policy it begins with.
 
-    A killed run goes on behind the last finished round, and within a round from its newest checkpoint.
+    A killed run resumes after the last finished round, and within a round from its newest checkpoint.
 
     Args:
         context: inputs are the data sets of all categories, and `sft_checkpoint` if there is one.
@@ -109,7 +109,7 @@ def build_irft_checkpoint(context: stages.Context) -> dict[str, Any]:
         metrics = now.metrics
         if metrics is None:
             metrics = _train_round(context, now, start, rows)
-            gc.collect()  # a trainer refers to itself, and the next round loads the policy anew
+            gc.collect()  # a trainer refers to itself, and the next round reloads the policy
         else:
             context.reporter.log(f"{now.title}: finished before the run ended, and reused")
         if not metrics["pairs"]:

@@ -16,7 +16,7 @@ from drirl_core.graph.processes import sharding_problems
 from drirl_core.models.packages import is_installed
 from drirl_core.policy.shares import unshared
 
-_WHOLE_WEIGHTS: Mapping[str, str] = {
+_ALL_WEIGHTS: Mapping[str, str] = {
     "use_vllm": "copies all weights to an engine",
     "use_transformers_continuous_batching": "lets each process run the policy as often as its own rows need",
     "use_transformers_paged": "lets each process run the policy as often as its own rows need",
@@ -104,9 +104,9 @@ def _undivided(config: Config, sections: Mapping[str, Mapping[str, Any]]) -> Ite
     if config.execution.sharding == "none":
         return
     for section, options in sections.items():
-        for name in _WHOLE_WEIGHTS.keys() & {name for name, value in options.items() if value}:
+        for name in _ALL_WEIGHTS.keys() & {name for name, value in options.items() if value}:
             yield (
-                f"{section}.{name} {_WHOLE_WEIGHTS[name]}, and execution.sharding is {config.execution.sharding!r}; "
+                f"{section}.{name} {_ALL_WEIGHTS[name]}, and execution.sharding is {config.execution.sharding!r}; "
                 "take one of the two out"
             )
 

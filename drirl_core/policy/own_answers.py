@@ -1,7 +1,7 @@
 """The initial model's own answers to harmless prompts, as targets of supervised fine-tuning.
 
-It answers most harmless prompts already. Answers from another hand teach it a style, at the cost of its fluency; its
-own leave it as it is, and what is learned is where to refuse.
+It answers most harmless prompts already. Answers by another author teach it a style, at the cost of its fluency;
+its own leave it unchanged, and what is learned is where to refuse.
 """
 
 from __future__ import annotations

@@ -206,7 +206,7 @@ def _is_taken(top: str, folder: str, in_folder: bool) -> bool:
 
 
 def _fresh(spec: ModuleSpec, folder: str) -> ModuleType:
-    """Run a module of the folder as it is now: in a process that lives on, it may have been edited."""
+    """Run the current file of a module of the folder: it may have been edited since this process loaded it."""
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     before = list(sys.path)

@@ -42,7 +42,7 @@ def own_pairs(
     """Pair each prompt's demonstration with a policy's own completions.
 
     The published method rejects every one of them. A right answer to a harmless prompt is kept where the start learned
-    its own answers there: the demonstration is of another hand, and preferring it would undo what the start was
+    its own answers there: another author wrote the demonstration, and preferring it would undo what the start was
     taught. A completion without words, or equal to the demonstration, makes no pair.
 
     Args:

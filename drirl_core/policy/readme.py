@@ -159,7 +159,7 @@ def data_rows(datasets: Mapping[str, Path]) -> list[tuple[Any, ...]]:
         datasets: their directories by name.
 
     Returns:
-        By name: it, its rows, those of each split, and its sources with their licences.
+        One row per data set, by name: name, number of rows, that of each split, and the sources with their licences.
     """
     found: list[tuple[Any, ...]] = []
     for name, path in sorted(datasets.items()):

@@ -50,7 +50,7 @@ class Decision:
 
 
 def read_threshold(text: str) -> float | None:
-    """Read a threshold as it is given on the command line.
+    """Read a threshold from the command line.
 
     Args:
         text: a number, or `auto`.

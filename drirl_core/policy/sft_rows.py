@@ -62,7 +62,7 @@ class TokenRows:
 def in_batches_of_one_length(units: Sequence[Sequence[TokenRow]], batch_size: int, seed: int) -> list[TokenRow]:
     """Order rows so that each batch holds rows of similar length, and the batches come in random order.
 
-    A batch is as long as its longest row: in random batches two of five tokens of short rows are padding.
+    A batch is as long as its longest row: in random batches of short rows two of five tokens are padding.
 
     Args:
         units: rows that stay together in a batch: pairs where `batch_size` is even, or single rows.

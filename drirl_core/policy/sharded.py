@@ -1,6 +1,6 @@
 """Training of adapters beside weights that processes hold in parts (drirl_core/models/sharding.py).
 
-transformers' trainer leaves such a model as it is, gives all processes the same adapters, and averages their gradients.
+transformers' trainer does not change such a model, gives all processes the same adapters, and averages their gradients.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def shared_states(policy: Policy, scorer: RolloutScorer, settings: PolicyConfig)
     Args:
         policy: the start, without adapters yet.
         scorer: its rewards may read one layer of the frozen policy.
-        settings: a KL to a start that stays as it is, under adapters that can be switched off, is needed.
+        settings: they must have a KL to a start that does not change, and adapters that can be switched off.
 
     Raises:
         ModelError: the initial policy cannot be loaded.
@@ -51,7 +51,9 @@ def shared_states(policy: Policy, scorer: RolloutScorer, settings: PolicyConfig)
         return None
     source, layer = scorer.reads
     rounded_alike = policy.device.type == "cpu" or policy.model.dtype == torch.bfloat16  # a GPU trains in bfloat16
-    if policy.whole is not None or not rounded_alike or not equal_up_to(layer, policy.model, source.policy().model):
+    if policy.unquantized is not None or not rounded_alike:
+        return None
+    if not equal_up_to(layer, policy.model, source.policy().model):
         return None
     return SharedStates(source, layer, policy.tokenizer, scorer)
 
@@ -113,7 +115,7 @@ class SharedStates:
         self._seconds = 0.0
 
     def begin(self, inputs: Sequence[Mapping[str, Any]]) -> None:
-        """Forget the rows of the step before, and look up which demonstrations the coming one has to read.
+        """Forget the rows of the previous step, and look up which demonstrations the next one has to read.
 
         Args:
             inputs: rows of the training data, as TRL passes them for a generation.
@@ -186,7 +188,7 @@ class SharedStates:
         places = {row.prompt: place for place, row in enumerate(passed)}
         wanted = dict.fromkeys((*self._demonstrations, *map(self._as_read, passed)))
         rows = [row for row in wanted if row.prompt in places and row not in self._rows]
-        # Where each prompt comes once it was not computed apart from its completion.
+        # Where each prompt occurs once, it was not computed separately from its completion.
         if any(row.completion for row in rows) and len(places) < len(passed):
             of_row = torch.tensor([places[row.prompt] for row in rows], device=mask.device)
             cache.crop(mask.shape[1] - cache.get_seq_length())

@@ -42,7 +42,7 @@ def first_steps(steps: int, parts: int) -> tuple[int, ...]:
 def hardness_of_prompts(context: stages.Context) -> dict[str, float]:
     """Return delta = 1 - W by id of the prompt, from all hardness tables; harmless prompts have none.
 
-    Within a category the order of delta is that of alpha, because alphaM is one number per category; other than alpha
+    Within a category the order of delta is that of alpha, because alphaM is one number per category; unlike alpha
     it does not depend on `hardness.combine`.
 
     Raises:

@@ -73,7 +73,7 @@ def spread(rest: Sequence[int], blanks: Sequence[int], parts: tuple[int, int], u
         unit: rows that stay together; they are beside each other in `rest`.
 
     Returns:
-        A full batch, the part of each process after that of the one before.
+        A full batch: the parts of the processes, one after the other.
     """
     processes, size = parts
     units = [list(rest[start : start + unit]) for start in range(0, len(rest), unit)]

@@ -231,10 +231,9 @@ def checkpoint_state(checkpoint: Path) -> dict[str, Any]:
 def save_merged(model: Any, policy: Policy, folder: Path) -> None:
     """Write the policy with its adapters merged in, as safetensors with the tokenizer beside it.
 
-    Adapters that were trained beside weights of four bits are merged into the weights as they were before.
-
-    The adapter is kept by itself in a folder below. The generation settings are the special tokens alone, and the chat
-    template has the defaults that it was trained with.
+    Adapters that were trained beside weights of four bits are merged into the unquantized weights.
+    The adapter is also kept by itself in a folder below. The generation settings are the special tokens alone, and the
+    chat template has the defaults that it was trained with.
 
     Raises:
         TrainingError: a weight is not finite.
@@ -242,8 +241,8 @@ def save_merged(model: Any, policy: Policy, folder: Path) -> None:
     import torch
 
     adapter = adapter_state(model)
-    if policy.whole is not None:
-        merged = joined(model, policy.whole())
+    if policy.unquantized is not None:
+        merged = joined(model, policy.unquantized())
     else:
         merged = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
     for name, weight in merged.named_parameters():

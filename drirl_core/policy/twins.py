@@ -7,10 +7,10 @@ prompts u and s with the answers r and a,
     loss = -log sigmoid( B [ log pi(r|u) + log pi(a|s) - log pi(a|u) - log pi(r|s) ] )
 
 is that of a choice between the right assignment and the crossed one. How likely an answer is by itself cancels out, so
-that no reference policy is needed, as it is in DPO.
+that unlike DPO it needs no reference policy.
 
-Whether a reply refuses is decided in its first tokens: the sums may stop there too, while likelihood learns the whole
-answers, so that the replies also go on and end as they should.
+Whether a reply refuses is decided in its first tokens: the sums may stop there too, while likelihood learns the
+complete answers, so that the replies also continue and end as they should.
 
 The decision whether to refuse can be a loss of its own beside them (`decision`).
 """

@@ -219,7 +219,7 @@ class CheckpointChoice(TrainerCallback):
         return shown
 
     def publish_last(self, out: Path) -> dict[str, Any]:
-        """Leave the model as it is after the last step, whatever the best point was, and write all points.
+        """Keep the weights of the last step, whatever the best point was, and write all points.
 
         Args:
             out: directory of the artifact; gets `validation.json`.
@@ -271,7 +271,7 @@ class CheckpointChoice(TrainerCallback):
         policy = replace(self._policy, model=model)
         texts = {prompt: chat_text(policy.tokenizer, prompt) for prompt in prompts}
         state, labels = PartialState(), list[Label]()
-        # Whole batches, so that each is what one process would decode.
+        # Complete batches, so that each is what one process would decode.
         parts = list(by_length(prompts, texts.__getitem__, _BATCH))
         rounds = -(-len(parts) // state.num_processes) * state.num_processes
         for place in range(state.process_index, rounds, state.num_processes):

@@ -30,7 +30,7 @@ class Promotion:
     """One move of the pointer.
 
     Args:
-        action: `promote`, or `rollback` to a policy that was promoted before.
+        action: `promote`, or `rollback` to a policy that was promoted earlier.
         candidate: version of the `promotion_candidate` whose policy it is.
         policy: version of the `policy_checkpoint`.
         at: time in UTC, ISO 8601.
@@ -122,7 +122,7 @@ class Ledger:
         return self._move(next_move)
 
     def rollback(self, *, by: str, why: str, to: str | None = None) -> Promotion:
-        """Move the pointer back to a policy that was promoted before.
+        """Move the pointer back to a policy that was promoted earlier.
 
         Args:
             by: who does it.
@@ -221,7 +221,7 @@ def left_by_rollback(history: Sequence[Promotion], policy: str) -> Promotion | N
 
 
 def _replay(history: Sequence[Promotion]) -> tuple[list[Promotion], dict[str, Promotion]]:
-    """Return the stack of promotions with the present one on top, and by policy the rollback that removed it.
+    """Return the stack of promotions with the current one on top, and by policy the rollback that removed it.
 
     One policy may have several candidates, because its benchmarks may change; so policies are compared.
     """

@@ -147,9 +147,9 @@ class FlagReader:
         names, place = [], 0
         while place < len(tokens):
             ends = range(len(tokens), place, -1)
-            whole = next((end for end in ends if label_key(" ".join(tokens[place:end])) in self.known), place + 1)
-            names.append(",".join(tokens[place:whole]).strip())
-            place = whole
+            label_end = next((end for end in ends if label_key(" ".join(tokens[place:end])) in self.known), place + 1)
+            names.append(",".join(tokens[place:label_end]).strip())
+            place = label_end
         return names
 
 

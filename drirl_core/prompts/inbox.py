@@ -216,7 +216,7 @@ class _Sweeper:
             problem = str(error).replace(str(file), shown).removeprefix(f"{shown}: ")
         except OSError as error:
             problem = f"it cannot be read ({error.strerror or error}); fix its permissions and drop it again"
-        except Exception as error:  # one file that breaks a reader must not block all others for ever
+        except Exception as error:  # one file that breaks a reader must not block all others forever
             problem = f"reading it failed with {type(error).__name__}: {error}; save it again, as jsonl or csv in UTF-8"
         if _stamp(os.lstat(file)) != _stamp(seen):
             return Waiting(shown, "it changed while it was read")
@@ -231,7 +231,7 @@ class _Sweeper:
         """Read a file as the prompt pool will; return its rows and how many of them can be used.
 
         Raises:
-            DataError: it was accepted before, cannot be read, or no row of it can be used.
+            DataError: it was accepted already, cannot be read, or no row of it can be used.
         """
         from drirl_core.prompts.adapters import read_source
         from drirl_core.prompts.stage import check_row

@@ -64,6 +64,6 @@ def layouts_of(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def _as_data(layout: Layout, source: SourceConfig) -> dict[str, Any]:
-    """Return what decides how a source is read; a shipped file is read as ever, so its record says nothing new."""
+    """Return what decides how a source is read; a shipped file is always read alike, so its record adds nothing."""
     data = {name: value for name, value in asdict(layout).items() if value or name not in ("safe", "order")}
     return data if source.path == EMBEDDED else {**data, "reader": READER}

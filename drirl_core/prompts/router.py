@@ -4,8 +4,8 @@ Logistic regression on sentence embeddings with one temperature, fitted on out-o
 sixty rows per class; isotonic or per-class calibration would. Below the confidence floor the router abstains. The same
 out-of-fold probabilities say how sure a router that never saw a row is of another category than the row's label.
 
-Of very many rows it learns from a part, and reads all: a fit takes more steps the more rows it has, and 384 numbers per
-row are known long before that.
+With very many rows it learns from a part of them and routes all: a fit takes more steps the more rows it has, and far
+fewer rows determine the weights of 384 numbers per embedding.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Similar pairs among many prompts: MinHash sketches of whole blocks of prompts, made and compared as arrays.
+"""Similar pairs among many prompts: MinHash sketches of blocks of prompts, made and compared as arrays.
 
 The set of a prompt's words and letter triples is the union of the sets of its words, and of one triple for each blank
 between two words. So the least hash of a prompt is the least of these units' hashes, which are computed once per block
@@ -234,15 +234,15 @@ def _numbered(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _merged(parts: Iterator[np.ndarray]) -> Iterator[tuple[int, int]]:
     import numpy as np
 
-    whole, waiting, size = np.zeros(0, np.uint64), [], 0
+    merged, waiting, size = np.zeros(0, np.uint64), [], 0
     for part in parts:
         waiting.append(part)
         size += len(part)
-        if size > 4 * _PAIRS + len(whole):
-            whole, waiting, size = np.unique(np.concatenate([whole, *waiting])), [], 0
-    whole = np.unique(np.concatenate([whole, *waiting]))
-    for start in range(0, len(whole), _PAIRS):
-        part = whole[start : start + _PAIRS]
+        if size > 4 * _PAIRS + len(merged):
+            merged, waiting, size = np.unique(np.concatenate([merged, *waiting])), [], 0
+    merged = np.unique(np.concatenate([merged, *waiting]))
+    for start in range(0, len(merged), _PAIRS):
+        part = merged[start : start + _PAIRS]
         a, b = part >> np.uint64(32), part & np.uint64(_LOW)
         yield from zip(a.tolist(), b.tolist(), strict=True)
 
@@ -286,9 +286,9 @@ def _sketch_block(wordings: Sequence[str], start: int, found: Sketches, rows: in
         for row in range(rows):
             bands *= np.uint32(0x9E3779B1)
             bands += signature[:, row::rows].T
-        whole = np.flatnonzero(sizes)
-        offsets = (first[begin:end] - first[begin])[whole]
-        found.bits[start + begin + whole] = np.bitwise_or.reduceat(unit_bits[part], offsets, axis=0)
+        filled = np.flatnonzero(sizes)
+        offsets = (first[begin:end] - first[begin])[filled]
+        found.bits[start + begin + filled] = np.bitwise_or.reduceat(unit_bits[part], offsets, axis=0)
 
 
 def _least(table: np.ndarray, members: np.ndarray, lengths: np.ndarray) -> np.ndarray:

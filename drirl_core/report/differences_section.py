@@ -43,7 +43,7 @@ def differences_section(config: Config, demo: Path = DEMO) -> dict[str, Any]:
 
 
 def changed_settings(before: Config, now: Config) -> list[tuple[str, str, str]]:
-    """Return dotted name, former and present value of each setting that differs, as texts without secrets.
+    """Return dotted name, earlier and current value of each setting that differs, as texts without secrets.
 
     Args:
         before: the configuration to compare with.

@@ -1,6 +1,6 @@
-"""Whether the aligned policy passes the gates of a promotion, as on the page's day.
+"""Whether the aligned policy passes the gates of a promotion at the time the page is written.
 
-The gates' bounds decide no artifact, so the page is not made again when one changes; the section says so and names the
+The gates' bounds decide no artifact, so the page is not rebuilt when one changes; the section says so and names the
 command that judges again.
 """
 

@@ -1,4 +1,4 @@
-"""Read what the upstream artifacts hold; a missing table is an error that names the artifact to make again."""
+"""Read what the upstream artifacts hold; a missing table is an error that names the artifact to rebuild."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def fit(
         config: backbone, objective, optimiser and ensemble.
         seed: of initial weights, order, dropout and bootstrap; the global generator and thread count are left as they
             were.
-        reporter: gets every tenth point of the curve.
+        reporter: gets the first and every tenth point of the curve, of the backbone `adapter` every point.
         own_answers: whether the start learned the initial model's own answers to harmless prompts, so that its samples
             are likely as right as those.
         labels: completions that people labelled; those of the splits `train` and `validation` are used, and those that
@@ -340,7 +340,7 @@ def _epoch(
 
 
 def _in_turn(labelled: LabelledRows | None, size: int) -> Iterator[LabelledRows | None]:
-    """Yield batches of labelled items without end, in an order drawn anew for each pass; None where there are none."""
+    """Yield batches of labelled items without end, in a new random order for each pass; None where there are none."""
     while labelled is None:
         yield None
     while True:

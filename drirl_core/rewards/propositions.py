@@ -1,4 +1,4 @@
-"""Propositions about a reply that anybody can check: true or false by its wording, in English.
+"""Propositions about a reply that anyone can check: true or false by its wording, in English.
 
 They are read by the patterns below and by the rules judge, never by a model, so that a reward over them says in words
 what it rewards. A pattern finds usual wording, not every wording.

@@ -46,7 +46,7 @@ def build_reward_model(context: stages.Context) -> dict[str, Any]:
     """Learn the shadow reward model of a category by maximum-likelihood IRL (docs/method.md, section 3).
 
     Args:
-        context: inputs are the category's data set and completion pool, and its pools of earlier rounds.
+        context: inputs are the category's data set and completion pool, its pools of earlier rounds, and its labels.
 
     Returns:
         Display metadata: accuracy within groups of the policy's own samples, held-out accuracy, both with intervals,
@@ -67,7 +67,7 @@ def build_joint_reward_model(context: stages.Context) -> dict[str, Any]:
     """Learn one reward model from the prompts of all categories and the harmless ones, as `build_reward_model` does.
 
     Args:
-        context: inputs are the data sets and completion pools of all categories.
+        context: inputs are the data sets, completion pools and labels of all categories.
     """
     prompts = [prompt for own in all_pools(context).values() for prompt in own]
     return _learn(context, JOINT, prompts, _labels(context))

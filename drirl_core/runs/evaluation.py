@@ -207,7 +207,7 @@ def _suite(text: str, own: Mapping[str, SuiteConfig]) -> SuiteConfig:
 
 
 def _evaluate(subject: Subject, suite: SuiteConfig, project: Project, reporter: Reporter) -> Artifact:
-    """Evaluate one suite, or reuse the artifact that the same model, suite and settings gave before."""
+    """Evaluate one suite, or reuse the artifact that the same model, suite and settings gave earlier."""
     from drirl_core.benchmarks.judging import identity
     from drirl_core.models.loading import policy_key
 

@@ -1,4 +1,4 @@
-"""Artifacts that a measurement makes outside the pipeline: what was measured before is found, not measured again."""
+"""Artifacts that a measurement makes outside the pipeline: an earlier, equal measurement is reused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Measurement:
 def measured_once(
     what: Measurement, project: Project, reporter: Reporter, measure: Callable[[Workspace], dict[str, Any]]
 ) -> Artifact:
-    """Return the artifact of a measurement, from the store where the same one was made before.
+    """Return the artifact of a measurement, from the store if an equal one is there.
 
     Args:
         what: the measurement.

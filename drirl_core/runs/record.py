@@ -274,7 +274,7 @@ def _present(history: Sequence[Result]) -> list[Result]:
 
 
 def _equal(one: Result, other: Result) -> bool:
-    """Tell whether two entries say the same, apart from their time."""
+    """Tell whether two entries say the same, whatever their time."""
     return dataclasses.replace(one, at="") == dataclasses.replace(
         other, at="", config=json.loads(json.dumps(other.config)), versions=dict(other.versions)
     )

@@ -296,7 +296,7 @@ class ArtifactStore:
                 manifest but do not enter the version, which covers the fingerprint instead.
 
         Returns:
-            The artifact; when equal content was published before, the earlier one.
+            The artifact; when equal content is published already, the earlier one.
 
         Raises:
             ArtifactError: nothing was written, the disk is full or read-only, or the object store cannot be written. In
@@ -372,7 +372,7 @@ class ArtifactStore:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            try:  # equal content was published before: keep it if it is complete, else replace it
+            try:  # equal content is published already: keep it if it is complete, else replace it
                 self._open_here(asset, version)
             except ArtifactError:
                 damaged = target.with_name(f".damaged-{version}-{time.time_ns()}")

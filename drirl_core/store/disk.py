@@ -32,7 +32,7 @@ def write_synced(path: Path, text: str) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text as a whole or not at all, in place of a file that may be there and that others may be reading.
+    """Write a complete text or nothing, in place of a file that may be there and that others may be reading.
 
     Args:
         path: the file; its directory exists.
@@ -54,7 +54,7 @@ def create_synced(path: Path, text: str) -> bool:
         text: its content.
 
     Returns:
-        Whether it was written; False when there was a file already, which stays as it is.
+        Whether it was written; False when there was a file already, which is not changed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
@@ -79,7 +79,7 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors_explained(path: Path, way_out: str = "set `root` to another") -> Iterator[None]:
-    """Explain the disk errors that a user can fix; leave other errors as they are.
+    """Explain the disk errors that a user can fix; leave other errors unchanged.
 
     Args:
         path: what is written.

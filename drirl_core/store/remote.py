@@ -279,7 +279,7 @@ class Remote:
         """Write a local file as an object, unless there is one: of several writers exactly one succeeds.
 
         Returns:
-            Whether it was written; False when there was an object with other content already, which stays as it is.
+            Whether it was written; False when there was an object with other content already, which is not changed.
 
         Raises:
             UnreachableError: it could not be written.

@@ -98,7 +98,7 @@ class StudyConfig:
     seeds: tuple[int, ...] = (0,)
     """Every cell is run with each of them."""
     seed_settings: tuple[str, ...] = _OF_TRAININGS
-    """Settings that a seed goes to. Those of the trainings alone leave data, start and rewards as they are, so that
+    """Settings that a seed goes to. Those of the trainings alone leave data, start and rewards unchanged, so that
     a further seed costs only the policies; `seed` repeats everything."""
 
 

@@ -60,7 +60,7 @@ _FREQUENT = 60
 _PRIOR = 5.0
 """Pseudo-counts that pull a bigram's probability towards the frequency of its second class."""
 _FOLDS = 5
-"""Demonstrations are judged by a bigram model that did not see them when tolerances are set."""
+"""Folds: to set tolerances, demonstrations are judged by a bigram model that did not see them."""
 
 _TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\d_]+(?:['’][^\W\d_]+)*|\d+|[^\w\s]|_")
 _MARKDOWN = re.compile(r"^\s*(?:[-*+]|#{1,4})\s|\*{1,2}(?=\S)|(?<=\S)\*{1,2}", re.MULTILINE)
@@ -131,7 +131,7 @@ class TextQuality:
             text: the answer.
 
         Returns:
-            repeated: share of word bigrams that occurred before. stutter: share of words equal to one of the two
+            repeated: share of word bigrams that occurred earlier in it. stutter: share of words equal to one of the two
             before. disorder: minus the mean log-odds of adjacent classes against chance, in nats. short: missing share
             of the usual length. noise: share of characters that are neither letters, digits nor ordinary marks. echo:
             share of words in runs of three or more that occur in the prompt. unfinished: 1 when the last sentence does

@@ -42,7 +42,7 @@ def cut_thoughts(text: str) -> str:
 
     Returns:
         The visible text, stripped; empty when the completion is an unfinished thought. A text without any mark of a
-        thought is returned as it is.
+        thought is returned unchanged.
     """
     begin, opening = _outside(text)
     if not begin and not opening:

@@ -28,7 +28,7 @@ class Measure:
         name: for the tables.
         metric: the harness's name of it.
         filter: the harness's way to read the answer.
-        by: field of the rows whose values are counted apart as well.
+        by: field of the rows; the figure is also given for each of its values.
         only: field and value of the rows that count; empty for all.
         kind: a `rate` of right rows, a `mean` over rows, or a `score` that is made of all rows together.
     """

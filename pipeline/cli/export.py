@@ -106,7 +106,7 @@ def export(
 
 
 def _show(folder: Path, material: Material, given: Given, console: Console) -> None:
-    """Print what was written, and how to go on."""
+    """Print what was written, and the next steps."""
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     console.print(Text(f"{folder}: {size / 1e6:,.0f} MB"), soft_wrap=True)
     if material.failed:

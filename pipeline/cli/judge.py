@@ -73,7 +73,7 @@ def document(labelled: LabelledSet, made: Mapping[str, tuple[dict[str, Any], lis
 
 
 def write(found: Mapping[str, Any], place: Path) -> None:
-    """Write a document as JSON, whole or not at all.
+    """Write a document as JSON, complete or not at all.
 
     Raises:
         DataError: the place cannot be written.

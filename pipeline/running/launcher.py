@@ -1,6 +1,6 @@
 """A run launcher that notices when the process of a run has died.
 
-With Dagster's default launcher, a run whose processes were all killed stays "started" for ever: it keeps its slot in
+With Dagster's default launcher, a run whose processes were all killed stays "started" forever: it keeps its slot in
 the GPU pool and blocks automation. Two kinds of run are checked: runs of a code server, which owns a socket, and runs
 of `drirl run`, whose process id is in a tag.
 """

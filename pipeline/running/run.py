@@ -239,7 +239,7 @@ def _broken(todo: Plan, project: Project) -> dict[str, list[str]]:
 
 
 def _observe(instance: dg.DagsterInstance, graph: Graph, todo: Plan) -> None:
-    """Record the present versions of the sources, else assets built from them look stale at the next observation."""
+    """Record the current versions of the sources, else assets built from them look stale at the next observation."""
     needed = {name for node in with_ancestors(graph, todo.assets) for name in node.inputs if name in graph.sources}
     for name in sorted(needed):
         key, version = dg.AssetKey(name), source_version(graph.sources[name])

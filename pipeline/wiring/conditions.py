@@ -15,7 +15,7 @@ BOUNDS = "bounds"
 
 
 class Stale(dg.AutomationCondition):
-    """True while the asset was built from other input versions, or by other code, than the present ones."""
+    """True while the asset was built from other input versions, or by other code, than the current ones."""
 
     @property
     def name(self) -> str:
@@ -23,7 +23,7 @@ class Stale(dg.AutomationCondition):
         return "stale"
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
-        """Compare recorded versions with present ones."""
+        """Compare recorded versions with current ones."""
         hit = _is_stale(context)
         return dg.AutomationResult(context, context.candidate_subset if hit else context.get_empty_subset())
 
@@ -78,7 +78,7 @@ class MadeWithOtherSettings(dg.AutomationCondition):
         return "made_with_other_settings"
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
-        """Compare the recorded code versions of all ancestors, which hash their settings, with the present ones."""
+        """Compare the recorded code versions of all ancestors, which hash their settings, with the current ones."""
         hit = not context.candidate_subset.is_empty and any(
             _made_otherwise(key, context) for key in _ancestors(context)
         )
@@ -103,10 +103,10 @@ def _made_otherwise(key: dg.AssetKey, context: dg.AutomationContext) -> bool:
 
 
 class JudgedByOtherBounds(dg.AutomationCondition):
-    """True for a check whose last result used other bounds than the present ones; its asset need not be recomputed.
+    """True for a check whose last result used other bounds than the current ones; its asset need not be recomputed.
 
     Args:
-        bounds: the present ones, in the form in which results store them under `BOUNDS`.
+        bounds: the current ones, in the form in which results store them under `BOUNDS`.
     """
 
     def __init__(self, bounds: str) -> None:
@@ -190,10 +190,10 @@ PROMOTE = (
 def recheck(bounds: str = "") -> dg.AutomationCondition:
     """Return the condition of a check.
 
-    Without it, an asset whose blocking checks never ran would block its downstream assets for ever.
+    Without it, an asset whose blocking checks never ran would block its downstream assets forever.
 
     Args:
-        bounds: present bounds of the check; it is repeated when its last result used others.
+        bounds: current bounds of the check; it is repeated when its last result used others.
     """
     unasked = Condition.missing() | SkippedWithItsAsset()
     return (

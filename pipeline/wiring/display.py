@@ -126,7 +126,7 @@ def _value(value: Any) -> Value:
 
 
 def finite(value: Any) -> Any:
-    """Return a number that Dagster can plot, or the text `nan` or `inf`; other values as they are."""
+    """Return a number that Dagster can plot, or the text `nan` or `inf`; other values unchanged."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

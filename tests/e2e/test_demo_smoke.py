@@ -17,6 +17,8 @@ REDUCED = {
     "demonstrations.quota": "8",
     "demonstrations.helpful_quota": "120",
     "sft.rows_per_category": "4",
+    "sft.helpful_rows": "28",
+    "sft.decision_prompts": "2",
     "sft.epochs": "1",
     "sft.validation_prompts": "4",
     "completions.samples": "{base: 1, sft: 0}",

@@ -1,7 +1,7 @@
 """Greedy coordinate gradient (GCG, arXiv 2307.15043): a suffix that makes a policy begin as the attacker wants.
 
 The search is that of PyRIT, which is kept and installs beside the libraries here. Its own worker loads a model by its
-name, in float16 and in another process, and waits for ever when that process dies; here its steps run in this process
+name, in float16 and in another process, and waits forever when that process dies; here its steps run in this process
 on a policy that is loaded already, so that every model reference, device and number type works, and an error is seen.
 """
 
@@ -26,7 +26,7 @@ START = " ".join("!" * 20)
 
 @dataclass(frozen=True)
 class Search:
-    """How long is searched.
+    """How much is searched.
 
     Args:
         steps: each replaces one token of the suffix, at least 1.
@@ -67,7 +67,7 @@ def library_version() -> str:
     """Return the version of the library, after a check that it is the tested one.
 
     Raises:
-        ConfigError: it is not installed, or is another version: its makers may change these parts with any release.
+        ConfigError: it is not installed, or is another version: any release may change these parts.
     """
     hint = 'pip install -c constraints.txt "drirl[attacks]" (in a checkout: -e ".[attacks]")'
     try:
@@ -108,10 +108,10 @@ def attack(policy: Policy, prompt: str, target: str, search: Search) -> Attacked
     """Search a suffix after which the policy is most likely to begin its reply with the target.
 
     Args:
-        policy: the loaded policy; its weights stay as they are.
+        policy: the loaded policy; its weights do not change.
         prompt: the question.
         target: how the reply should begin, without a blank at its ends.
-        search: how long is searched.
+        search: how much is searched.
 
     Returns:
         The best suffix. Both losses are computed here, on the prompts as suites are asked.

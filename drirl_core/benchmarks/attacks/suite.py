@@ -57,12 +57,12 @@ def attack_suite(
 ) -> Made:
     """Attack the unsafe prompts of a suite against a policy, and write what was found as a suite.
 
-    Rows that were found before, by this or a stopped call, are not searched again.
+    Rows that an earlier or interrupted call found are reused.
 
     Args:
         subject: the policy that is attacked.
         suite: whose unsafe prompts are attacked; its limit counts.
-        search: how long is searched per prompt.
+        search: how much is searched per prompt.
         target: how replies should begin; `{category}` stands for the category of the prompt.
         folder: directory to write, which must not exist.
         project: the configuration (device, number type) and its store.
@@ -106,7 +106,7 @@ def attack_suite(
 
 
 def _kept(cache: RowCache, policy: Policy, prompt: str, target: str, search: Search, library: str) -> Attacked:
-    """Return what was found for a prompt, before or now."""
+    """Return what an earlier call found for a prompt, or search for it."""
     key = content_key("gcg", library, policy.key, prompt, target, dataclasses.asdict(search))
     known = cache.get_many([key])
     if key in known:
@@ -127,7 +127,7 @@ def _row(
 
 
 def _write(folder: Path, source: Suite, rows: Sequence[Mapping[str, Any]], label: str) -> None:
-    """Write the directory as a whole, or not at all."""
+    """Write the complete directory, or nothing."""
     declared = {
         "version": "1",
         "licence": source.licence,

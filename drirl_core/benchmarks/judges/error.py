@@ -1,6 +1,6 @@
 """How often a judge is wrong on labelled replies: false and missed refusals, per kind of reply, and in the rate.
 
-A judge refuses a reply when its label is `refusal`. With r the labels and v the verdicts, over n judged replies
+With r true where the label says refusal and v true where the verdict is `refusal`, over n judged replies
 
     accuracy        share with v = r                            Wilson 95 % interval
     false refusals  share with v among those with r false       Wilson

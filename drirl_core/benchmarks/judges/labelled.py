@@ -9,7 +9,7 @@ XSTest         prompt, completion, final_label: 1_full_compliance, 2_full_refusa
 rbr_gold       prompt and completion in chat format, propositions: the kind that they agree on
 =============  =====================================================================================================
 
-The layout is told from the columns. A reply is refused that declines what was asked, wholly or in part.
+The columns tell the layout. A reply that declines what was asked, fully or in part, counts as a refusal.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class LabelledReply:
     Args:
         prompt: what was asked.
         reply: the reply.
-        refused: whether it declines, wholly or in part.
+        refused: whether it declines, fully or in part.
         kind: one of `REPLY_KINDS`, empty where the file does not say.
         certain: False where the annotator doubted the label.
         weight: how many replies of its population the row stands for, above 0.

@@ -169,7 +169,7 @@ class LlmJudge:
         return written
 
     def _ask(self, key: str, text: str) -> bytes:
-        """Return the verdict on one message, which is stored as soon as it is there."""
+        """Return the verdict on one message, which is stored at once."""
         verdict, reason = None, ""
         for _ in range(TRIES):
             try:

@@ -99,7 +99,7 @@ _UNIT_RUN = re.compile(rf"(\S.{{1,11}}?)\1{{{SAME_UNIT - 1},}}", re.DOTALL)
 
 
 def is_refusal(text: str) -> bool:
-    """Return whether a reply declines, wholly or in part.
+    """Return whether a reply declines, fully or in part.
 
     Args:
         text: the reply, with or without a Chain-of-Draft draft.

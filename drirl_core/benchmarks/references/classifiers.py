@@ -210,5 +210,5 @@ def _with_threshold(linear: Linear, scores: np.ndarray, split: Split, most: floa
 
 
 def _numbers(values: np.ndarray) -> tuple[float, ...]:
-    """Round for files that are the same wherever the sums are."""
+    """Round, so that files are equal although machines sum in different orders."""
     return tuple(float(f"{value:.{_DIGITS}g}") for value in values)

@@ -196,7 +196,7 @@ def completion_text(tokenizer: Any, tokens: Sequence[int], prompt: str = "") -> 
 
 
 def _continued(tokenizer: Any, before: int, tokens: Sequence[int]) -> str:
-    """Decode tokens as they go on after another one: some tokenizers lose the blank before a text's first word."""
+    """Decode tokens that continue after another one: some tokenizers lose the blank before a text's first word."""
     return _with_marks(tokenizer, [before, *tokens])[len(_with_marks(tokenizer, [before])) :].rstrip()
 
 

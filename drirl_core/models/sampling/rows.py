@@ -67,7 +67,7 @@ def sample(
     tokenizer = policy.tokenizer if isinstance(policy, Policy) else kept_tokenizer(policy, models, weights)
     texts = {prompt: begun_text(tokenizer, prompt, settings.prefill) for prompt in prompts}
     key_parts = [weights, settings.max_new_tokens, settings.temperature, settings.seed]
-    key_parts += [settings.prefill] if settings.prefill else []  # rows without one keep the keys that they had
+    key_parts += [settings.prefill] if settings.prefill else []  # rows without one keep their keys of earlier versions
     engine = None if isinstance(policy, Policy) else vllm
     # Another draw from the same distribution; a greedy completion is the same but for rounding.
     key_parts += ["vllm"] if engine is not None and settings.temperature > 0 else []
@@ -128,8 +128,8 @@ class _Row(NamedTuple):
 
     Args:
         prompt: the user message.
-        seed: its random numbers come from this; the same as before rows were kept by the rendered prompt.
-        key: under which it is kept.
+        seed: its random numbers come from this; made of the plain prompt, so that it is that of earlier versions.
+        key: under which it is stored; made of the rendered prompt as well.
     """
 
     prompt: str

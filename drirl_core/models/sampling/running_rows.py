@@ -1,4 +1,4 @@
-"""Decode without the rows that have ended: `generate` goes on computing them until the last row of a batch ends."""
+"""Decode without the rows that have ended: `generate` keeps computing them until the last row of a batch ends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def running_rows(model: Any, ends: Sequence[int]) -> Iterator[None]:
     others are the same bits. Logits of rows that have ended are 0, and `generate` takes no token from them.
 
     Args:
-        model: a transformers or PEFT model; one whose layers are not all plain attention is left as it is, and one
+        model: a transformers or PEFT model; one whose layers are not all plain attention is left unchanged, and one
             whose weights are sharded.
         ends: tokens that end a row.
     """

@@ -9,7 +9,7 @@ The first line it reads says which engine to start; the first that it writes is 
 
 It ends with its input, also in the middle of a request and when the step that asked was killed. It must be started as
 the first process of a session of its own, because it ends all processes of that session: vLLM starts two more, which
-would otherwise go on for ever.
+would otherwise never end.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The adapter backbone: a LoRA adapter and a linear score head per category on the frozen initial policy.
 
 The policy's last states, read under the adapter of a category, are averaged over the completion's tokens and scored by
-a linear head. The upper layers themselves learn here, where the heads of `hidden_state` take them as they are; it costs
+a linear head. The upper layers themselves learn here, where the heads of `hidden_state` use them unchanged; it costs
 minutes instead of a second. The heads are plain layers of ours and not PEFT's `modules_to_save`: they work on one
 vector per row, so that routing them is one index, and they are saved beside their adapter in one file.
 The two rules of `hidden_state` hold here too: empty completions are below everything, and degenerate ones and echoes

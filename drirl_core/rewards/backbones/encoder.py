@@ -39,7 +39,7 @@ _FEATURE_SCALE = 8.0
 """Scales unit embeddings to a size at which AdamW's usual learning rates change the head."""
 _PROBE = "I would rather not help with that, but here is something safer we could do."
 _SAME_ENCODER = 0.999
-"""Least cosine of the stored and present embedding of the probe sentence at which two encoders count as the same."""
+"""Least cosine of the stored and current embedding of the probe sentence at which two encoders count as the same."""
 _TOLERATED_SHARE = 0.95
 """Share of the demonstrations that are as close to their prompt as an answer may be."""
 
@@ -66,7 +66,7 @@ class HeadShape:
 class EmbeddingRewardModel(nn.Module):
     """A small head over a frozen sentence encoder.
 
-    `forward` is the differentiable raw reward for fitting; `rewards` is what everybody else uses: no gradient,
+    `forward` is the differentiable raw reward for fitting; `rewards` is what all other code uses: no gradient,
     degenerate text pulled to the worst reward (see `gated`), normalised, empty completions below everything.
 
     Args:

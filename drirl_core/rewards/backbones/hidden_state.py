@@ -299,7 +299,7 @@ def require_same_policy(shape: Any, source: HiddenStates) -> None:
 
     Args:
         shape: of the reward model, with its `category`, and `policy` and `digest` of what it was learned on.
-        source: gives the present policy.
+        source: gives the current policy.
 
     Raises:
         ModelError: it is another policy.

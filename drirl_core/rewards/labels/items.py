@@ -76,7 +76,7 @@ def beside_demonstrations(items: Sequence[LabelledItem], prompts: Sequence[PoolP
         prompts: prompts with demonstrations.
 
     Returns:
-        The items in their order. A preference pair stays as it is, and an item whose demonstration was labelled.
+        The items in their order; preference pairs and items whose demonstration was labelled are unchanged.
     """
     known = {p.prompt_id: p.answer for p in prompts}
     return [

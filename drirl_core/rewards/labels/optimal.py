@@ -19,7 +19,7 @@ class Choice(NamedTuple):
 
     Args:
         rows: their indices, (S,).
-        growth: of log det M by each of them, at least 0 and never larger than before, float64, (S,).
+        growth: of log det M by each of them, at least 0 and never larger than the previous one, float64, (S,).
     """
 
     rows: np.ndarray

@@ -40,7 +40,7 @@ class Candidates:
         rows: prompt and answer of each, N.
         features: what the reward head reads of them, (N, F).
         known: the same of rows whose label is known: demonstrations, completions that were made to be wrong, and what
-            people labelled before, (M, F).
+            people labelled already, (M, F).
         spread: standard deviation of the rewards over the heads of an ensemble, (N,); None for a single head.
     """
 
@@ -71,7 +71,7 @@ class Queue:
 def collect(named: Named, categories: Sequence[str], reporter: Reporter) -> list[Candidates]:
     """Read the sampled completions of training prompts, of all rounds, and what the reward models read of them.
 
-    Left out are held-out prompts, which no label may teach; what was labelled before; and completions without words,
+    Left out are held-out prompts, which no label may teach; what is labelled already; and completions without words,
     degenerate ones and echoes, whose rewards are set by rule.
 
     Args:
@@ -121,7 +121,7 @@ def candidates_of(
     Args:
         model: the reward model of the category.
         prompts: its prompts with their pools.
-        labelled: prompt_id and normalised answer of what people labelled before.
+        labelled: prompt_id and normalised answer of what people labelled already.
         reading: source, reward settings and reporter, as `read_rows` takes them.
     """
     import torch
@@ -138,7 +138,7 @@ def candidates_of(
                 (known if told else sampled)[p.prompt, reply.answer] = None
     rows = [row for row in sampled if row not in known]
     sound = intact([prompt for prompt, _ in rows], [answer for _, answer in rows])
-    rows = [row for row, whole in zip(rows, sound, strict=True) if whole]
+    rows = [row for row, is_sound in zip(rows, sound, strict=True) if is_sound]
     texts = [*rows, *known]
     read = model.read_rows([prompt for prompt, _ in texts], [answer for _, answer in texts], *reading)
     with torch.no_grad():
@@ -153,8 +153,8 @@ def candidates_of(
 def choose(candidates: Sequence[Candidates], count: int, by: By, seed: int) -> Queue:
     """Choose the completions that people should label.
 
-    The reward heads of the categories are apart, so that log det of the information about all of them is the sum of
-    theirs, and the greedy choice over all categories is the largest growths of the choices within each.
+    The reward heads of the categories share no weights, so that log det of the information about all of them is the sum
+    over the heads, and the greedy choice over all categories takes the largest growths of the choices within each.
 
     Args:
         candidates: of each category.

@@ -1,4 +1,4 @@
-"""Weights of four bits: what is refused, that they are loaded, and that a joined adapter meets the whole weights."""
+"""Weights of four bits: what is refused, that they are loaded, and that a joined adapter meets the unquantized weights."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_device_without_support_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.slow
-def test_a_joined_adapter_meets_the_whole_weights(tiny_policy: Path, tiny_models: ModelsConfig) -> None:
+def test_a_joined_adapter_meets_the_unquantized_weights(tiny_policy: Path, tiny_models: ModelsConfig) -> None:
     pytest.importorskip("bitsandbytes")
     import peft
     from bitsandbytes.nn import Linear4bit
@@ -114,13 +114,13 @@ def test_a_joined_adapter_meets_the_whole_weights(tiny_policy: Path, tiny_models
         before = adapted(tokens).logits
     adapted(tokens).logits.sum().backward()  # decoding has left nothing behind that cannot be trained
     assert all(w.grad.abs().sum() > 0 for n, w in adapted.named_parameters() if "lora_B" in n)
-    assert policy.whole is not None
-    merged = joined(adapted, policy.whole())
+    assert policy.unquantized is not None
+    merged = joined(adapted, policy.unquantized())
     name = "model.layers.1.mlp.up_proj"
     up = adapted.get_submodule(f"base_model.model.{name}")
     change = 2.0 * up.lora_B["default"].weight @ up.lora_A["default"].weight  # alpha / rank = 2
-    whole = plain.model.get_submodule(name).weight
-    torch.testing.assert_close(merged.get_submodule(name).weight, whole + change, rtol=1e-5, atol=1e-5)
+    unquantized = plain.model.get_submodule(name).weight
+    torch.testing.assert_close(merged.get_submodule(name).weight, unquantized + change, rtol=1e-5, atol=1e-5)
     with torch.no_grad():
         after = merged(tokens).logits
     assert (after - before).abs().max() < (plain.model(tokens).logits - before).abs().max() / 2
