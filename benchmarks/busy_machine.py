@@ -22,7 +22,8 @@ ROUNDS, ROWS, TOKENS = 3, 32, 24
 RULES: dict[str, dict[str, str]] = {
     "stock": {},
     "passive": {"OMP_WAIT_POLICY": "passive"},
-    "spin_1000": {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"},
+    "spin_100": {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "100"},
+    "spin_1000": {"GOMP_SPINCOUNT": "1000"},
     "spin_10000": {"GOMP_SPINCOUNT": "10000"},
     "spin_100000": {"GOMP_SPINCOUNT": "100000"},
 }

@@ -21,8 +21,8 @@ _LOOKS, _PAUSE_S = 4, 0.4
 """How often a machine that seems busy is measured, and the seconds between two measurements."""
 _FREE_SHARE = 0.75
 """Share of the cores that must be free for spinning without an end to pay."""
-_SPINS = "1000"
-"""Times that threads spin before they sleep on a machine that seems busy, some microseconds."""
+_SPINS = "100"
+"""Times that threads spin before they sleep on a machine that seems busy: a few microseconds."""
 
 
 def choose_waiting(models: ModelsConfig) -> str:

@@ -30,7 +30,7 @@ def test_the_load_decides(monkeypatch: pytest.MonkeyPatch, free: float, waiting:
     monkeypatch.setattr(threads, "free_cores", lambda: (free, 4))
     said = threads.choose_waiting(ModelsConfig(**NAMES))
     assert os.environ.get("OMP_WAIT_POLICY") == waiting
-    assert os.environ.get("GOMP_SPINCOUNT") == ("1000" if waiting else None)
+    assert os.environ.get("GOMP_SPINCOUNT") == ("100" if waiting else None)
     assert bool(said) == (waiting is not None)
 
 
@@ -47,7 +47,7 @@ def test_openmp_obeys_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     ).stderr
     if "GOMP_SPINCOUNT" not in shown:
         pytest.skip("torch has another OpenMP here")
-    assert "GOMP_SPINCOUNT = '1000'" in shown
+    assert "GOMP_SPINCOUNT = '100'" in shown
 
 
 @pytest.mark.parametrize(
