@@ -56,8 +56,7 @@ def build_hardness(context: stages.Context) -> dict[str, Any]:
     The completions are those of the policy that GRPO starts from: the policy of the previous round where GRPO continues
     from it (`rewards.round_start`), else `sft` where the pool has any, else `base`. W and the reward gap of a prompt
     are means over its completions; the table's alpha is not divided by a batch mean, which the policy stage does for
-    its own batches. With combine `shuffled` a random derangement gives each alpha to another
-    prompt.
+    its own batches. With combine `shuffled` a random derangement gives each alpha to another prompt.
 
     Args:
         context: inputs are the category's data set, completion pool and reward model, and the pool of the previous

@@ -2,7 +2,7 @@
 
 OpenMP's threads spin while they wait. On an idle machine that saves a fifth of the time. Beside other work the spinning
 threads take the cores away from the ones they wait for, and everything becomes several times slower. Threads that spin
-for a moment and then sleep lose little in both cases. benchmarks/busy_machine.py measures all three.
+for a moment and then sleep lie between the two in both cases. benchmarks/busy_machine.py measures all three.
 """
 
 from __future__ import annotations

@@ -211,7 +211,7 @@ def gated(raw: torch.Tensor, quality: torch.Tensor, worst: float | torch.Tensor)
 
     Args:
         raw: raw rewards, any shape.
-        quality: text quality in [0, 1], of the same shape; 1 leaves a reward above `worst`, 0 makes it `worst`.
+        quality: text quality in [0, 1], of the same shape; 1 leaves it as high as it is, 0 makes it `worst`.
         worst: the lowest reward that anything gets.
 
     Returns:
